@@ -1,0 +1,155 @@
+//! Every annotation and label name that Fairway understands, in one place.
+//!
+//! [`FAIRWAY`] lists those of Fairway's own with where they belong and whether this version acts on
+//! them; [`dialects`] are those of MetalLB, Cilium and kube-vip. [`asks`] turns the annotations of
+//! a Service into what it asks for.
+//!
+//! Which dialect wins, from the first to the last: `fairway.dev/`, `metallb.io/`,
+//! `metallb.universe.tf/`, `lbipam.cilium.io/`, `io.cilium/`, `kube-vip.io/`,
+//! `spec.loadBalancerIP`. Where two of them ask for different things it is said so in a notice.
+
+pub mod asks;
+pub mod parse;
+#[cfg(test)]
+mod tests;
+
+/// What Fairway's own annotations begin with.
+pub const PREFIX: &str = "fairway.dev/";
+
+/// Requested addresses, a comma list, one of a family.
+pub const ADDRESSES: &str = "fairway.dev/addresses";
+/// Requested pool.
+pub const POOL: &str = "fairway.dev/pool";
+/// Services with the same key may share an address.
+pub const SHARING_KEY: &str = "fairway.dev/sharing-key";
+/// Other namespaces that may share the address, a comma list or `*`.
+pub const SHARING_NAMESPACES: &str = "fairway.dev/sharing-namespaces";
+/// `endpoints` or `node-ports`.
+pub const FORWARD_TO: &str = "fairway.dev/forward-to";
+/// How an endpoint is chosen.
+pub const BALANCE: &str = "fairway.dev/balance";
+/// On an EndpointSlice: the weight of its endpoints, 0 takes them out.
+pub const WEIGHT: &str = "fairway.dev/weight";
+/// PROXY protocol towards the endpoints: `v1` or `v2`.
+pub const PROXY_PROTOCOL: &str = "fairway.dev/proxy-protocol";
+/// CIDRs from which a PROXY protocol header is believed.
+pub const ACCEPT_PROXY_PROTOCOL: &str = "fairway.dev/accept-proxy-protocol";
+/// `transparent`: endpoints see the client's own address.
+pub const CLIENT_ADDRESS: &str = "fairway.dev/client-address";
+/// How endpoints are probed.
+pub const HEALTH_CHECK: &str = "fairway.dev/health-check";
+/// The Secret with the certificate that the gateway shows.
+pub const TLS_SECRET: &str = "fairway.dev/tls-secret";
+/// The Secret with the authorities that client certificates must come from.
+pub const CLIENT_CA_SECRET: &str = "fairway.dev/client-ca-secret";
+/// A DNS name that stands in for endpoints.
+pub const EXTERNAL_NAME: &str = "fairway.dev/external-name";
+/// CIDRs whose traffic is refused.
+pub const DENY_SOURCE_RANGES: &str = "fairway.dev/deny-source-ranges";
+/// Most connections of one client at a time.
+pub const CONNECTIONS_PER_CLIENT: &str = "fairway.dev/connections-per-client";
+/// Most new connections of one client in a second.
+pub const NEW_CONNECTIONS_PER_SECOND: &str = "fairway.dev/new-connections-per-second";
+/// Affinity by a cookie.
+pub const COOKIE_AFFINITY: &str = "fairway.dev/cookie-affinity";
+/// Plain HTTP is answered with a redirect.
+pub const REDIRECT_TO_HTTPS: &str = "fairway.dev/redirect-to-https";
+/// How long a request's header may take.
+pub const TIMEOUT_HEADER: &str = "fairway.dev/timeout-header";
+/// How long a request's body may take.
+pub const TIMEOUT_BODY: &str = "fairway.dev/timeout-body";
+/// How long a connection may be idle.
+pub const TIMEOUT_IDLE: &str = "fairway.dev/timeout-idle";
+/// How long an endpoint may take to answer.
+pub const TIMEOUT_UPSTREAM: &str = "fairway.dev/timeout-upstream";
+
+/// Where an annotation of Fairway's own belongs, and whether it does something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// On a Service; it is acted on.
+    OnService,
+    /// On an EndpointSlice (or a v1 Endpoints); it is acted on.
+    OnEndpointSlice,
+    /// On a Service; this version does not act on it yet.
+    NotYetInForce,
+}
+
+/// Fairway's own annotations.
+pub const FAIRWAY: &[(&str, Standing)] = &[
+    (ADDRESSES, Standing::OnService),
+    (POOL, Standing::OnService),
+    (SHARING_KEY, Standing::OnService),
+    (SHARING_NAMESPACES, Standing::OnService),
+    (FORWARD_TO, Standing::OnService),
+    (BALANCE, Standing::NotYetInForce),
+    (WEIGHT, Standing::OnEndpointSlice),
+    (PROXY_PROTOCOL, Standing::NotYetInForce),
+    (ACCEPT_PROXY_PROTOCOL, Standing::NotYetInForce),
+    (CLIENT_ADDRESS, Standing::NotYetInForce),
+    (HEALTH_CHECK, Standing::NotYetInForce),
+    (TLS_SECRET, Standing::NotYetInForce),
+    (CLIENT_CA_SECRET, Standing::NotYetInForce),
+    (EXTERNAL_NAME, Standing::OnService),
+    (DENY_SOURCE_RANGES, Standing::OnService),
+    (CONNECTIONS_PER_CLIENT, Standing::NotYetInForce),
+    (NEW_CONNECTIONS_PER_SECOND, Standing::NotYetInForce),
+    (COOKIE_AFFINITY, Standing::NotYetInForce),
+    (REDIRECT_TO_HTTPS, Standing::NotYetInForce),
+    (TIMEOUT_HEADER, Standing::NotYetInForce),
+    (TIMEOUT_BODY, Standing::NotYetInForce),
+    (TIMEOUT_IDLE, Standing::NotYetInForce),
+    (TIMEOUT_UPSTREAM, Standing::NotYetInForce),
+];
+
+/// The names of those whom users come from.
+pub mod dialects {
+    /// MetalLB: requested addresses.
+    pub const METALLB_ADDRESSES: &str = "metallb.io/loadBalancerIPs";
+    /// MetalLB: requested addresses, the older name.
+    pub const METALLB_OLD_ADDRESSES: &str = "metallb.universe.tf/loadBalancerIPs";
+    /// MetalLB: requested pool.
+    pub const METALLB_POOL: &str = "metallb.io/address-pool";
+    /// MetalLB: requested pool, the older name.
+    pub const METALLB_OLD_POOL: &str = "metallb.universe.tf/address-pool";
+    /// MetalLB: sharing key.
+    pub const METALLB_SHARING_KEY: &str = "metallb.io/allow-shared-ip";
+    /// MetalLB: sharing key, the older name.
+    pub const METALLB_OLD_SHARING_KEY: &str = "metallb.universe.tf/allow-shared-ip";
+    /// Cilium: requested addresses.
+    pub const CILIUM_ADDRESSES: &str = "lbipam.cilium.io/ips";
+    /// Cilium: requested addresses, the older name.
+    pub const CILIUM_OLD_ADDRESSES: &str = "io.cilium/lb-ipam-ips";
+    /// Cilium: sharing key.
+    pub const CILIUM_SHARING_KEY: &str = "lbipam.cilium.io/sharing-key";
+    /// Cilium: sharing key, the older name.
+    pub const CILIUM_OLD_SHARING_KEY: &str = "io.cilium/lb-ipam-sharing-key";
+    /// Cilium: other namespaces that may share.
+    pub const CILIUM_SHARING_NAMESPACES: &str = "lbipam.cilium.io/sharing-cross-namespace";
+    /// Cilium: other namespaces that may share, the older name.
+    pub const CILIUM_OLD_SHARING_NAMESPACES: &str = "io.cilium/lb-ipam-sharing-cross-namespace";
+    /// Cilium: Services with different pods may share. In Fairway they always may: endpoints are
+    /// looked up by port, not by address.
+    pub const CILIUM_SHARING_PODS: &str = "lbipam.cilium.io/sharing-permit-different-pods";
+    /// Cilium: what `loadBalancerSourceRanges` do, `allow` or `deny`.
+    pub const CILIUM_SOURCE_RANGES_POLICY: &str = "service.cilium.io/src-ranges-policy";
+    /// kube-vip: requested addresses.
+    pub const KUBE_VIP_ADDRESSES: &str = "kube-vip.io/loadbalancerIPs";
+    /// kube-vip: hands off this Service.
+    pub const KUBE_VIP_IGNORE: &str = "kube-vip.io/ignore";
+    /// kube-vip: a hostname for the status.
+    pub const KUBE_VIP_HOSTNAME: &str = "kube-vip.io/loadbalancerHostname";
+    /// Kubernetes, before the field was there: source ranges. The field wins where it is not empty.
+    pub const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+}
+
+/// Names of labels and taints, all Kubernetes'.
+pub mod labels {
+    /// On an EndpointSlice: its Service.
+    pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+    /// On a Node: its zone.
+    pub const ZONE: &str = "topology.kubernetes.io/zone";
+    /// On a Node: leave it out of load balancing.
+    pub const EXCLUDE_NODE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+    /// A taint of a Node that is about to go.
+    pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+}

@@ -1,0 +1,94 @@
+//! The values of annotations: lists, addresses, CIDRs, names.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::field::Shown;
+
+/// The entries of a comma list, trimmed; empty ones are passed over.
+pub fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+}
+
+/// A unicast address, or why it is none.
+///
+/// # Errors
+/// With a message that reads on after the field's name: «has 'x', which is no IP address».
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr = text
+        .parse()
+        .map_err(|_| format!("has '{}', which is no IP address", Shown(text)))?;
+    if let IpAddr::V6(v6) = address
+        && let Some(v4) = v6.to_ipv4_mapped()
+    {
+        return Err(format!(
+            "has '{address}', an IPv4 address in the form of IPv6: write {v4}"
+        ));
+    }
+    if address.is_unspecified() {
+        return Err(format!(
+            "has '{address}', which stands for no address; an address from a DHCP server is not among what Fairway does"
+        ));
+    }
+    if address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return Err(format!("has '{address}', which is no unicast address"));
+    }
+    Ok(address)
+}
+
+/// A CIDR; host bits are cut off as in Kubernetes, a bare address stands for itself alone.
+///
+/// # Errors
+/// With a message that reads on after the field's name.
+pub fn cidr(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    text.parse::<IpNet>()
+        .map(|net| net.trunc())
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| {
+            format!(
+                "has '{}', which is no CIDR like 203.0.113.0/24",
+                Shown(text)
+            )
+        })
+}
+
+/// Ranges that no client is in: the unspecified addresses, which are never the source of a
+/// connection. They stand for "nobody" where an empty list would let everybody in.
+pub fn nobody() -> Vec<IpNet> {
+    vec![
+        IpNet::V4(Ipv4Net::from(Ipv4Addr::UNSPECIFIED)),
+        IpNet::V6(Ipv6Net::from(Ipv6Addr::UNSPECIFIED)),
+    ]
+}
+
+/// Whether it is a DNS-1123 label: at most 63 lower-case letters, digits and dashes, none of them
+/// a dash at the ends.
+pub fn is_dns_label(text: &str) -> bool {
+    let inside = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
+    (1..=63).contains(&text.len())
+        && text.as_bytes().iter().all(inside)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// Whether it is a DNS-1123 subdomain: labels between dots, at most 253 letters. Never `..`, never
+/// with a slash: it can be a part of a path.
+pub fn is_dns_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_dns_label)
+}
+
+/// Whether it is a name that can be looked up: as a subdomain, but for upper case, underscores and
+/// a full stop at the end, which DNS itself allows.
+pub fn is_hostname(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let inside = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    (1..=253).contains(&text.len())
+        && text.parse::<IpAddr>().is_err()
+        && text
+            .split('.')
+            .all(|label| (1..=63).contains(&label.len()) && label.as_bytes().iter().all(inside))
+}

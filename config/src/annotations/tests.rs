@@ -1,0 +1,343 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::asks::{Merged, Sources, merge};
+use super::*;
+use crate::service::{ForwardTo, SharingNamespaces};
+
+fn merged(annotations: &[(&str, &str)]) -> Merged {
+    merged_with(annotations, None, &[])
+}
+
+fn merged_with(
+    annotations: &[(&str, &str)],
+    load_balancer_ip: Option<&str>,
+    source_ranges: &[&str],
+) -> Merged {
+    let annotations: BTreeMap<&str, &str> = annotations.iter().copied().collect();
+    merge(&Sources {
+        annotations: &annotations,
+        load_balancer_ip,
+        source_ranges,
+    })
+}
+
+fn addresses(merged: &Merged) -> Vec<String> {
+    merged
+        .asks
+        .addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn reasons(merged: &Merged) -> Vec<&str> {
+    merged.notices.iter().map(|n| n.reason.as_ref()).collect()
+}
+
+#[test]
+fn every_dialect_asks_for_addresses() {
+    for name in [
+        ADDRESSES,
+        dialects::METALLB_ADDRESSES,
+        dialects::METALLB_OLD_ADDRESSES,
+        dialects::CILIUM_ADDRESSES,
+        dialects::CILIUM_OLD_ADDRESSES,
+        dialects::KUBE_VIP_ADDRESSES,
+    ] {
+        let merged = merged(&[(name, " 2001:db8::1 , 203.0.113.5,")]);
+        assert_eq!(addresses(&merged), ["203.0.113.5", "2001:db8::1"], "{name}");
+        assert!(merged.notices.is_empty(), "{name}: {:?}", merged.notices);
+    }
+    let merged = merged_with(&[], Some("203.0.113.5"), &[]);
+    assert_eq!(addresses(&merged), ["203.0.113.5"]);
+}
+
+#[test]
+fn where_dialects_differ_the_winner_and_the_loser_are_named() {
+    let own = (ADDRESSES, "203.0.113.1");
+    let new = (dialects::METALLB_ADDRESSES, "203.0.113.2");
+    let old = (dialects::METALLB_OLD_ADDRESSES, "203.0.113.3");
+    let kube_vip = (dialects::KUBE_VIP_ADDRESSES, "203.0.113.4");
+    for (given, winner) in [
+        (vec![own, new], "203.0.113.1"),
+        (vec![new, old], "203.0.113.2"),
+        (vec![old, kube_vip], "203.0.113.3"),
+        (vec![own, kube_vip], "203.0.113.1"),
+    ] {
+        let merged = merged(&given);
+        assert_eq!(addresses(&merged), [winner]);
+        assert_eq!(reasons(&merged), ["ConflictingAnnotations"]);
+        for (name, _) in &given {
+            assert!(
+                merged.notices[0].message.contains(name),
+                "{:?}",
+                merged.notices
+            );
+        }
+    }
+    // The same wish in two dialects is no conflict, in any order.
+    let agreed = merged(&[
+        (ADDRESSES, "203.0.113.1,2001:db8::1"),
+        (dialects::METALLB_ADDRESSES, "2001:db8::1,203.0.113.1"),
+    ]);
+    assert!(agreed.notices.is_empty(), "{:?}", agreed.notices);
+}
+
+#[test]
+fn metallb_does_not_take_an_annotation_and_the_field() {
+    let merged = merged_with(
+        &[(dialects::METALLB_ADDRESSES, "203.0.113.1")],
+        Some("203.0.113.1"),
+        &[],
+    );
+    assert_eq!(reasons(&merged), ["ConflictingAnnotations"]);
+    assert_eq!(addresses(&merged), ["203.0.113.1"]);
+    // With an annotation of ours it is a conflict only where they differ.
+    let merged = merged_with(&[(ADDRESSES, "203.0.113.1")], Some("203.0.113.1"), &[]);
+    assert!(merged.notices.is_empty(), "{:?}", merged.notices);
+}
+
+#[test]
+fn an_address_that_is_none_is_left_out_and_said_so() {
+    for (text, kept) in [
+        ("203.0.113.300", &[][..]),
+        ("010.0.0.1", &[]),
+        ("0.0.0.0", &[]),
+        ("::", &[]),
+        ("224.0.0.1", &[]),
+        ("ff02::1", &[]),
+        ("255.255.255.255", &[]),
+        ("::ffff:203.0.113.1", &[]),
+        ("203.0.113.1 203.0.113.2", &[]),
+        ("203.0.113.1,203.0.113.2", &["203.0.113.1"]),
+        ("203.0.113.1,nonsense", &["203.0.113.1"]),
+    ] {
+        let merged = merged(&[(ADDRESSES, text)]);
+        assert_eq!(addresses(&merged), kept, "{text}");
+        assert_eq!(reasons(&merged), ["InvalidAddress"], "{text}");
+    }
+    assert!(merged(&[(ADDRESSES, " , ")]).notices.is_empty());
+}
+
+#[test]
+fn own_annotations_are_checked_by_name() {
+    let table = [
+        (
+            "fairway.dev/adresses",
+            "UnknownAnnotation",
+            "is fairway.dev/addresses meant?",
+        ),
+        (
+            "fairway.dev/xyzzyxyzzyxyzzy",
+            "UnknownAnnotation",
+            "is no annotation that Fairway knows",
+        ),
+        (WEIGHT, "UnknownAnnotation", "belongs on an EndpointSlice"),
+        (HEALTH_CHECK, "NotYetInForce", HEALTH_CHECK),
+        (BALANCE, "NotYetInForce", BALANCE),
+    ];
+    for (name, reason, part) in table {
+        let merged = merged(&[(name, "x")]);
+        assert_eq!(reasons(&merged), [reason], "{name}");
+        assert!(
+            merged.notices[0].message.contains(part),
+            "{:?}",
+            merged.notices
+        );
+    }
+    // What is the default anyway is in force; other people's annotations are theirs.
+    assert!(merged(&[(BALANCE, "round-robin")]).notices.is_empty());
+    assert!(
+        merged(&[("example.org/addresses", "x"), ("fairway.devil/x", "y")])
+            .notices
+            .is_empty()
+    );
+}
+
+#[test]
+fn sharing_and_the_rest_come_from_every_dialect() {
+    for name in [
+        SHARING_KEY,
+        dialects::METALLB_SHARING_KEY,
+        dialects::METALLB_OLD_SHARING_KEY,
+        dialects::CILIUM_SHARING_KEY,
+        dialects::CILIUM_OLD_SHARING_KEY,
+    ] {
+        assert_eq!(
+            merged(&[(name, "k")]).asks.sharing_key.as_deref(),
+            Some("k"),
+            "{name}"
+        );
+        assert_eq!(merged(&[(name, "")]).asks.sharing_key, None, "{name}");
+    }
+    for name in [
+        SHARING_NAMESPACES,
+        dialects::CILIUM_SHARING_NAMESPACES,
+        dialects::CILIUM_OLD_SHARING_NAMESPACES,
+    ] {
+        let listed = merged(&[(name, "b, a,b")]).asks.sharing_namespaces;
+        assert_eq!(
+            listed,
+            SharingNamespaces::Listed(vec!["a".into(), "b".into()])
+        );
+        let all = merged(&[(name, "*")]).asks.sharing_namespaces;
+        assert_eq!(all, SharingNamespaces::All);
+    }
+    for name in [POOL, dialects::METALLB_POOL, dialects::METALLB_OLD_POOL] {
+        assert_eq!(merged(&[(name, "edge")]).asks.pool.as_deref(), Some("edge"));
+    }
+    let merged = merged(&[
+        (FORWARD_TO, "node-ports"),
+        (EXTERNAL_NAME, "db.example.org."),
+        (dialects::KUBE_VIP_IGNORE, "true"),
+        (dialects::KUBE_VIP_HOSTNAME, "shop.example.org"),
+        (dialects::CILIUM_SHARING_PODS, "true"),
+    ]);
+    assert_eq!(merged.asks.forward_to, Some(ForwardTo::NodePorts));
+    assert_eq!(
+        merged.asks.external_name.as_deref(),
+        Some("db.example.org.")
+    );
+    assert_eq!(merged.asks.hostname.as_deref(), Some("shop.example.org"));
+    assert!(merged.asks.ignore);
+    assert!(merged.notices.is_empty(), "{:?}", merged.notices);
+}
+
+#[test]
+fn a_value_that_is_none_of_those_allowed_is_left_out() {
+    for (name, value) in [
+        (POOL, "Two Pools"),
+        (SHARING_NAMESPACES, "a/b"),
+        (FORWARD_TO, "nodes"),
+        (EXTERNAL_NAME, "not a name"),
+        (EXTERNAL_NAME, "192.0.2.1"),
+        (dialects::KUBE_VIP_IGNORE, "maybe"),
+        (dialects::CILIUM_SOURCE_RANGES_POLICY, "maybe"),
+    ] {
+        let merged = merged(&[(name, value)]);
+        assert_eq!(reasons(&merged), ["InvalidAnnotation"], "{name}");
+        assert_eq!(merged.asks, Default::default(), "{name}");
+    }
+}
+
+#[test]
+fn source_ranges_fail_closed() {
+    let ranges = |merged: &Merged| -> Vec<String> {
+        merged
+            .source_ranges
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    let nobody = ["0.0.0.0/32", "::/128"];
+    let merge = |list: &[&str]| merged_with(&[], None, list);
+
+    assert!(merge(&[]).source_ranges.is_empty());
+    assert_eq!(
+        ranges(&merge(&[" 10.1.2.3/8 ", "192.0.2.7"])),
+        ["10.0.0.0/8", "192.0.2.7/32"]
+    );
+    let part = merge(&["10.0.0.0/8", "nonsense"]);
+    assert_eq!(ranges(&part), ["10.0.0.0/8"]);
+    assert_eq!(reasons(&part), ["InvalidSourceRange"]);
+    let none = merge(&["nonsense"]);
+    assert_eq!(ranges(&none), nobody);
+    assert_eq!(reasons(&none), ["InvalidSourceRange", "InvalidSourceRange"]);
+    assert_eq!(ranges(&merge(&[""])), nobody);
+
+    let older = (dialects::SOURCE_RANGES, "10.0.0.0/8, 192.0.2.0/24");
+    assert_eq!(ranges(&merged(&[older])), ["10.0.0.0/8", "192.0.2.0/24"]);
+    assert_eq!(ranges(&merged(&[(older.0, "nonsense")])), nobody);
+    let both = merged_with(&[older], None, &["198.51.100.0/24"]);
+    assert_eq!(ranges(&both), ["198.51.100.0/24"]);
+    assert_eq!(reasons(&both), ["ConflictingAnnotations"]);
+}
+
+#[test]
+fn cilium_policy_turns_source_ranges_around() {
+    let deny = (dialects::CILIUM_SOURCE_RANGES_POLICY, "deny");
+    let own = (DENY_SOURCE_RANGES, "192.0.2.0/24,10.0.0.0/8");
+    let merged = merged_with(&[deny, own], None, &["10.0.0.0/8", "198.51.100.0/24"]);
+    assert!(merged.source_ranges.is_empty());
+    let denied: Vec<_> = merged
+        .asks
+        .deny_source_ranges
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(denied, ["192.0.2.0/24", "10.0.0.0/8", "198.51.100.0/24"]);
+    // A policy that can't be read is the strict one.
+    let unclear = merged_with(&[(deny.0, "Deny?")], None, &["10.0.0.0/8"]);
+    assert_eq!(unclear.source_ranges.len(), 1);
+}
+
+fn any_name() -> impl Strategy<Value = String> {
+    let known: Vec<String> = FAIRWAY
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .chain(
+            [
+                dialects::METALLB_ADDRESSES,
+                dialects::METALLB_OLD_ADDRESSES,
+                dialects::METALLB_POOL,
+                dialects::METALLB_SHARING_KEY,
+                dialects::CILIUM_ADDRESSES,
+                dialects::CILIUM_SHARING_NAMESPACES,
+                dialects::CILIUM_SOURCE_RANGES_POLICY,
+                dialects::KUBE_VIP_ADDRESSES,
+                dialects::KUBE_VIP_IGNORE,
+                dialects::KUBE_VIP_HOSTNAME,
+                dialects::SOURCE_RANGES,
+            ]
+            .map(str::to_owned),
+        )
+        .collect();
+    prop_oneof![
+        8 => proptest::sample::select(known),
+        1 => any::<String>(),
+        1 => any::<String>().prop_map(|rest| format!("{PREFIX}{rest}")),
+    ]
+}
+
+fn any_text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        "[0-9a-f.:/, *-]{0,60}",
+        "(true|deny|allow|\\*|node-ports|203\\.0\\.113\\.[0-9]{1,3}(/[0-9]{1,2})?|, ?){0,6}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_text_in_any_annotation_is_read(
+        annotations in proptest::collection::btree_map(any_name(), any_text(), 0..8),
+        load_balancer_ip in proptest::option::of(any_text()),
+        source_ranges in proptest::collection::vec(any_text(), 0..4),
+    ) {
+        let annotations: BTreeMap<&str, &str> =
+            annotations.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let source_ranges: Vec<&str> = source_ranges.iter().map(String::as_str).collect();
+        let merged = merge(&Sources {
+            annotations: &annotations,
+            load_balancer_ip: load_balancer_ip.as_deref(),
+            source_ranges: &source_ranges,
+        });
+        let asks = &merged.asks;
+        let v4 = asks.addresses.iter().filter(|a| a.is_ipv4()).count();
+        prop_assert!(v4 <= 1 && asks.addresses.len() - v4 <= 1);
+        // Who gives ranges never ends up open to everybody by a slip.
+        let denies = annotations
+            .get(dialects::CILIUM_SOURCE_RANGES_POLICY)
+            .is_some_and(|policy| policy.trim() == "deny");
+        if !source_ranges.is_empty() && !denies {
+            prop_assert!(!merged.source_ranges.is_empty());
+        }
+        for notice in &merged.notices {
+            prop_assert!(!notice.message.chars().any(char::is_control), "{}", notice.message);
+        }
+    }
+}

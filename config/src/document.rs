@@ -1,0 +1,577 @@
+//! Text into documents.
+//!
+//! YAML is read as Kubernetes reads it (sigs.k8s.io/yaml, which is YAML 1.1 in its scalars): plain
+//! `yes`, `no`, `on`, `off`, `y`, `n` are booleans, `017` is octal, a key that stands twice is an
+//! error. Where a text is needed, as in annotations, such a value is refused with the advice to
+//! quote it, as an API server refuses it; it is never guessed at. A text that begins with `{` or `[` is first taken as JSON, which is many times as fast; several
+//! JSON documents may follow each other.
+//!
+//! Text comes from outside and may be hostile. Nesting is bounded, and so is what aliases stand
+//! for (ten lines of them can otherwise mean gigabytes); apart from them what a text turns into is
+//! proportional to its length, which [`MAX_TEXT`] bounds.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::{
+    self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+use serde_json::{Map, Number, Value};
+
+use crate::field::{FieldProblem, Shown};
+use crate::problem::{Place, Problem};
+
+/// The longest text that is read, in bytes. A dump of 100,000 Services with their managedFields is
+/// below it.
+pub const MAX_TEXT: usize = 256 * 1024 * 1024;
+
+/// How deep a document may be nested. Kubernetes' own kinds need about twenty.
+const MAX_DEPTH: usize = 64;
+
+/// How many nodes aliases may stand for in one text. Manifests hardly use aliases at all.
+const MAX_ALIASED: usize = 100_000;
+
+/// How deep Lists may lie in Lists.
+const MAX_LISTS: usize = 8;
+
+/// One object's worth of a text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// Which document of the text it is in, counted from 1. Empty documents are not counted.
+    pub number: usize,
+    /// The way from the top of that document to the object, as `items[2]`; empty where the
+    /// document is the object.
+    pub prefix: String,
+    /// The object.
+    pub value: Value,
+}
+
+impl Document {
+    /// Where it is.
+    pub fn place(&self, file: &Arc<str>) -> Place {
+        Place {
+            file: Arc::clone(file),
+            document: self.number,
+            prefix: self.prefix.clone(),
+        }
+    }
+
+    /// What is wrong with a field of it, as people are shown it. `object` says which object it is
+    /// where that is known.
+    pub fn problem(&self, file: &Arc<str>, object: &str, problem: FieldProblem) -> Problem {
+        self.place(file).problem(object, problem)
+    }
+}
+
+/// Why a text can't be read at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DocumentError {
+    /// It is neither YAML nor JSON, or it goes beyond a bound.
+    #[error("{message}{}", At(*.line, *.column))]
+    Syntax {
+        /// What is wrong, in one line.
+        message: String,
+        /// Where, counted from 1; 0 where that is not known.
+        line: u64,
+        /// Where in the line, counted from 1.
+        column: u64,
+    },
+    /// It is longer than [`MAX_TEXT`].
+    #[error("is {0} bytes long, at most {MAX_TEXT} are read: split it")]
+    TooLong(usize),
+    /// It begins with a byte order mark or holds zero bytes: UTF-16, or no text at all.
+    #[error("holds zero bytes: it is no UTF-8 text")]
+    NotText,
+    /// Lists in Lists in Lists.
+    #[error("document {0} has Lists within Lists, more than {MAX_LISTS} deep")]
+    NestedLists(usize),
+}
+
+impl DocumentError {
+    /// As a problem of the file as a whole.
+    pub fn problem(&self, file: &Arc<str>) -> Problem {
+        Problem {
+            file: Arc::clone(file),
+            document: 0,
+            object: String::new(),
+            field: String::new(),
+            message: self.to_string(),
+        }
+    }
+}
+
+/// Line and column, where they are known.
+struct At(u64, u64);
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self(0, _) => Ok(()),
+            Self(line, column) => write!(f, " (line {line}, column {column})"),
+        }
+    }
+}
+
+/// The documents of a text, in order: empty ones are passed over, Lists are taken apart.
+///
+/// # Errors
+/// Where the text as a whole can't be read. A file is then held back as a whole: what stands
+/// behind the place that can't be read is not known.
+pub fn documents(text: &str) -> Result<Vec<Document>, DocumentError> {
+    if text.len() > MAX_TEXT {
+        return Err(DocumentError::TooLong(text.len()));
+    }
+    if text.as_bytes().contains(&0) {
+        return Err(DocumentError::NotText);
+    }
+    let values = if text.trim_start().starts_with(['{', '[']) {
+        // A flow mapping of YAML begins alike; the message of the JSON parser is the better one
+        // where it is neither.
+        json(text).or_else(|error| yaml(text).map_err(|_| error))?
+    } else {
+        yaml(text)?
+    };
+    let mut documents = Vec::with_capacity(values.len());
+    for (index, value) in values
+        .into_iter()
+        .filter(|value| !value.is_null())
+        .enumerate()
+    {
+        flatten(index + 1, String::new(), value, 0, &mut documents)?;
+    }
+    Ok(documents)
+}
+
+fn json(text: &str) -> Result<Vec<Value>, DocumentError> {
+    serde_json::Deserializer::from_str(text)
+        .into_iter::<Strict>()
+        .map(|document| document.map(|Strict(value)| value))
+        .collect::<Result<_, _>>()
+        .map_err(|error| {
+            // serde_json ends its messages with the place, which is told apart here.
+            let message = error.to_string();
+            let place = format!(" at line {} column {}", error.line(), error.column());
+            DocumentError::Syntax {
+                message: format!(
+                    "is no JSON: {}",
+                    message.strip_suffix(&place).unwrap_or(&message)
+                ),
+                line: error.line() as u64,
+                column: error.column() as u64,
+            }
+        })
+}
+
+fn yaml(text: &str) -> Result<Vec<Value>, DocumentError> {
+    serde_saphyr::from_multiple_with_options::<Strict>(text, yaml_options(text.len()))
+        .map(|documents| documents.into_iter().map(|Strict(value)| value).collect())
+        .map_err(|error| {
+            let message = error.to_string();
+            let message = message.lines().next().unwrap_or_default();
+            // What follows there is advice for programmers.
+            let message = message
+                .split_once(", set DuplicateKeyPolicy")
+                .map_or(message, |(message, _)| message);
+            let (line, column) = error
+                .location()
+                .map_or((0, 0), |location| (location.line(), location.column()));
+            let place = format!(" at line {line}, column {column}");
+            DocumentError::Syntax {
+                message: format!(
+                    "is not YAML: {}",
+                    Shown(message.strip_suffix(&place).unwrap_or(message))
+                ),
+                line,
+                column,
+            }
+        })
+}
+
+/// The parser's own limits suit configuration of a few pages; these let through dumps of a cluster.
+/// Each event takes a byte of text at the least, or comes from an alias.
+fn yaml_options(length: usize) -> serde_saphyr::Options {
+    let most = length.saturating_add(MAX_ALIASED).saturating_add(1024);
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: most,
+            max_nodes: most,
+            max_documents: most,
+            max_total_scalar_bytes: usize::MAX,
+            max_depth: MAX_DEPTH,
+            flow_nesting_limit: MAX_DEPTH,
+            max_aliases: 10_000,
+            max_anchors: 10_000,
+            max_recorded_anchor_events: MAX_ALIASED,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: MAX_ALIASED,
+            max_replay_stack_depth: MAX_DEPTH,
+        },
+        emit_comments: false,
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
+        legacy_octal_numbers: true,
+        strict_booleans: false,
+        non_finite_float_policy: serde_saphyr::NonFiniteFloatPolicy::AsString,
+        with_snippet: false,
+    }
+}
+
+/// A List is taken apart. Items of a typed list, as the API itself serves it (`ServiceList`), carry
+/// neither kind nor apiVersion: they have those of the list.
+fn flatten(
+    number: usize,
+    prefix: String,
+    value: Value,
+    depth: usize,
+    documents: &mut Vec<Document>,
+) -> Result<(), DocumentError> {
+    let mut value = value;
+    let Some((kind, version, items)) = take_items(&mut value) else {
+        documents.push(Document {
+            number,
+            prefix,
+            value,
+        });
+        return Ok(());
+    };
+    if depth == MAX_LISTS {
+        return Err(DocumentError::NestedLists(number));
+    }
+    for (index, mut item) in items.into_iter().enumerate() {
+        if let (Some(kind), Value::Object(fields)) = (&kind, &mut item) {
+            fields
+                .entry("kind")
+                .or_insert_with(|| Value::String(kind.clone()));
+            if let Some(version) = &version {
+                fields
+                    .entry("apiVersion")
+                    .or_insert_with(|| Value::String(version.clone()));
+            }
+        }
+        let dot = if prefix.is_empty() { "" } else { "." };
+        let prefix = format!("{prefix}{dot}items[{index}]");
+        flatten(number, prefix, item, depth + 1, documents)?;
+    }
+    Ok(())
+}
+
+/// The items of a List, with the kind and apiVersion that they have where they name none.
+fn take_items(value: &mut Value) -> Option<(Option<String>, Option<String>, Vec<Value>)> {
+    let fields = value.as_object_mut()?;
+    let item_kind = fields.get("kind")?.as_str()?.strip_suffix("List")?;
+    let item_kind = (!item_kind.is_empty()).then(|| item_kind.to_owned());
+    let version = fields
+        .get("apiVersion")
+        .and_then(Value::as_str)
+        .map(str::to_owned);
+    match fields.get_mut("items") {
+        Some(Value::Array(items)) => Some((item_kind, version, std::mem::take(items))),
+        Some(Value::Null) => Some((None, None, Vec::new())),
+        _ => None,
+    }
+}
+
+/// A JSON value in which no key stands twice: `serde_json`'s own silently takes the last.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        StrictVisitor { in_metadata: false }
+            .deserialize(deserializer)
+            .map(Strict)
+    }
+}
+
+/// `metadata.managedFields` is half of what an API server prints, and nothing here reads it: it is
+/// passed over instead of kept.
+#[derive(Clone, Copy)]
+struct StrictVisitor {
+    in_metadata: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(Strict(item)) = sequence.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut mapping: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(key) = mapping.next_key::<String>()? {
+            if fields.contains_key(&key) {
+                return Err(de::Error::custom(format_args!(
+                    "the key '{}' stands twice",
+                    Shown(&key)
+                )));
+            }
+            if self.in_metadata && key == "managedFields" {
+                mapping.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let value = mapping.next_value_seed(Self {
+                in_metadata: key == "metadata",
+            })?;
+            fields.insert(key, value);
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn values(text: &str) -> Vec<Value> {
+        documents(text)
+            .unwrap()
+            .into_iter()
+            .map(|document| document.value)
+            .collect()
+    }
+
+    fn places(text: &str) -> Vec<(usize, String)> {
+        documents(text)
+            .unwrap()
+            .into_iter()
+            .map(|document| (document.number, document.prefix))
+            .collect()
+    }
+
+    fn error(text: &str) -> String {
+        documents(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn empty_documents_are_passed_over_and_not_counted() {
+        assert_eq!(places(""), []);
+        assert_eq!(places("# nothing\n---\n---\n# here\n"), []);
+        let text = "---\n# a comment\n---\na: 1\n---\n\n---\nb: 2\n...\n";
+        assert_eq!(places(text), [(1, String::new()), (2, String::new())]);
+        assert_eq!(values("\u{feff}a: 1\n"), [json!({"a": 1})]);
+        assert_eq!(values("a: 1\r\n---\r\nb: 2\r\n").len(), 2);
+    }
+
+    #[test]
+    fn json_is_read_alone_and_in_a_row() {
+        assert_eq!(values(" {\"a\": 1}\n{\"b\": 2}").len(), 2);
+        assert_eq!(
+            values("{a: 1, b: [x, z]}"),
+            [json!({"a": 1, "b": ["x", "z"]})]
+        );
+    }
+
+    #[test]
+    fn lists_are_taken_apart_and_their_items_have_places() {
+        let text = "
+kind: List
+items:
+- {kind: Service, n: 1}
+- kind: ServiceList
+  apiVersion: v1
+  items: [{n: 2}, {n: 3, kind: Other}]
+---
+kind: List
+items: null
+---
+kind: Service
+";
+        assert_eq!(
+            places(text),
+            [
+                (1, "items[0]".to_owned()),
+                (1, "items[1].items[0]".to_owned()),
+                (1, "items[1].items[1]".to_owned()),
+                (3, String::new()),
+            ]
+        );
+        let values = values(text);
+        assert_eq!(
+            values[1],
+            json!({"kind": "Service", "apiVersion": "v1", "n": 2})
+        );
+        assert_eq!(values[2]["kind"], "Other");
+    }
+
+    #[test]
+    fn a_problem_in_a_list_names_the_item() {
+        let documents = documents("kind: List\nitems: [{kind: Service}]").unwrap();
+        let problem = documents[0].problem(
+            &Arc::from("a.yaml"),
+            "Service web/shop",
+            FieldProblem {
+                field: "spec.ports[0].nodePort".to_owned(),
+                message: "is wrong".to_owned(),
+            },
+        );
+        assert_eq!(
+            problem.to_string(),
+            "a.yaml, document 1, Service web/shop, items[0].spec.ports[0].nodePort: is wrong"
+        );
+    }
+
+    #[test]
+    fn scalars_are_what_kubernetes_takes_them_for() {
+        let table = [
+            ("yes", json!(true)),
+            ("off", json!(false)),
+            ("y", json!(true)),
+            ("'yes'", json!("yes")),
+            ("true", json!(true)),
+            ("\"80\"", json!("80")),
+            ("80", json!(80)),
+            ("010", json!(8)),
+            ("1.5", json!(1.5)),
+            ("~", json!(null)),
+            ("null", json!(null)),
+            ("203.0.113.5", json!("203.0.113.5")),
+            ("80:31468/TCP", json!("80:31468/TCP")),
+            ("2026-03-02T08:14:03Z", json!("2026-03-02T08:14:03Z")),
+            ("!!str 80", json!("80")),
+        ];
+        for (text, value) in table {
+            assert_eq!(
+                values(&format!("a: {text}")),
+                [json!({"a": value})],
+                "{text}"
+            );
+        }
+        // Keys are texts, whatever they look like.
+        assert_eq!(values("on: 1\n80: 2\n"), [json!({"on": 1, "80": 2})]);
+        assert_eq!(values("a: &x {b: 1}\nc: *x\n")[0]["c"], json!({"b": 1}));
+    }
+
+    #[test]
+    fn a_text_that_is_neither_says_where() {
+        for (text, part) in [
+            ("a: [1, 2\nb: 3\n", "line 2"),
+            ("a: 1\n  b: 2\n", "line 2"),
+            ("a: 1\na: 2\n", "line 2"),
+            ("{\"a\": 1, \"a\": 2}", "line 1"),
+            ("{\"a\": 1]", "line 1"),
+            ("a: 'b\n", "line 2"),
+            ("a: b\0", "zero bytes"),
+        ] {
+            let error = error(text);
+            assert!(error.contains(part), "{text:?}: {error}");
+            assert!(!error.contains('\n'), "{text:?}: {error}");
+            assert!(
+                error.matches(" line ").count() + error.matches("(line ").count() <= 1,
+                "{text:?}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_is_named() {
+        for text in ["spec: 1\nkind: x\nspec: 2\n", "{\"spec\": 1, \"spec\": 2}"] {
+            let error = error(text);
+            assert!(error.contains("spec"), "{error}");
+        }
+        // Merged keys are overridden, not doubled.
+        let merged = "a: &a {b: 1, c: 2}\nd: {<<: *a, b: 3}\ne: {b: 4, <<: *a}\n";
+        assert_eq!(values(merged)[0]["d"], json!({"b": 3, "c": 2}));
+        assert_eq!(values(merged)[0]["e"], json!({"b": 4, "c": 2}));
+    }
+
+    /// Ten lines that would be 10⁹ nodes.
+    #[test]
+    fn aliases_can_not_blow_up() {
+        let mut text = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for level in 1..10 {
+            let below = format!("*a{}", level - 1);
+            let row = vec![below; 10].join(",");
+            text.push_str(&format!("a{level}: &a{level} [{row}]\n"));
+        }
+        let error = error(&text);
+        assert!(error.starts_with("is not YAML: "), "{error}");
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        for text in [
+            "[".repeat(100_000),
+            "{\"a\":".repeat(100_000),
+            "- ".repeat(100_000),
+            (0..1000)
+                .map(|n| format!("{}a:\n", " ".repeat(n)))
+                .collect(),
+            format!("a: {}", "{a: ".repeat(10_000)),
+        ] {
+            error(&text);
+        }
+        let nested = "{\"kind\":\"List\",\"items\":[".repeat(12) + &"]}".repeat(12);
+        assert_eq!(documents(&nested), Err(DocumentError::NestedLists(1)));
+    }
+
+    /// What `kubectl apply` leaves in an annotation, in double quotes on one line.
+    #[test]
+    fn a_long_quoted_value_is_read() {
+        let long = "x".repeat(200_000);
+        assert_eq!(values(&format!("a: \"{long}\"\n"))[0]["a"], long.as_str());
+        assert_eq!(values(&format!("a: '{long}'\n"))[0]["a"], long.as_str());
+        assert_eq!(values(&format!("a: {long}\n"))[0]["a"], long.as_str());
+    }
+
+    #[test]
+    fn a_dump_of_many_documents_is_read() {
+        let text = "a: {b: [1, 2, 3], c: text}\n---\n".repeat(50_000);
+        assert_eq!(documents(&text).unwrap().len(), 50_000);
+    }
+}

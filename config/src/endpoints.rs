@@ -1,0 +1,71 @@
+//! Where the endpoints of a Service are.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::names::{ClusterName, NamespacedName, ServiceName};
+use crate::net::Protocol;
+use crate::service::AppProtocol;
+
+/// A discovery.k8s.io/v1 EndpointSlice, or a v1 Endpoints turned into the same shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointSlice {
+    /// The slice's own name; that of the Service for a v1 Endpoints.
+    pub name: NamespacedName,
+    /// The Service, from the label `kubernetes.io/service-name`; none: it belongs to no Service.
+    pub service: Option<ServiceName>,
+    /// Whether it comes from a v1 Endpoints, which counts only for a Service that no EndpointSlice
+    /// names.
+    pub from_endpoints: bool,
+    /// `ports`.
+    pub ports: Vec<SlicePort>,
+    /// `endpoints`.
+    pub endpoints: Vec<SliceEndpoint>,
+    /// `fairway.dev/weight`, 1 where not said; 0 takes the slice's endpoints out (maintenance).
+    pub weight: u16,
+}
+
+/// One entry of `ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// `name`: that of the Service's port, empty for the only one.
+    pub name: Arc<str>,
+    /// `protocol`.
+    pub protocol: Protocol,
+    /// `port`; none stands for every port (the Service's target port is used).
+    pub port: Option<u16>,
+    /// `appProtocol`.
+    pub app: AppProtocol,
+}
+
+/// One entry of `endpoints`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// `addresses`: all of them stand for the same endpoint; consumers take the first.
+    pub address: EndpointHost,
+    /// `conditions.ready`; unknown counts as true (EndpointSlice API).
+    pub ready: bool,
+    /// `conditions.serving`; `ready` where not said.
+    pub serving: bool,
+    /// `conditions.terminating`; false where not said.
+    pub terminating: bool,
+    /// `nodeName`.
+    pub node: Option<ClusterName>,
+    /// `zone`.
+    pub zone: Option<Arc<str>>,
+    /// `hints.forZones`.
+    pub for_zones: Vec<Arc<str>>,
+    /// `hints.forNodes`.
+    pub for_nodes: Vec<ClusterName>,
+    /// `targetRef.name` or `hostname`, for people.
+    pub target: Option<Arc<str>>,
+}
+
+/// An endpoint's address, or the name it is found under (addressType FQDN).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EndpointHost {
+    /// An address.
+    Ip(IpAddr),
+    /// A DNS name, to be resolved by the gateway.
+    Name(Arc<str>),
+}

@@ -1,0 +1,261 @@
+//! What passes through a store between controller and gateway.
+//!
+//! A store hands out [`Batch`]es of [`Change`]s: first everything there is, then what changes. The
+//! controller answers with [`Write`]s, the gateway with [`Report`]s; both come back as changes to
+//! whom they concern. A change carries the whole new object, so a later one of the same object
+//! makes an earlier one superfluous, and a store may drop it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{Namespace, Node, TlsSecret};
+use crate::endpoints::EndpointSlice;
+use crate::names::{ClusterName, NamespacedName, ServiceName};
+use crate::net::{EndpointAddr, IpFamily, ListenAddr, Protocol};
+use crate::pool::AddressPool;
+use crate::service::{Notice, PortKey, Service};
+use crate::time::Timestamp;
+
+/// A number of changes that belong together.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// The changes, at most one for an object.
+    pub changes: Vec<Change>,
+    /// Whether every object that there was at the start has been delivered, with this batch or
+    /// before it. Nothing may be released or decided before.
+    pub synced: bool,
+    /// How much the store had told when it sent this: whoever has worked the batch in knows all of
+    /// it. When everybody does, and nobody has said anything since, all is settled.
+    pub sequence: u64,
+}
+
+/// One object is now so, or is gone.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A Service with what it holds.
+    Service(ServiceName, Option<Arc<StoredService>>),
+    /// An EndpointSlice, or a v1 Endpoints in its shape (`true`): the two have names of their own.
+    EndpointSlice(NamespacedName, bool, Option<Arc<EndpointSlice>>),
+    /// A Node.
+    Node(ClusterName, Option<Arc<Node>>),
+    /// A Namespace.
+    Namespace(ClusterName, Option<Arc<Namespace>>),
+    /// An AddressPool.
+    Pool(ClusterName, Option<Arc<AddressPool>>),
+    /// A TLS secret.
+    Secret(NamespacedName, Option<Arc<TlsSecret>>),
+    /// What a gateway says of a Service; nothing: it has nothing to say any more.
+    Report(ServiceName, Option<Arc<Report>>),
+}
+
+/// A Service and everything the store knows of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredService {
+    /// What is asked for.
+    pub service: Arc<Service>,
+    /// What was granted and written.
+    pub held: Held,
+    /// What was written to `status`, as far as it is Fairway's.
+    pub status: Status,
+    /// Counts the writes of this object; a [`Write`] names the one it was made from.
+    pub version: u64,
+    /// When the store first saw it: stands in for a missing creation time.
+    pub first_seen: Timestamp,
+    /// Where it comes from, for people: a file and document, or nothing for an API server.
+    pub source: Option<Arc<str>>,
+    /// The source can't be read just now: this is its last good form, and why.
+    pub source_problem: Option<String>,
+}
+
+/// What a Service holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Its external addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The node port of each of its ports.
+    pub node_ports: BTreeMap<PortKey, u16>,
+    /// Its health check port.
+    pub health_check_node_port: Option<u16>,
+}
+
+/// The part of a Service's `status` that Fairway writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// `status.loadBalancer.ingress`.
+    pub ingress: Vec<Ingress>,
+    /// `status.conditions`, by type.
+    pub conditions: BTreeMap<Arc<str>, Condition>,
+}
+
+/// One entry of `status.loadBalancer.ingress`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ingress {
+    /// `ip`.
+    pub ip: IpAddr,
+    /// `hostname`.
+    pub hostname: Option<Arc<str>>,
+    /// `ipMode` (KEP-1860).
+    pub ip_mode: IpMode,
+    /// `ports`: port, protocol and what is wrong with it (a CamelCase word).
+    pub ports: Vec<IngressPort>,
+}
+
+/// `ipMode`: who is to capture traffic to the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum IpMode {
+    /// The nodes' own proxy.
+    #[serde(rename = "VIP")]
+    Vip,
+    /// The load balancer alone.
+    Proxy,
+}
+
+/// One entry of `status.loadBalancer.ingress[].ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressPort {
+    /// Which port.
+    pub key: PortKey,
+    /// `error`.
+    pub error: Option<Arc<str>>,
+}
+
+/// One entry of `status.conditions`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// `status`: True or False.
+    pub status: bool,
+    /// `reason`: one CamelCase word.
+    pub reason: Arc<str>,
+    /// `message`: sentences.
+    pub message: String,
+    /// `lastTransitionTime`: when `status` last changed.
+    pub since: Timestamp,
+}
+
+/// What the controller wants an object to be from now on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// What a Service holds, and its status: written in one step.
+    Service {
+        /// Which.
+        name: ServiceName,
+        /// The version of the stored object that the decision was made from; another one there
+        /// refuses the write, and it is planned again.
+        version: u64,
+        /// What it holds now.
+        held: Held,
+        /// Its status now.
+        status: Status,
+    },
+    /// The status of a pool.
+    Pool {
+        /// Which.
+        name: ClusterName,
+        /// Its status now.
+        status: PoolStatus,
+    },
+}
+
+/// `status` of an AddressPool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Conditions by type: `Ready`, `Overlaps`.
+    pub conditions: BTreeMap<Arc<str>, Condition>,
+    /// Counts of each family that the pool has addresses of.
+    pub counts: BTreeMap<IpFamily, PoolCount>,
+}
+
+/// How many addresses of one family a pool has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolCount {
+    /// In the pool (without those that `avoidEnds` leaves alone).
+    pub total: u128,
+    /// Held by a Service.
+    pub used: u128,
+    /// Neither.
+    pub available: u128,
+}
+
+/// What a gateway says of one Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The gateway that says it.
+    pub gateway: ClusterName,
+    /// Each listener that it should have for the Service, and how it is.
+    pub listeners: Vec<ListenerReport>,
+    /// Endpoints that it must not dial, and why.
+    pub refused_endpoints: Vec<RefusedEndpoint>,
+    /// How many endpoints it can send traffic to, over all ports.
+    pub eligible_endpoints: usize,
+    /// What else there is to say: Local on a gateway that is no node, a name that does not resolve.
+    pub notices: Vec<Notice>,
+}
+
+/// One listener of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ListenerReport {
+    /// Where.
+    pub listen: ListenAddr,
+    /// Which protocol.
+    pub protocol: Protocol,
+    /// Which port of the Service it stands for; its own number for a health check.
+    pub port: u16,
+    /// What for.
+    pub kind: ClaimKind,
+    /// How it is.
+    pub state: ListenerState,
+}
+
+/// What a listener is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClaimKind {
+    /// A Service's external address and port.
+    Vip,
+    /// A node port on an address of the host.
+    NodePort,
+    /// A `healthCheckNodePort`.
+    HealthCheck,
+}
+
+/// How a listener is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum ListenerState {
+    /// It takes traffic.
+    Listening,
+    /// There is no endpoint to send traffic to, so nothing listens and the kernel refuses (TCP
+    /// reset, ICMP port unreachable), as a node's own proxy does. It listens again with the first
+    /// endpoint.
+    Refusing,
+    /// It can't, and is tried again until it can.
+    Failed {
+        /// One CamelCase word: `AddressNotLocal`, `PortInUse`, `PermissionDenied`, …
+        reason: String,
+        /// What is wrong and what to do.
+        message: String,
+    },
+}
+
+impl ListenerState {
+    /// `listening`, `refusing` or `failed`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Listening => "listening",
+            Self::Refusing => "refusing",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// An endpoint that a gateway must not dial.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RefusedEndpoint {
+    /// Which.
+    pub endpoint: EndpointAddr,
+    /// Why: `is a loopback address`, …
+    pub why: String,
+}

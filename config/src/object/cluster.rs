@@ -1,0 +1,119 @@
+//! v1 Node, Namespace and Secret.
+
+use std::sync::Arc;
+
+use k8s_openapi::ByteString;
+use serde::Deserialize;
+
+use crate::annotations::labels;
+use crate::cluster::{Namespace, Node, TlsSecret};
+use crate::field::Cursor;
+use crate::names::{ClusterName, NamespacedName};
+
+/// Reads a Namespace.
+pub(super) fn namespace(root: &Cursor<'_, '_>, name: &ClusterName) -> Namespace {
+    Namespace {
+        name: Arc::clone(name),
+        labels: root.field("metadata").field("labels").text_map(),
+    }
+}
+
+/// Reads a Node.
+pub(super) fn node(root: &Cursor<'_, '_>, name: &ClusterName) -> Node {
+    let metadata = root.field("metadata");
+    let labels = metadata.field("labels").text_map();
+    let status = root.field("status");
+    status.mapping();
+    let mut internal_ips = Vec::new();
+    for entry in status.field("addresses").items() {
+        if entry.field("type").text() == Some("InternalIP")
+            && let Some(address) = entry.field("address").parsed("an IP address")
+            && !internal_ips.contains(&address)
+        {
+            internal_ips.push(address);
+        }
+    }
+    let tainted = root
+        .field("spec")
+        .field("taints")
+        .items()
+        .any(|taint| taint.field("key").text() == Some(labels::TO_BE_DELETED));
+    // KEP-3458: Ready is deliberately not among the reasons.
+    let excluded = if metadata.field("deletionTimestamp").is_present() {
+        Some("it is being deleted")
+    } else if labels
+        .get(labels::EXCLUDE_NODE)
+        .is_some_and(|value| !is_false(value))
+    {
+        Some("it has the label node.kubernetes.io/exclude-from-external-load-balancers")
+    } else if tainted {
+        Some("it has the taint ToBeDeletedByClusterAutoscaler")
+    } else {
+        None
+    };
+    Node {
+        name: Arc::clone(name),
+        internal_ips,
+        zone: labels
+            .get(labels::ZONE)
+            .filter(|zone| !zone.is_empty())
+            .map(|zone| Arc::from(zone.as_str())),
+        labels,
+        excluded,
+    }
+}
+
+/// What Go's `strconv.ParseBool` takes for false; everything else, nonsense included, excludes.
+fn is_false(value: &str) -> bool {
+    matches!(value, "0" | "f" | "F" | "false" | "False" | "FALSE")
+}
+
+/// What a Secret turned out to be.
+pub(super) enum Secret {
+    Tls(TlsSecret),
+    OfAnotherType,
+    Unreadable,
+}
+
+/// Reads a Secret, where it is one for TLS. `stringData` wins over `data`, as in an API server.
+pub(super) fn secret(root: &Cursor<'_, '_>, name: NamespacedName) -> Secret {
+    if root.field("type").text() != Some("kubernetes.io/tls") {
+        return Secret::OfAnotherType;
+    }
+    let certificate = entry(root, "tls.crt");
+    let key = entry(root, "tls.key");
+    let ca = entry(root, "ca.crt");
+    for (name, found) in [("tls.crt", &certificate), ("tls.key", &key)] {
+        let data = root.field("data");
+        let field = data.field(name);
+        if found.is_none() && !field.is_present() {
+            field.missing("a Secret of type kubernetes.io/tls has it");
+        }
+    }
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Secret::Tls(TlsSecret {
+            name,
+            certificate,
+            key,
+            ca,
+        }),
+        _ => Secret::Unreadable,
+    }
+}
+
+fn entry(root: &Cursor<'_, '_>, name: &str) -> Option<Vec<u8>> {
+    if let Some(text) = root.field("stringData").field(name).text() {
+        return Some(text.as_bytes().to_vec());
+    }
+    let data = root.field("data");
+    let field = data.field(name);
+    field.text()?;
+    match ByteString::deserialize(field.value()) {
+        Ok(ByteString(bytes)) => Some(bytes),
+        Err(_) => {
+            // Not what is there: it may be a key.
+            field.problem("is not in base64; plain text goes under stringData");
+            None
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What is wrong with what a user wrote, and where.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::field::FieldProblem;
+
+/// Where an object was declared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The file; empty for an API server.
+    pub file: Arc<str>,
+    /// The document in the file, counted from 1.
+    pub document: usize,
+    /// The way from the top of the document to the object, as `items[2]` in a List; else empty.
+    pub prefix: String,
+}
+
+impl Place {
+    /// What is wrong with a field of the object there; `object` says which one it is.
+    pub fn problem(&self, object: &str, problem: FieldProblem) -> Problem {
+        let field = match (self.prefix.is_empty(), problem.field.is_empty()) {
+            (true, _) => problem.field,
+            (false, true) => self.prefix.clone(),
+            (false, false) if problem.field.starts_with('[') => {
+                format!("{}{}", self.prefix, problem.field)
+            }
+            (false, false) => format!("{}.{}", self.prefix, problem.field),
+        };
+        Problem {
+            file: Arc::clone(&self.file),
+            document: self.document,
+            object: object.to_owned(),
+            field,
+            message: problem.message,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, document {}", self.file, self.document)?;
+        if !self.prefix.is_empty() {
+            write!(f, ", {}", self.prefix)?;
+        }
+        Ok(())
+    }
+}
+
+/// One thing that is wrong, with the place where it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Problem {
+    /// The file, as a path below the manifest directory or as it was given; empty where it came
+    /// from an API server.
+    pub file: Arc<str>,
+    /// The document in the file, counted from 1; 0 for the file as a whole.
+    pub document: usize,
+    /// What object it is, as `Service web/shop`; empty where that can't be told.
+    pub object: String,
+    /// The field, as `spec.ports[0].nodePort`; empty for the document as a whole.
+    pub field: String,
+    /// What is wrong and what would be right, in a sentence without a full stop.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file)?;
+        if self.document > 0 {
+            write!(f, ", document {}", self.document)?;
+        }
+        if !self.object.is_empty() {
+            write!(f, ", {}", self.object)?;
+        }
+        if !self.field.is_empty() {
+            write!(f, ", {}", self.field)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}

@@ -1,0 +1,227 @@
+//! A Service as its author declared it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::names::{ClusterName, ServiceName};
+use crate::net::{IpFamily, Protocol};
+use crate::time::Timestamp;
+
+/// A v1 Service: what is asked for. What was granted is in [`crate::exchange::Held`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Namespace and name.
+    pub name: ServiceName,
+    /// `metadata.uid`.
+    pub uid: Option<Arc<str>>,
+    /// `metadata.creationTimestamp`.
+    pub created: Option<Timestamp>,
+    /// `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `spec.type`.
+    pub kind: ServiceType,
+    /// `spec.loadBalancerClass`.
+    pub class: Option<Arc<str>>,
+    /// `spec.clusterIPs`; empty for a headless Service and where none is given.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.clusterIP: None`.
+    pub headless: bool,
+    /// `spec.externalName`, for ExternalName only.
+    pub external_name: Option<Arc<str>>,
+    /// `spec.selector` is there and not empty.
+    pub has_selector: bool,
+    /// `spec.ports`, in order; each (protocol, port) stands once.
+    pub ports: Vec<ServicePort>,
+    /// `spec.externalTrafficPolicy`.
+    pub external_traffic_policy: ExternalTrafficPolicy,
+    /// `spec.sessionAffinity: ClientIP` and how long a client is kept.
+    pub client_ip_affinity: Option<Duration>,
+    /// `spec.loadBalancerSourceRanges`; empty lets everyone in.
+    pub source_ranges: Vec<IpNet>,
+    /// `spec.ipFamilies`; empty where the author left it open.
+    pub ip_families: Vec<IpFamily>,
+    /// `spec.ipFamilyPolicy`.
+    pub ip_family_policy: IpFamilyPolicy,
+    /// `spec.allocateLoadBalancerNodePorts`; true where not said.
+    pub allocate_node_ports: bool,
+    /// `spec.healthCheckNodePort`, where asked for.
+    pub health_check_node_port: Option<u16>,
+    /// `spec.publishNotReadyAddresses`.
+    pub publish_not_ready_addresses: bool,
+    /// `spec.externalIPs`: never honoured (CVE-2020-8554), kept to say so.
+    pub external_ips: Vec<String>,
+    /// The addresses in `status.loadBalancer.ingress`: what the author's copy says it holds.
+    pub status_addresses: Vec<IpAddr>,
+    /// What the annotations (and `spec.loadBalancerIP`) ask for.
+    pub asks: Asks,
+    /// What is well-formed and wrong; each ends in a condition.
+    pub notices: Vec<Notice>,
+}
+
+/// `spec.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ServiceType {
+    /// Reached inside a cluster only; the default.
+    ClusterIP,
+    /// Also on a port of every node.
+    NodePort,
+    /// Also on an external address.
+    LoadBalancer,
+    /// A DNS name; carries no traffic.
+    ExternalName,
+}
+
+impl ServiceType {
+    /// Kubernetes' spelling.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterIP => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::ExternalName => "ExternalName",
+        }
+    }
+}
+
+/// One entry of `spec.ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// `name`; may be missing where there is one port.
+    pub name: Option<Arc<str>>,
+    /// `protocol`.
+    pub protocol: Protocol,
+    /// `port`, 1–65535.
+    pub port: u16,
+    /// `targetPort`; `port` where not given.
+    pub target: TargetPort,
+    /// `nodePort`, where asked for. Not checked against the range: that is the controller's.
+    pub node_port: Option<u16>,
+    /// `appProtocol`, as far as it changes anything.
+    pub app: AppProtocol,
+}
+
+impl ServicePort {
+    /// What tells this port from the others of its Service.
+    pub fn key(&self) -> PortKey {
+        PortKey {
+            protocol: self.protocol,
+            port: self.port,
+        }
+    }
+}
+
+/// What tells the ports of a Service apart, as Kubernetes does: (protocol, port).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PortKey {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The Service's port.
+    pub port: u16,
+}
+
+impl std::fmt::Display for PortKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.port, self.protocol)
+    }
+}
+
+/// `targetPort`: a number, or the name of a port of the endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// A port number.
+    Number(u16),
+    /// A name that EndpointSlices resolve.
+    Name(Arc<str>),
+}
+
+/// The protocol above the transport, from `appProtocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AppProtocol {
+    /// Not said, or nothing that Fairway treats apart: bytes are never looked at.
+    Opaque,
+    /// `http`, and `kubernetes.io/ws`: HTTP/1.1 to the endpoint, upgrades included.
+    Http,
+    /// `kubernetes.io/h2c` and `grpc`: HTTP/2 with prior knowledge to the endpoint.
+    H2c,
+}
+
+/// `spec.externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ExternalTrafficPolicy {
+    /// Every endpoint.
+    Cluster,
+    /// Endpoints of the node that took the traffic.
+    Local,
+}
+
+/// `spec.ipFamilyPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum IpFamilyPolicy {
+    /// One family; the default.
+    SingleStack,
+    /// Two where two can be had.
+    PreferDualStack,
+    /// Two, or none.
+    RequireDualStack,
+}
+
+/// Where a gateway sends a Service's traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardTo {
+    /// Straight to the endpoints.
+    Endpoints,
+    /// To the node ports on the nodes' InternalIPs.
+    NodePorts,
+}
+
+/// What a Service asks for beyond its spec, all dialects merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asks {
+    /// Requested addresses, at most one of a family.
+    pub addresses: Vec<IpAddr>,
+    /// Requested pool.
+    pub pool: Option<ClusterName>,
+    /// Sharing key: Services with the same key may share an address on disjoint ports.
+    pub sharing_key: Option<Arc<str>>,
+    /// Namespaces whose Services may share; the own one always may.
+    pub sharing_namespaces: SharingNamespaces,
+    /// `fairway.dev/forward-to`.
+    pub forward_to: Option<ForwardTo>,
+    /// `fairway.dev/external-name`: a DNS name that stands in for endpoints.
+    pub external_name: Option<Arc<str>>,
+    /// `kube-vip.io/loadbalancerHostname`: a hostname for the status.
+    pub hostname: Option<Arc<str>>,
+    /// `kube-vip.io/ignore`: hands off this Service.
+    pub ignore: bool,
+    /// `fairway.dev/deny-source-ranges`, and source ranges under Cilium's policy `deny`.
+    pub deny_source_ranges: Vec<IpNet>,
+}
+
+/// With which other namespaces a Service agrees to share an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SharingNamespaces {
+    /// With none.
+    #[default]
+    Own,
+    /// With these.
+    Listed(Vec<Arc<str>>),
+    /// With any (Cilium's `*`).
+    All,
+}
+
+/// Something well-formed and wrong; the Service works on without it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Notice {
+    /// One CamelCase word, for conditions and events.
+    pub reason: Arc<str>,
+    /// What is wrong and what would be right.
+    pub message: String,
+}

@@ -1,0 +1,207 @@
+//! What people are shown: the JSON of `/api/v1/…`, from which `fairway get` makes its tables.
+//!
+//! Field names are promises: scripts read them.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::exchange::{ListenerReport, PoolCount};
+use crate::net::{EndpointAddr, IpFamily, Protocol};
+use crate::pool::Forwarding;
+use crate::problem::Problem;
+use crate::service::ServiceType;
+
+/// A list of rows, and what else there is to say.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct List<T> {
+    /// The rows, ordered by name.
+    pub items: Vec<T>,
+}
+
+/// A row of `get services`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRow {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: ServiceType,
+    /// Addresses inside the cluster; `None` as one string for a headless Service.
+    pub cluster_ips: Vec<String>,
+    /// External addresses; empty while pending.
+    pub external_ips: Vec<IpAddr>,
+    /// `spec.externalName`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_name: Option<String>,
+    /// Its ports.
+    pub ports: Vec<PortRow>,
+    /// `metadata.creationTimestamp`, else when it was first seen; RFC 3339.
+    pub created: String,
+    /// How many endpoints traffic can go to.
+    pub endpoints: usize,
+    /// Its conditions.
+    pub conditions: Vec<ConditionRow>,
+    /// Where it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The source can't be read: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_problem: Option<String>,
+    /// Its health check node port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check_node_port: Option<u16>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortRow {
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The Service's port.
+    pub port: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its node port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_port: Option<u16>,
+}
+
+/// A condition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConditionRow {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True` or `False`.
+    pub status: String,
+    /// One CamelCase word.
+    pub reason: String,
+    /// Sentences.
+    pub message: String,
+    /// RFC 3339.
+    pub last_transition_time: String,
+}
+
+/// A row of `get endpoints`: one endpoint of one port of a Service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointRow {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub service: String,
+    /// The Service's port.
+    pub port: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Where traffic would go to.
+    pub endpoint: EndpointAddr,
+    /// `eligible`, or why not: `not-ready`, `terminating`, `refused`, `weight-zero`, …
+    pub state: String,
+    /// The state in a sentence.
+    pub why: String,
+    /// The node it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// TCP connections and UDP flows to it now.
+    pub active: u64,
+}
+
+/// A row of `get pools`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolRow {
+    /// Its name.
+    pub name: String,
+    /// Its addresses as ranges.
+    pub addresses: Vec<String>,
+    /// Whether addresses are given out without being asked for.
+    pub auto_assign: bool,
+    /// Lower goes first.
+    pub priority: i32,
+    /// Who carries the traffic.
+    pub forwarding: Forwarding,
+    /// Counts by family.
+    pub counts: std::collections::BTreeMap<IpFamily, PoolCount>,
+    /// Its conditions.
+    pub conditions: Vec<ConditionRow>,
+}
+
+/// A row of `get gateways`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayRow {
+    /// Its name: the node's.
+    pub name: String,
+    /// Fairway's version.
+    pub version: String,
+    /// Whether every listener that can stand stands and every status is written.
+    pub ready: bool,
+    /// Why it is not ready, in a sentence; empty where it is.
+    pub why: String,
+    /// Listeners that take traffic.
+    pub listening: usize,
+    /// Listeners that can't.
+    pub failed: usize,
+    /// TCP connections now.
+    pub connections: u64,
+    /// UDP flows now.
+    pub flows: u64,
+    /// When it started; RFC 3339.
+    pub started: String,
+}
+
+/// A row of `get listeners`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerRow {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub service: String,
+    /// Where, what for and how it is.
+    #[serde(flatten)]
+    pub listener: ListenerReport,
+}
+
+/// What `explain` says of one Service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// `NAMESPACE/NAME`.
+    pub service: String,
+    /// A heading (`Address`, `Node ports`, `Listeners`, `Endpoints`, `Source`) and its sentences.
+    pub sections: Vec<Section>,
+}
+
+/// One part of an [`Explanation`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Section {
+    /// Its heading.
+    pub title: String,
+    /// Its sentences.
+    pub sentences: Vec<String>,
+}
+
+/// Whether a process is ready, and what is missing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Nothing is missing.
+    pub ready: bool,
+    /// What is missing, a sentence each.
+    pub missing: Vec<String>,
+}
+
+/// The problems there are in the manifests now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Problems {
+    /// One for each.
+    pub items: Vec<Problem>,
+}

@@ -1,0 +1,233 @@
+//! `validate`: what is wrong between objects that are each well-formed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::Arc;
+
+use fairway_config::document::documents;
+use fairway_config::object::read;
+use fairway_config::validate::{Located, check};
+
+fn problems(text: &str) -> Vec<String> {
+    let located: Vec<Located> = documents(text)
+        .unwrap()
+        .iter()
+        .filter_map(|document| {
+            let read = read(&document.value).unwrap_or_else(|error| panic!("{error:?}"));
+            Some(Located {
+                place: document.place(&Arc::from("a.yaml")),
+                key: read.key?,
+                object: read.object,
+            })
+        })
+        .collect();
+    check(&located, &(30_000..=32_767))
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn service(name: &str, annotations: &str, spec: &str) -> String {
+    format!(
+        "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, annotations: {{{annotations}}}}}, spec: {spec}}}\n"
+    )
+}
+
+fn balancer(name: &str, annotations: &str, port: u16) -> String {
+    service(
+        name,
+        annotations,
+        &format!("{{type: LoadBalancer, ports: [{{port: {port}}}]}}"),
+    )
+}
+
+fn pool(name: &str, addresses: &str) -> String {
+    format!(
+        "---\n{{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {{name: {name}}}, spec: {{addresses: [{addresses}]}}}}\n"
+    )
+}
+
+#[test]
+fn the_first_of_two_counts_and_the_other_is_named() {
+    let found = problems(&(balancer("shop", "", 80) + &balancer("shop", "fairway.dev/x: z", 81)));
+    assert_eq!(
+        found,
+        [
+            "a.yaml, document 2, Service default/shop: is declared in a.yaml, document 1 as well, and that one counts: remove one of them"
+        ]
+    );
+}
+
+#[test]
+fn notices_are_shown() {
+    let found = problems(&balancer("shop", "fairway.dev/adresses: 203.0.113.1", 80));
+    assert_eq!(
+        found,
+        [
+            "a.yaml, document 1, Service default/shop: UnknownAnnotation: fairway.dev/adresses is no annotation that Fairway knows; is fairway.dev/addresses meant?"
+        ]
+    );
+}
+
+#[test]
+fn endpoints_without_their_service_are_found() {
+    let slice = "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a, labels: {kubernetes.io/service-name: shpo}}, addressType: IPv4}\n";
+    assert_eq!(
+        problems(&(balancer("shop", "", 80) + slice)),
+        [
+            "a.yaml, document 2, EndpointSlice default/a, metadata.labels[kubernetes.io/service-name]: stands for the Service default/shpo, which is not there"
+        ]
+    );
+    let endpoints = "---\n{apiVersion: v1, kind: Endpoints, metadata: {name: shpo}}\n";
+    assert_eq!(problems(endpoints).len(), 1);
+}
+
+#[test]
+fn a_port_that_no_slice_has_is_found() {
+    let slice = |port: &str, endpoints: &str| {
+        format!(
+            "---\n{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: a, labels: {{kubernetes.io/service-name: shop}}}}, addressType: IPv4, ports: [{{name: {port}, port: 8080}}], endpoints: [{endpoints}]}}\n"
+        )
+    };
+    let shop = service(
+        "shop",
+        "",
+        "{type: NodePort, ports: [{name: http, port: 80, targetPort: web}]}",
+    );
+    let endpoint = "{addresses: [192.0.2.1]}";
+    assert!(problems(&(shop.clone() + &slice("http", endpoint))).is_empty());
+    // The target port's name is not the slice's.
+    assert_eq!(
+        problems(&(shop.clone() + &slice("web", endpoint))),
+        [
+            "a.yaml, document 1, Service default/shop, spec.ports: has the port 80/TCP (targetPort 'web') that no EndpointSlice has a TCP port named 'http' for: its traffic finds no endpoint"
+        ]
+    );
+    // Nothing can be told from a slice that nobody is in.
+    assert!(problems(&(shop + &slice("web", ""))).is_empty());
+}
+
+#[test]
+fn pools_that_overlap_are_found() {
+    let text =
+        pool("a", "203.0.113.0/28, '2001:db8::/64'") + &pool("b", "203.0.113.15-203.0.113.20");
+    assert_eq!(
+        problems(&text),
+        [
+            "a.yaml, document 2, AddressPool b, spec.addresses: overlaps the pool a in 203.0.113.15: an address belongs to one pool"
+        ]
+    );
+    assert!(problems(&(pool("a", "203.0.113.0/28") + &pool("b", "203.0.113.16/28"))).is_empty());
+}
+
+#[test]
+fn a_node_port_belongs_to_one_service() {
+    let service = |name: &str, ports: &str| {
+        self::service(name, "", &format!("{{type: NodePort, ports: [{ports}]}}"))
+    };
+    let both =
+        "{name: a, port: 53, nodePort: 30053}, {name: b, port: 53, protocol: UDP, nodePort: 30053}";
+    assert!(problems(&service("dns", both)).is_empty());
+    assert_eq!(
+        problems(
+            &(service("a", "{port: 80, nodePort: 30080}")
+                + &service("b", "{port: 80, protocol: UDP, nodePort: 30080}"))
+        ),
+        [
+            "a.yaml, document 2, Service default/b, spec.ports: asks for the node port 30080, for which default/a asks as well: a number belongs to one Service"
+        ]
+    );
+    assert_eq!(
+        problems(&service("a", "{port: 80, nodePort: 8080}")),
+        [
+            "a.yaml, document 1, Service default/a, spec.ports: asks for the node port 8080, which is not in 30000-32767"
+        ]
+    );
+    assert_eq!(
+        problems(&service(
+            "a",
+            "{name: a, port: 80, nodePort: 30080}, {name: b, port: 81, nodePort: 30080}"
+        )),
+        [
+            "a.yaml, document 1, Service default/a, spec.ports: asks for the node port 30080 twice for one protocol"
+        ]
+    );
+    // A Service that has no node ports holds none.
+    let plain = self::service("b", "", "{ports: [{port: 80, nodePort: 30080}]}");
+    assert!(problems(&(service("a", "{port: 80, nodePort: 30080}") + &plain)).is_empty());
+}
+
+#[test]
+fn a_request_that_no_pool_can_grant_is_found() {
+    let asks = |what: &str| balancer("shop", what, 80);
+    // Without a pool nothing can be told.
+    assert!(
+        problems(&asks(
+            "fairway.dev/addresses: 192.0.2.1, fairway.dev/pool: edge"
+        ))
+        .is_empty()
+    );
+    let edge = pool("edge", "203.0.113.0/28");
+    assert!(problems(&(edge.clone() + &asks("fairway.dev/addresses: 203.0.113.1"))).is_empty());
+    assert_eq!(
+        problems(&(edge.clone() + &asks("fairway.dev/addresses: 192.0.2.1"))),
+        [
+            "a.yaml, document 2, Service default/shop, metadata.annotations: asks for 192.0.2.1, which is in no pool; there are edge"
+        ]
+    );
+    assert_eq!(
+        problems(&(edge.clone() + &asks("fairway.dev/pool: egde"))),
+        [
+            "a.yaml, document 2, Service default/shop, metadata.annotations: asks for the pool egde, which is not there; known are edge"
+        ]
+    );
+    let text = edge
+        + &pool("other", "192.0.2.1")
+        + &asks("fairway.dev/pool: edge, fairway.dev/addresses: 192.0.2.1");
+    assert_eq!(
+        problems(&text),
+        [
+            "a.yaml, document 3, Service default/shop, metadata.annotations: asks for 192.0.2.1, which is not in the pool edge that it asks for"
+        ]
+    );
+}
+
+#[test]
+fn an_address_is_shared_by_consent_on_ports_of_ones_own() {
+    let asks = "fairway.dev/addresses: 203.0.113.1";
+    let keyed = format!("{asks}, fairway.dev/sharing-key: k");
+    let clash = |a: String, b: String| {
+        let found = problems(&(a + &b));
+        assert!(found.len() <= 1, "{found:?}");
+        found.into_iter().next().unwrap_or_default()
+    };
+    assert!(clash(balancer("a", asks, 80), balancer("b", asks, 81)).contains("sharing-key"));
+    assert!(clash(balancer("a", &keyed, 80), balancer("b", asks, 81)).contains("sharing-key"));
+    assert!(
+        clash(balancer("a", &keyed, 80), balancer("b", &keyed, 80))
+            .contains("both have the port 80/TCP")
+    );
+    assert_eq!(
+        clash(balancer("a", &keyed, 80), balancer("b", &keyed, 81)),
+        ""
+    );
+
+    let elsewhere = |annotations: &str| {
+        balancer("b", annotations, 81).replace("{name: b,", "{name: b, namespace: web,")
+    };
+    let consent = format!("{keyed}, fairway.dev/sharing-namespaces: web");
+    let back = format!("{keyed}, fairway.dev/sharing-namespaces: default");
+    assert!(clash(balancer("a", &consent, 80), elsewhere(&keyed)).contains("sharing-namespaces"));
+    assert_eq!(clash(balancer("a", &consent, 80), elsewhere(&back)), "");
+}
+
+#[test]
+fn places_in_lists_are_named() {
+    let text = "kind: List\nitems:\n- {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: NodePort, ports: [{port: 80, nodePort: 80}]}}\n";
+    assert_eq!(
+        problems(text),
+        [
+            "a.yaml, document 1, Service default/a, items[0].spec.ports: asks for the node port 80, which is not in 30000-32767"
+        ]
+    );
+}

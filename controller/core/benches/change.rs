@@ -1,0 +1,296 @@
+//! What one change costs among 1, 5,000 and 20,000 Services, from the change until nothing is left to
+//! do: `cargo bench -p fairway-controller-core`.
+//!
+//! Each Service holds an address of a pool with a quota, and one in ten a node port. `port` gives it
+//! another port, which writes a new status; `comes` and `goes` are a Service more and one less. What
+//! the store echoes of the writes is counted with the change.
+//!
+//! - `hot` changes the same Service again and again: it compares what is done.
+//! - `warm` changes a random one each time: what a change of a burst costs. One Service never leaves
+//!   the first-level cache and 20,000 are never all in it, so between sizes it compares caches.
+//! - `cold` sweeps the processor's caches before each change, with one Service as with 20,000: it
+//!   compares how much memory is touched, code included, and is the worst there is. It needs a
+//!   machine that does nothing else.
+
+#![allow(missing_docs)]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
+use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
+use fairway_config::names::ServiceName;
+use fairway_config::net::{AddressRange, Protocol};
+use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
+use fairway_config::selector::Selector;
+use fairway_config::service::{
+    AppProtocol, Asks, ExternalTrafficPolicy, IpFamilyPolicy, Service, ServicePort, ServiceType,
+    TargetPort,
+};
+use fairway_config::time::Timestamp;
+use fairway_controller_core::{NodePortRange, Settings, State};
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+fn service(i: usize, port: u16) -> Service {
+    Service {
+        name: ServiceName::new(format!("team-{}", i % 100), format!("shop-{i}")),
+        uid: None,
+        created: Some(Timestamp(i as i64)),
+        deleting: false,
+        labels: Default::default(),
+        kind: ServiceType::LoadBalancer,
+        class: None,
+        cluster_ips: vec![],
+        headless: false,
+        external_name: None,
+        has_selector: true,
+        ports: vec![ServicePort {
+            name: None,
+            protocol: Protocol::Tcp,
+            port,
+            target: TargetPort::Number(8080),
+            node_port: None,
+            app: AppProtocol::Opaque,
+        }],
+        external_traffic_policy: ExternalTrafficPolicy::Cluster,
+        client_ip_affinity: None,
+        source_ranges: vec![],
+        ip_families: vec![],
+        ip_family_policy: IpFamilyPolicy::SingleStack,
+        // The range has 2,768 numbers: one Service in ten has some.
+        allocate_node_ports: i.is_multiple_of(10),
+        health_check_node_port: None,
+        publish_not_ready_addresses: false,
+        external_ips: vec![],
+        status_addresses: vec![],
+        asks: Asks::default(),
+        notices: vec![],
+    }
+}
+
+fn pool() -> Change {
+    let first = std::net::IpAddr::from([10, 0, 0, 0]);
+    let last = std::net::IpAddr::from([10, 1, 255, 255]);
+    let blocks = AddressRange::new(first, last)
+        .map(|range| AddressBlock {
+            range,
+            avoid_ends: true,
+        })
+        .into_iter()
+        .collect();
+    let pool = AddressPool {
+        name: "edge".into(),
+        created: None,
+        blocks,
+        auto_assign: true,
+        priority: 100,
+        service_selector: Selector::default(),
+        namespace_selector: Selector::default(),
+        quota_per_namespace: Some(10_000),
+        forwarding: Forwarding::Proxy,
+        notices: vec![],
+    };
+    Change::Pool("edge".into(), Some(Arc::new(pool)))
+}
+
+/// A controller at rest, and the store that it works on.
+struct World {
+    state: State,
+    services: Vec<Arc<StoredService>>,
+    /// Seeded, so that every run changes the same Services.
+    random: u64,
+}
+
+impl World {
+    /// A controller at rest among `n` Services.
+    fn of(n: usize) -> Self {
+        let mut state = State::new(Settings {
+            class: "fairway.dev/gateway".into(),
+            default_class: true,
+            node_ports: NodePortRange::default(),
+            allocates_node_ports: true,
+        });
+        let services: Vec<_> = (0..n).map(|i| new(i, 80)).collect();
+        let mut changes = vec![pool()];
+        changes.extend(services.iter().map(changed));
+        state.apply(&batch(changes));
+        let mut world = Self {
+            state,
+            services,
+            random: 0x9e37_79b9_7f4a_7c15,
+        };
+        let writes = world.state.settle(NOW);
+        let echoes = world.take_in(writes);
+        assert_eq!(echoes.len(), n, "every Service gets its address");
+        world.state.apply(&batch(echoes));
+        assert!(world.state.settle(NOW).is_empty());
+        world
+    }
+
+    /// The store takes the writes in and shows what became of them.
+    fn take_in(&mut self, writes: Vec<Write>) -> Vec<Change> {
+        let services = writes.into_iter().filter_map(|write| match write {
+            Write::Service {
+                name, held, status, ..
+            } => {
+                let i: usize = name.name.trim_start_matches("shop-").parse().ok()?;
+                let stored = self.services.get_mut(i)?;
+                *stored = Arc::new(StoredService {
+                    held,
+                    status,
+                    version: stored.version + 1,
+                    ..StoredService::clone(stored)
+                });
+                Some(changed(stored))
+            }
+            Write::Pool { .. } => None,
+        });
+        services.collect()
+    }
+
+    /// Any Service (SplitMix64).
+    fn any(&mut self) -> usize {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) as usize % self.services.len()
+    }
+
+    /// The Service gets another port.
+    fn port(&mut self, i: usize) -> Change {
+        let before = &self.services[i];
+        let port = if before.service.ports[0].port == 80 {
+            81
+        } else {
+            80
+        };
+        self.services[i] = Arc::new(StoredService {
+            service: Arc::new(service(i, port)),
+            version: before.version + 1,
+            ..StoredService::clone(before)
+        });
+        changed(&self.services[i])
+    }
+
+    /// The Service is there, and new.
+    fn comes(&mut self, i: usize) -> Change {
+        self.services[i] = new(i, 80);
+        changed(&self.services[i])
+    }
+
+    /// The Service is gone.
+    fn goes(&mut self, i: usize) -> Change {
+        Change::Service(self.services[i].service.name.clone(), None)
+    }
+
+    /// How long the controller takes for a change and for the echo of what it wrote.
+    fn work(&mut self, change: Change) -> Duration {
+        let change = batch(vec![change]);
+        let start = Instant::now();
+        self.state.apply(&change);
+        let writes = black_box(self.state.settle(NOW));
+        let mut taken = start.elapsed();
+        let echoes = batch(self.take_in(writes));
+        let start = Instant::now();
+        self.state.apply(&echoes);
+        let nothing = self.state.settle(NOW);
+        taken += start.elapsed();
+        assert!(nothing.is_empty(), "one change is one write");
+        taken
+    }
+}
+
+fn new(i: usize, port: u16) -> Arc<StoredService> {
+    Arc::new(StoredService {
+        service: Arc::new(service(i, port)),
+        held: Held::default(),
+        status: Status::default(),
+        version: 1,
+        first_seen: Timestamp(0),
+        source: None,
+        source_problem: None,
+    })
+}
+
+fn changed(stored: &Arc<StoredService>) -> Change {
+    Change::Service(stored.service.name.clone(), Some(Arc::clone(stored)))
+}
+
+fn batch(changes: Vec<Change>) -> Batch {
+    Batch {
+        changes,
+        synced: true,
+        sequence: 0,
+    }
+}
+
+/// Fills every cache of the processor with something else.
+fn sweep(memory: &[u64]) {
+    black_box(memory.iter().step_by(8).fold(0, |sum: u64, n| sum ^ n));
+}
+
+/// A way of measuring: its name, whether any Service changes, whether the caches are swept before.
+const MODES: [(&str, bool, bool); 3] = [
+    ("hot", false, false),
+    ("warm", true, false),
+    ("cold", true, true),
+];
+
+/// Larger than the caches of today's processors.
+const SWEPT: usize = 64 << 20;
+
+/// A kind of change: its name, what comes before it, itself, and what undoes it; only the second is
+/// measured.
+type Kind = (&'static str, Option<Make>, Make, Option<Make>);
+type Make = fn(&mut World, usize) -> Change;
+
+fn change(criterion: &mut Criterion) {
+    let memory: Vec<u64> = (0..(SWEPT / size_of::<u64>()) as u64).collect();
+    let kinds: [Kind; 3] = [
+        ("port", None, World::port, None),
+        ("comes", Some(World::goes), World::comes, None),
+        ("goes", None, World::goes, Some(World::comes)),
+    ];
+    let mut group = criterion.benchmark_group("controller");
+    group
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sampling_mode(SamplingMode::Flat);
+    for (kind, before, make, after) in kinds {
+        for n in [1, 5_000, 20_000] {
+            let mut world = World::of(n);
+            for (mode, any_one, swept) in MODES {
+                let name = format!("{kind}/{mode}");
+                group.bench_function(BenchmarkId::new(name, n), |bencher| {
+                    bencher.iter_custom(|rounds| {
+                        let mut taken = Duration::ZERO;
+                        for _ in 0..rounds {
+                            let i = if any_one { world.any() } else { n / 2 };
+                            if let Some(before) = before {
+                                let change = before(&mut world, i);
+                                world.work(change);
+                            }
+                            let change = make(&mut world, i);
+                            if swept {
+                                sweep(&memory);
+                            }
+                            taken += world.work(change);
+                            if let Some(after) = after {
+                                let change = after(&mut world, i);
+                                world.work(change);
+                            }
+                        }
+                        taken
+                    });
+                });
+            }
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, change);
+criterion_main!(benches);

@@ -1,0 +1,249 @@
+//! Sets of free addresses, kept as intervals.
+//!
+//! A pool may hold 2^64 addresses and more, so what is free is a map from the first to the last
+//! address of each gap. Taking, giving back and the lowest one cost O(log of the gaps).
+
+use std::collections::BTreeMap;
+
+use fairway_config::net::{AddressRange, IpFamily, to_bits};
+use fairway_config::pool::AddressBlock;
+
+/// The free addresses of one family of a pool, as numbers.
+#[derive(Clone, Debug)]
+pub(crate) struct FreeAddresses {
+    blocks: BTreeMap<u128, Block>,
+    gaps: BTreeMap<u128, u128>,
+    total: u128,
+    available: u128,
+}
+
+/// A block as numbers.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    first: u128,
+    last: u128,
+    avoid_ends: bool,
+    family: IpFamily,
+}
+
+impl Block {
+    fn of(block: &AddressBlock) -> Self {
+        Self {
+            first: to_bits(block.range.first()),
+            last: to_bits(block.range.last()),
+            avoid_ends: block.avoid_ends,
+            family: block.range.family(),
+        }
+    }
+
+    /// Whether `avoidEnds` leaves this address of the block alone.
+    fn avoids(&self, address: u128) -> bool {
+        self.avoid_ends
+            && (address == self.first
+                || address == self.last
+                || (self.family == IpFamily::IPv4 && matches!(address & 0xff, 0 | 0xff)))
+    }
+
+    /// How many addresses can be given out unasked.
+    fn assignable(&self, range: AddressRange) -> u128 {
+        let len = range.len();
+        if !self.avoid_ends {
+            return len;
+        }
+        // How many addresses below `n` end in .0, and in .255.
+        let below = |n: u128| n.div_ceil(256) + n / 256;
+        let mut avoided = match self.family {
+            IpFamily::IPv4 => below(self.last + 1) - below(self.first),
+            IpFamily::IPv6 => 0,
+        };
+        let counted =
+            |address: u128| self.family == IpFamily::IPv4 && matches!(address & 0xff, 0 | 0xff);
+        avoided += u128::from(!counted(self.first));
+        avoided += u128::from(self.last != self.first && !counted(self.last));
+        len.saturating_sub(avoided)
+    }
+}
+
+impl FreeAddresses {
+    /// All addresses of the blocks that are of `family`; entries that overlap count once.
+    pub(crate) fn of(blocks: &[AddressBlock], family: IpFamily) -> Self {
+        let mut set = Self {
+            blocks: BTreeMap::new(),
+            gaps: BTreeMap::new(),
+            total: 0,
+            available: 0,
+        };
+        for block in blocks.iter().filter(|b| b.range.family() == family) {
+            let numbers = Block::of(block);
+            // The reader merges entries of one pool that overlap; what would still overlap here
+            // would be counted twice, so the first wins.
+            if set
+                .blocks
+                .values()
+                .any(|b| b.first <= numbers.last && numbers.first <= b.last)
+            {
+                continue;
+            }
+            set.total = set.total.saturating_add(numbers.assignable(block.range));
+            set.blocks.insert(numbers.first, numbers);
+            set.gaps.insert(numbers.first, numbers.last);
+        }
+        set.available = set.total;
+        set
+    }
+
+    /// How many addresses can be given out unasked, free or not.
+    pub(crate) fn total(&self) -> u128 {
+        self.total
+    }
+
+    /// How many of them are free.
+    pub(crate) fn available(&self) -> u128 {
+        self.available
+    }
+
+    /// Whether the pool has no address of this family.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// Whether `address` is in one of the blocks, free or not, avoided or not.
+    pub(crate) fn covers(&self, address: u128) -> bool {
+        self.block(address).is_some()
+    }
+
+    fn block(&self, address: u128) -> Option<&Block> {
+        let (_, block) = self.blocks.range(..=address).next_back()?;
+        (address <= block.last).then_some(block)
+    }
+
+    /// Takes `address` out; nothing happens where it is not in.
+    pub(crate) fn take(&mut self, address: u128) {
+        let Some((&first, &last)) = self.gaps.range(..=address).next_back() else {
+            return;
+        };
+        if last < address {
+            return;
+        }
+        let counts = self.block(address).is_some_and(|b| !b.avoids(address));
+        if first == address {
+            self.gaps.remove(&first);
+        } else {
+            self.gaps.insert(first, address - 1);
+        }
+        if address < last {
+            self.gaps.insert(address + 1, last);
+        }
+        self.available -= u128::from(counts);
+    }
+
+    /// Puts `address` back; nothing happens where it is in already, is in no block, or is one that
+    /// `avoidEnds` leaves alone.
+    pub(crate) fn give_back(&mut self, address: u128) {
+        let Some(block) = self.block(address).copied() else {
+            return;
+        };
+        if block.avoids(address) {
+            return;
+        }
+        let before = self.gaps.range(..=address).next_back();
+        if before.is_some_and(|(_, &last)| last >= address) {
+            return;
+        }
+        let before = before
+            .filter(|&(_, &last)| address > 0 && last == address - 1)
+            .map(|(&first, _)| first);
+        let last = address
+            .checked_add(1)
+            .and_then(|next| self.gaps.remove(&next))
+            .unwrap_or(address);
+        self.gaps.insert(before.unwrap_or(address), last);
+        self.available = self.available.saturating_add(1);
+    }
+
+    /// The lowest free address that `avoidEnds` does not leave alone.
+    ///
+    /// Avoided ones that it meets on the way are dropped from the gaps for good, so that no search
+    /// meets them twice.
+    pub(crate) fn lowest(&mut self) -> Option<u128> {
+        loop {
+            let (&first, &last) = self.gaps.first_key_value()?;
+            if !self.block(first).is_some_and(|b| b.avoids(first)) {
+                return Some(first);
+            }
+            self.gaps.remove(&first);
+            if first < last {
+                self.gaps.insert(first + 1, last);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn block(first: &str, last: &str, avoid_ends: bool) -> AddressBlock {
+        AddressBlock {
+            range: AddressRange::new(first.parse().unwrap(), last.parse().unwrap()).unwrap(),
+            avoid_ends,
+        }
+    }
+
+    #[test]
+    fn totals_leave_out_what_is_avoided() {
+        for (first, last, avoid, total) in [
+            ("10.0.0.0", "10.0.0.15", false, 16),
+            ("10.0.0.0", "10.0.0.15", true, 14),
+            ("10.0.0.16", "10.0.0.31", true, 14),
+            ("10.0.0.0", "10.0.0.255", true, 254),
+            ("10.0.0.0", "10.0.1.255", true, 508),
+            ("2001:db8::", "2001:db8::ff", true, 254),
+            (
+                "::",
+                "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+                false,
+                u128::MAX,
+            ),
+        ] {
+            let blocks = [block(first, last, avoid)];
+            let set = FreeAddresses::of(&blocks, blocks[0].range.family());
+            assert_eq!(set.total(), total, "{first} {last} {avoid}");
+            assert_eq!(set.available(), total);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn intervals_agree_with_a_plain_set(
+            avoid in proptest::bool::ANY,
+            steps in proptest::collection::vec((proptest::bool::ANY, 0u128..40), 0..120),
+        ) {
+            let blocks = [block("10.0.0.248", "10.0.1.7", avoid), block("10.0.1.10", "10.0.1.12", false)];
+            let mut set = FreeAddresses::of(&blocks, IpFamily::IPv4);
+            let base = to_bits("10.0.0.244".parse().unwrap());
+            let mut model: BTreeSet<u128> = (0..200)
+                .map(|i| base + i)
+                .filter(|&a| set.block(a).is_some_and(|b| !b.avoids(a)))
+                .collect();
+            let all = model.clone();
+            proptest::prop_assert_eq!(set.total(), all.len() as u128);
+            for (take, offset) in steps {
+                let address = base + offset;
+                if take {
+                    set.take(address);
+                    model.remove(&address);
+                } else {
+                    set.give_back(address);
+                    if all.contains(&address) {
+                        model.insert(address);
+                    }
+                }
+                proptest::prop_assert_eq!(set.lowest(), model.first().copied());
+                proptest::prop_assert_eq!(set.available(), model.len() as u128);
+            }
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Who gets what: first everybody keeps what is legal, then the rest is given out.
+//!
+//! [`assign`] works on the Services that changed and on those whose wait may be over, never on all.
+//! Its result is that of working on all of them, because every reason for which a Service was
+//! refused is a [`Wait`], and every change that could end such a reason wakes who waits for it.
+//!
+//! The order of giving: requested addresses and node ports, then what the author's copy of the
+//! status names, then the lowest that is free; in each, the older Service first.
+
+mod node_ports;
+mod wakes;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_config::exchange::{Held, Status};
+use fairway_config::net::{IpFamily, Protocol};
+use fairway_config::service::{IpFamilyPolicy, PortKey, Service};
+
+pub(crate) use self::node_ports::missing_numbers;
+pub(crate) use self::wakes::waits_after_removal;
+use self::wakes::{same_terms, taken_waits};
+use crate::index::{Entry, Index, Rank, Ranked, Slot, Wait};
+use crate::ledger::{Ledger, Way};
+use crate::ports::Use;
+use crate::tenants::Leaving;
+use crate::wants::{self, NumberWant};
+
+/// Assigns; answers with the Services of which something may have changed, in the order in which
+/// they were given what they got.
+pub(crate) fn assign(
+    ledger: &mut Ledger,
+    index: &mut Index,
+    changed: BTreeSet<Slot>,
+    wakes: Vec<Wait>,
+) -> Vec<Slot> {
+    let mut run = Run {
+        ledger,
+        index,
+        next: Ranked::new(),
+        given: Vec::new(),
+    };
+    let changed = run.with_rivals(changed);
+    run.keep(&changed);
+    run.next.extend(changed);
+    for wait in wakes {
+        run.wake(&wait);
+    }
+    run.give()
+}
+
+/// One run of [`assign`].
+struct Run<'a> {
+    ledger: &'a mut Ledger,
+    index: &'a mut Index,
+    /// Who is to be served in the next round.
+    next: Ranked,
+    /// Who was given something, each time.
+    given: Vec<Slot>,
+}
+
+impl Run<'_> {
+    /// The changed Services, with those who may be in the way of what these hold: who of them keeps
+    /// it is decided among all.
+    fn with_rivals(&self, changed: BTreeSet<Slot>) -> Ranked {
+        let mut slots = changed.clone();
+        for entry in changed.iter().filter_map(|slot| self.index.get(*slot)) {
+            let base = entry.base();
+            for address in &base.addresses {
+                let service = &entry.stored.service;
+                slots.extend(self.ledger.tenants.rivals(*address, service));
+            }
+            let numbers = base.node_ports.values().chain(&base.health_check_node_port);
+            slots.extend(numbers.filter_map(|number| self.ledger.numbers.owner(*number)));
+        }
+        slots
+            .iter()
+            .filter_map(|slot| self.index.get(*slot).map(|entry| entry.rank.clone()))
+            .collect()
+    }
+
+    /// Takes down everything that the changed Services have and puts back what they may keep.
+    fn keep(&mut self, changed: &Ranked) {
+        struct Before {
+            slot: Slot,
+            service: Arc<Service>,
+            base: Held,
+            old: Held,
+            old_service: Arc<Service>,
+            terms_changed: bool,
+            left_numbers: Vec<u16>,
+        }
+        let mut all = Vec::with_capacity(changed.len());
+        for Rank { slot, .. } in changed {
+            let Some(entry) = self.index.get_mut(*slot) else {
+                continue;
+            };
+            let base = entry.base().clone();
+            let mut old = std::mem::take(&mut entry.granted);
+            let left = std::mem::take(&mut entry.leaving);
+            let terms_changed = std::mem::take(&mut entry.lets_go);
+            let service = Arc::clone(&entry.stored.service);
+            let old_service = std::mem::replace(&mut entry.granted_to, Arc::clone(&service));
+            release(self.ledger, *slot, &old, &old_service);
+            release(self.ledger, *slot, &left, &old_service);
+            old.addresses.extend(left.addresses);
+            let left_numbers = left.node_ports.into_values().collect();
+            all.push(Before {
+                slot: *slot,
+                service,
+                base,
+                old,
+                old_service,
+                terms_changed,
+                left_numbers,
+            });
+        }
+        // Who asks for more ports on a shared address than it was given does not push out who was
+        // there: it comes after all who have what they had.
+        for newcomers in [false, true] {
+            // What newcomers that were kept leave: one that wants it would wait for them, and they
+            // perhaps for it.
+            let mut left = BTreeSet::new();
+            for before in &all {
+                let newcomers = newcomers.then_some(&mut left);
+                self.keep_addresses(before.slot, &before.service, &before.base, newcomers);
+            }
+        }
+        for before in &all {
+            self.keep_numbers(before.slot, &before.service, &before.base);
+        }
+        for before in &all {
+            self.hold_back(before.slot, &before.service);
+        }
+        for before in &all {
+            for number in &before.left_numbers {
+                self.wake(&Wait::NodePort(*number));
+                self.wake(&Wait::AnyNodePort);
+            }
+            let same = !before.terms_changed && same_terms(&before.old_service, &before.service);
+            self.wake_after(
+                before.slot,
+                &before.old,
+                &before.old_service,
+                &before.service,
+                same,
+            );
+        }
+    }
+
+    /// Holds back what a Service let go of until the store shows it.
+    fn hold_back(&mut self, slot: Slot, service: &Arc<Service>) {
+        let Some(entry) = self.index.get(slot) else {
+            return;
+        };
+        let written = entry.written.as_ref().map(|(held, _)| held);
+        let mut leaving = Held::default();
+        for held in [Some(&entry.stored.held), written].into_iter().flatten() {
+            for address in &held.addresses {
+                let known = [&entry.granted.addresses, &leaving.addresses];
+                if !known.iter().any(|known| known.contains(address)) {
+                    leaving.addresses.push(*address);
+                }
+            }
+            for number in held.node_ports.values().chain(&held.health_check_node_port) {
+                if self.ledger.numbers.owner(*number).is_none() {
+                    let name = &entry.stored.service.name;
+                    self.ledger.numbers.take(*number, slot, name, Use::Leaving);
+                    let key = PortKey {
+                        protocol: Protocol::Tcp,
+                        port: *number,
+                    };
+                    leaving.node_ports.insert(key, *number);
+                }
+            }
+        }
+        for address in &leaving.addresses {
+            let ledger = &mut *self.ledger;
+            ledger.take_address(*address, slot, service, Leaving::Address);
+        }
+        let ports_leave = |address: &IpAddr| !entry.leaving_ports(*address).is_empty();
+        let lets_go = leaving != Held::default() || entry.granted.addresses.iter().any(ports_leave);
+        if let Some(entry) = self.index.get_mut(slot) {
+            entry.leaving = leaving;
+            entry.lets_go = lets_go;
+        }
+    }
+
+    fn keep_addresses(
+        &mut self,
+        slot: Slot,
+        service: &Arc<Service>,
+        base: &Held,
+        mut newcomers: Option<&mut BTreeSet<(IpAddr, PortKey)>>,
+    ) {
+        if base.addresses.is_empty() || !wants::wants_address(&self.ledger.settings, service) {
+            return;
+        }
+        let families = self.ledger.families(service, &base.addresses);
+        for &address in &base.addresses {
+            let Some(entry) = self.index.get(slot) else {
+                return;
+            };
+            let granted = &entry.granted.addresses;
+            let is_newcomer = !had_all_ports(entry.last_status(), address, service);
+            let family = IpFamily::of(address);
+            let in_the_way = newcomers.as_ref().is_some_and(|left| {
+                let mut ports = service.ports.iter();
+                ports.any(|port| left.contains(&(address, port.key())))
+            });
+            if is_newcomer != newcomers.is_some()
+                || in_the_way
+                || !families.contains(&family)
+                || granted.iter().any(|a| IpFamily::of(*a) == family)
+                || self.asks_for_another(service, address)
+                || !self.ledger.tenants.may_stay(address, service)
+            {
+                continue;
+            }
+            let leaving = entry.leaving_ports(address);
+            if let Some(left) = &mut newcomers {
+                left.extend(leaving.iter().map(|port| (address, *port)));
+            }
+            let leaving = Leaving::Ports(leaving);
+            self.ledger.take_address(address, slot, service, leaving);
+            self.note_address(slot, address, &families);
+        }
+    }
+
+    /// Whether a Service that holds `address` wants another in its place: another one by number,
+    /// or one from a pool that there is, while this one belongs to a different pool. An address
+    /// that is in no pool any more stays.
+    fn asks_for_another(&self, service: &Service, address: IpAddr) -> bool {
+        if let Some(asked) = wants::asked_address(service, IpFamily::of(address)) {
+            return asked != address;
+        }
+        let Some(requested) = &service.asks.pool else {
+            return false;
+        };
+        let elsewhere = self.ledger.pools.get(requested);
+        elsewhere.is_some_and(|pool| !pool.contains(address))
+            && self.ledger.pools.containing(address).next().is_some()
+    }
+
+    fn note_address(&mut self, slot: Slot, address: IpAddr, families: &[IpFamily]) {
+        if let Some(entry) = self.index.get_mut(slot) {
+            entry.granted.addresses.push(address);
+            let place = |a: &IpAddr| families.iter().position(|f| *f == IpFamily::of(*a));
+            entry.granted.addresses.sort_by_key(place);
+        }
+    }
+
+    /// Gives out, in rounds: what one Service takes can be what another waited to share.
+    fn give(&mut self) -> Vec<Slot> {
+        let mut touched = BTreeSet::new();
+        while !self.next.is_empty() {
+            let mut round = std::mem::take(&mut self.next);
+            for rank in &round {
+                self.give_numbers(rank.slot, true);
+                self.give_addresses(rank.slot, Way::Asked);
+            }
+            for rank in &round {
+                self.give_addresses(rank.slot, Way::Wish);
+            }
+            while let Some(rank) = round.pop_first() {
+                self.give_addresses(rank.slot, Way::Any);
+                self.give_numbers(rank.slot, false);
+                for wait in self.renew_waits(rank.slot) {
+                    if self.is_over(&wait) {
+                        round.extend(self.index.next_waiting(&wait, Some(&rank)).cloned());
+                    }
+                }
+                touched.insert(rank.slot);
+            }
+        }
+        // Each where it was given something for the last time, then those who were given nothing.
+        let mut order = Vec::with_capacity(touched.len());
+        for slot in self.given.iter().rev() {
+            if touched.remove(slot) {
+                order.push(*slot);
+            }
+        }
+        order.reverse();
+        order.extend(touched);
+        order
+    }
+
+    /// Whether there is still something of which many wait for one.
+    fn is_over(&self, wait: &Wait) -> bool {
+        match wait {
+            Wait::Pool(name, family) => {
+                let pool = self.ledger.pools.get(name);
+                pool.is_some_and(|pool| pool.free(*family).available() > 0)
+            }
+            Wait::AnyNodePort => self.ledger.numbers.has_free(),
+            _ => false,
+        }
+    }
+
+    fn give_addresses(&mut self, slot: Slot, way: Way) {
+        let Some(entry) = self.index.get(slot) else {
+            return;
+        };
+        let service = Arc::clone(&entry.stored.service);
+        let nothing_to_find = match way {
+            Way::Asked => service.asks.addresses.is_empty(),
+            Way::Wish => service.status_addresses.is_empty(),
+            Way::Any => false,
+        };
+        if nothing_to_find || !wants::wants_address(&self.ledger.settings, &service) {
+            return;
+        }
+        let held = &entry.granted.addresses;
+        let families = self.ledger.families(&service, held);
+        let mut planned = held.clone();
+        let mut found = Vec::new();
+        let mut complete = true;
+        for &family in &families {
+            if held.iter().any(|a| IpFamily::of(*a) == family) {
+                continue;
+            }
+            match self.ledger.find(&service, family, way, &planned) {
+                Some(address) => {
+                    planned.push(address);
+                    found.push(address);
+                }
+                None => complete = false,
+            }
+        }
+        if service.ip_family_policy == IpFamilyPolicy::RequireDualStack && !complete {
+            return;
+        }
+        for address in found {
+            let leaving = Leaving::Ports(Vec::new());
+            self.ledger.take_address(address, slot, &service, leaving);
+            self.note_address(slot, address, &families);
+            self.given.push(slot);
+            if self.index.anyone_waits() {
+                let mut waits = Vec::new();
+                taken_waits(self.ledger, address, &service, &mut waits);
+                for wait in waits {
+                    self.wake(&wait);
+                }
+            }
+        }
+    }
+
+    /// Notes what the Service waits for now; answers with that and what it waited for before.
+    fn renew_waits(&mut self, slot: Slot) -> Vec<Wait> {
+        let Some(entry) = self.index.get(slot) else {
+            return Vec::new();
+        };
+        let service = &entry.stored.service;
+        let mut waits = Vec::new();
+        if wants::wants_address(&self.ledger.settings, service) {
+            let held = &entry.granted.addresses;
+            self.ledger.waits(service, held, &mut waits);
+            waits.extend(blocked(self.ledger, entry).map(Wait::Address));
+        }
+        if self.ledger.settings.allocates_node_ports {
+            let missing = missing_numbers(service, &entry.granted);
+            waits.extend(missing.into_iter().filter_map(|(_, want)| match want {
+                NumberWant::Asked(number) => Some(Wait::NodePort(number)),
+                NumberWant::Any => Some(Wait::AnyNodePort),
+                NumberWant::None | NumberWant::KeepOnly => None,
+            }));
+        }
+        let mut all = entry.waits.clone();
+        all.extend(waits.iter().cloned());
+        self.index.set_waits(slot, waits);
+        all
+    }
+}
+
+/// Takes everything that a Service has off the ledger.
+pub(crate) fn release(ledger: &mut Ledger, slot: Slot, held: &Held, service: &Service) {
+    for address in &held.addresses {
+        ledger.release_address(*address, service);
+    }
+    for number in held.node_ports.values().chain(&held.health_check_node_port) {
+        ledger.numbers.release(*number, slot);
+    }
+}
+
+/// The addresses on which a Service has come to ports that the store still shows with another one.
+/// What it was granted is written when the other has let go.
+pub(crate) fn blocked(ledger: &Ledger, entry: &Entry) -> impl Iterator<Item = IpAddr> {
+    let service = &entry.stored.service;
+    let addresses = entry.granted.addresses.iter().copied();
+    addresses.filter(move |address| {
+        !had_all_ports(entry.last_status(), *address, service)
+            && ledger.tenants.is_leaving(*address, service)
+    })
+}
+
+/// Whether the status gave a Service this address for all of its ports.
+fn had_all_ports(status: &Status, address: IpAddr, service: &Service) -> bool {
+    let ingress = status.ingress.iter().find(|ingress| ingress.ip == address);
+    ingress.is_some_and(|ingress| {
+        let had: BTreeSet<_> = ingress.ports.iter().map(|port| port.key).collect();
+        service.ports.iter().all(|port| had.contains(&port.key()))
+    })
+}

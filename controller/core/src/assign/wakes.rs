@@ -1,0 +1,125 @@
+//! Whose wait may be over when somebody takes something or lets go of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_config::exchange::Held;
+use fairway_config::net::IpFamily;
+use fairway_config::service::Service;
+
+use super::Run;
+use super::node_ports::number_waits;
+use crate::index::{Slot, Wait};
+use crate::ledger::Ledger;
+
+impl Run<'_> {
+    /// Wakes those whom the difference of what a changed Service had and has may concern.
+    pub(super) fn wake_after(
+        &mut self,
+        slot: Slot,
+        old: &Held,
+        was: &Service,
+        service: &Service,
+        same_terms: bool,
+    ) {
+        if !self.index.anyone_waits() {
+            return;
+        }
+        let Some(entry) = self.index.get(slot) else {
+            return;
+        };
+        let mut waits = Vec::new();
+        for address in &old.addresses {
+            if !entry.granted.addresses.contains(address) || !same_terms {
+                released_waits(self.ledger, *address, was, &mut waits);
+            }
+        }
+        for address in &entry.granted.addresses {
+            if !old.addresses.contains(address) || !same_terms {
+                taken_waits(self.ledger, *address, service, &mut waits);
+            }
+        }
+        number_waits(self.ledger, old, &entry.granted, &mut waits);
+        for wait in waits {
+            self.wake(&wait);
+        }
+    }
+
+    /// Puts those who wait for it into the next round. Of those who wait for one of many alike
+    /// only the first: it passes the word on while there is something left.
+    pub(super) fn wake(&mut self, wait: &Wait) {
+        match wait {
+            Wait::Pool(..) | Wait::AnyNodePort => {
+                self.next
+                    .extend(self.index.next_waiting(wait, None).cloned());
+            }
+            _ => self.next.extend(self.index.waiting(wait).cloned()),
+        }
+    }
+}
+
+/// What a Service that is gone may have been in the way of.
+pub(crate) fn waits_after_removal(ledger: &Ledger, held: &Held, service: &Service) -> Vec<Wait> {
+    let mut waits = Vec::new();
+    for address in &held.addresses {
+        released_waits(ledger, *address, service, &mut waits);
+    }
+    number_waits(ledger, held, &Held::default(), &mut waits);
+    waits
+}
+
+/// Whether two forms of a Service are alike to those who may share an address with it.
+pub(super) fn same_terms(a: &Service, b: &Service) -> bool {
+    a.asks.sharing_key == b.asks.sharing_key
+        && a.asks.sharing_namespaces == b.asks.sharing_namespaces
+        && a.ports.len() == b.ports.len()
+        && a.ports
+            .iter()
+            .zip(&b.ports)
+            .all(|(a, b)| a.key() == b.key())
+}
+
+/// Whom it concerns that a Service let go of an address.
+fn released_waits(ledger: &Ledger, address: IpAddr, service: &Service, waits: &mut Vec<Wait>) {
+    let family = IpFamily::of(address);
+    for pool in ledger.pools.containing(address) {
+        if pool.free(family).available() > 0 {
+            waits.push(Wait::Pool(pool.name().clone(), family));
+        }
+    }
+    address_waits(ledger, address, service, waits);
+}
+
+/// Whom it concerns that a Service took an address.
+pub(super) fn taken_waits(
+    ledger: &Ledger,
+    address: IpAddr,
+    service: &Service,
+    waits: &mut Vec<Wait>,
+) {
+    let family = IpFamily::of(address);
+    for pool in ledger.pools.containing(address) {
+        if pool.free(family).available() == 0 {
+            waits.push(Wait::PoolEmpty(pool.name().clone(), family));
+        }
+    }
+    address_waits(ledger, address, service, waits);
+}
+
+fn address_waits(ledger: &Ledger, address: IpAddr, service: &Service, waits: &mut Vec<Wait>) {
+    waits.push(Wait::Address(address));
+    // Its own key, and that of those who stay: it may have been in their way without having theirs.
+    let keys = [
+        service.asks.sharing_key.as_ref(),
+        ledger.tenants.sharing_key(address),
+    ];
+    for key in keys.into_iter().flatten() {
+        waits.push(Wait::Sharing(Arc::clone(key)));
+    }
+    for pool in ledger.pools.containing(address) {
+        if pool.config.quota_per_namespace.is_some() {
+            let namespace = Arc::clone(&service.name.namespace);
+            waits.push(Wait::Quota(pool.name().clone(), namespace));
+        }
+    }
+}

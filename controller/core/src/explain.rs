@@ -1,0 +1,137 @@
+//! Why a Service has what it has, in sentences.
+
+use fairway_config::net::IpFamily;
+use fairway_config::service::{Service, ServiceType};
+use fairway_config::view::Section;
+
+use crate::conditions::{number_refusals, out_of_pool_sentence};
+use crate::index::Entry;
+use crate::ledger::Ledger;
+use crate::wants;
+
+/// The sections `Address`, `Node ports` and `Source`.
+pub(crate) fn explain(ledger: &Ledger, entry: &Entry) -> Vec<Section> {
+    let section = |title: &str, sentences: Vec<String>| Section {
+        title: title.to_owned(),
+        sentences,
+    };
+    vec![
+        section("Address", address(ledger, entry)),
+        section("Node ports", node_ports(ledger, entry)),
+        section("Source", source(entry)),
+    ]
+}
+
+fn address(ledger: &Ledger, entry: &Entry) -> Vec<String> {
+    let service = &*entry.stored.service;
+    if !wants::wants_address(&ledger.settings, service) {
+        return vec![why_no_address(ledger, service)];
+    }
+    let mut sentences = Vec::new();
+    for &address in &entry.granted.addresses {
+        if let Some((_, sentence)) = out_of_pool_sentence(ledger, service, address) {
+            sentences.push(sentence);
+        } else if let Some(pool) = ledger.pools.containing(address).next() {
+            let name = pool.name();
+            let priority = pool.config.priority;
+            let family = IpFamily::of(address);
+            let why = if wants::asked_address(service, family) == Some(address) {
+                "it was asked for"
+            } else if service.status_addresses.contains(&address) {
+                "the status in its manifest names it"
+            } else {
+                "it was the lowest free one when it was given, and stays"
+            };
+            sentences.push(format!(
+                "{address} is from pool '{name}' (priority {priority}): {why}."
+            ));
+        }
+        let others: Vec<_> = ledger
+            .tenants
+            .of(address)
+            .iter()
+            .filter(|tenant| tenant.slot != entry.rank.slot)
+            .map(|tenant| tenant.service.name.to_string())
+            .collect();
+        if !others.is_empty() {
+            let mut others = others;
+            others.sort();
+            sentences.push(format!("{address} is shared with {}.", others.join(", ")));
+        }
+    }
+    for refusal in ledger.refusals(service, &entry.granted.addresses) {
+        sentences.extend(refusal.sentences());
+    }
+    sentences
+}
+
+fn why_no_address(ledger: &Ledger, service: &Service) -> String {
+    if service.kind != ServiceType::LoadBalancer {
+        return format!(
+            "It is of type {}, and gets no external address.",
+            service.kind.as_str()
+        );
+    }
+    if service.deleting {
+        return "It is being deleted, and has let go of its address.".into();
+    }
+    if service.asks.ignore {
+        return "Its annotation kube-vip.io/ignore says hands off.".into();
+    }
+    match &service.class {
+        Some(class) => format!(
+            "Its loadBalancerClass is {class}; Fairway serves {}.",
+            ledger.settings.class
+        ),
+        None => format!(
+            "It has no loadBalancerClass, and Fairway is not the default: set it to {} or start the controller with --default-class.",
+            ledger.settings.class
+        ),
+    }
+}
+
+fn node_ports(ledger: &Ledger, entry: &Entry) -> Vec<String> {
+    let granted = &entry.granted;
+    let mut sentences: Vec<String> = granted
+        .node_ports
+        .iter()
+        .map(|(key, number)| format!("Port {key} has node port {number}."))
+        .collect();
+    if let Some(number) = granted.health_check_node_port {
+        sentences.push(format!("The health check answers on node port {number}."));
+    }
+    if ledger.settings.allocates_node_ports {
+        let refusals = number_refusals(ledger, entry);
+        sentences.extend(
+            refusals
+                .iter()
+                .map(|(wanted, number, refusal)| refusal.sentence(*wanted, *number)),
+        );
+    }
+    if sentences.is_empty() {
+        let service = &entry.stored.service;
+        sentences.push(match service.kind {
+            ServiceType::LoadBalancer if !service.allocate_node_ports => {
+                "None: allocateLoadBalancerNodePorts is false.".into()
+            }
+            kind => format!("None: it is of type {}.", kind.as_str()),
+        });
+    }
+    sentences
+}
+
+fn source(entry: &Entry) -> Vec<String> {
+    let mut sentences = Vec::new();
+    if let Some(source) = &entry.stored.source {
+        sentences.push(format!("It comes from {source}."));
+    }
+    if let Some(problem) = &entry.stored.source_problem {
+        sentences.push(format!(
+            "The source can't be read just now, so its last good form is in force: {problem}."
+        ));
+    }
+    for notice in &entry.stored.service.notices {
+        sentences.push(format!("{}.", notice.message.trim_end_matches('.')));
+    }
+    sentences
+}

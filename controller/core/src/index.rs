@@ -1,0 +1,262 @@
+//! What the controller knows of each Service, and who waits for what.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_config::exchange::{Held, Status, StoredService};
+use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::net::IpFamily;
+use fairway_config::service::{PortKey, Service};
+use fairway_config::time::Timestamp;
+
+/// Stands for a Service inside the controller while the Service is there.
+pub(crate) type Slot = usize;
+
+/// The order in which Services are served: by age, then name; the slot comes along.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    born: Timestamp,
+    name: ServiceName,
+    pub(crate) slot: Slot,
+}
+
+/// Services in their order.
+pub(crate) type Ranked = BTreeSet<Rank>;
+
+/// What a Service that lacks something waits for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Wait {
+    /// A free address of a pool that has none.
+    Pool(ClusterName, IpFamily),
+    /// The end of the free addresses of a pool: it would be said in another sentence.
+    PoolEmpty(ClusterName, IpFamily),
+    /// What a namespace holds of a pool with a quota.
+    Quota(ClusterName, Arc<str>),
+    /// A change of who holds an address.
+    Address(IpAddr),
+    /// A change of what is shared under a key.
+    Sharing(Arc<str>),
+    /// A change of who holds a node port.
+    NodePort(u16),
+    /// Any free node port.
+    AnyNodePort,
+}
+
+/// How a Service stands, for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Standing {
+    /// Wants no address of ours.
+    NotOurs,
+    /// Has what it wants.
+    Assigned,
+    /// Lacks an address.
+    Pending,
+}
+
+/// A Service.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) stored: Arc<StoredService>,
+    pub(crate) rank: Rank,
+    /// What the ledger has down for it.
+    pub(crate) granted: Held,
+    /// The Service as it was when that was written down.
+    pub(crate) granted_to: Arc<Service>,
+    /// What it let go of and the store still shows it to have.
+    pub(crate) leaving: Held,
+    /// Whether the store still shows it to have something that it let go of, a port on a shared
+    /// address included.
+    pub(crate) lets_go: bool,
+    pub(crate) waits: Vec<Wait>,
+    /// The stored version that the last write was made from. As long as the store shows no other
+    /// one, what was written counts as taken.
+    pub(crate) written_from: Option<u64>,
+    /// What the store holds once it has taken the last write.
+    pub(crate) written: Option<(Held, Status)>,
+    pub(crate) standing: Standing,
+}
+
+impl Entry {
+    pub(crate) fn new(slot: Slot, stored: Arc<StoredService>) -> Self {
+        Self {
+            rank: Rank::of(slot, &stored),
+            granted: Held::default(),
+            granted_to: Arc::clone(&stored.service),
+            stored,
+            leaving: Held::default(),
+            lets_go: false,
+            waits: Vec::new(),
+            written_from: None,
+            written: None,
+            standing: Standing::NotOurs,
+        }
+    }
+
+    /// What it held before this settling began.
+    pub(crate) fn base(&self) -> &Held {
+        if self.written_from == Some(self.stored.version) {
+            &self.granted
+        } else {
+            &self.stored.held
+        }
+    }
+
+    /// The ports that the store still shows, or soon may show, on an address, and that the Service
+    /// does not have any more.
+    pub(crate) fn leaving_ports(&self, address: IpAddr) -> Vec<PortKey> {
+        let written = self.written.iter().flat_map(|(_, status)| &status.ingress);
+        let shown = self.stored.status.ingress.iter().chain(written);
+        let ports = self.stored.service.ports.iter();
+        let stays: BTreeSet<_> = ports.map(|port| port.key()).collect();
+        let mut leaving: Vec<_> = shown
+            .filter(|ingress| ingress.ip == address)
+            .flat_map(|ingress| ingress.ports.iter().map(|port| port.key))
+            .filter(|key| !stays.contains(key))
+            .collect();
+        leaving.sort();
+        leaving.dedup();
+        leaving
+    }
+
+    /// The status that was last written.
+    pub(crate) fn last_status(&self) -> &Status {
+        self.written
+            .as_ref()
+            .map_or(&self.stored.status, |(_, status)| status)
+    }
+
+    /// What the store has, as far as can be known.
+    pub(crate) fn last_held(&self) -> &Held {
+        self.written
+            .as_ref()
+            .map_or(&self.stored.held, |(held, _)| held)
+    }
+}
+
+impl Rank {
+    pub(crate) fn of(slot: Slot, stored: &StoredService) -> Self {
+        Self {
+            born: stored.service.created.unwrap_or(stored.first_seen),
+            name: stored.service.name.clone(),
+            slot,
+        }
+    }
+}
+
+/// All Services, by slot and by name.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    entries: Vec<Option<Entry>>,
+    vacant: Vec<Slot>,
+    by_name: HashMap<ServiceName, Slot>,
+    by_namespace: HashMap<Arc<str>, BTreeSet<Slot>>,
+    waiting: HashMap<Wait, Ranked>,
+}
+
+impl Index {
+    pub(crate) fn slot(&self, name: &ServiceName) -> Option<Slot> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(crate) fn get(&self, slot: Slot) -> Option<&Entry> {
+        self.entries.get(slot)?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut Entry> {
+        self.entries.get_mut(slot)?.as_mut()
+    }
+
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> {
+        (0..self.entries.len()).filter(|&slot| self.get(slot).is_some())
+    }
+
+    pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = Slot> {
+        self.by_namespace
+            .get(namespace)
+            .into_iter()
+            .flatten()
+            .copied()
+    }
+
+    /// A Service that was not there before.
+    pub(crate) fn insert(&mut self, stored: Arc<StoredService>) -> Slot {
+        let slot = self.vacant.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            self.entries.len() - 1
+        });
+        let name = stored.service.name.clone();
+        self.by_namespace
+            .entry(Arc::clone(&name.namespace))
+            .or_default()
+            .insert(slot);
+        self.by_name.insert(name, slot);
+        if let Some(place) = self.entries.get_mut(slot) {
+            *place = Some(Entry::new(slot, stored));
+        }
+        slot
+    }
+
+    /// A Service is gone; it waits for nothing any more.
+    pub(crate) fn remove(&mut self, slot: Slot) -> Option<Entry> {
+        self.set_waits(slot, Vec::new());
+        let entry = self.entries.get_mut(slot)?.take()?;
+        let name = &entry.rank.name;
+        self.by_name.remove(name);
+        if let Some(slots) = self.by_namespace.get_mut(&name.namespace) {
+            slots.remove(&slot);
+            if slots.is_empty() {
+                self.by_namespace.remove(&name.namespace);
+            }
+        }
+        self.vacant.push(slot);
+        Some(entry)
+    }
+
+    /// From now on the Service waits for these, in place of what it waited for.
+    pub(crate) fn set_waits(&mut self, slot: Slot, mut waits: Vec<Wait>) {
+        waits.sort();
+        waits.dedup();
+        let Some(entry) = self.entries.get_mut(slot).and_then(Option::as_mut) else {
+            return;
+        };
+        if entry.waits == waits {
+            return;
+        }
+        for wait in &entry.waits {
+            if let Some(ranked) = self.waiting.get_mut(wait) {
+                ranked.remove(&entry.rank);
+                if ranked.is_empty() {
+                    self.waiting.remove(wait);
+                }
+            }
+        }
+        for wait in &waits {
+            self.waiting
+                .entry(wait.clone())
+                .or_default()
+                .insert(entry.rank.clone());
+        }
+        entry.waits = waits;
+    }
+
+    /// All who wait for it.
+    pub(crate) fn waiting(&self, wait: &Wait) -> impl Iterator<Item = &Rank> {
+        self.waiting.get(wait).into_iter().flatten()
+    }
+
+    /// Whether anyone waits for anything.
+    pub(crate) fn anyone_waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The first who waits for it, behind `after`.
+    pub(crate) fn next_waiting(&self, wait: &Wait, after: Option<&Rank>) -> Option<&Rank> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let ranked = self.waiting.get(wait)?;
+        match after {
+            None => ranked.first(),
+            Some(after) => ranked.range((Excluded(after), Unbounded)).next(),
+        }
+    }
+}

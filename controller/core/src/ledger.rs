@@ -1,0 +1,387 @@
+//! What there is to give, who has it, and who may have what is free.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_config::cluster::Namespace;
+use fairway_config::names::ClusterName;
+use fairway_config::net::IpFamily;
+use fairway_config::service::{IpFamilyPolicy, Service};
+
+use crate::index::{Slot, Wait};
+use crate::pools::{FAMILIES, Pool, Pools};
+use crate::ports::NodePorts;
+use crate::refusal::{PoolRefusal, Refusal, Trial};
+use crate::settings::Settings;
+use crate::tenants::{Leaving, Tenants};
+use crate::wants;
+
+/// The label that every namespace has, whether its object is known or not.
+const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// How many addresses under one sharing key a Service tries to join. Somebody whose Services take
+/// thousands of addresses under one key, on the same port, shall not make each further one dear.
+const JOINABLE: usize = 64;
+
+/// Where an address may come from. Each includes the ones before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    /// The Service asks for it.
+    Asked,
+    /// The author's copy of the status names it.
+    Wish,
+    /// It is the first that is free.
+    Any,
+}
+
+/// Everything that is given out, and the rules for it.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub(crate) settings: Settings,
+    pub(crate) pools: Pools,
+    pub(crate) tenants: Tenants,
+    pub(crate) numbers: NodePorts,
+    pub(crate) namespaces: HashMap<ClusterName, Arc<Namespace>>,
+}
+
+impl Ledger {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            numbers: NodePorts::new(settings.node_ports),
+            settings,
+            pools: Pools::default(),
+            tenants: Tenants::default(),
+            namespaces: HashMap::new(),
+        }
+    }
+
+    /// Notes that a Service holds an address.
+    pub(crate) fn take_address(
+        &mut self,
+        address: IpAddr,
+        slot: Slot,
+        service: &Arc<Service>,
+        leaving: Leaving,
+    ) {
+        let first = self.tenants.add(address, slot, service, leaving);
+        self.pools.take(address, &service.name.namespace, first);
+    }
+
+    /// Notes that it does not any more.
+    pub(crate) fn release_address(&mut self, address: IpAddr, service: &Service) {
+        let last = self.tenants.remove(address, &service.name);
+        self.pools.release(address, &service.name.namespace, last);
+    }
+
+    /// The families that a Service is to have, given what it holds.
+    pub(crate) fn families(&self, service: &Service, held: &[IpAddr]) -> Vec<IpFamily> {
+        wants::families(service, held, || {
+            let wish = service.status_addresses.iter().find(|address| {
+                self.pools
+                    .containing(**address)
+                    .any(|pool| self.selects(pool, service, None).is_ok())
+            });
+            wish.map(|wish| IpFamily::of(*wish))
+                .or_else(|| {
+                    FAMILIES.into_iter().find(|&family| {
+                        self.pools.iter().any(|pool| {
+                            !pool.free(family).is_empty()
+                                && self.selects(pool, service, None).is_ok()
+                        })
+                    })
+                })
+                .unwrap_or(IpFamily::IPv4)
+        })
+    }
+
+    /// Whether a pool is for a Service at all.
+    fn selects(
+        &self,
+        pool: &Pool,
+        service: &Service,
+        asked: Option<IpAddr>,
+    ) -> Result<(), PoolRefusal> {
+        let requested = service.asks.pool.as_ref();
+        if let Some(requested) = requested.filter(|requested| *requested != pool.name()) {
+            return Err(PoolRefusal::NotRequested(requested.clone()));
+        }
+        if !pool.config.service_selector.matches(&service.labels) {
+            return Err(PoolRefusal::Service);
+        }
+        if !self.selects_namespace(pool, &service.name.namespace) {
+            return Err(PoolRefusal::Namespace);
+        }
+        if !pool.config.auto_assign && requested.is_none() && asked.is_none() {
+            return Err(PoolRefusal::NotAutomatic);
+        }
+        Ok(())
+    }
+
+    fn selects_namespace(&self, pool: &Pool, namespace: &Arc<str>) -> bool {
+        let selector = &pool.config.namespace_selector;
+        if selector.requirements.is_empty() {
+            return true;
+        }
+        match self.namespaces.get(namespace) {
+            Some(known) if known.labels.contains_key(NAMESPACE_NAME_LABEL) => {
+                selector.matches(&known.labels)
+            }
+            known => {
+                let mut labels = known.map_or_else(BTreeMap::new, |known| known.labels.clone());
+                labels.insert(NAMESPACE_NAME_LABEL.into(), namespace.to_string());
+                selector.matches(&labels)
+            }
+        }
+    }
+
+    /// Why a pool in which the address lies would not give it to the Service now.
+    pub(crate) fn standing_in_pool(
+        &self,
+        pool: &Pool,
+        service: &Service,
+        address: IpAddr,
+    ) -> Result<(), PoolRefusal> {
+        self.selects(pool, service, Some(address))
+    }
+
+    /// Whether a pool gives a Service an address that is not asked for by number.
+    fn admits(
+        &self,
+        pool: &Pool,
+        service: &Service,
+        family: IpFamily,
+        planned: &[IpAddr],
+    ) -> Result<(), PoolRefusal> {
+        self.selects(pool, service, None)?;
+        let free = pool.free(family);
+        if free.is_empty() {
+            return Err(PoolRefusal::NoFamily(family));
+        }
+        if let Some(quota) = pool.config.quota_per_namespace
+            && pool.quota_spent(&service.name.namespace, planned)
+        {
+            return Err(PoolRefusal::Quota(quota));
+        }
+        if free.available() == 0 {
+            return Err(PoolRefusal::Full(family, free.total()));
+        }
+        Ok(())
+    }
+
+    /// Whether a Service may have exactly this address. An address at the end of a block is fine:
+    /// `avoidEnds` is about addresses that nobody asked for.
+    pub(crate) fn may_have(
+        &self,
+        service: &Service,
+        address: IpAddr,
+        asked: bool,
+        planned: &[IpAddr],
+    ) -> Result<(), Refusal> {
+        if let Some(pool) = &service.asks.pool {
+            match self.pools.get(pool) {
+                None => return Err(Refusal::NoSuchPool(pool.clone())),
+                Some(known) if !known.contains(address) => {
+                    return Err(Refusal::NotInPool(address, pool.clone()));
+                }
+                Some(_) => {}
+            }
+        }
+        let mut trials = Vec::new();
+        let mut admitted = false;
+        for pool in self.pools.containing(address) {
+            let namespace = &service.name.namespace;
+            let spent =
+                pool.quota_spent(namespace, planned) && !pool.held_by_namespace(namespace, address);
+            let refusal = match self.selects(pool, service, asked.then_some(address)) {
+                Err(refusal) => refusal,
+                Ok(()) if spent => {
+                    PoolRefusal::Quota(pool.config.quota_per_namespace.unwrap_or_default())
+                }
+                Ok(()) => {
+                    admitted = true;
+                    break;
+                }
+            };
+            trials.push(trial(pool, refusal));
+        }
+        if !admitted && trials.is_empty() {
+            return Err(Refusal::InNoPool(address));
+        }
+        if !admitted {
+            return Err(Refusal::NotGiven(address, trials));
+        }
+        self.tenants
+            .may_join(address, service)
+            .map_err(|clash| Refusal::Clash(address, clash))
+    }
+
+    /// The address of `family` that a Service is to have, found in one of the ways up to `way`.
+    pub(crate) fn find(
+        &mut self,
+        service: &Service,
+        family: IpFamily,
+        way: Way,
+        planned: &[IpAddr],
+    ) -> Option<IpAddr> {
+        if let Some(asked) = wants::asked_address(service, family) {
+            return self
+                .may_have(service, asked, true, planned)
+                .is_ok()
+                .then_some(asked);
+        }
+        if way >= Way::Wish {
+            let wish = wishes(service, family)
+                .find(|wish| self.may_have(service, *wish, false, planned).is_ok());
+            if wish.is_some() {
+                return wish;
+            }
+        }
+        if way < Way::Any {
+            return None;
+        }
+        if let Some(shared) = self.joinable(service, family, planned) {
+            return Some(shared);
+        }
+        let name = self
+            .pools
+            .iter()
+            .find(|pool| self.admits(pool, service, family, planned).is_ok())?
+            .name()
+            .clone();
+        self.pools
+            .iter_mut()
+            .find(|pool| *pool.name() == name)?
+            .lowest(family)
+    }
+
+    /// The first address under the Service's sharing key that it can join: who names a key wants
+    /// to share, so that comes before a fresh address. Only the first [`JOINABLE`] are looked at.
+    fn joinable(&self, service: &Service, family: IpFamily, planned: &[IpAddr]) -> Option<IpAddr> {
+        let key = service.asks.sharing_key.as_ref()?;
+        let mut candidates: Vec<_> = self
+            .tenants
+            .under_key(key)
+            .filter(|address| IpFamily::of(*address) == family)
+            .take(JOINABLE)
+            .filter_map(|address| {
+                let place = self.pools.iter().position(|pool| pool.contains(address))?;
+                Some((place, address))
+            })
+            .collect();
+        candidates.sort();
+        candidates
+            .into_iter()
+            .map(|(_, address)| address)
+            .find(|address| self.may_have(service, *address, false, planned).is_ok())
+    }
+
+    /// Why a Service has no address of `family`; nothing where it could have one.
+    pub(crate) fn refusal(
+        &self,
+        service: &Service,
+        family: IpFamily,
+        planned: &[IpAddr],
+    ) -> Option<Refusal> {
+        if let Some(asked) = wants::asked_address(service, family) {
+            return self.may_have(service, asked, true, planned).err();
+        }
+        if self.pools.is_empty() {
+            return Some(Refusal::NoPools);
+        }
+        if let Some(pool) = &service.asks.pool
+            && self.pools.get(pool).is_none()
+        {
+            return Some(Refusal::NoSuchPool(pool.clone()));
+        }
+        let mut trials = Vec::new();
+        for pool in self.pools.iter() {
+            match self.admits(pool, service, family, planned) {
+                Ok(()) => return None,
+                Err(refusal) => trials.push(trial(pool, refusal)),
+            }
+        }
+        Some(Refusal::EveryPool(family, trials))
+    }
+
+    /// All that keeps a Service from what it wants, given what it has.
+    pub(crate) fn refusals(&self, service: &Service, held: &[IpAddr]) -> Vec<Refusal> {
+        let families = self.families(service, held);
+        let has = |family: IpFamily| held.iter().any(|a| IpFamily::of(*a) == family);
+        let mut refusals: Vec<Refusal> = service
+            .asks
+            .addresses
+            .iter()
+            .filter(|address| !families.contains(&IpFamily::of(**address)))
+            .map(|address| Refusal::FamilyNotWanted(*address))
+            .collect();
+        let preferred = service.ip_family_policy == IpFamilyPolicy::PreferDualStack;
+        for &family in families.iter().filter(|family| !has(**family)) {
+            let asked = wants::asked_address(service, family).is_some();
+            // Two families are a preference: one is enough, unless the other was asked for.
+            if preferred && !held.is_empty() && !asked {
+                continue;
+            }
+            refusals.push(
+                self.refusal(service, family, held)
+                    .unwrap_or(Refusal::OnlyOneFamily(family)),
+            );
+        }
+        refusals
+    }
+
+    /// What a Service that lacks a family waits for.
+    pub(crate) fn waits(&self, service: &Service, held: &[IpAddr], waits: &mut Vec<Wait>) {
+        let namespace = &service.name.namespace;
+        let by_number = |address: IpAddr, waits: &mut Vec<Wait>| {
+            waits.push(Wait::Address(address));
+            for pool in self.pools.containing(address) {
+                if pool.config.quota_per_namespace.is_some() {
+                    waits.push(Wait::Quota(pool.name().clone(), Arc::clone(namespace)));
+                }
+            }
+        };
+        let families = self.families(service, held);
+        let missing = families
+            .into_iter()
+            .filter(|family| !held.iter().any(|a| IpFamily::of(*a) == *family));
+        for family in missing {
+            if let Some(asked) = wants::asked_address(service, family) {
+                by_number(asked, waits);
+                continue;
+            }
+            for wish in wishes(service, family) {
+                by_number(wish, waits);
+            }
+            if let Some(key) = &service.asks.sharing_key {
+                waits.push(Wait::Sharing(Arc::clone(key)));
+            }
+            for pool in self.pools.iter() {
+                let name = pool.name();
+                match self.admits(pool, service, family, held) {
+                    Ok(()) => waits.push(Wait::PoolEmpty(name.clone(), family)),
+                    Err(PoolRefusal::Full(..)) => waits.push(Wait::Pool(name.clone(), family)),
+                    Err(PoolRefusal::Quota(_)) => {}
+                    Err(_) => continue,
+                }
+                if pool.config.quota_per_namespace.is_some() {
+                    waits.push(Wait::Quota(name.clone(), Arc::clone(namespace)));
+                }
+            }
+        }
+    }
+}
+
+/// The addresses of a family that the author's copy of the status names.
+fn wishes(service: &Service, family: IpFamily) -> impl Iterator<Item = IpAddr> {
+    let all = service.status_addresses.iter().copied();
+    all.filter(move |address| IpFamily::of(*address) == family)
+}
+
+fn trial(pool: &Pool, refusal: PoolRefusal) -> Trial {
+    Trial {
+        pool: pool.name().clone(),
+        priority: pool.config.priority,
+        refusal,
+    }
+}

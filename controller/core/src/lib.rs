@@ -1,0 +1,46 @@
+//! Which address, which node port, which status, which writes.
+//!
+//! [`State`] is fed with what a store knows ([`State::apply`]) and answers with what should be
+//! written ([`State::settle`]). It is a value: no clock, no runtime, no Kubernetes client.
+//!
+//! Reading order:
+//! 1. `settings`: class and node-port range; `wants`: what a Service is entitled to;
+//! 2. `addresses`, `pools`, `tenants`, `ports`: what there is and who has it; `ledger`: all of it,
+//!    with the rules of who may have what;
+//! 3. `index`: the Services, and who waits for what; `assign`: who gets what;
+//! 4. `refusal`, [`conditions`], `explain`: the same reasons, for statuses and for people.
+//!
+//! Invariants:
+//! - No (address, protocol, port) and no node port is ever with two Services.
+//! - What a Service has it keeps, until it asks for something else. Pools may be edited or deleted
+//!   under it. The one thing that can't be told from a changed request: where a Service asks for a
+//!   pool by name and its address now lies in another pool, it moves to the pool that it asks for.
+//!   Where those who share an address no longer may, the older one stays: what the store holds does
+//!   not say which of them changed.
+//! - The result follows from the objects and from what is held, not from the order of events.
+//! - What was written and not yet seen counts as taken, and what was let go of is free when the
+//!   store shows so: a crash between two writes leaves nothing with two Services. Where nobody lets
+//!   go of anything it leaves no trace at all, because writes go out in the order of giving. What
+//!   is let go of goes to whoever waits when the store shows it, so that a crash in the middle of
+//!   several releases can change who gets which.
+//! - The cost of a change is that of the change (`benches/change.rs`): no step looks at all Services,
+//!   but for a change of an AddressPool. Thousands on one address, thousands of addresses under one
+//!   key and thousands of ports cost their own change no more than their number.
+
+pub mod conditions;
+
+mod addresses;
+mod assign;
+mod explain;
+mod index;
+mod ledger;
+mod pools;
+mod ports;
+mod refusal;
+mod settings;
+mod state;
+mod tenants;
+mod wants;
+
+pub use settings::{NodePortRange, NotANodePortRange, Settings};
+pub use state::{Counts, NodePortCounts, PoolView, ServiceCounts, State};

@@ -1,0 +1,285 @@
+//! AddressPools in the order in which they are tried, with what is free in each.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_config::exchange::{Condition, PoolCount, PoolStatus};
+use fairway_config::names::ClusterName;
+use fairway_config::net::{AddressRange, IpFamily, from_bits, to_bits};
+use fairway_config::pool::AddressPool;
+use fairway_config::time::Timestamp;
+
+use crate::addresses::FreeAddresses;
+use crate::conditions::{OVERLAPS, READY};
+
+/// The families in the order in which they are tried.
+pub(crate) const FAMILIES: [IpFamily; 2] = [IpFamily::IPv4, IpFamily::IPv6];
+
+/// A pool and what is free in it.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) config: Arc<AddressPool>,
+    v4: FreeAddresses,
+    v6: FreeAddresses,
+    /// Distinct addresses that a namespace holds, each with its number of Services; kept only for
+    /// a pool with a quota.
+    by_namespace: HashMap<Arc<str>, BTreeMap<IpAddr, u32>>,
+    used: [u128; 2],
+    /// Ranges shared with other pools.
+    overlaps: BTreeMap<ClusterName, Vec<AddressRange>>,
+    /// Used and available, by family, as its status says; none: it has to be made.
+    told: Option<[[u128; 2]; 2]>,
+}
+
+/// All pools, by priority, then name.
+#[derive(Debug, Default)]
+pub(crate) struct Pools {
+    pools: Vec<Pool>,
+}
+
+impl Pool {
+    fn new(config: Arc<AddressPool>) -> Self {
+        Self {
+            v4: FreeAddresses::of(&config.blocks, IpFamily::IPv4),
+            v6: FreeAddresses::of(&config.blocks, IpFamily::IPv6),
+            config,
+            by_namespace: HashMap::new(),
+            used: [0, 0],
+            overlaps: BTreeMap::new(),
+            told: None,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &ClusterName {
+        &self.config.name
+    }
+
+    pub(crate) fn free(&self, family: IpFamily) -> &FreeAddresses {
+        match family {
+            IpFamily::IPv4 => &self.v4,
+            IpFamily::IPv6 => &self.v6,
+        }
+    }
+
+    fn free_mut(&mut self, family: IpFamily) -> &mut FreeAddresses {
+        match family {
+            IpFamily::IPv4 => &mut self.v4,
+            IpFamily::IPv6 => &mut self.v6,
+        }
+    }
+
+    /// Whether `address` lies in the pool, avoided ends included.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        self.free(IpFamily::of(address)).covers(to_bits(address))
+    }
+
+    /// Has its status made again.
+    pub(crate) fn touch(&mut self) {
+        self.told = None;
+    }
+
+    /// The lowest address that is free.
+    pub(crate) fn lowest(&mut self, family: IpFamily) -> Option<IpAddr> {
+        self.free_mut(family)
+            .lowest()
+            .map(|bits| from_bits(family, bits))
+    }
+
+    /// Whether `namespace` may not take one more address, beside the `planned` ones that it is
+    /// about to take.
+    pub(crate) fn quota_spent(&self, namespace: &str, planned: &[IpAddr]) -> bool {
+        let Some(quota) = self.config.quota_per_namespace else {
+            return false;
+        };
+        let held = self.by_namespace.get(namespace);
+        let planned = planned
+            .iter()
+            .filter(|a| self.contains(**a) && held.is_none_or(|held| !held.contains_key(*a)))
+            .count();
+        held.map_or(0, BTreeMap::len) + planned >= quota as usize
+    }
+
+    /// Whether `namespace` holds `address` already, so that one Service more costs no quota.
+    pub(crate) fn held_by_namespace(&self, namespace: &str, address: IpAddr) -> bool {
+        self.by_namespace
+            .get(namespace)
+            .is_some_and(|held| held.contains_key(&address))
+    }
+
+    /// Total, used and available of each family that the pool has addresses of.
+    pub(crate) fn counts(&self) -> BTreeMap<IpFamily, PoolCount> {
+        FAMILIES
+            .into_iter()
+            .filter(|&family| !self.free(family).is_empty())
+            .map(|family| {
+                let free = self.free(family);
+                let count = PoolCount {
+                    total: free.total(),
+                    used: self.used[family as usize],
+                    available: free.available(),
+                };
+                (family, count)
+            })
+            .collect()
+    }
+
+    /// What its status is to say; conditions that do not change keep their time from `before`.
+    pub(crate) fn status(&self, before: Option<&PoolStatus>, now: Timestamp) -> PoolStatus {
+        let mut conditions = BTreeMap::new();
+        let mut put = |kind: &'static str, status: bool, reason: &str, message: String| {
+            let kind: Arc<str> = Arc::from(kind);
+            let since = before
+                .and_then(|b| b.conditions.get(&kind))
+                .filter(|c| c.status == status)
+                .map_or(now, |c| c.since);
+            conditions.insert(
+                kind,
+                Condition {
+                    status,
+                    reason: Arc::from(reason),
+                    message,
+                    since,
+                },
+            );
+        };
+        match self.config.notices.first() {
+            None => put(READY, true, "Ready", "Addresses can be given out.".into()),
+            Some(first) => {
+                let messages: Vec<_> = self.config.notices.iter().map(|n| &*n.message).collect();
+                put(READY, false, &first.reason, messages.join("; "));
+            }
+        }
+        if !self.overlaps.is_empty() {
+            let shared: Vec<String> = self
+                .overlaps
+                .iter()
+                .map(|(pool, ranges)| {
+                    let ranges: Vec<_> = ranges.iter().map(ToString::to_string).collect();
+                    format!("with pool '{pool}' in {}", ranges.join(", "))
+                })
+                .collect();
+            let message = format!(
+                "Overlaps {}. An address in both is given out once; the pool with the lower priority number is tried first.",
+                shared.join("; ")
+            );
+            put(OVERLAPS, true, "PoolsOverlap", message);
+        }
+        PoolStatus {
+            conditions,
+            counts: self.counts(),
+        }
+    }
+}
+
+impl Pools {
+    /// Pools of which nothing is taken.
+    pub(crate) fn new<'a>(configs: impl Iterator<Item = &'a Arc<AddressPool>>) -> Self {
+        let mut pools: Vec<Pool> = configs
+            .map(|config| Pool::new(Arc::clone(config)))
+            .collect();
+        pools.sort_by(|a, b| (a.config.priority, a.name()).cmp(&(b.config.priority, b.name())));
+        for i in 0..pools.len() {
+            let overlaps = pools
+                .iter()
+                .enumerate()
+                .filter(|&(j, _)| j != i)
+                .filter_map(|(_, other)| {
+                    let ranges = shared_ranges(&pools[i].config, &other.config);
+                    (!ranges.is_empty()).then(|| (other.name().clone(), ranges))
+                })
+                .collect();
+            pools[i].overlaps = overlaps;
+        }
+        Self { pools }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.iter()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Pool> {
+        self.pools.iter_mut()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pools.is_empty()
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| &**pool.name() == name)
+    }
+
+    /// The pools that `address` lies in, in order.
+    pub(crate) fn containing(&self, address: IpAddr) -> impl Iterator<Item = &Pool> {
+        self.pools.iter().filter(move |pool| pool.contains(address))
+    }
+
+    /// Notes that a Service of `namespace` holds `address`; `first` where no other Service does.
+    pub(crate) fn take(&mut self, address: IpAddr, namespace: &Arc<str>, first: bool) {
+        let family = IpFamily::of(address);
+        for pool in self.pools.iter_mut().filter(|p| p.contains(address)) {
+            if first {
+                pool.free_mut(family).take(to_bits(address));
+                pool.used[family as usize] += 1;
+            }
+            if pool.config.quota_per_namespace.is_some() {
+                *pool
+                    .by_namespace
+                    .entry(Arc::clone(namespace))
+                    .or_default()
+                    .entry(address)
+                    .or_default() += 1;
+            }
+        }
+    }
+
+    /// Notes that it does not any more; `last` where no other Service does.
+    pub(crate) fn release(&mut self, address: IpAddr, namespace: &Arc<str>, last: bool) {
+        let family = IpFamily::of(address);
+        for pool in self.pools.iter_mut().filter(|p| p.contains(address)) {
+            if last {
+                pool.free_mut(family).give_back(to_bits(address));
+                pool.used[family as usize] -= 1;
+            }
+            if let Some(held) = pool.by_namespace.get_mut(namespace) {
+                if let Some(services) = held.get_mut(&address) {
+                    *services -= 1;
+                    if *services == 0 {
+                        held.remove(&address);
+                    }
+                }
+                if held.is_empty() {
+                    pool.by_namespace.remove(namespace);
+                }
+            }
+        }
+    }
+
+    /// The pools of which there is something else to say than when this was last asked.
+    pub(crate) fn drain_untold(&mut self) -> impl Iterator<Item = &Pool> {
+        self.pools.iter_mut().filter_map(|pool| {
+            let now = FAMILIES.map(|family| {
+                let used = pool.used[family as usize];
+                [used, pool.free(family).available()]
+            });
+            (pool.told.replace(now) != Some(now)).then_some(&*pool)
+        })
+    }
+}
+
+/// What two pools have in common.
+fn shared_ranges(a: &AddressPool, b: &AddressPool) -> Vec<AddressRange> {
+    let mut shared = Vec::new();
+    for x in &a.blocks {
+        for y in &b.blocks {
+            if x.range.overlaps(y.range) {
+                let first = x.range.first().max(y.range.first());
+                let last = x.range.last().min(y.range.last());
+                shared.extend(AddressRange::new(first, last));
+            }
+        }
+    }
+    shared.sort();
+    shared
+}

@@ -1,0 +1,180 @@
+//! Why a Service has no address, in words: one source for conditions and `explain`.
+
+use std::net::IpAddr;
+
+use fairway_config::names::ClusterName;
+use fairway_config::net::IpFamily;
+
+use crate::tenants::Clash;
+
+/// Why a pool gives a Service no address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PoolRefusal {
+    /// The Service asks for another pool.
+    NotRequested(ClusterName),
+    /// `serviceSelector` does not select it.
+    Service,
+    /// `namespaceSelector` does not select its namespace.
+    Namespace,
+    /// `autoAssign: false`, and nobody asked for it.
+    NotAutomatic,
+    /// It has no address of the family.
+    NoFamily(IpFamily),
+    /// The namespace holds as many as it may.
+    Quota(u32),
+    /// All are held.
+    Full(IpFamily, u128),
+}
+
+/// A pool that was tried in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trial {
+    pub(crate) pool: ClusterName,
+    pub(crate) priority: i32,
+    pub(crate) refusal: PoolRefusal,
+}
+
+/// Why an address is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// There is no AddressPool at all.
+    NoPools,
+    /// The pool that is asked for does not exist.
+    NoSuchPool(ClusterName),
+    /// No pool gives one of this family.
+    EveryPool(IpFamily, Vec<Trial>),
+    /// The requested address is in no pool.
+    InNoPool(IpAddr),
+    /// The requested address is not in the requested pool.
+    NotInPool(IpAddr, ClusterName),
+    /// No pool that has the requested address gives it.
+    NotGiven(IpAddr, Vec<Trial>),
+    /// Who holds the requested address does not share it.
+    Clash(IpAddr, Clash),
+    /// The requested address is of a family that `ipFamilies` leaves out.
+    FamilyNotWanted(IpAddr),
+    /// One family could be had, but `RequireDualStack` takes both or none.
+    OnlyOneFamily(IpFamily),
+}
+
+impl PoolRefusal {
+    /// The CamelCase word for conditions.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NotRequested(_) => "OtherPoolRequested",
+            Self::Service | Self::Namespace => "NotSelected",
+            Self::NotAutomatic => "NotAutoAssigned",
+            Self::NoFamily(_) => "NoAddressOfFamily",
+            Self::Quota(_) => "QuotaExceeded",
+            Self::Full(..) => "PoolExhausted",
+        }
+    }
+
+    /// Which refusal of several stands for all: the one closest to success.
+    fn closeness(&self) -> u8 {
+        match self {
+            Self::NotRequested(_) => 0,
+            Self::Service | Self::Namespace => 1,
+            Self::NoFamily(_) => 2,
+            Self::NotAutomatic => 3,
+            Self::Quota(_) => 4,
+            Self::Full(..) => 5,
+        }
+    }
+
+    fn why(&self) -> String {
+        match self {
+            Self::NotRequested(pool) => format!("the Service asks for pool '{pool}'"),
+            Self::Service => "its serviceSelector does not select the Service".into(),
+            Self::Namespace => "its namespaceSelector does not select the namespace".into(),
+            Self::NotAutomatic => {
+                "it has autoAssign: false, so it gives addresses to those who ask for it only"
+                    .into()
+            }
+            Self::NoFamily(family) => format!("it has no {family} addresses"),
+            Self::Quota(quota) => format!("the namespace already holds its quota of {quota}"),
+            Self::Full(family, 1) => format!("its one {family} address is held"),
+            Self::Full(family, total) => format!("all {total} {family} addresses are held"),
+        }
+    }
+}
+
+impl Trial {
+    /// A sentence.
+    pub(crate) fn sentence(&self) -> String {
+        format!(
+            "Pool '{}' (priority {}) was tried: {}.",
+            self.pool,
+            self.priority,
+            self.refusal.why()
+        )
+    }
+}
+
+/// How many pools a condition names; `explain` names all.
+const POOLS_IN_CONDITION: usize = 8;
+
+impl Refusal {
+    /// The CamelCase word for conditions.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::NoPools => "NoPools",
+            Self::NoSuchPool(_) => "NoSuchPool",
+            Self::EveryPool(_, trials) | Self::NotGiven(_, trials) => trials
+                .iter()
+                .max_by_key(|trial| trial.refusal.closeness())
+                .map_or("NoPools", |trial| trial.refusal.reason()),
+            Self::InNoPool(_) => "AddressInNoPool",
+            Self::NotInPool(..) => "AddressNotInPool",
+            Self::Clash(_, clash) => clash.reason(),
+            Self::FamilyNotWanted(_) => "FamilyNotWanted",
+            Self::OnlyOneFamily(_) => "DualStackUnavailable",
+        }
+    }
+
+    /// Every sentence there is to say.
+    pub(crate) fn sentences(&self) -> Vec<String> {
+        let one = |sentence: String| vec![sentence];
+        match self {
+            Self::NoPools => one("There is no AddressPool: create one.".into()),
+            Self::NoSuchPool(pool) => one(format!(
+                "The Service asks for pool '{pool}', and there is no such AddressPool."
+            )),
+            Self::EveryPool(family, trials) => {
+                let mut all = one(format!("No pool gives an {family} address."));
+                all.extend(trials.iter().map(Trial::sentence));
+                all
+            }
+            Self::InNoPool(address) => one(format!(
+                "{address} is asked for, and is in no AddressPool: ask for one that is."
+            )),
+            Self::NotInPool(address, pool) => one(format!(
+                "{address} is asked for together with pool '{pool}', which does not contain it."
+            )),
+            Self::NotGiven(address, trials) => {
+                let mut all = one(format!("{address} is asked for and can't be given."));
+                all.extend(trials.iter().map(Trial::sentence));
+                all
+            }
+            Self::Clash(address, clash) => one(format!("{address} is asked for: {}.", clash.why())),
+            Self::FamilyNotWanted(address) => one(format!(
+                "{address} is asked for, but ipFamilies leaves {} out.",
+                IpFamily::of(*address)
+            )),
+            Self::OnlyOneFamily(family) => one(format!(
+                "An {family} address could be had, but ipFamilyPolicy: RequireDualStack takes both families or none."
+            )),
+        }
+    }
+
+    /// The sentences that fit a condition.
+    pub(crate) fn summary(&self) -> String {
+        let mut sentences = self.sentences();
+        let more = sentences.len().saturating_sub(POOLS_IN_CONDITION + 1);
+        if more > 0 {
+            sentences.truncate(POOLS_IN_CONDITION + 1);
+            sentences.push(format!("{more} more pools were tried."));
+        }
+        sentences.join(" ")
+    }
+}

@@ -1,0 +1,134 @@
+//! How a controller is set up, and the bands of the node-port range.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// What is fixed for the life of a controller.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The `spec.loadBalancerClass` that is ours.
+    pub class: Arc<str>,
+    /// Whether a LoadBalancer Service without a class is ours too.
+    pub default_class: bool,
+    /// The node ports there are.
+    pub node_ports: NodePortRange,
+    /// Whether node ports and health check ports are ours to give. False in a cluster: there the
+    /// API server is the allocator, and what a Service's spec says is what it has.
+    pub allocates_node_ports: bool,
+}
+
+/// Node ports from `first` to `last`, both included, with a static band at the front.
+///
+/// KEP-3668: asked-for values find the static band free for longer, because numbers that nobody
+/// asked for come from the dynamic band behind it until that is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodePortRange {
+    first: u16,
+    last: u16,
+}
+
+impl NodePortRange {
+    /// A range, or nothing where it is empty or holds port 0.
+    pub fn new(first: u16, last: u16) -> Option<Self> {
+        (first > 0 && first <= last).then_some(Self { first, last })
+    }
+
+    /// The first number.
+    pub fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The last number.
+    pub fn last(self) -> u16 {
+        self.last
+    }
+
+    /// Whether `number` is in it.
+    pub fn contains(self, number: u16) -> bool {
+        (self.first..=self.last).contains(&number)
+    }
+
+    /// How many numbers the static band has: `min(max(16, size/32), 128)`, and none in a range of
+    /// fewer than 16 (KEP-3668).
+    pub fn static_len(self) -> u32 {
+        let size = u32::from(self.last - self.first) + 1;
+        if size < 16 {
+            0
+        } else {
+            (size / 32).clamp(16, 128)
+        }
+    }
+
+    /// Whether `number` is in the static band.
+    pub fn is_static(self, number: u16) -> bool {
+        self.contains(number) && u32::from(number - self.first) < self.static_len()
+    }
+}
+
+impl Default for NodePortRange {
+    /// 30000–32767, Kubernetes' default; its static band is 30000–30085.
+    fn default() -> Self {
+        Self {
+            first: 30000,
+            last: 32767,
+        }
+    }
+}
+
+impl fmt::Display for NodePortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// Not a range of ports.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is no range of ports; write FIRST-LAST, as 30000-32767")]
+pub struct NotANodePortRange(String);
+
+impl FromStr for NodePortRange {
+    type Err = NotANodePortRange;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        s.split_once('-')
+            .and_then(|(first, last)| {
+                Self::new(first.trim().parse().ok()?, last.trim().parse().ok()?)
+            })
+            .ok_or_else(|| NotANodePortRange(s.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn static_bands_follow_the_formula_of_kep_3668() {
+        for (range, len) in [
+            ("30000-32767", 86),
+            ("30000-30014", 0),
+            ("30000-30015", 16),
+            ("30000-30127", 16),
+            ("20000-29999", 128),
+            ("1-65535", 128),
+        ] {
+            assert_eq!(
+                range.parse::<NodePortRange>().unwrap().static_len(),
+                len,
+                "{range}"
+            );
+        }
+        let range = NodePortRange::default();
+        assert!(range.is_static(30000) && range.is_static(30085));
+        assert!(!range.is_static(30086) && !range.is_static(29999));
+    }
+
+    #[test]
+    fn what_is_no_range_is_refused() {
+        for text in ["", "30000", "2-1", "0-5", "1-65536", "a-b"] {
+            assert!(text.parse::<NodePortRange>().is_err(), "{text}");
+        }
+    }
+}

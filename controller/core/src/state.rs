@@ -1,0 +1,372 @@
+//! Everything the controller knows, and what follows from it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use fairway_config::exchange::{Batch, Change, PoolCount, PoolStatus, StoredService, Write};
+use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::net::IpFamily;
+use fairway_config::pool::AddressPool;
+use fairway_config::time::Timestamp;
+use fairway_config::view::Section;
+
+use crate::assign::{assign, blocked, release, waits_after_removal};
+use crate::conditions::{self, Reports};
+use crate::explain;
+use crate::index::{Entry, Index, Slot, Standing, Wait};
+use crate::ledger::Ledger;
+use crate::pools::Pools;
+use crate::settings::Settings;
+
+/// Everything the controller knows. Fed with [`State::apply`], asked with [`State::settle`].
+#[derive(Debug)]
+pub struct State {
+    ledger: Ledger,
+    index: Index,
+    pools: BTreeMap<ClusterName, Arc<AddressPool>>,
+    /// What was last written of each pool.
+    pool_statuses: BTreeMap<ClusterName, PoolStatus>,
+    pools_changed: bool,
+    reports: HashMap<ServiceName, Reports>,
+    /// Services to be assigned again.
+    changed: BTreeSet<Slot>,
+    /// Services whose status is to be made again.
+    restated: BTreeSet<Slot>,
+    /// Whom the Services that went were in the way of.
+    wakes: Vec<Wait>,
+    services: ServiceCounts,
+    synced: bool,
+}
+
+/// A pool for `get pools`.
+#[derive(Clone, Debug)]
+pub struct PoolView {
+    /// What its author declared.
+    pub pool: Arc<AddressPool>,
+    /// What its status says.
+    pub status: PoolStatus,
+}
+
+/// What is counted, for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Addresses of each pool and family.
+    pub pools: BTreeMap<ClusterName, BTreeMap<IpFamily, PoolCount>>,
+    /// Node ports.
+    pub node_ports: NodePortCounts,
+    /// Services.
+    pub services: ServiceCounts,
+}
+
+/// Node ports by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodePortCounts {
+    /// Held by a Service.
+    pub used: usize,
+    /// Free in the static band.
+    pub free_static: usize,
+    /// Free in the dynamic band.
+    pub free_dynamic: usize,
+}
+
+/// Services by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceCounts {
+    /// Have the addresses that they want.
+    pub assigned: usize,
+    /// Lack an address.
+    pub pending: usize,
+    /// Want no address of ours.
+    pub other: usize,
+}
+
+impl ServiceCounts {
+    fn of(&mut self, standing: Standing) -> &mut usize {
+        match standing {
+            Standing::Assigned => &mut self.assigned,
+            Standing::Pending => &mut self.pending,
+            Standing::NotOurs => &mut self.other,
+        }
+    }
+}
+
+impl State {
+    /// Knows nothing yet, and decides nothing before a batch says `synced`.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            ledger: Ledger::new(settings),
+            index: Index::default(),
+            pools: BTreeMap::new(),
+            pool_statuses: BTreeMap::new(),
+            pools_changed: false,
+            reports: HashMap::new(),
+            changed: BTreeSet::new(),
+            restated: BTreeSet::new(),
+            wakes: Vec::new(),
+            services: ServiceCounts::default(),
+            synced: false,
+        }
+    }
+
+    /// Takes in what changed. Costs what the change costs; decides nothing.
+    pub fn apply(&mut self, batch: &Batch) {
+        for change in &batch.changes {
+            match change {
+                Change::Service(name, Some(stored)) => self.put_service(name, stored),
+                Change::Service(name, None) => self.remove_service(name),
+                Change::Namespace(name, namespace) => {
+                    match namespace {
+                        Some(namespace) => {
+                            let namespaces = &mut self.ledger.namespaces;
+                            namespaces.insert(Arc::clone(name), Arc::clone(namespace));
+                        }
+                        None => {
+                            self.ledger.namespaces.remove(name);
+                        }
+                    }
+                    self.changed.extend(self.index.in_namespace(name));
+                }
+                Change::Pool(name, pool) => {
+                    match pool {
+                        Some(pool) => {
+                            self.pools.insert(Arc::clone(name), Arc::clone(pool));
+                        }
+                        None => {
+                            self.pools.remove(name);
+                            self.pool_statuses.remove(name);
+                        }
+                    }
+                    self.pools_changed = true;
+                }
+                Change::Report(name, report) => {
+                    match report {
+                        Some(report) => {
+                            let reports = self.reports.entry(name.clone()).or_default();
+                            conditions::put_report(reports, report);
+                        }
+                        // Silence that has been heard is not the same as not having listened yet.
+                        None if self.index.slot(name).is_some() => {
+                            self.reports.insert(name.clone(), Reports::new());
+                        }
+                        None => {
+                            self.reports.remove(name);
+                        }
+                    }
+                    self.restated.extend(self.index.slot(name));
+                }
+                Change::EndpointSlice(..) | Change::Node(..) | Change::Secret(..) => {}
+            }
+        }
+        self.synced |= batch.synced;
+    }
+
+    /// Assigns what can be assigned and answers with what is to be written; nothing before the
+    /// first lists are in, and nothing where everything is as it should be.
+    ///
+    /// `now` becomes the transition time of conditions that change.
+    pub fn settle(&mut self, now: Timestamp) -> Vec<Write> {
+        if !self.synced {
+            return Vec::new();
+        }
+        if std::mem::take(&mut self.pools_changed) {
+            self.rebuild_pools();
+        }
+        let changed = std::mem::take(&mut self.changed);
+        let wakes = std::mem::take(&mut self.wakes);
+        let given = assign(&mut self.ledger, &mut self.index, changed, wakes);
+        let mut restated = std::mem::take(&mut self.restated);
+        for slot in &given {
+            restated.remove(slot);
+        }
+
+        // What is given first, in the order in which it was, what is let go of last: a crash in
+        // between finds the rest still ahead of it and gives out the same.
+        let lets_go = |slot: &Slot| self.index.get(*slot).is_some_and(|entry| entry.lets_go);
+        let (releases, grants): (Vec<Slot>, Vec<Slot>) =
+            given.into_iter().chain(restated).partition(lets_go);
+        let mut writes = Vec::new();
+        for slot in grants.into_iter().chain(releases) {
+            writes.extend(self.plan_service(slot, now));
+        }
+        self.plan_pools(now, &mut writes);
+        writes
+    }
+
+    /// A write of this Service did not come about: it is planned again with the next settling.
+    /// What it was to hold stays taken until the store shows a newer version, because an earlier
+    /// write may have come about unseen.
+    pub fn refused(&mut self, name: &ServiceName) {
+        let slot = self.index.slot(name);
+        if let Some(entry) = slot.and_then(|slot| self.index.get_mut(slot)) {
+            entry.written = None;
+            self.restated.extend(slot);
+        }
+    }
+
+    /// A write of this pool's status did not come about: it is planned again.
+    pub fn refused_pool(&mut self, name: &str) {
+        self.pool_statuses.remove(name);
+        if let Some(pool) = self.ledger.pools.iter_mut().find(|p| **p.name() == *name) {
+            pool.touch();
+        }
+    }
+
+    /// Whether every first list is in.
+    pub fn synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Why a Service has the address and the node ports that it has: sections `Address`,
+    /// `Node ports` and `Source`. Nothing where there is no such Service.
+    pub fn explain(&self, name: &ServiceName) -> Option<Vec<Section>> {
+        let entry = self.index.get(self.index.slot(name)?)?;
+        Some(explain::explain(&self.ledger, entry))
+    }
+
+    /// The pools in the order in which they are tried.
+    pub fn pools(&self) -> Vec<PoolView> {
+        let view = |pool: &crate::pools::Pool| PoolView {
+            pool: Arc::clone(&pool.config),
+            status: self
+                .pool_statuses
+                .get(pool.name())
+                .cloned()
+                .unwrap_or_default(),
+        };
+        self.ledger.pools.iter().map(view).collect()
+    }
+
+    /// What is counted, for metrics.
+    pub fn counts(&self) -> Counts {
+        let pools = self.ledger.pools.iter();
+        let (free_static, free_dynamic, used) = self.ledger.numbers.counts();
+        Counts {
+            pools: pools
+                .map(|pool| (Arc::clone(pool.name()), pool.counts()))
+                .collect(),
+            node_ports: NodePortCounts {
+                used,
+                free_static,
+                free_dynamic,
+            },
+            services: self.services,
+        }
+    }
+
+    fn put_service(&mut self, name: &ServiceName, stored: &Arc<StoredService>) {
+        let Some(slot) = self.index.slot(name) else {
+            let slot = self.index.insert(Arc::clone(stored));
+            *self.services.of(Standing::NotOurs) += 1;
+            self.changed.insert(slot);
+            return;
+        };
+        let Some(entry) = self.index.get(slot) else {
+            return;
+        };
+        if entry.stored.service.uid != stored.service.uid {
+            // Another Service of the same name: it has nothing of the one before.
+            self.remove_service(name);
+            return self.put_service(name, stored);
+        }
+        let rank = crate::index::Rank::of(slot, stored);
+        if rank != entry.rank {
+            // What it waits for is noted under its rank.
+            self.index.set_waits(slot, Vec::new());
+        }
+        let Some(entry) = self.index.get_mut(slot) else {
+            return;
+        };
+        entry.rank = rank;
+        if entry.stored.version != stored.version {
+            entry.written = None;
+        }
+        // The echo of our own write changes nothing that assigning looks at.
+        let echo = !entry.lets_go
+            && Arc::ptr_eq(&entry.stored.service, &stored.service)
+            && stored.held == entry.granted
+            && entry.stored.first_seen == stored.first_seen;
+        entry.stored = Arc::clone(stored);
+        if echo {
+            self.restated.insert(slot);
+        } else {
+            self.changed.insert(slot);
+        }
+    }
+
+    fn remove_service(&mut self, name: &ServiceName) {
+        let Some(slot) = self.index.slot(name) else {
+            return;
+        };
+        self.changed.remove(&slot);
+        self.restated.remove(&slot);
+        if let Some(entry) = self.index.remove(slot) {
+            *self.services.of(entry.standing) -= 1;
+            for held in [&entry.granted, &entry.leaving] {
+                release(&mut self.ledger, slot, held, &entry.granted_to);
+            }
+            for held in [&entry.granted, &entry.leaving] {
+                let waits = waits_after_removal(&self.ledger, held, &entry.granted_to);
+                self.wakes.extend(waits);
+            }
+        }
+    }
+
+    /// Pools are few and seldom change, so a change of one looks at every Service again.
+    fn rebuild_pools(&mut self) {
+        let mut pools = Pools::new(self.pools.values());
+        for (address, tenants) in self.ledger.tenants.iter() {
+            for (i, tenant) in tenants.iter().enumerate() {
+                pools.take(address, &tenant.service.name.namespace, i == 0);
+            }
+        }
+        self.ledger.pools = pools;
+        self.changed.extend(self.index.slots());
+    }
+
+    /// The difference between what a Service has in the store and what it should have.
+    fn plan_service(&mut self, slot: Slot, now: Timestamp) -> Option<Write> {
+        let entry = self.index.get(slot)?;
+        if blocked(&self.ledger, entry).next().is_some() {
+            return None;
+        }
+        let name = &entry.stored.service.name;
+        let reports = self.reports.get(name).map(Vec::as_slice);
+        let (status, standing) = conditions::status(&self.ledger, entry, reports, now);
+        let entry = self.index.get_mut(slot)?;
+        if entry.standing != standing {
+            *self.services.of(entry.standing) -= 1;
+            *self.services.of(standing) += 1;
+            entry.standing = standing;
+        }
+        plan(entry, status)
+    }
+
+    fn plan_pools(&mut self, now: Timestamp, writes: &mut Vec<Write>) {
+        for pool in self.ledger.pools.drain_untold() {
+            let before = self.pool_statuses.get(pool.name());
+            let status = pool.status(before, now);
+            if before == Some(&status) {
+                continue;
+            }
+            let name = Arc::clone(pool.name());
+            self.pool_statuses.insert(Arc::clone(&name), status.clone());
+            writes.push(Write::Pool { name, status });
+        }
+    }
+}
+
+/// The write that makes the store hold what a Service was granted, where it does not yet.
+fn plan(entry: &mut Entry, status: fairway_config::exchange::Status) -> Option<Write> {
+    if *entry.last_held() == entry.granted && *entry.last_status() == status {
+        return None;
+    }
+    let version = entry.stored.version;
+    entry.written_from = Some(version);
+    entry.written = Some((entry.granted.clone(), status.clone()));
+    Some(Write::Service {
+        name: entry.stored.service.name.clone(),
+        version,
+        held: entry.granted.clone(),
+        status,
+    })
+}

@@ -1,0 +1,307 @@
+//! Who holds which address, and who may share one.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_config::names::ServiceName;
+use fairway_config::service::{PortKey, Service, SharingNamespaces};
+
+use crate::index::Slot;
+
+/// A Service on an address, as it was when it took it.
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    pub(crate) slot: Slot,
+    pub(crate) service: Arc<Service>,
+    /// What the store still shows it to have here, beyond what it has now.
+    pub(crate) leaving: Leaving,
+}
+
+impl Tenant {
+    /// A port that it leaves and that the Service has or wants.
+    fn leaves_one_of(&self, service: &Service) -> Option<PortKey> {
+        let Leaving::Ports(ports) = &self.leaving else {
+            return None;
+        };
+        let wants = |key: &PortKey| service.ports.iter().any(|port| port.key() == *key);
+        ports.iter().copied().find(wants)
+    }
+}
+
+/// What a Service has let go of while the store does not show it yet. Nobody gets it before, or a
+/// crash between two writes would leave it with two Services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// These ports of the address; none where nothing is under way.
+    Ports(Vec<PortKey>),
+    /// The address as a whole.
+    Address,
+}
+
+/// Every address that is held, in whatever pool or in none.
+///
+/// Those who stay on one address have all got the same sharing key, no port in common, and agree on
+/// each other's namespaces: nobody is added who does not fit. So a newcomer is held against one of
+/// them and against an index of their ports, however many share the address.
+#[derive(Debug, Default)]
+pub(crate) struct Tenants {
+    /// By name.
+    by_address: HashMap<IpAddr, Vec<Tenant>>,
+    by_key: HashMap<Arc<str>, BTreeSet<IpAddr>>,
+    /// Who has a port of an address that is shared, or could be.
+    ports: HashMap<(IpAddr, PortKey), Arc<Service>>,
+}
+
+/// Why an address that is held can't be joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Clash {
+    /// There is no common sharing key.
+    Held(ServiceName),
+    /// Both use this port.
+    Port(ServiceName, PortKey),
+    /// The namespaces do not both name each other.
+    NoConsent(ServiceName),
+}
+
+impl Tenants {
+    /// Who holds `address`.
+    pub(crate) fn of(&self, address: IpAddr) -> &[Tenant] {
+        self.by_address.get(&address).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every address with its holders.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, &[Tenant])> {
+        self.by_address.iter().map(|(a, t)| (*a, t.as_slice()))
+    }
+
+    /// The addresses that are shared, or could be, under `key`, in order.
+    pub(crate) fn under_key(&self, key: &str) -> impl Iterator<Item = IpAddr> {
+        self.by_key.get(key).into_iter().flatten().copied()
+    }
+
+    /// The key that those who stay on `address` share it under, or would.
+    pub(crate) fn sharing_key(&self, address: IpAddr) -> Option<&Arc<str>> {
+        self.staying(address)
+            .next()?
+            .service
+            .asks
+            .sharing_key
+            .as_ref()
+    }
+
+    /// Whether a Service that has `address` may keep it beside those who hold it.
+    pub(crate) fn may_stay(&self, address: IpAddr, service: &Service) -> bool {
+        self.clash(address, service).is_none()
+    }
+
+    /// Whether a Service may come to `address` beside those who hold it.
+    pub(crate) fn may_join(&self, address: IpAddr, service: &Service) -> Result<(), Clash> {
+        let tenants = self.of(address);
+        let leaves = |tenant: &&Tenant| tenant.leaving == Leaving::Address;
+        if let Some(tenant) = tenants.iter().find(leaves) {
+            return Err(Clash::Held(tenant.service.name.clone()));
+        }
+        if let Some(clash) = self.clash(address, service) {
+            return Err(clash);
+        }
+        for tenant in tenants {
+            if let Some(port) = tenant.leaves_one_of(service) {
+                return Err(Clash::Port(tenant.service.name.clone(), port));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether another Service on `address` has still to let go of what this one has there.
+    pub(crate) fn is_leaving(&self, address: IpAddr, service: &Service) -> bool {
+        let mut others = self
+            .of(address)
+            .iter()
+            .filter(|tenant| tenant.service.name != service.name);
+        others.any(|tenant| {
+            tenant.leaving == Leaving::Address || tenant.leaves_one_of(service).is_some()
+        })
+    }
+
+    /// What keeps a Service from sharing `address` with those who stay on it.
+    fn clash(&self, address: IpAddr, service: &Service) -> Option<Clash> {
+        let first = self.staying(address).next()?;
+        if !same_key(&first.service, service) {
+            return Some(Clash::Held(first.service.name.clone()));
+        }
+        if let Some(tenant) = self.without_consent(address, service).next() {
+            return Some(Clash::NoConsent(tenant.service.name.clone()));
+        }
+        let (key, holder) = self.same_ports(address, service).next()?;
+        Some(Clash::Port(holder.name.clone(), key))
+    }
+
+    /// Those with whom it is to be settled anew who has `address` if a Service that is on it turns
+    /// into `service`.
+    pub(crate) fn rivals(&self, address: IpAddr, service: &Service) -> Vec<Slot> {
+        let tenants = self.of(address);
+        let first = self.staying(address).next();
+        if first.is_some_and(|first| !same_key(&first.service, service)) {
+            return tenants.iter().map(|tenant| tenant.slot).collect();
+        }
+        let leaving = tenants
+            .iter()
+            .filter(|tenant| tenant.leaving == Leaving::Address);
+        let holders = self
+            .same_ports(address, service)
+            .filter_map(|(_, holder)| tenants.get(position(tenants, &holder.name).ok()?));
+        leaving
+            .chain(self.without_consent(address, service))
+            .chain(holders)
+            .map(|tenant| tenant.slot)
+            .collect()
+    }
+
+    fn staying(&self, address: IpAddr) -> impl Iterator<Item = &Tenant> {
+        let tenants = self.of(address).iter();
+        tenants.filter(|tenant| tenant.leaving != Leaving::Address)
+    }
+
+    fn without_consent(&self, address: IpAddr, service: &Service) -> impl Iterator<Item = &Tenant> {
+        let namespace = &service.name.namespace;
+        // They are in order, so the first and the last tell whether others are among them.
+        let tenants = self.of(address);
+        let ends = [tenants.first(), tenants.last()];
+        let alone = ends
+            .iter()
+            .flatten()
+            .all(|tenant| tenant.service.name.namespace == *namespace);
+        let others = self
+            .staying(address)
+            .take(if alone { 0 } else { usize::MAX });
+        others.filter(move |tenant| {
+            let other = &tenant.service;
+            other.name.namespace != *namespace
+                && !(agrees(service, other) && agrees(other, service))
+        })
+    }
+
+    fn same_ports(
+        &self,
+        address: IpAddr,
+        service: &Service,
+    ) -> impl Iterator<Item = (PortKey, &Service)> {
+        service.ports.iter().filter_map(move |port| {
+            let key = port.key();
+            Some((key, &**self.ports.get(&(address, key))?))
+        })
+    }
+
+    /// Adds a holder who may stay, or leaves; true where it is the first.
+    pub(crate) fn add(
+        &mut self,
+        address: IpAddr,
+        slot: Slot,
+        service: &Arc<Service>,
+        leaving: Leaving,
+    ) -> bool {
+        if let Some(key) = &service.asks.sharing_key {
+            self.by_key
+                .entry(Arc::clone(key))
+                .or_default()
+                .insert(address);
+            if leaving != Leaving::Address {
+                for port in &service.ports {
+                    self.ports
+                        .insert((address, port.key()), Arc::clone(service));
+                }
+            }
+        }
+        let tenants = self.by_address.entry(address).or_default();
+        let at = position(tenants, &service.name).unwrap_or_else(|at| at);
+        let tenant = Tenant {
+            slot,
+            service: Arc::clone(service),
+            leaving,
+        };
+        tenants.insert(at, tenant);
+        tenants.len() == 1
+    }
+
+    /// Takes a holder away; true where it was the last.
+    pub(crate) fn remove(&mut self, address: IpAddr, service: &ServiceName) -> bool {
+        let Some(tenants) = self.by_address.get_mut(&address) else {
+            return false;
+        };
+        let Ok(at) = position(tenants, service) else {
+            return false;
+        };
+        let gone = tenants.remove(at);
+        let last = tenants.is_empty();
+        if let Some(key) = &gone.service.asks.sharing_key {
+            if gone.leaving != Leaving::Address {
+                for port in &gone.service.ports {
+                    self.ports.remove(&(address, port.key()));
+                }
+            }
+            let is_under = |t: &Tenant| t.service.asks.sharing_key.as_ref() == Some(key);
+            if !tenants.iter().any(is_under)
+                && let Some(addresses) = self.by_key.get_mut(key)
+            {
+                addresses.remove(&address);
+                if addresses.is_empty() {
+                    self.by_key.remove(key);
+                }
+            }
+        }
+        if last {
+            self.by_address.remove(&address);
+        }
+        last
+    }
+}
+
+fn position(tenants: &[Tenant], name: &ServiceName) -> Result<usize, usize> {
+    tenants.binary_search_by(|tenant| tenant.service.name.cmp(name))
+}
+
+impl Clash {
+    /// The CamelCase word for conditions.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Held(_) => "AddressHeld",
+            Self::Port(..) => "SharingPortClash",
+            Self::NoConsent(_) => "SharingWithoutConsent",
+        }
+    }
+
+    /// Why not, as the end of a sentence about the address.
+    pub(crate) fn why(&self) -> String {
+        match self {
+            Self::Held(holder) => {
+                format!("Service {holder} holds it, and the two have no sharing key in common")
+            }
+            Self::Port(holder, key) => {
+                format!(
+                    "Service {holder} holds it under the same sharing key and uses port {key} too"
+                )
+            }
+            Self::NoConsent(holder) => format!(
+                "Service {holder} holds it under the same sharing key, but the two namespaces do not both name each other in sharing-namespaces"
+            ),
+        }
+    }
+}
+
+/// Whether two Services name the same sharing key. Who names none shares with nobody.
+fn same_key(a: &Service, b: &Service) -> bool {
+    match (&a.asks.sharing_key, &b.asks.sharing_key) {
+        (Some(a), Some(b)) => a == b && !a.is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether `a` agrees to share with the namespace of `b`.
+fn agrees(a: &Service, b: &Service) -> bool {
+    match &a.asks.sharing_namespaces {
+        SharingNamespaces::Own => false,
+        SharingNamespaces::Listed(listed) => listed.contains(&b.name.namespace),
+        SharingNamespaces::All => true,
+    }
+}

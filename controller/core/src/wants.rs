@@ -1,0 +1,116 @@
+//! What a Service is entitled to, before it is known what there is.
+
+use std::net::IpAddr;
+
+use fairway_config::net::IpFamily;
+use fairway_config::service::{
+    ExternalTrafficPolicy, IpFamilyPolicy, Service, ServicePort, ServiceType,
+};
+
+use fairway_config::net::Protocol;
+
+use crate::pools::FAMILIES;
+use crate::settings::Settings;
+
+/// Whether the Service gets an external address from us. `fairway.dev/external-name` changes
+/// nothing here; a plain ExternalName Service carries no traffic.
+pub(crate) fn wants_address(settings: &Settings, service: &Service) -> bool {
+    let ours = match &service.class {
+        Some(class) => *class == settings.class,
+        None => settings.default_class,
+    };
+    service.kind == ServiceType::LoadBalancer && ours && !service.deleting && !service.asks.ignore
+}
+
+/// How a port comes to its node port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NumberWant {
+    /// It has none.
+    None,
+    /// It keeps the one that it has and gets no new one.
+    KeepOnly,
+    /// This one and no other.
+    Asked(u16),
+    /// Any.
+    Any,
+}
+
+/// How a port comes to its node port. Ports of a protocol that nothing carries get none.
+///
+/// In standalone mode Fairway is the allocator, so this is for NodePort and LoadBalancer Services
+/// of every class. `allocateLoadBalancerNodePorts: false` releases none that were there (KEP-1864).
+pub(crate) fn number_want(service: &Service, port: &ServicePort) -> NumberWant {
+    if service.deleting || port.protocol == Protocol::Sctp {
+        return NumberWant::None;
+    }
+    match (service.kind, port.node_port) {
+        (ServiceType::ClusterIP | ServiceType::ExternalName, _) => NumberWant::None,
+        (_, Some(number)) => NumberWant::Asked(number),
+        (ServiceType::LoadBalancer, None) if !service.allocate_node_ports => NumberWant::KeepOnly,
+        (_, None) => NumberWant::Any,
+    }
+}
+
+/// How a Service comes to its `healthCheckNodePort`: LoadBalancer with Local only.
+pub(crate) fn health_check_want(service: &Service) -> NumberWant {
+    let has = service.kind == ServiceType::LoadBalancer
+        && service.external_traffic_policy == ExternalTrafficPolicy::Local
+        && !service.deleting;
+    match (has, service.health_check_node_port) {
+        (false, _) => NumberWant::None,
+        (true, Some(number)) => NumberWant::Asked(number),
+        (true, None) => NumberWant::Any,
+    }
+}
+
+/// The families that a Service is to have addresses of, in order.
+///
+/// Where `ipFamilies` is open: those of the requested addresses, else of what it holds, else what
+/// `otherwise` says.
+pub(crate) fn families(
+    service: &Service,
+    held: &[IpAddr],
+    otherwise: impl FnOnce() -> IpFamily,
+) -> Vec<IpFamily> {
+    let distinct = |addresses: &[IpAddr]| {
+        let mut families = Vec::new();
+        for family in addresses.iter().map(|a| IpFamily::of(*a)) {
+            if !families.contains(&family) {
+                families.push(family);
+            }
+        }
+        families
+    };
+    let asked = distinct(&service.asks.addresses);
+    let mut families: Vec<IpFamily> = if !service.ip_families.is_empty() {
+        let mut named = service.ip_families.clone();
+        named.dedup();
+        if service.ip_family_policy == IpFamilyPolicy::SingleStack {
+            named.truncate(1);
+        }
+        named
+    } else if !asked.is_empty() {
+        asked
+    } else {
+        let mut first = distinct(held);
+        first.truncate(1);
+        if first.is_empty() {
+            first.push(otherwise());
+        }
+        first
+    };
+    if service.ip_family_policy != IpFamilyPolicy::SingleStack {
+        for family in FAMILIES {
+            if !families.contains(&family) {
+                families.push(family);
+            }
+        }
+    }
+    families
+}
+
+/// The requested address of a family.
+pub(crate) fn asked_address(service: &Service, family: IpFamily) -> Option<IpAddr> {
+    let mut asked = service.asks.addresses.iter().copied();
+    asked.find(|address| IpFamily::of(*address) == family)
+}

@@ -1,0 +1,314 @@
+//! A controller and a store that takes every write at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fairway_config::cluster::Namespace;
+use fairway_config::exchange::*;
+use fairway_config::names::ServiceName;
+use fairway_config::net::{AddressRange, Protocol};
+use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
+use fairway_config::selector::{Operator, Requirement, Selector};
+use fairway_config::service::*;
+use fairway_config::time::Timestamp;
+use fairway_controller_core::{NodePortRange, Settings, State};
+
+/// Fairway by default, and the allocator.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        class: "fairway.dev/gateway".into(),
+        default_class: true,
+        node_ports: NodePortRange::default(),
+        allocates_node_ports: true,
+    }
+}
+
+/// A LoadBalancer Service `web/NAME` with port 80.
+pub(crate) fn service(name: &str, created: i64) -> Service {
+    Service {
+        name: ServiceName::new("web", name),
+        uid: None,
+        created: Some(Timestamp(created)),
+        deleting: false,
+        labels: Default::default(),
+        kind: ServiceType::LoadBalancer,
+        class: None,
+        cluster_ips: vec![],
+        headless: false,
+        external_name: None,
+        has_selector: true,
+        ports: vec![ServicePort {
+            name: None,
+            protocol: Protocol::Tcp,
+            port: 80,
+            target: TargetPort::Number(80),
+            node_port: None,
+            app: AppProtocol::Opaque,
+        }],
+        external_traffic_policy: ExternalTrafficPolicy::Cluster,
+        client_ip_affinity: None,
+        source_ranges: vec![],
+        ip_families: vec![],
+        ip_family_policy: IpFamilyPolicy::SingleStack,
+        allocate_node_ports: true,
+        health_check_node_port: None,
+        publish_not_ready_addresses: false,
+        external_ips: vec![],
+        status_addresses: vec![],
+        asks: Asks::default(),
+        notices: vec![],
+    }
+}
+
+/// 10.0.0.0/30 without its ends.
+pub(crate) fn pool() -> AddressPool {
+    let range =
+        AddressRange::new("10.0.0.0".parse().unwrap(), "10.0.0.3".parse().unwrap()).unwrap();
+    AddressPool {
+        name: "edge".into(),
+        created: None,
+        blocks: vec![AddressBlock {
+            range,
+            avoid_ends: true,
+        }],
+        auto_assign: true,
+        priority: 100,
+        service_selector: Selector::default(),
+        namespace_selector: Selector::default(),
+        quota_per_namespace: None,
+        forwarding: Forwarding::Proxy,
+        notices: vec![],
+    }
+}
+
+pub(crate) fn port(protocol: Protocol, port: u16, node_port: Option<u16>) -> ServicePort {
+    ServicePort {
+        name: None,
+        protocol,
+        port,
+        target: TargetPort::Number(port),
+        node_port,
+        app: AppProtocol::Opaque,
+    }
+}
+
+/// A pool of other addresses, all of which are given out.
+pub(crate) fn other_pool(name: &str, first: &str, last: &str) -> AddressPool {
+    let range = AddressRange::new(first.parse().unwrap(), last.parse().unwrap()).unwrap();
+    AddressPool {
+        name: name.into(),
+        blocks: vec![AddressBlock {
+            range,
+            avoid_ends: false,
+        }],
+        ..pool()
+    }
+}
+
+/// Selects what has the label.
+pub(crate) fn label(key: &str, value: &str) -> Selector {
+    Selector {
+        requirements: vec![Requirement {
+            key: key.into(),
+            operator: Operator::In(vec![value.into()]),
+        }],
+    }
+}
+
+pub(crate) struct World {
+    state: State,
+    services: BTreeMap<Arc<str>, Arc<StoredService>>,
+    pools: BTreeMap<Arc<str>, PoolStatus>,
+    pub(crate) now: i64,
+}
+
+impl World {
+    pub(crate) fn new(settings: Settings, pools: Vec<AddressPool>) -> Self {
+        let mut world = Self {
+            state: State::new(settings),
+            services: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            now: 5,
+        };
+        let pools = pools.into_iter();
+        let changes = pools.map(|pool| Change::Pool(Arc::clone(&pool.name), Some(Arc::new(pool))));
+        world.apply(changes.collect());
+        world
+    }
+
+    /// These Services are there, or changed, all at once.
+    pub(crate) fn put<const N: usize>(&mut self, services: [Service; N]) {
+        let changes = services.into_iter().map(|service| {
+            let name = service.name.clone();
+            let old = self.services.get(&name.name);
+            let stored = Arc::new(StoredService {
+                held: old.map(|old| old.held.clone()).unwrap_or_default(),
+                status: old.map(|old| old.status.clone()).unwrap_or_default(),
+                service: Arc::new(service),
+                version: old.map_or(1, |old| old.version + 1),
+                first_seen: Timestamp(0),
+                source: Some("web.yaml, document 1".into()),
+                source_problem: None,
+            });
+            self.services
+                .insert(Arc::clone(&name.name), Arc::clone(&stored));
+            Change::Service(name, Some(stored))
+        });
+        let changes = changes.collect();
+        self.apply(changes);
+    }
+
+    pub(crate) fn delete(&mut self, name: &str) {
+        let gone = self.services.remove(name).unwrap();
+        self.apply(vec![Change::Service(gone.service.name.clone(), None)]);
+    }
+
+    pub(crate) fn pool(&mut self, pool: AddressPool) {
+        self.apply(vec![Change::Pool(
+            Arc::clone(&pool.name),
+            Some(Arc::new(pool)),
+        )]);
+    }
+
+    pub(crate) fn delete_pool(&mut self, name: &str) {
+        self.apply(vec![Change::Pool(name.into(), None)]);
+    }
+
+    pub(crate) fn namespace(&mut self, name: &str, label: (&str, &str)) {
+        let namespace = Namespace {
+            name: name.into(),
+            labels: BTreeMap::from([(label.0.to_owned(), label.1.to_owned())]),
+        };
+        self.apply(vec![Change::Namespace(
+            name.into(),
+            Some(Arc::new(namespace)),
+        )]);
+    }
+
+    /// A gateway says how the listener of a port on an address is.
+    pub(crate) fn report(&mut self, gateway: &str, name: &str, listen: &str, state: ListenerState) {
+        let report = Report {
+            gateway: gateway.into(),
+            listeners: vec![ListenerReport {
+                listen: fairway_config::net::ListenAddr(listen.parse().unwrap()),
+                protocol: Protocol::Tcp,
+                port: 80,
+                kind: ClaimKind::Vip,
+                state,
+            }],
+            refused_endpoints: vec![],
+            eligible_endpoints: 1,
+            notices: vec![],
+        };
+        let name = ServiceName::new("web", name);
+        self.apply(vec![Change::Report(name, Some(Arc::new(report)))]);
+    }
+
+    /// Gateways have nothing to say of it any more.
+    pub(crate) fn silence(&mut self, name: &str) {
+        self.apply(vec![Change::Report(ServiceName::new("web", name), None)]);
+    }
+
+    /// Another controller finds what this one left.
+    pub(crate) fn restart(&mut self, settings: Settings, pools: Vec<AddressPool>) {
+        let restarted = Self::new(settings, pools);
+        self.state = restarted.state;
+        let services = self.services.values();
+        let changes =
+            services.map(|it| Change::Service(it.service.name.clone(), Some(Arc::clone(it))));
+        self.apply(changes.collect());
+    }
+
+    fn apply(&mut self, mut changes: Vec<Change>) {
+        for _ in 0..8 {
+            self.state.apply(&Batch {
+                changes: std::mem::take(&mut changes),
+                synced: true,
+                sequence: 0,
+            });
+            for write in self.state.settle(Timestamp(self.now)) {
+                match write {
+                    Write::Pool { name, status } => {
+                        self.pools.insert(name, status);
+                    }
+                    Write::Service {
+                        name, held, status, ..
+                    } => {
+                        let stored = self.services.get_mut(&name.name).unwrap();
+                        *stored = Arc::new(StoredService {
+                            held,
+                            status,
+                            version: stored.version + 1,
+                            ..StoredService::clone(stored)
+                        });
+                        changes.push(Change::Service(name.clone(), Some(Arc::clone(stored))));
+                        self.check_exclusive(&name.name);
+                    }
+                }
+            }
+            if changes.is_empty() {
+                return;
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    /// No port of an address that this Service has is with another one, too.
+    fn check_exclusive(&self, name: &str) {
+        let ours = &self.services[name].status.ingress;
+        for (other, stored) in self.services.iter().filter(|(other, _)| ***other != *name) {
+            for theirs in &stored.status.ingress {
+                let same_address = ours.iter().filter(|ours| ours.ip == theirs.ip);
+                for key in same_address.flat_map(|ours| ours.ports.iter().map(|p| p.key)) {
+                    let both = theirs.ports.iter().any(|port| port.key == key);
+                    assert!(!both, "{} {key} is with {name} and {other}", theirs.ip);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn held(&self, name: &str) -> &Held {
+        &self.services[name].held
+    }
+
+    pub(crate) fn status(&self, name: &str) -> &Status {
+        &self.services[name].status
+    }
+
+    pub(crate) fn pool_status(&self, name: &str) -> &PoolStatus {
+        &self.pools[name]
+    }
+
+    /// Addresses, node ports in order, the health check's, and the reason of AddressAssigned.
+    pub(crate) fn got(&self, name: &str) -> String {
+        let held = self.held(name);
+        let list = |items: Vec<String>| match items.len() {
+            0 => "-".to_owned(),
+            _ => items.join(","),
+        };
+        let numbers = held.node_ports.values().map(ToString::to_string);
+        let health = held.health_check_node_port.map(|n| format!("+{n}"));
+        let conditions = &self.status(name).conditions;
+        let reason = conditions.get("AddressAssigned");
+        format!(
+            "{} {} {}",
+            list(held.addresses.iter().map(ToString::to_string).collect()),
+            list(numbers.chain(health).collect()),
+            reason.map_or("-", |condition| &condition.reason)
+        )
+    }
+
+    /// Status and reason of a condition.
+    pub(crate) fn condition(&self, name: &str, kind: &str) -> Option<(bool, &str)> {
+        let condition = self.status(name).conditions.get(kind)?;
+        Some((condition.status, &condition.reason))
+    }
+
+    /// What `explain` says under a heading.
+    pub(crate) fn explain(&self, name: &str, heading: &str) -> Vec<String> {
+        let name = &self.services[name].service.name;
+        let sections = self.state.explain(name).unwrap();
+        let section = sections.into_iter().find(|s| s.title == heading);
+        section.unwrap().sentences
+    }
+}

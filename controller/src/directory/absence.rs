@@ -1,0 +1,192 @@
+//! When a manifest that is gone counts as deleted.
+//!
+//! What a manifest declared is released when someone deleted it, and not when it can't be seen for
+//! another reason: a file system that was unmounted, a directory that comes back with half of its
+//! files, an empty directory in the place of a full one. From outside the two differ in little, so
+//! the rules lean to keeping:
+//!
+//! - in normal operation a file that has been gone for a moment was deleted (the moment is for
+//!   editors that move a file away and write another, and for `rm -r` of the directory itself);
+//! - where no manifest is left at all, files were deleted if each was seen to be removed by name,
+//!   and are held otherwise, without end;
+//! - after an interruption (the directory was away, is another one, or one below it is on another
+//!   device) files that are missing are held until nothing has changed for a grace period.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a file has to be gone.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// How long the last file has to be gone: `rm -r` removes the directory itself at the end.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// Files that were known and are not there.
+#[derive(Debug)]
+pub(super) struct Absence {
+    grace: Duration,
+    missing: BTreeMap<Arc<str>, Missing>,
+    /// Since when nothing has changed, while an interruption isn't over.
+    interrupted: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Missing {
+    since: Instant,
+    /// It was gone when the process started: there is no moment to wait for.
+    from_start: bool,
+    /// It was seen to be removed by its name.
+    removed: bool,
+}
+
+/// What becomes of a missing file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It was deleted.
+    Deleted,
+    /// To be seen at this time; nothing is said of it until then.
+    Wait(Instant),
+    /// Held until then at least: there was an interruption.
+    Interrupted(Instant),
+    /// Held until manifests turn up: there are none at all.
+    Emptied,
+}
+
+impl Absence {
+    pub(super) fn new(grace: Duration) -> Self {
+        Self {
+            grace,
+            missing: BTreeMap::new(),
+            interrupted: None,
+        }
+    }
+
+    /// The directory was away, or is another one.
+    pub(super) fn interrupt(&mut self, now: Instant) {
+        self.interrupted = Some(now);
+    }
+
+    /// Something changed: an interruption isn't over.
+    pub(super) fn stir(&mut self, now: Instant) {
+        if self.interrupted.is_some() {
+            self.interrupted = Some(now);
+        }
+    }
+
+    /// Whether the directory was away and isn't yet taken to be back as a whole.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupted.is_some()
+    }
+
+    /// A known file is not there.
+    pub(super) fn miss(&mut self, path: &Arc<str>, now: Instant, from_start: bool, removed: bool) {
+        let missing = self
+            .missing
+            .entry(Arc::clone(path))
+            .or_insert_with(|| Missing {
+                since: now,
+                from_start,
+                removed,
+            });
+        missing.removed |= removed;
+    }
+
+    /// A file is there, or is forgotten.
+    pub(super) fn clear(&mut self, path: &str) {
+        self.missing.remove(path);
+    }
+
+    /// What becomes of each missing file, now that `known` files are known in all.
+    pub(super) fn verdicts(&mut self, known: usize, now: Instant) -> Vec<(Arc<str>, Verdict)> {
+        if self
+            .interrupted
+            .is_some_and(|quiet| now >= quiet + self.grace)
+        {
+            self.interrupted = None;
+        }
+        let emptied = self.missing.len() >= known;
+        self.missing
+            .iter()
+            .map(|(path, missing)| (Arc::clone(path), self.verdict(*missing, emptied, now)))
+            .collect()
+    }
+
+    fn verdict(&self, missing: Missing, emptied: bool, now: Instant) -> Verdict {
+        if emptied && !missing.removed {
+            return Verdict::Emptied;
+        }
+        if let Some(quiet) = self.interrupted {
+            return Verdict::Interrupted(quiet + self.grace);
+        }
+        let moment = match (emptied, missing.from_start) {
+            (true, _) => LAST_MOMENT,
+            (false, true) => Duration::ZERO,
+            (false, false) => MOMENT,
+        };
+        let due = missing.since + moment;
+        if due <= now {
+            Verdict::Deleted
+        } else {
+            Verdict::Wait(due)
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(30);
+
+    fn verdict(absence: &mut Absence, known: usize, now: Instant) -> Verdict {
+        absence.verdicts(known, now)[0].1
+    }
+
+    #[test]
+    fn a_file_deleted_in_normal_operation_goes_after_a_moment() {
+        let now = Instant::now();
+        let mut absence = Absence::new(GRACE);
+        absence.miss(&"a.yaml".into(), now, false, true);
+        assert_eq!(verdict(&mut absence, 2, now), Verdict::Wait(now + MOMENT));
+        assert_eq!(verdict(&mut absence, 2, now + MOMENT), Verdict::Deleted);
+    }
+
+    #[test]
+    fn a_file_deleted_while_nobody_looked_goes_at_once() {
+        let now = Instant::now();
+        let mut absence = Absence::new(GRACE);
+        absence.miss(&"a.yaml".into(), now, true, false);
+        assert_eq!(verdict(&mut absence, 2, now), Verdict::Deleted);
+    }
+
+    #[test]
+    fn an_emptied_directory_releases_only_what_was_removed_by_name() {
+        let now = Instant::now();
+        let mut absence = Absence::new(GRACE);
+        absence.miss(&"a.yaml".into(), now, false, false);
+        let later = now + Duration::from_secs(86_400);
+        assert_eq!(verdict(&mut absence, 1, later), Verdict::Emptied);
+        absence.miss(&"a.yaml".into(), now, false, true);
+        assert_eq!(
+            verdict(&mut absence, 1, now),
+            Verdict::Wait(now + LAST_MOMENT)
+        );
+        assert_eq!(verdict(&mut absence, 1, later), Verdict::Deleted);
+    }
+
+    #[test]
+    fn after_an_interruption_what_is_missing_is_held_until_it_has_been_quiet() {
+        let now = Instant::now();
+        let mut absence = Absence::new(GRACE);
+        absence.interrupt(now);
+        absence.miss(&"a.yaml".into(), now, false, false);
+        let stirred = now + GRACE / 2;
+        absence.stir(stirred);
+        let still = verdict(&mut absence, 2, now + GRACE);
+        assert_eq!(still, Verdict::Interrupted(stirred + GRACE));
+        assert_eq!(verdict(&mut absence, 2, stirred + GRACE), Verdict::Deleted);
+        assert!(!absence.is_interrupted());
+    }
+}

@@ -1,0 +1,119 @@
+//! What a Service goes on holding when it is read again.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use fairway_config::exchange::{Held, StoredService};
+use fairway_config::service::Service;
+use fairway_config::time::Timestamp;
+
+use super::catalog::{Winner, place};
+use super::memory::ServiceMemory;
+
+/// A Service that is in force.
+#[derive(Clone)]
+pub(super) struct LiveService {
+    pub(super) uid: Arc<str>,
+    pub(super) stored: Arc<StoredService>,
+    /// What it holds is on disk: it may be told without being written again.
+    pub(super) recorded: bool,
+}
+
+/// The new form of a Service, with what its former self or an earlier run had.
+pub(super) fn bring_service(
+    service: &Arc<Service>,
+    winner: &Winner,
+    before: Option<&LiveService>,
+    memory: Option<ServiceMemory>,
+    first_seen: Timestamp,
+) -> LiveService {
+    let source = Some(place(&winner.file, winner.entry.number).into());
+    let source_problem = winner.held.as_deref().map(str::to_owned);
+    let (uid, stored, recorded) = match before {
+        Some(before) => {
+            let former = &before.stored;
+            // Whoever decided on the former spec has to decide again.
+            let asked_anew = former.service != *service;
+            let stored = StoredService {
+                service: Arc::clone(service),
+                held: carry(&former.held, Some(&former.service), service),
+                status: former.status.clone(),
+                version: former.version + u64::from(asked_anew),
+                first_seen: former.first_seen,
+                source,
+                source_problem,
+            };
+            let recorded = before.recorded && stored.held == former.held;
+            (Arc::clone(&before.uid), stored, recorded)
+        }
+        None => {
+            let memory = memory.unwrap_or_else(|| ServiceMemory {
+                uid: service.uid.clone().unwrap_or_else(new_uid),
+                version: 0,
+                held: Held::default(),
+                status: Default::default(),
+            });
+            let stored = StoredService {
+                service: Arc::clone(service),
+                held: carry(&memory.held, None, service),
+                status: memory.status.clone(),
+                version: memory.version,
+                first_seen,
+                source,
+                source_problem,
+            };
+            let recorded = stored.held == memory.held;
+            (memory.uid, stored, recorded)
+        }
+    };
+    LiveService {
+        uid,
+        stored: Arc::new(stored),
+        recorded,
+    }
+}
+
+/// What a Service goes on holding when its spec changes. A node port stays with its (protocol,
+/// port); where a port got another number, with its name. Whether it may keep what it holds is the
+/// controller's to say.
+fn carry(held: &Held, before: Option<&Service>, after: &Service) -> Held {
+    let mut node_ports = BTreeMap::new();
+    for port in &after.ports {
+        let key = port.key();
+        let by_name = || {
+            let former = before?
+                .ports
+                .iter()
+                .find(|former| former.name.is_some() && former.name == port.name)?;
+            let moved = after.ports.iter().all(|other| other.key() != former.key());
+            moved.then(|| held.node_ports.get(&former.key())).flatten()
+        };
+        if let Some(number) = held.node_ports.get(&key).or_else(by_name) {
+            node_ports.insert(key, *number);
+        }
+    }
+    Held {
+        addresses: held.addresses.clone(),
+        node_ports,
+        health_check_node_port: held.health_check_node_port,
+    }
+}
+
+/// A random UUID (RFC 9562, version 4), for a Service whose manifest names none. It has to differ
+/// from others and not to be hard to guess, which the keys of the standard hasher are good for.
+fn new_uid() -> Arc<str> {
+    let random = || u128::from(RandomState::new().hash_one(0u8));
+    let bits = (random() << 64 | random()) & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let hex = format!("{bits:032x}");
+    let part = |from, to| hex.get(from..to).unwrap_or_default();
+    format!(
+        "{}-{}-{}-{}-{}",
+        part(0, 8),
+        part(8, 12),
+        part(12, 16),
+        part(16, 20),
+        part(20, 32)
+    )
+    .into()
+}

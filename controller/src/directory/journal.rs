@@ -1,0 +1,274 @@
+//! One file that only grows: what Fairway remembers of its objects, a line for each change.
+//!
+//! A file for each object would be made and removed with every change, and file systems are slow at
+//! that: ext4 searches past every inode that was freed in the last minutes. Here a change of any
+//! number of objects is one write and one fdatasync(2).
+//!
+//! A line is the object's key, a tab, and what is remembered as JSON; nothing behind the tab says
+//! that the object is gone. The last line of a key counts. A line that a crash cut short has no end
+//! and never counted: whoever waited for it was not told. When most of the file is history it is
+//! written anew, beside its place, and renamed over it.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use fairway_config::object::ObjectKey;
+
+use super::disk::{Disk, FileWrite};
+
+/// Where it is, below the state directory.
+pub(super) const PATH: &str = "memory.jsonl";
+
+/// History that is not worth writing the file anew for.
+const SLACK: u64 = 1 << 20;
+
+/// What is remembered of one object from now on; nothing where it is gone.
+pub(super) struct Line {
+    pub(super) key: ObjectKey,
+    pub(super) content: Option<Vec<u8>>,
+}
+
+/// The file, open for as long as the state directory is ours: it can be written to when there are
+/// no file descriptors left.
+pub(super) struct Journal {
+    path: PathBuf,
+    file: File,
+    /// How much of it counts.
+    len: u64,
+    /// How much of it would be left if it were written anew.
+    live: u64,
+}
+
+/// What a file held.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// What is remembered of each key, as JSON.
+    pub(super) records: BTreeMap<String, String>,
+    /// Lines that are none, counted from 1, and why.
+    pub(super) broken: Vec<(usize, &'static str)>,
+}
+
+impl Journal {
+    /// Opens or makes the file and reads it.
+    pub(super) fn open(state: &Path) -> io::Result<(Self, Contents)> {
+        let path = state.join(PATH);
+        let mut file = open(&path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let whole = bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
+        bytes.truncate(whole);
+        let contents = contents(&bytes);
+        let live = contents
+            .records
+            .iter()
+            .map(|(key, json)| key.len() + json.len() + 2)
+            .sum();
+        let journal = Self {
+            path,
+            file,
+            len: as_u64(whole),
+            live: as_u64(live),
+        };
+        // A line without its end must not become the beginning of the next.
+        journal.file.set_len(journal.len)?;
+        Ok((journal, contents))
+    }
+
+    /// Adds lines; when it returns well they survive a crash, all of them. When it does not, none
+    /// of them counts.
+    pub(super) fn append(&mut self, lines: &[Line]) -> io::Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let bytes = encode(lines);
+        let written = self
+            .file
+            .write_all_at(&bytes, self.len)
+            .and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            // What may be left of them is written over by the next, or cut off by its beginning.
+            let _ = self.file.set_len(self.len);
+            return Err(error);
+        }
+        self.len += as_u64(bytes.len());
+        Ok(())
+    }
+
+    /// Whether more of it is history than not.
+    pub(super) fn is_mostly_history(&self) -> bool {
+        self.len > 2 * self.live + SLACK
+    }
+
+    /// Writes it anew with nothing but these lines.
+    pub(super) fn rewrite(&mut self, disk: &Disk, lines: &[Line]) -> io::Result<()> {
+        let content = encode(lines);
+        let len = as_u64(content.len());
+        let write = FileWrite {
+            path: PATH.into(),
+            content: Some(content),
+            private: true,
+        };
+        disk.apply(&[write])
+            .into_iter()
+            .collect::<io::Result<()>>()?;
+        self.file = open(&self.path)?;
+        (self.len, self.live) = (len, len);
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    // The memory of a Secret holds its key.
+    options.mode(0o600).open(path)
+}
+
+fn encode(lines: &[Line]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for line in lines {
+        bytes.extend(line.key.to_string().bytes());
+        bytes.push(b'\t');
+        bytes.extend(line.content.iter().flatten());
+        bytes.push(b'\n');
+    }
+    bytes
+}
+
+fn contents(bytes: &[u8]) -> Contents {
+    let mut contents = Contents::default();
+    for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        if line.is_empty() {
+            continue;
+        }
+        let Ok(line) = std::str::from_utf8(line) else {
+            contents.broken.push((number + 1, "is no text"));
+            continue;
+        };
+        match line.split_once('\t') {
+            Some((key, "")) => {
+                contents.records.remove(key);
+            }
+            Some((key, json)) => {
+                contents.records.insert(key.to_owned(), json.to_owned());
+            }
+            None => contents.broken.push((number + 1, "has no key")),
+        }
+    }
+    contents
+}
+
+fn as_u64(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn line(key: &str, content: Option<&str>) -> Line {
+        Line {
+            key: key.parse().unwrap(),
+            content: content.map(|content| content.as_bytes().to_vec()),
+        }
+    }
+
+    fn records(state: &Path) -> Vec<(String, String)> {
+        let (_, contents) = Journal::open(state).unwrap();
+        assert!(contents.broken.is_empty(), "{:?}", contents.broken);
+        contents.records.into_iter().collect()
+    }
+
+    #[test]
+    fn the_last_line_of_a_key_counts() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(state.path()).unwrap();
+        let first = [
+            line("Service a/x", Some("1")),
+            line("Service a/y", Some("2")),
+        ];
+        journal.append(&first).unwrap();
+        journal.append(&[line("Service a/x", Some("3"))]).unwrap();
+        journal.append(&[line("Service a/y", None)]).unwrap();
+        assert_eq!(
+            records(state.path()),
+            [("Service a/x".to_owned(), "3".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_crash_at_any_byte_leaves_what_was_acknowledged() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(state.path()).unwrap();
+        journal
+            .append(&[line("Service a/x", Some("{\"old\":1}"))])
+            .unwrap();
+        let acknowledged = fs::read(state.path().join(PATH)).unwrap();
+        let next = [
+            line("Service a/x", Some("{\"new\":1}")),
+            line("Node n", Some("{}")),
+        ];
+        journal.append(&next).unwrap();
+        let all = fs::read(state.path().join(PATH)).unwrap();
+        for cut in acknowledged.len()..all.len() {
+            fs::write(state.path().join(PATH), &all[..cut]).unwrap();
+            let left = records(state.path());
+            let x = &left.iter().find(|(key, _)| key == "Service a/x").unwrap().1;
+            assert!(
+                x == "{\"old\":1}" || x == "{\"new\":1}",
+                "cut at {cut}: {x}"
+            );
+            // What is added afterwards does not hang on what was cut short.
+            let (mut journal, _) = Journal::open(state.path()).unwrap();
+            journal.append(&[line("Node m", Some("{}"))]).unwrap();
+            assert!(records(state.path()).contains(&("Node m".to_owned(), "{}".to_owned())));
+        }
+    }
+
+    #[test]
+    fn history_is_dropped_when_it_is_most_of_the_file() {
+        let state = tempfile::tempdir().unwrap();
+        let disk = Disk::new(state.path().to_owned());
+        let (mut journal, _) = Journal::open(state.path()).unwrap();
+        let large = "x".repeat(1 << 12);
+        let mut rounds = 0;
+        while !journal.is_mostly_history() {
+            journal
+                .append(&[line("Service a/x", Some(&large))])
+                .unwrap();
+            rounds += 1;
+        }
+        assert!(rounds > 100, "{rounds}");
+        journal
+            .rewrite(&disk, &[line("Service a/x", Some("last"))])
+            .unwrap();
+        assert!(!journal.is_mostly_history());
+        journal.append(&[line("Service a/y", Some("1"))]).unwrap();
+        let left = records(state.path());
+        assert_eq!(left.len(), 2);
+        assert_eq!(left[0].1, "last");
+        assert!(fs::metadata(state.path().join(PATH)).unwrap().len() < 100);
+    }
+
+    #[test]
+    fn a_line_that_is_none_is_named_and_spoils_no_other() {
+        let state = tempfile::tempdir().unwrap();
+        fs::write(
+            state.path().join(PATH),
+            b"Node a\t{}\n\xff\xfe\nnonsense\nNode b\t{}\n",
+        )
+        .unwrap();
+        let (_, contents) = Journal::open(state.path()).unwrap();
+        assert_eq!(contents.records.len(), 2);
+        assert_eq!(contents.broken, [(2, "is no text"), (3, "has no key")]);
+    }
+}

@@ -1,0 +1,332 @@
+//! What is in force: each object's form, what goes with it, and what of it is not yet on disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use fairway_config::exchange::{Change, PoolStatus, StoredService, Write};
+use fairway_config::names::ServiceName;
+use fairway_config::object::{Kind, Object, ObjectKey};
+use fairway_config::time::Timestamp;
+
+use super::catalog::{Catalog, Winner};
+use super::changes::difference;
+use super::disk::FileWrite;
+use super::holding::{LiveService, bring_service};
+use super::journal::Line;
+use super::memory::{self, Record, ServiceMemory};
+use super::render;
+
+/// Every object there is.
+#[derive(Default)]
+pub(super) struct Ledger {
+    live: BTreeMap<ObjectKey, Live>,
+    /// Of earlier runs, until the object turns up.
+    remembered: BTreeMap<ObjectKey, (Timestamp, Option<ServiceMemory>)>,
+    /// Objects whose memory on disk is out of date.
+    pub(super) records_due: BTreeSet<ObjectKey>,
+    /// Services and pools whose file for people is out of date.
+    pub(super) shown_due: BTreeSet<ObjectKey>,
+}
+
+/// An object that is in force.
+pub(super) struct Live {
+    pub(super) winner: Winner,
+    first_seen: Timestamp,
+    pub(super) service: Option<LiveService>,
+    pool: Option<PoolStatus>,
+}
+
+/// A write that has been found to be in order.
+pub(super) struct Accepted {
+    key: ObjectKey,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Service(LiveService),
+    Pool(PoolStatus),
+}
+
+impl Ledger {
+    /// Takes over what an earlier run left.
+    pub(super) fn restore(&mut self, records: Vec<Record>, catalog: &mut Catalog, now: Timestamp) {
+        for record in records {
+            let key = record.entry.key.clone();
+            self.remembered
+                .insert(key.clone(), (record.first_seen, record.service));
+            match record.source {
+                Some(source) => catalog.remember(source, record.entry),
+                None => {
+                    // Until a manifest declares it, nothing says that it is still wanted.
+                    self.records_due.insert(key);
+                }
+            }
+        }
+        self.refresh(catalog, catalog.keys(), now);
+        // All of this came from the disk.
+        self.records_due.retain(|key| !self.live.contains_key(key));
+    }
+
+    /// Brings objects in line with the catalog; what is different now.
+    pub(super) fn refresh(
+        &mut self,
+        catalog: &Catalog,
+        keys: BTreeSet<ObjectKey>,
+        now: Timestamp,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for key in keys {
+            let before = self.live.remove(&key);
+            let after = catalog
+                .winner(&key)
+                .map(|winner| self.bring(winner, before.as_ref(), now));
+            let persisted = |live: &Live| {
+                (
+                    Arc::clone(&live.winner.file),
+                    live.service.as_ref().map(|it| it.stored.version),
+                )
+            };
+            let same = match (&before, &after) {
+                (Some(before), Some(after)) => {
+                    before.winner.entry.json == after.winner.entry.json
+                        && persisted(before) == persisted(after)
+                }
+                _ => false,
+            };
+            if !same {
+                self.records_due.insert(key.clone());
+                if matches!(key.kind, Kind::Service | Kind::AddressPool) {
+                    self.shown_due.insert(key.clone());
+                }
+            }
+            difference(&key, before.as_ref(), after.as_ref(), &mut changes);
+            if let Some(after) = after {
+                self.live.insert(key, after);
+            }
+        }
+        changes
+    }
+
+    /// The new form of an object, with what its former self or an earlier run had.
+    fn bring(&mut self, winner: Winner, before: Option<&Live>, now: Timestamp) -> Live {
+        let remembered = self.remembered.remove(&winner.entry.key);
+        let (first_seen, memory) = remembered.unwrap_or((now, None));
+        let service = match &winner.entry.object {
+            Object::Service(service) => {
+                let before = before.and_then(|live| live.service.as_ref());
+                Some(bring_service(service, &winner, before, memory, first_seen))
+            }
+            _ => None,
+        };
+        Live {
+            first_seen: before.map_or(first_seen, |before| before.first_seen),
+            pool: before.and_then(|before| before.pool.clone()),
+            winner,
+            service,
+        }
+    }
+
+    /// What of an earlier run no manifest declares any more is forgotten.
+    pub(super) fn forget_the_rest(&mut self) {
+        for (key, _) in std::mem::take(&mut self.remembered) {
+            self.records_due.insert(key.clone());
+            self.shown_due.insert(key);
+        }
+    }
+
+    /// Every object that is in force, as changes.
+    pub(super) fn everything(&self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (key, live) in &self.live {
+            difference(key, None, Some(live), &mut changes);
+        }
+        changes
+    }
+
+    /// How many objects there are.
+    pub(super) fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Whether a decision still fits; nothing where it has to be made again.
+    pub(super) fn accept(&self, write: Write) -> Option<Accepted> {
+        match write {
+            Write::Service {
+                name,
+                version,
+                held,
+                status,
+            } => {
+                let key = service_key(&name);
+                let service = self.live.get(&key)?.service.as_ref()?;
+                if service.stored.version != version {
+                    return None;
+                }
+                let stored = StoredService {
+                    held,
+                    status,
+                    version: version + 1,
+                    ..StoredService::clone(&service.stored)
+                };
+                let service = LiveService {
+                    uid: Arc::clone(&service.uid),
+                    // Alone what it holds has to be on disk before it is told.
+                    recorded: service.recorded && stored.held == service.stored.held,
+                    stored: Arc::new(stored),
+                };
+                Some(Accepted {
+                    key,
+                    outcome: Outcome::Service(service),
+                })
+            }
+            Write::Pool { name, status } => {
+                let key = ObjectKey {
+                    kind: Kind::AddressPool,
+                    namespace: None,
+                    name,
+                };
+                self.live.contains_key(&key).then_some(Accepted {
+                    key,
+                    outcome: Outcome::Pool(status),
+                })
+            }
+        }
+    }
+
+    /// What has to be on disk before an accepted write counts; nothing where it only says of what
+    /// is there how it is.
+    pub(super) fn durable(&self, accepted: &Accepted) -> Result<Option<Line>, String> {
+        let key = &accepted.key;
+        let live = self.live.get(key).ok_or("the object is gone")?;
+        match &accepted.outcome {
+            Outcome::Service(service) if !service.recorded => {
+                record(key, live, Some(service)).map(Some)
+            }
+            Outcome::Service(_) | Outcome::Pool(_) => Ok(None),
+        }
+    }
+
+    /// An accepted write takes effect: what had to be on disk is.
+    pub(super) fn commit(&mut self, accepted: Accepted) -> Option<Change> {
+        let live = self.live.get_mut(&accepted.key)?;
+        self.shown_due.insert(accepted.key.clone());
+        match accepted.outcome {
+            Outcome::Service(mut service) => {
+                if service.recorded {
+                    self.records_due.insert(accepted.key);
+                } else {
+                    self.records_due.remove(&accepted.key);
+                    service.recorded = true;
+                }
+                let stored = Arc::clone(&service.stored);
+                live.service = Some(service);
+                Some(Change::Service(stored.service.name.clone(), Some(stored)))
+            }
+            Outcome::Pool(status) => {
+                live.pool = Some(status);
+                None
+            }
+        }
+    }
+
+    /// An object's memory is on disk.
+    pub(super) fn recorded(&mut self, key: &ObjectKey) {
+        self.records_due.remove(key);
+        if let Some(service) = self.live.get_mut(key).and_then(|it| it.service.as_mut()) {
+            service.recorded = true;
+        }
+    }
+
+    /// What is to be written of an object's memory; a removal where there is no such object.
+    pub(super) fn record(&self, key: &ObjectKey) -> Result<Line, String> {
+        match self.live.get(key) {
+            Some(live) => record(key, live, live.service.as_ref()),
+            None => Ok(Line {
+                key: key.clone(),
+                content: None,
+            }),
+        }
+    }
+
+    /// Whether everything that an earlier run left is in force or forgotten: then [`records`] is
+    /// all there is.
+    ///
+    /// [`records`]: Ledger::records
+    pub(super) fn is_complete(&self) -> bool {
+        self.remembered.is_empty()
+    }
+
+    /// What is to be remembered of all that is in force.
+    pub(super) fn records(&self) -> Result<Vec<Line>, String> {
+        self.live.keys().map(|key| self.record(key)).collect()
+    }
+
+    /// What is to be written of an object for people; a removal where there is no such object.
+    pub(super) fn shown(&self, key: &ObjectKey) -> Result<FileWrite, String> {
+        let Some(live) = self.live.get(key) else {
+            return Ok(FileWrite {
+                path: memory::shown(key),
+                content: None,
+                private: false,
+            });
+        };
+        let Some(service) = &live.service else {
+            return show_pool(
+                key,
+                live,
+                live.pool.as_ref().unwrap_or(&PoolStatus::default()),
+            );
+        };
+        let manifest = parse(live)?;
+        Ok(FileWrite {
+            path: memory::shown(key),
+            content: Some(render::yaml(&render::service(
+                manifest,
+                &service.stored,
+                &service.uid,
+            ))?),
+            private: false,
+        })
+    }
+}
+
+fn record(key: &ObjectKey, live: &Live, service: Option<&LiveService>) -> Result<Line, String> {
+    let memory = service.map(|service| ServiceMemory {
+        uid: Arc::clone(&service.uid),
+        version: service.stored.version,
+        held: service.stored.held.clone(),
+        status: service.stored.status.clone(),
+    });
+    let content = memory::encode(
+        &live.winner.file,
+        live.first_seen,
+        &live.winner.entry.json,
+        memory.as_ref(),
+    );
+    Ok(Line {
+        key: key.clone(),
+        content: Some(content.map_err(|error| error.to_string())?),
+    })
+}
+
+fn show_pool(key: &ObjectKey, live: &Live, status: &PoolStatus) -> Result<FileWrite, String> {
+    let document = render::pool(parse(live)?, live.first_seen, status);
+    Ok(FileWrite {
+        path: memory::shown(key),
+        content: Some(render::yaml(&document)?),
+        private: false,
+    })
+}
+
+fn parse(live: &Live) -> Result<serde_json::Value, String> {
+    serde_json::from_str(&live.winner.entry.json).map_err(|error| error.to_string())
+}
+
+/// The key of a Service.
+pub(super) fn service_key(name: &ServiceName) -> ObjectKey {
+    ObjectKey {
+        kind: Kind::Service,
+        namespace: Some(Arc::clone(&name.namespace)),
+        name: Arc::clone(&name.name),
+    }
+}

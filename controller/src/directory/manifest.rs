@@ -1,0 +1,83 @@
+//! One manifest's text into the objects it declares.
+
+use std::sync::Arc;
+
+use fairway_config::document::documents;
+use fairway_config::object::{self, Object, ObjectKey};
+use fairway_config::problem::Problem;
+
+/// An object that a manifest declares.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: ObjectKey,
+    /// Which document of its file, counted from 1; 0 where it is known from an earlier run alone.
+    pub(super) number: usize,
+    pub(super) object: Object,
+    /// The document as compact JSON, every field that was read of it. As text it takes a fifth of the memory of
+    /// a tree.
+    pub(super) json: Box<str>,
+}
+
+/// A document that can't be decoded, and what it is about, where that can be told.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) key: Option<ObjectKey>,
+    pub(super) number: usize,
+    /// What is wrong, for the Service that it is about.
+    pub(super) why: Arc<str>,
+}
+
+/// What a manifest holds.
+#[derive(Debug, Default)]
+pub(super) struct Manifest {
+    pub(super) entries: Vec<Entry>,
+    pub(super) broken: Vec<Broken>,
+    pub(super) problems: Vec<Problem>,
+    /// Kinds that were passed over, as `apps/v1 Deployment`.
+    pub(super) passed_over: Vec<String>,
+}
+
+/// Reads a manifest. An error holds back the file as a whole.
+pub(super) fn parse(file: &Arc<str>, text: &str) -> Result<Manifest, Problem> {
+    let documents = documents(text).map_err(|error| error.problem(file))?;
+    let mut manifest = Manifest::default();
+    for document in documents {
+        match object::read(&document.value) {
+            Ok(object::Read {
+                key: Some(key),
+                object,
+            }) => manifest.entries.push(Entry {
+                key,
+                number: document.number,
+                object,
+                json: document.value.to_string().into(),
+            }),
+            Ok(object::Read { object, .. }) => {
+                if let Object::Other { api_version, kind } = object {
+                    manifest.passed_over.push(format!("{api_version} {kind}"));
+                }
+            }
+            Err(unreadable) => {
+                let problems: Vec<_> = unreadable
+                    .problems
+                    .into_iter()
+                    .map(|problem| document.problem(file, &unreadable.object, problem))
+                    .collect();
+                let why: Vec<_> = problems
+                    .iter()
+                    .map(|problem| match problem.field.as_str() {
+                        "" => problem.message.clone(),
+                        field => format!("{field} {}", problem.message),
+                    })
+                    .collect();
+                manifest.broken.push(Broken {
+                    key: unreadable.key,
+                    number: document.number,
+                    why: why.join("; ").into(),
+                });
+                manifest.problems.extend(problems);
+            }
+        }
+    }
+    Ok(manifest)
+}

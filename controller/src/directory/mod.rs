@@ -1,0 +1,246 @@
+//! A store over a directory of manifests: files in, files out.
+//!
+//! Reading order:
+//! 1. `scan` finds and reads files, `watch` hears of their changes, `manifest` turns text
+//!    into objects;
+//! 2. `catalog` knows which file declares what and what is held back, `absence` when a file
+//!    that is gone counts as deleted;
+//! 3. `ledger` has what is in force and what of it is not yet on disk, `holding` what a Service
+//!    keeps when it changes, `changes` what subscribers hear of it;
+//! 4. `memory` and `render` say what is written, `journal` and `disk` write it, `lock` sees
+//!    to it that nobody else does; `offline` reads manifests without any of this;
+//! 5. `worker` is the thread that does all of this, one thing after the other; `survey` is its
+//!    part that finds out what has changed, `writeback` the one that makes decisions last.
+//!
+//! The state directory:
+//! - `memory.jsonl`: Fairway's memory of each object, a line for each change: its last good form, the
+//!   file it came from, when it was first seen and, for a Service, what it holds. Node ports and
+//!   addresses come back from here.
+//! - `services/NAMESPACE/NAME.yaml`, `pools/NAME.yaml`: the same for people and programs, as an API
+//!   server would return it. Made from the memory when things have been quiet for a moment, and
+//!   again whenever it differs.
+//! - `root.json`: which directory the manifests were read from; `lock`: who is at work.
+//!
+//! Invariants:
+//! - A change is told when it has been read; what was given out comes back when it would survive a
+//!   crash, a status alone at once. Both in the order in which they took effect.
+//! - Nothing is released because it could not be read.
+
+mod absence;
+mod catalog;
+mod changes;
+mod disk;
+mod holding;
+mod journal;
+mod ledger;
+mod lock;
+mod manifest;
+mod memory;
+mod offline;
+mod parallel;
+mod render;
+mod scan;
+mod shape;
+mod survey;
+mod watch;
+mod worker;
+mod writeback;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use fairway_config::exchange::{Batch, Change, Report, Write};
+use fairway_config::names::ServiceName;
+use fairway_config::problem::Problem;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::feed::{Feed, lock};
+use crate::store::{Store, WriteOutcome};
+pub use offline::{Declared, declared};
+use worker::{Message, Worker};
+
+/// How a [`DirectoryStore`] is set up.
+#[derive(Clone, Debug)]
+pub struct DirectorySettings {
+    /// Where the manifests are. Need not be there yet.
+    pub manifests: PathBuf,
+    /// Where Fairway keeps what is its own; made where it is missing.
+    pub state: PathBuf,
+    /// After the manifest directory was away: how long it has to be quiet before what is missing
+    /// in it counts as deleted.
+    pub grace: Duration,
+    /// How often everything is looked at, whatever was heard.
+    pub resync: Duration,
+    /// How long the first views wait for a gateway to say how its listeners are, which changes all
+    /// of them.
+    pub first_report: Duration,
+}
+
+impl DirectorySettings {
+    /// The usual grace (30 s), resync (10 s) and wait for a report (1 s).
+    pub fn new(manifests: impl Into<PathBuf>, state: impl Into<PathBuf>) -> Self {
+        Self {
+            manifests: manifests.into(),
+            state: state.into(),
+            grace: Duration::from_secs(30),
+            resync: Duration::from_secs(10),
+            first_report: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process is at work in the state directory.
+    #[error(
+        "{} belongs to process {pid} ({command}): stop it, or give this one a --state of its own",
+        state.display()
+    )]
+    Locked {
+        /// The state directory.
+        state: PathBuf,
+        /// The process that holds it.
+        pid: String,
+        /// How that was started.
+        command: String,
+    },
+    /// The state directory can't be used.
+    #[error("can't use {} as state", path.display())]
+    State {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refuses what the store needs to wait for changes, or a thread.
+    #[error("can't wait for changes of {}", manifests.display())]
+    Watch {
+        /// The manifest directory.
+        manifests: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What the worker lets others see.
+#[derive(Debug, Default)]
+struct Visible {
+    problems: Vec<Problem>,
+    outstanding: Vec<String>,
+    passes: u64,
+}
+
+/// A [`Store`] over a directory of manifests and a state directory.
+///
+/// One thread does all reading and writing. Dropping the store writes what is left to write and
+/// waits for it.
+pub struct DirectoryStore {
+    feed: Arc<Feed>,
+    visible: Arc<Mutex<Visible>>,
+    messages: mpsc::Sender<Message>,
+    wake: Arc<OwnedFd>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl DirectoryStore {
+    /// Takes the state directory over and begins to read.
+    ///
+    /// # Errors
+    /// Where another process has the state directory, or it can't be used. Manifests that are not
+    /// there or can't be read are no error: they are problems.
+    pub fn open(settings: DirectorySettings) -> Result<Self, OpenError> {
+        let watch_failed = {
+            let manifests = settings.manifests.clone();
+            move |source: io::Error| OpenError::Watch {
+                manifests: manifests.clone(),
+                source,
+            }
+        };
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+            .map_err(|error| watch_failed(error.into()))?;
+        let wake = Arc::new(wake);
+        let feed = Arc::new(Feed::default());
+        let visible = Arc::new(Mutex::new(Visible::default()));
+        let (messages, inbox) = mpsc::channel();
+        let mut worker = Worker::open(
+            settings,
+            Arc::clone(&feed),
+            Arc::clone(&visible),
+            inbox,
+            Arc::clone(&wake),
+        )?;
+        let worker = thread::Builder::new()
+            .name("fairway-store".to_owned())
+            .spawn(move || worker.run())
+            .map_err(watch_failed)?;
+        Ok(Self {
+            feed,
+            visible,
+            messages,
+            wake,
+            worker: Some(worker),
+        })
+    }
+
+    /// How many times the store has gone to look for changes: bounded by time, however many
+    /// changes there are.
+    pub fn passes(&self) -> u64 {
+        lock(&self.visible).passes
+    }
+
+    fn send(&self, message: Message) {
+        // It is there as long as the store is; a worker that died has logged why.
+        let _ = self.messages.send(message);
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+impl Store for DirectoryStore {
+    fn subscribe(&self) -> tokio::sync::mpsc::Receiver<Batch> {
+        self.feed.subscribe()
+    }
+
+    async fn write(&self, writes: Vec<Write>) -> Vec<WriteOutcome> {
+        let count = writes.len();
+        let (reply, outcomes) = tokio::sync::oneshot::channel();
+        self.send(Message::Write(writes, reply));
+        outcomes
+            .await
+            .unwrap_or_else(|_| vec![WriteOutcome::Failed("the store is closed".to_owned()); count])
+    }
+
+    fn report(&self, reports: Vec<(ServiceName, Option<Report>)>) {
+        let changes = reports
+            .into_iter()
+            .map(|(name, report)| Change::Report(name, report.map(Arc::new)))
+            .collect();
+        self.feed.publish(changes, false);
+    }
+
+    fn sequence(&self) -> u64 {
+        self.feed.sequence()
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        lock(&self.visible).problems.clone()
+    }
+
+    fn outstanding(&self) -> Vec<String> {
+        lock(&self.visible).outstanding.clone()
+    }
+}
+
+impl Drop for DirectoryStore {
+    fn drop(&mut self) {
+        self.send(Message::Stop);
+        if let Some(worker) = self.worker.take() {
+            // A panic in it has been reported by the panic hook.
+            let _ = worker.join();
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Objects as an API server would return them.
+
+use fairway_config::exchange::{PoolStatus, StoredService};
+use fairway_config::net::IpFamily;
+use fairway_config::service::{ServicePort, ServiceType};
+use fairway_config::time::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::shape::{StatusShape, conditions};
+
+/// The whole v1 Service: the author's document with every
+/// field it has (managedFields alone are never read), the defaults an API server
+/// fills in (pkg/apis/core/v1/defaults.go), what the Service holds, and its status.
+pub(super) fn service(manifest: Value, stored: &StoredService, uid: &str) -> Value {
+    let mut document = map(manifest);
+    document.insert("apiVersion".to_owned(), "v1".into());
+    document.insert("kind".to_owned(), "Service".into());
+    let mut metadata = map(document.remove("metadata").unwrap_or_default());
+    let name = &stored.service.name;
+    metadata.insert("namespace".to_owned(), name.namespace.as_ref().into());
+    metadata.insert("name".to_owned(), name.name.as_ref().into());
+    default(&mut metadata, "uid", || uid.into());
+    default(&mut metadata, "creationTimestamp", || {
+        stored.first_seen.to_string().into()
+    });
+    metadata.insert(
+        "resourceVersion".to_owned(),
+        stored.version.to_string().into(),
+    );
+    document.insert("metadata".to_owned(), metadata.into());
+    let spec = map(document.remove("spec").unwrap_or_default());
+    document.insert("spec".to_owned(), self::spec(spec, stored));
+    document.insert(
+        "status".to_owned(),
+        json!(StatusShape::from(&stored.status)),
+    );
+    document.into()
+}
+
+fn spec(mut spec: Map<String, Value>, stored: &StoredService) -> Value {
+    let service = &stored.service;
+    default(&mut spec, "type", || service.kind.as_str().into());
+    default(&mut spec, "sessionAffinity", || "None".into());
+    if let Some(timeout) = service.client_ip_affinity {
+        default(
+            &mut spec,
+            "sessionAffinityConfig",
+            || json!({"clientIP": {"timeoutSeconds": timeout.as_secs()}}),
+        );
+    }
+    if service.kind != ServiceType::ExternalName {
+        default(&mut spec, "internalTrafficPolicy", || "Cluster".into());
+        let families = families(stored);
+        default(&mut spec, "ipFamilyPolicy", || {
+            json!(service.ip_family_policy)
+        });
+        default(&mut spec, "ipFamilies", || {
+            families.iter().map(|family| family.as_str()).collect()
+        });
+    }
+    if matches!(
+        service.kind,
+        ServiceType::NodePort | ServiceType::LoadBalancer
+    ) {
+        default(&mut spec, "externalTrafficPolicy", || {
+            json!(service.external_traffic_policy)
+        });
+    }
+    if service.kind == ServiceType::LoadBalancer {
+        default(&mut spec, "allocateLoadBalancerNodePorts", || {
+            service.allocate_node_ports.into()
+        });
+    }
+    if let Some(Value::Array(ports)) = spec.get_mut("ports") {
+        // The reader keeps the order of the document and refuses one that names a port twice.
+        for (document, port) in ports.iter_mut().zip(&service.ports) {
+            fill_port(document, port, stored.held.node_ports.get(&port.key()));
+        }
+    }
+    match stored.held.health_check_node_port {
+        Some(number) => spec.insert("healthCheckNodePort".to_owned(), number.into()),
+        None => spec.remove("healthCheckNodePort"),
+    };
+    spec.into()
+}
+
+fn fill_port(document: &mut Value, port: &ServicePort, node_port: Option<&u16>) {
+    let Value::Object(document) = document else {
+        return;
+    };
+    default(document, "protocol", || port.protocol.as_str().into());
+    default(document, "targetPort", || port.port.into());
+    match node_port {
+        Some(number) => document.insert("nodePort".to_owned(), (*number).into()),
+        // A wish that was not granted is told in a condition; here is what the Service has.
+        None => document.remove("nodePort"),
+    };
+}
+
+/// The author's choice, else the families of what the Service holds, else IPv4.
+fn families(stored: &StoredService) -> Vec<IpFamily> {
+    let mut families = stored.service.ip_families.clone();
+    let addresses = stored.held.addresses.iter();
+    for address in addresses.chain(&stored.service.cluster_ips) {
+        let family = IpFamily::of(*address);
+        if stored.service.ip_families.is_empty() && !families.contains(&family) {
+            families.push(family);
+        }
+    }
+    if families.is_empty() {
+        families.push(IpFamily::IPv4);
+    }
+    families
+}
+
+/// The whole AddressPool, with its status.
+pub(super) fn pool(manifest: Value, created: Timestamp, status: &PoolStatus) -> Value {
+    let mut document = map(manifest);
+    let mut metadata = map(document.remove("metadata").unwrap_or_default());
+    default(&mut metadata, "creationTimestamp", || {
+        created.to_string().into()
+    });
+    document.insert("metadata".to_owned(), metadata.into());
+    let mut rendered = Map::new();
+    rendered.insert(
+        "conditions".to_owned(),
+        json!(conditions(&status.conditions)),
+    );
+    for (family, count) in &status.counts {
+        let name = match family {
+            IpFamily::IPv4 => "ipv4",
+            IpFamily::IPv6 => "ipv6",
+        };
+        // Kubernetes' integers end at 63 bits; an IPv6 prefix holds more.
+        let whole = |count: u128| i64::try_from(count).unwrap_or(i64::MAX);
+        rendered.insert(
+            name.to_owned(),
+            json!({
+                "total": whole(count.total),
+                "used": whole(count.used),
+                "available": whole(count.available),
+            }),
+        );
+    }
+    document.insert("status".to_owned(), rendered.into());
+    document.into()
+}
+
+/// A document as YAML, with a line that says who wrote it.
+pub(super) fn yaml(document: &Value) -> Result<Vec<u8>, String> {
+    let yaml = serde_saphyr::to_string(document).map_err(|error| error.to_string())?;
+    Ok(format!("# Written by Fairway. Changes made here are overwritten.\n{yaml}").into_bytes())
+}
+
+fn default(map: &mut Map<String, Value>, key: &str, value: impl FnOnce() -> Value) {
+    let missing = match map.get(key) {
+        None | Some(Value::Null) => true,
+        Some(Value::String(text)) => text.is_empty(),
+        Some(_) => false,
+    };
+    if missing {
+        map.insert(key.to_owned(), value());
+    }
+}
+
+fn map(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}

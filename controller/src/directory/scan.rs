@@ -1,0 +1,381 @@
+//! Finds manifests below a directory and reads them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A larger manifest is not read: 20,000 Services with all that a cluster adds take a third of it.
+pub(super) const MAX_BYTES: u64 = 64 << 20;
+
+/// What tells one content of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) identity: Identity,
+    size: u64,
+    modified: (i64, i64),
+    /// When anything of the file changed, content, owner or mode; can't be set back by a program.
+    changed: (i64, i64),
+}
+
+/// What tells a file or directory from another that took its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Identity {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+}
+
+impl Identity {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            identity: Identity::of(metadata),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Seconds and nanoseconds of the last change of any kind, since 1970.
+    pub(super) fn changed(&self) -> (i64, i64) {
+        self.changed
+    }
+}
+
+/// How a manifest was met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sighting {
+    /// A file, perhaps by way of a link.
+    File {
+        /// How it looks from outside.
+        stamp: Stamp,
+        /// A link was followed: whoever changes it swaps the link and doesn't write in place.
+        link: bool,
+    },
+    /// Something is there and can't be read; a clause that says why.
+    Unreadable(String),
+}
+
+/// Everything below the manifest directory.
+#[derive(Debug)]
+pub(super) struct Survey {
+    /// Which directory stood under the name.
+    pub(super) root: Identity,
+    /// Manifests by their path below the root.
+    pub(super) files: BTreeMap<Arc<str>, Sighting>,
+    /// Directories by their path below the root, the root itself under the empty one.
+    pub(super) directories: BTreeMap<Arc<str>, Identity>,
+    /// Directories below the root that are there and can't be listed, and why.
+    pub(super) unlisted: BTreeMap<Arc<str>, String>,
+    /// Where the links point to: directories elsewhere whose changes matter.
+    pub(super) targets: BTreeSet<PathBuf>,
+    /// Whether there are links at all, those that lead nowhere included.
+    pub(super) links: bool,
+}
+
+/// Whether a file of this name is a manifest.
+pub(super) fn is_manifest(name: &str) -> bool {
+    !name.starts_with('.')
+        && [".yaml", ".yml", ".json"]
+            .iter()
+            .any(|ending| name.len() > ending.len() && name.ends_with(ending))
+}
+
+/// Walks everything below `root`; `enter` hears of each directory before it is listed, so that a
+/// watch set there misses nothing. An error is one of the root itself.
+pub(super) fn survey(root: &Path, enter: &mut dyn FnMut(&str, &Path)) -> io::Result<Survey> {
+    let metadata = fs::metadata(root)?;
+    if !metadata.is_dir() {
+        return Err(io::Error::other("is not a directory"));
+    }
+    let mut survey = Survey {
+        root: Identity::of(&metadata),
+        files: BTreeMap::new(),
+        directories: BTreeMap::new(),
+        unlisted: BTreeMap::new(),
+        targets: BTreeSet::new(),
+        links: false,
+    };
+    // A link that leads back up names a directory that has been entered before.
+    let mut entered = BTreeSet::from([survey.root]);
+    let mut open = vec![(Arc::<str>::from(""), survey.root)];
+    while let Some((directory, identity)) = open.pop() {
+        survey.directories.insert(Arc::clone(&directory), identity);
+        let path = root.join(&*directory);
+        enter(&directory, &path);
+        match list(&path) {
+            Ok(names) => {
+                for name in names.iter().rev() {
+                    let below = join(&directory, name);
+                    if let Some(identity) = survey.meet(root, below.clone(), name)
+                        && entered.insert(identity)
+                    {
+                        open.push((below, identity));
+                    }
+                }
+            }
+            Err(error) if directory.is_empty() => return Err(error),
+            // Gone between being listed and being entered is simply gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                survey.directories.remove(&directory);
+            }
+            Err(error) => {
+                survey
+                    .unlisted
+                    .insert(directory, format!("can't be listed: {error}"));
+            }
+        }
+    }
+    Ok(survey)
+}
+
+impl Survey {
+    /// Takes note of one name; that of a directory to enter, if it is one.
+    fn meet(&mut self, root: &Path, below: Arc<str>, name: &str) -> Option<Identity> {
+        let path = root.join(&*below);
+        let link = fs::symlink_metadata(&path).is_ok_and(|it| it.is_symlink());
+        if link {
+            self.links = true;
+            self.targets.extend(targets(&path));
+        }
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => return Some(Identity::of(&metadata)),
+            found if is_manifest(name) => {
+                if let Some(sighting) = sighting(found, link) {
+                    self.files.insert(below, sighting);
+                }
+            }
+            _ => {}
+        }
+        None
+    }
+}
+
+/// How the manifest at `path` looks now; nothing where there is none.
+pub(super) fn look(path: &Path) -> Option<Sighting> {
+    let link = fs::symlink_metadata(path).ok()?.is_symlink();
+    sighting(fs::metadata(path), link)
+}
+
+fn sighting(found: io::Result<Metadata>, link: bool) -> Option<Sighting> {
+    match found {
+        Ok(metadata) if metadata.is_file() => Some(Sighting::File {
+            stamp: Stamp::of(&metadata),
+            link,
+        }),
+        Ok(metadata) => Some(Sighting::Unreadable(format!(
+            "is {} and not a file",
+            kind(&metadata)
+        ))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !link => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Sighting::Unreadable(
+            "is a link to something that is not there".to_owned(),
+        )),
+        Err(error) => Some(Sighting::Unreadable(format!("can't be looked at: {error}"))),
+    }
+}
+
+fn kind(metadata: &Metadata) -> &'static str {
+    let kind = metadata.file_type();
+    if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    }
+}
+
+/// A manifest's text, with the stamp it was read under.
+pub(super) struct Text {
+    pub(super) stamp: Stamp,
+    pub(super) text: String,
+}
+
+/// Why a manifest could not be read.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    /// It was removed, or is being written at this moment: look again.
+    Moving,
+    /// A clause that says why.
+    Unreadable(String),
+}
+
+/// Reads a manifest whole. Nothing but a regular file is read from, whatever has taken its name
+/// since it was looked at, and opening it never waits.
+pub(super) fn read(path: &Path) -> Result<Text, ReadError> {
+    use ReadError::{Moving, Unreadable};
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Moving,
+        _ => Unreadable(format!("can't be read: {error}")),
+    };
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let mut file: File = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+        .map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(Moving);
+    }
+    let stamp = Stamp::of(&metadata);
+    let mut bytes = Vec::with_capacity(stamp.size.min(MAX_BYTES) as usize + 1);
+    if stamp.size <= MAX_BYTES {
+        file.by_ref()
+            .take(MAX_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+    }
+    if stamp.size.max(bytes.len() as u64) > MAX_BYTES {
+        return Err(Unreadable(format!(
+            "is larger than {} MiB: split it",
+            MAX_BYTES >> 20
+        )));
+    }
+    if Stamp::of(&file.metadata().map_err(failed)?) != stamp {
+        return Err(Moving);
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Text { stamp, text }),
+        Err(error) => Err(Unreadable(format!(
+            "is not UTF-8 text (byte {})",
+            error.utf8_error().valid_up_to() + 1
+        ))),
+    }
+}
+
+/// The names in a directory that are not passed over, sorted.
+fn list(directory: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        match entry?.file_name().into_string() {
+            Ok(name) if name.starts_with('.') => {}
+            Ok(name) => names.push(name),
+            // A path that is no text can be neither shown nor remembered.
+            Err(name) => tracing::warn!(?name, ?directory, "passed over: the name is not UTF-8"),
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The directories in which a change moves what a link leads to: the one that the link names, and
+/// the one where following it to the end arrives.
+fn targets(link: &Path) -> impl Iterator<Item = PathBuf> {
+    let named = fs::read_link(link)
+        .ok()
+        .and_then(|target| Some(link.parent()?.join(target)));
+    let end = fs::canonicalize(link).ok();
+    named
+        .into_iter()
+        .chain(end)
+        .filter_map(|target| fs::canonicalize(target.parent()?).ok())
+}
+
+fn join(directory: &str, name: &str) -> Arc<str> {
+    if directory.is_empty() {
+        name.into()
+    } else {
+        format!("{directory}/{name}").into()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn files(root: &Path) -> Vec<String> {
+        let survey = survey(root, &mut |_, _| {}).unwrap();
+        survey.files.keys().map(|path| path.to_string()).collect()
+    }
+
+    #[test]
+    fn manifests_are_found_by_their_endings_at_any_depth() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("b/c")).unwrap();
+        fs::create_dir_all(root.path().join(".git")).unwrap();
+        for name in [
+            "a.yaml",
+            "b/c/d.yml",
+            "b/e.json",
+            "b/f.txt",
+            ".g.yaml",
+            ".git/h.yaml",
+            "b/.yaml",
+        ] {
+            fs::write(root.path().join(name), "").unwrap();
+        }
+        assert_eq!(files(root.path()), ["a.yaml", "b/c/d.yml", "b/e.json"]);
+    }
+
+    #[test]
+    fn links_are_followed_and_loops_are_not() {
+        let root = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join("x.yaml"), "").unwrap();
+        fs::create_dir_all(root.path().join("b/c")).unwrap();
+        symlink(root.path(), root.path().join("b/c/up")).unwrap();
+        symlink("loop.yaml", root.path().join("loop.yaml")).unwrap();
+        symlink(elsewhere.path(), root.path().join("z")).unwrap();
+        symlink(elsewhere.path().join("x.yaml"), root.path().join("y.yaml")).unwrap();
+        let survey = survey(root.path(), &mut |_, _| {}).unwrap();
+        let paths: Vec<_> = survey.files.keys().map(|path| &**path).collect();
+        assert_eq!(paths, ["loop.yaml", "y.yaml", "z/x.yaml"]);
+        assert!(matches!(survey.files["loop.yaml"], Sighting::Unreadable(_)));
+        assert!(matches!(
+            survey.files["y.yaml"],
+            Sighting::File { link: true, .. }
+        ));
+        assert!(
+            survey
+                .targets
+                .contains(&elsewhere.path().canonicalize().unwrap())
+        );
+    }
+
+    #[test]
+    fn special_files_are_named_and_never_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("pipe.yaml");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert_eq!(
+            look(&path),
+            Some(Sighting::Unreadable("is a FIFO and not a file".to_owned()))
+        );
+        // Even where it took the place of a file after that was looked at, nothing waits for it.
+        assert!(matches!(read(&path), Err(ReadError::Moving)));
+    }
+
+    #[test]
+    fn what_is_no_text_or_too_much_of_it_is_refused_in_words() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a.yaml");
+        fs::write(&path, b"kind: \xff").unwrap();
+        match read(&path) {
+            Err(ReadError::Unreadable(why)) => assert_eq!(why, "is not UTF-8 text (byte 7)"),
+            _ => panic!(),
+        }
+        File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
+        match read(&path) {
+            Err(ReadError::Unreadable(why)) => assert_eq!(why, "is larger than 64 MiB: split it"),
+            _ => panic!(),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The JSON shapes of what Fairway adds to a Service: those of the v1 API for `status`, its own for
+//! what a Service holds.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_config::exchange::{Condition, Held, Ingress, IngressPort, IpMode, Status};
+use fairway_config::net::Protocol;
+use fairway_config::service::PortKey;
+use serde::{Deserialize, Serialize};
+
+/// [`Held`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct HeldShape {
+    addresses: Vec<IpAddr>,
+    node_ports: Vec<NodePortShape>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_check_node_port: Option<u16>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NodePortShape {
+    protocol: Protocol,
+    port: u16,
+    node_port: u16,
+}
+
+/// `status` of a v1 Service.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct StatusShape {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<ConditionShape>,
+    load_balancer: BalancerShape,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct BalancerShape {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ingress: Vec<IngressShape>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct IngressShape {
+    ip: IpAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hostname: Option<Arc<str>>,
+    ip_mode: IpMode,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<PortShape>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PortShape {
+    port: u16,
+    protocol: Protocol,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<Arc<str>>,
+}
+
+/// An entry of `status.conditions` (metav1.Condition).
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ConditionShape {
+    #[serde(rename = "type")]
+    kind: Arc<str>,
+    status: String,
+    reason: Arc<str>,
+    message: String,
+    last_transition_time: String,
+}
+
+impl From<&Held> for HeldShape {
+    fn from(held: &Held) -> Self {
+        Self {
+            addresses: held.addresses.clone(),
+            node_ports: held
+                .node_ports
+                .iter()
+                .map(|(key, number)| NodePortShape {
+                    protocol: key.protocol,
+                    port: key.port,
+                    node_port: *number,
+                })
+                .collect(),
+            health_check_node_port: held.health_check_node_port,
+        }
+    }
+}
+
+impl From<HeldShape> for Held {
+    fn from(shape: HeldShape) -> Self {
+        Self {
+            addresses: shape.addresses,
+            node_ports: shape
+                .node_ports
+                .into_iter()
+                .map(|port| {
+                    let key = PortKey {
+                        protocol: port.protocol,
+                        port: port.port,
+                    };
+                    (key, port.node_port)
+                })
+                .collect(),
+            health_check_node_port: shape.health_check_node_port,
+        }
+    }
+}
+
+impl From<&Status> for StatusShape {
+    fn from(status: &Status) -> Self {
+        let ingress = status.ingress.iter().map(|ingress| IngressShape {
+            ip: ingress.ip,
+            hostname: ingress.hostname.clone(),
+            ip_mode: ingress.ip_mode,
+            ports: ingress
+                .ports
+                .iter()
+                .map(|port| PortShape {
+                    port: port.key.port,
+                    protocol: port.key.protocol,
+                    error: port.error.clone(),
+                })
+                .collect(),
+        });
+        Self {
+            conditions: conditions(&status.conditions),
+            load_balancer: BalancerShape {
+                ingress: ingress.collect(),
+            },
+        }
+    }
+}
+
+/// Conditions as the list that the API has them in.
+pub(super) fn conditions(conditions: &BTreeMap<Arc<str>, Condition>) -> Vec<ConditionShape> {
+    conditions
+        .iter()
+        .map(|(kind, condition)| ConditionShape {
+            kind: Arc::clone(kind),
+            status: if condition.status { "True" } else { "False" }.to_owned(),
+            reason: Arc::clone(&condition.reason),
+            message: condition.message.clone(),
+            last_transition_time: condition.since.to_string(),
+        })
+        .collect()
+}
+
+impl From<StatusShape> for Status {
+    fn from(shape: StatusShape) -> Self {
+        let ingress = shape
+            .load_balancer
+            .ingress
+            .into_iter()
+            .map(|ingress| Ingress {
+                ip: ingress.ip,
+                hostname: ingress.hostname,
+                ip_mode: ingress.ip_mode,
+                ports: ingress
+                    .ports
+                    .into_iter()
+                    .map(|port| IngressPort {
+                        key: PortKey {
+                            protocol: port.protocol,
+                            port: port.port,
+                        },
+                        error: port.error,
+                    })
+                    .collect(),
+            });
+        let conditions = shape.conditions.into_iter().map(|condition| {
+            let it = Condition {
+                status: condition.status == "True",
+                reason: condition.reason,
+                message: condition.message,
+                since: condition.last_transition_time.parse().unwrap_or_default(),
+            };
+            (condition.kind, it)
+        });
+        Self {
+            conditions: conditions.collect(),
+            ingress: ingress.collect(),
+        }
+    }
+}

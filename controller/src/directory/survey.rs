@@ -1,0 +1,312 @@
+//! What the worker does to find out what has changed: looks at some files or at all of them, reads
+//! those that are different, and decides on those that are gone.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use fairway_config::problem::Problem;
+
+use super::absence::Verdict;
+use super::manifest::{self, Manifest};
+use super::parallel;
+use super::scan::{self, Identity, ReadError, Sighting, Stamp, Survey};
+use super::worker::{Worker, problem};
+
+/// How often a manifest directory that is not there is looked for.
+const ABSENT: Duration = Duration::from_millis(250);
+
+/// How often everything is looked at where the kernel has no watches left.
+const UNWATCHED: Duration = Duration::from_secs(1);
+
+/// A file that was met changed in its place, and not heard of as closed, is taken when nothing has
+/// been done to it for so long.
+const SETTLED: Duration = Duration::from_millis(250);
+
+/// When to look again at a file that changed while it was read.
+const MOVING: Duration = Duration::from_millis(50);
+
+impl Worker {
+    /// Looks at everything.
+    pub(super) fn survey(&mut self) {
+        let root = self.settings.manifests.clone();
+        self.watcher.begin();
+        let watcher = &mut self.watcher;
+        let found = scan::survey(&root, &mut |below, path| watcher.enter(below, path));
+        let (targets, links) = match &found {
+            Ok(survey) => (survey.targets.clone(), survey.links),
+            Err(_) => Default::default(),
+        };
+        self.watcher.end(&root, &targets, links);
+        let now = Instant::now();
+        match found {
+            Ok(survey) => self.take(&root, survey, now),
+            Err(error) => {
+                self.survey_at = now + ABSENT;
+                self.absent(&format!("can't be read: {error}"), now);
+            }
+        }
+    }
+
+    /// The manifest directory isn't there: everything stays as it is.
+    fn absent(&mut self, why: &str, now: Instant) {
+        let manifests = self.settings.manifests.to_string_lossy().into_owned();
+        let message = format!(
+            "the manifest directory {why}; what was declared in it stays in force until it is back"
+        );
+        if self.directory_problems.is_empty() || !self.absence.is_interrupted() {
+            tracing::warn!(manifests, why, "the manifest directory can't be read");
+            metrics::counter!("fairway_store_errors_total", "operation" => "read").increment(1);
+        }
+        self.directory_problems = vec![problem(&manifests, message)];
+        self.absence.interrupt(now);
+        let held: Arc<str> = format!("the manifest directory {manifests} {why}").into();
+        for path in self.catalog.paths().cloned().collect::<Vec<_>>() {
+            let touched = self.catalog.hold(&path, None, Arc::clone(&held), None);
+            self.touched.extend(touched);
+        }
+        // Memory stands in for what can't be read. Without any there is nothing to stand in.
+        self.surveyed |= !self.catalog.is_empty();
+    }
+
+    /// Takes in what a survey found.
+    fn take(&mut self, root: &Path, survey: Survey, now: Instant) {
+        let first = self.directories.is_empty();
+        let elsewhere = self.root.is_some_and(|former| former != survey.root)
+            || survey.directories.iter().any(|(path, identity)| {
+                let former = self.directories.get(path);
+                former.is_some_and(|former| former.device != identity.device)
+            });
+        if elsewhere && !self.catalog.is_empty() {
+            self.absence.interrupt(now);
+        }
+        self.directory_problems = survey
+            .unlisted
+            .iter()
+            .map(|(path, why)| {
+                let message = format!("{why}; what was declared below it stays in force");
+                problem(path, message)
+            })
+            .collect();
+        let gone: Vec<_> = self
+            .catalog
+            .paths()
+            .filter(|path| !survey.files.contains_key(*path))
+            .cloned()
+            .collect();
+        let mut changed = Vec::new();
+        for (path, sighting) in survey.files {
+            let asked = self.looks.get(&path).copied();
+            if asked.is_some_and(|at| at > now) {
+                // Somebody is writing to it at this moment.
+                self.absence.clear(&path);
+                continue;
+            }
+            self.looks.remove(&path);
+            let told = first || asked.is_some();
+            if let Some(settled) = self.met(&path, sighting, told, now, &mut changed) {
+                self.looks.insert(path, settled);
+            }
+        }
+        for path in gone {
+            let unlisted = survey.unlisted.iter().find(|(directory, _)| {
+                path.strip_prefix(&***directory)
+                    .is_some_and(|rest| rest.starts_with('/'))
+            });
+            match unlisted {
+                Some((_, why)) => {
+                    let held = format!("its directory {why}").into();
+                    let touched = self.catalog.hold(&path, None, held, None);
+                    self.touched.extend(touched);
+                }
+                None => self.absence.miss(&path, now, first, false),
+            }
+        }
+        self.directories = survey.directories;
+        self.read(root, &changed, now);
+        self.absence_at = Some(now);
+        let every = if self.watcher.short() {
+            UNWATCHED.min(self.settings.resync)
+        } else {
+            self.settings.resync
+        };
+        self.survey_at = now + every;
+        self.surveyed = true;
+        self.arrived(survey.root);
+    }
+
+    /// Looks at the files that are due.
+    pub(super) fn look(&mut self) {
+        let now = Instant::now();
+        let root = self.settings.manifests.clone();
+        let due: Vec<_> = self
+            .looks
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(path, _)| Arc::clone(path))
+            .collect();
+        let mut changed = Vec::new();
+        for path in due {
+            self.looks.remove(&path);
+            match scan::look(&root.join(&*path)) {
+                Some(sighting) => {
+                    self.met(&path, sighting, true, now, &mut changed);
+                }
+                None if self.catalog.knows(&path) => {
+                    self.absence.miss(&path, now, false, false);
+                    self.absence_at = Some(now);
+                }
+                None => {}
+            }
+        }
+        self.read(&root, &changed, now);
+    }
+
+    /// Whether a file that is there has to be read: it goes to `changed`, or is to be looked at
+    /// again at the time returned.
+    fn met(
+        &mut self,
+        path: &Arc<str>,
+        sighting: Sighting,
+        told: bool,
+        now: Instant,
+        changed: &mut Vec<Arc<str>>,
+    ) -> Option<Instant> {
+        self.absence.clear(path);
+        match sighting {
+            Sighting::File { stamp, .. } if self.catalog.is_current(path, &stamp) => None,
+            Sighting::File { stamp, link } => {
+                let former = self.catalog.stamp(path).map(|former| former.identity);
+                let in_place = former.is_none_or(|former| former == stamp.identity);
+                match unsettled(&stamp).filter(|_| in_place && !link && !told) {
+                    Some(wait) => Some(now + wait),
+                    None => {
+                        changed.push(Arc::clone(path));
+                        None
+                    }
+                }
+            }
+            Sighting::Unreadable(why) => {
+                self.hold(path, &why);
+                None
+            }
+        }
+    }
+
+    /// Reads files and takes in what they declare.
+    fn read(&mut self, root: &Path, paths: &[Arc<str>], now: Instant) {
+        if !paths.is_empty() {
+            self.absence.stir(now);
+        }
+        let read = parallel::map(paths, |path| read_one(root, path));
+        for (path, result) in paths.iter().zip(read) {
+            match result {
+                Ok((stamp, Ok(manifest))) => {
+                    self.name_others(path, &manifest);
+                    let touched = self.catalog.read(path, stamp, manifest);
+                    self.touched.extend(touched);
+                }
+                Ok((stamp, Err(problem))) => {
+                    let why = problem.message.as_str().into();
+                    let touched = self.catalog.hold(path, Some(stamp), why, Some(problem));
+                    self.touched.extend(touched);
+                }
+                Err(ReadError::Moving) => {
+                    self.looks.insert(Arc::clone(path), now + MOVING);
+                }
+                Err(ReadError::Unreadable(why)) => self.hold(path, &why),
+            }
+        }
+    }
+
+    fn hold(&mut self, path: &Arc<str>, why: &str) {
+        let problem = problem(path, why);
+        let touched = self.catalog.hold(path, None, why.into(), Some(problem));
+        self.touched.extend(touched);
+    }
+
+    /// Says once of each kind that it is passed over.
+    fn name_others(&mut self, path: &Arc<str>, manifest: &Manifest) {
+        for kind in &manifest.passed_over {
+            if !self.passed_over.contains(kind) {
+                tracing::info!(kind, file = %path, "a kind that Fairway does not use");
+                self.passed_over.insert(kind.clone());
+            }
+        }
+    }
+
+    /// Releases what was in files that were deleted, and holds what was in those that can't be
+    /// seen.
+    pub(super) fn decide_on_missing(&mut self) {
+        let now = Instant::now();
+        if self.absence_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.absence_at = None;
+        let root = self.settings.manifests.clone();
+        // A directory that has gone meanwhile takes its files along, and none of them was deleted.
+        let there = std::fs::metadata(&root).map(|it| Identity::of(&it));
+        if there.ok() != self.root {
+            self.survey_at = now;
+            return;
+        }
+        let known = self.catalog.paths().count();
+        for (path, verdict) in self.absence.verdicts(known, now) {
+            if scan::look(&root.join(&*path)).is_some() {
+                self.absence.clear(&path);
+                self.looks.entry(path).or_insert(now);
+                continue;
+            }
+            let (again, why) = match verdict {
+                Verdict::Deleted => {
+                    self.absence.clear(&path);
+                    self.absence.stir(now);
+                    let touched = self.catalog.forget(&path);
+                    self.touched.extend(touched);
+                    continue;
+                }
+                Verdict::Wait(at) => (Some(at), None),
+                Verdict::Interrupted(at) => (
+                    Some(at),
+                    Some(format!(
+                        "is missing since the manifest directory came back; what it declared \
+                         stays in force until nothing has changed there for {} s",
+                        self.settings.grace.as_secs_f32()
+                    )),
+                ),
+                Verdict::Emptied => (
+                    None,
+                    Some(format!(
+                        "is missing, and {} holds no manifests at all; what it declared stays in \
+                         force until there is one again (an empty one will do)",
+                        root.display()
+                    )),
+                ),
+            };
+            if let Some(at) = again {
+                self.absence_at = Some(self.absence_at.map_or(at, |other| other.min(at)));
+            }
+            if let Some(why) = why {
+                self.hold(&path, &why);
+            }
+        }
+        self.whole();
+    }
+}
+
+type Parsed = (Stamp, Result<Manifest, Problem>);
+
+fn read_one(root: &Path, path: &Arc<str>) -> Result<Parsed, ReadError> {
+    let text = scan::read(&root.join(&**path))?;
+    Ok((text.stamp, manifest::parse(path, &text.text)))
+}
+
+/// How long a file has to be left alone before it is settled; nothing where it is.
+fn unsettled(stamp: &Stamp) -> Option<Duration> {
+    let (seconds, nanoseconds) = stamp.changed();
+    let changed = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    // A time to come is that of another clock: of a file server, or before this one was set.
+    let age = now.checked_sub(changed)?;
+    SETTLED.checked_sub(age)
+}

@@ -1,0 +1,340 @@
+//! Hears of changes below the manifest directory, by inotify(7).
+//!
+//! Directories are watched one by one and not files: a file that is replaced by another of the same
+//! name, as editors do it, is then still seen. What is heard is a hint where to look and never what
+//! to believe: whoever gets it looks at the file itself, and what was missed is found by looking at
+//! everything from time to time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+use rustix::io::Errno;
+
+use super::scan::is_manifest;
+
+/// Where something has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Hint {
+    /// A manifest was written and closed, moved here, or its mode changed: look at once.
+    Look(Arc<str>),
+    /// A manifest was taken away by its name.
+    Gone(Arc<str>),
+    /// A manifest is being written: look when it is closed, which will be heard of.
+    Writing(Arc<str>),
+    /// Something else moved: look at everything.
+    Survey,
+    /// Something that a link leads to is being written: look at everything in a while.
+    SurveyLater,
+}
+
+/// What a watch is there for; one directory can be watched for several reasons.
+#[derive(Clone, Debug, Default)]
+struct Watched {
+    /// Its path below the root, where it is part of the survey.
+    directory: Option<Arc<str>>,
+    /// Links lead into it.
+    target: bool,
+    /// The root stands in it, under this name.
+    holds_root: Option<String>,
+    /// Set anew in this survey.
+    fresh: bool,
+}
+
+/// The watches there are.
+pub(super) struct Watcher {
+    inotify: OwnedFd,
+    watches: BTreeMap<i32, Watched>,
+    /// A directory could not be watched; said once.
+    short: bool,
+    /// There are links, which may lead through names that are passed over themselves.
+    links: bool,
+}
+
+impl Watcher {
+    /// Watches nothing yet.
+    pub(super) fn new() -> rustix::io::Result<Self> {
+        Ok(Self {
+            inotify: inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?,
+            watches: BTreeMap::new(),
+            short: false,
+            links: false,
+        })
+    }
+
+    /// Becomes readable when there are hints.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+
+    /// Whether a directory is not watched, so that its changes are found by looking alone.
+    pub(super) fn short(&self) -> bool {
+        self.short
+    }
+
+    /// A survey begins: what it does not come by is not watched after it.
+    pub(super) fn begin(&mut self) {
+        self.short = false;
+        for watched in self.watches.values_mut() {
+            *watched = Watched::default();
+        }
+    }
+
+    /// Watches a directory of the survey.
+    pub(super) fn enter(&mut self, directory: &str, path: &Path) {
+        if let Some(watched) = self.watch(path, contents()) {
+            watched.directory = Some(directory.into());
+        }
+    }
+
+    /// The survey has ended: watches where its links lead to and where its root stands.
+    pub(super) fn end(&mut self, root: &Path, targets: &BTreeSet<PathBuf>, links: bool) {
+        self.links = links;
+        for target in targets {
+            if let Some(watched) = self.watch(target, contents()) {
+                watched.target = true;
+            }
+        }
+        let name = root.file_name().map(|name| name.to_string_lossy());
+        if let (Some(name), Some(parent)) = (name, root.parent()) {
+            let parent = if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            };
+            // What else goes on in there is none of ours: /tmp or /var can be busy.
+            let flags = WatchFlags::CREATE
+                | WatchFlags::MOVED_FROM
+                | WatchFlags::MOVED_TO
+                | WatchFlags::DELETE;
+            if let Some(watched) = self.watch(parent, flags) {
+                watched.holds_root = Some(name.into_owned());
+            }
+        }
+        let stale: Vec<i32> = self
+            .watches
+            .iter()
+            .filter(|(_, watched)| !watched.fresh)
+            .map(|(watch, _)| *watch)
+            .collect();
+        for watch in stale {
+            self.watches.remove(&watch);
+            // It has gone by itself where the directory has.
+            let _ = inotify::remove_watch(&self.inotify, watch);
+        }
+    }
+
+    fn watch(&mut self, path: &Path, flags: WatchFlags) -> Option<&mut Watched> {
+        // Added to those there are: a directory may be watched for several reasons.
+        let flags = flags | WatchFlags::MASK_ADD | WatchFlags::ONLYDIR;
+        match inotify::add_watch(&self.inotify, path, flags) {
+            Ok(watch) => {
+                let watched = self.watches.entry(watch).or_default();
+                watched.fresh = true;
+                Some(watched)
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => None,
+            Err(error) => {
+                self.short = true;
+                tracing::debug!(%error, path = %path.display(), "can't watch a directory");
+                None
+            }
+        }
+    }
+
+    /// What has been heard since the last call; never waits.
+    pub(super) fn hints(&mut self) -> Vec<Hint> {
+        let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
+        let mut reader = Reader::new(&self.inotify, &mut buffer);
+        let mut hints = Vec::new();
+        loop {
+            let event = match reader.next() {
+                Ok(event) => event,
+                Err(Errno::INTR) => continue,
+                Err(_) => return hints,
+            };
+            let flags = event.events();
+            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                hints.push(Hint::Survey);
+                continue;
+            }
+            let Some(watched) = self.watches.get(&event.wd()) else {
+                continue;
+            };
+            let name = event.file_name().map(|name| name.to_string_lossy());
+            hint(watched, flags, name.as_deref(), self.links, &mut hints);
+            if flags.contains(ReadFlags::IGNORED) {
+                self.watches.remove(&event.wd());
+            }
+        }
+    }
+}
+
+/// Everything that can change what is read from a directory. Opening and reading is not in it.
+fn contents() -> WatchFlags {
+    WatchFlags::CREATE
+        | WatchFlags::MODIFY
+        | WatchFlags::CLOSE_WRITE
+        | WatchFlags::MOVED_FROM
+        | WatchFlags::MOVED_TO
+        | WatchFlags::DELETE
+        | WatchFlags::ATTRIB
+        | WatchFlags::DELETE_SELF
+        | WatchFlags::MOVE_SELF
+        | WatchFlags::EXCL_UNLINK
+}
+
+/// What one event means for one watch.
+fn hint(
+    watched: &Watched,
+    flags: ReadFlags,
+    name: Option<&str>,
+    links: bool,
+    hints: &mut Vec<Hint>,
+) {
+    let Some(name) = name else {
+        // Of the directory itself: moved, removed, unmounted, its mode changed.
+        if watched.directory.is_some() || watched.target {
+            hints.push(Hint::Survey);
+        }
+        return;
+    };
+    let writing = flags.contains(ReadFlags::MODIFY);
+    // A new file is opened for writing by whoever made it. A new link or directory is not.
+    let made = flags.contains(ReadFlags::CREATE);
+    let moved = flags.intersects(
+        ReadFlags::CREATE | ReadFlags::MOVED_TO | ReadFlags::MOVED_FROM | ReadFlags::DELETE,
+    );
+    if watched.holds_root.as_deref() == Some(name) && moved {
+        hints.push(Hint::Survey);
+    }
+    if watched.target {
+        hints.push(if writing {
+            Hint::SurveyLater
+        } else {
+            Hint::Survey
+        });
+    }
+    let Some(directory) = &watched.directory else {
+        return;
+    };
+    if name.starts_with('.') {
+        // Passed over, as are the temporary files of editors; but a mounted ConfigMap's links lead
+        // through one.
+        if links && moved {
+            hints.push(Hint::Survey);
+        }
+    } else if flags.contains(ReadFlags::ISDIR) {
+        hints.push(Hint::Survey);
+    } else if is_manifest(name) {
+        let path: Arc<str> = if directory.is_empty() {
+            name.into()
+        } else {
+            format!("{directory}/{name}").into()
+        };
+        hints.push(if writing || made {
+            Hint::Writing(path)
+        } else if flags.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) {
+            Hint::Gone(path)
+        } else {
+            Hint::Look(path)
+        });
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::directory::scan;
+
+    fn watch(root: &Path) -> Watcher {
+        let mut watcher = Watcher::new().unwrap();
+        watcher.begin();
+        let survey = scan::survey(root, &mut |below, path| watcher.enter(below, path)).unwrap();
+        watcher.end(root, &survey.targets, survey.links);
+        watcher
+    }
+
+    #[test]
+    fn a_file_is_looked_at_when_it_is_closed_and_not_before() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("sub")).unwrap();
+        let mut watcher = watch(root.path());
+        let path: Arc<str> = "sub/a.yaml".into();
+        let file = fs::File::create(root.path().join(&*path)).unwrap();
+        assert_eq!(watcher.hints(), [Hint::Writing(Arc::clone(&path))]);
+        std::io::Write::write_all(&mut &file, b"kind").unwrap();
+        assert_eq!(watcher.hints(), [Hint::Writing(Arc::clone(&path))]);
+        drop(file);
+        assert_eq!(watcher.hints(), [Hint::Look(Arc::clone(&path))]);
+        fs::remove_file(root.path().join(&*path)).unwrap();
+        assert_eq!(watcher.hints(), [Hint::Gone(path)]);
+    }
+
+    #[test]
+    fn reading_makes_no_hints() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("a.yaml"), "").unwrap();
+        let mut watcher = watch(root.path());
+        scan::read(&root.path().join("a.yaml")).unwrap_or_else(|_| panic!());
+        scan::survey(root.path(), &mut |_, _| {}).unwrap();
+        assert_eq!(watcher.hints(), []);
+    }
+
+    #[test]
+    fn a_swapped_link_and_a_change_behind_a_link_ask_for_a_survey() {
+        let root = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join("x"), "").unwrap();
+        symlink(elsewhere.path().join("x"), root.path().join("a.yaml")).unwrap();
+        let mut watcher = watch(root.path());
+        fs::rename(elsewhere.path().join("x"), elsewhere.path().join("y")).unwrap();
+        assert!(watcher.hints().contains(&Hint::Survey));
+        symlink("x", root.path().join("..new")).unwrap();
+        assert_eq!(watcher.hints(), [Hint::Survey]);
+        fs::rename(root.path().join("..new"), root.path().join("..data")).unwrap();
+        assert!(watcher.hints().contains(&Hint::Survey));
+    }
+
+    #[test]
+    fn a_temporary_file_that_is_moved_into_place_asks_for_no_survey() {
+        let root = tempfile::tempdir().unwrap();
+        let mut watcher = watch(root.path());
+        fs::write(root.path().join(".next"), "kind").unwrap();
+        fs::rename(root.path().join(".next"), root.path().join("a.yaml")).unwrap();
+        assert_eq!(watcher.hints(), [Hint::Look("a.yaml".into())]);
+    }
+
+    #[test]
+    fn the_root_that_goes_and_comes_is_noticed() {
+        let above = tempfile::tempdir().unwrap();
+        let root = above.path().join("manifests");
+        fs::create_dir(&root).unwrap();
+        let mut watcher = watch(&root);
+        fs::rename(&root, above.path().join("away")).unwrap();
+        assert!(watcher.hints().contains(&Hint::Survey));
+        fs::create_dir(&root).unwrap();
+        assert!(watcher.hints().contains(&Hint::Survey));
+    }
+
+    #[test]
+    fn directories_that_are_gone_are_watched_no_more() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("sub")).unwrap();
+        let mut watcher = watch(root.path());
+        let before = watcher.watches.len();
+        fs::rename(root.path().join("sub"), root.path().join(".sub")).unwrap();
+        watcher.begin();
+        let survey = scan::survey(root.path(), &mut |below, path| watcher.enter(below, path));
+        let survey = survey.unwrap();
+        watcher.end(root.path(), &survey.targets, survey.links);
+        assert_eq!(watcher.watches.len(), before - 1);
+    }
+}

@@ -1,0 +1,387 @@
+//! The thread that reads and writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use fairway_config::exchange::Write;
+use fairway_config::object::ObjectKey;
+use fairway_config::problem::Problem;
+use fairway_config::time::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::sync::oneshot;
+
+use super::absence::Absence;
+use super::catalog::Catalog;
+use super::disk::Disk;
+use super::journal::Journal;
+use super::ledger::Ledger;
+use super::lock::{Lock, make_directory};
+use super::scan::Identity;
+use super::watch::{Hint, Watcher};
+use super::writeback::Failure;
+use super::{DirectorySettings, OpenError, Visible, memory};
+use crate::feed::{Feed, lock};
+use crate::store::WriteOutcome;
+
+/// From the end of a pass to the next, at least: a hundred passes a second, whatever is written how
+/// fast. Not more, for it is on the way of a change that follows another closely.
+const BREATH: Duration = Duration::from_millis(10);
+
+/// How long a file that is being written is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What others want of the worker.
+pub(super) enum Message {
+    /// See [`crate::Store::write`].
+    Write(Vec<Write>, oneshot::Sender<Vec<WriteOutcome>>),
+    /// Write what is left and end.
+    Stop,
+}
+
+/// All that the thread works on.
+pub(super) struct Worker {
+    pub(super) settings: DirectorySettings,
+    pub(super) feed: Arc<Feed>,
+    visible: Arc<Mutex<Visible>>,
+    inbox: mpsc::Receiver<Message>,
+    wake: Arc<OwnedFd>,
+    _lock: Lock,
+    pub(super) disk: Disk,
+    pub(super) journal: Journal,
+    /// Some of it can't be read: it is to be written anew without that.
+    pub(super) journal_broken: bool,
+    pub(super) watcher: Watcher,
+    pub(super) catalog: Catalog,
+    pub(super) absence: Absence,
+    pub(super) ledger: Ledger,
+    /// Files to look at, and when.
+    pub(super) looks: BTreeMap<Arc<str>, Instant>,
+    /// When to look at everything.
+    pub(super) survey_at: Instant,
+    /// When to decide on files that are missing.
+    pub(super) absence_at: Option<Instant>,
+    /// Which directory the manifests were last read from, by this process or an earlier one.
+    pub(super) root: Option<Identity>,
+    /// Directories of the last survey.
+    pub(super) directories: BTreeMap<Arc<str>, Identity>,
+    /// What is wrong with the manifest directory or those below it.
+    pub(super) directory_problems: Vec<Problem>,
+    /// Objects that may have changed in this pass.
+    pub(super) touched: BTreeSet<ObjectKey>,
+    /// Kinds that were passed over and named once.
+    pub(super) passed_over: BTreeSet<String>,
+    /// The manifest directory has been read once, or memory stands in for it.
+    pub(super) surveyed: bool,
+    /// What is wrong may be different now.
+    pub(super) news: bool,
+    /// See [`Worker::whole`].
+    whole: bool,
+    last_pass: Option<Instant>,
+    /// From the last pass to the next, at least.
+    breath: Duration,
+    passes: u64,
+    pub(super) root_due: bool,
+    /// Memory that could not be read at the start.
+    lost: Vec<Problem>,
+    /// When to write what is due.
+    pub(super) flush_at: Option<Instant>,
+    /// Since when something has been due.
+    pub(super) first_due: Option<Instant>,
+    pub(super) failure: Option<Failure>,
+}
+
+impl Worker {
+    /// Takes the state directory over and reads what is remembered.
+    pub(super) fn open(
+        settings: DirectorySettings,
+        feed: Arc<Feed>,
+        visible: Arc<Mutex<Visible>>,
+        inbox: mpsc::Receiver<Message>,
+        wake: Arc<OwnedFd>,
+    ) -> Result<Self, OpenError> {
+        make_directory(&settings.state)?;
+        let lock = Lock::take(&settings.state)?;
+        let loaded = memory::load(&settings.state).map_err(|source| OpenError::State {
+            path: settings.state.clone(),
+            source,
+        })?;
+        let watcher = Watcher::new().map_err(|error| OpenError::Watch {
+            manifests: settings.manifests.clone(),
+            source: error.into(),
+        })?;
+        let mut catalog = Catalog::default();
+        let mut ledger = Ledger::default();
+        ledger.restore(loaded.records, &mut catalog, timestamp());
+        tracing::info!(
+            state = %settings.state.display(),
+            objects = ledger.len(),
+            "state taken over"
+        );
+        Ok(Self {
+            feed,
+            visible,
+            inbox,
+            wake,
+            _lock: lock,
+            disk: Disk::new(settings.state.clone()),
+            journal: loaded.journal,
+            journal_broken: !loaded.problems.is_empty(),
+            watcher,
+            root: memory::load_root(&settings.state),
+            absence: Absence::new(settings.grace),
+            catalog,
+            ledger,
+            looks: BTreeMap::new(),
+            survey_at: Instant::now(),
+            absence_at: None,
+            directories: BTreeMap::new(),
+            directory_problems: Vec::new(),
+            touched: BTreeSet::new(),
+            passed_over: BTreeSet::new(),
+            surveyed: false,
+            news: true,
+            whole: false,
+            last_pass: None,
+            breath: BREATH,
+            passes: 0,
+            root_due: false,
+            lost: loaded.problems,
+            flush_at: None,
+            first_due: None,
+            failure: None,
+            settings,
+        })
+    }
+
+    /// Works until it is told to stop.
+    pub(super) fn run(&mut self) {
+        loop {
+            self.wait();
+            for hint in self.watcher.hints() {
+                self.note(hint);
+            }
+            let stop = self.answer();
+            if self.pass_at() <= Instant::now() {
+                self.pass();
+            }
+            if self.flush_at.is_some_and(|at| at <= Instant::now()) {
+                self.flush();
+            }
+            if stop {
+                self.flush_all();
+            }
+            self.tell_outstanding();
+            if std::mem::take(&mut self.news) {
+                self.tell_problems();
+            }
+            if stop {
+                self.feed.close();
+                return;
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&self) {
+        let next = self
+            .flush_at
+            .map_or(self.pass_at(), |at| at.min(self.pass_at()));
+        // Rounded up, for a wait that ends early would be made again and again.
+        let wait = next.saturating_duration_since(Instant::now()) + Duration::from_micros(50);
+        let timeout = Timespec {
+            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: wait.subsec_nanos().into(),
+        };
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.watcher.fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
+        ];
+        // An interrupted wait is a short one.
+        let _ = poll(&mut fds, Some(&timeout));
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+    }
+
+    /// When the next pass is due.
+    fn pass_at(&self) -> Instant {
+        let mut at = self.survey_at;
+        if let Some(look) = self.looks.values().min() {
+            at = at.min(*look);
+        }
+        if let Some(absence) = self.absence_at {
+            at = at.min(absence);
+        }
+        self.last_pass.map_or(at, |last| at.max(last + self.breath))
+    }
+
+    fn note(&mut self, hint: Hint) {
+        let now = Instant::now();
+        match hint {
+            Hint::Look(path) => {
+                self.looks.insert(path, now);
+            }
+            Hint::Writing(path) => {
+                self.looks.insert(path, now + PATIENCE);
+            }
+            Hint::Gone(path) => {
+                self.looks.remove(&path);
+                if self.catalog.knows(&path) {
+                    self.absence.miss(&path, now, false, true);
+                    self.absence_at = Some(now);
+                }
+            }
+            Hint::Survey => self.survey_at = self.survey_at.min(now),
+            Hint::SurveyLater => self.survey_at = self.survey_at.min(now + PATIENCE),
+        }
+    }
+
+    /// Looks for changes, and tells of them.
+    fn pass(&mut self) {
+        self.passes += 1;
+        metrics::counter!("fairway_manifest_passes_total").increment(1);
+        self.news = true;
+        let now = Instant::now();
+        if self.survey_at <= now {
+            self.survey();
+        } else {
+            self.look();
+        }
+        self.decide_on_missing();
+        let touched = std::mem::take(&mut self.touched);
+        let known = self.surveyed;
+        let mut changes = self.ledger.refresh(&self.catalog, touched, timestamp());
+        if std::mem::take(&mut self.whole) {
+            self.ledger.forget_the_rest();
+        }
+        if known && !self.feed.is_synced() {
+            // The first of it: everything, whether it was read just now or is remembered.
+            changes = self.ledger.everything();
+            tracing::info!(
+                manifests = %self.settings.manifests.display(),
+                files = self.catalog.paths().count(),
+                objects = self.ledger.len(),
+                "manifests read"
+            );
+        }
+        if known {
+            self.feed.publish(changes, true);
+        }
+        self.plan_flush();
+        let ended = Instant::now();
+        self.last_pass = Some(ended);
+        // A directory that takes long to look at has half of a core at most.
+        self.breath = BREATH.max(ended - now);
+    }
+
+    /// The manifest directory is there and has been read.
+    pub(super) fn arrived(&mut self, root: Identity) {
+        self.surveyed = true;
+        if self.root != Some(root) {
+            self.root = Some(root);
+            self.root_due = true;
+        }
+    }
+
+    /// Nothing of the directory may still be away: what is remembered and not declared is not
+    /// wanted any more.
+    pub(super) fn whole(&mut self) {
+        self.whole = !self.absence.is_interrupted() && !self.catalog.is_empty();
+    }
+
+    /// Does what others asked for; whether to stop.
+    fn answer(&mut self) -> bool {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Message::Write(writes, reply)) => {
+                    let outcomes = self.write(writes);
+                    // Whoever hears that all is written must not find that nothing is to be done.
+                    self.tell_outstanding();
+                    // Whoever asked may be gone; what was written is written.
+                    let _ = reply.send(outcomes);
+                }
+                Err(mpsc::TryRecvError::Empty) => return false,
+                Ok(Message::Stop) | Err(mpsc::TryRecvError::Disconnected) => return true,
+            }
+        }
+    }
+
+    /// Lets others see what is still to be done.
+    fn tell_outstanding(&self) {
+        let mut outstanding = Vec::new();
+        if let Some(failure) = &self.failure {
+            outstanding.push(self.failure_message(failure));
+        } else if !self.ledger.shown_due.is_empty() {
+            outstanding.push(format!(
+                "{} statuses are on their way to {}",
+                self.ledger.shown_due.len(),
+                self.settings.state.display()
+            ));
+        }
+        if !self.surveyed {
+            outstanding.push(format!(
+                "{} has not been read",
+                self.settings.manifests.display()
+            ));
+        }
+        lock(&self.visible).outstanding = outstanding;
+    }
+
+    fn failure_message(&self, failure: &Failure) -> String {
+        format!(
+            "can't write state ({}); {} objects wait, what was there stays, and it is tried again \
+             within {} s",
+            failure.message,
+            self.ledger
+                .records_due
+                .len()
+                .max(self.ledger.shown_due.len()),
+            failure.wait.as_secs()
+        )
+    }
+
+    /// Lets others see what is wrong.
+    fn tell_problems(&self) {
+        let mut problems = self.directory_problems.clone();
+        problems.extend(self.catalog.problems());
+        problems.extend(self.lost.iter().cloned());
+        if let Some(failure) = &self.failure {
+            let message = self.failure_message(failure);
+            problems.push(problem(&self.settings.state.to_string_lossy(), message));
+        }
+        metrics::gauge!("fairway_manifest_errors").set(problems.len() as f64);
+        problems.sort();
+        let mut visible = lock(&self.visible);
+        for new in problems
+            .iter()
+            .filter(|it| visible.problems.binary_search(it).is_err())
+        {
+            tracing::warn!(problem = %new, "held back");
+        }
+        for mended in visible
+            .problems
+            .iter()
+            .filter(|it| problems.binary_search(it).is_err())
+        {
+            tracing::info!(problem = %mended, "mended");
+        }
+        visible.problems = problems;
+        visible.passes = self.passes;
+    }
+}
+
+/// A problem of a file or directory as a whole.
+pub(super) fn problem(file: &str, message: impl Into<String>) -> Problem {
+    Problem {
+        file: file.into(),
+        document: 0,
+        object: String::new(),
+        field: String::new(),
+        message: message.into(),
+    }
+}
+
+fn timestamp() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Timestamp(since.map_or(0, |since| since.as_secs().cast_signed()))
+}

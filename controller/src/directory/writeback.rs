@@ -1,0 +1,258 @@
+//! What the worker does to make decisions last: what is given out at once and before it is told,
+//! what can be made again soon after, off the way from a change to the first connection.
+//!
+//! - The **memory** of a Service is durable before anybody hears of what it was given.
+//! - A status takes effect at once. It follows from the objects and from what gateways say, so a
+//!   crash loses nothing that isn't made again.
+//! - The **views** for people are written when things have been quiet for a moment; `/readyz` waits
+//!   for them. Then what else has changed in memory.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use fairway_config::exchange::{Change, Write};
+use fairway_config::object::ObjectKey;
+
+use super::disk::FileWrite;
+use super::worker::Worker;
+use super::{memory, parallel};
+use crate::store::WriteOutcome;
+
+/// How long it has to be quiet before views are written, and how much longer for each: a status
+/// that changes twice in a moment is written once.
+const QUIET: (Duration, Duration) = (Duration::from_millis(30), Duration::from_micros(20));
+
+/// How long memory waits that nobody waits for, and views at most, but for what [`QUIET`] adds.
+const GATHER: Duration = Duration::from_millis(250);
+
+/// The longest that a failed write is left alone.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// Why writing failed, and how long to leave it alone.
+pub(super) struct Failure {
+    pub(super) message: String,
+    pub(super) wait: Duration,
+}
+
+impl Worker {
+    /// See [`crate::Store::write`].
+    pub(super) fn write(&mut self, writes: Vec<Write>) -> Vec<WriteOutcome> {
+        let mut outcomes = vec![WriteOutcome::Refused; writes.len()];
+        let mut changes: Vec<Change> = Vec::new();
+        let mut accepted = Vec::new();
+        let mut keys = BTreeSet::new();
+        let mut lines = Vec::new();
+        for ((index, write), outcome) in writes.into_iter().enumerate().zip(&mut outcomes) {
+            let Some(it) = self.ledger.accept(write) else {
+                continue;
+            };
+            match self.ledger.durable(&it) {
+                Ok(None) => {
+                    changes.extend(self.ledger.commit(it));
+                    *outcome = WriteOutcome::Written;
+                }
+                // A second decision on the same object was made without knowing of the first.
+                Ok(Some(line)) => {
+                    if keys.insert(line.key.clone()) {
+                        accepted.push((index, it));
+                        lines.push(line);
+                    }
+                }
+                Err(error) => *outcome = WriteOutcome::Failed(error),
+            }
+        }
+        let result = self
+            .journal
+            .append(&lines)
+            .map_err(|error| error.to_string());
+        if let Err(error) = &result {
+            self.failed(error);
+        }
+        for (index, it) in accepted {
+            let outcome = match &result {
+                Ok(()) => {
+                    changes.extend(self.ledger.commit(it));
+                    WriteOutcome::Written
+                }
+                Err(error) => WriteOutcome::Failed(error.clone()),
+            };
+            if let Some(slot) = outcomes.get_mut(index) {
+                *slot = outcome;
+            }
+        }
+        self.feed.publish(changes, false);
+        self.plan_flush();
+        outcomes
+    }
+
+    /// Writes what is due and nobody waits for: views, or else memory.
+    pub(super) fn flush(&mut self) {
+        self.flush_at = None;
+        self.first_due = None;
+        let well = if self.failure.is_some() {
+            self.flush_all()
+        } else if self.ledger.shown_due.is_empty() {
+            self.flush_memory()
+        } else {
+            self.flush_views()
+        };
+        if well && self.failure.take().is_some() {
+            self.news = true;
+            tracing::info!(state = %self.settings.state.display(), "the state can be written again");
+        }
+        self.plan_flush();
+    }
+
+    /// Writes everything that is due; whether all went well.
+    pub(super) fn flush_all(&mut self) -> bool {
+        let views = self.flush_views();
+        self.flush_memory() && views
+    }
+
+    fn flush_memory(&mut self) -> bool {
+        let due = self.ledger.records_due.clone();
+        let lines: Result<Vec<_>, _> = due.iter().map(|key| self.ledger.record(key)).collect();
+        let mut done = lines.and_then(|lines| {
+            let appended = self.journal.append(&lines);
+            appended.map_err(|error| error.to_string())
+        });
+        if done.is_ok() {
+            for key in &due {
+                self.ledger.recorded(key);
+            }
+            done = self.drop_history();
+        }
+        let root = self
+            .root
+            .filter(|_| self.root_due && !self.absence.is_interrupted());
+        if let Some(root) = root {
+            let written: std::io::Result<()> =
+                self.disk.apply(&[memory::root(root)]).into_iter().collect();
+            match written {
+                Ok(()) => self.root_due = false,
+                Err(error) => done = Err(error.to_string()),
+            }
+        }
+        if let Err(error) = &done {
+            self.failed(error);
+        }
+        done.is_ok()
+    }
+
+    /// Writes the journal anew where that is worth it.
+    fn drop_history(&mut self) -> Result<(), String> {
+        let wanted = self.journal_broken || self.journal.is_mostly_history();
+        if !wanted || !self.ledger.is_complete() {
+            return Ok(());
+        }
+        let lines = self.ledger.records()?;
+        let rewritten = self.journal.rewrite(&self.disk, &lines);
+        rewritten.map_err(|error| error.to_string())?;
+        self.journal_broken = false;
+        Ok(())
+    }
+
+    /// Writes files for people; those that fail stay due.
+    fn flush_views(&mut self) -> bool {
+        let mut well = true;
+        let keys: Vec<ObjectKey> = self.ledger.shown_due.iter().cloned().collect();
+        let (ledger, root) = (&self.ledger, self.disk.root());
+        // Nothing to write where it is there already, as after most restarts.
+        let rendered = parallel::map(&keys, |key| -> Result<_, String> {
+            let file = ledger.shown(key)?;
+            let there = std::fs::read(root.join(&file.path)).ok();
+            Ok((there != file.content).then_some(file))
+        });
+        let mut files: Vec<FileWrite> = Vec::new();
+        let mut written = Vec::new();
+        for (key, rendered) in keys.into_iter().zip(rendered) {
+            match rendered {
+                Ok(Some(file)) => {
+                    files.push(file);
+                    written.push(key);
+                }
+                Ok(None) => {
+                    self.ledger.shown_due.remove(&key);
+                }
+                Err(error) => {
+                    well = false;
+                    self.failed(&error);
+                }
+            }
+        }
+        for (key, result) in written.iter().zip(self.disk.apply(&files)) {
+            match result {
+                Ok(()) => {
+                    self.ledger.shown_due.remove(key);
+                }
+                Err(error) => {
+                    well = false;
+                    self.failed(&error.to_string());
+                }
+            }
+        }
+        well
+    }
+
+    /// Decides when to write what is due.
+    pub(super) fn plan_flush(&mut self) {
+        let views = !self.ledger.shown_due.is_empty();
+        let root_due = self.root_due && !self.absence.is_interrupted();
+        let journal_due = self.journal_broken && self.ledger.is_complete();
+        let due = views
+            || root_due
+            || journal_due
+            || self.failure.is_some()
+            || !self.ledger.records_due.is_empty();
+        if !due {
+            self.first_due = None;
+            return;
+        }
+        let now = Instant::now();
+        if let Some(failure) = &self.failure {
+            self.flush_at.get_or_insert(now + failure.wait);
+            return;
+        }
+        let first = *self.first_due.get_or_insert(now);
+        self.flush_at = Some(if views {
+            let count = self.ledger.shown_due.len().try_into().unwrap_or(u32::MAX);
+            let more = QUIET.1.saturating_mul(count).min(GATHER);
+            let quiet = (first + GATHER + more * 2).min(now + QUIET.0 + more);
+            if self.feed.is_reported() {
+                quiet
+            } else {
+                quiet.max(first + self.settings.first_report)
+            }
+        } else {
+            first + GATHER
+        });
+    }
+
+    fn failed(&mut self, error: &str) {
+        metrics::counter!("fairway_store_errors_total", "operation" => "write").increment(1);
+        let now = Instant::now();
+        let wait = match &mut self.failure {
+            // One failure of many at once, or one after the wait was over.
+            Some(failure) if self.flush_at.is_some() => failure.wait,
+            Some(failure) => (failure.wait * 2).min(LONGEST_RETRY),
+            None => Duration::from_secs(1),
+        };
+        if self
+            .failure
+            .as_ref()
+            .is_none_or(|failure| failure.message != error)
+        {
+            tracing::error!(
+                error,
+                state = %self.settings.state.display(),
+                "can't write state; what was there stays, and it is tried again"
+            );
+        }
+        self.news = true;
+        self.failure = Some(Failure {
+            message: error.to_owned(),
+            wait,
+        });
+        self.flush_at = Some(self.flush_at.map_or(now + wait, |at| at.max(now + wait)));
+    }
+}

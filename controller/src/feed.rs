@@ -1,0 +1,289 @@
+//! Hands out the latest state of every object to any number of subscribers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fairway_config::exchange::{Batch, Change};
+use fairway_config::names::{ClusterName, NamespacedName, ServiceName};
+use tokio::sync::{Notify, mpsc};
+
+/// What a change is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Subject {
+    Namespace(ClusterName),
+    Node(ClusterName),
+    Pool(ClusterName),
+    Secret(NamespacedName),
+    EndpointSlice(NamespacedName, bool),
+    Service(ServiceName),
+    Report(ServiceName),
+}
+
+impl Subject {
+    fn of(change: &Change) -> (Self, bool) {
+        match change {
+            Change::Service(name, it) => (Self::Service(name.clone()), it.is_some()),
+            Change::EndpointSlice(name, from_endpoints, it) => (
+                Self::EndpointSlice(name.clone(), *from_endpoints),
+                it.is_some(),
+            ),
+            Change::Node(name, it) => (Self::Node(name.clone()), it.is_some()),
+            Change::Namespace(name, it) => (Self::Namespace(name.clone()), it.is_some()),
+            Change::Pool(name, it) => (Self::Pool(name.clone()), it.is_some()),
+            Change::Secret(name, it) => (Self::Secret(name.clone()), it.is_some()),
+            Change::Report(name, it) => (Self::Report(name.clone()), it.is_some()),
+        }
+    }
+}
+
+/// The latest state of everything, and who wants to know of it.
+///
+/// The order of subjects is that of the enum: namespaces, nodes and pools reach a subscriber
+/// before the Services that depend on them.
+#[derive(Default)]
+pub(crate) struct Feed {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    latest: BTreeMap<Subject, Change>,
+    synced: bool,
+    closed: bool,
+    /// Counts what was told.
+    sequence: u64,
+    /// A gateway has said something.
+    reported: bool,
+    subscribers: Vec<Arc<Subscriber>>,
+}
+
+/// What waits for one subscriber.
+struct Subscriber {
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    changes: BTreeMap<Subject, Change>,
+    synced: bool,
+    sequence: u64,
+    /// There is something to tell, if only that everything has been told.
+    due: bool,
+    closed: bool,
+}
+
+impl Feed {
+    /// Changes take effect for every subscriber; `synced` once everything there is has been told.
+    pub(crate) fn publish(&self, changes: Vec<Change>, synced: bool) {
+        let mut state = lock(&self.state);
+        let news = synced && !state.synced;
+        state.synced |= synced;
+        if changes.is_empty() && !news {
+            return;
+        }
+        state.sequence += 1;
+        let (synced, sequence) = (state.synced, state.sequence);
+        for change in &changes {
+            state.reported |= matches!(change, Change::Report(..));
+            let (subject, there) = Subject::of(change);
+            if there {
+                state.latest.insert(subject, change.clone());
+            } else {
+                state.latest.remove(&subject);
+            }
+        }
+        state
+            .subscribers
+            .retain(|subscriber| !lock(&subscriber.waiting).closed);
+        for subscriber in &state.subscribers {
+            let mut waiting = lock(&subscriber.waiting);
+            waiting.synced = synced;
+            waiting.sequence = sequence;
+            waiting.due = true;
+            for change in &changes {
+                waiting
+                    .changes
+                    .insert(Subject::of(change).0, change.clone());
+            }
+            drop(waiting);
+            subscriber.wake.notify_one();
+        }
+    }
+
+    /// Whether everything there is has been told.
+    pub(crate) fn is_synced(&self) -> bool {
+        lock(&self.state).synced
+    }
+
+    /// Whether a gateway has said anything yet.
+    pub(crate) fn is_reported(&self) -> bool {
+        lock(&self.state).reported
+    }
+
+    /// See [`crate::Store::sequence`].
+    pub(crate) fn sequence(&self) -> u64 {
+        lock(&self.state).sequence
+    }
+
+    /// See [`crate::Store::subscribe`].
+    pub(crate) fn subscribe(&self) -> mpsc::Receiver<Batch> {
+        // One batch on its way and one in the making: more would be history.
+        let (sender, receiver) = mpsc::channel(1);
+        let mut state = lock(&self.state);
+        let subscriber = Arc::new(Subscriber {
+            waiting: Mutex::new(Waiting {
+                changes: state.latest.clone(),
+                synced: state.synced,
+                sequence: state.sequence,
+                due: state.synced || !state.latest.is_empty(),
+                closed: state.closed,
+            }),
+            wake: Notify::new(),
+        });
+        if !state.closed {
+            state.subscribers.push(Arc::clone(&subscriber));
+        }
+        drop(state);
+        subscriber.wake.notify_one();
+        tokio::spawn(deliver(subscriber, sender));
+        receiver
+    }
+
+    /// Ends every subscription after what is waiting has been told.
+    pub(crate) fn close(&self) {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        for subscriber in state.subscribers.drain(..) {
+            lock(&subscriber.waiting).closed = true;
+            subscriber.wake.notify_one();
+        }
+    }
+}
+
+/// Carries what waits for a subscriber to it, until either side ends.
+async fn deliver(subscriber: Arc<Subscriber>, sender: mpsc::Sender<Batch>) {
+    loop {
+        tokio::select! {
+            () = subscriber.wake.notified() => {}
+            () = sender.closed() => break,
+        }
+        // Room first, then what there is by then: the longer a subscriber takes, the fewer and
+        // the larger its batches.
+        let Ok(room) = sender.reserve().await else {
+            break;
+        };
+        let mut waiting = lock(&subscriber.waiting);
+        if std::mem::take(&mut waiting.due) {
+            let changes = std::mem::take(&mut waiting.changes);
+            room.send(Batch {
+                changes: changes.into_values().collect(),
+                synced: waiting.synced,
+                sequence: waiting.sequence,
+            });
+        }
+        if waiting.closed {
+            break;
+        }
+    }
+    lock(&subscriber.waiting).closed = true;
+}
+
+/// A panic elsewhere leaves these maps whole, so a poisoned lock is as good as any.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use std::sync::Arc;
+
+    use fairway_config::cluster::Namespace;
+
+    use super::*;
+
+    fn namespace(name: &str, generation: usize) -> Change {
+        Change::Namespace(
+            name.into(),
+            Some(Arc::new(Namespace {
+                name: name.into(),
+                labels: [("generation".to_owned(), generation.to_string())].into(),
+            })),
+        )
+    }
+
+    fn generation(change: &Change) -> &str {
+        match change {
+            Change::Namespace(_, Some(it)) => &it.labels["generation"],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_late_subscriber_gets_everything_there_is() {
+        let feed = Feed::default();
+        feed.publish(vec![namespace("a", 1), namespace("b", 1)], false);
+        feed.publish(vec![namespace("a", 2)], true);
+        let batch = feed.subscribe().recv().await.unwrap();
+        assert!(batch.synced);
+        let seen: Vec<_> = batch.changes.iter().map(generation).collect();
+        assert_eq!(seen, ["2", "1"]);
+    }
+
+    #[tokio::test]
+    async fn an_empty_store_still_says_that_it_is_synced() {
+        let feed = Feed::default();
+        let mut batches = feed.subscribe();
+        feed.publish(Vec::new(), true);
+        let batch = batches.recv().await.unwrap();
+        assert!(batch.synced && batch.changes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_slow_subscriber_is_sent_the_latest_state_once() {
+        let feed = Feed::default();
+        let mut batches = feed.subscribe();
+        for generation in 0..10_000 {
+            feed.publish(vec![namespace("a", generation)], true);
+            if generation % 100 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let mut received = 0;
+        loop {
+            let batch = batches.recv().await.unwrap();
+            received += 1;
+            if generation(&batch.changes[0]) == "9999" {
+                break;
+            }
+        }
+        assert!(received <= 3, "{received} batches for one object");
+    }
+
+    #[tokio::test]
+    async fn a_deletion_is_told_to_whom_it_concerns_and_forgotten() {
+        let feed = Feed::default();
+        feed.publish(vec![namespace("a", 1)], true);
+        let mut early = feed.subscribe();
+        early.recv().await.unwrap();
+        feed.publish(vec![Change::Namespace("a".into(), None)], true);
+        let batch = early.recv().await.unwrap();
+        assert!(matches!(batch.changes[..], [Change::Namespace(_, None)]));
+        let batch = feed.subscribe().recv().await.unwrap();
+        assert!(batch.changes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn closing_ends_every_subscription_after_the_last_word() {
+        let feed = Feed::default();
+        let mut batches = feed.subscribe();
+        feed.publish(vec![namespace("a", 1)], true);
+        feed.close();
+        assert_eq!(batches.recv().await.unwrap().changes.len(), 1);
+        assert!(batches.recv().await.is_none());
+        let mut late = feed.subscribe();
+        assert_eq!(late.recv().await.unwrap().changes.len(), 1);
+        assert!(late.recv().await.is_none());
+    }
+}

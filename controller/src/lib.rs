@@ -1,0 +1,20 @@
+//! The shell around the controller core: stores, and the loop that decides and writes.
+//!
+//! Reading order:
+//! 1. [`store`]: the only wire between controller and gateway;
+//! 2. [`directory`]: a store over a directory of manifests;
+//! 3. [`run`]: the loop over any store, and what it has to say to people.
+//!
+//! Invariants:
+//! - Nothing is decided before the store has told everything there is.
+//! - Start, event and resync take one path: a batch of changes.
+//! - A write that fails is tried again for as long as it takes, and holds up no other.
+
+pub mod directory;
+mod feed;
+pub mod run;
+pub mod store;
+
+pub use directory::{DirectorySettings, DirectoryStore, OpenError};
+pub use run::{Controller, Handle};
+pub use store::{Store, WriteOutcome};

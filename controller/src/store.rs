@@ -1,0 +1,52 @@
+//! The only wire between controller and gateway.
+
+use std::future::Future;
+
+use fairway_config::exchange::{Batch, Report, Write};
+use fairway_config::names::ServiceName;
+use fairway_config::problem::Problem;
+use tokio::sync::mpsc;
+
+/// Where objects come from and where decisions go to: a directory now, an API server later.
+///
+/// Both controller and gateway see a store through this trait alone, so whatever runs on one store
+/// runs on every one.
+pub trait Store: Send + Sync + 'static {
+    /// Everything there is, then what changes.
+    ///
+    /// A subscriber that falls behind is sent the latest state of each object and not the way
+    /// there, so what waits for it is bounded by the number of objects; the latest state is never
+    /// dropped. Needs a Tokio runtime to be called in. The subscription ends when the receiver is
+    /// dropped or the store closes.
+    fn subscribe(&self) -> mpsc::Receiver<Batch>;
+
+    /// Makes decisions last: one outcome for each write, in order.
+    ///
+    /// What was written comes back to every subscriber as a change, but addresses and ports not
+    /// before they would survive a crash. A status may: it follows from the rest.
+    fn write(&self, writes: Vec<Write>) -> impl Future<Output = Vec<WriteOutcome>> + Send;
+
+    /// Takes what a gateway says of Services; it comes back as `Change::Report`.
+    fn report(&self, reports: Vec<(ServiceName, Option<Report>)>);
+
+    /// How much has been told so far: the `sequence` of the batch that a subscriber gets who is
+    /// not behind.
+    fn sequence(&self) -> u64;
+
+    /// What is held back now, and why.
+    fn problems(&self) -> Vec<Problem>;
+
+    /// What the store itself has still to do before everything is written, a sentence each.
+    fn outstanding(&self) -> Vec<String>;
+}
+
+/// What became of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// It lasts.
+    Written,
+    /// The object has changed since the decision was made, or is gone: decide again.
+    Refused,
+    /// It could not be done now; nothing that was there is lost, and trying again makes sense.
+    Failed(String),
+}

@@ -1,0 +1,156 @@
+//! A store on directories of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
+use fairway_controller::{DirectorySettings, DirectoryStore, Store, WriteOutcome};
+use tokio::sync::mpsc::Receiver;
+
+/// A manifest directory, a state directory, and what a subscriber knows.
+pub(crate) struct Bed {
+    _above: tempfile::TempDir,
+    pub(crate) manifests: PathBuf,
+    pub(crate) state: PathBuf,
+    store: Option<Arc<DirectoryStore>>,
+    batches: Option<Receiver<Batch>>,
+    pub(crate) services: BTreeMap<String, Arc<StoredService>>,
+    synced: bool,
+}
+
+impl Bed {
+    pub(crate) fn new() -> Self {
+        let above = tempfile::tempdir().unwrap();
+        let manifests = above.path().join("manifests");
+        fs::create_dir(&manifests).unwrap();
+        Self {
+            state: above.path().join("state"),
+            manifests,
+            _above: above,
+            store: None,
+            batches: None,
+            services: BTreeMap::new(),
+            synced: false,
+        }
+    }
+
+    pub(crate) fn put(&self, file: &str, text: &str) {
+        fs::write(self.manifests.join(file), text).unwrap();
+    }
+
+    pub(crate) fn settings(&self) -> DirectorySettings {
+        DirectorySettings {
+            grace: Duration::from_millis(1500),
+            resync: Duration::from_secs(2),
+            // There is no gateway.
+            first_report: Duration::ZERO,
+            ..DirectorySettings::new(&self.manifests, &self.state)
+        }
+    }
+
+    pub(crate) async fn open(&mut self) {
+        let store = Arc::new(DirectoryStore::open(self.settings()).unwrap());
+        self.batches = Some(store.subscribe());
+        self.store = Some(store);
+        self.services.clear();
+        self.synced = false;
+        self.until("synced", |bed| bed.synced).await;
+    }
+
+    pub(crate) async fn close(&mut self) {
+        self.batches = None;
+        let store = Arc::into_inner(self.store.take().unwrap()).unwrap();
+        tokio::task::spawn_blocking(move || drop(store))
+            .await
+            .unwrap();
+    }
+
+    pub(crate) fn store(&self) -> &Arc<DirectoryStore> {
+        self.store.as_ref().unwrap()
+    }
+
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let problems = self.store().problems();
+        problems.iter().map(ToString::to_string).collect()
+    }
+
+    /// Takes in batches until what is waited for has come about.
+    pub(crate) async fn until(&mut self, what: &str, met: impl Fn(&Self) -> bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while !met(self) {
+            let batches = self.batches.as_mut().unwrap();
+            let next = tokio::time::timeout(Duration::from_millis(20), batches.recv());
+            match next.await {
+                Ok(Some(batch)) => {
+                    self.synced |= batch.synced;
+                    for change in batch.changes {
+                        match change {
+                            Change::Service(name, Some(it)) => {
+                                self.services.insert(name.to_string(), it);
+                            }
+                            Change::Service(name, None) => {
+                                self.services.remove(&name.to_string());
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                Ok(None) => panic!("the store closed while waiting for: {what}"),
+                Err(_) => {}
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "waited in vain for: {what}; services {:?}, problems {:#?}",
+                self.services.keys(),
+                self.problems()
+            );
+        }
+    }
+
+    pub(crate) async fn gone(&mut self, name: &str) {
+        self.until(&format!("{name} to go"), |bed| {
+            !bed.services.contains_key(name)
+        })
+        .await;
+    }
+
+    pub(crate) async fn there(&mut self, name: &str) -> Arc<StoredService> {
+        self.until(&format!("{name} to come"), |bed| {
+            bed.services.contains_key(name)
+        })
+        .await;
+        Arc::clone(&self.services[name])
+    }
+
+    /// Writes what a Service is to hold, as the controller would.
+    pub(crate) async fn grant(&mut self, name: &str, address: &str, node_port: u16) {
+        let stored = self.there(name).await;
+        let ports = stored.service.ports.iter();
+        let write = Write::Service {
+            name: stored.service.name.clone(),
+            version: stored.version,
+            held: Held {
+                addresses: vec![address.parse().unwrap()],
+                node_ports: ports.map(|port| (port.key(), node_port)).collect(),
+                health_check_node_port: None,
+            },
+            status: Status::default(),
+        };
+        let outcomes = self.store().write(vec![write]).await;
+        assert_eq!(outcomes, [WriteOutcome::Written]);
+        let version = stored.version;
+        self.until("the echo", |bed| bed.services[name].version > version)
+            .await;
+    }
+}
+
+/// A Service of type LoadBalancer with one port.
+pub(crate) fn service(name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, labels: {{a: b}}}}\n\
+         spec: {{type: LoadBalancer, ports: [{{name: web, port: {port}}}]}}\n"
+    )
+}

@@ -1,0 +1,284 @@
+//! What one change costs among 1, 5,000 and 20,000 Services, from the change until its route is
+//! built: `cargo bench -p fairway-gateway-core --bench change`.
+//!
+//! Each Service is a LoadBalancer with an external address, a node port and five endpoints, on a
+//! host with two addresses. `address` changes its external address; `endpoint` takes one endpoint of
+//! it out or brings it back; `comes` and `goes` are a Service more and one less.
+//!
+//! - `hot` changes the same Service again and again: it compares what is done.
+//! - `warm` changes a random one each time: what a change of a burst costs. One Service never leaves
+//!   the first-level cache and 20,000 are never all in it, so between sizes it compares caches.
+//! - `cold` sweeps the processor's caches before each change, with one Service as with 20,000: it
+//!   compares how much memory is touched, code included, and is the worst there is. It needs a
+//!   machine that does nothing else.
+
+#![allow(clippy::expect_used, missing_docs)]
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
+use fairway_config::endpoints::{EndpointHost, EndpointSlice, SliceEndpoint, SlicePort};
+use fairway_config::exchange::{Batch, Change, Held, Status, StoredService};
+use fairway_config::names::ServiceName;
+use fairway_config::net::{AddressRange, IpFamily, Protocol, from_bits};
+use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
+use fairway_config::selector::Selector;
+use fairway_config::service::{
+    AppProtocol, Asks, ExternalTrafficPolicy, ForwardTo, IpFamilyPolicy, PortKey, Service,
+    ServicePort, ServiceType, TargetPort,
+};
+use fairway_config::time::Timestamp;
+use fairway_gateway_core::build::{Builder, Settings};
+
+/// A way of measuring: its name, whether any Service changes, whether the caches are swept before.
+const MODES: [(&str, bool, bool); 3] = [
+    ("hot", false, false),
+    ("warm", true, false),
+    ("cold", true, true),
+];
+
+/// Larger than the caches of today's processors.
+const SWEPT: usize = 64 << 20;
+
+/// A kind of change: its name, what comes before it, itself, and what undoes it; only the second is
+/// measured.
+type Kind = (&'static str, Option<Make>, Make, Option<Make>);
+/// A change of a Service; the number is another one in each turn.
+type Make = fn(u32, u32) -> Change;
+
+fn change(criterion: &mut Criterion) {
+    let memory: Vec<u64> = (0..(SWEPT / size_of::<u64>()) as u64).collect();
+    let kinds: [Kind; 4] = [
+        ("address", None, |n, turn| service(n, 1 - turn % 2), None),
+        ("endpoint", None, |n, turn| slice(n, 5 - turn % 2), None),
+        ("comes", Some(gone), |n, _| service(n, 1), None),
+        ("goes", None, gone, Some(|n, _| service(n, 1))),
+    ];
+    let mut group = criterion.benchmark_group("gateway");
+    group
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sampling_mode(SamplingMode::Flat);
+    for (kind, before, make, after) in kinds {
+        for size in [1, 5_000, 20_000] {
+            let mut builder = builder_of(size);
+            let mut turns = vec![0; size as usize];
+            // Seeded, so that every run changes the same Services.
+            let mut random = 0x9e37_79b9_7f4a_7c15;
+            for (mode, any_one, swept) in MODES {
+                let name = format!("{kind}/{mode}");
+                group.bench_function(BenchmarkId::new(name, size), |bencher| {
+                    bencher.iter_custom(|rounds| {
+                        let mut taken = Duration::ZERO;
+                        for _ in 0..rounds {
+                            let n = if any_one {
+                                any(&mut random, size)
+                            } else {
+                                size / 2
+                            };
+                            let turn = &mut turns[n as usize];
+                            *turn += 1;
+                            if let Some(before) = before {
+                                work(&mut builder, before(n, *turn));
+                            }
+                            let change = make(n, *turn);
+                            if swept {
+                                sweep(&memory);
+                            }
+                            taken += work(&mut builder, change);
+                            if let Some(after) = after {
+                                work(&mut builder, after(n, *turn));
+                            }
+                        }
+                        taken
+                    });
+                });
+            }
+        }
+    }
+    group.finish();
+}
+
+/// How long the gateway takes for a change.
+fn work(builder: &mut Builder, change: Change) -> Duration {
+    let batch = Batch {
+        changes: vec![change],
+        synced: true,
+        sequence: 0,
+    };
+    let start = Instant::now();
+    builder.apply(&batch);
+    let routes = black_box(builder.build(&|_| Vec::new()));
+    let taken = start.elapsed();
+    assert_eq!(routes.len(), 1, "every change must change one route");
+    taken
+}
+
+/// Any Service (SplitMix64).
+fn any(random: &mut u64, size: u32) -> u32 {
+    *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *random;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) % u64::from(size)) as u32
+}
+
+/// Fills every cache of the processor with something else.
+fn sweep(memory: &[u64]) {
+    black_box(memory.iter().step_by(8).fold(0, |sum: u64, n| sum ^ n));
+}
+
+fn builder_of(size: u32) -> Builder {
+    let mut builder = Builder::new(Settings {
+        gateway: "edge".into(),
+        node_name: None,
+        zone: None,
+        forward_to: ForwardTo::Endpoints,
+        class: "fairway.dev/gateway".into(),
+        default_class: true,
+        allow_loopback: false,
+        admin: Vec::new(),
+        serve_node_ports: true,
+        node_addresses: None,
+    });
+    let host = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::LOCALHOST];
+    builder.set_host_addresses(host.into_iter().map(IpAddr::V4).collect());
+    let mut changes = vec![Change::Pool("edge".into(), Some(Arc::new(pool())))];
+    for n in 0..size {
+        changes.push(service(n, 1));
+        changes.push(slice(n, 5));
+    }
+    builder.apply(&Batch {
+        changes,
+        synced: true,
+        sequence: 0,
+    });
+    builder.build(&|_| Vec::new());
+    builder
+}
+
+/// The Service is gone.
+fn gone(n: u32, _: u32) -> Change {
+    Change::Service(name(n), None)
+}
+
+fn pool() -> AddressPool {
+    let range = AddressRange::of_net("172.16.0.0/12".parse().expect("a CIDR"));
+    AddressPool {
+        name: "edge".into(),
+        created: None,
+        blocks: vec![AddressBlock {
+            range,
+            avoid_ends: false,
+        }],
+        auto_assign: true,
+        priority: 100,
+        service_selector: Selector::default(),
+        namespace_selector: Selector::default(),
+        quota_per_namespace: None,
+        forwarding: Forwarding::Proxy,
+        notices: Vec::new(),
+    }
+}
+
+fn name(n: u32) -> ServiceName {
+    ServiceName::new(format!("team-{}", n % 100), format!("service-{n}"))
+}
+
+fn service(n: u32, address: u32) -> Change {
+    let key = PortKey {
+        protocol: Protocol::Tcp,
+        port: 80,
+    };
+    let service = Service {
+        name: name(n),
+        uid: None,
+        created: Some(Timestamp(i64::from(n))),
+        deleting: false,
+        labels: BTreeMap::new(),
+        kind: ServiceType::LoadBalancer,
+        class: None,
+        cluster_ips: Vec::new(),
+        headless: false,
+        external_name: None,
+        has_selector: true,
+        ports: vec![ServicePort {
+            name: None,
+            protocol: Protocol::Tcp,
+            port: 80,
+            target: TargetPort::Number(8080),
+            node_port: None,
+            app: AppProtocol::Opaque,
+        }],
+        external_traffic_policy: ExternalTrafficPolicy::Cluster,
+        client_ip_affinity: None,
+        source_ranges: Vec::new(),
+        ip_families: vec![IpFamily::IPv4],
+        ip_family_policy: IpFamilyPolicy::SingleStack,
+        allocate_node_ports: true,
+        health_check_node_port: None,
+        publish_not_ready_addresses: false,
+        external_ips: Vec::new(),
+        status_addresses: Vec::new(),
+        asks: Asks::default(),
+        notices: Vec::new(),
+    };
+    let stored = StoredService {
+        service: Arc::new(service),
+        held: Held {
+            addresses: vec![from_bits(
+                IpFamily::IPv4,
+                u128::from(0xac10_0000 + n * 2 + address),
+            )],
+            // More Services than there are node ports: they are counted past the range.
+            node_ports: BTreeMap::from([(key, 30_000 + n as u16)]),
+            health_check_node_port: None,
+        },
+        status: Status::default(),
+        version: 1,
+        first_seen: Timestamp(0),
+        source: None,
+        source_problem: None,
+    };
+    Change::Service(name(n), Some(Arc::new(stored)))
+}
+
+fn slice(n: u32, endpoints: u32) -> Change {
+    let owner = name(n);
+    let slice_name = ServiceName::new(owner.namespace.clone(), format!("{}-abcde", owner.name));
+    let endpoint = |i: u32| SliceEndpoint {
+        address: EndpointHost::Ip(from_bits(
+            IpFamily::IPv4,
+            u128::from(0x0a00_0000 + n * 8 + i),
+        )),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: Some(format!("node-{i}").into()),
+        zone: None,
+        for_zones: Vec::new(),
+        for_nodes: Vec::new(),
+        target: Some(format!("pod-{i}").into()),
+    };
+    let slice = EndpointSlice {
+        name: slice_name.clone(),
+        service: Some(owner),
+        from_endpoints: false,
+        ports: vec![SlicePort {
+            name: "".into(),
+            protocol: Protocol::Tcp,
+            port: Some(8080),
+            app: AppProtocol::Opaque,
+        }],
+        endpoints: (0..endpoints).map(endpoint).collect(),
+        weight: 1,
+    };
+    Change::EndpointSlice(slice_name, false, Some(Arc::new(slice)))
+}
+
+criterion_group!(benches, change);
+criterion_main!(benches);

@@ -1,0 +1,91 @@
+//! What one choice of an endpoint costs: `cargo bench -p fairway-gateway-core --bench pick`.
+//!
+//! `in-turn` is round-robin, `weighted` the same with unequal weights, `ranked` a client's first
+//! connection under affinity, `kept` its next ones.
+
+#![allow(missing_docs)]
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use fairway_config::names::ServiceName;
+use fairway_config::net::{EndpointAddr, Protocol};
+use fairway_config::service::{AppProtocol, PortKey};
+use fairway_gateway_core::pick::Balancer;
+use fairway_gateway_core::rank;
+use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, Sources, Tick};
+
+fn pick(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("pick");
+    group
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1));
+    let client = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
+    for count in [5, 50, 1000] {
+        for (what, weights, affinity) in [
+            ("in-turn", 1, false),
+            ("weighted", 7, false),
+            ("kept", 1, true),
+        ] {
+            let route = route(count, weights, affinity);
+            let balancer = Balancer::new(1);
+            group.bench_function(BenchmarkId::new(what, count), |bencher| {
+                bencher.iter(|| {
+                    balancer
+                        .pick(black_box(&route), client, Tick(1), &[])
+                        .is_some()
+                });
+            });
+        }
+        for (what, weights) in [("ranked", 1), ("ranked-weighted", 7)] {
+            let route = route(count, weights, true);
+            let mut n = 0_u32;
+            group.bench_function(BenchmarkId::new(what, count), |bencher| {
+                bencher.iter(|| {
+                    n = n.wrapping_add(1);
+                    rank::best(
+                        IpAddr::V4(Ipv4Addr::from_bits(n)),
+                        &route.endpoints.eligible,
+                    )
+                    .is_some()
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn route(count: u32, weights: u32, affinity: bool) -> RoutePort {
+    let endpoint = |n: u32| Endpoint {
+        addr: EndpointAddr(SocketAddr::new(
+            Ipv4Addr::from_bits(0x0a00_0001 + n).into(),
+            8080,
+        )),
+        weight: (1 + n % weights) as u16,
+        node: None,
+        target: None,
+    };
+    RoutePort {
+        service: ServiceName::new("web", "shop"),
+        key: PortKey {
+            protocol: Protocol::Tcp,
+            port: 80,
+        },
+        name: None,
+        app: AppProtocol::Opaque,
+        claims: Vec::new(),
+        sources: Sources::default(),
+        affinity: affinity.then(|| Duration::from_secs(10_800)),
+        endpoints: Arc::new(EndpointSet::new(
+            (0..count).map(endpoint).collect(),
+            Vec::new(),
+        )),
+        loop_guard: Vec::new(),
+    }
+}
+
+criterion_group!(benches, pick);
+criterion_main!(benches);

@@ -1,0 +1,93 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+use crate::testing::{client, endpoint, ip};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+fn any(_: EndpointAddr) -> bool {
+    true
+}
+
+#[test]
+fn a_client_is_remembered_for_its_timeout_and_not_a_millisecond_longer() {
+    let table = Affinity::new(1);
+    let to = endpoint("10.0.0.1:80");
+    table.put(client(1), to, Tick(0));
+    assert_eq!(table.get(client(1), Tick(10_000), TIMEOUT, any), Some(to));
+    assert_eq!(
+        table.get(client(1), Tick(20_000), TIMEOUT, any),
+        Some(to),
+        "seen at 10 s"
+    );
+    assert_eq!(table.get(client(1), Tick(30_001), TIMEOUT, any), None);
+}
+
+#[test]
+fn a_client_is_not_kept_on_what_is_not_usable() {
+    let table = Affinity::new(1);
+    table.put(client(1), endpoint("10.0.0.1:80"), Tick(0));
+    assert_eq!(table.get(client(1), Tick(0), TIMEOUT, |_| false), None);
+}
+
+#[test]
+fn a_clock_read_before_anothers_write_takes_no_time_away() {
+    let table = Affinity::new(1);
+    let to = endpoint("10.0.0.1:80");
+    table.put(client(1), to, Tick(5_000));
+    assert_eq!(table.get(client(1), Tick(4_000), TIMEOUT, any), Some(to));
+    assert_eq!(table.get(client(1), Tick(15_000), TIMEOUT, any), Some(to));
+}
+
+#[test]
+fn families_do_not_mix_but_for_mapped_addresses() {
+    let table = Affinity::new(1);
+    let to = endpoint("10.0.0.1:80");
+    table.put(ip("198.51.100.7"), to, Tick(0));
+    assert_eq!(
+        table.get(ip("::ffff:198.51.100.7"), Tick(0), TIMEOUT, any),
+        Some(to)
+    );
+    assert_eq!(table.get(ip("::198.51.100.7"), Tick(0), TIMEOUT, any), None);
+}
+
+#[test]
+fn the_table_is_bounded_and_forgets_whom_it_saw_least_recently() {
+    let table = Affinity::new(1);
+    let to = endpoint("10.0.0.1:80");
+    let regular = client(0);
+    table.put(regular, to, Tick(0));
+    for n in 1..200_000 {
+        table.put(client(n), to, Tick(u64::from(n)));
+        if n % 1_000 == 0 {
+            let kept = table.get(regular, Tick(u64::from(n)), Duration::MAX, any);
+            assert_eq!(kept, Some(to), "after {n} others");
+        }
+    }
+    assert_eq!(table.len(), CAPACITY);
+    assert_eq!(
+        table.get(client(1), Tick(200_000), Duration::MAX, any),
+        None
+    );
+    assert_eq!(
+        table.get(client(199_999), Tick(200_000), Duration::MAX, any),
+        Some(to)
+    );
+}
+
+#[test]
+fn many_threads_agree_on_one_client() {
+    let table = Affinity::new(1);
+    let to = endpoint("10.0.0.1:80");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for n in 0..5_000 {
+                    table.put(client(n), to, Tick(0));
+                    assert_eq!(table.get(client(n), Tick(0), TIMEOUT, any), Some(to));
+                }
+            });
+        }
+    });
+    assert_eq!(table.len(), 5_000);
+}

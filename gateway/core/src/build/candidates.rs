@@ -1,0 +1,242 @@
+//! The endpoints of one port of a Service before any rule: from EndpointSlices, from DNS, or the
+//! Nodes' own.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use fairway_config::endpoints::{EndpointHost, EndpointSlice, SliceEndpoint, SlicePort};
+use fairway_config::exchange::StoredService;
+use fairway_config::net::{EndpointAddr, IpFamily};
+use fairway_config::service::{
+    ExternalTrafficPolicy, Notice, Service, ServicePort, ServiceType, TargetPort,
+};
+
+use super::SliceKey;
+use super::surroundings::Surroundings;
+use crate::eligible::Candidate;
+use crate::route::{Resolved, Why};
+
+/// What endpoints are gathered from, and what comes to light on the way.
+pub(super) struct Gatherer<'a> {
+    pub(super) stored: &'a StoredService,
+    pub(super) slices: &'a [(SliceKey, Arc<EndpointSlice>)],
+    pub(super) around: &'a Surroundings,
+    pub(super) resolved: Resolved<'a>,
+    /// DNS names that were asked for.
+    pub(super) names: BTreeSet<Arc<str>>,
+    /// What to tell people.
+    pub(super) notices: BTreeSet<Notice>,
+}
+
+impl<'a> Gatherer<'a> {
+    /// The endpoints of a port, straight to them.
+    pub(super) fn endpoints(&mut self, port: &'a ServicePort) -> Vec<Candidate<'a>> {
+        let service: &'a Service = &self.stored.service;
+        if let Some(name) = external_name(service) {
+            return self.external(name, port);
+        }
+        let mut found = Vec::new();
+        let mut port_found = false;
+        for slice in slices(self.slices) {
+            let Some(number) = slice.ports.iter().find_map(|listed| resolve(listed, port)) else {
+                continue;
+            };
+            port_found = true;
+            for endpoint in &slice.endpoints {
+                for ip in self.addresses(&endpoint.address) {
+                    found.push(candidate(ip, number, endpoint, slice.weight));
+                }
+            }
+        }
+        if !port_found && slices(self.slices).any(|slice| !slice.endpoints.is_empty()) {
+            self.notices.insert(no_such_port(service, port));
+        }
+        found
+    }
+
+    /// The Nodes' InternalIPs and the port's node port: one candidate for a Node.
+    pub(super) fn node_ports(&mut self, port: &'a ServicePort) -> Vec<Candidate<'a>> {
+        let Some(number) = self.stored.held.node_ports.get(&port.key()) else {
+            self.notices.insert(Notice {
+                reason: "NoNodePort".into(),
+                message: format!(
+                    "port {} is to be forwarded to a node port and has none: allocate one, or \
+                     forward to endpoints",
+                    port.key()
+                ),
+            });
+            return Vec::new();
+        };
+        let family = first_family(&self.stored.service);
+        let local = self.nodes_with_endpoints(port);
+        let nodes = self.around.nodes.values();
+        nodes
+            .filter_map(|node| {
+                let ips = &node.internal_ips;
+                let of_family = ips.iter().find(|ip| IpFamily::of(**ip) == family);
+                let ip = of_family.or(ips.first())?.to_canonical();
+                let without = local
+                    .as_ref()
+                    .is_some_and(|local| !local.contains(&*node.name));
+                let barred = node.excluded.or(without.then_some(
+                    "it has no endpoint of the Service, which has externalTrafficPolicy: Local",
+                ));
+                Some(Candidate {
+                    addr: EndpointAddr(SocketAddr::new(ip, *number)),
+                    ready: true,
+                    serving: true,
+                    terminating: false,
+                    node: Some(&node.name),
+                    for_zones: &[],
+                    for_nodes: &[],
+                    weight: 1,
+                    target: Some(&node.name),
+                    barred: barred.map(|why| Why::NodeExcluded(why.to_owned())),
+                })
+            })
+            .collect()
+    }
+
+    /// With `externalTrafficPolicy: Local` and known slices: the Nodes whose own proxy has an
+    /// endpoint to send the port's traffic to.
+    fn nodes_with_endpoints(&self, port: &ServicePort) -> Option<BTreeSet<&'a str>> {
+        let service: &'a Service = &self.stored.service;
+        let knows = service.external_traffic_policy == ExternalTrafficPolicy::Local
+            && !self.slices.is_empty();
+        knows.then(|| {
+            slices(self.slices)
+                .filter(|slice| {
+                    slice
+                        .ports
+                        .iter()
+                        .any(|listed| resolve(listed, port).is_some())
+                })
+                .flat_map(|slice| &slice.endpoints)
+                .filter(|endpoint| {
+                    endpoint.ready
+                        || service.publish_not_ready_addresses
+                        || (endpoint.serving && endpoint.terminating)
+                })
+                .filter_map(|endpoint| endpoint.node.as_deref())
+                .collect()
+        })
+    }
+
+    /// What `fairway.dev/external-name` stands for.
+    fn external(&mut self, name: &'a Arc<str>, port: &ServicePort) -> Vec<Candidate<'a>> {
+        let TargetPort::Number(number) = port.target else {
+            self.notices.insert(Notice {
+                reason: "TargetPortNotANumber".into(),
+                message: format!(
+                    "port {} has a named targetPort, which the annotation \
+                     fairway.dev/external-name can't resolve: give its number",
+                    port.key()
+                ),
+            });
+            return Vec::new();
+        };
+        let addresses = self.addresses(&EndpointHost::Name(name.clone()));
+        let candidates = addresses.into_iter().map(|ip| Candidate {
+            addr: EndpointAddr(SocketAddr::new(ip, number)),
+            ready: true,
+            serving: true,
+            terminating: false,
+            node: None,
+            for_zones: &[],
+            for_nodes: &[],
+            weight: 1,
+            target: Some(name),
+            barred: None,
+        });
+        candidates.collect()
+    }
+
+    fn addresses(&mut self, host: &EndpointHost) -> Vec<IpAddr> {
+        match host {
+            EndpointHost::Ip(ip) => vec![*ip],
+            EndpointHost::Name(name) => {
+                self.names.insert(name.clone());
+                let addresses = (self.resolved)(host);
+                if addresses.is_empty() {
+                    self.notices.insert(Notice {
+                        reason: "NameNotResolved".into(),
+                        message: format!("the name {name} has no address that is known yet"),
+                    });
+                }
+                addresses
+            }
+        }
+    }
+}
+
+/// The name that stands in for a Service's endpoints, if it has one.
+fn external_name(service: &Service) -> Option<&Arc<str>> {
+    let may_have = matches!(
+        service.kind,
+        ServiceType::LoadBalancer | ServiceType::NodePort
+    ) && !service.has_selector;
+    service.asks.external_name.as_ref().filter(|_| may_have)
+}
+
+/// The slices that count: a v1 Endpoints does where there is no EndpointSlice.
+fn slices(all: &[(SliceKey, Arc<EndpointSlice>)]) -> impl Iterator<Item = &EndpointSlice> {
+    let from_endpoints = !all.iter().any(|((from_endpoints, _), _)| !from_endpoints);
+    let counts = all.iter().filter(move |((of, _), _)| *of == from_endpoints);
+    counts.map(|(_, slice)| slice.as_ref())
+}
+
+/// The number that a slice's port gives for a Service's port, if it is that port's. They belong
+/// together by name alone, as in kube-proxy: a slice names the Service's ports, not the target's.
+fn resolve(listed: &SlicePort, port: &ServicePort) -> Option<u16> {
+    if listed.protocol != port.protocol || *listed.name != *port.name.as_deref().unwrap_or("") {
+        return None;
+    }
+    listed.port.or(match port.target {
+        TargetPort::Number(number) => Some(number),
+        TargetPort::Name(_) => None,
+    })
+}
+
+fn no_such_port(service: &Service, port: &ServicePort) -> Notice {
+    let wanted = match port.name.as_deref() {
+        None | Some("") => "no EndpointSlice has an unnamed port".to_owned(),
+        Some(name) => format!("no EndpointSlice has a port named '{name}'"),
+    };
+    Notice {
+        reason: "PortNotInEndpointSlices".into(),
+        message: format!(
+            "port {} of {} has no endpoints: {wanted} for {}; an EndpointSlice names the Service's \
+             ports, not the containers'",
+            port.key(),
+            service.name,
+            port.protocol
+        ),
+    }
+}
+
+fn candidate<'a>(ip: IpAddr, port: u16, endpoint: &'a SliceEndpoint, weight: u16) -> Candidate<'a> {
+    Candidate {
+        addr: EndpointAddr(SocketAddr::new(ip.to_canonical(), port)),
+        ready: endpoint.ready,
+        serving: endpoint.serving,
+        terminating: endpoint.terminating,
+        node: endpoint.node.as_ref(),
+        for_zones: &endpoint.for_zones,
+        for_nodes: &endpoint.for_nodes,
+        weight,
+        target: endpoint.target.as_ref(),
+        barred: None,
+    }
+}
+
+/// The family that a Service puts first, IPv4 where it says nothing.
+pub(super) fn first_family(service: &Service) -> IpFamily {
+    let of_cluster_ip = service.cluster_ips.first().map(|ip| IpFamily::of(*ip));
+    service
+        .ip_families
+        .first()
+        .copied()
+        .or(of_cluster_ip)
+        .unwrap_or(IpFamily::IPv4)
+}

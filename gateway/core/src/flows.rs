@@ -1,0 +1,356 @@
+//! The UDP flow table, sans-I/O: which endpoint the datagrams of a client go to, and for how long.
+//!
+//! A flow is a client's socket and the address it sends to. It lives for [`Limits::unreplied`]
+//! after its last datagram until its endpoint answers, then for [`Limits::replied`] after the last
+//! one either way: the two timeouts of Linux' conntrack (`nf_conntrack_udp_timeout`, 30 s, and
+//! `nf_conntrack_udp_timeout_stream`, 120 s; Documentation/networking/nf_conntrack-sysctl.rst).
+//!
+//! The table is bounded. When it is full, the flow that is idle the longest goes, one that was
+//! never answered before one that was: so a flood from invented addresses drives out itself. One
+//! client address has a bound of its own, so that it can't drive out others.
+//!
+//! Every operation takes constant time, [`FlowTable::evict`] and [`FlowTable::expire`] for each
+//! flow that goes.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr};
+use siphasher::sip::SipHasher13;
+
+use crate::recency::Recency;
+use crate::route::Tick;
+
+/// What tells flows apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowKey {
+    /// Who sends.
+    pub client: ClientAddr,
+    /// Where to.
+    pub listen: ListenAddr,
+}
+
+/// Names a flow, and never another one of the same table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowId(pub u64);
+
+/// Bounds and timeouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows at most; at least 1.
+    pub flows: usize,
+    /// Flows of one client address at most; at least 1.
+    pub per_client: usize,
+    /// How long a flow may be idle that its endpoint has not answered.
+    pub unreplied: Duration,
+    /// How long a flow may be idle that its endpoint has answered.
+    pub replied: Duration,
+}
+
+impl Default for Limits {
+    /// 65,536 flows, 8,192 of one client (which may be a NAT), conntrack's timeouts.
+    fn default() -> Self {
+        Self {
+            flows: 65_536,
+            per_client: 8_192,
+            unreplied: Duration::from_secs(30),
+            replied: Duration::from_secs(120),
+        }
+    }
+}
+
+/// A flow as the table gives it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Its id.
+    pub id: FlowId,
+    /// Where its datagrams go to.
+    pub endpoint: EndpointAddr,
+}
+
+/// The flows of one worker.
+#[derive(Debug)]
+pub struct FlowTable {
+    limits: Limits,
+    next_id: u64,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_key: HashMap<FlowKey, u32, Seed>,
+    by_id: HashMap<FlowId, u32, Seed>,
+    by_client: HashMap<IpAddr, Vec<u32>, Seed>,
+    by_endpoint: HashMap<EndpointAddr, Vec<u32>, Seed>,
+    unreplied: Recency,
+    replied: Recency,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    key: FlowKey,
+    flow: Flow,
+    seen: Tick,
+    replied: bool,
+    /// Where it stands in the list of its client, and in that of its endpoint.
+    in_client: u32,
+    in_endpoint: u32,
+}
+
+impl FlowTable {
+    /// An empty table. The seed keeps clients from choosing addresses that meet in one bucket.
+    pub fn new(seed: u64, limits: Limits) -> Self {
+        let seed = Seed(seed);
+        Self {
+            limits,
+            next_id: 0,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_key: HashMap::with_hasher(seed),
+            by_id: HashMap::with_hasher(seed),
+            by_client: HashMap::with_hasher(seed),
+            by_endpoint: HashMap::with_hasher(seed),
+            unreplied: Recency::new(),
+            replied: Recency::new(),
+        }
+    }
+
+    /// A datagram came from a client: its flow, if it has one, which this keeps alive. A flow whose
+    /// time is over is none, whether [`Self::expire`] has been called since or not.
+    pub fn received(&mut self, key: FlowKey, now: Tick) -> Option<Flow> {
+        let slot = *self.by_key.get(&key)?;
+        if self.slots[slot as usize].deadline(&self.limits) < now {
+            return None;
+        }
+        self.touch(slot, now);
+        Some(self.slots[slot as usize].flow)
+    }
+
+    /// A new flow to `endpoint`, and the flow that had to go for it. A flow of the same key is
+    /// replaced.
+    pub fn open(
+        &mut self,
+        key: FlowKey,
+        endpoint: EndpointAddr,
+        now: Tick,
+    ) -> (FlowId, Option<FlowId>) {
+        let gone = self.make_room(&key).map(|slot| self.drop_slot(slot));
+        let id = FlowId(self.next_id);
+        self.next_id += 1;
+        let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
+        let of_client = self.by_client.entry(key.client.0.ip()).or_default();
+        let of_endpoint = self.by_endpoint.entry(endpoint).or_default();
+        let entry = Slot {
+            key,
+            flow: Flow { id, endpoint },
+            seen: now,
+            replied: false,
+            in_client: of_client.len() as u32,
+            in_endpoint: of_endpoint.len() as u32,
+        };
+        of_client.push(slot);
+        of_endpoint.push(slot);
+        match self.slots.get_mut(slot as usize) {
+            Some(free) => *free = entry,
+            None => self.slots.push(entry),
+        }
+        self.by_key.insert(key, slot);
+        self.by_id.insert(id, slot);
+        self.unreplied.push(slot);
+        (id, gone)
+    }
+
+    /// The endpoint answered on a flow, which keeps it alive: where the answer belongs; nothing if
+    /// the flow is gone.
+    pub fn replied(&mut self, id: FlowId, now: Tick) -> Option<FlowKey> {
+        let slot = *self.by_id.get(&id)?;
+        let entry = &mut self.slots[slot as usize];
+        if !entry.replied {
+            entry.replied = true;
+            self.unreplied.remove(slot);
+            self.replied.push(slot);
+        }
+        self.touch(slot, now);
+        Some(self.slots[slot as usize].key)
+    }
+
+    /// Ends a flow; whether there was one.
+    pub fn close(&mut self, id: FlowId) -> bool {
+        let slot = self.by_id.get(&id).copied();
+        slot.map(|slot| self.drop_slot(slot)).is_some()
+    }
+
+    /// Ends the flows to an endpoint on those listeners that `on` says yes to: the endpoint is gone
+    /// from one Service, and may still be in another. Their ids, oldest first.
+    pub fn evict(
+        &mut self,
+        endpoint: EndpointAddr,
+        on: impl Fn(ListenAddr) -> bool,
+    ) -> Vec<FlowId> {
+        let all = self
+            .by_endpoint
+            .get(&endpoint)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let going = all
+            .iter()
+            .copied()
+            .filter(|slot| on(self.slots[*slot as usize].key.listen));
+        let going: Vec<_> = going.collect();
+        self.drop_all(going)
+    }
+
+    /// Ends the flows on a listener that is gone. Their ids, oldest first. Looks at every flow.
+    pub fn close_listener(&mut self, listen: ListenAddr) -> Vec<FlowId> {
+        let of_listener = self.by_key.iter().filter(|(key, _)| key.listen == listen);
+        let going: Vec<_> = of_listener.map(|(_, slot)| *slot).collect();
+        self.drop_all(going)
+    }
+
+    /// The last moment of the flow that expires next: call [`Self::expire`] after it. It moves away
+    /// with every datagram, and never nearer but by a new flow.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        let oldest = [self.unreplied.oldest(), self.replied.oldest()];
+        let slots = oldest.into_iter().flatten();
+        slots
+            .map(|slot| self.slots[slot as usize].deadline(&self.limits))
+            .min()
+    }
+
+    /// Ends the flows whose time is over. Their ids.
+    pub fn expire(&mut self, now: Tick) -> Vec<FlowId> {
+        let mut gone = Vec::new();
+        while let Some(slot) = self.expired(now) {
+            gone.push(self.drop_slot(slot));
+        }
+        gone
+    }
+
+    /// How many flows there are.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    fn expired(&self, now: Tick) -> Option<u32> {
+        let oldest = [self.unreplied.oldest(), self.replied.oldest()];
+        let mut slots = oldest.into_iter().flatten();
+        slots.find(|slot| self.slots[*slot as usize].deadline(&self.limits) < now)
+    }
+
+    /// The flow that has to go before one of that key can come.
+    fn make_room(&self, key: &FlowKey) -> Option<u32> {
+        if let Some(same) = self.by_key.get(key) {
+            return Some(*same);
+        }
+        let of_client = self.by_client.get(&key.client.0.ip()).map(Vec::as_slice);
+        let of_client = of_client.unwrap_or_default();
+        if of_client.len() >= self.limits.per_client.max(1) {
+            return self.idlest(of_client);
+        }
+        let full = self.len() >= self.limits.flows.max(1);
+        full.then(|| self.unreplied.oldest().or(self.replied.oldest()))
+            .flatten()
+    }
+
+    /// About the idlest flow of one client, unanswered before answered: the idlest of 16 that move
+    /// through the list with each new flow. An exact order per client would cost every datagram.
+    fn idlest(&self, of_client: &[u32]) -> Option<u32> {
+        let start = self.next_id as usize % of_client.len().max(1);
+        let sample = of_client
+            .iter()
+            .cycle()
+            .skip(start)
+            .take(of_client.len().min(16));
+        let slots = sample.map(|slot| (&self.slots[*slot as usize], *slot));
+        slots
+            .min_by_key(|(entry, _)| (entry.replied, entry.seen))
+            .map(|(_, slot)| slot)
+    }
+
+    fn touch(&mut self, slot: u32, now: Tick) {
+        let entry = &mut self.slots[slot as usize];
+        entry.seen = entry.seen.max(now);
+        if entry.replied {
+            self.replied.touch(slot);
+        } else {
+            self.unreplied.touch(slot);
+        }
+    }
+
+    fn drop_all(&mut self, slots: Vec<u32>) -> Vec<FlowId> {
+        let mut gone: Vec<_> = slots.into_iter().map(|slot| self.drop_slot(slot)).collect();
+        gone.sort();
+        gone
+    }
+
+    fn drop_slot(&mut self, slot: u32) -> FlowId {
+        let Slot {
+            key,
+            flow,
+            replied,
+            in_client,
+            in_endpoint,
+            ..
+        } = self.slots[slot as usize];
+        if replied {
+            self.replied.remove(slot);
+        } else {
+            self.unreplied.remove(slot);
+        }
+        self.by_key.remove(&key);
+        self.by_id.remove(&flow.id);
+        let moved = take_out(&mut self.by_client, key.client.0.ip(), in_client);
+        if let Some(moved) = moved {
+            self.slots[moved as usize].in_client = in_client;
+        }
+        let moved = take_out(&mut self.by_endpoint, flow.endpoint, in_endpoint);
+        if let Some(moved) = moved {
+            self.slots[moved as usize].in_endpoint = in_endpoint;
+        }
+        self.free.push(slot);
+        flow.id
+    }
+}
+
+impl Slot {
+    /// The last moment at which it lives.
+    fn deadline(&self, limits: &Limits) -> Tick {
+        let timeout = if self.replied {
+            limits.replied
+        } else {
+            limits.unreplied
+        };
+        let timeout = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        Tick(self.seen.0.saturating_add(timeout))
+    }
+}
+
+/// Takes the entry at `at` out of a list; the slot that has moved there in its place.
+fn take_out<K: Hash + Eq>(lists: &mut HashMap<K, Vec<u32>, Seed>, key: K, at: u32) -> Option<u32> {
+    let list = lists.get_mut(&key)?;
+    list.swap_remove(at as usize);
+    let moved = list.get(at as usize).copied();
+    if list.is_empty() {
+        lists.remove(&key);
+    }
+    moved
+}
+
+/// Builds hashers of one seed.
+#[derive(Clone, Copy, Debug)]
+struct Seed(u64);
+
+impl BuildHasher for Seed {
+    type Hasher = SipHasher13;
+
+    fn build_hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_keys(self.0, !self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

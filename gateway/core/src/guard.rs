@@ -1,0 +1,246 @@
+//! What must never be dialled, whoever asks for it: an author of Endpoints, or a DNS server.
+//!
+//! Without a guard a manifest is a way into the gateway's own network position: `169.254.169.254`
+//! (a cloud's metadata), `127.0.0.1:9901` (the admin address), a VIP (a loop through the gateway
+//! itself). The rules look at addresses alone, so an address that comes from DNS passes the same
+//! ones as one from an EndpointSlice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use fairway_config::names::ClusterName;
+use fairway_config::net::AddressRange;
+
+/// Why an address is never dialled. Displays as the end of a sentence: `is a loopback address`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Refusal {
+    /// `0.0.0.0/8` or `::`: Linux dials the host itself by it.
+    #[error("is the unspecified address")]
+    Unspecified,
+    /// `127.0.0.0/8` or `::1`.
+    #[error("is a loopback address")]
+    Loopback,
+    /// `169.254.0.0/16` or `fe80::/10`.
+    #[error("is link-local")]
+    LinkLocal,
+    /// `224.0.0.0/4` or `ff00::/8`.
+    #[error("is multicast")]
+    Multicast,
+    /// `255.255.255.255`.
+    #[error("is the broadcast address")]
+    Broadcast,
+    /// An address of the host that the gateway runs on.
+    #[error("is an address of this host")]
+    Host,
+    /// An address of a pool.
+    #[error("is an address of pool '{0}'")]
+    Pool(ClusterName),
+    /// Outside every pool, and yet held by a Service (its pool was edited or deleted).
+    #[error("is the external address of a Service")]
+    External,
+    /// One of the gateway's own listeners; only where loopback is allowed, else the host's
+    /// addresses are refused as a whole.
+    #[error("is a listener of this gateway")]
+    OwnListener,
+}
+
+/// What is known of addresses that must not be dialled.
+#[derive(Clone, Debug, Default)]
+pub struct Guard {
+    allow_loopback: bool,
+    host: BTreeSet<IpAddr>,
+    external: BTreeSet<IpAddr>,
+    pools: BTreeMap<ClusterName, Vec<AddressRange>>,
+    /// Ranges of all pools by first address, none of which overlap; see [`merge`].
+    ranges: Vec<(AddressRange, ClusterName)>,
+}
+
+impl Guard {
+    /// A guard that knows of no host address and no pool yet. With `allow_loopback` loopback and
+    /// the host's own addresses may be dialled; an address of a pool never.
+    pub fn new(allow_loopback: bool) -> Self {
+        Self {
+            allow_loopback,
+            ..Self::default()
+        }
+    }
+
+    /// The host's addresses and those that Services hold outside every pool are now these; whether
+    /// that is news.
+    pub fn set_own(&mut self, host: BTreeSet<IpAddr>, external: BTreeSet<IpAddr>) -> bool {
+        let news = self.host != host || self.external != external;
+        self.host = host;
+        self.external = external;
+        news
+    }
+
+    /// A pool now has these ranges; none where it is gone.
+    pub fn set_pool(&mut self, name: &ClusterName, ranges: Option<Vec<AddressRange>>) {
+        match ranges {
+            Some(ranges) => self.pools.insert(name.clone(), ranges),
+            None => self.pools.remove(name),
+        };
+        self.ranges = merge(&self.pools);
+    }
+
+    /// Whether loopback and the host's own addresses may be dialled.
+    pub fn allows_loopback(&self) -> bool {
+        self.allow_loopback
+    }
+
+    /// Whether `address` is the host's own: configured on it, or loopback.
+    pub fn is_host(&self, address: IpAddr) -> bool {
+        let address = unwrap_embedded(address);
+        address.is_loopback() || self.host.contains(&address)
+    }
+
+    /// The pool that `address` belongs to; the first by name where several overlap.
+    pub fn pool_of(&self, address: IpAddr) -> Option<&ClusterName> {
+        let after = self
+            .ranges
+            .partition_point(|(range, _)| range.first() <= address);
+        let (range, pool) = self.ranges.get(after.checked_sub(1)?)?;
+        range.contains(address).then_some(pool)
+    }
+
+    /// Whether `address` belongs to a pool.
+    pub fn is_pool(&self, address: IpAddr) -> bool {
+        self.pool_of(address).is_some()
+    }
+
+    /// Whether `address` may be dialled, and why not.
+    ///
+    /// IPv6 forms that carry an IPv4 address (mapped, compatible, NAT64, 6to4) are judged by the
+    /// IPv4 address too, since that is where a packet to them can end up.
+    pub fn check(&self, address: IpAddr) -> Result<(), Refusal> {
+        self.judge(address)?;
+        match unwrap_embedded(address) {
+            inner if inner == address => Ok(()),
+            inner => self.judge(inner),
+        }
+    }
+
+    fn judge(&self, address: IpAddr) -> Result<(), Refusal> {
+        if let Some(pool) = self.pool_of(address) {
+            return Err(Refusal::Pool(pool.clone()));
+        }
+        if self.external.contains(&address) {
+            return Err(Refusal::External);
+        }
+        let by_kind = match address {
+            IpAddr::V4(v4) => check_v4(v4),
+            IpAddr::V6(v6) => check_v6(v6),
+        };
+        match by_kind {
+            Err(Refusal::Loopback) if self.allow_loopback => Ok(()),
+            Ok(()) if !self.allow_loopback && self.host.contains(&address) => Err(Refusal::Host),
+            verdict => verdict,
+        }
+    }
+}
+
+fn check_v4(address: Ipv4Addr) -> Result<(), Refusal> {
+    match address.octets() {
+        [0, ..] => Err(Refusal::Unspecified),
+        [127, ..] => Err(Refusal::Loopback),
+        [169, 254, ..] => Err(Refusal::LinkLocal),
+        [224..=239, ..] => Err(Refusal::Multicast),
+        [255, 255, 255, 255] => Err(Refusal::Broadcast),
+        _ => Ok(()),
+    }
+}
+
+fn check_v6(address: Ipv6Addr) -> Result<(), Refusal> {
+    if address.is_unspecified() {
+        Err(Refusal::Unspecified)
+    } else if address.is_loopback() {
+        Err(Refusal::Loopback)
+    } else if address.is_unicast_link_local() {
+        Err(Refusal::LinkLocal)
+    } else if address.is_multicast() {
+        Err(Refusal::Multicast)
+    } else {
+        Ok(())
+    }
+}
+
+/// The IPv4 address inside an IPv6 one, where there is one: IPv4-mapped `::ffff:a.b.c.d` and
+/// IPv4-compatible `::a.b.c.d` (RFC 4291 2.5.5), NAT64 `64:ff9b::a.b.c.d` (RFC 6052) and 6to4
+/// `2002:aabb:ccdd::` (RFC 3056). `::` and `::1` stay what they are.
+pub fn unwrap_embedded(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else {
+        return address;
+    };
+    let v4 = |high: u16, low: u16| {
+        IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+    };
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => address,
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => v4(high, low),
+        _ => address,
+    }
+}
+
+/// All ranges in one list ordered by first address, without overlaps, so that a lookup is one
+/// binary search. Where pools overlap (reported by the controller) the first by name keeps the
+/// shared addresses.
+fn merge(pools: &BTreeMap<ClusterName, Vec<AddressRange>>) -> Vec<(AddressRange, ClusterName)> {
+    let mut merged: Vec<(AddressRange, ClusterName)> = Vec::new();
+    for (name, ranges) in pools {
+        for range in ranges {
+            for piece in subtract(*range, &merged) {
+                let at = merged.partition_point(|(other, _)| other.first() < piece.first());
+                merged.insert(at, (piece, Arc::clone(name)));
+            }
+        }
+    }
+    merged
+}
+
+/// What is left of `range` without the ranges in `taken` (ordered, none overlapping).
+fn subtract(range: AddressRange, taken: &[(AddressRange, ClusterName)]) -> Vec<AddressRange> {
+    let mut left = Vec::new();
+    let mut rest = Some(range);
+    for (other, _) in taken {
+        let Some(now) = rest else { break };
+        if !now.overlaps(*other) {
+            continue;
+        }
+        left.extend(before(other.first()).and_then(|last| AddressRange::new(now.first(), last)));
+        rest = after(other.last()).and_then(|first| AddressRange::new(first, now.last()));
+    }
+    left.extend(rest);
+    left
+}
+
+fn before(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => v4
+            .to_bits()
+            .checked_sub(1)
+            .map(|bits| Ipv4Addr::from_bits(bits).into()),
+        IpAddr::V6(v6) => v6
+            .to_bits()
+            .checked_sub(1)
+            .map(|bits| Ipv6Addr::from_bits(bits).into()),
+    }
+}
+
+fn after(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => v4
+            .to_bits()
+            .checked_add(1)
+            .map(|bits| Ipv4Addr::from_bits(bits).into()),
+        IpAddr::V6(v6) => v6
+            .to_bits()
+            .checked_add(1)
+            .map(|bits| Ipv6Addr::from_bits(bits).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

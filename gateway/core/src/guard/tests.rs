@@ -1,0 +1,121 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+use crate::testing::ip;
+
+fn guard(allow_loopback: bool) -> Guard {
+    let mut guard = Guard::new(allow_loopback);
+    let host = ["192.0.2.1", "2001:db8::1", "127.0.0.1", "::1"];
+    guard.set_own(host.map(ip).into(), [ip("198.51.100.99")].into());
+    let range = |first, last| AddressRange::new(ip(first), ip(last)).unwrap();
+    guard.set_pool(
+        &"edge".into(),
+        Some(vec![range("203.0.113.0", "203.0.113.15")]),
+    );
+    guard.set_pool(
+        &"local".into(),
+        Some(vec![range("127.1.0.0", "127.1.0.255")]),
+    );
+    guard.set_pool(
+        &"six".into(),
+        Some(vec![range("2001:db8:5::", "2001:db8:5::ff")]),
+    );
+    guard
+}
+
+fn verdict(guard: &Guard, address: &str) -> String {
+    guard
+        .check(ip(address))
+        .err()
+        .map(|refusal| refusal.to_string())
+        .unwrap_or_default()
+}
+
+#[test]
+fn what_must_not_be_dialled_is_refused_in_every_spelling() {
+    let guard = guard(false);
+    for (address, why) in [
+        ("10.0.0.1", ""),
+        ("2001:db8:9::1", ""),
+        ("::ffff:10.0.0.1", ""),
+        ("203.0.113.16", ""),
+        ("202.255.255.255", ""),
+        ("127.0.0.1", "is a loopback address"),
+        ("127.9.9.9", "is a loopback address"),
+        ("::1", "is a loopback address"),
+        ("::ffff:127.0.0.1", "is a loopback address"),
+        ("::127.0.0.1", "is a loopback address"),
+        ("64:ff9b::127.0.0.1", "is a loopback address"),
+        ("2002:7f00:1::", "is a loopback address"),
+        ("169.254.169.254", "is link-local"),
+        ("::ffff:169.254.169.254", "is link-local"),
+        ("2002:a9fe:a9fe::1", "is link-local"),
+        ("fe80::1", "is link-local"),
+        ("224.0.0.1", "is multicast"),
+        ("239.255.255.255", "is multicast"),
+        ("ff02::1", "is multicast"),
+        ("0.0.0.0", "is the unspecified address"),
+        ("0.1.2.3", "is the unspecified address"),
+        ("::", "is the unspecified address"),
+        ("::ffff:0.0.0.0", "is the unspecified address"),
+        ("255.255.255.255", "is the broadcast address"),
+        ("192.0.2.1", "is an address of this host"),
+        ("::ffff:192.0.2.1", "is an address of this host"),
+        ("2001:db8::1", "is an address of this host"),
+        ("203.0.113.0", "is an address of pool 'edge'"),
+        ("203.0.113.15", "is an address of pool 'edge'"),
+        ("::ffff:203.0.113.15", "is an address of pool 'edge'"),
+        ("2001:db8:5::80", "is an address of pool 'six'"),
+        ("127.1.0.1", "is an address of pool 'local'"),
+        ("198.51.100.99", "is the external address of a Service"),
+    ] {
+        assert_eq!(verdict(&guard, address), why, "{address}");
+    }
+}
+
+#[test]
+fn where_loopback_is_allowed_the_host_may_be_dialled_and_nothing_else() {
+    let guard = guard(true);
+    for (address, why) in [
+        ("127.0.0.1", ""),
+        ("::1", ""),
+        ("192.0.2.1", ""),
+        ("::ffff:127.0.0.1", ""),
+        ("127.1.0.1", "is an address of pool 'local'"),
+        ("198.51.100.99", "is the external address of a Service"),
+        ("169.254.169.254", "is link-local"),
+        ("0.0.0.0", "is the unspecified address"),
+    ] {
+        assert_eq!(verdict(&guard, address), why, "{address}");
+    }
+}
+
+#[test]
+fn a_pool_that_is_gone_is_refused_no_more() {
+    let mut guard = guard(false);
+    guard.set_pool(&"edge".into(), None);
+    assert_eq!(verdict(&guard, "203.0.113.1"), "");
+}
+
+#[test]
+fn pools_that_overlap_refuse_everything_in_either() {
+    let mut guard = Guard::new(false);
+    let range = |first, last| AddressRange::new(ip(first), ip(last)).unwrap();
+    guard.set_pool(&"b".into(), Some(vec![range("10.0.0.0", "10.0.0.99")]));
+    let parts = vec![
+        range("10.0.0.10", "10.0.0.19"),
+        range("10.0.0.90", "10.0.0.120"),
+    ];
+    guard.set_pool(&"a".into(), Some(parts));
+    for n in 0..=255_u8 {
+        let pool = guard
+            .pool_of(Ipv4Addr::new(10, 0, 0, n).into())
+            .map(|pool| &**pool);
+        let expected = match n {
+            10..=19 | 90..=120 => Some("a"),
+            0..=99 => Some("b"),
+            _ => None,
+        };
+        assert_eq!(pool, expected, "10.0.0.{n}");
+    }
+}

@@ -1,0 +1,24 @@
+//! Which endpoint gets a connection: routes, eligible endpoints, balancing, affinity, UDP flows.
+//!
+//! Pure: no runtime, no clock, no socket. Time comes in as a [`Tick`](route::Tick), seeds come in as arguments.
+//!
+//! Reading order:
+//! 1. [`route`]: what the data plane needs to know of one Service, as plain values;
+//! 2. [`guard`]: what must never be dialled;
+//! 3. [`eligible`]: every readiness, traffic-policy and topology rule, in one function;
+//! 4. [`build`]: from stored objects to routes, at the cost of what changed;
+//! 5. [`rank`], [`affinity`], `turns`, [`pick`]: from a client to an endpoint;
+//! 6. [`flows`]: the UDP flow table.
+
+pub mod affinity;
+pub mod build;
+pub mod eligible;
+pub mod flows;
+pub mod guard;
+pub mod pick;
+pub mod rank;
+mod recency;
+pub mod route;
+#[cfg(test)]
+mod testing;
+mod turns;

@@ -1,0 +1,133 @@
+//! The choice of an endpoint for a client.
+//!
+//! What is eligible was decided when the route was [built](crate::build). Here a client with
+//! affinity goes to the endpoint it had, else to the best of its [ranking](crate::rank); all others
+//! are spread in turn. Shares are exact: over as many picks as the weights sum up to, each endpoint
+//! gets as many as its weight, however many threads pick.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use fairway_config::net::EndpointAddr;
+
+use crate::affinity::Affinity;
+use crate::rank;
+use crate::route::{Endpoint, EndpointSet, RoutePort, Tick};
+use crate::turns::Turns;
+
+/// Chooses endpoints for one port of a Service, and remembers what outlives a rebuild of its route:
+/// whose turn it is, and which client is where. Shared by all workers.
+#[derive(Debug)]
+pub struct Balancer {
+    turn: AtomicU64,
+    retry_turn: AtomicU64,
+    affinity: Affinity,
+}
+
+impl Balancer {
+    /// A balancer that remembers nothing yet. The seed decides with which endpoint it begins, so
+    /// that a thousand ports (or ten gateways) do not all begin with the first.
+    pub fn new(seed: u64) -> Self {
+        // Far from the wrap-around, where a turn would not follow on the one before it.
+        let start = seed >> 1;
+        Self {
+            turn: AtomicU64::new(start),
+            retry_turn: AtomicU64::new(start),
+            affinity: Affinity::new(seed),
+        }
+    }
+
+    /// The endpoint for a client, none of `tried` among them; nothing where none is left.
+    ///
+    /// With affinity the endpoint that was given last is remembered, so a client whose endpoint
+    /// could not be reached stays with the one that could. Without, a retry takes a turn of its
+    /// own over what is left: what a dead endpoint can't take is spread evenly, instead of falling
+    /// to its neighbour.
+    ///
+    /// Without affinity it takes no lock and constant time (the logarithm of the endpoints where
+    /// their weights differ); with it, one lock of 16, and for a client that is not remembered a
+    /// pass over the endpoints: see [`crate::rank`] for numbers.
+    pub fn pick<'a>(
+        &self,
+        route: &'a RoutePort,
+        client: IpAddr,
+        now: Tick,
+        tried: &[EndpointAddr],
+    ) -> Option<&'a Endpoint> {
+        let endpoints = &*route.endpoints;
+        match route.affinity {
+            Some(timeout) => self.pick_for_client(&endpoints.eligible, client, now, timeout, tried),
+            None => self.pick_in_turn(endpoints, tried),
+        }
+    }
+
+    /// How many clients the affinity table remembers.
+    pub fn affinity_entries(&self) -> usize {
+        self.affinity.len()
+    }
+
+    fn pick_for_client<'a>(
+        &self,
+        eligible: &'a [Endpoint],
+        client: IpAddr,
+        now: Tick,
+        timeout: Duration,
+        tried: &[EndpointAddr],
+    ) -> Option<&'a Endpoint> {
+        let client = client.to_canonical();
+        let mut kept = None;
+        self.affinity.get(client, now, timeout, |endpoint| {
+            kept = find(eligible, endpoint).filter(|endpoint| !tried.contains(&endpoint.addr));
+            kept.is_some()
+        });
+        if kept.is_some() {
+            return kept;
+        }
+        let best = rank::best(client, untried(eligible, tried))?;
+        self.affinity.put(client, best.addr, now);
+        Some(best)
+    }
+
+    fn pick_in_turn<'a>(
+        &self,
+        endpoints: &'a EndpointSet,
+        tried: &[EndpointAddr],
+    ) -> Option<&'a Endpoint> {
+        let eligible = &endpoints.eligible;
+        if tried.is_empty() {
+            let at = endpoints
+                .turns()
+                .place(eligible.len(), || next(&self.turn))?;
+            return eligible.get(at);
+        }
+        let untried: Vec<_> = untried(eligible, tried).collect();
+        let turns = Turns::of(untried.iter().copied());
+        let at = turns.place(untried.len(), || next(&self.retry_turn))?;
+        untried.get(at).copied()
+    }
+}
+
+fn next(turn: &AtomicU64) -> u64 {
+    turn.fetch_add(1, Ordering::Relaxed)
+}
+
+fn untried<'a>(
+    eligible: &'a [Endpoint],
+    tried: &[EndpointAddr],
+) -> impl Iterator<Item = &'a Endpoint> {
+    eligible
+        .iter()
+        .filter(|endpoint| !tried.contains(&endpoint.addr))
+}
+
+/// The endpoint with that address, in a list ordered by address.
+fn find(eligible: &[Endpoint], addr: EndpointAddr) -> Option<&Endpoint> {
+    let at = eligible
+        .binary_search_by(|endpoint| endpoint.addr.cmp(&addr))
+        .ok()?;
+    eligible.get(at)
+}
+
+#[cfg(test)]
+mod tests;

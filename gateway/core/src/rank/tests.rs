@@ -1,0 +1,196 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::testing::{client, endpoint, endpoints, ip, is_plausible};
+
+/// Clients of a statistical test.
+const CLIENTS: u32 = 10_000;
+
+#[test]
+fn the_hash_is_fixed_for_all_time() {
+    // Another value here moves clients between gateways of different versions: never adapt these.
+    for (from, to, golden) in [
+        ("198.51.100.7", "10.0.0.1:8080", GOLDEN[0]),
+        ("198.51.100.7", "10.0.0.1:8081", GOLDEN[1]),
+        ("198.51.100.8", "10.0.0.1:8080", GOLDEN[2]),
+        ("2001:db8::7", "10.0.0.1:8080", GOLDEN[3]),
+        ("2001:db8::7", "[2001:db8:1::1]:443", GOLDEN[4]),
+    ] {
+        assert_eq!(hash(ip(from), endpoint(to)), golden, "{from} {to}");
+    }
+}
+
+/// From an implementation of SipHash-2-4 and of the layout apart from this one.
+const GOLDEN: [u64; 5] = [
+    0x8f06_c978_2e89_96b4,
+    0xf0a9_5f5a_f901_d5bb,
+    0x2a27_1256_da21_9067,
+    0x91a6_03c2_7162_b8d2,
+    0x8252_f7cc_d609_9664,
+];
+
+#[test]
+fn an_ipv4_client_is_the_same_however_it_is_written() {
+    let to = endpoint("10.0.0.1:8080");
+    assert_eq!(
+        hash(ip("198.51.100.7"), to),
+        hash(ip("::ffff:198.51.100.7"), to)
+    );
+}
+
+#[test]
+fn the_ranking_is_fixed_for_all_time() {
+    let all = endpoints(&[1, 2, 3, 4, 20]);
+    let ranks = |n: u32| -> Vec<u8> {
+        let order = ranking(client(n), &all);
+        order
+            .iter()
+            .map(|endpoint| match endpoint.addr.0.ip() {
+                IpAddr::V4(v4) => v4.octets()[3],
+                IpAddr::V6(_) => panic!("there is none"),
+            })
+            .collect()
+    };
+    assert_eq!([1, 2, 3, 400].map(ranks), GOLDEN_RANKS);
+}
+
+/// Likewise, with the logarithm of a C library.
+const GOLDEN_RANKS: [[u8; 5]; 4] = [
+    [4, 2, 0, 3, 1],
+    [4, 1, 3, 2, 0],
+    [4, 1, 2, 3, 0],
+    [4, 3, 2, 1, 0],
+];
+
+#[test]
+fn the_logarithm_is_exact_to_fifteen_digits() {
+    let mut hash = 1_u64;
+    for n in 0..20_000_u64 {
+        // All magnitudes, and both ends.
+        hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(n);
+        for x in [
+            hash >> (n % 64),
+            u64::MAX - (hash >> (n % 64)),
+            u64::MAX,
+            0,
+            1 << (n % 64),
+        ] {
+            let exact = -(((x | 1) as f64) / 2_f64.powi(64)).log2();
+            let ours = minus_log2(x) as f64 / 2_f64.powi(FRACTION as i32);
+            assert!(
+                (ours - exact).abs() < 1e-13,
+                "{x:#x}: {ours} and not {exact}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_logarithm_falls_as_the_hash_grows() {
+    let mut samples: Vec<u64> = (0..50_000_u64)
+        .map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        .collect();
+    samples.sort_unstable();
+    for pair in samples.windows(2) {
+        assert!(minus_log2(pair[0]) > minus_log2(pair[1]), "{pair:x?}");
+    }
+}
+
+#[test]
+fn clients_spread_by_weight_over_any_number_of_endpoints() {
+    for count in 1..=50_u16 {
+        for weights in [vec![1; count as usize], (1..=count).collect::<Vec<_>>()] {
+            let all = endpoints(&weights);
+            let counts = shares(&all);
+            let sum: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+            let expected: Vec<_> = weights
+                .iter()
+                .map(|weight| f64::from(CLIENTS) * f64::from(*weight) / sum)
+                .collect();
+            assert!(is_plausible(&counts, &expected), "{weights:?}: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_leaves_moves_only_its_own_clients() {
+    for count in [2, 5, 50] {
+        let before = endpoints(&weights(count));
+        for gone in [0, count / 2, count - 1] {
+            let mut after = before.clone();
+            let gone = after.remove(gone);
+            for n in 0..CLIENTS {
+                let was = best(client(n), &before).unwrap();
+                let is = best(client(n), &after).unwrap();
+                assert!(
+                    was == is || *was == gone,
+                    "client {n} moved from {was:?} to {is:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_joins_takes_its_share_and_moves_nobody_else() {
+    for count in 1..=50 {
+        let after = endpoints(&vec![1; count + 1]);
+        let before = &after[..count];
+        let joined = &after[count];
+        let mut moved = 0_u64;
+        for n in 0..CLIENTS {
+            let was = best(client(n), before).unwrap();
+            let is = best(client(n), &after).unwrap();
+            if was != is {
+                assert_eq!(is, joined, "client {n}");
+                moved += 1;
+            }
+        }
+        let share = f64::from(CLIENTS) / (count as f64 + 1.0);
+        let rest = f64::from(CLIENTS) - share;
+        let stayed = u64::from(CLIENTS) - moved;
+        assert!(
+            is_plausible(&[moved, stayed], &[share, rest]),
+            "{moved} of {share} with {count}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_choice_is_free_of_order(weights in prop::collection::vec(1..100_u16, 1..30), n: u32, turn in 0..30_usize) {
+        let all = endpoints(&weights);
+        let mut turned = all.clone();
+        turned.rotate_left(turn % all.len());
+        prop_assert_eq!(best(client(n & 0xffff), &all), best(client(n & 0xffff), &turned));
+    }
+
+    #[test]
+    fn the_ranking_begins_with_the_best_and_goes_on_with_the_best_of_the_rest(
+        weights in prop::collection::vec(1..100_u16, 1..30),
+        n in 0..100_000_u32,
+    ) {
+        let all = endpoints(&weights);
+        let ranked = ranking(client(n), &all);
+        for taken in 0..all.len() {
+            let rest = all.iter().filter(|endpoint| !ranked[..taken].contains(endpoint));
+            prop_assert_eq!(best(client(n), rest), Some(ranked[taken]));
+        }
+    }
+}
+
+fn weights(count: usize) -> Vec<u16> {
+    (0..count).map(|n| 1 + (n % 5) as u16).collect()
+}
+
+fn shares(all: &[Endpoint]) -> Vec<u64> {
+    let mut counts: BTreeMap<_, u64> = all.iter().map(|endpoint| (endpoint.addr, 0)).collect();
+    for n in 0..CLIENTS {
+        *counts.get_mut(&best(client(n), all).unwrap().addr).unwrap() += 1;
+    }
+    counts.into_values().collect()
+}

@@ -1,0 +1,221 @@
+//! What the data plane needs to know of one Service, as plain values.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_config::endpoints::EndpointHost;
+use fairway_config::exchange::{ClaimKind, RefusedEndpoint};
+use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
+use fairway_config::service::{AppProtocol, Notice, PortKey};
+use ipnet::IpNet;
+
+use crate::turns::Turns;
+
+/// One Service as the data plane sees it. Built by [`crate::build`], replaced as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Whose it is.
+    pub service: ServiceName,
+    /// Its ports that carry traffic.
+    pub ports: Vec<Arc<RoutePort>>,
+    /// The health check port it serves, if any.
+    pub health_check: Option<HealthCheck>,
+    /// What to tell people.
+    pub notices: Vec<Notice>,
+    /// Endpoints that must not be dialled.
+    pub refused: Vec<RefusedEndpoint>,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoutePort {
+    /// Whose it is.
+    pub service: ServiceName,
+    /// Which port.
+    pub key: PortKey,
+    /// Its name, if it has one.
+    pub name: Option<Arc<str>>,
+    /// What is spoken above the transport.
+    pub app: AppProtocol,
+    /// Where it is to be reached.
+    pub claims: Vec<Claim>,
+    /// Who may connect to its VIPs (not its node ports).
+    pub sources: Sources,
+    /// How long a client is kept on its endpoint; none: it is not.
+    pub affinity: Option<Duration>,
+    /// Where traffic goes to.
+    pub endpoints: Arc<EndpointSet>,
+    /// Peers that must not connect to its node ports: the nodes that this port forwards to, which
+    /// would close a loop.
+    pub loop_guard: Vec<IpAddr>,
+}
+
+/// A place to listen, for one port of one Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Claim {
+    /// Where.
+    pub listen: ListenAddr,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// What for.
+    pub kind: ClaimKind,
+}
+
+/// A health check port (`healthCheckNodePort`) and what it answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Where it is served.
+    pub listen: Vec<ListenAddr>,
+    /// How many endpoints count as local.
+    pub local_endpoints: usize,
+}
+
+/// `loadBalancerSourceRanges` and the ranges that are denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Empty lets everyone in.
+    pub allow: Vec<IpNet>,
+    /// Kept out, whatever `allow` says.
+    pub deny: Vec<IpNet>,
+}
+
+impl Sources {
+    /// Whether a client with this address may connect. An IPv4-mapped IPv6 address counts as IPv4.
+    pub fn admit(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        !self.deny.iter().any(|net| net.contains(&client))
+            && (self.allow.is_empty() || self.allow.iter().any(|net| net.contains(&client)))
+    }
+}
+
+/// The endpoints of one port: those that get traffic, and why the others don't.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EndpointSet {
+    /// Those that get new traffic, ordered by address.
+    pub eligible: Vec<Endpoint>,
+    /// Those that don't, and why, ordered by address.
+    pub excluded: Vec<Excluded>,
+    /// How those that get traffic take turns.
+    turns: Turns,
+}
+
+impl EndpointSet {
+    /// A set of these, each ordered by address.
+    pub fn new(eligible: Vec<Endpoint>, excluded: Vec<Excluded>) -> Self {
+        let turns = Turns::of(eligible.iter());
+        Self {
+            eligible,
+            excluded,
+            turns,
+        }
+    }
+
+    /// Whether the endpoint is listed at all: its established connections may stay.
+    pub fn lists(&self, addr: EndpointAddr) -> bool {
+        let eligible = self
+            .eligible
+            .binary_search_by_key(&addr, |endpoint| endpoint.addr);
+        let excluded = self
+            .excluded
+            .binary_search_by_key(&addr, |excluded| excluded.addr);
+        eligible.is_ok() || excluded.is_ok()
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
+    }
+}
+
+/// An endpoint that gets traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it is dialled.
+    pub addr: EndpointAddr,
+    /// Its share relative to the others, at least 1.
+    pub weight: u16,
+    /// The node it is on.
+    pub node: Option<ClusterName>,
+    /// Its name for people.
+    pub target: Option<Arc<str>>,
+}
+
+/// An endpoint that gets no traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excluded {
+    /// Where it would be dialled.
+    pub addr: EndpointAddr,
+    /// The node it is on.
+    pub node: Option<ClusterName>,
+    /// Why it gets none.
+    pub why: Why,
+}
+
+/// Why an endpoint gets no traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Not ready, and not serving either.
+    NotReady,
+    /// Serving and terminating while others are ready (KEP-1669).
+    Terminating,
+    /// `externalTrafficPolicy: Local` and on another node.
+    NotLocal,
+    /// Hinted for other zones or nodes (KEP-4444, KEP-3015).
+    Hinted,
+    /// Its slice has weight 0: maintenance.
+    WeightZero,
+    /// Never dialled; the words say why: `is a loopback address`.
+    Refused(String),
+    /// The node is left out of load balancing (forwarding to node ports); the words say why.
+    NodeExcluded(String),
+    /// The same backend once more in the Service's other family; its first family is used.
+    OtherFamily,
+}
+
+impl Why {
+    /// One word, as `get endpoints` shows it.
+    pub fn state(&self) -> &'static str {
+        match self {
+            Self::NotReady => "not-ready",
+            Self::Terminating => "terminating",
+            Self::NotLocal => "not-local",
+            Self::Hinted => "hinted-elsewhere",
+            Self::WeightZero => "weight-zero",
+            Self::Refused(_) => "refused",
+            Self::NodeExcluded(_) => "node-excluded",
+            Self::OtherFamily => "other-family",
+        }
+    }
+}
+
+impl std::fmt::Display for Why {
+    /// The end of a sentence that begins with the endpoint's address.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotReady => f.write_str("is not ready"),
+            Self::Terminating => f.write_str(
+                "is not ready or is terminating, and gets traffic only while no other endpoint is ready",
+            ),
+            Self::NotLocal => f.write_str(
+                "is not on this gateway's node, and the Service has externalTrafficPolicy: Local",
+            ),
+            Self::Hinted => f.write_str("is hinted for other nodes or zones than this gateway's"),
+            Self::WeightZero => {
+                f.write_str("is in maintenance: its EndpointSlice has fairway.dev/weight: \"0\"")
+            }
+            Self::Refused(why) => write!(f, "is never dialled: it {why}"),
+            Self::NodeExcluded(why) => write!(f, "is on a node that takes no traffic: {why}"),
+            Self::OtherFamily => {
+                f.write_str("is the second address family of a backend that is reached by the first")
+            }
+        }
+    }
+}
+
+/// Milliseconds on a monotonic clock whose start does not matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tick(pub u64);
+
+/// The addresses that DNS names stand for just now: an argument of [`crate::build`].
+pub type Resolved<'a> = &'a dyn Fn(&EndpointHost) -> Vec<IpAddr>;

@@ -1,0 +1,71 @@
+//! What tests of several modules build on.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_config::names::ServiceName;
+use fairway_config::net::{EndpointAddr, Protocol};
+use fairway_config::service::{AppProtocol, PortKey};
+
+use crate::route::{Endpoint, EndpointSet, RoutePort, Sources};
+
+/// The `n`th client.
+pub(crate) fn client(n: u32) -> IpAddr {
+    Ipv4Addr::from_bits(0x6440_0000 + n).into()
+}
+
+/// Endpoints of these weights at 10.0.0.0:8080, 10.0.0.1:8080, …
+pub(crate) fn endpoints(weights: &[u16]) -> Vec<Endpoint> {
+    let addresses = (0x0a00_0000..).map(Ipv4Addr::from_bits);
+    addresses
+        .zip(weights)
+        .map(|(ip, weight)| Endpoint {
+            addr: EndpointAddr(SocketAddr::new(ip.into(), 8080)),
+            weight: *weight,
+            node: None,
+            target: None,
+        })
+        .collect()
+}
+
+/// A port with these endpoints.
+pub(crate) fn port(eligible: Vec<Endpoint>, affinity: Option<Duration>) -> RoutePort {
+    RoutePort {
+        service: ServiceName::new("web", "shop"),
+        key: PortKey {
+            protocol: Protocol::Tcp,
+            port: 80,
+        },
+        name: None,
+        app: AppProtocol::Opaque,
+        claims: Vec::new(),
+        sources: Sources::default(),
+        affinity,
+        endpoints: Arc::new(EndpointSet::new(eligible, Vec::new())),
+        loop_guard: Vec::new(),
+    }
+}
+
+/// An address from its text.
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// An endpoint's address from its text.
+pub(crate) fn endpoint(text: &str) -> EndpointAddr {
+    EndpointAddr(text.parse().expect("an address and a port"))
+}
+
+/// Whether the counts could well come from the expected ones: chi-squared within five standard
+/// deviations of its mean (Wilson and Hilferty's normal approximation would say one in millions).
+pub(crate) fn is_plausible(counts: &[u64], expected: &[f64]) -> bool {
+    let chi: f64 = counts
+        .iter()
+        .zip(expected)
+        .map(|(count, expected)| (*count as f64 - expected).powi(2) / expected)
+        .sum();
+    let degrees = (counts.len() as f64 - 1.0).max(1.0);
+    chi < degrees + 5.0 * (2.0 * degrees).sqrt() + 10.0
+}

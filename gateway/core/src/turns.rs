@@ -1,0 +1,74 @@
+//! The order in which endpoints take turns.
+//!
+//! The order repeats after as many turns as the weights (in lowest terms) sum up to, and in each
+//! repetition every endpoint has as many turns as its weight. With unequal weights neighbours in
+//! time are far apart in the list: a stride of about the golden ratio of the sum, without a common
+//! divisor, visits every place once and keeps the turns of one endpoint well apart.
+
+use crate::route::Endpoint;
+
+/// The turns of a list of endpoints; made with the list, so that a pick does not walk it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Turns {
+    /// One each, in the order of the list.
+    #[default]
+    Equal,
+    /// By weight.
+    Weighted {
+        /// The sum of the weights up to each endpoint, its own included, in lowest terms.
+        sums: Vec<u64>,
+        /// How far the next turn is from the last one.
+        stride: u64,
+    },
+}
+
+impl Turns {
+    /// The turns of `endpoints`.
+    pub(crate) fn of<'a>(endpoints: impl Iterator<Item = &'a Endpoint> + Clone) -> Self {
+        let weights = || endpoints.clone().map(|endpoint| u64::from(endpoint.weight));
+        let first = weights().next();
+        if weights().all(|weight| Some(weight) == first) {
+            return Self::Equal;
+        }
+        let divisor = weights().fold(0, greatest_common_divisor).max(1);
+        let mut sum = 0;
+        let sums = weights().map(|weight| {
+            sum += weight / divisor;
+            sum
+        });
+        let sums: Vec<_> = sums.collect();
+        let stride = stride(sum);
+        Self::Weighted { sums, stride }
+    }
+
+    /// Where in the list of `count` endpoints the one is whose turn it is; nothing, and no turn
+    /// taken, where there are none.
+    pub(crate) fn place(&self, count: usize, turn: impl FnOnce() -> u64) -> Option<usize> {
+        if count == 0 {
+            return None;
+        }
+        match self {
+            Self::Equal => Some((turn() % count as u64) as usize),
+            Self::Weighted { sums, stride } => {
+                let sum = *sums.last()?;
+                let place = u128::from(turn() % sum) * u128::from(*stride) % u128::from(sum);
+                Some(sums.partition_point(|up_to| u128::from(*up_to) <= place))
+            }
+        }
+    }
+}
+
+/// A number near `sum` divided by the golden ratio that has no divisor in common with `sum`.
+fn stride(sum: u64) -> u64 {
+    let near = sum.saturating_mul(618) / 1000;
+    (near..sum)
+        .find(|stride| greatest_common_divisor(*stride, sum) == 1)
+        .unwrap_or(1)
+}
+
+fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}

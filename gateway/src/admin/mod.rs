@@ -1,0 +1,250 @@
+//! The admin address: health, metrics, the API that `fairway get` asks, the status page.
+//!
+//! Runs on a runtime of its own, so that a scrape takes nothing from the workers. It shows and
+//! changes nothing: GET and HEAD alone. Names in `Host` other than `localhost` are refused on the
+//! full admin address, so that no page in a browser can read it by DNS rebinding.
+//!
+//! Reading order: [`Views`], what is to be shown; [`serve`] and [`serve_metrics`]; `connections`,
+//! the server under both; `page`, the status page.
+
+mod connections;
+mod page;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{Html, IntoResponse, Json, Response};
+use axum::routing::get;
+use fairway_config::names::ServiceName;
+use fairway_config::problem::Problem;
+use fairway_config::view::{
+    EndpointRow, Explanation, GatewayRow, List, ListenerRow, PoolRow, Readiness, ServiceRow,
+};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::exposition;
+
+/// What the admin address shows. Called for each request, on the admin's runtime; rows come
+/// ordered by name.
+pub trait Views: Send + Sync {
+    /// Fairway's version.
+    fn version(&self) -> String;
+    /// What `get services` shows.
+    fn services(&self) -> Vec<ServiceRow>;
+    /// What `get endpoints` shows.
+    fn endpoints(&self) -> Vec<EndpointRow>;
+    /// What `get pools` shows.
+    fn pools(&self) -> Vec<PoolRow>;
+    /// What `get gateways` shows.
+    fn gateways(&self) -> Vec<GatewayRow>;
+    /// What `get listeners` shows.
+    fn listeners(&self) -> Vec<ListenerRow>;
+    /// What is wrong in the manifests now.
+    fn problems(&self) -> Vec<Problem>;
+    /// What `explain service` says; nothing where there is no such Service.
+    fn explain(&self, service: &ServiceName) -> Option<Explanation>;
+    /// Whether everything that can be there is there.
+    fn readiness(&self) -> Readiness;
+    /// The text of `/metrics`, in the Prometheus text format 0.0.4.
+    fn metrics(&self) -> String;
+}
+
+/// Serves everything on `listener` until `shutdown`.
+pub async fn serve(listener: TcpListener, views: Arc<dyn Views>, shutdown: CancellationToken) {
+    connections::serve(listener, admin(views), shutdown).await;
+}
+
+/// Serves metrics and health alone on `listener` until `shutdown`: for a scraper from outside.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    views: Arc<dyn Views>,
+    shutdown: CancellationToken,
+) {
+    let router = health().with_state(views).fallback(not_found);
+    connections::serve(listener, router, shutdown).await;
+}
+
+type Shared = State<Arc<dyn Views>>;
+
+fn admin(views: Arc<dyn Views>) -> Router {
+    health()
+        .route("/", get(status_page))
+        .route("/api/v1/services", get(services))
+        .route("/api/v1/endpoints", get(endpoints))
+        .route(
+            "/api/v1/pools",
+            get(async |State(views): Shared| list(views.pools())),
+        )
+        .route(
+            "/api/v1/gateways",
+            get(async |State(views): Shared| list(views.gateways())),
+        )
+        .route("/api/v1/listeners", get(listeners))
+        .route("/api/v1/problems", get(problems))
+        .route("/api/v1/explain/{namespace}/{name}", get(explain))
+        .with_state(views)
+        .fallback(not_found)
+        .layer(axum::middleware::from_fn(check_host))
+}
+
+fn health() -> Router<Arc<dyn Views>> {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+}
+
+/// `?verbose`, with or without a value, as Kubernetes' own health endpoints take it.
+#[derive(Deserialize)]
+struct Verbose {
+    verbose: Option<String>,
+}
+
+async fn readyz(State(views): Shared, Query(query): Query<Verbose>) -> Response {
+    let Readiness { ready, missing } = views.readiness();
+    let mut text = String::new();
+    if query.verbose.is_some() {
+        for row in views.gateways() {
+            text += &format!(
+                "gateway {}: {} listening, {} failed, {} connections, {} flows\n",
+                row.name, row.listening, row.failed, row.connections, row.flows
+            );
+        }
+    }
+    for sentence in &missing {
+        text += sentence;
+        text.push('\n');
+    }
+    if ready {
+        text += "ready\n";
+        (StatusCode::OK, text).into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    }
+}
+
+async fn metrics(State(views): Shared) -> Response {
+    ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], views.metrics()).into_response()
+}
+
+/// `?namespace=`: rows of one namespace.
+#[derive(Deserialize)]
+struct Filter {
+    namespace: Option<String>,
+}
+
+impl Filter {
+    fn admits(&self, namespace: &str) -> bool {
+        self.namespace
+            .as_ref()
+            .is_none_or(|wanted| wanted == namespace)
+    }
+}
+
+async fn services(State(views): Shared, Query(filter): Query<Filter>) -> Response {
+    let mut rows = views.services();
+    rows.retain(|row| filter.admits(&row.namespace));
+    list(rows)
+}
+
+async fn endpoints(State(views): Shared, Query(filter): Query<Filter>) -> Response {
+    let mut rows = views.endpoints();
+    rows.retain(|row| filter.admits(&row.namespace));
+    list(rows)
+}
+
+async fn listeners(State(views): Shared, Query(filter): Query<Filter>) -> Response {
+    let mut rows = views.listeners();
+    rows.retain(|row| filter.admits(&row.namespace));
+    list(rows)
+}
+
+/// A problem that belongs to no namespace (a file that is not YAML, a pool) is in each.
+async fn problems(State(views): Shared, Query(filter): Query<Filter>) -> Response {
+    let mut rows = views.problems();
+    rows.retain(|problem| {
+        let name = problem.object.split_once(' ').map_or("", |(_, name)| name);
+        name.split_once('/')
+            .is_none_or(|(namespace, _)| filter.admits(namespace))
+    });
+    list(rows)
+}
+
+fn list<T: Serialize>(items: Vec<T>) -> Response {
+    Json(List { items }).into_response()
+}
+
+async fn explain(
+    State(views): Shared,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Response {
+    let service = ServiceName::new(namespace, name);
+    match views.explain(&service) {
+        Some(explanation) => Json(explanation).into_response(),
+        None => (
+            StatusCode::NOT_FOUND,
+            format!("there is no Service {service}\n"),
+        )
+            .into_response(),
+    }
+}
+
+async fn status_page(State(views): Shared) -> Response {
+    // The page has no script and loads nothing; said so, a slip in it can't be made use of.
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
+                  form-action 'none'; frame-ancestors 'none'";
+    let headers = [
+        (CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy)),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (
+            HeaderName::from_static("x-content-type-options"),
+            HeaderValue::from_static("nosniff"),
+        ),
+    ];
+    (headers, Html(page::render(&*views))).into_response()
+}
+
+async fn not_found() -> Response {
+    let text = "there is nothing here; see /livez, /readyz and /metrics, and on the admin address \
+                / and /api/v1/services, endpoints, pools, gateways, listeners, problems and \
+                explain/NAMESPACE/NAME\n";
+    (StatusCode::NOT_FOUND, text).into_response()
+}
+
+/// Refuses requests for a name that someone else's DNS may point here.
+async fn check_host(request: Request, next: Next) -> Response {
+    if is_local(request.headers()) {
+        return next.run(request).await;
+    }
+    let text = "the admin address is asked for by an IP address or as localhost, not by a name\n";
+    (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+}
+
+fn is_local(headers: &HeaderMap) -> bool {
+    // HTTP/1.0 needs none, and a browser always sends one.
+    let Some(host) = headers.get(HOST) else {
+        return true;
+    };
+    let Ok(host) = host.to_str() else {
+        return false;
+    };
+    let name = match host.rsplit_once(':') {
+        // Past the last colon is a port, but in an IPv6 address without brackets.
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+}

@@ -1,0 +1,381 @@
+//! The status page: one HTML document without scripts or anything to load.
+
+use std::fmt::{Display, Write};
+
+use fairway_config::exchange::ListenerState;
+use fairway_config::problem::Problem;
+use fairway_config::view::{
+    ConditionRow, EndpointRow, GatewayRow, ListenerRow, PoolRow, Readiness, ServiceRow,
+};
+
+use super::Views;
+
+const STYLE: &str = include_str!("page.css");
+/// How many rows a table has at most: a page that is loaded every 5 s must not be of megabytes.
+const ROWS: usize = 1000;
+
+/// The page as it is now.
+pub(super) fn render(views: &dyn Views) -> String {
+    let (services, endpoints) = (views.services(), views.endpoints());
+    let (pools, listeners, gateways) = (views.pools(), views.listeners(), views.gateways());
+    let readiness = views.readiness();
+    let mut page = Page(String::new());
+    page.head(&views.version(), &readiness);
+    page.problems(&readiness, &views.problems());
+    page.services(&services);
+    page.pools(&pools);
+    page.listeners(&listeners);
+    page.endpoints(&endpoints);
+    page.gateways(&gateways);
+    page.0 += "</main></body></html>\n";
+    page.0
+}
+
+/// How a row stands, and so its colour. The worst first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Tone {
+    Bad,
+    Waiting,
+    Plain,
+    Good,
+}
+
+impl Tone {
+    fn class(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Waiting => "waiting",
+            Self::Bad => "bad",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+/// HTML under construction. Whatever is not a literal of this module goes through [`Text`].
+struct Page(String);
+
+/// Text that becomes HTML: escaped.
+struct Text<T>(T);
+
+impl<T: Display> Display for Text<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for c in self.0.to_string().chars() {
+            match c {
+                '&' => f.write_str("&amp;")?,
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                c => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Page {
+    fn add(&mut self, html: std::fmt::Arguments<'_>) {
+        // Writing to a String can't fail.
+        let _ = self.0.write_fmt(html);
+    }
+
+    fn head(&mut self, version: &str, readiness: &Readiness) {
+        let (tone, word) = if readiness.ready {
+            (Tone::Good, "ready")
+        } else {
+            (Tone::Waiting, "not ready")
+        };
+        self.add(format_args!(
+            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+             <meta http-equiv=\"refresh\" content=\"5\"><title>Fairway: {word}</title>\
+             <style>{STYLE}</style></head><body><header><h1>Fairway</h1>\
+             <span class=\"version\">{}</span><span class=\"pill {}\">{word}</span><nav>\
+             <a href=\"#services\">Services</a><a href=\"#pools\">Pools</a>\
+             <a href=\"#listeners\">Listeners</a><a href=\"#endpoints\">Endpoints</a>\
+             <a href=\"#gateways\">Gateways</a><a href=\"/metrics\">Metrics</a></nav></header><main>",
+            Text(version),
+            tone.class(),
+        ));
+    }
+
+    fn problems(&mut self, readiness: &Readiness, problems: &[Problem]) {
+        if readiness.missing.is_empty() && problems.is_empty() {
+            return;
+        }
+        self.0 += "<section class=\"problems\"><h2>To be mended</h2><ul>";
+        for sentence in &readiness.missing {
+            self.add(format_args!(
+                "<li class=\"waiting\">{}</li>",
+                Text(sentence)
+            ));
+        }
+        for problem in problems {
+            self.add(format_args!("<li class=\"bad\">{}</li>", Text(problem)));
+        }
+        self.0 += "</ul></section>";
+    }
+
+    fn table<T>(
+        &mut self,
+        (id, title, columns): (&str, &str, &[&str]),
+        rows: &[T],
+        cells: impl Fn(&T) -> Cells,
+    ) {
+        self.add(format_args!(
+            "<section id=\"{id}\"><h2>{title} <small>{}</small></h2>",
+            rows.len()
+        ));
+        if rows.is_empty() {
+            self.0 += "<p class=\"none\">None.</p></section>";
+            return;
+        }
+        self.0 += "<div class=\"scroll\"><table><thead><tr>";
+        for column in columns {
+            self.add(format_args!("<th>{column}</th>"));
+        }
+        self.0 += "</tr></thead><tbody>";
+        let shown = if rows.len() > ROWS {
+            foremost(rows, &cells)
+        } else {
+            all(rows, &cells)
+        };
+        for (tone, cells) in shown {
+            self.add(format_args!("<tr class=\"{}\">", tone.class()));
+            for cell in cells {
+                self.add(format_args!("<td>{}</td>", Text(cell)));
+            }
+            self.0 += "</tr>";
+        }
+        self.0 += "</tbody></table></div>";
+        if rows.len() > ROWS {
+            self.add(format_args!(
+                "<p class=\"none\">Shown are {ROWS} of {}, those in trouble first; \
+                 <code>fairway get {id}</code> shows all.</p>",
+                rows.len()
+            ));
+        }
+        self.0 += "</section>";
+    }
+
+    fn services(&mut self, rows: &[ServiceRow]) {
+        let columns = &[
+            "Namespace",
+            "Name",
+            "Type",
+            "External",
+            "Ports",
+            "Endpoints",
+            "State",
+            "Source",
+        ];
+        self.table(("services", "Services", columns), rows, |row| {
+            let (tone, state) = standing(&row.conditions);
+            let (tone, state) = match &row.source_problem {
+                Some(problem) => (Tone::Bad, join([state, problem.clone()])),
+                None => (tone, state),
+            };
+            let external: Vec<String> = row.external_ips.iter().map(ToString::to_string).collect();
+            let ports = row.ports.iter().map(|port| match port.node_port {
+                Some(node_port) => format!("{}:{node_port}/{}", port.port, port.protocol),
+                None => format!("{}/{}", port.port, port.protocol),
+            });
+            let cells = vec![
+                row.namespace.clone(),
+                row.name.clone(),
+                row.kind.as_str().to_owned(),
+                row.external_name
+                    .clone()
+                    .unwrap_or_else(|| external.join(", ")),
+                ports.collect::<Vec<_>>().join(", "),
+                row.endpoints.to_string(),
+                state,
+                row.source.clone().unwrap_or_default(),
+            ];
+            (tone, cells)
+        });
+    }
+
+    fn pools(&mut self, rows: &[PoolRow]) {
+        let columns = &[
+            "Name",
+            "Addresses",
+            "Priority",
+            "Auto-assign",
+            "Used",
+            "State",
+        ];
+        self.table(("pools", "Pools", columns), rows, |row| {
+            let used = row
+                .counts
+                .iter()
+                .map(|(family, count)| format!("{family} {} of {}", count.used, count.total));
+            let (tone, state) = standing(&row.conditions);
+            let full = row
+                .counts
+                .values()
+                .any(|count| count.total > 0 && count.available == 0);
+            let tone = if full && matches!(tone, Tone::Good) {
+                Tone::Waiting
+            } else {
+                tone
+            };
+            let cells = vec![
+                row.name.clone(),
+                row.addresses.join(", "),
+                row.priority.to_string(),
+                if row.auto_assign { "yes" } else { "no" }.to_owned(),
+                used.collect::<Vec<_>>().join(", "),
+                state,
+            ];
+            (tone, cells)
+        });
+    }
+
+    fn listeners(&mut self, rows: &[ListenerRow]) {
+        let columns = &[
+            "Address",
+            "Protocol",
+            "For",
+            "Namespace",
+            "Service",
+            "Port",
+            "State",
+        ];
+        self.table(("listeners", "Listeners", columns), rows, |row| {
+            let listener = &row.listener;
+            let (tone, state) = match &listener.state {
+                ListenerState::Listening => (Tone::Good, "listening".to_owned()),
+                ListenerState::Refusing => (
+                    Tone::Waiting,
+                    "refusing: the Service has no endpoint".to_owned(),
+                ),
+                ListenerState::Failed { reason, message } => {
+                    (Tone::Bad, format!("{reason}: {message}"))
+                }
+            };
+            let kind = match listener.kind {
+                fairway_config::exchange::ClaimKind::Vip => "address",
+                fairway_config::exchange::ClaimKind::NodePort => "node port",
+                fairway_config::exchange::ClaimKind::HealthCheck => "health check",
+            };
+            let cells = vec![
+                listener.listen.to_string(),
+                listener.protocol.to_string(),
+                kind.to_owned(),
+                row.namespace.clone(),
+                row.service.clone(),
+                listener.port.to_string(),
+                state,
+            ];
+            (tone, cells)
+        });
+    }
+
+    fn endpoints(&mut self, rows: &[EndpointRow]) {
+        let columns = &[
+            "Namespace",
+            "Service",
+            "Port",
+            "Endpoint",
+            "Node",
+            "Active",
+            "State",
+            "Why",
+        ];
+        self.table(("endpoints", "Endpoints", columns), rows, |row| {
+            let tone = match row.state.as_str() {
+                "eligible" => Tone::Good,
+                "refused" => Tone::Bad,
+                "not-ready" | "terminating" => Tone::Waiting,
+                _ => Tone::Plain,
+            };
+            let cells = vec![
+                row.namespace.clone(),
+                row.service.clone(),
+                format!("{}/{}", row.port, row.protocol),
+                row.endpoint.to_string(),
+                row.node.clone().unwrap_or_default(),
+                row.active.to_string(),
+                row.state.clone(),
+                row.why.clone(),
+            ];
+            (tone, cells)
+        });
+    }
+
+    fn gateways(&mut self, rows: &[GatewayRow]) {
+        let columns = &[
+            "Name",
+            "Version",
+            "Listening",
+            "Failed",
+            "Connections",
+            "Flows",
+            "Started",
+            "State",
+        ];
+        self.table(("gateways", "Gateways", columns), rows, |row| {
+            let (tone, state) = match row.ready {
+                true => (Tone::Good, "ready".to_owned()),
+                false => (
+                    Tone::Waiting,
+                    join(["not ready".to_owned(), row.why.clone()]),
+                ),
+            };
+            let cells = vec![
+                row.name.clone(),
+                row.version.clone(),
+                row.listening.to_string(),
+                row.failed.to_string(),
+                row.connections.to_string(),
+                row.flows.to_string(),
+                row.started.clone(),
+                state,
+            ];
+            (tone, cells)
+        });
+    }
+}
+
+type Cells = (Tone, Vec<String>);
+
+fn all<T>(rows: &[T], cells: impl Fn(&T) -> Cells) -> Vec<Cells> {
+    rows.iter().map(cells).collect()
+}
+
+/// As many as a table may have, the worst first, else in their order.
+fn foremost<T>(rows: &[T], cells: impl Fn(&T) -> Cells) -> Vec<Cells> {
+    let mut all = all(rows, cells);
+    all.sort_by_key(|(tone, _)| *tone);
+    all.truncate(ROWS);
+    all
+}
+
+/// What the conditions of an object come to: each that is not as one would wish, with its words.
+fn standing(conditions: &[ConditionRow]) -> (Tone, String) {
+    if conditions.is_empty() {
+        return (Tone::Plain, String::new());
+    }
+    let wanting: Vec<String> = conditions
+        .iter()
+        .filter(|condition| {
+            // The conditions that report something wrong by being true.
+            let wanted = match condition.kind.as_str() {
+                "OutOfPool" | "Overlaps" => "False",
+                _ => "True",
+            };
+            condition.status != wanted
+        })
+        .map(|condition| format!("{}: {}", condition.reason, condition.message))
+        .collect();
+    match wanting.is_empty() {
+        true => (Tone::Good, "ready".to_owned()),
+        false => (Tone::Bad, wanting.join(" ")),
+    }
+}
+
+fn join(parts: [String; 2]) -> String {
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join(": ")
+}

@@ -1,0 +1,419 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use fairway_config::exchange::{ClaimKind, ListenerReport, ListenerState};
+use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
+use fairway_config::service::ServiceType;
+use fairway_config::view::{ConditionRow, PortRow, Section};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+
+/// A Fairway with two Services, one of them in trouble.
+#[derive(Default)]
+struct Shown {
+    missing: Mutex<Vec<String>>,
+}
+
+fn service(namespace: &str, name: &str, ready: bool) -> ServiceRow {
+    ServiceRow {
+        namespace: namespace.into(),
+        name: name.into(),
+        kind: ServiceType::LoadBalancer,
+        cluster_ips: Vec::new(),
+        external_ips: vec!["203.0.113.1".parse().unwrap()],
+        external_name: None,
+        ports: vec![PortRow {
+            name: None,
+            port: 80,
+            protocol: Protocol::Tcp,
+            node_port: Some(31468),
+        }],
+        created: "2026-11-01T00:00:00Z".into(),
+        endpoints: 2,
+        conditions: vec![ConditionRow {
+            kind: "Ready".into(),
+            status: if ready { "True" } else { "False" }.into(),
+            reason: "NoAddress".into(),
+            message: "No pool has a free <b>address</b>.".into(),
+            last_transition_time: "2026-11-01T00:00:00Z".into(),
+        }],
+        source: Some("shop.yaml, document 1".into()),
+        source_problem: None,
+        health_check_node_port: None,
+    }
+}
+
+impl Views for Shown {
+    fn version(&self) -> String {
+        "1.2.3".into()
+    }
+    fn services(&self) -> Vec<ServiceRow> {
+        vec![service("bank", "till", false), service("web", "shop", true)]
+    }
+    fn endpoints(&self) -> Vec<EndpointRow> {
+        vec![EndpointRow {
+            namespace: "web".into(),
+            service: "shop".into(),
+            port: 80,
+            protocol: Protocol::Tcp,
+            endpoint: EndpointAddr("10.0.0.1:8080".parse().unwrap()),
+            state: "refused".into(),
+            why: "is a \"loopback\" address".into(),
+            node: None,
+            active: 0,
+        }]
+    }
+    fn pools(&self) -> Vec<PoolRow> {
+        Vec::new()
+    }
+    fn gateways(&self) -> Vec<GatewayRow> {
+        Vec::new()
+    }
+    fn listeners(&self) -> Vec<ListenerRow> {
+        vec![ListenerRow {
+            namespace: "web".into(),
+            service: "shop".into(),
+            listener: ListenerReport {
+                listen: ListenAddr("203.0.113.1:80".parse().unwrap()),
+                protocol: Protocol::Tcp,
+                port: 80,
+                kind: ClaimKind::Vip,
+                state: ListenerState::Failed {
+                    reason: "PortInUse".into(),
+                    message: "nginx holds it".into(),
+                },
+            },
+        }]
+    }
+    fn problems(&self) -> Vec<Problem> {
+        let problem = |object: &str| Problem {
+            file: "shop.yaml".into(),
+            document: 1,
+            object: object.into(),
+            field: "spec".into(),
+            message: "<script>alert(1)</script>".into(),
+        };
+        vec![
+            problem(""),
+            problem("Service web/shop"),
+            problem("Service bank/till"),
+        ]
+    }
+    fn explain(&self, service: &ServiceName) -> Option<Explanation> {
+        (&*service.name == "shop").then(|| Explanation {
+            service: service.to_string(),
+            sections: vec![Section {
+                title: "Address".into(),
+                sentences: vec!["It has.".into()],
+            }],
+        })
+    }
+    fn readiness(&self) -> Readiness {
+        let missing = self.missing.lock().unwrap().clone();
+        Readiness {
+            ready: missing.is_empty(),
+            missing,
+        }
+    }
+    fn metrics(&self) -> String {
+        "# HELP up Up.\n# TYPE up gauge\nup 1\n".into()
+    }
+}
+
+struct Admin {
+    addr: SocketAddr,
+    shown: Arc<Shown>,
+    shutdown: CancellationToken,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Admin {
+    async fn start(metrics_alone: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (shown, shutdown) = (Arc::new(Shown::default()), CancellationToken::new());
+        let (views, token) = (shown.clone(), shutdown.clone());
+        let serving = tokio::spawn(async move {
+            if metrics_alone {
+                serve_metrics(listener, views, token).await;
+            } else {
+                serve(listener, views, token).await;
+            }
+        });
+        Self {
+            addr,
+            shown,
+            shutdown,
+            serving,
+        }
+    }
+
+    async fn ask(&self, method: &str, path: &str, host: &str) -> (u16, HeaderMap, String) {
+        let stream = TcpStream::connect(self.addr).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, host);
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (
+            parts.status.as_u16(),
+            parts.headers,
+            String::from_utf8(body.to_vec()).unwrap(),
+        )
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        let (status, _, body) = self.ask("GET", path, &self.addr.to_string()).await;
+        (status, body)
+    }
+}
+
+#[tokio::test]
+async fn readyz_says_what_is_missing() {
+    let admin = Admin::start(false).await;
+    assert_eq!(admin.get("/livez").await.0, 200);
+    assert_eq!(admin.get("/readyz").await, (200, "ready\n".into()));
+    admin
+        .shown
+        .missing
+        .lock()
+        .unwrap()
+        .push("203.0.113.1:80/TCP does not listen".into());
+    let missing = (503, "203.0.113.1:80/TCP does not listen\n".to_owned());
+    assert_eq!(admin.get("/readyz").await, missing);
+    assert_eq!(admin.get("/readyz?verbose").await.0, 503);
+    assert_eq!(admin.get("/livez").await.0, 200, "not ready is not dead");
+}
+
+#[tokio::test]
+async fn metrics_have_the_content_type_of_the_format() {
+    for metrics_alone in [false, true] {
+        let admin = Admin::start(metrics_alone).await;
+        let (status, headers, body) = admin.ask("GET", "/metrics", "127.0.0.1").await;
+        assert_eq!((status, body.lines().last()), (200, Some("up 1")));
+        assert_eq!(
+            headers[CONTENT_TYPE],
+            "text/plain; version=0.0.4; charset=utf-8"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_metrics_address_shows_nothing_else() {
+    let admin = Admin::start(true).await;
+    assert_eq!(admin.get("/readyz").await.0, 200);
+    for path in ["/", "/api/v1/services", "/api/v1/explain/web/shop"] {
+        assert_eq!(admin.get(path).await.0, 404, "{path}");
+    }
+    let (status, ..) = admin
+        .ask("GET", "/metrics", "fairway-metrics.monitoring.svc")
+        .await;
+    assert_eq!(status, 200, "a scraper may use a name");
+}
+
+#[tokio::test]
+async fn lists_can_be_narrowed_to_a_namespace() {
+    let admin = Admin::start(false).await;
+    for (path, count) in [
+        ("/api/v1/services", 2),
+        ("/api/v1/services?namespace=web", 1),
+        ("/api/v1/endpoints?namespace=web", 1),
+        ("/api/v1/endpoints?namespace=bank", 0),
+        ("/api/v1/listeners", 1),
+        ("/api/v1/pools", 0),
+        ("/api/v1/gateways", 0),
+        ("/api/v1/problems", 3),
+        ("/api/v1/problems?namespace=web", 2),
+    ] {
+        let (status, body) = admin.get(path).await;
+        assert_eq!(status, 200, "{path}");
+        let list: List<serde_json::Value> = serde_json::from_str(&body).unwrap();
+        assert_eq!(list.items.len(), count, "{path}");
+    }
+    let (_, body) = admin.get("/api/v1/services?namespace=web").await;
+    let rows: List<ServiceRow> = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        rows.items,
+        [service("web", "shop", true)],
+        "what is sent is what comes"
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_said_so() {
+    let admin = Admin::start(false).await;
+    let (status, body) = admin.get("/api/v1/explain/web/shop").await;
+    assert_eq!(status, 200);
+    let explanation: Explanation = serde_json::from_str(&body).unwrap();
+    assert_eq!(explanation.service, "web/shop");
+    let missing = (404, "there is no Service web/nothing\n".to_owned());
+    assert_eq!(admin.get("/api/v1/explain/web/nothing").await, missing);
+}
+
+#[tokio::test]
+async fn the_page_shows_what_is_wrong_and_escapes_what_others_wrote() {
+    let admin = Admin::start(false).await;
+    admin.shown.missing.lock().unwrap().push("a & b".into());
+    let (status, headers, page) = admin.ask("GET", "/", "localhost:9901").await;
+    assert_eq!(status, 200);
+    assert!(
+        headers[CONTENT_TYPE]
+            .to_str()
+            .unwrap()
+            .starts_with("text/html")
+    );
+    assert!(
+        headers[CONTENT_SECURITY_POLICY]
+            .to_str()
+            .unwrap()
+            .starts_with("default-src 'none'")
+    );
+    for text in [
+        "Fairway",
+        "1.2.3",
+        "not ready",
+        "a &amp; b",
+        "&lt;script&gt;alert(1)&lt;/script&gt;",
+        "NoAddress: No pool has a free &lt;b&gt;address&lt;/b&gt;.",
+        "80:31468/TCP",
+        "PortInUse: nginx holds it",
+        "is a &quot;loopback&quot; address",
+    ] {
+        assert!(page.contains(text), "{text} is missing in {page}");
+    }
+    assert!(!page.contains("<script") && !page.contains("<b>"));
+    let at = |text: &str| page.find(text).unwrap();
+    assert!(
+        at("To be mended") < at("id=\"services\""),
+        "problems stand on top"
+    );
+    for tag in [
+        "section", "table", "tr", "td", "th", "ul", "li", "div", "main", "header",
+    ] {
+        let opened =
+            page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
+        assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_in_host_and_a_method_that_writes_are_refused() {
+    let admin = Admin::start(false).await;
+    for (host, status) in [
+        ("127.0.0.1:9901", 200),
+        ("10.1.2.3", 200),
+        ("[::1]:9901", 200),
+        ("[2001:db8::1]", 200),
+        ("localhost", 200),
+        ("LocalHost:9901", 200),
+        ("attacker.example", 421),
+        ("attacker.example:9901", 421),
+        ("localhost.attacker.example", 421),
+        ("127.0.0.1.attacker.example", 421),
+    ] {
+        assert_eq!(
+            admin.ask("GET", "/api/v1/services", host).await.0,
+            status,
+            "{host}"
+        );
+    }
+    for method in ["POST", "PUT", "DELETE", "PATCH"] {
+        assert_eq!(
+            admin.ask(method, "/api/v1/services", "localhost").await.0,
+            405,
+            "{method}"
+        );
+    }
+    let (status, _, body) = admin.ask("HEAD", "/metrics", "localhost").await;
+    assert_eq!((status, body.as_str()), (200, ""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_send_nothing_keep_no_place() {
+    let admin = Admin::start(false).await;
+    let mut silent = Vec::new();
+    for _ in 0..70 {
+        let mut stream = TcpStream::connect(admin.addr).await.unwrap();
+        stream.write_all(b"GET /").await.unwrap();
+        silent.push(stream);
+    }
+    assert_eq!(admin.get("/livez").await.0, 200);
+    let mut rest = Vec::new();
+    let _ = silent[0].read_to_end(&mut rest).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_it_though_a_connection_is_kept() {
+    let admin = Admin::start(false).await;
+    let mut kept = TcpStream::connect(admin.addr).await.unwrap();
+    kept.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let mut first = [0; 15];
+    kept.read_exact(&mut first).await.unwrap();
+    admin.shutdown.cancel();
+    admin.serving.await.unwrap();
+    let mut rest = Vec::new();
+    kept.read_to_end(&mut rest).await.unwrap();
+}
+
+#[test]
+fn a_page_of_many_rows_is_cut_short_and_keeps_the_worst() {
+    struct Many;
+    impl Views for Many {
+        fn version(&self) -> String {
+            String::new()
+        }
+        fn services(&self) -> Vec<ServiceRow> {
+            let name = |i: usize| format!("s{i:05}");
+            (0..5000)
+                .map(|i| service("web", &name(i), i != 4321))
+                .collect()
+        }
+        fn endpoints(&self) -> Vec<EndpointRow> {
+            Vec::new()
+        }
+        fn pools(&self) -> Vec<PoolRow> {
+            Vec::new()
+        }
+        fn gateways(&self) -> Vec<GatewayRow> {
+            Vec::new()
+        }
+        fn listeners(&self) -> Vec<ListenerRow> {
+            Vec::new()
+        }
+        fn problems(&self) -> Vec<Problem> {
+            Vec::new()
+        }
+        fn explain(&self, _: &ServiceName) -> Option<Explanation> {
+            None
+        }
+        fn readiness(&self) -> Readiness {
+            Readiness::default()
+        }
+        fn metrics(&self) -> String {
+            String::new()
+        }
+    }
+    let page = page::render(&Many);
+    assert_eq!(page.matches("<tr class=").count(), 1000);
+    let at = |name: &str| page.find(name);
+    assert!(
+        at("s04321") < at("s00000"),
+        "the one in trouble comes first"
+    );
+    assert!(at("s00999").is_none() && at("1000 of 5000").is_some());
+}

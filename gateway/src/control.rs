@@ -1,0 +1,434 @@
+//! The control task: objects in, routes built, listeners programmed, reports out.
+//!
+//! It is the only one that decides, on a thread of its own; workers only ever see the outcome.
+//! Start-up, a change of an object, of the host's addresses or of a DNS answer all take the same
+//! path: take in, build, program, report.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use fairway_config::exchange::{Batch, Report};
+use fairway_config::names::ServiceName;
+use fairway_config::net::Protocol;
+use fairway_config::service::Notice;
+use fairway_gateway_core::build::Builder;
+use fairway_gateway_core::route::Route;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::gateway::ReportSink;
+use crate::host;
+use crate::local::LocalRoutes;
+use crate::metrics::{PROGRAMMING_DURATION, SYNC_DURATION};
+use crate::names::Names;
+use crate::port::Port;
+use crate::programmer::{Programmer, Wanted};
+use crate::published::{Ports, Published, Shown};
+use crate::settings::Settings;
+use crate::shared::Shared;
+use crate::slot::{Health, Place, Target};
+use crate::worker::Worker;
+
+/// Batches taken in before the next build, at most: a flood must not keep what is built waiting.
+const COALESCED: usize = 1024;
+
+/// The reason of the notice about a DNS name, here and where routes are built.
+const NAME_NOT_RESOLVED: &str = "NameNotResolved";
+
+/// How long connections have to end once they are cut.
+const CUT: Duration = Duration::from_secs(1);
+
+/// The control task's own.
+pub(crate) struct Control {
+    settings: Settings,
+    shared: Arc<Shared>,
+    published: Arc<Published>,
+    builder: Builder,
+    names: Names,
+    programmer: Programmer,
+    services: BTreeMap<ServiceName, Served>,
+    /// When ports and endpoints that go have had their time.
+    drains: BTreeMap<Instant, Vec<Drain>>,
+    /// Makes each port's round-robin start elsewhere.
+    seed: u64,
+    /// Whether every object that there was at the start has been taken in.
+    synced: bool,
+    /// The sequence of the last batch that was taken in.
+    taken: u64,
+    /// Reports that are still to be said.
+    unsent: BTreeMap<ServiceName, Option<Report>>,
+    sent: BTreeMap<ServiceName, Arc<Report>>,
+}
+
+/// What is kept of a Service between its rebuilds.
+#[derive(Default)]
+struct Served {
+    route: Option<Arc<Route>>,
+    ports: Ports,
+    health: Option<Arc<Health>>,
+}
+
+/// What has its time to go.
+enum Drain {
+    /// A whole port.
+    Port(Arc<Port>),
+    /// Some endpoints of a port.
+    Endpoints(Arc<Port>),
+}
+
+/// What comes in.
+enum Event {
+    Stop,
+    Objects(Batch),
+    StoreGone,
+    Host(BTreeSet<IpAddr>),
+    Name(crate::names::Answer),
+    Time,
+}
+
+impl Control {
+    pub(crate) async fn new(
+        settings: Settings,
+        shared: Arc<Shared>,
+        published: Arc<Published>,
+        workers: Vec<Worker>,
+    ) -> Self {
+        let routes = LocalRoutes::open(settings.make_local).await;
+        let programmer = Programmer::new(workers, shared.descriptors.clone(), routes);
+        Self {
+            shared,
+            published,
+            builder: Builder::new(settings.core.clone()),
+            names: Names::new(settings.name_server),
+            programmer,
+            services: BTreeMap::new(),
+            drains: BTreeMap::new(),
+            seed: 0,
+            synced: false,
+            taken: 0,
+            unsent: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            settings,
+        }
+    }
+
+    /// Runs until `shutdown`, then drains.
+    pub(crate) async fn run(
+        mut self,
+        mut objects: mpsc::Receiver<Batch>,
+        reports: ReportSink,
+        shutdown: CancellationToken,
+    ) {
+        let (sender, mut addresses) = watch::channel(None);
+        let watching = tokio::spawn(host::watch(sender));
+        // Without them it is not known where node ports are served and what must not be dialled.
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            known = addresses.wait_for(Option::is_some) => {
+                let known = known.ok().and_then(|known| known.clone());
+                self.builder.set_host_addresses(known.unwrap_or_default());
+            }
+        }
+        let mut store = true;
+        loop {
+            let due = self.due();
+            // Objects last: a flood of them must not keep the rest waiting.
+            let event = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => Event::Stop,
+                () = sleep_until(due) => Event::Time,
+                Ok(()) = addresses.changed() => {
+                    Event::Host(addresses.borrow_and_update().clone().unwrap_or_default())
+                }
+                Some(answer) = self.names.answer() => Event::Name(answer),
+                batch = objects.recv(), if store => batch.map_or(Event::StoreGone, Event::Objects),
+            };
+            match event {
+                Event::Stop => break,
+                Event::StoreGone => store = false,
+                Event::Objects(batch) => self.objects(batch, &mut objects).await,
+                Event::Host(known) => {
+                    self.builder.set_host_addresses(known);
+                    self.rebuild().await;
+                    let touched = self.programmer.addresses_changed().await;
+                    self.report(touched);
+                }
+                Event::Name(answer) => self.name(answer).await,
+                Event::Time => {
+                    self.drain();
+                    let touched = self.programmer.retry().await;
+                    self.report(touched);
+                }
+            }
+            if !self.unsent.is_empty() {
+                reports(std::mem::take(&mut self.unsent).into_iter().collect());
+            }
+            if self.synced {
+                self.published.set_done(self.taken);
+            }
+        }
+        watching.abort();
+        self.stop().await;
+    }
+
+    /// Takes in a batch and those that wait behind it.
+    async fn objects(&mut self, first: Batch, more: &mut mpsc::Receiver<Batch>) {
+        let began = std::time::Instant::now();
+        let mut synced = first.synced;
+        self.taken = first.sequence;
+        self.builder.apply(&first);
+        for _ in 1..COALESCED {
+            let Ok(batch) = more.try_recv() else { break };
+            synced |= batch.synced;
+            self.taken = batch.sequence;
+            self.builder.apply(&batch);
+        }
+        // Nothing is decided before everything is there.
+        self.synced |= synced;
+        if !self.synced {
+            return;
+        }
+        let changed = self.rebuild().await;
+        if !self.published.is_synced() {
+            self.programmer.synced().await;
+            self.published.set_synced();
+        }
+        let took = began.elapsed().as_secs_f64();
+        metrics::histogram!(SYNC_DURATION, "component" => "gateway").record(took);
+        if changed {
+            metrics::histogram!(PROGRAMMING_DURATION).record(took);
+        }
+    }
+
+    async fn name(&mut self, answer: crate::names::Answer) {
+        let name = answer.name.clone();
+        let (changed, other_problem) = self.names.learn(answer);
+        if changed {
+            self.builder.name_changed(&name);
+            self.rebuild().await;
+        }
+        if changed || other_problem {
+            let affected = self.builder.services_of(&name).cloned().collect();
+            self.report(affected);
+        }
+    }
+
+    /// Builds what changed and programs it. Returns whether anything changed.
+    async fn rebuild(&mut self) -> bool {
+        if !self.synced {
+            return false;
+        }
+        let names = &self.names;
+        let resolved = |host: &fairway_config::endpoints::EndpointHost| match host {
+            fairway_config::endpoints::EndpointHost::Ip(address) => vec![*address],
+            fairway_config::endpoints::EndpointHost::Name(name) => names.addresses(name),
+        };
+        let built = self.builder.build(&resolved);
+        self.names.want(self.builder.take_changed_names());
+        let changed = !built.is_empty();
+        let mut updates = Vec::with_capacity(built.len());
+        let mut services = BTreeSet::new();
+        for (service, route) in built {
+            services.insert(service.clone());
+            let wanted = self.serve(&service, route);
+            updates.push((service, wanted));
+        }
+        services.extend(self.programmer.apply(updates).await);
+        self.report(services);
+        changed
+    }
+
+    /// A Service has another route now: its ports get it, and what it wants comes back.
+    fn serve(&mut self, service: &ServiceName, route: Option<Arc<Route>>) -> Vec<Wanted> {
+        let mut served = self.services.remove(service).unwrap_or_default();
+        let mut before: BTreeMap<_, _> = served.ports.iter().cloned().collect();
+        let mut ports = Vec::new();
+        let mut wanted = Vec::new();
+        for route in route.iter().flat_map(|route| &route.ports) {
+            let port = match before.remove(&route.key) {
+                Some(port) => {
+                    port.set_route(route.clone());
+                    port
+                }
+                None => {
+                    self.seed = self.seed.wrapping_add(1);
+                    Arc::new(Port::new(route.clone(), self.seed))
+                }
+            };
+            wanted.extend(route.claims.iter().map(|claim| Wanted {
+                place: Place {
+                    listen: claim.listen,
+                    protocol: claim.protocol,
+                },
+                port: route.key.port,
+                target: Target::Port {
+                    port: port.clone(),
+                    kind: claim.kind,
+                },
+            }));
+            self.drain_endpoints(port.clone());
+            ports.push((route.key, port));
+        }
+        ports.sort_unstable_by_key(|(key, _)| *key);
+        served.ports = ports.into();
+        for port in before.into_values() {
+            let until = Instant::now() + self.settings.drain_timeout;
+            self.drains
+                .entry(until)
+                .or_default()
+                .push(Drain::Port(port));
+        }
+        if let Some(check) = route.as_ref().and_then(|route| route.health_check.as_ref()) {
+            let health = served.health.take().unwrap_or_else(|| {
+                let local_endpoints = AtomicUsize::new(0);
+                Arc::new(Health {
+                    service: service.clone(),
+                    local_endpoints,
+                })
+            });
+            health
+                .local_endpoints
+                .store(check.local_endpoints, std::sync::atomic::Ordering::Relaxed);
+            wanted.extend(check.listen.iter().map(|listen| Wanted {
+                place: Place {
+                    listen: *listen,
+                    protocol: Protocol::Tcp,
+                },
+                port: listen.0.port(),
+                target: Target::Health(health.clone()),
+            }));
+            served.health = Some(health);
+        } else {
+            served.health = None;
+        }
+        if route.is_some() {
+            served.route = route;
+            self.services.insert(service.clone(), served);
+        }
+        wanted
+    }
+
+    fn drain_endpoints(&mut self, port: Arc<Port>) {
+        let drain = self.settings.drain_timeout;
+        if let Some(until) = port.drain(std::time::Instant::now(), drain) {
+            let until = Instant::from_std(until);
+            self.drains
+                .entry(until)
+                .or_default()
+                .push(Drain::Endpoints(port));
+        }
+    }
+
+    /// Cuts what has had its time.
+    fn drain(&mut self) {
+        let now = Instant::now();
+        while let Some(first) = self.drains.first_entry() {
+            if *first.key() > now {
+                return;
+            }
+            for drain in first.remove() {
+                match drain {
+                    Drain::Port(port) => port.cut.cancel(),
+                    Drain::Endpoints(port) => self.drain_endpoints(port),
+                }
+            }
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let drain = self.drains.keys().next().copied();
+        drain.into_iter().chain(self.programmer.next_retry()).min()
+    }
+
+    /// Reports of these Services, where there is something new to say.
+    fn report(&mut self, services: BTreeSet<ServiceName>) {
+        for service in services {
+            let Some(served) = self.services.get(&service) else {
+                self.published.remove(&service);
+                if self.sent.remove(&service).is_some() {
+                    self.unsent.insert(service, None);
+                }
+                continue;
+            };
+            let Some(route) = &served.route else { continue };
+            let mut notices = route.notices.clone();
+            for name in self.builder.names_of(&service) {
+                let Some(message) = self.names.problem(name) else {
+                    continue;
+                };
+                // The route can only say that there is no address; here it is known why.
+                notices.retain(|notice| {
+                    &*notice.reason != NAME_NOT_RESOLVED || !notice.message.contains(&**name)
+                });
+                notices.push(Notice {
+                    reason: NAME_NOT_RESOLVED.into(),
+                    message,
+                });
+            }
+            let report = Arc::new(Report {
+                gateway: self.settings.name.clone(),
+                listeners: self.programmer.listeners(&service),
+                refused_endpoints: route.refused.clone(),
+                eligible_endpoints: route.ports.iter().map(|p| p.endpoints.eligible.len()).sum(),
+                notices,
+            });
+            let shown = Shown {
+                route: route.clone(),
+                ports: served.ports.clone(),
+                report: report.clone(),
+            };
+            self.published.set(&service, shown);
+            if self.sent.get(&service) != Some(&report) {
+                let said = Report::clone(&report);
+                self.sent.insert(service.clone(), report);
+                self.unsent.insert(service, Some(said));
+            }
+        }
+    }
+
+    /// Stops accepting, and ends when the last connection has, or its time is over.
+    async fn stop(mut self) {
+        tracing::info!("no longer accepting, connections drain");
+        self.programmer.close().await;
+        self.shared.connections.close();
+        let ended = self.shared.connections.wait();
+        if tokio::time::timeout(self.settings.drain_timeout, ended)
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                connections = self.shared.connections.len(),
+                "time to drain is over, connections are cut"
+            );
+            let draining = self
+                .drains
+                .into_values()
+                .flatten()
+                .map(|drain| match drain {
+                    Drain::Port(port) | Drain::Endpoints(port) => port,
+                });
+            let serving = self
+                .services
+                .into_values()
+                .flat_map(|served| served.ports.to_vec())
+                .map(|(_, port)| port);
+            for port in draining.chain(serving) {
+                port.cut.cancel();
+            }
+            let _ = tokio::time::timeout(CUT, self.shared.connections.wait()).await;
+        }
+        self.programmer.end().await;
+    }
+}
+
+/// Never, where there is nothing to wait for.
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

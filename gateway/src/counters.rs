@@ -1,0 +1,270 @@
+//! Counters of one port of a Service: what its metric series are made of.
+//!
+//! They outlive the routes they count for and go with the Service, so that a series never starts
+//! again while its Service stays. Relaxed atomics: a scrape may be a few events behind.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// `n` more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// One more now.
+    pub fn increment(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less now.
+    pub fn decrement(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Upper bounds of the buckets of `fairway_connect_duration_seconds`.
+pub const CONNECT_BUCKETS: [Duration; 9] = [
+    Duration::from_micros(100),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(25),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_millis(2500),
+    Duration::from_secs(10),
+];
+
+/// How long something took, counted in fixed buckets.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; CONNECT_BUCKETS.len() + 1],
+    micros: AtomicU64,
+}
+
+impl Histogram {
+    /// Counts one duration.
+    pub fn observe(&self, took: Duration) {
+        let bucket = CONNECT_BUCKETS.partition_point(|bound| *bound < took);
+        if let Some(bucket) = self.buckets.get(bucket) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// The count of each bucket (not yet cumulated), the last one without a bound, and the sum.
+    pub fn get(&self) -> ([u64; CONNECT_BUCKETS.len() + 1], Duration) {
+        let mut counts = [0; CONNECT_BUCKETS.len() + 1];
+        for (count, bucket) in counts.iter_mut().zip(&self.buckets) {
+            *count = bucket.load(Ordering::Relaxed);
+        }
+        (
+            counts,
+            Duration::from_micros(self.micros.load(Ordering::Relaxed)),
+        )
+    }
+}
+
+/// Why a client was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rejection {
+    /// Its address is not in `loadBalancerSourceRanges`, or is denied.
+    SourceRange,
+    /// There is no endpoint.
+    NoEndpoint,
+    /// It is a node that this port forwards to: a loop.
+    Loop,
+    /// A table is full.
+    Limit,
+}
+
+impl Rejection {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::SourceRange, Self::NoEndpoint, Self::Loop, Self::Limit];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SourceRange => "source_range",
+            Self::NoEndpoint => "no_endpoint",
+            Self::Loop => "loop",
+            Self::Limit => "limit",
+        }
+    }
+}
+
+/// Why an endpoint could not be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConnectError {
+    /// It refused.
+    Refused,
+    /// It did not answer in time.
+    Timeout,
+    /// There is no way to it.
+    Unreachable,
+    /// This process has no file descriptors or no ports left.
+    Exhausted,
+    /// Anything else.
+    Other,
+}
+
+impl ConnectError {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Refused,
+        Self::Timeout,
+        Self::Unreachable,
+        Self::Exhausted,
+        Self::Other,
+    ];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Exhausted => "exhausted",
+            Self::Other => "other",
+        }
+    }
+
+    /// The class of an error of `connect(2)`.
+    pub fn of(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Self::Refused,
+            ErrorKind::TimedOut => Self::Timeout,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Self::Unreachable,
+            ErrorKind::AddrNotAvailable => Self::Exhausted,
+            _ => match error.raw_os_error() {
+                // EMFILE and ENFILE: see errno(3).
+                Some(23 | 24) => Self::Exhausted,
+                _ => Self::Other,
+            },
+        }
+    }
+}
+
+/// What is counted for one port of a Service.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections that reached an endpoint and ended well, and UDP flows that began.
+    pub completed: Counter,
+    /// Connections that reached no endpoint, or were cut off.
+    pub failed: Counter,
+    /// Connections open now.
+    pub active: Gauge,
+    /// UDP flows now.
+    pub flows: Gauge,
+    /// Bytes from clients.
+    pub received: Counter,
+    /// Bytes to clients.
+    pub transmitted: Counter,
+    /// Datagrams from clients.
+    pub datagrams_received: Counter,
+    /// Datagrams to clients.
+    pub datagrams_transmitted: Counter,
+    /// How long connecting to an endpoint took, where it worked.
+    pub connect: Histogram,
+    rejected: [Counter; Rejection::ALL.len()],
+    connect_errors: [Counter; ConnectError::ALL.len()],
+    responses: [Counter; RESPONSE_CLASSES.len()],
+    touched: AtomicBool,
+}
+
+/// The classes of `fairway_http_requests_total`: the first digit of the status that the client
+/// got, `none` where it went away before.
+pub const RESPONSE_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl Counters {
+    /// Marks that there was traffic: from then on the port has series.
+    pub fn touch(&self) {
+        if !self.touched.load(Ordering::Relaxed) {
+            self.touched.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there was any traffic.
+    pub fn is_touched(&self) -> bool {
+        self.touched.load(Ordering::Relaxed)
+    }
+
+    /// A client was turned away.
+    pub fn reject(&self, why: Rejection) {
+        self.touch();
+        if let Some(counter) = self.rejected.get(why as usize) {
+            counter.increment();
+        }
+    }
+
+    /// How many were turned away, by reason.
+    pub fn rejected(&self) -> BTreeMap<&'static str, u64> {
+        Rejection::ALL
+            .iter()
+            .zip(&self.rejected)
+            .map(|(why, n)| (why.as_str(), n.get()))
+            .collect()
+    }
+
+    /// An endpoint could not be reached.
+    pub fn connect_error(&self, why: ConnectError) {
+        if let Some(counter) = self.connect_errors.get(why as usize) {
+            counter.increment();
+        }
+    }
+
+    /// How often an endpoint could not be reached, by reason.
+    pub fn connect_errors(&self) -> BTreeMap<&'static str, u64> {
+        ConnectError::ALL
+            .iter()
+            .zip(&self.connect_errors)
+            .map(|(why, n)| (why.as_str(), n.get()))
+            .collect()
+    }
+
+    /// An HTTP request was answered with `status`, or its client went away before.
+    pub fn response(&self, status: Option<u16>) {
+        let class = usize::from(status.unwrap_or(0) / 100);
+        if let Some(counter) = self.responses.get(class) {
+            counter.increment();
+        }
+    }
+
+    /// How many HTTP requests there were, by class of the response.
+    pub fn responses(&self) -> BTreeMap<&'static str, u64> {
+        RESPONSE_CLASSES
+            .iter()
+            .zip(&self.responses)
+            .map(|(class, n)| (*class, n.get()))
+            .collect()
+    }
+}

@@ -1,0 +1,317 @@
+//! The gateway as the rest of the program sees it: started, looked at, waited for.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_config::exchange::{Batch, ListenerState, Report};
+use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::time::Timestamp;
+use fairway_config::view::{EndpointRow, GatewayRow, ListenerRow, Section};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::control::Control;
+use crate::port::Port;
+use crate::published::{Published, Shown};
+use crate::settings::Settings;
+use crate::shared::Shared;
+use crate::worker::Worker;
+
+/// What a gateway says of Services: a report, or that it has nothing to say any more.
+pub type Reports = Vec<(ServiceName, Option<Report>)>;
+
+/// Takes reports at once, without waiting for anything: when it returns they have been said.
+pub type ReportSink = Arc<dyn Fn(Reports) + Send + Sync>;
+
+/// A gateway that runs.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    name: ClusterName,
+    started: Timestamp,
+    drain_timeout: Duration,
+    shared: Arc<Shared>,
+    published: Arc<Published>,
+    /// Cancelled when the last connection and every thread is gone.
+    ended: CancellationToken,
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A thread or its runtime could not be had.
+    #[error("{what} could not be started: {source}")]
+    Thread {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Gateway {
+    /// Starts the workers and the control task. Objects come in by `objects`, reports go out to
+    /// `reports` (those of Services for which there is something new to say), until `shutdown`.
+    ///
+    /// # Errors
+    /// The system has no threads or file descriptors for it. Whatever is wrong with one listener
+    /// is no error here but the state of that listener.
+    pub fn start(
+        settings: Settings,
+        objects: mpsc::Receiver<Batch>,
+        reports: ReportSink,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let shared = Arc::new(Shared::new(&settings, shutdown.child_token()));
+        let published = Arc::new(Published::default());
+        let ended = CancellationToken::new();
+        let count = settings.workers.max(1);
+        let flows = (shared.max_flows / count).max(1);
+        let workers: io::Result<Vec<Worker>> = (0..count)
+            .map(|number| Worker::start(number, shared.clone(), flows))
+            .collect();
+        let workers = workers.map_err(|source| StartError::Thread {
+            what: "a worker",
+            source,
+        })?;
+        let gateway = Self {
+            name: settings.name.clone(),
+            started: now(),
+            drain_timeout: settings.drain_timeout,
+            shared: shared.clone(),
+            published: published.clone(),
+            ended: ended.clone(),
+        };
+        let failed = |source| StartError::Thread {
+            what: "the control task",
+            source,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        std::thread::Builder::new()
+            .name("fairway-control".to_owned())
+            .spawn(move || {
+                // Also where the task panics: whoever waits must learn that it is over.
+                let _ended = ended.drop_guard();
+                runtime.block_on(async {
+                    let control = Control::new(settings, shared, published, workers).await;
+                    control.run(objects, reports, shutdown).await;
+                });
+                runtime.shutdown_background();
+            })
+            .map_err(failed)?;
+        Ok(gateway)
+    }
+
+    /// Waits for the end: after `shutdown`, the last connection, or the time to drain.
+    pub async fn finished(self) {
+        self.ended.cancelled().await;
+    }
+
+    /// How long connections may go on after `shutdown`.
+    pub fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
+    }
+
+    /// Every listener, in the order of Services.
+    pub fn listeners(&self) -> Vec<ListenerRow> {
+        let rows = self
+            .published
+            .all()
+            .into_iter()
+            .flat_map(|(service, shown)| {
+                let row = move |listener| ListenerRow {
+                    namespace: service.namespace.to_string(),
+                    service: service.name.to_string(),
+                    listener,
+                };
+                shown
+                    .report
+                    .listeners
+                    .clone()
+                    .into_iter()
+                    .map(row)
+                    .collect::<Vec<_>>()
+            });
+        rows.collect()
+    }
+
+    /// Every endpoint of every port, those that get no traffic included, in the order of Services.
+    pub fn endpoints(&self) -> Vec<EndpointRow> {
+        self.published
+            .all()
+            .iter()
+            .flat_map(|(service, shown)| endpoints(service, shown))
+            .collect()
+    }
+
+    /// What there is to say about the traffic of one Service: `Listeners` and `Endpoints`. Empty
+    /// where the gateway does not serve it.
+    pub fn explain(&self, service: &ServiceName) -> Vec<Section> {
+        let Some(shown) = self.published.get(service) else {
+            return Vec::new();
+        };
+        let listeners = shown.report.listeners.iter().map(|listener| {
+            let (listen, protocol) = (listener.listen, listener.protocol);
+            match &listener.state {
+                ListenerState::Listening => format!("{listen} ({protocol}) takes traffic."),
+                ListenerState::Refusing => {
+                    format!("{listen} ({protocol}) refuses connections: there is no endpoint.")
+                }
+                ListenerState::Failed { message, .. } => {
+                    format!("{listen} ({protocol}) does not stand: {message}.")
+                }
+            }
+        });
+        let endpoints = endpoints(service, &shown);
+        let mut sentences: Vec<String> = endpoints
+            .iter()
+            .map(|row| {
+                let (port, protocol) = (row.port, row.protocol);
+                format!("{} (for port {port}/{protocol}) {}.", row.endpoint, row.why)
+            })
+            .collect();
+        if sentences.is_empty() {
+            sentences.push("There are none.".to_owned());
+        }
+        sentences.extend(
+            shown
+                .route
+                .notices
+                .iter()
+                .map(|notice| notice.message.clone()),
+        );
+        vec![
+            Section {
+                title: "Listeners".to_owned(),
+                sentences: listeners.collect(),
+            },
+            Section {
+                title: "Endpoints".to_owned(),
+                sentences,
+            },
+        ]
+    }
+
+    /// The ports that are served, each with its Service, for metrics.
+    pub fn ports(&self) -> Vec<(ServiceName, Arc<Port>)> {
+        let all = self.published.all();
+        let ports = all.iter().flat_map(|(service, shown)| {
+            shown
+                .ports
+                .iter()
+                .map(|(_, port)| (service.clone(), port.clone()))
+        });
+        ports.collect()
+    }
+
+    /// The `sequence` of the last batch that is programmed and reported.
+    pub fn done(&self) -> u64 {
+        self.published.done()
+    }
+
+    /// What keeps the gateway from being ready, a sentence each. A listener that can't stand does
+    /// not: it is tried again and again, and shown.
+    pub fn missing(&self) -> Vec<String> {
+        if self.shared.stopping.is_cancelled() {
+            vec!["The gateway is stopping.".to_owned()]
+        } else if !self.published.is_synced() {
+            vec!["Services and their listeners are still being set up.".to_owned()]
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// The row of `get gateways`.
+    pub fn row(&self) -> GatewayRow {
+        let missing = self.missing();
+        let all = self.published.all();
+        let listeners = || all.iter().flat_map(|(_, shown)| &shown.report.listeners);
+        let is_failed = |state: &ListenerState| matches!(state, ListenerState::Failed { .. });
+        let failed = listeners()
+            .filter(|listener| is_failed(&listener.state))
+            .count();
+        let listening = listeners()
+            .filter(|l| l.state == ListenerState::Listening)
+            .count();
+        let counters = || {
+            all.iter()
+                .flat_map(|(_, shown)| shown.ports.iter())
+                .map(|(_, port)| &port.counters)
+        };
+        GatewayRow {
+            name: self.name.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: missing.is_empty(),
+            why: missing.join(" "),
+            listening,
+            failed,
+            connections: counters().map(|counters| counters.active.get()).sum(),
+            flows: counters().map(|counters| counters.flows.get()).sum(),
+            started: self.started.to_string(),
+        }
+    }
+
+    /// How often accepting paused because the process had no file descriptors left.
+    pub fn accept_pauses(&self) -> u64 {
+        self.shared.descriptors.pauses.get()
+    }
+
+    /// Bytes that passed from socket to socket without entering this process.
+    pub fn spliced_bytes(&self) -> u64 {
+        crate::relay::SPLICED.get()
+    }
+}
+
+fn endpoints(service: &ServiceName, shown: &Shown) -> Vec<EndpointRow> {
+    let mut rows = Vec::new();
+    for (key, port) in shown.ports.iter() {
+        let route = port.route().clone();
+        let active: std::collections::BTreeMap<_, _> = port
+            .endpoints()
+            .into_iter()
+            .map(|(addr, state)| (addr, state.active.get()))
+            .collect();
+        let row = |endpoint, node: &Option<ClusterName>, state: &str, why: String| EndpointRow {
+            namespace: service.namespace.to_string(),
+            service: service.name.to_string(),
+            port: key.port,
+            protocol: key.protocol,
+            endpoint,
+            state: state.to_owned(),
+            why,
+            node: node.as_ref().map(ToString::to_string),
+            active: active.get(&endpoint).copied().unwrap_or_default(),
+        };
+        rows.extend(route.endpoints.eligible.iter().map(|endpoint| {
+            row(
+                endpoint.addr,
+                &endpoint.node,
+                "eligible",
+                "gets traffic".to_owned(),
+            )
+        }));
+        rows.extend(route.endpoints.excluded.iter().map(|excluded| {
+            row(
+                excluded.addr,
+                &excluded.node,
+                excluded.why.state(),
+                excluded.why.to_string(),
+            )
+        }));
+    }
+    rows
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp(
+        since
+            .ok()
+            .and_then(|since| i64::try_from(since.as_secs()).ok())
+            .unwrap_or_default(),
+    )
+}

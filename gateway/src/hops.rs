@@ -1,0 +1,232 @@
+//! What ends a forwarding loop: hops, as in IP.
+//!
+//! A gateway that forwards to node ports can be led back to itself: by way of one, two or ten other
+//! gateways whose nodes are each other's. Nobody sees the whole ring. So such a port does as a
+//! router does: it looks how many hops (TTL, hop limit) a client's connection had left when it
+//! arrived, takes one, and connects on with the rest, so that a ring ends after at most [`MOST`]
+//! connections. A proxy between that knows nothing of this starts anew; what is left to the
+//! endpoint is more than any network between a gateway and its nodes needs.
+//!
+//! A datagram's hops can't be read without `unsafe`: they are a control message of recvmsg(2). So
+//! UDP has a coarser rule: what such a port sends on has [`FORWARDED`] hops, fewer than any system
+//! starts with, and the sockets of its node ports take nothing that has so few left
+//! ([`Guard`]). A datagram is thus forwarded to a node port once, and by the next such port no more.
+//! The kernel drops it; it counts as a drop of the socket (`/proc/net/udp`, `ss -ulnpm`) and not as
+//! one of Fairway's. The price: on these node ports a client is not heard that starts with 64 hops
+//! and is more than 32 routers away, or that starts with 32 or fewer, and so is another Fairway
+//! that forwards, even where no ring would come of it.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use fairway_config::exchange::ClaimKind;
+use fairway_config::net::ClientAddr;
+use fairway_gateway_core::route::RoutePort;
+use socket2::{SockFilter, SockRef};
+use tokio::net::TcpStream;
+
+use crate::counters::Rejection;
+
+/// The most hops that a connection is given.
+const MOST: u8 = 32;
+
+/// The hops of a datagram that goes to a node port.
+const FORWARDED: u8 = 31;
+
+/// The hops that a connection to an endpoint has, at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hops(u8);
+
+impl Hops {
+    /// The hops that are left for a client's connection; none where the port forwards straight to
+    /// endpoints, from where nothing comes back.
+    ///
+    /// # Errors
+    /// None is left: it is a loop.
+    pub(crate) fn left(
+        route: &RoutePort,
+        stream: &TcpStream,
+        client: ClientAddr,
+    ) -> Result<Option<Self>, Rejection> {
+        if !forwards(route) {
+            return Ok(None);
+        }
+        // What can't be told is none: better refused than without end.
+        let arrived = arrived(stream, client).unwrap_or_default();
+        Self::after(arrived).map(Some).ok_or(Rejection::Loop)
+    }
+
+    /// The hops of a flow's datagrams to its endpoint; none where the port forwards straight to
+    /// endpoints.
+    pub(crate) fn of_datagrams(route: &RoutePort) -> Option<Self> {
+        forwards(route).then_some(Self(FORWARDED))
+    }
+
+    /// What is left of so many.
+    fn after(arrived: u32) -> Option<Self> {
+        let left = u8::try_from(arrived).unwrap_or(u8::MAX).checked_sub(1)?;
+        (left > 0).then_some(Self(left.min(MOST)))
+    }
+
+    /// Gives a socket so many.
+    pub(crate) fn set(self, socket: &impl AsFd, is_ipv4: bool) -> io::Result<()> {
+        let socket = SockRef::from(socket);
+        if is_ipv4 {
+            socket.set_ttl_v4(self.0.into())
+        } else {
+            socket.set_unicast_hops_v6(self.0.into())
+        }
+    }
+
+    /// As a key of what must not be shared between connections with more and with fewer.
+    pub(crate) fn key(self) -> u64 {
+        self.0.into()
+    }
+}
+
+/// Whether a port sends to node ports, from where traffic may come back.
+fn forwards(route: &RoutePort) -> bool {
+    !route.loop_guard.is_empty()
+}
+
+/// What a UDP socket that listens takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guard {
+    /// Everything.
+    Open,
+    /// Nothing that a port that forwards to node ports has sent.
+    Shut,
+}
+
+impl Guard {
+    /// What the sockets of a claim must take.
+    pub(crate) fn of(kind: ClaimKind, route: &RoutePort) -> Self {
+        match kind {
+            ClaimKind::NodePort if forwards(route) => Self::Shut,
+            ClaimKind::NodePort | ClaimKind::Vip | ClaimKind::HealthCheck => Self::Open,
+        }
+    }
+
+    /// Makes a socket take that from now on; what it has queued stays. It must not be so already.
+    ///
+    /// # Errors
+    /// setsockopt(2): there is no memory for a filter (`net.core.optmem_max`), or the kernel has
+    /// none.
+    pub(crate) fn set(self, socket: &impl AsFd, is_ipv4: bool) -> io::Result<()> {
+        let socket = SockRef::from(socket);
+        match self {
+            Self::Open => socket.detach_filter(),
+            Self::Shut => socket.attach_filter(&filter(is_ipv4)),
+        }
+    }
+}
+
+/// Drops what has at most [`FORWARDED`] hops left: classic BPF
+/// (Documentation/networking/filter.rst), on the TTL of RFC 791 or the hop limit of RFC 8200. What
+/// it can't read, it drops.
+fn filter(is_ipv4: bool) -> [SockFilter; 4] {
+    /// `BPF_LD | BPF_B | BPF_ABS`
+    const LOAD_BYTE: u16 = 0x30;
+    /// `BPF_JMP | BPF_JGT | BPF_K`
+    const JUMP_IF_GREATER: u16 = 0x25;
+    /// `BPF_RET | BPF_K`: how many bytes are kept.
+    const RETURN: u16 = 0x06;
+    /// `SKF_NET_OFF`: from here on offsets count from the network header.
+    const NETWORK_HEADER: u32 = (-0x10_0000_i32).cast_unsigned();
+    let hops = if is_ipv4 { 8 } else { 7 };
+    [
+        SockFilter::new(LOAD_BYTE, 0, 0, NETWORK_HEADER + hops),
+        SockFilter::new(JUMP_IF_GREATER, 0, 1, FORWARDED.into()),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
+}
+
+/// How many hops the last packet of a connection's handshake had left. Linux keeps them where a
+/// datagram socket has those of its multicasts, for connections without another use
+/// (`tcp_v4_syn_recv_sock` in net/ipv4/tcp_ipv4.c, and its like for IPv6).
+fn arrived(stream: &TcpStream, client: ClientAddr) -> io::Result<u32> {
+    let socket = SockRef::from(stream);
+    if client.0.is_ipv4() {
+        socket.multicast_ttl_v4()
+    } else {
+        socket.multicast_hops_v6()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::net::SocketAddr;
+
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    #[test]
+    fn each_gateway_takes_one_and_none_gives_more_than_the_most() {
+        for (arrived, left) in [
+            (0, None),
+            (1, None),
+            (2, Some(1)),
+            (32, Some(31)),
+            (33, Some(32)),
+            (64, Some(32)),
+            (255, Some(32)),
+        ] {
+            assert_eq!(Hops::after(arrived), left.map(Hops), "{arrived}");
+        }
+    }
+
+    #[test]
+    fn a_shut_socket_takes_nothing_that_was_forwarded() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = std::net::UdpSocket::bind(address).unwrap();
+            let address = listener.local_addr().unwrap();
+            let is_ipv4 = address.is_ipv4();
+            let client = std::net::UdpSocket::bind(SocketAddr::new(address.ip(), 0)).unwrap();
+            client.connect(address).unwrap();
+            let taken = |hops: &[u8]| {
+                for hops in hops {
+                    Hops(*hops).set(&client, is_ipv4).unwrap();
+                    client.send(&[*hops]).unwrap();
+                }
+                // Loopback delivers in order, before send(2) returns.
+                listener.set_nonblocking(true).unwrap();
+                let mut taken = Vec::new();
+                let mut byte = [0];
+                while listener.recv(&mut byte).is_ok() {
+                    taken.extend(byte);
+                }
+                taken
+            };
+            let all = [1, 30, 31, 32, 33, 64, 128, 255];
+            assert_eq!(taken(&all), all, "{address}");
+            Guard::Shut.set(&listener, is_ipv4).unwrap();
+            assert_eq!(taken(&all), [32, 33, 64, 128, 255], "{address}");
+            Guard::Open.set(&listener, is_ipv4).unwrap();
+            assert_eq!(taken(&all), all, "{address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_tells_how_many_hops_it_arrived_with() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            for hops in [1, 7, 32] {
+                let socket = if address.is_ipv4() {
+                    TcpSocket::new_v4().unwrap()
+                } else {
+                    TcpSocket::new_v6().unwrap()
+                };
+                Hops(hops).set(&socket, address.is_ipv4()).unwrap();
+                let _client = socket.connect(address).await.unwrap();
+                let (stream, client) = listener.accept().await.unwrap();
+                let arrived = arrived(&stream, ClientAddr(client)).unwrap();
+                assert_eq!(arrived, u32::from(hops), "{address}");
+            }
+        }
+    }
+}

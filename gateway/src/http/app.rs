@@ -1,0 +1,372 @@
+//! pingora's callbacks: which endpoint gets a request, when another is tried, what is counted.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fairway_config::net::EndpointAddr;
+use fairway_config::service::AppProtocol;
+use http::StatusCode;
+use http::header::UPGRADE;
+use pingora_core::protocols::{Digest, TcpKeepalive};
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, ErrorType, OrErr, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+use super::connection::{Connection, Phase};
+use super::failure::Failure;
+use super::{
+    CLIENT, CONNECTION_WINDOW, ENDPOINT, ENDPOINTS_TRIED, POOLED, STREAM_IDLE, STREAM_WINDOW,
+    STREAMS, forwarded,
+};
+use crate::counters::{ConnectError, Rejection};
+use crate::descriptors::{Descriptors, Permit};
+use crate::port::EndpointState;
+
+/// Carries the requests of every port of a worker.
+pub(super) struct App {
+    /// How long an endpoint has for answering a connect.
+    pub(super) connect_timeout: Duration,
+    pub(super) descriptors: Arc<Descriptors>,
+}
+
+/// One request.
+#[derive(Default)]
+pub(super) struct Request {
+    connection: Option<Arc<Connection>>,
+    /// Endpoints that could not be reached.
+    tried: Vec<EndpointAddr>,
+    /// When dialling began.
+    dialled: Option<Instant>,
+    endpoint: Option<InUse>,
+    failure: Option<Failure>,
+    /// Leave to open a connection to an endpoint, where the client's connection has none for it.
+    permit: Option<Permit>,
+}
+
+/// An endpoint that a request is at: counted as active as long as this lives.
+struct InUse(Arc<EndpointState>);
+
+impl InUse {
+    fn new(endpoint: Arc<EndpointState>) -> Self {
+        endpoint.active.increment();
+        Self(endpoint)
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.active.decrement();
+    }
+}
+
+impl Request {
+    fn connection(&self) -> Result<&Arc<Connection>> {
+        self.connection
+            .as_ref()
+            .ok_or_else(|| Error::explain(ErrorType::InternalError, "a session without connection"))
+    }
+
+    /// An error where the endpoint is cut: it is listed no more and has had its time to drain.
+    fn check_cut(&self) -> Result<()> {
+        match &self.endpoint {
+            Some(endpoint) if endpoint.0.cut.is_cancelled() => {
+                Err(Error::new_up(ErrorType::ConnectionClosed))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for App {
+    type CTX = Request;
+
+    fn new_ctx(&self) -> Request {
+        Request::default()
+    }
+
+    async fn early_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut Request,
+    ) -> Result<()> {
+        request.connection = Connection::of(session).cloned();
+        let connection = request.connection()?;
+        if !session.is_http2() {
+            connection.set_phase(if asks_websocket(session) {
+                Phase::Upgrading
+            } else {
+                Phase::Busy
+            });
+            // RFC 9112, section 9.3.2. Without it, early bytes of the next request end this one.
+            session.set_pipelining_enabled(true);
+        }
+        session.set_read_timeout(Some(CLIENT));
+        session.set_write_timeout(Some(CLIENT));
+        session.set_total_drain_timeout(Some(CLIENT));
+        Ok(())
+    }
+
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        request: &mut Request,
+    ) -> Result<Box<HttpPeer>> {
+        request.endpoint = None;
+        let connection = request.connection()?.clone();
+        let port = &connection.port;
+        let route = port.route();
+        let (client, now) = (connection.client_ip(), connection.now());
+        let h2 = route.app == AppProtocol::H2c;
+        // A connection comes with leave for one to an endpoint. Streams of h2 may need one each,
+        // unless the endpoint speaks h2 too.
+        if session.is_http2() && !h2 && request.permit.is_none() {
+            request.permit = self.descriptors.take(1);
+            if request.permit.is_none() {
+                port.counters.reject(Rejection::Limit);
+                request.failure = Some(Failure::Overloaded);
+                return Err(Error::new_up(ErrorType::ConnectError));
+            }
+        }
+        let Some(endpoint) = port.pick(&route, client, now, &request.tried) else {
+            if request.failure.is_none() {
+                port.counters.reject(Rejection::NoEndpoint);
+                request.failure = Some(Failure::NoEndpoint);
+            }
+            return Err(Error::new_up(ErrorType::ConnectNoRoute));
+        };
+        let mut peer = HttpPeer::new(endpoint.addr.0, false, String::new());
+        if let Some(hops) = connection.hops {
+            // Connections with more hops are not for those who have fewer left.
+            peer.group_key = hops.key();
+            let is_ipv4 = endpoint.addr.0.is_ipv4();
+            peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |socket| {
+                hops.set(socket, is_ipv4)
+                    .or_err(ErrorType::SocketError, "hops not set")
+            }));
+        }
+        let options = &mut peer.options;
+        options.connection_timeout = Some(self.connect_timeout);
+        options.total_connection_timeout = Some(self.connect_timeout);
+        options.write_timeout = Some(ENDPOINT);
+        options.idle_timeout = Some(POOLED);
+        options.tcp_keepalive = Some(TcpKeepalive {
+            idle: Duration::from_secs(60),
+            interval: Duration::from_secs(10),
+            count: 6,
+            #[cfg(target_os = "linux")]
+            user_timeout: Duration::ZERO,
+        });
+        options.read_timeout = Some(if h2 || asks_websocket(session) {
+            STREAM_IDLE
+        } else {
+            ENDPOINT
+        });
+        if h2 {
+            options.set_http_version(2, 2);
+            options.max_h2_streams = STREAMS;
+            options.h2_stream_window_size = Some(STREAM_WINDOW);
+            options.h2_connection_window_size = Some(CONNECTION_WINDOW);
+            // A stream may be silent for long, so a dead connection must be noticed otherwise.
+            options.h2_ping_interval = Some(Duration::from_secs(30));
+        }
+        request.dialled = Some(Instant::now());
+        Ok(Box::new(peer))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        reused: bool,
+        peer: &HttpPeer,
+        _fd: RawFd,
+        _digest: Option<&Digest>,
+        request: &mut Request,
+    ) -> Result<()> {
+        let connection = request.connection()?.clone();
+        if let (false, Some(dialled)) = (reused, request.dialled) {
+            connection.port.counters.connect.observe(dialled.elapsed());
+        }
+        if let Some(addr) = endpoint_of(peer) {
+            let endpoint = connection.port.endpoint(addr);
+            if !session.is_http2() {
+                connection.set_endpoint(Some(endpoint.clone()));
+            }
+            request.endpoint = Some(InUse::new(endpoint));
+        }
+        request.failure = None;
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        peer: &HttpPeer,
+        request: &mut Request,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        request.failure = Failure::of(&error);
+        if let (Some(connection), Some(addr)) = (&request.connection, endpoint_of(peer)) {
+            let port = &connection.port;
+            port.counters.connect_error(connect_error(&error));
+            request.tried.push(addr);
+            let left = port
+                .route()
+                .endpoints
+                .eligible
+                .iter()
+                .any(|endpoint| !request.tried.contains(&endpoint.addr));
+            error.set_retry(left && request.tried.len() < ENDPOINTS_TRIED);
+            tracing::debug!(endpoint = %addr, %error, "an endpoint can't be reached");
+        }
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        upstream: &mut RequestHeader,
+        request: &mut Request,
+    ) -> Result<()> {
+        forwarded::set(upstream, request.connection()?.client_ip())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        request: &mut Request,
+    ) -> Result<()> {
+        request.check_cut()
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        request: &mut Request,
+    ) -> Result<Option<Duration>> {
+        request.check_cut().map(|()| None)
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        request: &mut Request,
+    ) -> Result<()> {
+        if session.is_http2() {
+            return Ok(());
+        }
+        let connection = request.connection()?;
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            session.set_read_timeout(Some(STREAM_IDLE));
+            connection.set_phase(Phase::Upgraded);
+        } else if !response.status.is_informational() {
+            connection.set_phase(Phase::Busy);
+            if session.is_process_shutting_down() {
+                session.set_keepalive(None);
+            }
+        }
+        Ok(())
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        request: &mut Request,
+    ) -> FailToProxy {
+        let failure = match error.esource() {
+            ErrorSource::Downstream => Failure::of(error),
+            _ => request.failure.or_else(|| Failure::of(error)),
+        };
+        request.failure = failure;
+        let mut error_code = 0;
+        if let (Some(failure), None) = (failure, session.response_written()) {
+            error_code = failure.status().as_u16();
+            if let Ok(response) = failure.response() {
+                // Where it can't be written the client is gone, and nobody is left to be told.
+                let _ = session.write_error_response(response, failure.body()).await;
+            }
+        }
+        FailToProxy {
+            error_code,
+            can_reuse_downstream: false,
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
+        let status = session
+            .response_written()
+            .map(|response| response.status.as_u16());
+        request.endpoint = None;
+        let Some(connection) = &request.connection else {
+            return;
+        };
+        if !session.is_http2() {
+            connection.set_phase(Phase::Idle);
+            connection.set_endpoint(None);
+        }
+        match error {
+            Some(_) => connection.set_failed(),
+            None => connection.set_completed(),
+        }
+        connection.port.counters.response(status);
+        tracing::debug!(
+            client = %connection.client,
+            listen = %connection.listen,
+            method = %session.req_header().method,
+            status,
+            failure = request.failure.map(Failure::code),
+            error = error.map(tracing::field::display),
+            "request",
+        );
+    }
+
+    // An endpoint or a client that fails is their state, not an error of this process: it is in
+    // the response, the counters and the line above.
+    fn suppress_error_log(&self, _: &Session, _: &Request, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Request,
+        _: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+/// Whether a request asks for the one upgrade that is passed on.
+fn asks_websocket(session: &Session) -> bool {
+    session.is_upgrade_req()
+        && session
+            .get_header_bytes(UPGRADE)
+            .eq_ignore_ascii_case(b"websocket")
+}
+
+fn endpoint_of(peer: &HttpPeer) -> Option<EndpointAddr> {
+    peer._address.as_inet().copied().map(EndpointAddr)
+}
+
+fn connect_error(error: &Error) -> ConnectError {
+    match error.root_cause().downcast_ref::<std::io::Error>() {
+        Some(io) => ConnectError::of(io),
+        None => match error.etype() {
+            ErrorType::ConnectRefused => ConnectError::Refused,
+            ErrorType::ConnectTimedout => ConnectError::Timeout,
+            ErrorType::ConnectNoRoute => ConnectError::Unreachable,
+            _ => ConnectError::Other,
+        },
+    }
+}

@@ -1,0 +1,192 @@
+//! What belongs to one connection of a client.
+//!
+//! pingora calls back with a session and knows nothing of Services. What a session belongs to
+//! travels with its stream: the digest of a stream has a place for a user's own data
+//! (`ProxyDigest::user_data`), which pingora hands on to every session of the stream, HTTP/1.1
+//! and h2 alike. So one proxy with one pool of connections serves all ports of a worker, and
+//! nothing is looked up by address.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fairway_config::net::{ClientAddr, ListenAddr};
+use fairway_gateway_core::route::Tick;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use tokio::sync::Notify;
+
+use super::{ENDPOINT, HEAD};
+use crate::hops::Hops;
+use crate::port::{Clock, EndpointState, Port};
+
+/// One connection of a client, from accept to close.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) listen: ListenAddr,
+    pub(super) client: ClientAddr,
+    /// The hops that its connections to endpoints have.
+    pub(super) hops: Option<Hops>,
+    pub(super) port: Arc<Port>,
+    clock: Clock,
+    phase: AtomicU8,
+    failed: AtomicBool,
+    endpoint: Mutex<Option<Arc<EndpointState>>>,
+    endpoint_changed: Notify,
+}
+
+/// What a connection is doing, as far as deadlines depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// Accepted, and nothing has come yet.
+    New,
+    /// Some of a request's head is here, and not all of it.
+    Head,
+    /// Between two requests; pingora ends it.
+    Idle,
+    /// A request is being carried; pingora's timeouts between reads and writes hold.
+    Busy,
+    /// An upgrade was asked for and not answered. Its endpoint's read timeout is already that of
+    /// the upgraded connection, so it takes a deadline of its own.
+    Upgrading,
+    /// Upgraded.
+    Upgraded,
+    /// h2: streams have timeouts of their own, a connection without any is closed by pingora.
+    Streams,
+}
+
+impl Phase {
+    const ALL: [Self; 7] = [
+        Self::New,
+        Self::Head,
+        Self::Idle,
+        Self::Busy,
+        Self::Upgrading,
+        Self::Upgraded,
+        Self::Streams,
+    ];
+
+    /// How long it may last, where the stream has to see to that.
+    pub(super) fn limit(self) -> Option<Duration> {
+        match self {
+            Self::New | Self::Head => Some(HEAD),
+            Self::Upgrading => Some(ENDPOINT),
+            Self::Idle | Self::Busy | Self::Upgraded | Self::Streams => None,
+        }
+    }
+}
+
+impl Connection {
+    /// A connection that was just accepted and admitted.
+    pub(super) fn new(
+        listen: ListenAddr,
+        client: ClientAddr,
+        hops: Option<Hops>,
+        port: Arc<Port>,
+        clock: Clock,
+    ) -> Self {
+        port.counters.touch();
+        port.counters.active.increment();
+        Self {
+            listen,
+            client,
+            hops,
+            port,
+            clock,
+            phase: AtomicU8::new(Phase::New as u8),
+            failed: AtomicBool::new(false),
+            endpoint: Mutex::new(None),
+            endpoint_changed: Notify::new(),
+        }
+    }
+
+    /// The connection that a session belongs to.
+    pub(super) fn of(session: &Session) -> Option<&Arc<Self>> {
+        let digest = session.digest()?.proxy_digest.as_ref()?;
+        digest.user_data.as_ref()?.downcast_ref::<Arc<Self>>()
+    }
+
+    /// What makes [`Connection::of`] find this connection.
+    pub(super) fn digest(self: &Arc<Self>) -> Option<Arc<ProxyDigest>> {
+        // The header is of no use here: pingora's type has one because it was made for CONNECT.
+        let header = ResponseHeader::build(200, Some(0)).ok()?;
+        Some(Arc::new(ProxyDigest::new(
+            Box::new(header),
+            Some(Box::new(self.clone())),
+        )))
+    }
+
+    /// The client's address, an IPv4 one in its own form.
+    pub(super) fn client_ip(&self) -> IpAddr {
+        self.client.0.ip().to_canonical()
+    }
+
+    /// Now, on the process's clock.
+    pub(super) fn now(&self) -> Tick {
+        self.clock.now()
+    }
+
+    /// What it is doing.
+    pub(super) fn phase(&self) -> Phase {
+        let phase = usize::from(self.phase.load(Ordering::Relaxed));
+        Phase::ALL.get(phase).copied().unwrap_or(Phase::Busy)
+    }
+
+    /// It does something else from now on.
+    pub(super) fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// The last request did not get its endpoint's answer. Counts as the connection's result.
+    pub(super) fn set_failed(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// The last request got its endpoint's answer.
+    pub(super) fn set_completed(&self) {
+        self.failed.store(false, Ordering::Relaxed);
+    }
+
+    /// The endpoint that the whole connection depends on just now: that of an HTTP/1.1 request.
+    /// (An h2 connection has streams to several, and one that is cut ends its streams alone.)
+    pub(super) fn set_endpoint(&self, endpoint: Option<Arc<EndpointState>>) {
+        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = endpoint;
+        self.endpoint_changed.notify_one();
+    }
+
+    /// Waits until its port or its endpoint is cut.
+    pub(super) async fn cut(&self) {
+        loop {
+            let endpoint = self
+                .endpoint
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            let endpoint_cut = async {
+                match &endpoint {
+                    Some(endpoint) => endpoint.cut.cancelled().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.port.cut.cancelled() => return,
+                () = endpoint_cut => return,
+                () = self.endpoint_changed.notified() => {}
+            }
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.port.counters.active.decrement();
+        if *self.failed.get_mut() {
+            self.port.counters.failed.increment();
+        } else {
+            self.port.counters.completed.increment();
+        }
+    }
+}

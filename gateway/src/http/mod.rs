@@ -1,0 +1,174 @@
+//! Ports that are balanced by request: HTTP/1.1, h2c and WebSocket on pingora's HTTP proxy.
+//!
+//! Listeners come and go at run time, so they are the worker's; what it accepts and admits for a
+//! port whose [`AppProtocol`](fairway_config::service::AppProtocol) is not opaque comes in by
+//! `Server::serve`. There is one [`Server`] to a worker thread, so that a connection and its
+//! pool of connections to endpoints stay on the thread where it was accepted.
+//!
+//! Reading order:
+//! 1. [`Server`]: from an accepted stream to pingora, and when a connection ends;
+//! 2. `connection`: what belongs to one connection of a client, and how pingora carries it;
+//! 3. `stream`: the client's side, which enforces what pingora has no deadline for;
+//! 4. `app`: pingora's callbacks: choice of the endpoint, retries, counting;
+//! 5. `forwarded`: the headers that tell an endpoint who asks;
+//! 6. `failure`: what a client is told when there is no answer to pass on.
+//!
+//! What is passed on, and what is not:
+//! - An upgrade other than to WebSocket is not: the endpoint sees a plain request. (An `Upgrade:
+//!   h2c` that is passed on lets a client speak past the gateway.)
+//! - CONNECT is answered 405.
+//! - A request with both Content-Length and Transfer-Encoding loses the former and its connection
+//!   is closed after the answer (RFC 9112, section 6.1); what else is ambiguous is answered 400.
+
+mod app;
+mod connection;
+mod failure;
+mod forwarded;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_config::net::{ClientAddr, ListenAddr};
+use pingora_core::apps::{HttpServerOptions, ServerApp};
+use pingora_core::protocols::http::v2::server::default_h2_options;
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::{HttpProxy, http_proxy};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::app::App;
+use self::connection::{Connection, Phase};
+use self::stream::Downstream;
+use crate::descriptors::Descriptors;
+use crate::hops::Hops;
+use crate::port::{Clock, Port};
+
+/// From a connection's accept to its first byte, and from the first byte of a request's head to
+/// its last, however many reads it takes.
+pub(crate) const HEAD: Duration = Duration::from_secs(30);
+/// How long an h2 connection without a stream stays open; pingora's own for HTTP/1.1 is the same.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// Between two reads of a request's body, and for a write to a client to get on.
+const CLIENT: Duration = Duration::from_secs(60);
+/// Between two reads from an endpoint, and for a write to it to get on.
+const ENDPOINT: Duration = Duration::from_secs(60);
+/// The same where silence is normal: upgraded connections and h2 streams.
+const STREAM_IDLE: Duration = Duration::from_secs(3600);
+/// How long an unused connection to an endpoint is kept.
+const POOLED: Duration = Duration::from_secs(30);
+/// At how many endpoints a request is tried when connecting fails.
+const ENDPOINTS_TRIED: usize = 3;
+/// How often a request is tried in all: [`ENDPOINTS_TRIED`], and pooled connections that turn out
+/// to be dead.
+const TRIES: usize = 5;
+/// How many streams share an h2 connection to an endpoint.
+const STREAMS: usize = 100;
+/// How much of an h2 stream may be on its way, in bytes: what a client that does not read can make
+/// the gateway hold. (pingora's default for an endpoint's stream is 8 MiB.)
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same of all streams of a connection to an endpoint together: one that is not read must not
+/// hold up the others.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// How many bytes a request's head may have over HTTP/1.1. Over h2 pingora sets 64 KiB too.
+pub(crate) const HEAD_BYTES: usize = 64 * 1024;
+
+/// The HTTP side of one worker. Must be used on one single-threaded runtime.
+pub struct Server {
+    proxy: Arc<HttpProxy<App>>,
+    stopping: watch::Sender<bool>,
+    stop: CancellationToken,
+}
+
+impl Server {
+    /// A server that finishes gracefully once `stop` is cancelled: requests under way are
+    /// finished, HTTP/1.1 connections are not kept alive any more, h2 clients get a GOAWAY.
+    ///
+    /// An endpoint has `connect_timeout` for answering a connect. Who calls [`Server::serve`] has
+    /// leave for a connection and one to an endpoint; what h2 takes beyond that, and the unused
+    /// connections that are kept, come out of `descriptors`.
+    pub(crate) fn new(
+        stop: CancellationToken,
+        connect_timeout: Duration,
+        descriptors: Arc<Descriptors>,
+    ) -> Self {
+        let conf = Arc::new(ServerConf {
+            threads: 1,
+            max_retries: TRIES,
+            upstream_keepalive_pool_size: descriptors.pooled(),
+            ..ServerConf::default()
+        });
+        let mut options = HttpServerOptions::default();
+        options.h2c = true;
+        options.h2_idle_timeout = Some(KEEP_ALIVE);
+        let mut proxy = http_proxy(
+            &conf,
+            App {
+                connect_timeout,
+                descriptors,
+            },
+        );
+        proxy.server_options = Some(options);
+        let mut h2 = default_h2_options();
+        h2.initial_window_size(STREAM_WINDOW);
+        h2.initial_connection_window_size(4 * STREAM_WINDOW);
+        proxy.h2_options = Some(h2);
+        Self {
+            proxy: Arc::new(proxy),
+            stopping: watch::Sender::new(false),
+            stop,
+        }
+    }
+
+    /// Carries one admitted connection until it ends: by the client, by a deadline, because the
+    /// port or the endpoint is cut, or gracefully because the server stops. Connections to endpoints
+    /// have so many hops. Counts it (active,
+    /// completed or failed) and its bytes.
+    pub(crate) async fn serve(
+        &self,
+        stream: TcpStream,
+        listen: ListenAddr,
+        client: ClientAddr,
+        hops: Option<Hops>,
+        port: Arc<Port>,
+        clock: Clock,
+    ) {
+        // Answers are written in whole pieces: waiting for more to fill a segment only delays them.
+        let _ = stream.set_nodelay(true);
+        let connection = Arc::new(Connection::new(listen, client, hops, port, clock));
+        let downstream = Box::new(Downstream::new(stream, connection.clone()));
+        let stopping = self.stopping.subscribe();
+        let serving = self.proxy.process_new(downstream, &stopping);
+        tokio::pin!(serving);
+        let mut told = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = connection.cut() => return connection.set_failed(),
+                _ = &mut serving => return,
+                () = self.stop.cancelled(), if !told => {
+                    told = true;
+                    self.finish().await;
+                    // pingora tells those that wait for another request, not for their first.
+                    if connection.phase() == Phase::New {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells every connection that the server stops. Saying it again changes nothing.
+    async fn finish(&self) {
+        let first = self
+            .stopping
+            .send_if_modified(|stopping| !std::mem::replace(stopping, true));
+        if first {
+            self.proxy.cleanup().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! The client's side of a connection: a TCP stream that keeps the deadlines pingora has none for.
+//!
+//! pingora's timeouts are between two reads, so a head that arrives a byte a minute never ends
+//! (slowloris). This stream knows when the head began and ends the connection when it takes too
+//! long or grows too large. It also tells h2 from HTTP/1.1 by the first byte that differs: the
+//! stock stream waits for 24 bytes, and `GET / HTTP/1.0` with two line ends has 18.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::HEAD_BYTES;
+use super::connection::{Connection, Phase};
+use super::failure::Failure;
+
+/// What an h2 client with prior knowledge begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How much is asked for at once while h2 is told from HTTP/1.1; most heads fit.
+const FIRST_READ: usize = 2048;
+/// Writes are collected up to this until a flush, so that a short answer leaves in one segment.
+const WRITE_BUFFER: usize = 1460;
+
+/// The client's side of a connection.
+#[derive(Debug)]
+pub(super) struct Downstream {
+    socket: TcpStream,
+    connection: Arc<Connection>,
+    digest: Option<Arc<ProxyDigest>>,
+    socket_digest: Arc<SocketDigest>,
+    /// The phase that `deadline` is for.
+    timed: Phase,
+    deadline: Option<Instant>,
+    /// Armed only while a read waits.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// How much of the head is here.
+    head: usize,
+    /// Read while telling h2 from HTTP/1.1, and not yet given out.
+    peeked: BytesMut,
+    /// Written and not yet sent. Holds no memory while there is nothing in it.
+    unsent: Vec<u8>,
+}
+
+impl Downstream {
+    /// The stream of a connection that was just accepted.
+    pub(super) fn new(socket: TcpStream, connection: Arc<Connection>) -> Self {
+        let timed = connection.phase();
+        Self {
+            digest: connection.digest(),
+            socket_digest: Arc::new(SocketDigest::from_raw_fd(socket.as_raw_fd())),
+            timed,
+            deadline: timed.limit().map(|limit| Instant::now() + limit),
+            timer: None,
+            head: 0,
+            peeked: BytesMut::new(),
+            unsent: Vec::new(),
+            socket,
+            connection,
+        }
+    }
+
+    /// Follows the connection into another phase.
+    fn follow_phase(&mut self) {
+        let phase = self.connection.phase();
+        if phase != self.timed {
+            self.timed = phase;
+            self.deadline = phase.limit().map(|limit| Instant::now() + limit);
+            self.timer = None;
+            self.head = 0;
+        }
+    }
+
+    /// Tells the client why, as far as its window lets that through at once, and ends the stream.
+    fn give_up(&mut self, why: Failure) -> io::Error {
+        let _ = self.socket.try_write(&why.raw_response());
+        self.connection.set_failed();
+        io::Error::new(io::ErrorKind::TimedOut, why.code())
+    }
+
+    /// Reads from the socket; within the deadline of the phase.
+    fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.follow_phase();
+        if self.timed == Phase::Head && self.head >= HEAD_BYTES {
+            return Poll::Ready(Err(self.give_up(Failure::HeadTooLarge)));
+        }
+        let before = buf.filled().len();
+        let poll = Pin::new(&mut self.socket).poll_read(cx, buf);
+        if let Some(deadline) = self.deadline {
+            let overdue = match poll {
+                Poll::Ready(_) => Instant::now() >= deadline,
+                Poll::Pending => {
+                    let timer = self
+                        .timer
+                        .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+                    timer.as_mut().poll(cx).is_ready()
+                }
+            };
+            if overdue {
+                let why = match self.timed {
+                    // A client that never asked is not answered: browsers open connections ahead.
+                    Phase::New => {
+                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                    }
+                    Phase::Upgrading => Failure::UpstreamTimeout,
+                    _ => Failure::RequestTimeout,
+                };
+                return Poll::Ready(Err(self.give_up(why)));
+            }
+        }
+        ready!(poll)?;
+        let read = buf.filled().len() - before;
+        self.connection.port.counters.received.add(read as u64);
+        if read > 0 && matches!(self.timed, Phase::New | Phase::Idle) {
+            self.connection.set_phase(Phase::Head);
+            self.follow_phase();
+        }
+        self.head += read;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what was collected.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            let sent = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.unsent))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unsent.drain(..sent);
+        }
+        self.unsent = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Downstream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.peeked.is_empty() {
+            return self.poll_socket(cx, buf);
+        }
+        let amount = self.peeked.len().min(buf.remaining());
+        buf.put_slice(&self.peeked.copy_to_bytes(amount));
+        if self.peeked.is_empty() {
+            self.peeked = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Downstream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.unsent.len() + buf.len() > WRITE_BUFFER {
+            ready!(self.poll_send(cx))?;
+        }
+        let written = if buf.len() > WRITE_BUFFER {
+            ready!(Pin::new(&mut self.socket).poll_write(cx, buf))?
+        } else {
+            self.unsent.extend_from_slice(buf);
+            buf.len()
+        };
+        self.connection
+            .port
+            .counters
+            .transmitted
+            .add(written as u64);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Peek for Downstream {
+    /// Gives out as much of the first bytes as it takes to tell h2 from HTTP/1.1.
+    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        while self.peeked.len() < PREFACE.len() && PREFACE.starts_with(&self.peeked) {
+            let mut first = [0; FIRST_READ];
+            let mut first = ReadBuf::new(&mut first);
+            std::future::poll_fn(|cx| self.poll_socket(cx, &mut first)).await?;
+            if first.filled().is_empty() {
+                break;
+            }
+            self.peeked.extend_from_slice(first.filled());
+        }
+        if self.peeked.starts_with(PREFACE) {
+            self.connection.set_phase(Phase::Streams);
+        }
+        for (out, byte) in buf.iter_mut().zip(&self.peeked) {
+            *out = *byte;
+        }
+        Ok(true)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Downstream {
+    async fn shutdown(&mut self) {
+        // The client may be gone already, which is as good.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl UniqueID for Downstream {
+    fn id(&self) -> UniqueIDType {
+        let fd: RawFd = self.socket.as_raw_fd();
+        fd
+    }
+}
+
+impl Ssl for Downstream {}
+
+impl GetTimingDigest for Downstream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Downstream {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.digest.clone()
+    }
+}
+
+impl GetSocketDigest for Downstream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.socket_digest.clone())
+    }
+}

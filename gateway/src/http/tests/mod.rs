@@ -1,0 +1,326 @@
+//! Real sockets on loopback: clients, an edge of one worker, and backends.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod deadlines;
+mod endings;
+mod http1;
+mod http2;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fairway_config::names::ServiceName;
+use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr, Protocol};
+use fairway_config::service::{AppProtocol, PortKey};
+use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, Sources};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Server;
+use crate::descriptors::Descriptors;
+use crate::port::{Clock, Port};
+
+/// For a connection to a backend to stand.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A worker that serves one port.
+struct Edge {
+    addr: SocketAddr,
+    port: Arc<Port>,
+    stop: CancellationToken,
+    /// A message for each connection that ended.
+    ended: mpsc::UnboundedReceiver<()>,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Edge {
+    async fn start(app: AppProtocol, backends: &[SocketAddr]) -> Self {
+        Self::with_affinity(app, backends, None).await
+    }
+
+    async fn with_affinity(
+        app: AppProtocol,
+        backends: &[SocketAddr],
+        affinity: Option<Duration>,
+    ) -> Self {
+        let port = Arc::new(Port::new(Arc::new(route(app, backends, affinity)), 0));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let server = Server::new(stop.clone(), CONNECT, Descriptors::of_process(1));
+        let server = Arc::new(server);
+        let (end, ended) = mpsc::unbounded_channel();
+        let shared = port.clone();
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (stream, client) = listener.accept().await.unwrap();
+                let (server, port, end) = (server.clone(), shared.clone(), end.clone());
+                tokio::spawn(async move {
+                    server
+                        .serve(
+                            stream,
+                            ListenAddr(addr),
+                            ClientAddr(client),
+                            None,
+                            port,
+                            Clock::start(),
+                        )
+                        .await;
+                    let _ = end.send(());
+                });
+            }
+        });
+        Self {
+            addr,
+            port,
+            stop,
+            ended,
+            accepting,
+        }
+    }
+
+    /// A connection of a client, and hyper's HTTP/1.1 on it.
+    async fn http1(&self) -> hyper::client::conn::http1::SendRequest<Full<Bytes>> {
+        let stream = TcpStream::connect(self.addr).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection.with_upgrades());
+        sender
+    }
+
+    /// The same with h2 prior knowledge.
+    async fn http2(&self) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
+        let stream = TcpStream::connect(self.addr).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    /// Sends these bytes and returns all that comes until the edge closes.
+    async fn raw(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.addr).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        // A reset after the answer is an end too.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// Waits for the end of one connection.
+    async fn ended(&mut self) {
+        self.ended.recv().await.unwrap();
+    }
+}
+
+fn route(app: AppProtocol, backends: &[SocketAddr], affinity: Option<Duration>) -> RoutePort {
+    let mut eligible: Vec<_> = backends
+        .iter()
+        .map(|addr| Endpoint {
+            addr: EndpointAddr(*addr),
+            weight: 1,
+            node: None,
+            target: None,
+        })
+        .collect();
+    eligible.sort_by_key(|endpoint| endpoint.addr);
+    RoutePort {
+        service: ServiceName::new("web", "shop"),
+        key: PortKey {
+            protocol: Protocol::Tcp,
+            port: 80,
+        },
+        name: None,
+        app,
+        claims: Vec::new(),
+        sources: Sources::default(),
+        affinity,
+        endpoints: Arc::new(EndpointSet::new(eligible, Vec::new())),
+        loop_guard: Vec::new(),
+    }
+}
+
+/// An HTTP server that says its name in the header `backend`.
+struct Backend {
+    addr: SocketAddr,
+    /// What `/wait` waits for.
+    go_on: Arc<Notify>,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+impl Backend {
+    async fn http1(name: &'static str) -> Self {
+        Self::start(name, false).await
+    }
+
+    async fn http2(name: &'static str) -> Self {
+        Self::start(name, true).await
+    }
+
+    async fn start(name: &'static str, h2: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let go_on = Arc::new(Notify::new());
+        let shared = go_on.clone();
+        let serving = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                let go_on = shared.clone();
+                let service = service_fn(move |request| answer(name, request, go_on.clone()));
+                tokio::spawn(async move {
+                    let stream = TokioIo::new(stream);
+                    if h2 {
+                        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                        let _ = server.serve_connection(stream, service).await;
+                    } else {
+                        let server = hyper::server::conn::http1::Builder::new();
+                        let _ = server.serve_connection(stream, service).await;
+                    }
+                });
+            }
+        });
+        Self {
+            addr,
+            go_on,
+            serving,
+        }
+    }
+}
+
+async fn answer(
+    name: &'static str,
+    request: Request<Incoming>,
+    go_on: Arc<Notify>,
+) -> Result<Response<Body>, Infallible> {
+    let body = match request.uri().path() {
+        "/headers" => {
+            let mut lines = String::new();
+            for (name, value) in request.headers() {
+                lines += &format!("{name}: {}\n", value.to_str().unwrap());
+            }
+            Full::new(Bytes::from(lines)).boxed()
+        }
+        "/echo" => request
+            .into_body()
+            .map_err(|error| panic!("{error}"))
+            .boxed(),
+        "/count" => {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            Full::new(Bytes::from(body.len().to_string())).boxed()
+        }
+        "/large" => Full::new(Bytes::from(vec![b'x'; LARGE])).boxed(),
+        "/wait" => {
+            go_on.notified().await;
+            Full::new(Bytes::from_static(b"done")).boxed()
+        }
+        "/begin" => {
+            let first = Ok(Frame::data(Bytes::from_static(b"first")));
+            let rest = async move {
+                go_on.notified().await;
+                Ok(Frame::data(Bytes::from_static(b"rest")))
+            };
+            let stream = futures::StreamExt::chain(
+                futures::stream::once(std::future::ready(first)),
+                futures::stream::once(rest),
+            );
+            let stream: std::pin::Pin<
+                Box<dyn futures::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + Sync>,
+            > = Box::pin(stream);
+            StreamBody::new(stream).boxed()
+        }
+        "/trailers" => {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", "0".parse().unwrap());
+            let body = Full::new(Bytes::from_static(b"message"));
+            body.with_trailers(std::future::ready(Some(Ok(trailers))))
+                .boxed()
+        }
+        _ => Full::new(Bytes::from_static(b"hello")).boxed(),
+    };
+    Ok(Response::builder()
+        .header("backend", name)
+        .body(body)
+        .unwrap())
+}
+
+const LARGE: usize = 20_000_000;
+
+/// An address where connections are refused.
+async fn refusing() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+fn get(path: &str) -> Request<Full<Bytes>> {
+    Request::get(format!("http://shop.example{path}"))
+        .header("host", "shop.example")
+        .body(Full::default())
+        .unwrap()
+}
+
+fn post(path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    Request::post(format!("http://shop.example{path}"))
+        .header("host", "shop.example")
+        .body(Full::new(body.into()))
+        .unwrap()
+}
+
+/// Status, value of a header, body.
+async fn parts(response: Response<Incoming>, header: &str) -> (u16, String, String) {
+    let status = response.status().as_u16();
+    let value = response
+        .headers()
+        .get(header)
+        .map(|value| value.to_str().unwrap().to_owned());
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (
+        status,
+        value.unwrap_or_default(),
+        String::from_utf8(body.to_vec()).unwrap(),
+    )
+}
+
+/// Waits until it is so.
+async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,53 @@
+//! The shell of the gateway: from stored objects to bytes on an endpoint.
+//!
+//! Reading order:
+//! 1. [`gateway`]: the handle that the rest of the program holds; [`settings`];
+//! 2. `control`: the one task that decides: objects in, routes built, listeners programmed, reports
+//!    out. It is fed by `host` (the addresses of this host) and `names` (DNS);
+//! 3. `programmer`: from claims to sockets, with `socket` (binding) and `local` (routes that make a
+//!    VIP local); `slot`: one place to listen and whom it serves;
+//! 4. `worker`: pinned threads with a runtime each; `shared`: what they share;
+//! 5. `tcp`, `dial`, `relay`: a connection from accept to close, with `buffers` it borrows and
+//!    `descriptors` it needs leave for, and `hops` that end loops; `udp`: flows; `health`: `healthCheckNodePort`;
+//! 6. [`port`]: what TCP, UDP and HTTP share of a port; [`counters`]: what its metrics are made of;
+//! 7. [`http`]: ports that are balanced by request, on pingora;
+//! 8. [`admin`], [`metrics`]: what people and scrapers see.
+//!
+//! Invariants:
+//! - A failure is the state of one listener, tried again until it is mended; never the end of the
+//!   process.
+//! - A connection's way from accept to endpoint takes no lock that another worker holds for long:
+//!   the route is swapped, never edited.
+//! - A change of one Service touches its own listeners alone; a place that passes from one Service
+//!   to another keeps its sockets.
+//! - Memory is bounded by what is open: an idle connection holds no buffer, a slow reader holds one.
+//! - Only routes that carry Fairway's own protocol number are ever removed.
+
+pub mod admin;
+mod buffers;
+mod control;
+pub mod counters;
+mod descriptors;
+mod dial;
+pub mod gateway;
+mod health;
+mod hops;
+mod host;
+pub mod http;
+pub mod local;
+pub mod metrics;
+mod names;
+pub mod port;
+mod programmer;
+mod published;
+mod relay;
+pub mod settings;
+mod shared;
+mod slot;
+mod socket;
+mod tcp;
+mod udp;
+mod worker;
+
+pub use crate::gateway::Gateway;
+pub use crate::settings::Settings;

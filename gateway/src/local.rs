@@ -1,0 +1,244 @@
+//! Local routes: how a VIP that is no address of the host becomes one that the kernel takes traffic
+//! for.
+//!
+//! A route of type `local` in table `local` is enough for that, and unlike an address on an
+//! interface it carries who made it: [`PROTOCOL`]. Only routes that carry it are ever removed.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+
+use futures::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rustix::io::Errno;
+
+/// The route protocol number of Fairway's routes, as in `ip route show table local proto 70`. Not
+/// one of those that iproute2's `rt_protos` names.
+pub const PROTOCOL: u8 = 70;
+
+/// The table that the kernel looks up first; see ip-route(8).
+const TABLE_LOCAL: u8 = 255;
+
+/// Fairway's local routes.
+#[derive(Debug)]
+pub(crate) struct LocalRoutes {
+    /// The connection to the kernel; none where it could not be had.
+    handle: Option<rtnetlink::Handle>,
+    /// The index of `lo`.
+    loopback: u32,
+    /// Whether routes may be made: the settings say so, and the kernel has not refused.
+    permitted: bool,
+    /// Routes that are there and are ours.
+    ours: BTreeSet<IpAddr>,
+}
+
+impl LocalRoutes {
+    /// Opens the way to the kernel and finds the routes that an earlier process left behind: those
+    /// that are still wanted go on, the others are removed by [`Self::retain`].
+    pub(crate) async fn open(make: bool) -> Self {
+        let mut routes = Self {
+            handle: None,
+            loopback: 1,
+            permitted: make,
+            ours: BTreeSet::new(),
+        };
+        let opened = rtnetlink::new_connection();
+        match opened {
+            Ok((connection, handle, _)) => {
+                tokio::spawn(connection);
+                routes.handle = Some(handle);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no netlink: addresses can't be made local");
+                routes.permitted = false;
+            }
+        }
+        if let Ok(index) = loopback() {
+            routes.loopback = index;
+        }
+        if make {
+            match routes.dump().await {
+                Ok(ours) => routes.ours = ours,
+                Err(error) => tracing::warn!(%error, "local routes not listed"),
+            }
+        }
+        routes
+    }
+
+    /// Whether the route that makes this address local is ours.
+    pub(crate) fn is_ours(&self, address: IpAddr) -> bool {
+        self.ours.contains(&address)
+    }
+
+    /// Whether the kernel takes traffic for this address, by whatever means; nothing where that is
+    /// not known.
+    pub(crate) async fn is_local(&self, address: IpAddr) -> Option<bool> {
+        let mut route = RouteMessage::default();
+        route.header.address_family = family(address);
+        route.header.destination_prefix_length = prefix(address);
+        route
+            .attributes
+            .push(RouteAttribute::Destination(destination(address)));
+        match self
+            .handle
+            .as_ref()?
+            .route()
+            .get(route)
+            .execute()
+            .try_next()
+            .await
+        {
+            Ok(route) => Some(route?.header.kind == RouteType::Local),
+            // There is no way to it at all.
+            Err(rtnetlink::Error::NetlinkError(_)) => Some(false),
+            Err(_) => None,
+        }
+    }
+
+    /// Makes an address local; false where that is not to be.
+    pub(crate) async fn add(&mut self, address: IpAddr) -> bool {
+        if self.ours.contains(&address) {
+            return true;
+        }
+        let (Some(handle), true) = (&self.handle, self.permitted) else {
+            return false;
+        };
+        match handle.route().add(self.route(address)).execute().await {
+            Ok(()) => {
+                tracing::info!(%address, "made local by a route");
+                self.ours.insert(address);
+                true
+            }
+            Err(error) => match errno(&error) {
+                // Someone else's: it does what ours would.
+                Some(Errno::EXIST) => true,
+                Some(Errno::PERM | Errno::ACCESS) => {
+                    self.permitted = false;
+                    tracing::info!(
+                        "no CAP_NET_ADMIN: external addresses are served where the host has them"
+                    );
+                    false
+                }
+                _ => {
+                    tracing::warn!(%address, %error, "not made local");
+                    false
+                }
+            },
+        }
+    }
+
+    /// Removes the route to an address, if it is ours.
+    pub(crate) async fn remove(&mut self, address: IpAddr) {
+        if !self.ours.remove(&address) {
+            return;
+        }
+        let Some(handle) = &self.handle else { return };
+        match handle.route().del(self.route(address)).execute().await {
+            Ok(()) => tracing::info!(%address, "local route removed"),
+            Err(error) if errno(&error) == Some(Errno::SRCH) => {}
+            Err(error) => tracing::warn!(%address, %error, "local route not removed"),
+        }
+    }
+
+    /// Removes our routes to all addresses but those that `wanted` says yes to.
+    pub(crate) async fn retain(&mut self, wanted: impl Fn(IpAddr) -> bool) {
+        let gone: Vec<_> = self
+            .ours
+            .iter()
+            .copied()
+            .filter(|address| !wanted(*address))
+            .collect();
+        for address in gone {
+            self.remove(address).await;
+        }
+    }
+
+    /// Our routes, whoever of us made them.
+    async fn dump(&self) -> Result<BTreeSet<IpAddr>, rtnetlink::Error> {
+        let mut ours = BTreeSet::new();
+        let Some(handle) = &self.handle else {
+            return Ok(ours);
+        };
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut filter = RouteMessage::default();
+            filter.header.address_family = family;
+            let mut found = handle.route().get(filter).execute();
+            while let Some(route) = found.try_next().await? {
+                if route.header.protocol != RouteProtocol::from(PROTOCOL)
+                    || route.header.kind != RouteType::Local
+                {
+                    continue;
+                }
+                ours.extend(
+                    route
+                        .attributes
+                        .iter()
+                        .filter_map(|attribute| match attribute {
+                            RouteAttribute::Destination(RouteAddress::Inet(v4)) => {
+                                Some(IpAddr::V4(*v4))
+                            }
+                            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => {
+                                Some(IpAddr::V6(*v6))
+                            }
+                            _ => None,
+                        }),
+                );
+            }
+        }
+        Ok(ours)
+    }
+
+    fn route(&self, address: IpAddr) -> RouteMessage {
+        let mut route = RouteMessage::default();
+        route.header = RouteHeader {
+            address_family: family(address),
+            destination_prefix_length: prefix(address),
+            table: TABLE_LOCAL,
+            protocol: RouteProtocol::from(PROTOCOL),
+            scope: RouteScope::Host,
+            kind: RouteType::Local,
+            ..RouteHeader::default()
+        };
+        route
+            .attributes
+            .push(RouteAttribute::Destination(destination(address)));
+        route.attributes.push(RouteAttribute::Oif(self.loopback));
+        route
+    }
+}
+
+fn loopback() -> io::Result<u32> {
+    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0))?;
+    Ok(rustix::net::netdevice::name_to_index(&socket, "lo")?)
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+fn prefix(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+fn destination(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    }
+}
+
+fn errno(error: &rtnetlink::Error) -> Option<Errno> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Errno::from_io_error(&message.to_io()),
+        _ => None,
+    }
+}

@@ -1,0 +1,285 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use fairway_config::net::EndpointAddr;
+use fairway_gateway_core::route::{Endpoint, Excluded, RoutePort};
+
+use super::*;
+use crate::counters::{ConnectError, Rejection};
+
+/// Checks a text against the format (version 0.0.4) and returns its samples.
+pub(crate) fn parse(text: &str) -> BTreeMap<String, String> {
+    let mut samples = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let mut family = (String::new(), String::new());
+    let mut help = String::new();
+    assert!(
+        text.is_empty() || text.ends_with('\n'),
+        "no line end at the end"
+    );
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split(' ').next().unwrap().to_owned();
+            continue;
+        }
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(seen.insert(name.to_owned()), "{name} begins twice");
+            assert!(
+                help == name || !name.starts_with("fairway_"),
+                "{name} has no HELP"
+            );
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            if kind == "counter" {
+                assert!(name.ends_with("_total"), "{name} is a counter");
+            }
+            family = (name.to_owned(), kind.to_owned());
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        value.parse::<f64>().unwrap_or_else(|_| panic!("{line}"));
+        let (name, labels) = match series.split_once('{') {
+            Some((name, labels)) => (name, labels.strip_suffix('}').expect(line)),
+            None => (series, ""),
+        };
+        let part = name
+            .strip_prefix(family.0.as_str())
+            .unwrap_or_else(|| panic!("{line}"));
+        match family.1.as_str() {
+            "histogram" => assert!(["_bucket", "_sum", "_count"].contains(&part), "{line}"),
+            _ => assert_eq!(part, "", "{line}"),
+        }
+        check_labels(labels);
+        let before = samples.insert(series.to_owned(), value.to_owned());
+        assert!(before.is_none(), "{series} is there twice");
+    }
+    samples
+}
+
+fn check_labels(mut labels: &str) {
+    while !labels.is_empty() {
+        let (name, rest) = labels.split_once("=\"").expect(labels);
+        let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        assert!(!name.is_empty() && name.chars().all(legal), "{name}");
+        let mut escaped = false;
+        let end = rest
+            .find(|c| {
+                let ends = c == '"' && !escaped;
+                escaped = c == '\\' && !escaped;
+                ends
+            })
+            .expect("a label value ends");
+        labels = rest[end + 1..].trim_start_matches(',');
+    }
+}
+
+fn key(protocol: Protocol, port: u16) -> PortKey {
+    PortKey { protocol, port }
+}
+
+fn snapshot(service: &str, key: PortKey, endpoints: EndpointSet) -> (Snapshot, Arc<Port>) {
+    let name = ServiceName::new("web", service);
+    let port = Arc::new(Port::new(
+        Arc::new(RoutePort {
+            service: name.clone(),
+            key,
+            name: None,
+            app: AppProtocol::Http,
+            claims: Vec::new(),
+            sources: Default::default(),
+            affinity: None,
+            endpoints: Arc::new(endpoints),
+            loop_guard: Vec::new(),
+        }),
+        1,
+    ));
+    let snapshot = Snapshot {
+        version: "1.2.3",
+        ports: BTreeMap::from([((name, key), port.clone())]),
+        ..Snapshot::default()
+    };
+    (snapshot, port)
+}
+
+#[test]
+fn a_port_has_no_series_before_its_first_traffic() {
+    let (snapshot, port) = snapshot("shop", key(Protocol::Tcp, 80), EndpointSet::default());
+    assert_eq!(parse(&render(&snapshot)).len(), 1, "build_info alone");
+    port.counters.touch();
+    assert!(parse(&render(&snapshot)).len() > 10);
+}
+
+#[test]
+fn every_count_is_under_its_name_and_labels() {
+    let addr = |last| EndpointAddr(([10, 0, 0, last], 8080).into());
+    let endpoints = EndpointSet::new(
+        vec![Endpoint {
+            addr: addr(1),
+            weight: 1,
+            node: None,
+            target: None,
+        }],
+        vec![Excluded {
+            addr: addr(2),
+            node: None,
+            why: Why::NotReady,
+        }],
+    );
+    let (mut snapshot, port) = snapshot("shop", key(Protocol::Tcp, 80), endpoints);
+    let counters = &port.counters;
+    counters.touch();
+    counters.completed.add(7);
+    counters.active.increment();
+    counters.received.add(5000);
+    counters.connect.observe(Duration::from_millis(3));
+    counters.connect_error(ConnectError::Refused);
+    counters.reject(Rejection::SourceRange);
+    counters.response(Some(204));
+    snapshot.pools = BTreeMap::from([(
+        "edge".into(),
+        BTreeMap::from([(
+            IpFamily::IPv4,
+            PoolCount {
+                total: 25,
+                used: 2,
+                available: 23,
+            },
+        )]),
+    )]);
+    snapshot.services = BTreeMap::from([("ready", 4)]);
+    snapshot.node_ports = BTreeMap::from([("used", 5)]);
+    snapshot.vips_owned = BTreeMap::from([(IpAddr::from([203, 0, 113, 1]), true)]);
+
+    let samples = parse(&render(&snapshot));
+    let port = r#"namespace="web",service="shop",port="80",protocol="TCP""#;
+    for (series, value) in [
+        (r#"fairway_build_info{version="1.2.3"}"#.to_owned(), "1"),
+        (
+            format!("fairway_connections_total{{{port},result=\"completed\"}}"),
+            "7",
+        ),
+        (format!("fairway_connections_active{{{port}}}"), "1"),
+        (format!("fairway_receive_bytes_total{{{port}}}"), "5000"),
+        (
+            format!("fairway_connect_duration_seconds_bucket{{{port},le=\"0.001\"}}"),
+            "0",
+        ),
+        (
+            format!("fairway_connect_duration_seconds_bucket{{{port},le=\"0.005\"}}"),
+            "1",
+        ),
+        (
+            format!("fairway_connect_duration_seconds_bucket{{{port},le=\"+Inf\"}}"),
+            "1",
+        ),
+        (
+            format!("fairway_connect_duration_seconds_sum{{{port}}}"),
+            "0.003",
+        ),
+        (
+            format!("fairway_connect_duration_seconds_count{{{port}}}"),
+            "1",
+        ),
+        (
+            format!("fairway_connect_errors_total{{{port},reason=\"refused\"}}"),
+            "1",
+        ),
+        (
+            format!("fairway_rejected_total{{{port},reason=\"source_range\"}}"),
+            "1",
+        ),
+        (
+            format!("fairway_http_requests_total{{{port},code=\"2xx\"}}"),
+            "1",
+        ),
+        (
+            format!("fairway_endpoints{{{port},state=\"eligible\"}}"),
+            "1",
+        ),
+        (
+            format!("fairway_endpoints{{{port},state=\"not_ready\"}}"),
+            "1",
+        ),
+        (
+            r#"fairway_pool_addresses{pool="edge",ip_family="IPv4",state="available"}"#.to_owned(),
+            "23",
+        ),
+        (r#"fairway_services{state="ready"}"#.to_owned(), "4"),
+        (r#"fairway_node_ports{state="used"}"#.to_owned(), "5"),
+        (
+            r#"fairway_vip_owned{address="203.0.113.1"}"#.to_owned(),
+            "1",
+        ),
+    ] {
+        assert_eq!(
+            samples.get(&series).map(String::as_str),
+            Some(value),
+            "{series}"
+        );
+    }
+    assert!(
+        !samples
+            .keys()
+            .any(|series| series.contains("datagrams") || series.contains("flows"))
+    );
+}
+
+#[test]
+fn a_udp_port_has_flows_and_datagrams_instead_of_connects() {
+    let (snapshot, port) = snapshot("dns", key(Protocol::Udp, 53), EndpointSet::default());
+    port.counters.touch();
+    port.counters.datagrams_transmitted.add(9);
+    let samples = parse(&render(&snapshot));
+    let labels = r#"namespace="web",service="dns",port="53",protocol="UDP""#;
+    let series = format!("fairway_datagrams_total{{{labels},direction=\"transmit\"}}");
+    assert_eq!(samples.get(&series).map(String::as_str), Some("9"));
+    assert!(samples.contains_key(&format!("fairway_flows_active{{{labels}}}")));
+    assert!(!samples.keys().any(|series| series.contains("connect_")));
+}
+
+#[test]
+fn label_values_are_escaped() {
+    let labels = Labels::default()
+        .with("a", "quote \" slash \\ line\nend")
+        .with("b", 1);
+    let mut out = Exposition::default();
+    out.family("x", Kind::Gauge, "X.").sample(&labels, 1);
+    let text = out.into_text();
+    assert_eq!(
+        text.lines().last(),
+        Some("x{a=\"quote \\\" slash \\\\ line\\nend\",b=\"1\"} 1")
+    );
+    assert_eq!(parse(&text).len(), 1);
+}
+
+#[test]
+fn recorded_and_process_metrics_follow_in_the_same_format() {
+    let recorder = Recorder::install().unwrap();
+    metrics::histogram!(SYNC_DURATION).record(0.002);
+    metrics::counter!(STORE_ERRORS, "operation" => "write").increment(2);
+    recorder.upkeep();
+    let (snapshot, port) = snapshot("shop", key(Protocol::Tcp, 80), EndpointSet::default());
+    port.counters.touch();
+    let samples = parse(&(render(&snapshot) + &recorder.render()));
+    let value = |series: &str| samples.get(series).map(String::as_str);
+    assert_eq!(
+        value(r#"fairway_sync_duration_seconds_bucket{le="0.005"}"#),
+        Some("1")
+    );
+    assert_eq!(
+        value(r#"fairway_store_errors_total{operation="write"}"#),
+        Some("2")
+    );
+    for series in [
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+    ] {
+        assert!(
+            value(series).is_some(),
+            "{series} is missing in {samples:#?}"
+        );
+    }
+}

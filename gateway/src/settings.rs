@@ -1,0 +1,46 @@
+//! What a gateway is told at its start.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fairway_config::names::ClusterName;
+
+/// What a gateway is told at its start; nothing of it changes while it runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its name: that of the node it runs on.
+    pub name: ClusterName,
+    /// Worker threads; at least one is started.
+    pub workers: usize,
+    /// What the routes are built with.
+    pub core: fairway_gateway_core::build::Settings,
+    /// How long connections may go on once their endpoint, their Service or the process is told to
+    /// go.
+    pub drain_timeout: Duration,
+    /// How long the last endpoint that is left to try has for answering a connect.
+    pub connect_timeout: Duration,
+    /// Whether VIPs that are no address of the host are made local by routes of Fairway's own,
+    /// where the process may (CAP_NET_ADMIN).
+    pub make_local: bool,
+    /// The name server to ask; none: those of `/etc/resolv.conf`.
+    pub name_server: Option<SocketAddr>,
+    /// UDP flows at once, over all Services; none: a third of the file descriptors that the
+    /// process may open, at most 16,384.
+    pub max_flows: Option<usize>,
+}
+
+impl Settings {
+    /// The defaults for a gateway of that name.
+    pub fn new(name: ClusterName, core: fairway_gateway_core::build::Settings) -> Self {
+        Self {
+            name,
+            workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            core,
+            drain_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+            make_local: true,
+            name_server: None,
+            max_flows: None,
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What all workers share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::descriptors::Descriptors;
+use crate::port::Clock;
+use crate::settings::Settings;
+
+/// What all workers share: settings, a clock, and the bounds of the process.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The one clock, so that affinity means the same on every worker.
+    pub(crate) clock: Clock,
+    /// How long the last endpoint that is left to try has for answering a connect.
+    pub(crate) connect_timeout: Duration,
+    /// Leave to open sockets.
+    pub(crate) descriptors: Arc<Descriptors>,
+    /// Cancelled when the process is told to stop.
+    pub(crate) stopping: CancellationToken,
+    /// Every client connection; empty, the process may go.
+    pub(crate) connections: TaskTracker,
+    /// UDP flows at once, over all workers.
+    pub(crate) max_flows: usize,
+}
+
+impl Shared {
+    pub(crate) fn new(settings: &Settings, stopping: CancellationToken) -> Self {
+        let descriptors = Descriptors::of_process(settings.workers);
+        // Each takes a file descriptor.
+        let flows = (descriptors.total() / 3).clamp(16, 16_384);
+        Self {
+            clock: Clock::start(),
+            connect_timeout: settings.connect_timeout,
+            descriptors,
+            stopping,
+            connections: TaskTracker::new(),
+            max_flows: settings.max_flows.unwrap_or(flows),
+        }
+    }
+}

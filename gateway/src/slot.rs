@@ -1,0 +1,70 @@
+//! A place to listen and whom it serves just now.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use arc_swap::ArcSwap;
+use fairway_config::exchange::ClaimKind;
+use fairway_config::names::ServiceName;
+use fairway_config::net::{ListenAddr, Protocol};
+
+use crate::port::Port;
+
+/// A place to listen. Its sockets stay while the Service behind it changes.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    /// Where.
+    pub(crate) listen: ListenAddr,
+    /// Whom it serves: swapped in one step.
+    pub(crate) target: ArcSwap<Target>,
+}
+
+/// Where, and which protocol: what tells listeners apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Place {
+    /// Where.
+    pub(crate) listen: ListenAddr,
+    /// Which protocol.
+    pub(crate) protocol: Protocol,
+}
+
+/// Whom a listener serves.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// A port of a Service.
+    Port {
+        /// Which.
+        port: Arc<Port>,
+        /// What for.
+        kind: ClaimKind,
+    },
+    /// A Service's `healthCheckNodePort`.
+    Health(Arc<Health>),
+}
+
+impl Target {
+    /// Whether anything would come of a connection: without an endpoint it is better refused.
+    pub(crate) fn is_open(&self) -> bool {
+        match self {
+            Self::Port { port, .. } => !port.route().endpoints.eligible.is_empty(),
+            Self::Health(_) => true,
+        }
+    }
+
+    /// What the listener is for.
+    pub(crate) fn kind(&self) -> ClaimKind {
+        match self {
+            Self::Port { kind, .. } => *kind,
+            Self::Health(_) => ClaimKind::HealthCheck,
+        }
+    }
+}
+
+/// What a `healthCheckNodePort` answers.
+#[derive(Debug)]
+pub(crate) struct Health {
+    /// Whose it is.
+    pub(crate) service: ServiceName,
+    /// How many endpoints count as local.
+    pub(crate) local_endpoints: AtomicUsize,
+}

@@ -1,0 +1,244 @@
+//! Sockets: how listeners are bound, and what stands in their way.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use fairway_config::exchange::ListenerState;
+use fairway_config::net::{ListenAddr, Protocol};
+use rustix::io::Errno;
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::hops::Guard;
+
+/// Connections that the kernel keeps for us until they are accepted; it caps this at
+/// `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// What the kernel queues of datagrams while a worker is busy; it caps this at
+/// `net.core.rmem_max`.
+const UDP_BUFFER: usize = 1 << 20;
+
+/// Sockets that listen at one address, one for each worker.
+#[derive(Debug)]
+pub(crate) enum Sockets {
+    /// For TCP.
+    Tcp(Vec<TcpListener>),
+    /// For UDP.
+    Udp(Vec<UdpSocket>),
+}
+
+/// Why a listener can't stand.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BindError {
+    /// The address is none of this host's.
+    #[error(
+        "{0} is no address of this host; add it to an interface, add a local route for it, or run \
+         Fairway with CAP_NET_ADMIN so that it can"
+    )]
+    AddressNotLocal(std::net::IpAddr),
+    /// Someone else has the port.
+    #[error("{protocol} port {port} on {address} is held by another process; it is tried again until it is free (ss -lnp shows who holds it)", address = .listen.0.ip(), port = .listen.0.port())]
+    PortInUse {
+        /// Where.
+        listen: ListenAddr,
+        /// Which protocol.
+        protocol: Protocol,
+    },
+    /// The kernel says that we may not.
+    #[error("port {0} needs CAP_NET_BIND_SERVICE, or a lower net.ipv4.ip_unprivileged_port_start")]
+    PermissionDenied(u16),
+    /// Another Service has it.
+    #[error("{listen} ({protocol}) is already served for Service {service}")]
+    Claimed {
+        /// Where.
+        listen: ListenAddr,
+        /// Which protocol.
+        protocol: Protocol,
+        /// Who has it.
+        service: fairway_config::names::ServiceName,
+    },
+    /// The process has no file descriptors left.
+    #[error("the process has no file descriptors left; raise its limit (LimitNOFILE, ulimit -n)")]
+    OutOfFiles,
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl BindError {
+    /// One CamelCase word, for conditions and events.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::AddressNotLocal(_) => "AddressNotLocal",
+            Self::PortInUse { .. } => "PortInUse",
+            Self::PermissionDenied(_) => "PermissionDenied",
+            Self::Claimed { .. } => "AlreadyClaimed",
+            Self::OutOfFiles => "OutOfFiles",
+            Self::Other(_) => "BindFailed",
+        }
+    }
+
+    /// How a listener is that met this.
+    pub(crate) fn state(&self) -> ListenerState {
+        ListenerState::Failed {
+            reason: self.reason().to_owned(),
+            message: self.to_string(),
+        }
+    }
+
+    /// What an error of a system call on the way to a listener means.
+    pub(crate) fn of(listen: ListenAddr, protocol: Protocol, error: &io::Error) -> Self {
+        match Errno::from_io_error(error) {
+            Some(Errno::ADDRINUSE) => Self::PortInUse { listen, protocol },
+            Some(Errno::ADDRNOTAVAIL) => Self::AddressNotLocal(listen.0.ip()),
+            Some(Errno::ACCESS | Errno::PERM) => Self::PermissionDenied(listen.0.port()),
+            Some(Errno::MFILE | Errno::NFILE) => Self::OutOfFiles,
+            _ => Self::Other(error.to_string()),
+        }
+    }
+}
+
+/// Binds `count` sockets to one address.
+///
+/// Sockets with `SO_REUSEPORT` would join those of any process of the same user; so the port is
+/// first bound without it, which shows whether it is free.
+///
+/// `freebind` binds to an address that only a local route makes ours: the kernel asks for one of an
+/// interface otherwise, in IPv6 at least.
+///
+/// UDP sockets are [`Guard::Shut`] before they are bound: a listener that can't be guarded fails
+/// here, and nothing comes in before whoever receives has seen what it serves.
+pub(crate) fn bind(
+    listen: ListenAddr,
+    protocol: Protocol,
+    count: usize,
+    freebind: bool,
+) -> Result<Sockets, BindError> {
+    let fail = |error: io::Error| BindError::of(listen, protocol, &error);
+    drop(bound(listen.0, protocol, freebind, false).map_err(fail)?);
+    let sockets = (0..count.max(1)).map(|_| bound(listen.0, protocol, freebind, true));
+    match protocol {
+        Protocol::Tcp => {
+            let listeners = sockets.map(|socket| {
+                let socket = socket?;
+                tune(&socket);
+                socket.listen(BACKLOG)?;
+                Ok(socket.into())
+            });
+            Ok(Sockets::Tcp(
+                listeners.collect::<io::Result<_>>().map_err(fail)?,
+            ))
+        }
+        Protocol::Udp => {
+            let sockets = sockets.map(|socket| {
+                let socket = socket?;
+                // A smaller buffer than asked for is one that works.
+                let _ = socket.set_recv_buffer_size(UDP_BUFFER);
+                Ok(socket.into())
+            });
+            Ok(Sockets::Udp(
+                sockets.collect::<io::Result<_>>().map_err(fail)?,
+            ))
+        }
+        Protocol::Sctp => Err(BindError::Other(
+            "SCTP is not carried by Fairway".to_owned(),
+        )),
+    }
+}
+
+fn bound(
+    address: SocketAddr,
+    protocol: Protocol,
+    freebind: bool,
+    shared: bool,
+) -> io::Result<Socket> {
+    let kind = if protocol == Protocol::Udp {
+        Type::DGRAM
+    } else {
+        Type::STREAM
+    };
+    let socket = Socket::new(
+        Domain::for_address(address),
+        kind.nonblocking().cloexec(),
+        None,
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if freebind {
+        match address {
+            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+        }
+    }
+    if protocol != Protocol::Udp {
+        // Connections of a listener that is gone must not keep the next one away. (For UDP it
+        // would let two sockets have one port.)
+        socket.set_reuse_address(true)?;
+    }
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    if protocol == Protocol::Udp {
+        Guard::Shut.set(&socket, address.is_ipv4())?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Sets what every proxied connection has: no delay for small segments, and probes that find out
+/// that a silent peer is gone. There is no idle timeout for plain TCP: as with the nodes' own
+/// proxy, a connection may be silent for as long as both ends are there.
+///
+/// Connections inherit it from the socket that they were accepted from.
+pub(crate) fn tune(socket: &impl AsFd) {
+    let socket = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4);
+    // Neither can fail on a TCP socket; and a connection works without them.
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+}
+
+/// Makes the coming close of a connection a reset, so that the peer learns that it did not end as
+/// it should.
+pub(crate) fn reset_on_close(stream: &tokio::net::TcpStream) {
+    // Where it fails, the connection is gone already.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Whether an error of `accept(2)` is that of one connection, which is gone already. After any
+/// other one the next try would meet it too.
+pub(crate) fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        // accept(2): «Linux accept() passes already-pending network errors on the new socket».
+        Some(
+            Errno::CONNABORTED
+                | Errno::INTR
+                | Errno::PERM
+                | Errno::PROTO
+                | Errno::NETDOWN
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::NONET
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH
+                | Errno::TIMEDOUT
+        )
+    )
+}
+
+/// Whether the process or the host is short of something that comes back: file descriptors, memory
+/// for sockets.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    )
+}

@@ -1,0 +1,17 @@
+//! The L4 data plane from outside: objects in, bytes through, on loopback addresses.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+mod harness;
+mod listeners;
+mod local;
+mod loops;
+mod names;
+mod tcp;
+mod udp;

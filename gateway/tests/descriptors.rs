@@ -1,0 +1,108 @@
+//! A process with few file descriptors: clients wait instead of being reset, and the rest of the
+//! process has what it needs. In a process of its own, whose limit is lowered for good.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+#[path = "data_plane/harness.rs"]
+mod harness;
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fairway_config::net::Protocol;
+use fairway_gateway::Settings;
+use harness::*;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use socket2::{Domain, Socket, Type};
+
+const PORT: u16 = 4006;
+/// For clients, gateway and backend together.
+const LIMIT: u64 = 400;
+const CLIENTS: usize = 120;
+/// Two to a connection, of what is left without the reserve (128), unused connections to HTTP
+/// endpoints (an eighth), and the listener.
+const MOST: usize = (400 - 128 - 50 - 1) / 2;
+
+#[tokio::test]
+async fn clients_beyond_the_limit_wait_and_none_is_reset() {
+    let lowered = Rlimit {
+        current: Some(LIMIT),
+        maximum: Some(LIMIT),
+    };
+    setrlimit(Resource::Nofile, lowered).unwrap();
+    let addr = vip();
+    let vip = SocketAddr::new(addr, PORT);
+    let spec = service("few", addr, PORT, Protocol::Tcp);
+    // Never accepts: the kernel does, without a file descriptor of this process.
+    let backend = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    backend.bind(&any.into()).unwrap();
+    backend.listen(4096).unwrap();
+    let endpoint = backend.local_addr().unwrap().as_socket().unwrap();
+    let one_worker = Settings {
+        workers: 1,
+        ..settings()
+    };
+    let running = Running::start(one_worker, spec.with(&[endpoint])).await;
+    running.listening(vip).await;
+    let carried = || {
+        running
+            .gateway
+            .endpoints()
+            .iter()
+            .map(|row| row.active)
+            .sum::<u64>() as usize
+    };
+
+    let mut clients: Vec<Socket> = (0..CLIENTS)
+        .map(|_| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap())
+        .collect();
+    for client in &clients {
+        client.connect(&vip.into()).unwrap();
+    }
+    until("as many as may be are carried", || async {
+        carried() == MOST && running.gateway.accept_pauses() > 0
+    })
+    .await;
+    // The rest of the process goes on: it opens files.
+    let files: Vec<_> = (0..16)
+        .map(|_| std::fs::File::open("/dev/null").unwrap())
+        .collect();
+    drop(files);
+    for mut client in &clients {
+        client.set_nonblocking(true).unwrap();
+        let error = client.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+        client.write_all(b"x").unwrap();
+    }
+    let failed = || {
+        running
+            .gateway
+            .ports()
+            .iter()
+            .map(|(_, port)| port.counters.failed.get())
+            .sum::<u64>()
+    };
+    assert_eq!(failed(), 0);
+
+    // As many as go are taken from the queue.
+    let waiting = CLIENTS - MOST;
+    for client in clients.drain(..waiting) {
+        client.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    until("those that waited are carried", || async {
+        failed() == waiting as u64 && carried() == MOST
+    })
+    .await;
+    drop(clients);
+    drop(backend);
+    running.stop().await;
+}

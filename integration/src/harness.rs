@@ -1,0 +1,67 @@
+//! `main` of a test program: like libtest's, but alone in its process until it has moved into
+//! namespaces of its own.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::{lab, programs};
+
+/// One test: its name and what it does.
+pub type Test = (&'static str, fn() -> Result<()>);
+
+/// Makes `main` of a test program from its tests.
+#[macro_export]
+macro_rules! tests {
+    ($($test:ident),+ $(,)?) => {
+        fn main() -> std::process::ExitCode {
+            $crate::harness::run(&[$((stringify!($test), $test)),+])
+        }
+    };
+}
+
+/// Runs the tests that the command line asks for. Where the lab can't be had, all of them fail with
+/// the reason.
+pub fn run(tests: &[Test]) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Tests wait more than they work.
+    arguments.test_threads = arguments.test_threads.or(Some(4));
+    let lab = if arguments.list {
+        Ok(())
+    } else {
+        programs::prepare()
+            .and_then(|()| lab::enter())
+            .map_err(|e| format!("{e:#}"))
+    };
+    let trials = tests.iter().map(|&(name, test)| {
+        let lab = lab.clone();
+        Trial::test(name, move || {
+            lab?;
+            attempt(test)
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if conclusion.has_failed() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// Runs one test; a failure comes with what the programs said that it ran.
+fn attempt(test: fn() -> Result<()>) -> Result<(), Failed> {
+    let outcome = panic::catch_unwind(AssertUnwindSafe(test));
+    let journal = lab::take_journal();
+    let why = match outcome {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(e)) => format!("{e:#}"),
+        Err(panic) => panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_else(|| "it panicked".to_owned()),
+    };
+    Err(format!("{why}\n{journal}").into())
+}

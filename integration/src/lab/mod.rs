@@ -1,0 +1,13 @@
+//! Hosts, wires and programs.
+//!
+//! A host is a network namespace that no file stands for: it is held by the thread that made it and
+//! by open descriptors, so the kernel takes it away with its interfaces whatever becomes of the test.
+
+mod enter;
+mod host;
+mod process;
+mod sys;
+
+pub use enter::enter;
+pub use host::{Host, Served, wire};
+pub use process::{Process, take_journal};

@@ -1,0 +1,27 @@
+//! Tests from outside: the whole of Fairway in network namespaces, with real servers behind it and
+//! real clients in front.
+//!
+//! Reading order:
+//! - [`lab`]: hosts (network namespaces), wires between them, programs that run in them.
+//! - [`site`]: the usual three hosts: clients, the edge that Fairway runs on, the farm of servers.
+//! - [`servers`] and [`clients`]: what stands behind Fairway, and who asks.
+//! - [`fairway`]: a Fairway under test: its manifests, its state, its admin address, its end.
+//! - [`manifest`]: manifests that would be tedious to write out.
+//! - [`harness`]: `main` of a test program.
+//!
+//! Invariants:
+//! - Nothing is left behind: a namespace lives as long as the thread that made it, a program is
+//!   killed when its handle goes or when this process dies, files are in temporary folders.
+//! - Nothing leaves the machine: no host has a way out of the lab.
+//! - What can't run fails and says why; nothing is skipped.
+//! - Whatever takes time is waited for with [`wait::until`]; nothing sleeps and hopes.
+
+pub mod clients;
+pub mod fairway;
+pub mod harness;
+pub mod lab;
+pub mod manifest;
+pub mod programs;
+pub mod servers;
+pub mod site;
+pub mod wait;

@@ -1,0 +1,16 @@
+//! What stands behind Fairway: servers of this crate, which run on threads of the test, and real
+//! ones, which are programs.
+
+mod dnsmasq;
+mod grpc;
+mod iperf;
+mod nginx;
+mod plain;
+mod web;
+
+pub use dnsmasq::Dnsmasq;
+pub use grpc::{grpc_client, grpc_server};
+pub use iperf::{iperf_client, iperf_server};
+pub use nginx::Nginx;
+pub use plain::{echo, mute, named, named_udp};
+pub use web::{named_http, websocket_echo};

@@ -1,0 +1,63 @@
+//! nginx.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+use crate::lab::{Host, Process};
+use crate::{clients, programs, wait};
+
+/// nginx with a folder of files to download, to which files can be uploaded with PUT.
+#[derive(Debug)]
+pub struct Nginx {
+    _process: Process,
+    folder: TempDir,
+}
+
+impl Nginx {
+    /// nginx at `at`, taking connections.
+    pub fn start(host: &Host, at: SocketAddr) -> Result<Self> {
+        let folder = TempDir::with_prefix("fairway-nginx-")?;
+        let path = folder.path().display();
+        fs::create_dir(folder.path().join("files"))?;
+        // One process in the foreground, so that it ends with its handle; `user root` because in a
+        // user namespace there is no other.
+        let configuration = format!(
+            "daemon off; master_process off; user root; pid {path}/pid; error_log stderr;\n\
+             events {{}}\n\
+             http {{\n\
+               access_log off; client_max_body_size 0; client_body_temp_path {path}/body;\n\
+               proxy_temp_path {path}/proxy; fastcgi_temp_path {path}/fastcgi;\n\
+               uwsgi_temp_path {path}/uwsgi; scgi_temp_path {path}/scgi;\n\
+               server {{ listen {at}; root {path}/files; dav_methods PUT; }}\n\
+             }}\n"
+        );
+        let file = folder.path().join("nginx.conf");
+        fs::write(&file, configuration)?;
+        let mut command = Command::new(programs::find("nginx")?);
+        command
+            .arg("-e")
+            .arg("stderr")
+            .arg("-c")
+            .arg(&file)
+            .arg("-p")
+            .arg(folder.path());
+        let process = host.spawn(command)?;
+        wait::until("nginx answers", || {
+            host.run(|| clients::connect_tcp(at).is_ok())
+        })?;
+        Ok(Self {
+            _process: process,
+            folder,
+        })
+    }
+
+    /// A file that it serves as `/NAME`, or has got as that.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join("files").join(name)
+    }
+}

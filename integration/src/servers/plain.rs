@@ -1,0 +1,107 @@
+//! Servers on plain TCP and UDP.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+use crate::lab::{Host, Served};
+
+/// Answers each line over TCP with `NAME PEER`, its own name and the peer's address, at each of the
+/// addresses with the name beside it.
+pub fn named(host: &Host, servers: &[(&str, SocketAddr)]) -> Result<Served> {
+    let servers: Vec<(String, SocketAddr)> = servers
+        .iter()
+        .map(|(name, at)| ((*name).to_owned(), *at))
+        .collect();
+    host.serve(move || {
+        for (name, at) in servers {
+            let listener = listen(at)?;
+            tokio::spawn(accept(listener, move |stream| {
+                answer_lines(stream, name.clone())
+            }));
+        }
+        Ok(std::future::pending())
+    })
+}
+
+/// Answers each datagram with `NAME PEER`, like [`named`].
+pub fn named_udp(host: &Host, servers: &[(&str, SocketAddr)]) -> Result<Served> {
+    let servers: Vec<(String, SocketAddr)> = servers
+        .iter()
+        .map(|(name, at)| ((*name).to_owned(), *at))
+        .collect();
+    host.serve(move || {
+        for (name, at) in servers {
+            let socket = std::net::UdpSocket::bind(at).with_context(|| at.to_string())?;
+            socket.set_nonblocking(true)?;
+            let socket = UdpSocket::from_std(socket)?;
+            tokio::spawn(async move {
+                let mut buffer = [0; 2048];
+                while let Ok((_, peer)) = socket.recv_from(&mut buffer).await {
+                    let _ = socket
+                        .send_to(format!("{name} {peer}").as_bytes(), peer)
+                        .await;
+                }
+            });
+        }
+        Ok(std::future::pending())
+    })
+}
+
+/// Sends back what it gets over TCP; at the end of input it has sent back everything and ends too.
+pub fn echo(host: &Host, at: SocketAddr) -> Result<Served> {
+    host.serve(move || {
+        let listener = listen(at)?;
+        Ok(accept(listener, |mut stream: TcpStream| async move {
+            let (mut read, mut write) = stream.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            let _ = write.shutdown().await;
+        }))
+    })
+}
+
+/// Accepts and never says or reads anything.
+pub fn mute(host: &Host, at: SocketAddr) -> Result<Served> {
+    host.serve(move || {
+        let listener = listen(at)?;
+        Ok(accept(listener, |stream: TcpStream| async move {
+            std::future::pending::<()>().await;
+            drop(stream);
+        }))
+    })
+}
+
+/// A listener on the host of the calling thread. At once after another one on the same address too.
+pub(super) fn listen(at: SocketAddr) -> Result<TcpListener> {
+    // The standard library sets SO_REUSEADDR.
+    let listener = std::net::TcpListener::bind(at).with_context(|| at.to_string())?;
+    listener.set_nonblocking(true)?;
+    Ok(TcpListener::from_std(listener)?)
+}
+
+/// Serves every connection on a task of its own.
+pub(super) async fn accept<F>(listener: TcpListener, mut serve: impl FnMut(TcpStream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(serve(stream));
+    }
+}
+
+async fn answer_lines(mut stream: TcpStream, name: String) {
+    let Ok(peer) = stream.peer_addr() else { return };
+    let (read, mut write) = stream.split();
+    let mut lines = BufReader::new(read).lines();
+    while let Ok(Some(_)) = lines.next_line().await {
+        if write
+            .write_all(format!("{name} {peer}\n").as_bytes())
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! Bytes from clients to servers and back, over every kind of listener.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use fairway_integration::fairway::Fairway;
+use fairway_integration::manifest::{
+    all, edge_pool, load_balancer, pool, service, slice, slice_of,
+};
+use fairway_integration::servers::{
+    Dnsmasq, Nginx, echo, grpc_client, grpc_server, iperf_client, iperf_server, named, named_udp,
+    websocket_echo,
+};
+use fairway_integration::site::{
+    BLACK_HOLE, EDGE, EDGE_INSIDE, Site, client, server, server6, vip, vip6,
+};
+use fairway_integration::{clients, tests, wait};
+
+tests![
+    tcp_reaches_an_endpoint_by_address_and_by_node_port,
+    udp_reaches_an_endpoint_by_address_and_by_node_port,
+    tcp_and_udp_use_one_port_number,
+    both_families_carry_traffic,
+    node_ports_are_not_served_on_pool_addresses,
+    large_downloads_and_uploads_arrive_whole,
+    websockets_and_grpc_pass_through_plain_tcp,
+    dns_works_over_udp_and_tcp,
+    iperf_runs_both_ways_over_tcp_and_udp,
+    each_direction_ends_on_its_own,
+    source_ranges_guard_the_address_and_not_the_node_port,
+    a_service_without_endpoints_refuses_at_once,
+    a_connection_is_tried_on_the_remaining_endpoints,
+    large_datagrams_pass,
+    traffic_is_counted,
+];
+
+fn at(ip: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(ip, port)
+}
+
+fn tcp_reaches_an_endpoint_by_address_and_by_node_port() -> Result<()> {
+    let site = Site::new()?;
+    let _server = named(&site.farm, &[("a", at(server(0), 8080))])?;
+    let fairway = Fairway::start(
+        &site.edge,
+        &[(
+            "shop.yaml",
+            &all(&[
+                &edge_pool(),
+                &load_balancer("shop", vip(1), 80, 8080),
+                &slice("shop", 8080, &[server(0)]),
+            ]),
+        )],
+    )?;
+    let node_port = *fairway
+        .node_ports("default/shop")?
+        .first()
+        .context("no node port")?;
+    ensure!(
+        (30086..=32767).contains(&node_port),
+        "{node_port} is not in the dynamic band"
+    );
+    site.client.run(|| {
+        for to in [at(vip(1), 80), at(EDGE, node_port)] {
+            ensure!(clients::who(to).with_context(|| to.to_string())? == "a");
+        }
+        Ok(())
+    })?;
+    // On every address of the host, the inner one included.
+    site.farm.run(|| {
+        ensure!(clients::who(at(EDGE_INSIDE, node_port))? == "a");
+        Ok(())
+    })
+}
+
+fn udp_reaches_an_endpoint_by_address_and_by_node_port() -> Result<()> {
+    let site = Site::new()?;
+    let _server = named_udp(&site.farm, &[("a", at(server(0), 5353))])?;
+    let spec = "type: LoadBalancer, ports: [{port: 53, protocol: UDP, targetPort: 5353}]";
+    let manifests = all(&[
+        &edge_pool(),
+        &service("dns", spec),
+        &slice_of("dns", &[("", "UDP", 5353)], &[server(0)]),
+    ]);
+    let fairway = Fairway::start(&site.edge, &[("dns.yaml", &manifests)])?;
+    let address: IpAddr = fairway.address("default/dns")?.parse()?;
+    let node_port = *fairway
+        .node_ports("default/dns")?
+        .first()
+        .context("no node port")?;
+    site.client.run(|| {
+        for to in [at(address, 53), at(EDGE, node_port)] {
+            // Connected sockets: an answer from any other address would not be heard.
+            let socket = clients::udp(Some(client(3)), to)?;
+            for _ in 0..3 {
+                let answer = clients::ask_udp(&socket, "who").with_context(|| to.to_string())?;
+                ensure!(answer.starts_with("a "), "{answer}");
+            }
+        }
+        Ok(())
+    })
+}
+
+fn tcp_and_udp_use_one_port_number() -> Result<()> {
+    let site = Site::new()?;
+    let _tcp = named(&site.farm, &[("tcp", at(server(0), 53))])?;
+    let _udp = named_udp(&site.farm, &[("udp", at(server(0), 53))])?;
+    let spec = "type: LoadBalancer, ports: [\
+                {name: t, port: 53, protocol: TCP, nodePort: 30053}, \
+                {name: u, port: 53, protocol: UDP, nodePort: 30053}]";
+    let manifests = all(&[
+        &edge_pool(),
+        &service("dns", spec),
+        &slice_of("dns", &[("t", "TCP", 53), ("u", "UDP", 53)], &[server(0)]),
+    ]);
+    let fairway = Fairway::start(&site.edge, &[("dns.yaml", &manifests)])?;
+    ensure!(fairway.node_ports("default/dns")? == [30053, 30053]);
+    let address: IpAddr = fairway.address("default/dns")?.parse()?;
+    site.client.run(|| {
+        for to in [at(address, 53), at(EDGE, 30053)] {
+            ensure!(clients::who(to)? == "tcp");
+            ensure!(clients::who_udp(None, to)? == "udp");
+        }
+        Ok(())
+    })
+}
+
+fn both_families_carry_traffic() -> Result<()> {
+    let site = Site::new()?;
+    let _tcp = named(
+        &site.farm,
+        &[("four", at(server(0), 8080)), ("six", at(server6(0), 8080))],
+    )?;
+    let _udp = named_udp(
+        &site.farm,
+        &[("four", at(server(0), 8080)), ("six", at(server6(0), 8080))],
+    )?;
+    let spec = "type: LoadBalancer, ipFamilyPolicy: RequireDualStack, ports: [\
+                {name: t, port: 80, targetPort: 8080}, \
+                {name: u, port: 80, protocol: UDP, targetPort: 8080}]";
+    let ports = [("t", "TCP", 8080), ("u", "UDP", 8080)];
+    let manifests = all(&[
+        &pool("edge", &["203.0.113.0/28", "2001:db8:f::/120"]),
+        &service("shop", spec),
+        &slice_of("shop", &ports, &[server(0)]),
+        &slice_of("shop", &ports, &[server6(0)]),
+    ]);
+    let fairway = Fairway::start(&site.edge, &[("shop.yaml", &manifests)])?;
+    let addresses = fairway.external_ips("default/shop")?;
+    ensure!(addresses.len() == 2, "{addresses:?}");
+    let known = ["four", "six"];
+    site.client.run(|| {
+        for address in &addresses {
+            let to = at(address.parse()?, 80);
+            let who = clients::who(to).with_context(|| to.to_string())?;
+            ensure!(known.contains(&who.as_str()), "{who}");
+            let who = clients::who_udp(None, to).with_context(|| to.to_string())?;
+            ensure!(known.contains(&who.as_str()), "{who}");
+        }
+        Ok(())
+    })?;
+    ensure!(
+        addresses
+            .iter()
+            .any(|address| address.starts_with("2001:db8:f::"))
+    );
+    ensure!(!addresses.contains(&vip6(256).to_string()));
+    Ok(())
+}
+
+fn node_ports_are_not_served_on_pool_addresses() -> Result<()> {
+    let site = Site::new()?;
+    let _server = named(&site.farm, &[("a", at(server(0), 8080))])?;
+    let manifests = all(&[
+        &edge_pool(),
+        &load_balancer("shop", vip(1), 80, 8080),
+        &slice("shop", 8080, &[server(0)]),
+    ]);
+    let fairway = Fairway::start(&site.edge, &[("shop.yaml", &manifests)])?;
+    let node_port = *fairway
+        .node_ports("default/shop")?
+        .first()
+        .context("no node port")?;
+    site.client.run(|| {
+        ensure!(clients::who(at(EDGE, node_port))? == "a");
+        let refused = clients::connect_tcp(at(vip(1), node_port));
+        ensure!(
+            refused.is_err(),
+            "the node port is open on an external address"
+        );
+        Ok(())
+    })
+}
+
+fn large_downloads_and_uploads_arrive_whole() -> Result<()> {
+    const SIZE: usize = 100 << 20;
+    let site = Site::new()?;
+    let nginx = Nginx::start(&site.farm, at(server(0), 80))?;
+    // No two blocks are alike, so that one that is lost or comes twice is noticed.
+    let content: Vec<u8> = (0..SIZE as u64 / 8)
+        .flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .collect();
+    fs::write(nginx.file("large"), &content)?;
+    let manifests = all(&[
+        &edge_pool(),
+        &load_balancer("files", vip(1), 80, 80),
+        &slice("files", 80, &[server(0)]),
+    ]);
+    let fairway = Fairway::start(&site.edge, &[("files.yaml", &manifests)])?;
+    let got = fairway.folder().join("got");
+    let (got_text, url) = (got.to_string_lossy(), format!("http://{}", vip(1)));
+    let curl = |arguments: &[&str]| {
+        let arguments = [&["-sS", "--fail", "--max-time", "60"], arguments].concat();
+        site.client.run(|| clients::output("curl", &arguments))
+    };
+    curl(&["-o", &got_text, &format!("{url}/large")])?;
+    ensure!(
+        fs::read(&got)? == content,
+        "the download is not what was sent"
+    );
+    curl(&["--upload-file", &got_text, &format!("{url}/copy")])?;
+    ensure!(
+        fs::read(nginx.file("copy"))? == content,
+        "the upload is not what was sent"
+    );
+    let labels = ["namespace=\"default\"", "service=\"files\""];
+    for metric in [
+        "fairway_transmit_bytes_total",
+        "fairway_receive_bytes_total",
+    ] {
+        let bytes = fairway.metric(metric, &labels)?;
+        ensure!(bytes >= SIZE as f64, "{metric} is {bytes}");
+    }
+    Ok(())
+}
+
+fn websockets_and_grpc_pass_through_plain_tcp() -> Result<()> {
+    let site = Site::new()?;
+    let _echo = websocket_echo(&site.farm, at(server(0), 8080))?;
+    let _grpc = grpc_server(&site.farm, 9000)?;
+    let manifests = all(&[
+        &edge_pool(),
+        &load_balancer("chat", vip(1), 80, 8080),
+        &slice("chat", 8080, &[server(0)]),
+        &load_balancer("calls", vip(2), 443, 9000),
+        &slice("calls", 9000, &[server(0), server(1)]),
+    ]);
+    let _fairway = Fairway::start(&site.edge, &[("all.yaml", &manifests)])?;
+    let url = format!("ws://{}/", vip(1));
+    let answer = site.client.run(|| clients::websocket(&url, "hello"))?;
+    ensure!(answer == "hello", "{answer}");
+    for case in [
+        "empty_unary",
+        "large_unary",
+        "client_streaming",
+        "server_streaming",
+        "ping_pong",
+    ] {
+        grpc_client(&site.client, at(vip(2), 443), case)?;
+    }
+    Ok(())
+}
+
+fn dns_works_over_udp_and_tcp() -> Result<()> {
+    let site = Site::new()?;
+    let _dns = Dnsmasq::start(&site.farm, at(server(0), 53), 60, &[("shop.test", vip(9))])?;
+    let spec = "type: LoadBalancer, ports: [{name: dns, port: 53, protocol: UDP}, \
+                {name: dns-tcp, port: 53, protocol: TCP}]";
+    let manifests = all(&[
+        &edge_pool(),
+        &service("dns", spec),
+        &slice_of(
+            "dns",
+            &[("dns", "UDP", 53), ("dns-tcp", "TCP", 53)],
+            &[server(0)],
+        ),
+    ]);
+    let fairway = Fairway::start(&site.edge, &[("dns.yaml", &manifests)])?;
+    let name_server = format!("@{}", fairway.address("default/dns")?);
+    for transport in ["+notcp", "+tcp"] {
+        let arguments = [&name_server, transport, "+short", "+tries=2", "shop.test"];
+        let answer = site.client.run(|| clients::output("dig", &arguments))?;
+        ensure!(answer.trim() == vip(9).to_string(), "{transport}: {answer}");
+    }
+    Ok(())
+}
+
+fn iperf_runs_both_ways_over_tcp_and_udp() -> Result<()> {
+    let site = Site::new()?;
+    let _iperf = iperf_server(&site.farm, at(server(0), 5201))?;
+    let spec = "type: LoadBalancer, ports: [{name: t, port: 5201}, \
+                {name: u, port: 5201, protocol: UDP}]";
+    let manifests = all(&[
+        &edge_pool(),
+        &service("speed", spec),
+        &slice_of(
+            "speed",
+            &[("t", "TCP", 5201), ("u", "UDP", 5201)],
+            &[server(0)],
+        ),
+    ]);
+    let fairway = Fairway::start(&site.edge, &[("speed.yaml", &manifests)])?;
+    let to = at(fairway.address("default/speed")?.parse()?, 5201);
+    for arguments in [&["--time", "1"][..], &["--time", "1", "--reverse"]] {
+        let report = iperf_client(&site.client, to, arguments)?;
+        let received = report["end"]["sum_received"]["bytes"]
+            .as_u64()
+            .context("no bytes")?;
+        ensure!(
+            received > 10 << 20,
+            "{arguments:?}: {received} bytes in a second"
+        );
+    }
+    // 20 Mbit/s is far below what gets lost anywhere.
+    for arguments in [
+        &["--time", "1", "--udp", "--bitrate", "20M"][..],
+        &["--time", "1", "--udp", "--bitrate", "20M", "--reverse"],
+    ] {
+        let report = iperf_client(&site.client, to, arguments)?;
+        let sum = &report["end"]["sum"];
+        let (packets, lost) = (sum["packets"].as_f64(), sum["lost_packets"].as_f64());
+        let (packets, lost) = (packets.context("no packets")?, lost.context("no loss")?);
+        ensure!(
+            packets > 500.0 && lost < packets / 20.0,
+            "{arguments:?}: {lost} of {packets} lost"
+        );
+    }
+    Ok(())
+}
+
+fn each_direction_ends_on_its_own() -> Result<()> {
+    let site = Site::new()?;
+    let _echo = echo(&site.farm, at(server(0), 7))?;
+    let manifests = all(&[
+        &edge_pool(),
+        &load_balancer("echo", vip(1), 7, 7),
+        &slice("echo", 7, &[server(0)]),
+    ]);
+    let _fairway = Fairway::start(&site.edge, &[("echo.yaml", &manifests)])?;
+    site.client.run(|| {
+        let mut stream = clients::connect_tcp(at(vip(1), 7))?;
+        let sent: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
+        let mut reader = stream.try_clone()?;
+        let reading = std::thread::spawn(move || {
+            let mut back = Vec::new();
+            reader.read_to_end(&mut back).map(|_| back)
+        });
+        stream.write_all(&sent)?;
+        stream.shutdown(Shutdown::Write)?;
+        let back = reading.join().ok().context("the reader panicked")??;
+        ensure!(
+            back == sent,
+            "{} of {} bytes came back",
+            back.len(),
+            sent.len()
+        );
+        Ok(())
+    })
+}
+
+fn source_ranges_guard_the_address_and_not_the_node_port() -> Result<()> {
+    let site = Site::new()?;
+    let _tcp = named(&site.farm, &[("a", at(server(0), 80))])?;
+    let _udp = named_udp(&site.farm, &[("a", at(server(0), 80))])?;
+    let spec = format!(
+        "type: LoadBalancer, loadBalancerSourceRanges: [\"{}/32\"], ports: [\
+         {{name: t, port: 80, nodePort: 30080}}, {{name: u, port: 80, protocol: UDP, nodePort: 30080}}]",
+        client(1)
+    );
+    let manifests = all(&[
+        &edge_pool(),
+        &service("guarded", &spec),
+        &slice_of(
+            "guarded",
+            &[("t", "TCP", 80), ("u", "UDP", 80)],
+            &[server(0)],
+        ),
+    ]);
+    let fairway = Fairway::start(&site.edge, &[("guarded.yaml", &manifests)])?;
+    let address = at(fairway.address("default/guarded")?.parse()?, 80);
+    site.client.run(|| {
+        ensure!(clients::who_from(client(1), address)? == "a");
+        ensure!(clients::who_udp(Some(client(1)), address)? == "a");
+        ensure!(clients::who_from(client(2), address).is_err(), "TCP got in");
+        ensure!(
+            clients::who_udp(Some(client(2)), address).is_err(),
+            "UDP got in"
+        );
+        ensure!(clients::who_from(client(2), at(EDGE, 30080))? == "a");
+        ensure!(clients::who_udp(Some(client(2)), at(EDGE, 30080))? == "a");
+        Ok(())
+    })?;
+    let rejected = fairway.metric("fairway_rejected_total", &["reason=\"source_range\""])?;
+    ensure!(rejected >= 2.0, "{rejected} rejections were counted");
+    Ok(())
+}
+
+fn a_service_without_endpoints_refuses_at_once() -> Result<()> {
+    let site = Site::new()?;
+    let spec = "type: LoadBalancer, ports: [{name: t, port: 80, nodePort: 30080}, \
+                {name: u, port: 80, protocol: UDP, nodePort: 30080}]";
+    let manifests = all(&[&edge_pool(), &service("empty", spec)]);
+    let fairway = Fairway::start(&site.edge, &[("empty.yaml", &manifests)])?;
+    let address: IpAddr = fairway.address("default/empty")?.parse()?;
+    site.client.run(|| {
+        for to in [at(address, 80), at(EDGE, 30080)] {
+            let start = Instant::now();
+            let error = clients::who(to)
+                .err()
+                .with_context(|| format!("{to} answered"))?;
+            let refused = [ErrorKind::ConnectionRefused, ErrorKind::ConnectionReset];
+            ensure!(refused.contains(&error.kind()), "TCP to {to}: {error}");
+            let socket = clients::udp(None, to)?;
+            socket.send(b"anyone?")?;
+            let error = socket.recv(&mut [0; 16]).err().context("an answer")?;
+            ensure!(
+                error.kind() == ErrorKind::ConnectionRefused,
+                "UDP to {to}: {error}"
+            );
+            ensure!(
+                start.elapsed() < Duration::from_secs(2),
+                "it took {:?}",
+                start.elapsed()
+            );
+        }
+        Ok(())
+    })
+}
+
+fn a_connection_is_tried_on_the_remaining_endpoints() -> Result<()> {
+    let site = Site::new()?;
+    let _server = named(&site.farm, &[("good", at(server(0), 8080))])?;
+    let manifests = all(&[
+        &edge_pool(),
+        // server(1) refuses, the black hole hangs.
+        &load_balancer("shop", vip(1), 80, 8080),
+        &slice("shop", 8080, &[server(0), server(1), BLACK_HOLE]),
+    ]);
+    let fairway = Fairway::start(&site.edge, &[("shop.yaml", &manifests)])?;
+    site.client.run(|| {
+        for n in 0..6 {
+            let who = clients::who(at(vip(1), 80)).with_context(|| format!("connection {n}"))?;
+            ensure!(who == "good", "{who}");
+        }
+        Ok(())
+    })?;
+    let labels = ["service=\"shop\""];
+    for reason in ["refused", "timeout"] {
+        let reason = format!("reason=\"{reason}\"");
+        let errors = fairway.metric("fairway_connect_errors_total", &[labels[0], &reason])?;
+        ensure!(errors >= 1.0, "{reason} was not counted");
+    }
+    Ok(())
+}
+
+fn large_datagrams_pass() -> Result<()> {
+    let site = Site::new()?;
+    let _echo = site.farm.serve(move || {
+        let socket = std::net::UdpSocket::bind(at(server(0), 7))?;
+        socket.set_nonblocking(true)?;
+        let socket = tokio::net::UdpSocket::from_std(socket)?;
+        Ok(async move {
+            let mut buffer = vec![0; 65_536];
+            while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
+                let _ = socket.send_to(&buffer[..length], peer).await;
+            }
+        })
+    })?;
+    let spec = "type: LoadBalancer, ports: [{port: 7, protocol: UDP}]";
+    let manifests = all(&[
+        &edge_pool(),
+        &service("echo", spec),
+        &slice_of("echo", &[("", "UDP", 7)], &[server(0)]),
+    ]);
+    let fairway = Fairway::start(&site.edge, &[("echo.yaml", &manifests)])?;
+    let to = at(fairway.address("default/echo")?.parse()?, 7);
+    site.client.run(|| {
+        let socket = clients::udp(None, to)?;
+        // An empty one, one of a usual packet, one of several fragments, the largest there is.
+        for length in [0, 1, 1472, 9000, 65_507] {
+            let sent: Vec<u8> = (0..length).map(|n: u32| n as u8).collect();
+            let mut back = vec![0; 65_536];
+            let length = wait::until_some("the datagram comes back", || {
+                socket.send(&sent)?;
+                socket.recv(&mut back)
+            })?;
+            ensure!(
+                back[..length] == sent,
+                "{length} bytes came back of {}",
+                sent.len()
+            );
+        }
+        Ok(())
+    })
+}
+
+fn traffic_is_counted() -> Result<()> {
+    let site = Site::new()?;
+    let _tcp = named(&site.farm, &[("a", at(server(0), 80))])?;
+    let _udp = named_udp(&site.farm, &[("a", at(server(0), 80))])?;
+    let spec =
+        "type: LoadBalancer, ports: [{name: t, port: 80}, {name: u, port: 80, protocol: UDP}]";
+    let manifests = all(&[
+        &edge_pool(),
+        &service("shop", spec),
+        &slice_of("shop", &[("t", "TCP", 80), ("u", "UDP", 80)], &[server(0)]),
+        &service("quiet", "type: LoadBalancer, ports: [{port: 80}]"),
+    ]);
+    let fairway = Fairway::start(&site.edge, &[("shop.yaml", &manifests)])?;
+    let to = at(fairway.address("default/shop")?.parse()?, 80);
+    let labels = ["namespace=\"default\"", "service=\"shop\"", "port=\"80\""];
+    let tcp = [labels.as_slice(), &["protocol=\"TCP\""]].concat();
+    let udp = [labels.as_slice(), &["protocol=\"UDP\""]].concat();
+    site.client.run(|| -> Result<()> {
+        let mut held = clients::connect_tcp(to)?;
+        clients::ask(&mut held, "who")?;
+        wait::until("an open connection is counted", || {
+            fairway
+                .metric("fairway_connections_active", &tcp)
+                .is_ok_and(|n| n == 1.0)
+        })?;
+        drop(held);
+        for _ in 0..4 {
+            clients::who(to)?;
+            clients::who_udp(None, to)?;
+        }
+        Ok(())
+    })?;
+    let metric = |name: &str, labels: &[&str]| fairway.metric(name, labels);
+    wait::until("five connections are counted", || {
+        metric("fairway_connections_total", &tcp).is_ok_and(|n| n == 5.0)
+            && metric("fairway_connections_active", &tcp).is_ok_and(|n| n == 0.0)
+    })?;
+    ensure!(metric("fairway_datagrams_total", &udp)? >= 8.0);
+    ensure!(metric("fairway_flows_active", &udp)? == 4.0);
+    ensure!(metric("fairway_connect_duration_seconds_count", &tcp)? == 5.0);
+    ensure!(metric("fairway_build_info", &[])? == 1.0);
+    let all = fairway.get("/metrics")?.body;
+    ensure!(
+        !all.contains("service=\"quiet\""),
+        "a Service without traffic has series"
+    );
+    // A Service's series go with the Service.
+    fairway.write("shop.yaml", &edge_pool())?;
+    wait::until("its series are gone", || {
+        fairway
+            .get("/metrics")
+            .is_ok_and(|response| !response.body.contains("service=\"shop\""))
+    })
+}

@@ -1,0 +1,160 @@
+//! Which programs building and testing need, and how to get those that are missing.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::step;
+
+/// A program and the Debian package that has it.
+type Need = (&'static str, &'static str);
+
+/// What has to be there. Of each package one program stands for the whole.
+const NEEDS: &[Need] = &[
+    ("cc", "gcc"),
+    ("c++", "g++"),
+    ("cmake", "cmake"),
+    ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("go", "golang-go"),
+    ("ip", "iproute2"),
+    ("iperf3", "iperf3"),
+    ("make", "make"),
+    ("nginx", "nginx"),
+    ("prlimit", "util-linux"),
+];
+
+/// Where programs are besides `$PATH`: a user's own often lacks the last three, and Go's own
+/// installer puts it where no `$PATH` looks.
+const FOLDERS: &[&str] = &["/usr/local/go/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// `$PATH` and [`FOLDERS`], for the programs that are started from here.
+pub(crate) fn search_path() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = env::var_os("PATH")
+        .map(|path| env::split_paths(&path).collect())
+        .unwrap_or_default();
+    folders.extend(FOLDERS.iter().map(PathBuf::from));
+    folders
+}
+
+/// Sees to it that everything is there. With `install`, as root on a machine with apt-get, missing
+/// packages are installed; otherwise the error says what is missing and how to get it.
+pub(crate) fn ensure(install: bool) -> Result<(), String> {
+    components()?;
+    let lacking = missing(&search_path());
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let packages: BTreeSet<&str> = lacking.iter().map(|(_, package)| *package).collect();
+    let packages: Vec<&str> = packages.into_iter().collect();
+    if !(install && is_root() && find("apt-get", &search_path()).is_some()) {
+        return Err(advice(&lacking, &packages));
+    }
+    step::timed(&format!("apt-get install {}", packages.join(" ")), || {
+        apt(&["update"])?;
+        apt(&[
+            &["install", "--yes", "--no-install-recommends"],
+            packages.as_slice(),
+        ]
+        .concat())
+    })?;
+    match missing(&search_path()) {
+        lacking if lacking.is_empty() => Ok(()),
+        lacking => Err(advice(&lacking, &packages)),
+    }
+}
+
+/// rustfmt and clippy belong to the Rust toolchain and can't come from Debian.
+fn components() -> Result<(), String> {
+    let lacking: Vec<&str> = [("rustfmt", "fmt"), ("clippy", "clippy")]
+        .into_iter()
+        .filter(|(_, command)| {
+            let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            cargo
+                .args([command, "--version"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            !cargo.status().is_ok_and(|status| status.success())
+        })
+        .map(|(component, _)| component)
+        .collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let names = lacking.join(" ");
+    Err(format!(
+        "the Rust toolchain lacks {names}; get it with: rustup component add {names}"
+    ))
+}
+
+fn apt(arguments: &[&str]) -> Result<(), String> {
+    let mut command = Command::new("apt-get");
+    command
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null());
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(_) => Err(format!("apt-get {} failed", arguments.join(" "))),
+        Err(e) => Err(format!("apt-get could not be run: {e}")),
+    }
+}
+
+fn missing(folders: &[PathBuf]) -> Vec<Need> {
+    NEEDS
+        .iter()
+        .filter(|(program, _)| find(program, folders).is_none())
+        .copied()
+        .collect()
+}
+
+fn find(program: &str, folders: &[PathBuf]) -> Option<PathBuf> {
+    folders
+        .iter()
+        .map(|folder| folder.join(program))
+        .find(|path| {
+            fs::metadata(path)
+                .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+        })
+}
+
+fn advice(lacking: &[Need], packages: &[&str]) -> String {
+    let programs: Vec<&str> = lacking.iter().map(|(program, _)| *program).collect();
+    format!(
+        "the tests need programs that are not here: {}\n\
+         On Debian or Ubuntu: sudo apt-get install {}\n\
+         (or run `cargo xtask test` as root, which does it). On another system install the\n\
+         packages that have these programs. Go has to be 1.21 or later: https://go.dev/dl/",
+        programs.join(", "),
+        packages.join(" "),
+    )
+}
+
+fn is_root() -> bool {
+    fs::metadata(Path::new("/proc/self")).is_ok_and(|own| own.uid() == 0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_where_it_is_and_only_if_it_can_be_run() {
+        let folders = [PathBuf::from("/nowhere"), PathBuf::from("/bin")];
+        assert_eq!(find("sh", &folders), Some(PathBuf::from("/bin/sh")));
+        assert_eq!(find("passwd", &[PathBuf::from("/etc")]), None);
+        assert_eq!(missing(&[]).len(), NEEDS.len());
+    }
+
+    #[test]
+    fn advice_names_programs_and_packages() {
+        let said = advice(&[("dig", "bind9-dnsutils")], &["bind9-dnsutils"]);
+        assert!(said.contains("not here: dig\n"), "{said}");
+        assert!(said.contains("apt-get install bind9-dnsutils\n"), "{said}");
+    }
+}

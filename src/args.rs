@@ -1,0 +1,298 @@
+//! Every command and flag.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use fairway_config::names::ServiceName;
+use fairway_config::service::ForwardTo;
+use fairway_controller_core::NodePortRange;
+
+/// The LoadBalancer and NodePort gateway for bare-metal Kubernetes and for edge appliances.
+#[derive(Debug, Parser)]
+#[command(name = "fairway", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show a complete edge on this machine: backends, addresses, controller and gateway
+    Demo(DemoArgs),
+    /// Run controller and gateway over a directory of Kubernetes manifests, without a cluster
+    Standalone(Box<StandaloneArgs>),
+    /// Print tables of what a running Fairway has
+    Get(GetArgs),
+    /// Say why a Service has this address, these ports, these endpoints
+    Explain(ExplainArgs),
+    /// Check manifests and pools without running anything
+    Validate(ValidateArgs),
+    /// Print the CustomResourceDefinitions
+    Crds,
+    /// Print shell completions
+    Completions {
+        /// The shell to print them for
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Flags of `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Do one round of requests and exit: 0, or 1 if a request went wrong
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Where to serve health, API, status page and metrics [default: 127.0.0.1:9901, or a free
+    /// port if that one is taken]
+    #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT")]
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+/// Flags of `standalone`.
+#[derive(Debug, Args)]
+pub(crate) struct StandaloneArgs {
+    /// The directory of manifests, read recursively: *.yaml, *.yml, *.json
+    #[arg(long, env = "FAIRWAY_MANIFESTS", value_name = "DIR")]
+    pub(crate) manifests: PathBuf,
+    /// Fairway's own directory: what was given out, kept through restarts
+    #[arg(long, env = "FAIRWAY_STATE", value_name = "DIR")]
+    pub(crate) state: PathBuf,
+    /// What every long-running command takes.
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+/// Flags of every long-running command.
+#[derive(Debug, Args)]
+pub(crate) struct CommonArgs {
+    /// Where to serve health, API, status page and metrics
+    #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT", default_value = DEFAULT_ADMIN)]
+    pub(crate) admin: SocketAddr,
+    /// Where to serve metrics and health alone, for a scraper from outside [default: nowhere]
+    #[arg(long, env = "FAIRWAY_METRICS", value_name = "ADDR:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// How to write the log
+    #[arg(long, env = "FAIRWAY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+    /// Where to send traffic: straight to the endpoints, or to the nodes' node ports
+    #[arg(long, env = "FAIRWAY_FORWARD_TO", value_enum, default_value_t = ForwardToArg::Endpoints)]
+    pub(crate) forward_to: ForwardToArg,
+    /// Where node ports are served; repeatable [default: all addresses of the host that are in no
+    /// pool]
+    #[arg(
+        long,
+        env = "FAIRWAY_NODE_ADDRESS",
+        value_name = "IP",
+        value_delimiter = ','
+    )]
+    pub(crate) node_address: Vec<IpAddr>,
+    /// The range of node ports
+    #[arg(
+        long,
+        env = "FAIRWAY_NODE_PORT_RANGE",
+        value_name = "FIRST-LAST",
+        default_value = "30000-32767"
+    )]
+    pub(crate) node_port_range: NodePortRange,
+    /// How long connections may go on after a stop or after their endpoint went away
+    #[arg(long, env = "FAIRWAY_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
+          value_parser = duration)]
+    pub(crate) drain_timeout: Duration,
+    /// Threads that carry traffic [default: the cores]
+    #[arg(long, env = "FAIRWAY_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// This node's name [default: the host's name]
+    #[arg(long, env = "FAIRWAY_NODE_NAME", value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// The loadBalancerClass that is ours
+    #[arg(long, env = "FAIRWAY_CLASS", value_name = "CLASS", default_value = DEFAULT_CLASS)]
+    pub(crate) class: String,
+    /// For tests: let endpoints be on loopback and on this host
+    #[arg(long, env = "FAIRWAY_ALLOW_LOOPBACK_ENDPOINTS", hide_short_help = true)]
+    pub(crate) allow_loopback_endpoints: bool,
+    /// The name server to ask for names that stand in for endpoints [default: /etc/resolv.conf]
+    #[arg(long, env = "FAIRWAY_NAME_SERVER", value_name = "ADDR:PORT")]
+    pub(crate) name_server: Option<SocketAddr>,
+}
+
+/// Where the admin address is unless said otherwise.
+pub(crate) const DEFAULT_ADMIN: &str = "127.0.0.1:9901";
+
+/// The loadBalancerClass that is ours unless said otherwise.
+pub(crate) const DEFAULT_CLASS: &str = "fairway.dev/gateway";
+
+/// Flags of `get`.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// What to print
+    #[arg(value_enum)]
+    pub(crate) what: What,
+    /// Only this namespace
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    /// How to print it
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<Output>,
+    /// The admin address of the process to ask
+    #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT", default_value = DEFAULT_ADMIN)]
+    pub(crate) admin: SocketAddr,
+}
+
+/// Flags of `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// What kind of object: service
+    #[arg(value_enum)]
+    pub(crate) kind: Explainable,
+    /// Which, as NAMESPACE/NAME
+    #[arg(value_name = "NAMESPACE/NAME")]
+    pub(crate) name: ServiceName,
+    /// The admin address of the process to ask
+    #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT", default_value = DEFAULT_ADMIN)]
+    pub(crate) admin: SocketAddr,
+}
+
+/// Flags of `validate`.
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// Files and directories to check
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// The range of node ports
+    #[arg(
+        long,
+        env = "FAIRWAY_NODE_PORT_RANGE",
+        value_name = "FIRST-LAST",
+        default_value = "30000-32767"
+    )]
+    pub(crate) node_port_range: NodePortRange,
+}
+
+/// What `get` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum What {
+    /// Services with their external addresses and node ports
+    #[value(alias = "service", alias = "svc")]
+    Services,
+    /// Where their traffic goes, and why not elsewhere
+    #[value(alias = "endpoint", alias = "ep")]
+    Endpoints,
+    /// Address pools and how full they are
+    #[value(alias = "pool", alias = "addresspools", alias = "apool")]
+    Pools,
+    /// Gateways and how they are
+    #[value(alias = "gateway", alias = "gw")]
+    Gateways,
+    /// Every address and port that is listened on
+    #[value(alias = "listener")]
+    Listeners,
+}
+
+/// How `get` prints it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// A table with more columns
+    Wide,
+    /// The admin API's JSON
+    Json,
+    /// The same as YAML
+    Yaml,
+}
+
+/// What can be explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Explainable {
+    /// A Service
+    #[value(alias = "services", alias = "svc")]
+    Service,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Where traffic is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ForwardToArg {
+    /// Straight to the endpoints
+    Endpoints,
+    /// To the nodes' InternalIPs, on the node ports
+    NodePorts,
+}
+
+impl From<ForwardToArg> for ForwardTo {
+    fn from(arg: ForwardToArg) -> Self {
+        match arg {
+            ForwardToArg::Endpoints => Self::Endpoints,
+            ForwardToArg::NodePorts => Self::NodePorts,
+        }
+    }
+}
+
+/// A time as `30s`, `500ms`, `5m`, `1h`; a bare number counts seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("'{text}' is no time; write 500ms, 30s, 5m or 1h");
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "s" | "" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => None,
+    };
+    // A day is more than any drain needs, and far from the limits of a clock.
+    millis
+        .filter(|millis| *millis <= 86_400_000)
+        .map(Duration::from_millis)
+        .ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        for (text, wanted) in [
+            ("30s", Some(30_000)),
+            ("500ms", Some(500)),
+            ("5m", Some(300_000)),
+            ("1h", Some(3_600_000)),
+            ("7", Some(7_000)),
+            ("0s", Some(0)),
+            ("", None),
+            ("s", None),
+            ("-1s", None),
+            ("1d", None),
+            ("25h", None),
+            ("99999999999999999999h", None),
+            ("18446744073709551615h", None),
+        ] {
+            assert_eq!(
+                duration(text).ok(),
+                wanted.map(Duration::from_millis),
+                "{text:?}"
+            );
+        }
+    }
+}

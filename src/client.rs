@@ -1,0 +1,97 @@
+//! Asks a running Fairway through its admin address.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+
+/// How long an answer may take altogether.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How large it may be: some 100,000 Services.
+const LARGEST: usize = 256 * 1024 * 1024;
+
+/// The body that `GET path` gives.
+pub(crate) fn get(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        tokio::time::timeout(PATIENCE, ask(admin, path))
+            .await
+            .with_context(|| {
+                format!(
+                    "Fairway at {admin} did not answer within {} s",
+                    PATIENCE.as_secs()
+                )
+            })?
+    })
+}
+
+async fn ask(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
+    let stream = tokio::net::TcpStream::connect(admin)
+        .await
+        .with_context(|| {
+            format!(
+                "no Fairway answers at {admin}; start one, or name its admin address with \
+             --admin ADDR:PORT"
+            )
+        })?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get(path)
+        .header(hyper::header::HOST, admin.to_string())
+        .body(Empty::<Bytes>::new())?;
+    let response = sender
+        .send_request(request)
+        .await
+        .with_context(|| format!("what answers at {admin} does not speak HTTP"))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), LARGEST)
+        .collect()
+        .await
+        .map_err(|error| anyhow::anyhow!("the answer of {admin} broke off: {error}"))?
+        .to_bytes();
+    connection.abort();
+    if status == StatusCode::OK {
+        return Ok(body);
+    }
+    let said = String::from_utf8_lossy(&body);
+    match said.trim() {
+        "" => bail!("{admin} answers {status} to {path}; is it a Fairway's admin address?"),
+        said => bail!("{said}"),
+    }
+}
+
+/// Leaves what a name may hold (RFC 1123) as it is and percent-encodes the rest (RFC 3986).
+pub(crate) fn encode(name: &str) -> String {
+    let mut encoded = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {
+                encoded.push(char::from(byte));
+            }
+            _ => {
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_one_segment_of_a_path() {
+        assert_eq!(encode("shop-1.x"), "shop-1.x");
+        assert_eq!(encode("a/../b?c=d\r\n"), "a%2F..%2Fb%3Fc%3Dd%0D%0A");
+    }
+}

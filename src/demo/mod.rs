@@ -1,0 +1,267 @@
+//! `fairway demo`: a complete edge on this machine, without root.
+//!
+//! It is `fairway standalone` over a temporary directory, with backends of its own and requests
+//! that show what happens: nothing of the product is bypassed.
+
+mod backends;
+mod round;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use fairway_config::view::ServiceRow;
+
+use crate::args::{DEFAULT_ADMIN, DemoArgs, LogFormat};
+use crate::process::{self, Process};
+use backends::Backend;
+
+/// How long the edge may take to stand before the demo gives up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The demo's port numbers. All but the last are ports of the demo's own addresses.
+const WEB: u16 = 8080;
+const STICKY: u16 = 8081;
+const CHAT: u16 = 8082;
+const ECHO: u16 = 5300;
+
+/// Runs it until Ctrl-C, or for one round.
+pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    // What goes wrong is printed by the round; the log would be in its way.
+    crate::logs::start(LogFormat::Text, "error");
+    let runtime = process::runtime()?;
+    runtime.block_on(show(args))
+}
+
+async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    let mut stop = process::stop_signal()?;
+    let mut backends = Vec::new();
+    for name in backends::NAMES {
+        backends.push(
+            Backend::start(name)
+                .await
+                .context("a backend could not be started")?,
+        );
+    }
+    let block = free_block()?;
+    let manifests = tempfile::tempdir().context("no temporary directory can be made")?;
+    let state = tempfile::tempdir().context("no temporary directory can be made")?;
+    write_manifests(manifests.path(), block, &backends)
+        .with_context(|| format!("{} can't be written", manifests.path().display()))?;
+
+    let admin = admin_listener(args.admin)?;
+    let admin_address = admin.local_addr()?;
+    let settings = process::Settings {
+        node_name: "demo".into(),
+        node_addresses: vec![block.node.into()],
+        allow_loopback: true,
+        workers: 2,
+        drain_timeout: Duration::from_secs(5),
+        ..process::Settings::new(manifests.path(), state.path(), admin)
+    };
+    let process = Process::start(settings).await?;
+    let well = tokio::select! {
+        well = stand_and_show(&process, block, admin_address, args.once) => well?,
+        () = stop.recv() => true,
+    };
+    if !args.once {
+        stop.recv().await;
+    }
+    process.stop().await;
+    Ok(if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Waits until the edge stands, prints it and does the round. Whether every request went well.
+async fn stand_and_show(
+    process: &Process,
+    block: Block,
+    admin: SocketAddr,
+    once: bool,
+) -> anyhow::Result<bool> {
+    if !process.wait_ready(PATIENCE).await {
+        let missing = process.readiness().missing.join("\n  ");
+        bail!(
+            "the edge does not stand after {} s:\n  {missing}",
+            PATIENCE.as_secs()
+        );
+    }
+    let services = process.services();
+    let table = crate::get::services_table(&services, crate::get::now());
+    let targets = Targets::of(&services, block)?;
+    crate::print(&format!(
+        "Fairway {}: an edge on this machine. Backends: {}. Pool: {}.\n\n{table}\n",
+        env!("CARGO_PKG_VERSION"),
+        backends::NAMES.join(", "),
+        block.pool(),
+    ))?;
+    let web = targets.web;
+    let outcome = tokio::task::spawn_blocking(move || round::run(&targets)).await?;
+    crate::print(&outcome.text)?;
+    if !once {
+        crate::print(&format!(
+            "\nTry it:       curl http://{web}/\n\
+             Look at it:   http://{admin}/\n\
+             Ask it:       fairway explain service demo/web{}\n\
+             Ctrl-C ends it.\n",
+            if admin.to_string() == DEFAULT_ADMIN {
+                String::new()
+            } else {
+                format!(" --admin {admin}")
+            },
+        ))?;
+    }
+    Ok(outcome.well)
+}
+
+/// The demo's addresses: 127.N.0.0/28 for the pool and 127.N.1.1 for node ports. All of 127.0.0.0/8
+/// is local on Linux, so none of it needs a privilege.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    n: u8,
+    node: Ipv4Addr,
+}
+
+impl Block {
+    fn new(n: u8) -> Self {
+        Self {
+            n,
+            node: Ipv4Addr::new(127, n, 1, 1),
+        }
+    }
+
+    fn pool(self) -> String {
+        format!("127.{}.0.0/28", self.n)
+    }
+
+    /// The first address that is given out: the pool leaves its ends alone.
+    fn first(self) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.n, 0, 1)
+    }
+}
+
+/// Where the demo's Services are to be reached.
+#[derive(Clone, Copy, Debug)]
+struct Targets {
+    web: SocketAddr,
+    sticky: SocketAddr,
+    chat: SocketAddr,
+    echo: SocketAddr,
+    api: SocketAddr,
+}
+
+impl Targets {
+    /// As the Services' statuses say.
+    fn of(services: &[ServiceRow], block: Block) -> anyhow::Result<Self> {
+        let named = |name: &str| {
+            let row = services.iter().find(|row| row.name == name);
+            row.with_context(|| format!("the demo's Service '{name}' is not there"))
+        };
+        let vip = |name: &str, port: u16| {
+            let address = named(name)?.external_ips.first().copied();
+            let address = address.with_context(|| format!("'{name}' got no external address"))?;
+            anyhow::Ok(SocketAddr::new(address, port))
+        };
+        let node_port = named("api")?.ports.first().and_then(|port| port.node_port);
+        let node_port = node_port.context("'api' got no node port")?;
+        Ok(Self {
+            web: vip("web", WEB)?,
+            sticky: vip("sticky", STICKY)?,
+            chat: vip("chat", CHAT)?,
+            echo: vip("echo", ECHO)?,
+            api: SocketAddr::from((block.node, node_port)),
+        })
+    }
+}
+
+/// The first block that no other process (another demo, say) listens on.
+fn free_block() -> anyhow::Result<Block> {
+    (88..=99)
+        .map(Block::new)
+        .find(|block| {
+            TcpListener::bind((block.first(), WEB)).is_ok()
+                && UdpSocket::bind((block.first(), ECHO)).is_ok()
+        })
+        .context(
+            "no loopback addresses from 127.88.0.1 to 127.99.0.1 can be listened on at port 8080; \
+             on this system they may have to be added first (Linux has them all)",
+        )
+}
+
+/// The address that was asked for, or the default, or a free port where that is taken.
+fn admin_listener(asked: Option<SocketAddr>) -> anyhow::Result<TcpListener> {
+    match asked {
+        Some(address) => process::bind(address, "--admin"),
+        None => TcpListener::bind(DEFAULT_ADMIN)
+            .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+            .context("no port is free for the admin address"),
+    }
+}
+
+fn write_manifests(dir: &Path, block: Block, backends: &[Backend]) -> std::io::Result<()> {
+    std::fs::write(
+        dir.join("pool.yaml"),
+        format!(
+            "apiVersion: fairway.dev/v1alpha1\n\
+             kind: AddressPool\n\
+             metadata: {{name: demo}}\n\
+             spec: {{addresses: [\"{}\"], avoidEnds: true}}\n",
+            block.pool()
+        ),
+    )?;
+    let services = [
+        (
+            "web",
+            "type: LoadBalancer",
+            format!("{{port: {WEB}, protocol: TCP}}"),
+        ),
+        (
+            "sticky",
+            "type: LoadBalancer\n  sessionAffinity: ClientIP",
+            format!("{{port: {STICKY}, protocol: TCP}}"),
+        ),
+        (
+            "chat",
+            "type: LoadBalancer",
+            format!("{{port: {CHAT}, protocol: TCP, appProtocol: http}}"),
+        ),
+        (
+            "echo",
+            "type: LoadBalancer",
+            format!("{{port: {ECHO}, protocol: UDP}}"),
+        ),
+        (
+            "api",
+            "type: NodePort",
+            "{port: 80, protocol: TCP}".to_owned(),
+        ),
+    ];
+    for (name, spec, port) in services {
+        let mut text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: demo}}\n\
+             spec:\n  {spec}\n  ports:\n  - {port}\n"
+        );
+        let protocol = if name == "echo" { "UDP" } else { "TCP" };
+        // Every backend has a port of its own, and a slice has one port for all its endpoints: a
+        // slice each.
+        for (n, backend) in backends.iter().enumerate() {
+            text.push_str(&format!(
+                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  \
+                 name: {name}-{n}\n  namespace: demo\n  \
+                 labels: {{kubernetes.io/service-name: {name}}}\n\
+                 addressType: IPv4\n\
+                 ports: [{{port: {}, protocol: {protocol}}}]\n\
+                 endpoints: [{{addresses: [\"{}\"]}}]\n",
+                backend.address.port(),
+                backend.address.ip(),
+            ));
+        }
+        std::fs::write(dir.join(format!("{name}.yaml")), text)?;
+    }
+    Ok(())
+}

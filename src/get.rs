@@ -1,0 +1,383 @@
+//! `fairway get`: tables as kubectl prints them.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use fairway_config::exchange::{ClaimKind, ListenerState};
+use fairway_config::problem::Problem;
+use fairway_config::service::ServiceType;
+use fairway_config::time::Timestamp;
+use fairway_config::view::{
+    ConditionRow, EndpointRow, GatewayRow, List, ListenerRow, PoolRow, PortRow, ServiceRow,
+};
+use serde::de::DeserializeOwned;
+
+use crate::args::{GetArgs, Output, What};
+use crate::table;
+
+/// Asks the process at the admin address and prints.
+pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
+    let what = match args.what {
+        What::Services => "services",
+        What::Endpoints => "endpoints",
+        What::Pools => "pools",
+        What::Gateways => "gateways",
+        What::Listeners => "listeners",
+    };
+    let body = crate::client::get(args.admin, &format!("/api/v1/{what}"))?;
+    let code = crate::print(&render(&args, &body, now())?)?;
+    if matches!(args.what, What::Services | What::Pools) && !is_for_machines(&args) {
+        let query = match &args.namespace {
+            Some(namespace) => format!("?namespace={}", crate::client::encode(namespace)),
+            None => String::new(),
+        };
+        let body = crate::client::get(args.admin, &format!("/api/v1/problems{query}"))?;
+        warn_of(&items::<Problem>(&args, &body)?);
+    }
+    Ok(code)
+}
+
+fn is_for_machines(args: &GetArgs) -> bool {
+    matches!(args.output, Some(Output::Json | Output::Yaml))
+}
+
+/// To standard error: what can't be read has no row, or one that is older than its file.
+fn warn_of(problems: &[Problem]) {
+    let mut err = std::io::stderr().lock();
+    for problem in problems {
+        // Where nobody reads standard error there is nobody to tell.
+        let _ = writeln!(err, "problem: {}", table::printable(&problem.to_string()));
+    }
+}
+
+fn render(args: &GetArgs, body: &[u8], now: Timestamp) -> anyhow::Result<String> {
+    let view = View {
+        wide: args.output == Some(Output::Wide),
+        namespaced: args.namespace.is_none(),
+        now,
+    };
+    match args.what {
+        What::Services => {
+            let mut rows: Vec<ServiceRow> = items(args, body)?;
+            rows.retain(|row| in_namespace(args, &row.namespace));
+            print_rows(args, rows, |rows| services(&view, rows))
+        }
+        What::Endpoints => {
+            let mut rows: Vec<EndpointRow> = items(args, body)?;
+            rows.retain(|row| in_namespace(args, &row.namespace));
+            print_rows(args, rows, |rows| endpoints(&view, rows))
+        }
+        What::Listeners => {
+            let mut rows: Vec<ListenerRow> = items(args, body)?;
+            rows.retain(|row| in_namespace(args, &row.namespace));
+            print_rows(args, rows, |rows| listeners(&view, rows))
+        }
+        What::Pools => print_rows(args, items(args, body)?, |rows| pools(&view, rows)),
+        What::Gateways => print_rows(args, items(args, body)?, |rows| gateways(&view, rows)),
+    }
+}
+
+/// What decides which columns there are.
+struct View {
+    wide: bool,
+    namespaced: bool,
+    now: Timestamp,
+}
+
+fn items<T: DeserializeOwned>(args: &GetArgs, body: &[u8]) -> anyhow::Result<Vec<T>> {
+    let list: List<T> = serde_json::from_slice(body)
+        .with_context(|| format!("{} did not answer as Fairway does", args.admin))?;
+    Ok(list.items)
+}
+
+fn in_namespace(args: &GetArgs, namespace: &str) -> bool {
+    args.namespace
+        .as_deref()
+        .is_none_or(|wanted| wanted == namespace)
+}
+
+fn print_rows<T: serde::Serialize>(
+    args: &GetArgs,
+    rows: Vec<T>,
+    table: impl Fn(&[T]) -> String,
+) -> anyhow::Result<String> {
+    Ok(match args.output {
+        Some(Output::Json) => serde_json::to_string_pretty(&List { items: rows })? + "\n",
+        Some(Output::Yaml) => serde_saphyr::to_string(&List { items: rows })?,
+        Some(Output::Wide) | None if rows.is_empty() => match &args.namespace {
+            Some(namespace) => format!("No resources found in {namespace} namespace.\n"),
+            None => "No resources found.\n".to_owned(),
+        },
+        Some(Output::Wide) | None => table(&rows),
+    })
+}
+
+/// `get services`, as `kubectl get services -A` prints it.
+pub(crate) fn services_table(rows: &[ServiceRow], now: Timestamp) -> String {
+    services(
+        &View {
+            wide: false,
+            namespaced: true,
+            now,
+        },
+        rows,
+    )
+}
+
+fn services(view: &View, rows: &[ServiceRow]) -> String {
+    let mut heading = vec![
+        "NAME",
+        "TYPE",
+        "CLUSTER-IP",
+        "EXTERNAL-IP",
+        "PORT(S)",
+        "AGE",
+    ];
+    if view.wide {
+        heading.extend(["ENDPOINTS", "STATUS"]);
+    }
+    let rows = rows.iter().map(|row| {
+        let mut cells = vec![
+            row.name.clone(),
+            row.kind.as_str().to_owned(),
+            none_if_empty(row.cluster_ips.first().cloned().unwrap_or_default()),
+            external(row),
+            none_if_empty(join(row.ports.iter().map(port))),
+            view.age(&row.created),
+        ];
+        if view.wide {
+            cells.push(row.endpoints.to_string());
+            cells.push(status(row));
+        }
+        (row.namespace.clone(), cells)
+    });
+    view.render(heading, rows)
+}
+
+fn endpoints(view: &View, rows: &[EndpointRow]) -> String {
+    let mut heading = vec!["SERVICE", "PORT", "ENDPOINT", "STATE", "ACTIVE"];
+    if view.wide {
+        heading.extend(["NODE", "WHY"]);
+    }
+    let rows = rows.iter().map(|row| {
+        let mut cells = vec![
+            row.service.clone(),
+            format!("{}/{}", row.port, row.protocol),
+            row.endpoint.to_string(),
+            row.state.clone(),
+            row.active.to_string(),
+        ];
+        if view.wide {
+            cells.push(none_if_empty(row.node.clone().unwrap_or_default()));
+            cells.push(row.why.clone());
+        }
+        (row.namespace.clone(), cells)
+    });
+    view.render(heading, rows)
+}
+
+fn listeners(view: &View, rows: &[ListenerRow]) -> String {
+    let mut heading = vec!["SERVICE", "LISTEN", "PROTOCOL", "KIND", "STATE"];
+    if view.wide {
+        heading.extend(["PORT", "MESSAGE"]);
+    }
+    let rows = rows.iter().map(|row| {
+        let listener = &row.listener;
+        let (state, message) = match &listener.state {
+            ListenerState::Failed { reason, message } => (reason.clone(), message.clone()),
+            other => (other.as_str().to_owned(), String::new()),
+        };
+        let mut cells = vec![
+            row.service.clone(),
+            listener.listen.to_string(),
+            listener.protocol.to_string(),
+            match listener.kind {
+                ClaimKind::Vip => "vip",
+                ClaimKind::NodePort => "node-port",
+                ClaimKind::HealthCheck => "health-check",
+            }
+            .to_owned(),
+            state,
+        ];
+        if view.wide {
+            cells.push(listener.port.to_string());
+            cells.push(message);
+        }
+        (row.namespace.clone(), cells)
+    });
+    view.render(heading, rows)
+}
+
+fn pools(view: &View, rows: &[PoolRow]) -> String {
+    let mut heading = vec!["NAME", "TOTAL", "USED", "AVAILABLE", "AUTO-ASSIGN", "READY"];
+    if view.wide {
+        heading.extend(["PRIORITY", "FORWARDING", "ADDRESSES", "MESSAGE"]);
+    }
+    let rows = rows
+        .iter()
+        .map(|row| {
+            // Both families in one cell, IPv4 first, where a pool has both.
+            let count = |pick: fn(&fairway_config::exchange::PoolCount) -> u128| {
+                none_if_empty(join(
+                    row.counts.values().map(|count| pick(count).to_string()),
+                ))
+            };
+            let ready = row
+                .conditions
+                .iter()
+                .find(|condition| condition.kind == "Ready");
+            let mut cells = vec![
+                row.name.clone(),
+                count(|count| count.total),
+                count(|count| count.used),
+                count(|count| count.available),
+                row.auto_assign.to_string(),
+                ready
+                    .map_or("Unknown", |ready| ready.status.as_str())
+                    .to_owned(),
+            ];
+            if view.wide {
+                cells.push(row.priority.to_string());
+                cells.push(format!("{:?}", row.forwarding));
+                cells.push(join(row.addresses.iter().cloned()));
+                cells.push(
+                    row.conditions
+                        .iter()
+                        .filter(|c| is_trouble(c))
+                        .map(said)
+                        .next()
+                        .unwrap_or_default(),
+                );
+            }
+            cells
+        })
+        .collect();
+    table::render(&heading, rows)
+}
+
+fn gateways(view: &View, rows: &[GatewayRow]) -> String {
+    let mut heading = vec![
+        "NAME",
+        "VERSION",
+        "READY",
+        "LISTENING",
+        "FAILED",
+        "CONNECTIONS",
+        "FLOWS",
+        "AGE",
+    ];
+    if view.wide {
+        heading.push("MESSAGE");
+    }
+    let rows = rows
+        .iter()
+        .map(|row| {
+            let mut cells = vec![
+                row.name.clone(),
+                row.version.clone(),
+                if row.ready { "True" } else { "False" }.to_owned(),
+                row.listening.to_string(),
+                row.failed.to_string(),
+                row.connections.to_string(),
+                row.flows.to_string(),
+                view.age(&row.started),
+            ];
+            if view.wide {
+                cells.push(row.why.clone());
+            }
+            cells
+        })
+        .collect();
+    table::render(&heading, rows)
+}
+
+impl View {
+    /// Puts the namespace in front where all namespaces are shown.
+    fn render(
+        &self,
+        mut heading: Vec<&'static str>,
+        rows: impl Iterator<Item = (String, Vec<String>)>,
+    ) -> String {
+        if self.namespaced {
+            heading.insert(0, "NAMESPACE");
+        }
+        let rows = rows
+            .map(|(namespace, mut cells)| {
+                if self.namespaced {
+                    cells.insert(0, namespace);
+                }
+                cells
+            })
+            .collect();
+        table::render(&heading, rows)
+    }
+
+    fn age(&self, since: &str) -> String {
+        match since.parse::<Timestamp>() {
+            Ok(since) => table::age(self.now.0.saturating_sub(since.0)),
+            Err(_) => "<unknown>".to_owned(),
+        }
+    }
+}
+
+fn external(row: &ServiceRow) -> String {
+    match row.kind {
+        ServiceType::ExternalName => none_if_empty(row.external_name.clone().unwrap_or_default()),
+        ServiceType::LoadBalancer if row.external_ips.is_empty() => "<pending>".to_owned(),
+        _ => none_if_empty(join(row.external_ips.iter().map(ToString::to_string))),
+    }
+}
+
+fn port(port: &PortRow) -> String {
+    match port.node_port {
+        Some(node_port) => format!("{}:{node_port}/{}", port.port, port.protocol),
+        None => format!("{}/{}", port.port, port.protocol),
+    }
+}
+
+/// `OK`, or the first thing that is wrong.
+fn status(row: &ServiceRow) -> String {
+    if let Some(problem) = &row.source_problem {
+        return format!("SourceUnreadable: {problem}");
+    }
+    row.conditions
+        .iter()
+        .find(|c| is_trouble(c))
+        .map_or_else(|| "OK".to_owned(), said)
+}
+
+/// Whether a condition says that something is wrong: most are good when True, these when False.
+fn is_trouble(condition: &ConditionRow) -> bool {
+    let wanted = if matches!(condition.kind.as_str(), "OutOfPool" | "Overlaps") {
+        "False"
+    } else {
+        "True"
+    };
+    condition.status != wanted
+}
+
+fn said(condition: &ConditionRow) -> String {
+    format!("{}: {}", condition.reason, condition.message)
+}
+
+fn join(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(",")
+}
+
+fn none_if_empty(cell: String) -> String {
+    if cell.is_empty() {
+        "<none>".to_owned()
+    } else {
+        cell
+    }
+}
+
+/// The wall clock.
+pub(crate) fn now() -> Timestamp {
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    Timestamp(i64::try_from(seconds).unwrap_or(i64::MAX))
+}

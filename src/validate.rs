@@ -1,0 +1,199 @@
+//! `fairway validate`: every problem at once, without running anything.
+//!
+//! Four readings of the same objects, each for what it alone can see: the documents one by one,
+//! the objects side by side, what the controller would give them on an empty edge, and what a gateway
+//! would refuse to dial.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use fairway_config::endpoints::{EndpointHost, EndpointSlice};
+use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
+use fairway_config::field::FieldProblem;
+use fairway_config::object::Object;
+use fairway_config::problem::Problem;
+use fairway_config::time::Timestamp;
+use fairway_config::validate::{self, Located};
+use fairway_controller::directory::{Declared, declared};
+use fairway_controller_core::conditions::{ADDRESS_ASSIGNED, NODE_PORTS_ALLOCATED};
+use fairway_controller_core::{NodePortRange, Settings, State};
+use fairway_gateway_core::guard::Guard;
+
+use crate::WrongConfiguration;
+use crate::args::{DEFAULT_CLASS, ValidateArgs};
+
+/// Checks the paths, prints what is wrong, ends with 1 where anything is.
+pub(crate) fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
+    let mut all = Declared::default();
+    for path in &args.paths {
+        let Declared {
+            objects,
+            problems,
+            files,
+        } = declared(path)
+            .with_context(|| path.display().to_string())
+            .map_err(|error| WrongConfiguration(format!("{error:#}")))?;
+        all.objects.extend(objects);
+        all.problems.extend(problems);
+        all.files += files;
+    }
+    let range = args.node_port_range;
+    let mut problems = all.problems;
+    problems.extend(validate::check(
+        &all.objects,
+        &(range.first()..=range.last()),
+    ));
+    // What the objects say of each other is said by the check above, with the field; the controller
+    // is asked for the rest: a pool that is too small, a quota, selectors that leave nothing.
+    let told: Vec<String> = problems
+        .iter()
+        .map(|problem| problem.object.clone())
+        .collect();
+    problems.extend(
+        pending(&all.objects, range)
+            .into_iter()
+            .filter(|it| !told.contains(&it.object)),
+    );
+    problems.extend(refused(&all.objects));
+    problems.sort();
+    problems.dedup();
+    for problem in &problems {
+        crate::print(&format!("{problem}\n"))?;
+    }
+    let (files, objects) = (all.files, all.objects.len());
+    if problems.is_empty() {
+        crate::print(&format!(
+            "{} in {}: no problems\n",
+            count(objects, "object"),
+            count(files, "file")
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    crate::print(&format!(
+        "{} in {}: {}\n",
+        count(objects, "object"),
+        count(files, "file"),
+        count(problems.len(), "problem"),
+    ))?;
+    Ok(ExitCode::FAILURE)
+}
+
+fn count(n: usize, what: &str) -> String {
+    if n == 1 {
+        format!("{n} {what}")
+    } else {
+        format!("{n} {what}s")
+    }
+}
+
+/// Endpoints that no gateway dials, wherever it runs. Which addresses are a host's own is known on
+/// that host alone.
+fn refused(objects: &[Located]) -> Vec<Problem> {
+    let mut guard = Guard::new(false);
+    for located in objects {
+        if let Object::Pool(pool) = &located.object {
+            let ranges = pool.blocks.iter().map(|block| block.range).collect();
+            guard.set_pool(&pool.name, Some(ranges));
+        }
+    }
+    let mut problems = Vec::new();
+    for located in objects {
+        let slices: &[Arc<EndpointSlice>] = match &located.object {
+            Object::EndpointSlice(slice) => std::slice::from_ref(slice),
+            Object::Endpoints(slices) => slices,
+            _ => &[],
+        };
+        for endpoint in slices.iter().flat_map(|slice| &slice.endpoints) {
+            let EndpointHost::Ip(address) = &endpoint.address else {
+                continue;
+            };
+            if let Err(refusal) = guard.check(*address) {
+                let field = String::new();
+                let message = format!("the endpoint {address} is never dialled: it {refusal}");
+                let problem = FieldProblem { field, message };
+                problems.push(located.place.problem(&located.key.to_string(), problem));
+            }
+        }
+    }
+    problems
+}
+
+/// What the controller could not give on an edge with these objects alone. Nothing where there is
+/// no pool among them: the pools are elsewhere then, and every Service would be pending.
+fn pending(objects: &[Located], node_ports: NodePortRange) -> Vec<Problem> {
+    if !objects
+        .iter()
+        .any(|located| matches!(located.object, Object::Pool(_)))
+    {
+        return Vec::new();
+    }
+    let mut state = State::new(Settings {
+        class: DEFAULT_CLASS.into(),
+        default_class: true,
+        node_ports,
+        allocates_node_ports: true,
+    });
+    let mut places = BTreeMap::new();
+    let mut changes = Vec::new();
+    for located in objects {
+        match &located.object {
+            Object::Service(service) => {
+                // The first of two with one name counts; the other has been reported.
+                if places.insert(service.name.clone(), located).is_none() {
+                    let stored = StoredService {
+                        service: Arc::clone(service),
+                        held: Held::default(),
+                        status: Status::default(),
+                        version: 1,
+                        first_seen: Timestamp::default(),
+                        source: None,
+                        source_problem: None,
+                    };
+                    changes.push(Change::Service(
+                        service.name.clone(),
+                        Some(Arc::new(stored)),
+                    ));
+                }
+            }
+            Object::Pool(pool) => {
+                changes.push(Change::Pool(pool.name.clone(), Some(Arc::clone(pool))));
+            }
+            Object::Namespace(it) => {
+                changes.push(Change::Namespace(it.name.clone(), Some(Arc::clone(it))));
+            }
+            Object::Node(it) => changes.push(Change::Node(it.name.clone(), Some(Arc::clone(it)))),
+            Object::EndpointSlice(_)
+            | Object::Endpoints(_)
+            | Object::Secret(_)
+            | Object::Other { .. } => {}
+        }
+    }
+    state.apply(&Batch {
+        changes,
+        synced: true,
+        sequence: 0,
+    });
+    let mut problems = Vec::new();
+    for write in state.settle(Timestamp::default()) {
+        let Write::Service { name, status, .. } = write else {
+            continue;
+        };
+        let Some(located) = places.get(&name) else {
+            continue;
+        };
+        for (kind, condition) in &status.conditions {
+            if [ADDRESS_ASSIGNED, NODE_PORTS_ALLOCATED].contains(&&**kind) && !condition.status {
+                problems.push(located.place.problem(
+                    &located.key.to_string(),
+                    FieldProblem {
+                        field: String::new(),
+                        message: condition.message.trim_end_matches('.').to_owned(),
+                    },
+                ));
+            }
+        }
+    }
+    problems
+}
