@@ -78,12 +78,14 @@ fn services_come_and_go() -> Result<()> {
             fairway.list("listeners").is_ok_and(|rows| rows.is_empty())
         })?;
     }
-    // The address is no longer this host's either.
-    let routes = site
-        .edge
-        .run(|| clients::output("ip", &["route", "show", "table", "local"]))?;
-    ensure!(!routes.contains("203.0.113."), "{routes}");
-    Ok(())
+    // The address is no longer this host's either, once the last connection there is over.
+    wait::until_some("its local route is gone", || {
+        let routes = site
+            .edge
+            .run(|| clients::output("ip", &["route", "show", "table", "local"]))?;
+        ensure!(!routes.contains("203.0.113."), "{routes}");
+        Ok(())
+    })
 }
 
 fn a_type_is_changed_on_a_live_service() -> Result<()> {
