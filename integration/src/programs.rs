@@ -1,6 +1,7 @@
 //! Where programs are: those of the system, Fairway itself, and the Go programs of the tests.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -8,7 +9,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail};
 
 static FAIRWAY: OnceLock<PathBuf> = OnceLock::new();
-static TOOLS: OnceLock<PathBuf> = OnceLock::new();
+static TOOLS: OnceLock<OsString> = OnceLock::new();
 
 /// Builds what tests start besides the system's programs, where `cargo xtask test` has not said
 /// through `FAIRWAY_BIN` and `FAIRWAY_TEST_TOOLS` where it is. Before [`crate::lab::enter`], because
@@ -19,8 +20,8 @@ pub fn prepare() -> Result<()> {
         None => built_fairway()?,
     };
     let tools = match env::var_os("FAIRWAY_TEST_TOOLS") {
-        Some(path) => PathBuf::from(path),
-        None => PathBuf::from(cargo(&["xtask", "tools"])?.trim()),
+        Some(folders) => folders,
+        None => cargo(&["xtask", "tools"])?.trim().into(),
     };
     let _ = FAIRWAY.set(
         fairway
@@ -39,19 +40,16 @@ pub fn fairway() -> Result<&'static Path> {
         .context("programs::prepare was not called")
 }
 
-/// One of the Go programs of integration/go.
+/// One of the Go programs of integration/go: in the first of the folders that has it.
 pub fn tool(name: &str) -> Result<PathBuf> {
-    let path = TOOLS
-        .get()
-        .context("programs::prepare was not called")?
-        .join(name);
-    if !path.is_file() {
-        bail!(
-            "{} is not there; `cargo xtask tools` builds it",
-            path.display()
-        );
-    }
-    Ok(path)
+    let folders = TOOLS.get().context("programs::prepare was not called")?;
+    env::split_paths(folders)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| {
+            let folders = folders.to_string_lossy();
+            format!("{name} is not in {folders}; `cargo xtask tools` builds it")
+        })
 }
 
 /// A program of the system: in `$PATH`, or where a user's `$PATH` often does not look.

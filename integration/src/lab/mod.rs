@@ -10,4 +10,4 @@ mod sys;
 
 pub use enter::enter;
 pub use host::{Host, Served, wire};
-pub use process::{Process, take_journal};
+pub use process::{Process, note, take_journal};

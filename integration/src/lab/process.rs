@@ -93,7 +93,7 @@ impl Drop for Process {
         }
         let ended = status.map_or_else(|e| e.to_string(), |status| status.to_string());
         let entry = format!("--- {} ({ended})\n{}", self.label, self.said());
-        JOURNAL.with_borrow_mut(|journal| journal.push(entry));
+        note(entry);
     }
 }
 
@@ -105,6 +105,11 @@ thread_local! {
 /// person wants to see when a test has failed.
 pub fn take_journal() -> String {
     JOURNAL.with_borrow_mut(std::mem::take).join("\n")
+}
+
+/// Puts an entry into the journal of this thread.
+pub fn note(entry: String) {
+    JOURNAL.with_borrow_mut(|journal| journal.push(entry));
 }
 
 fn collect(from: impl Read + Send + 'static, to: Arc<Mutex<String>>) -> JoinHandle<()> {
