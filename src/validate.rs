@@ -174,6 +174,7 @@ fn pending(objects: &[Located], node_ports: NodePortRange) -> Vec<Problem> {
         changes,
         synced: true,
         sequence: 0,
+        since: None,
     });
     let mut problems = Vec::new();
     for write in state.settle(Timestamp::default()) {

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,10 @@ pub struct Batch {
     /// How much the store had told when it sent this: whoever has worked the batch in knows all of
     /// it. When everybody does, and nobody has said anything since, all is settled.
     pub sequence: u64,
+    /// When the oldest change in it came about, as far as the store can tell: that of its author,
+    /// also where this is what the controller decided on it. Nothing where nobody changed anything:
+    /// at the start, or where a gateway said something.
+    pub since: Option<Instant>,
 }
 
 /// One object is now so, or is gone.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use fairway_config::exchange::{Batch, Change};
 use fairway_config::names::{ClusterName, NamespacedName, ServiceName};
@@ -68,14 +69,19 @@ struct Waiting {
     changes: BTreeMap<Subject, Change>,
     synced: bool,
     sequence: u64,
+    /// See [`Batch::since`].
+    since: Option<Instant>,
+    /// It has been told everything there was: what comes now are changes.
+    started: bool,
     /// There is something to tell, if only that everything has been told.
     due: bool,
     closed: bool,
 }
 
 impl Feed {
-    /// Changes take effect for every subscriber; `synced` once everything there is has been told.
-    pub(crate) fn publish(&self, changes: Vec<Change>, synced: bool) {
+    /// Changes take effect for every subscriber; `synced` once everything there is has been told,
+    /// `since` when the oldest of them came about.
+    pub(crate) fn publish(&self, changes: Vec<Change>, synced: bool, since: Option<Instant>) {
         let mut state = lock(&self.state);
         let news = synced && !state.synced;
         state.synced |= synced;
@@ -101,6 +107,9 @@ impl Feed {
             waiting.synced = synced;
             waiting.sequence = sequence;
             waiting.due = true;
+            if waiting.started {
+                waiting.since = waiting.since.into_iter().chain(since).min();
+            }
             for change in &changes {
                 waiting
                     .changes
@@ -136,6 +145,8 @@ impl Feed {
                 changes: state.latest.clone(),
                 synced: state.synced,
                 sequence: state.sequence,
+                since: None,
+                started: false,
                 due: state.synced || !state.latest.is_empty(),
                 closed: state.closed,
             }),
@@ -176,10 +187,12 @@ async fn deliver(subscriber: Arc<Subscriber>, sender: mpsc::Sender<Batch>) {
         let mut waiting = lock(&subscriber.waiting);
         if std::mem::take(&mut waiting.due) {
             let changes = std::mem::take(&mut waiting.changes);
+            waiting.started |= waiting.synced;
             room.send(Batch {
                 changes: changes.into_values().collect(),
                 synced: waiting.synced,
                 sequence: waiting.sequence,
+                since: waiting.since.take(),
             });
         }
         if waiting.closed {
@@ -198,6 +211,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use fairway_config::cluster::Namespace;
 
@@ -223,8 +237,8 @@ mod tests {
     #[tokio::test]
     async fn a_late_subscriber_gets_everything_there_is() {
         let feed = Feed::default();
-        feed.publish(vec![namespace("a", 1), namespace("b", 1)], false);
-        feed.publish(vec![namespace("a", 2)], true);
+        feed.publish(vec![namespace("a", 1), namespace("b", 1)], false, None);
+        feed.publish(vec![namespace("a", 2)], true, None);
         let batch = feed.subscribe().recv().await.unwrap();
         assert!(batch.synced);
         let seen: Vec<_> = batch.changes.iter().map(generation).collect();
@@ -235,7 +249,7 @@ mod tests {
     async fn an_empty_store_still_says_that_it_is_synced() {
         let feed = Feed::default();
         let mut batches = feed.subscribe();
-        feed.publish(Vec::new(), true);
+        feed.publish(Vec::new(), true, None);
         let batch = batches.recv().await.unwrap();
         assert!(batch.synced && batch.changes.is_empty());
     }
@@ -245,7 +259,7 @@ mod tests {
         let feed = Feed::default();
         let mut batches = feed.subscribe();
         for generation in 0..10_000 {
-            feed.publish(vec![namespace("a", generation)], true);
+            feed.publish(vec![namespace("a", generation)], true, None);
             if generation % 100 == 0 {
                 tokio::task::yield_now().await;
             }
@@ -262,12 +276,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_batch_is_as_old_as_the_oldest_change_in_it_and_a_start_has_no_age() {
+        let feed = Feed::default();
+        let old = Instant::now();
+        let new = old + Duration::from_millis(1);
+        feed.publish(vec![namespace("a", 1)], false, Some(old));
+        let mut batches = feed.subscribe();
+        feed.publish(vec![namespace("b", 1)], true, Some(old));
+        assert_eq!(batches.recv().await.unwrap().since, None);
+        // Each of them waits: nobody runs between them but this.
+        feed.publish(vec![namespace("a", 2)], true, Some(new));
+        feed.publish(vec![namespace("b", 2)], true, Some(old));
+        feed.publish(vec![namespace("a", 3)], true, None);
+        let batch = batches.recv().await.unwrap();
+        assert_eq!((batch.changes.len(), batch.since), (2, Some(old)));
+        feed.publish(vec![namespace("a", 4)], true, None);
+        assert_eq!(batches.recv().await.unwrap().since, None);
+    }
+
+    #[tokio::test]
     async fn a_deletion_is_told_to_whom_it_concerns_and_forgotten() {
         let feed = Feed::default();
-        feed.publish(vec![namespace("a", 1)], true);
+        feed.publish(vec![namespace("a", 1)], true, None);
         let mut early = feed.subscribe();
         early.recv().await.unwrap();
-        feed.publish(vec![Change::Namespace("a".into(), None)], true);
+        feed.publish(vec![Change::Namespace("a".into(), None)], true, None);
         let batch = early.recv().await.unwrap();
         assert!(matches!(batch.changes[..], [Change::Namespace(_, None)]));
         let batch = feed.subscribe().recv().await.unwrap();
@@ -278,7 +311,7 @@ mod tests {
     async fn closing_ends_every_subscription_after_the_last_word() {
         let feed = Feed::default();
         let mut batches = feed.subscribe();
-        feed.publish(vec![namespace("a", 1)], true);
+        feed.publish(vec![namespace("a", 1)], true, None);
         feed.close();
         assert_eq!(batches.recv().await.unwrap().changes.len(), 1);
         assert!(batches.recv().await.is_none());

@@ -31,6 +31,8 @@ pub struct Controller<S> {
     batches: mpsc::Receiver<Batch>,
     retry_at: Option<Instant>,
     retry: Duration,
+    /// When the oldest change came about of which a decision is still to be written.
+    unwritten: Option<std::time::Instant>,
 }
 
 /// What the controller knows, for others to ask. Cheap to clone.
@@ -98,6 +100,7 @@ impl<S: Store> Controller<S> {
             shared,
             retry_at: None,
             retry: RETRY.0,
+            unwritten: None,
         };
         (controller, handle)
     }
@@ -114,15 +117,15 @@ impl<S: Store> Controller<S> {
                 }
             };
             let began = Instant::now();
-            let (writes, taken) = tokio::select! {
+            let (writes, taken, since) = tokio::select! {
                 () = stop.cancelled() => return,
                 batch = self.batches.recv() => {
                     let Some(batch) = batch else { return };
-                    (self.take(&batch), Some(batch.sequence))
+                    (self.take(&batch), Some(batch.sequence), batch.since)
                 }
-                () = retry => (self.plan_again(), None),
+                () = retry => (self.plan_again(), None, self.unwritten.take()),
             };
-            self.write(writes).await;
+            self.write(writes, since).await;
             if let Some(sequence) = taken {
                 lock(&self.shared).done = sequence;
             }
@@ -153,13 +156,13 @@ impl<S: Store> Controller<S> {
         shared.state.settle(now())
     }
 
-    async fn write(&mut self, writes: Vec<Write>) {
+    async fn write(&mut self, writes: Vec<Write>, since: Option<std::time::Instant>) {
         if writes.is_empty() {
             return;
         }
         let targets: Vec<_> = writes.iter().map(Target::of).collect();
         lock(&self.shared).writing = writes.len();
-        let outcomes = self.store.write(writes).await;
+        let outcomes = self.store.write(writes, since).await;
         let mut shared = lock(&self.shared);
         shared.writing = 0;
         let mut refused = false;
@@ -178,6 +181,9 @@ impl<S: Store> Controller<S> {
                     shared.failed.insert(target, Some(error));
                 }
             }
+        }
+        if refused || failed.is_some() {
+            self.unwritten = self.unwritten.into_iter().chain(since).min();
         }
         if let Some(error) = failed {
             metrics::counter!("fairway_store_errors_total", "operation" => "status").increment(1);

@@ -1,6 +1,7 @@
 //! The only wire between controller and gateway.
 
 use std::future::Future;
+use std::time::Instant;
 
 use fairway_config::exchange::{Batch, Report, Write};
 use fairway_config::names::ServiceName;
@@ -23,8 +24,13 @@ pub trait Store: Send + Sync + 'static {
     /// Makes decisions last: one outcome for each write, in order.
     ///
     /// What was written comes back to every subscriber as a change, but addresses and ports not
-    /// before they would survive a crash. A status may: it follows from the rest.
-    fn write(&self, writes: Vec<Write>) -> impl Future<Output = Vec<WriteOutcome>> + Send;
+    /// before they would survive a crash. A status may: it follows from the rest. `since` is when
+    /// the change came about that was decided on ([`Batch::since`]), and goes with it.
+    fn write(
+        &self,
+        writes: Vec<Write>,
+        since: Option<Instant>,
+    ) -> impl Future<Output = Vec<WriteOutcome>> + Send;
 
     /// Takes what a gateway says of Services; it comes back as `Change::Report`.
     fn report(&self, reports: Vec<(ServiceName, Option<Report>)>);

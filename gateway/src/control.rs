@@ -179,11 +179,13 @@ impl Control {
     async fn objects(&mut self, first: Batch, more: &mut mpsc::Receiver<Batch>) {
         let began = std::time::Instant::now();
         let mut synced = first.synced;
+        let mut since = first.since;
         self.taken = first.sequence;
         self.builder.apply(&first);
         for _ in 1..COALESCED {
             let Ok(batch) = more.try_recv() else { break };
             synced |= batch.synced;
+            since = since.into_iter().chain(batch.since).min();
             self.taken = batch.sequence;
             self.builder.apply(&batch);
         }
@@ -192,14 +194,15 @@ impl Control {
         if !self.synced {
             return;
         }
-        let changed = self.rebuild().await;
+        let programmed = self.rebuild().await;
         if !self.published.is_synced() {
             self.programmer.synced().await;
             self.published.set_synced();
         }
         let took = began.elapsed().as_secs_f64();
         metrics::histogram!(SYNC_DURATION, "component" => "gateway").record(took);
-        if changed {
+        if let Some(since) = since.filter(|_| programmed) {
+            let took = since.elapsed().as_secs_f64();
             metrics::histogram!(PROGRAMMING_DURATION).record(took);
         }
     }
@@ -217,7 +220,7 @@ impl Control {
         }
     }
 
-    /// Builds what changed and programs it. Returns whether anything changed.
+    /// Builds what changed and programs it. Returns whether there is anything in it to connect to.
     async fn rebuild(&mut self) -> bool {
         if !self.synced {
             return false;
@@ -229,17 +232,18 @@ impl Control {
         };
         let built = self.builder.build(&resolved);
         self.names.want(self.builder.take_changed_names());
-        let changed = !built.is_empty();
+        let mut programmed = false;
         let mut updates = Vec::with_capacity(built.len());
         let mut services = BTreeSet::new();
         for (service, route) in built {
             services.insert(service.clone());
             let wanted = self.serve(&service, route);
+            programmed |= !wanted.is_empty();
             updates.push((service, wanted));
         }
         services.extend(self.programmer.apply(updates).await);
         self.report(services);
-        changed
+        programmed
     }
 
     /// A Service has another route now: its ports get it, and what it wants comes back.

@@ -24,8 +24,8 @@ use crate::port::Port;
 
 /// Histogram: from a change in the store to its being worked in, in seconds.
 pub const SYNC_DURATION: &str = "fairway_sync_duration_seconds";
-/// Histogram: from a change that has reached the gateway to its listeners and routes being in force,
-/// in seconds.
+/// Histogram: from a change, as the store dates it, to the first connection that it can serve, in
+/// seconds.
 pub const PROGRAMMING_DURATION: &str = "fairway_programming_duration_seconds";
 /// Counter: reads and writes of the store that failed; label `operation`.
 pub const STORE_ERRORS: &str = "fairway_store_errors_total";
@@ -332,7 +332,7 @@ impl Recorder {
         metrics::describe_histogram!(SYNC_DURATION, "From a change to its being worked in.");
         metrics::describe_histogram!(
             PROGRAMMING_DURATION,
-            "From a change that has reached the gateway to its listeners and routes being in force."
+            "From a change to the first connection that it can serve."
         );
         metrics::describe_counter!(STORE_ERRORS, "Reads and writes of the store that failed.");
         metrics::describe_counter!(
@@ -345,6 +345,8 @@ impl Recorder {
             metrics::counter!(STORE_ERRORS, "operation" => operation).absolute(0);
         }
         metrics::gauge!(MANIFEST_ERRORS).set(0.0);
+        // A start is no change, so it records nothing.
+        let _ = metrics::histogram!(PROGRAMMING_DURATION);
         // Nothing announces yet, and that is what the zero says.
         for kind in ["arp", "ndp"] {
             metrics::counter!(ANNOUNCEMENTS, "kind" => kind).absolute(0);

@@ -224,6 +224,7 @@ fn batch(changes: Vec<Change>) -> Batch {
         changes,
         synced: true,
         sequence: 0,
+        since: None,
     }
 }
 

@@ -391,6 +391,7 @@ impl Store {
             changes,
             synced: true,
             sequence: 0,
+            since: None,
         });
         state
     }
@@ -468,6 +469,7 @@ fn rest(state: &mut State, store: &mut Store) {
                 changes,
                 synced: true,
                 sequence: 0,
+                since: None,
             });
         }
         store.check_exclusive();
@@ -546,6 +548,7 @@ impl World {
                 changes,
                 synced: true,
                 sequence: 0,
+                since: None,
             });
             self.settle();
         }
@@ -584,6 +587,7 @@ impl World {
             changes,
             synced: true,
             sequence: 0,
+            since: None,
         });
         rest(&mut self.state, &mut self.store);
     }
@@ -769,7 +773,7 @@ proptest! {
         if !lets_go {
             prop_assert_eq!(&full.outcome(), &store.outcome(), "a crash changes the outcome");
         }
-        world.state.apply(&Batch { changes, synced: true, sequence: 0 });
+        world.state.apply(&Batch { changes, synced: true, sequence: 0, since: None });
         rest(&mut world.state, &mut world.store);
         prop_assert_eq!(&full.outcome(), &world.store.outcome(), "incremental and full differ");
 

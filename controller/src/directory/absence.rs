@@ -29,6 +29,8 @@ pub(super) struct Absence {
     missing: BTreeMap<Arc<str>, Missing>,
     /// Since when nothing has changed, while an interruption isn't over.
     interrupted: Option<Instant>,
+    /// When the last interruption was over: what was missing before counts as gone since then.
+    resumed: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +45,8 @@ struct Missing {
 /// What becomes of a missing file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It was deleted.
-    Deleted,
+    /// It was deleted, at this time.
+    Deleted(Instant),
     /// To be seen at this time; nothing is said of it until then.
     Wait(Instant),
     /// Held until then at least: there was an interruption.
@@ -59,6 +61,7 @@ impl Absence {
             grace,
             missing: BTreeMap::new(),
             interrupted: None,
+            resumed: None,
         }
     }
 
@@ -104,6 +107,7 @@ impl Absence {
             .is_some_and(|quiet| now >= quiet + self.grace)
         {
             self.interrupted = None;
+            self.resumed = Some(now);
         }
         let emptied = self.missing.len() >= known;
         self.missing
@@ -126,7 +130,10 @@ impl Absence {
         };
         let due = missing.since + moment;
         if due <= now {
-            Verdict::Deleted
+            Verdict::Deleted(
+                self.resumed
+                    .map_or(missing.since, |it| it.max(missing.since)),
+            )
         } else {
             Verdict::Wait(due)
         }
@@ -150,7 +157,10 @@ mod tests {
         let mut absence = Absence::new(GRACE);
         absence.miss(&"a.yaml".into(), now, false, true);
         assert_eq!(verdict(&mut absence, 2, now), Verdict::Wait(now + MOMENT));
-        assert_eq!(verdict(&mut absence, 2, now + MOMENT), Verdict::Deleted);
+        assert_eq!(
+            verdict(&mut absence, 2, now + MOMENT),
+            Verdict::Deleted(now)
+        );
     }
 
     #[test]
@@ -158,7 +168,7 @@ mod tests {
         let now = Instant::now();
         let mut absence = Absence::new(GRACE);
         absence.miss(&"a.yaml".into(), now, true, false);
-        assert_eq!(verdict(&mut absence, 2, now), Verdict::Deleted);
+        assert_eq!(verdict(&mut absence, 2, now), Verdict::Deleted(now));
     }
 
     #[test]
@@ -173,7 +183,7 @@ mod tests {
             verdict(&mut absence, 1, now),
             Verdict::Wait(now + LAST_MOMENT)
         );
-        assert_eq!(verdict(&mut absence, 1, later), Verdict::Deleted);
+        assert_eq!(verdict(&mut absence, 1, later), Verdict::Deleted(now));
     }
 
     #[test]
@@ -186,7 +196,9 @@ mod tests {
         absence.stir(stirred);
         let still = verdict(&mut absence, 2, now + GRACE);
         assert_eq!(still, Verdict::Interrupted(stirred + GRACE));
-        assert_eq!(verdict(&mut absence, 2, stirred + GRACE), Verdict::Deleted);
+        // It is no fault of whoever deleted it that it took so long.
+        let quiet = stirred + GRACE;
+        assert_eq!(verdict(&mut absence, 2, quiet), Verdict::Deleted(quiet));
         assert!(!absence.is_interrupted());
     }
 }

@@ -11,7 +11,14 @@ use super::OpenError;
 /// Holds the state directory. The kernel lets go of it when the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing it is not enough while a child that another thread has just forked has it too.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 impl Lock {
@@ -59,7 +66,7 @@ impl Lock {
         if let Err(error) = named {
             tracing::warn!(%error, path = %path.display(), "can't write the owner's name");
         }
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 

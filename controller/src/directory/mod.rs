@@ -51,7 +51,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fairway_config::exchange::{Batch, Change, Report, Write};
 use fairway_config::names::ServiceName;
@@ -205,10 +205,10 @@ impl Store for DirectoryStore {
         self.feed.subscribe()
     }
 
-    async fn write(&self, writes: Vec<Write>) -> Vec<WriteOutcome> {
+    async fn write(&self, writes: Vec<Write>, since: Option<Instant>) -> Vec<WriteOutcome> {
         let count = writes.len();
         let (reply, outcomes) = tokio::sync::oneshot::channel();
-        self.send(Message::Write(writes, reply));
+        self.send(Message::Write(writes, since, reply));
         outcomes
             .await
             .unwrap_or_else(|_| vec![WriteOutcome::Failed("the store is closed".to_owned()); count])
@@ -219,7 +219,7 @@ impl Store for DirectoryStore {
             .into_iter()
             .map(|(name, report)| Change::Report(name, report.map(Arc::new)))
             .collect();
-        self.feed.publish(changes, false);
+        self.feed.publish(changes, false, None);
     }
 
     fn sequence(&self) -> u64 {

@@ -11,7 +11,7 @@ use super::absence::Verdict;
 use super::manifest::{self, Manifest};
 use super::parallel;
 use super::scan::{self, Identity, ReadError, Sighting, Stamp, Survey};
-use super::worker::{Worker, problem};
+use super::worker::{Look, Worker, problem};
 
 /// How often a manifest directory that is not there is looked for.
 const ABSENT: Duration = Duration::from_millis(250);
@@ -30,6 +30,7 @@ impl Worker {
     /// Looks at everything.
     pub(super) fn survey(&mut self) {
         let root = self.settings.manifests.clone();
+        let began = Instant::now();
         self.watcher.begin();
         let watcher = &mut self.watcher;
         let found = scan::survey(&root, &mut |below, path| watcher.enter(below, path));
@@ -39,10 +40,16 @@ impl Worker {
         };
         self.watcher.end(&root, &targets, links);
         let now = Instant::now();
+        let asked = Look {
+            at: self.survey.at.min(now),
+            ..self.survey
+        };
+        // What the next one finds unheard of came about after this one began.
+        self.survey.after = began;
         match found {
-            Ok(survey) => self.take(&root, survey, now),
+            Ok(survey) => self.take(&root, survey, asked, now),
             Err(error) => {
-                self.survey_at = now + ABSENT;
+                self.survey.at = now + ABSENT;
                 self.absent(&format!("can't be read: {error}"), now);
             }
         }
@@ -70,7 +77,7 @@ impl Worker {
     }
 
     /// Takes in what a survey found.
-    fn take(&mut self, root: &Path, survey: Survey, now: Instant) {
+    fn take(&mut self, root: &Path, survey: Survey, whole: Look, now: Instant) {
         let first = self.directories.is_empty();
         let elsewhere = self.root.is_some_and(|former| former != survey.root)
             || survey.directories.iter().any(|(path, identity)| {
@@ -97,15 +104,17 @@ impl Worker {
         let mut changed = Vec::new();
         for (path, sighting) in survey.files {
             let asked = self.looks.get(&path).copied();
-            if asked.is_some_and(|at| at > now) {
+            if asked.is_some_and(|look| look.at > now) {
                 // Somebody is writing to it at this moment.
                 self.absence.clear(&path);
                 continue;
             }
             self.looks.remove(&path);
             let told = first || asked.is_some();
-            if let Some(settled) = self.met(&path, sighting, told, now, &mut changed) {
-                self.looks.insert(path, settled);
+            let look = asked.unwrap_or(whole);
+            if let Some(wait) = self.met(&path, sighting, told, look, &mut changed) {
+                let at = now + wait;
+                self.looks.insert(path, Look { at, ..look });
             }
         }
         for path in gone {
@@ -130,7 +139,7 @@ impl Worker {
         } else {
             self.settings.resync
         };
-        self.survey_at = now + every;
+        self.survey.at = now + every;
         self.surveyed = true;
         self.arrived(survey.root);
     }
@@ -142,15 +151,15 @@ impl Worker {
         let due: Vec<_> = self
             .looks
             .iter()
-            .filter(|(_, at)| **at <= now)
-            .map(|(path, _)| Arc::clone(path))
+            .filter(|(_, look)| look.at <= now)
+            .map(|(path, look)| (Arc::clone(path), *look))
             .collect();
         let mut changed = Vec::new();
-        for path in due {
+        for (path, look) in due {
             self.looks.remove(&path);
             match scan::look(&root.join(&*path)) {
                 Some(sighting) => {
-                    self.met(&path, sighting, true, now, &mut changed);
+                    self.met(&path, sighting, true, look, &mut changed);
                 }
                 None if self.catalog.knows(&path) => {
                     self.absence.miss(&path, now, false, false);
@@ -163,28 +172,29 @@ impl Worker {
     }
 
     /// Whether a file that is there has to be read: it goes to `changed`, or is to be looked at
-    /// again at the time returned.
+    /// again after the time returned.
     fn met(
         &mut self,
         path: &Arc<str>,
         sighting: Sighting,
         told: bool,
-        now: Instant,
+        look: Look,
         changed: &mut Vec<Arc<str>>,
-    ) -> Option<Instant> {
+    ) -> Option<Duration> {
         self.absence.clear(path);
         match sighting {
             Sighting::File { stamp, .. } if self.catalog.is_current(path, &stamp) => None,
             Sighting::File { stamp, link } => {
                 let former = self.catalog.stamp(path).map(|former| former.identity);
                 let in_place = former.is_none_or(|former| former == stamp.identity);
-                match unsettled(&stamp).filter(|_| in_place && !link && !told) {
-                    Some(wait) => Some(now + wait),
-                    None => {
-                        changed.push(Arc::clone(path));
-                        None
-                    }
+                let age = age(&stamp);
+                let wait = age.and_then(|age| SETTLED.checked_sub(age));
+                let wait = wait.filter(|_| in_place && !link && !told);
+                if wait.is_none() {
+                    self.found(came_about(age.filter(|_| !link), look, Instant::now()));
+                    changed.push(Arc::clone(path));
                 }
+                wait
             }
             Sighting::Unreadable(why) => {
                 self.hold(path, &why);
@@ -212,7 +222,11 @@ impl Worker {
                     self.touched.extend(touched);
                 }
                 Err(ReadError::Moving) => {
-                    self.looks.insert(Arc::clone(path), now + MOVING);
+                    let look = Look {
+                        at: now + MOVING,
+                        after: now,
+                    };
+                    self.looks.insert(Arc::clone(path), look);
                 }
                 Err(ReadError::Unreadable(why)) => self.hold(path, &why),
             }
@@ -247,18 +261,22 @@ impl Worker {
         // A directory that has gone meanwhile takes its files along, and none of them was deleted.
         let there = std::fs::metadata(&root).map(|it| Identity::of(&it));
         if there.ok() != self.root {
-            self.survey_at = now;
+            self.survey.at = now;
             return;
         }
         let known = self.catalog.paths().count();
         for (path, verdict) in self.absence.verdicts(known, now) {
             if scan::look(&root.join(&*path)).is_some() {
                 self.absence.clear(&path);
-                self.looks.entry(path).or_insert(now);
+                self.looks.entry(path).or_insert(Look {
+                    at: now,
+                    after: now,
+                });
                 continue;
             }
             let (again, why) = match verdict {
-                Verdict::Deleted => {
+                Verdict::Deleted(since) => {
+                    self.found(since);
                     self.absence.clear(&path);
                     self.absence.stir(now);
                     let touched = self.catalog.forget(&path);
@@ -301,12 +319,48 @@ fn read_one(root: &Path, path: &Arc<str>) -> Result<Parsed, ReadError> {
     Ok((text.stamp, manifest::parse(path, &text.text)))
 }
 
-/// How long a file has to be left alone before it is settled; nothing where it is.
-fn unsettled(stamp: &Stamp) -> Option<Duration> {
+/// How long ago anything of a file changed; nothing where that is to come: then it is the time of
+/// another clock, of a file server, or of this one before it was set.
+fn age(stamp: &Stamp) -> Option<Duration> {
     let (seconds, nanoseconds) = stamp.changed();
     let changed = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-    // A time to come is that of another clock: of a file server, or before this one was set.
-    let age = now.checked_sub(changed)?;
-    SETTLED.checked_sub(age)
+    now.checked_sub(changed)
+}
+
+/// When a change came about: where the file's own time fits in between it and the time it was
+/// noticed at, then, else when it was noticed. So no clock that is wrong makes it older than it can
+/// be, nor does a file that was made before it was moved here.
+fn came_about(age: Option<Duration>, look: Look, now: Instant) -> Instant {
+    let by_file = age.and_then(|age| now.checked_sub(age));
+    by_file
+        .filter(|at| (look.after..look.at).contains(at))
+        .unwrap_or(look.at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_as_old_as_its_file_where_that_can_be_true() {
+        let second = Duration::from_secs(1);
+        let after = Instant::now() + second * 100;
+        let look = Look {
+            at: after + second * 10,
+            after,
+        };
+        let now = look.at + second;
+        let told = |age| came_about(age, look, now);
+        assert_eq!(told(Some(second * 4)), now - second * 4);
+        assert_eq!(told(Some(second * 11)), after);
+        for unlikely in [
+            None,
+            Some(second / 2),
+            Some(second * 12),
+            Some(second * 1_000_000_000),
+        ] {
+            assert_eq!(told(unlikely), look.at, "{unlikely:?}");
+        }
+    }
 }

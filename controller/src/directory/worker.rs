@@ -35,9 +35,22 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What others want of the worker.
 pub(super) enum Message {
     /// See [`crate::Store::write`].
-    Write(Vec<Write>, oneshot::Sender<Vec<WriteOutcome>>),
+    Write(
+        Vec<Write>,
+        Option<Instant>,
+        oneshot::Sender<Vec<WriteOutcome>>,
+    ),
     /// Write what is left and end.
     Stop,
+}
+
+/// When to look at something that may have changed, and since when it may have.
+#[derive(Clone, Copy)]
+pub(super) struct Look {
+    /// When to look: where that is not to come, when it was noticed.
+    pub(super) at: Instant,
+    /// It was as it is known until then.
+    pub(super) after: Instant,
 }
 
 /// All that the thread works on.
@@ -57,9 +70,13 @@ pub(super) struct Worker {
     pub(super) absence: Absence,
     pub(super) ledger: Ledger,
     /// Files to look at, and when.
-    pub(super) looks: BTreeMap<Arc<str>, Instant>,
+    pub(super) looks: BTreeMap<Arc<str>, Look>,
     /// When to look at everything.
-    pub(super) survey_at: Instant,
+    pub(super) survey: Look,
+    /// Nothing was waiting to be heard then, so that what is heard now came about later.
+    silent: Instant,
+    /// When the oldest change came about that this pass has found.
+    pub(super) since: Option<Instant>,
     /// When to decide on files that are missing.
     pub(super) absence_at: Option<Instant>,
     /// Which directory the manifests were last read from, by this process or an earlier one.
@@ -111,6 +128,7 @@ impl Worker {
             manifests: settings.manifests.clone(),
             source: error.into(),
         })?;
+        let now = Instant::now();
         let mut catalog = Catalog::default();
         let mut ledger = Ledger::default();
         ledger.restore(loaded.records, &mut catalog, timestamp());
@@ -134,7 +152,12 @@ impl Worker {
             catalog,
             ledger,
             looks: BTreeMap::new(),
-            survey_at: Instant::now(),
+            survey: Look {
+                at: now,
+                after: now,
+            },
+            silent: now,
+            since: None,
             absence_at: None,
             directories: BTreeMap::new(),
             directory_problems: Vec::new(),
@@ -162,6 +185,7 @@ impl Worker {
             for hint in self.watcher.hints() {
                 self.note(hint);
             }
+            self.silent = Instant::now();
             let stop = self.answer();
             if self.pass_at() <= Instant::now() {
                 self.pass();
@@ -184,7 +208,7 @@ impl Worker {
     }
 
     /// Sleeps until there is something to do.
-    fn wait(&self) {
+    fn wait(&mut self) {
         let next = self
             .flush_at
             .map_or(self.pass_at(), |at| at.min(self.pass_at()));
@@ -198,16 +222,20 @@ impl Worker {
             PollFd::from_borrowed_fd(self.watcher.fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
         ];
-        // An interrupted wait is a short one.
-        let _ = poll(&mut fds, Some(&timeout));
+        // What waits already came while there was other work; what doesn't is heard as it comes.
+        if poll(&mut fds, Some(&Timespec::default())) == Ok(0) {
+            // An interrupted wait is a short one.
+            let _ = poll(&mut fds, Some(&timeout));
+            self.silent = Instant::now();
+        }
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }
 
     /// When the next pass is due.
     fn pass_at(&self) -> Instant {
-        let mut at = self.survey_at;
-        if let Some(look) = self.looks.values().min() {
-            at = at.min(*look);
+        let mut at = self.survey.at;
+        if let Some(look) = self.looks.values().map(|look| look.at).min() {
+            at = at.min(look);
         }
         if let Some(absence) = self.absence_at {
             at = at.min(absence);
@@ -219,11 +247,10 @@ impl Worker {
         let now = Instant::now();
         match hint {
             Hint::Look(path) => {
-                self.looks.insert(path, now);
+                let look = self.expect(path, now);
+                look.at = look.at.min(now);
             }
-            Hint::Writing(path) => {
-                self.looks.insert(path, now + PATIENCE);
-            }
+            Hint::Writing(path) => self.expect(path, now).at = now + PATIENCE,
             Hint::Gone(path) => {
                 self.looks.remove(&path);
                 if self.catalog.knows(&path) {
@@ -231,9 +258,31 @@ impl Worker {
                     self.absence_at = Some(now);
                 }
             }
-            Hint::Survey => self.survey_at = self.survey_at.min(now),
-            Hint::SurveyLater => self.survey_at = self.survey_at.min(now + PATIENCE),
+            Hint::Survey => self.survey_by(now),
+            Hint::SurveyLater => self.survey_by(now + PATIENCE),
         }
+    }
+
+    /// The look at a file of which something was heard.
+    fn expect(&mut self, path: Arc<str>, now: Instant) -> &mut Look {
+        self.looks.entry(path).or_insert(Look {
+            at: now,
+            after: self.silent,
+        })
+    }
+
+    fn survey_by(&mut self, at: Instant) {
+        if at < self.survey.at {
+            self.survey = Look {
+                at,
+                after: self.silent,
+            };
+        }
+    }
+
+    /// A change has been found that came about then.
+    pub(super) fn found(&mut self, since: Instant) {
+        self.since = self.since.into_iter().chain([since]).min();
     }
 
     /// Looks for changes, and tells of them.
@@ -242,7 +291,7 @@ impl Worker {
         metrics::counter!("fairway_manifest_passes_total").increment(1);
         self.news = true;
         let now = Instant::now();
-        if self.survey_at <= now {
+        if self.survey.at <= now {
             self.survey();
         } else {
             self.look();
@@ -264,8 +313,9 @@ impl Worker {
                 "manifests read"
             );
         }
+        let since = self.since.take();
         if known {
-            self.feed.publish(changes, true);
+            self.feed.publish(changes, true, since);
         }
         self.plan_flush();
         let ended = Instant::now();
@@ -293,8 +343,8 @@ impl Worker {
     fn answer(&mut self) -> bool {
         loop {
             match self.inbox.try_recv() {
-                Ok(Message::Write(writes, reply)) => {
-                    let outcomes = self.write(writes);
+                Ok(Message::Write(writes, since, reply)) => {
+                    let outcomes = self.write(writes, since);
                     // Whoever hears that all is written must not find that nothing is to be done.
                     self.tell_outstanding();
                     // Whoever asked may be gone; what was written is written.

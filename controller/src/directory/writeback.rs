@@ -36,7 +36,11 @@ pub(super) struct Failure {
 
 impl Worker {
     /// See [`crate::Store::write`].
-    pub(super) fn write(&mut self, writes: Vec<Write>) -> Vec<WriteOutcome> {
+    pub(super) fn write(
+        &mut self,
+        writes: Vec<Write>,
+        since: Option<Instant>,
+    ) -> Vec<WriteOutcome> {
         let mut outcomes = vec![WriteOutcome::Refused; writes.len()];
         let mut changes: Vec<Change> = Vec::new();
         let mut accepted = Vec::new();
@@ -80,7 +84,7 @@ impl Worker {
                 *slot = outcome;
             }
         }
-        self.feed.publish(changes, false);
+        self.feed.publish(changes, false, since);
         self.plan_flush();
         outcomes
     }

@@ -4,11 +4,22 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
+use fairway_config::net::Protocol;
+use fairway_config::service::PortKey;
 use fairway_controller::{DirectorySettings, DirectoryStore, Store, WriteOutcome};
 use tokio::sync::mpsc::Receiver;
+
+/// The port of a Service that listens where the web does.
+pub(crate) const TCP_80: PortKey = PortKey {
+    protocol: Protocol::Tcp,
+    port: 80,
+};
+
+/// Nothing that a test waits for takes this long, however busy the machine is.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A manifest directory, a state directory, and what a subscriber knows.
 pub(crate) struct Bed {
@@ -18,6 +29,8 @@ pub(crate) struct Bed {
     store: Option<Arc<DirectoryStore>>,
     batches: Option<Receiver<Batch>>,
     pub(crate) services: BTreeMap<String, Arc<StoredService>>,
+    /// How old a Service's last change was said to be.
+    pub(crate) since: BTreeMap<String, Option<Instant>>,
     synced: bool,
 }
 
@@ -33,6 +46,7 @@ impl Bed {
             store: None,
             batches: None,
             services: BTreeMap::new(),
+            since: BTreeMap::new(),
             synced: false,
         }
     }
@@ -79,7 +93,7 @@ impl Bed {
 
     /// Takes in batches until what is waited for has come about.
     pub(crate) async fn until(&mut self, what: &str, met: impl Fn(&Self) -> bool) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         while !met(self) {
             let batches = self.batches.as_mut().unwrap();
             let next = tokio::time::timeout(Duration::from_millis(20), batches.recv());
@@ -89,9 +103,11 @@ impl Bed {
                     for change in batch.changes {
                         match change {
                             Change::Service(name, Some(it)) => {
+                                self.since.insert(name.to_string(), batch.since);
                                 self.services.insert(name.to_string(), it);
                             }
                             Change::Service(name, None) => {
+                                self.since.insert(name.to_string(), batch.since);
                                 self.services.remove(&name.to_string());
                             }
                             _ => {}
@@ -102,7 +118,7 @@ impl Bed {
                 Err(_) => {}
             }
             assert!(
-                tokio::time::Instant::now() < deadline,
+                Instant::now() < deadline,
                 "waited in vain for: {what}; services {:?}, problems {:#?}",
                 self.services.keys(),
                 self.problems()
@@ -139,7 +155,7 @@ impl Bed {
             },
             status: Status::default(),
         };
-        let outcomes = self.store().write(vec![write]).await;
+        let outcomes = self.store().write(vec![write], None).await;
         assert_eq!(outcomes, [WriteOutcome::Written]);
         let version = stored.version;
         self.until("the echo", |bed| bed.services[name].version > version)

@@ -74,7 +74,7 @@ async fn a_full_disk_loses_nothing_that_was_there() {
         },
         status: Status::default(),
     };
-    let outcomes = bed.store().write(vec![write]).await;
+    let outcomes = bed.store().write(vec![write], None).await;
     assert!(matches!(&outcomes[..], [WriteOutcome::Failed(why)] if why.contains("No space")));
     assert_eq!(bed.there("default/b").await.held, Held::default());
     // Another form of a Service takes effect, and what it was stays on disk.

@@ -29,7 +29,7 @@ async fn run(bed: &Bed, count: usize) -> Rows {
     );
     let stop = CancellationToken::new();
     let running = tokio::spawn(controller.run(stop.clone()));
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     let rows = loop {
         let rows = handle.services();
         let given = rows.iter().filter(|row| !row.external_ips.is_empty());

@@ -109,6 +109,7 @@ fn work(builder: &mut Builder, change: Change) -> Duration {
         changes: vec![change],
         synced: true,
         sequence: 0,
+        since: None,
     };
     let start = Instant::now();
     builder.apply(&batch);
@@ -156,6 +157,7 @@ fn builder_of(size: u32) -> Builder {
         changes,
         synced: true,
         sequence: 0,
+        since: None,
     });
     builder.build(&|_| Vec::new());
     builder

@@ -115,6 +115,7 @@ impl Running {
                 changes,
                 synced: true,
                 sequence: 0,
+                since: None,
             })
             .await
             .expect("the gateway runs");

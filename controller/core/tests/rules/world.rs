@@ -225,6 +225,7 @@ impl World {
                 changes: std::mem::take(&mut changes),
                 synced: true,
                 sequence: 0,
+                since: None,
             });
             for write in self.state.settle(Timestamp(self.now)) {
                 match write {

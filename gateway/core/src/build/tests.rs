@@ -182,6 +182,7 @@ fn batch(changes: Vec<Change>) -> Batch {
         changes,
         synced: true,
         sequence: 0,
+        since: None,
     }
 }
 
@@ -239,6 +240,7 @@ fn nothing_is_built_before_everything_is_known() {
         changes: vec![service(stored("shop", "203.0.113.1"))],
         synced: false,
         sequence: 0,
+        since: None,
     };
     builder.apply(&half);
     assert!(builder.build(&resolved).is_empty());

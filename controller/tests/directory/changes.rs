@@ -1,0 +1,175 @@
+//! How changes come through: when, how many at a time, how old, and what of a decision on a former
+//! one.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use fairway_config::exchange::{Held, Status, Write};
+use fairway_config::names::ServiceName;
+use fairway_controller::{Store as _, WriteOutcome};
+
+use super::bed::{Bed, service};
+
+/// The time of a file is that of the kernel's last tick, at the slowest.
+const TICK: Duration = Duration::from_millis(10);
+
+#[tokio::test]
+async fn a_stale_decision_is_refused() {
+    let mut bed = Bed::new();
+    bed.put("a.yaml", &service("a", 80));
+    bed.open().await;
+    let stored = bed.there("default/a").await;
+    let write = |version| Write::Service {
+        name: ServiceName::new("default", "a"),
+        version,
+        held: Held::default(),
+        status: Status::default(),
+    };
+    let outcomes = bed
+        .store()
+        .write(vec![write(stored.version + 1)], None)
+        .await;
+    assert_eq!(outcomes, [WriteOutcome::Refused]);
+    let both = vec![write(stored.version), write(stored.version)];
+    let outcomes = bed.store().write(both, None).await;
+    assert_eq!(outcomes, [WriteOutcome::Written, WriteOutcome::Refused]);
+    // Neither is one that was made from a former spec.
+    bed.put("a.yaml", &service("a", 81));
+    bed.until("the new spec", |bed| {
+        bed.services["default/a"].service.ports[0].port == 81
+    })
+    .await;
+    let outcomes = bed
+        .store()
+        .write(vec![write(stored.version + 1)], None)
+        .await;
+    assert_eq!(outcomes, [WriteOutcome::Refused]);
+}
+
+#[tokio::test]
+async fn a_change_that_follows_another_closely_does_not_wait_for_long() {
+    let mut bed = Bed::new();
+    bed.put("a.yaml", &service("a", 1));
+    bed.open().await;
+    let mut times = Vec::new();
+    for port in 2..=60 {
+        let next = bed.manifests.join(".next");
+        fs::write(&next, service("a", port)).unwrap();
+        let began = Instant::now();
+        fs::rename(&next, bed.manifests.join("a.yaml")).unwrap();
+        bed.until("the change", |bed| {
+            bed.services["default/a"].service.ports[0].port == port
+        })
+        .await;
+        times.push(began.elapsed());
+    }
+    // On a busy machine many of them take longer, but not for the store's sake.
+    times.sort();
+    assert!(times[5] < Duration::from_millis(40), "{times:?}");
+}
+
+#[tokio::test]
+async fn a_change_says_how_old_it_is_and_a_start_does_not() {
+    let mut bed = Bed::new();
+    bed.put("a.yaml", &service("a", 80));
+    bed.open().await;
+    assert_eq!(bed.since["default/a"], None);
+    let wrote = Instant::now();
+    bed.put("b.yaml", &service("b", 80));
+    bed.there("default/b").await;
+    let since = bed.since["default/b"].unwrap();
+    assert!(wrote - TICK <= since && since <= Instant::now());
+    // What is decided on it is as old as it, however long it took.
+    let stored = bed.there("default/a").await;
+    let long_ago = wrote - Duration::from_secs(60);
+    let write = Write::Service {
+        name: stored.service.name.clone(),
+        version: stored.version,
+        held: Held::default(),
+        status: Status::default(),
+    };
+    let outcomes = bed.store().write(vec![write], Some(long_ago)).await;
+    assert_eq!(outcomes, [WriteOutcome::Written]);
+    bed.until("the echo", |bed| {
+        bed.services["default/a"].version > stored.version
+    })
+    .await;
+    assert_eq!(bed.since["default/a"], Some(long_ago));
+    // A file that was made long before it is moved here, and one that goes.
+    let aside = bed.manifests.with_file_name("aside");
+    fs::create_dir(&aside).unwrap();
+    fs::write(aside.join("c.yaml"), service("c", 80)).unwrap();
+    bed.until("another look", |_| {
+        aside
+            .metadata()
+            .unwrap()
+            .created()
+            .unwrap()
+            .elapsed()
+            .unwrap()
+            > TICK
+    })
+    .await;
+    let moved = Instant::now();
+    fs::rename(&aside, bed.manifests.join("sub")).unwrap();
+    bed.there("default/c").await;
+    assert!(bed.since["default/c"].unwrap() >= moved - TICK);
+    let removed = Instant::now();
+    fs::remove_file(bed.manifests.join("b.yaml")).unwrap();
+    bed.gone("default/b").await;
+    let since = bed.since["default/b"].unwrap();
+    // It was waited for whether it stays away.
+    assert!(removed <= since && since + Duration::from_millis(100) <= Instant::now());
+}
+
+#[tokio::test]
+async fn a_burst_takes_a_bounded_number_of_passes() {
+    let mut bed = Bed::new();
+    bed.put("a.yaml", &service("a", 1));
+    bed.open().await;
+    let before = bed.store().passes();
+    let began = Instant::now();
+    for port in 2..=1000 {
+        let next = bed.manifests.join(".next");
+        fs::write(&next, service("a", port)).unwrap();
+        fs::rename(&next, bed.manifests.join("a.yaml")).unwrap();
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+    bed.until("the last", |bed| {
+        bed.services["default/a"].service.ports[0].port == 1000
+    })
+    .await;
+    let passes = bed.store().passes() - before;
+    let bound = began.elapsed().as_millis() as u64 / 10 + 3;
+    assert!(passes <= bound, "{passes} passes, at most {bound} fit in");
+}
+
+#[tokio::test]
+async fn two_thousand_services_come_in_one_batch_and_their_statuses_go_in_one_write() {
+    let mut bed = Bed::new();
+    for n in 0..2000 {
+        bed.put(&format!("{n}.yaml"), &service(&format!("s-{n}"), 80));
+    }
+    let began = Instant::now();
+    bed.open().await;
+    assert_eq!(bed.services.len(), 2000);
+    eprintln!("first batch after {:?}", began.elapsed());
+    let writes = bed.services.values().map(|stored| Write::Service {
+        name: stored.service.name.clone(),
+        version: stored.version,
+        held: Held::default(),
+        status: Status::default(),
+    });
+    let writes: Vec<_> = writes.collect();
+    let began = Instant::now();
+    let outcomes = bed.store().write(writes, None).await;
+    assert!(outcomes.iter().all(|it| *it == WriteOutcome::Written));
+    eprintln!("statuses written after {:?}", began.elapsed());
+    bed.close().await;
+    assert_eq!(files(&bed.state.join("services/default")), 2000);
+}
+
+fn files(directory: &Path) -> usize {
+    fs::read_dir(directory).unwrap().count()
+}
