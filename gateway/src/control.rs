@@ -20,14 +20,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::gateway::ReportSink;
 use crate::host;
 use crate::local::LocalRoutes;
 use crate::metrics::{PROGRAMMING_DURATION, SYNC_DURATION};
 use crate::names::Names;
 use crate::port::Port;
-use crate::programmer::{Programmer, Wanted};
+use crate::programmer::{Opener, Programmer, Wanted};
 use crate::published::{Ports, Published, Shown};
+use crate::reports::ReportSink;
 use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::slot::{Health, Place, Target};
@@ -98,7 +98,7 @@ impl Control {
         workers: Vec<Worker>,
     ) -> Self {
         let routes = LocalRoutes::open(settings.make_local).await;
-        let programmer = Programmer::new(workers, shared.descriptors.clone(), routes);
+        let programmer = Programmer::new(Opener::new(workers, shared.descriptors.clone(), routes));
         Self {
             shared,
             published,

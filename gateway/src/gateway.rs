@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairway_config::exchange::{Batch, ListenerState, Report};
+use fairway_config::exchange::{Batch, ListenerState};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::time::Timestamp;
 use fairway_config::view::{EndpointRow, GatewayRow, ListenerRow, Section};
@@ -14,15 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::control::Control;
 use crate::port::Port;
 use crate::published::{Published, Shown};
+use crate::reports::ReportSink;
 use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::worker::Worker;
-
-/// What a gateway says of Services: a report, or that it has nothing to say any more.
-pub type Reports = Vec<(ServiceName, Option<Report>)>;
-
-/// Takes reports at once, without waiting for anything: when it returns they have been said.
-pub type ReportSink = Arc<dyn Fn(Reports) + Send + Sync>;
 
 /// A gateway that runs.
 #[derive(Clone, Debug)]

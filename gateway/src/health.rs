@@ -16,9 +16,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use crate::slot::Health;
-use crate::worker::Context;
 
 /// How long one connection may take for all it wants: probes ask once and go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,9 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How many probes a worker answers at once; more are turned away.
 const CONNECTIONS: usize = 128;
 
-/// Answers one connection.
-pub(crate) async fn serve(stream: TcpStream, health: &Health, context: &Context) {
-    let Ok(_permit) = context.probes.try_acquire() else {
+/// Answers one connection, where there is a permit left for it.
+pub(crate) async fn serve(stream: TcpStream, health: &Health, permits: &Semaphore) {
+    let Ok(_permit) = permits.try_acquire() else {
         return;
     };
     let answer =
@@ -45,8 +45,8 @@ pub(crate) async fn serve(stream: TcpStream, health: &Health, context: &Context)
 }
 
 /// As many permits as a worker answers probes at once.
-pub(crate) fn permits() -> tokio::sync::Semaphore {
-    tokio::sync::Semaphore::new(CONNECTIONS)
+pub(crate) fn permits() -> Semaphore {
+    Semaphore::new(CONNECTIONS)
 }
 
 #[derive(Serialize)]

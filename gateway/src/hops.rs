@@ -9,18 +9,22 @@
 //!
 //! A datagram's hops can't be read without `unsafe`: they are a control message of recvmsg(2). So
 //! UDP has a coarser rule: what such a port sends on has [`FORWARDED`] hops, fewer than any system
-//! starts with, and the sockets of its node ports take nothing that has so few left
-//! ([`Guard`]). A datagram is thus forwarded to a node port once, and by the next such port no more.
-//! The kernel drops it; it counts as a drop of the socket (`/proc/net/udp`, `ss -ulnpm`) and not as
-//! one of Fairway's. The price: on these node ports a client is not heard that starts with 64 hops
-//! and is more than 32 routers away, or that starts with 32 or fewer, and so is another Fairway
-//! that forwards, even where no ring would come of it.
+//! starts with, and its sockets take nothing that has so few left ([`Guard`]). A datagram is thus
+//! forwarded to a node port once, and by the next such port no more. The kernel drops it; it counts
+//! as a drop of the socket (`/proc/net/udp`, `ss -ulnpm`) and not as one of Fairway's. The price: on
+//! such a port a client is not heard that starts with 64 hops and is more than 32 routers away, or
+//! that starts with 32 or fewer, and so is another Fairway that forwards, even where no ring would
+//! come of it.
+//!
+//! This goes for the VIPs of such a port as for its node ports. A gateway dials no VIP, but the proxy
+//! of a node does: where the endpoints that an author gave a Service are its own VIP, kube-proxy
+//! rewrites the destination of what comes to the node port and sends the packets back to us, with
+//! fewer hops than they came with.
 
 use std::io;
 use std::os::fd::AsFd;
 
-use fairway_config::exchange::ClaimKind;
-use fairway_config::net::ClientAddr;
+use fairway_config::net::{ClientAddr, Protocol};
 use fairway_gateway_core::route::RoutePort;
 use socket2::{SockFilter, SockRef};
 use tokio::net::TcpStream;
@@ -89,7 +93,7 @@ fn forwards(route: &RoutePort) -> bool {
     !route.loop_guard.is_empty()
 }
 
-/// What a UDP socket that listens takes.
+/// What a socket that listens takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Guard {
     /// Everything.
@@ -99,24 +103,21 @@ pub(crate) enum Guard {
 }
 
 impl Guard {
-    /// What the sockets of a claim must take.
-    pub(crate) fn of(kind: ClaimKind, route: &RoutePort) -> Self {
-        match kind {
-            ClaimKind::NodePort if forwards(route) => Self::Shut,
-            ClaimKind::NodePort | ClaimKind::Vip | ClaimKind::HealthCheck => Self::Open,
+    /// What the sockets of a port must take: a TCP connection is told from a forwarded one when it
+    /// is accepted.
+    pub(crate) fn of(route: &RoutePort) -> Self {
+        if route.key.protocol == Protocol::Udp && forwards(route) {
+            Self::Shut
+        } else {
+            Self::Open
         }
     }
 
-    /// Makes a socket take that from now on; what it has queued stays. It must not be so already.
-    ///
-    /// # Errors
-    /// setsockopt(2): there is no memory for a filter (`net.core.optmem_max`), or the kernel has
-    /// none.
-    pub(crate) fn set(self, socket: &impl AsFd, is_ipv4: bool) -> io::Result<()> {
-        let socket = SockRef::from(socket);
+    /// What a socket passes datagrams through that takes this; nothing where it takes everything.
+    pub(crate) fn filter(self, is_ipv4: bool) -> Vec<SockFilter> {
         match self {
-            Self::Open => socket.detach_filter(),
-            Self::Shut => socket.attach_filter(&filter(is_ipv4)),
+            Self::Open => Vec::new(),
+            Self::Shut => unforwarded(is_ipv4).into(),
         }
     }
 }
@@ -124,7 +125,7 @@ impl Guard {
 /// Drops what has at most [`FORWARDED`] hops left: classic BPF
 /// (Documentation/networking/filter.rst), on the TTL of RFC 791 or the hop limit of RFC 8200. What
 /// it can't read, it drops.
-fn filter(is_ipv4: bool) -> [SockFilter; 4] {
+fn unforwarded(is_ipv4: bool) -> [SockFilter; 4] {
     /// `BPF_LD | BPF_B | BPF_ABS`
     const LOAD_BYTE: u16 = 0x30;
     /// `BPF_JMP | BPF_JGT | BPF_K`
@@ -203,10 +204,9 @@ mod tests {
             };
             let all = [1, 30, 31, 32, 33, 64, 128, 255];
             assert_eq!(taken(&all), all, "{address}");
-            Guard::Shut.set(&listener, is_ipv4).unwrap();
+            let filter = Guard::Shut.filter(is_ipv4);
+            SockRef::from(&listener).attach_filter(&filter).unwrap();
             assert_eq!(taken(&all), [32, 33, 64, 128, 255], "{address}");
-            Guard::Open.set(&listener, is_ipv4).unwrap();
-            assert_eq!(taken(&all), all, "{address}");
         }
     }
 

@@ -1,14 +1,16 @@
 //! The shell of the gateway: from stored objects to bytes on an endpoint.
 //!
 //! Reading order:
-//! 1. [`gateway`]: the handle that the rest of the program holds; [`settings`];
+//! 1. [`gateway`]: the handle that the rest of the program holds; [`settings`]; [`reports`];
 //! 2. `control`: the one task that decides: objects in, routes built, listeners programmed, reports
 //!    out. It is fed by `host` (the addresses of this host) and `names` (DNS);
 //! 3. `programmer`: from claims to sockets, with `socket` (binding) and `local` (routes that make a
-//!    VIP local); `slot`: one place to listen and whom it serves;
-//! 4. `worker`: pinned threads with a runtime each; `shared`: what they share;
+//!    VIP local); `slot`: one place to listen and whom it serves; `binding`: its sockets;
+//! 4. `worker`: pinned threads with a runtime each; `context`: what the tasks of one share, `shared`:
+//!    what all do;
 //! 5. `tcp`, `dial`, `relay`: a connection from accept to close, with `buffers` it borrows and
-//!    `descriptors` it needs leave for, and `hops` that end loops; `udp`: flows; `health`: `healthCheckNodePort`;
+//!    `descriptors` it needs leave for, and `hops` that end loops; `udp`, `flows`: datagrams;
+//!    `health`: `healthCheckNodePort`;
 //! 6. [`port`]: what TCP, UDP and HTTP share of a port; [`counters`]: what its metrics are made of;
 //! 7. [`http`]: ports that are balanced by request, on pingora;
 //! 8. [`admin`], [`metrics`]: what people and scrapers see.
@@ -24,11 +26,14 @@
 //! - Only routes that carry Fairway's own protocol number are ever removed.
 
 pub mod admin;
+mod binding;
 mod buffers;
+mod context;
 mod control;
 pub mod counters;
 mod descriptors;
 mod dial;
+mod flows;
 pub mod gateway;
 mod health;
 mod hops;
@@ -41,6 +46,7 @@ pub mod port;
 mod programmer;
 mod published;
 mod relay;
+pub mod reports;
 pub mod settings;
 mod shared;
 mod slot;

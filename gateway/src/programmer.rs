@@ -5,6 +5,9 @@
 //! is the state of that place alone, tried again until it can.
 
 mod entry;
+mod opener;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -18,19 +21,15 @@ use fairway_config::net::{ListenAddr, Protocol};
 use tokio::time::Instant;
 
 use self::entry::{Claimants, Entry, Failed, Standing};
-use crate::descriptors::Descriptors;
-use crate::local::LocalRoutes;
+pub(crate) use self::opener::Opener;
+use crate::binding::Binding;
 use crate::port::Port;
 use crate::slot::{Place, Slot, Target};
-use crate::socket::{self, BindError, Sockets};
-use crate::worker::{Binding, Command, Worker};
+use crate::socket::BindError;
+use crate::worker::Command;
 
-/// After a failure a place is tried again after the first, then after ever longer times.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LONGEST: Duration = Duration::from_secs(1);
-/// The longest where nothing changes by itself: an address that is not the host's. (One that comes
-/// to an interface is noticed; see [`Programmer::addresses_changed`].)
-const RETRY_ADDRESS: Duration = Duration::from_secs(5);
+/// How often it is looked whether the last connection to an address that retires has ended.
+const RETIRE: Duration = Duration::from_millis(100);
 
 /// What a Service wants at one place.
 #[derive(Clone, Debug)]
@@ -44,9 +43,7 @@ pub(crate) struct Wanted {
 /// What stands, and for whom.
 #[derive(Debug)]
 pub(crate) struct Programmer {
-    workers: Vec<Worker>,
-    descriptors: Arc<Descriptors>,
-    routes: LocalRoutes,
+    opener: Opener,
     entries: BTreeMap<Place, Entry>,
     /// The places of each Service, in order.
     services: BTreeMap<ServiceName, Box<[Place]>>,
@@ -58,15 +55,9 @@ pub(crate) struct Programmer {
 
 impl Programmer {
     /// Nothing stands yet.
-    pub(crate) fn new(
-        workers: Vec<Worker>,
-        descriptors: Arc<Descriptors>,
-        routes: LocalRoutes,
-    ) -> Self {
+    pub(crate) fn new(opener: Opener) -> Self {
         Self {
-            workers,
-            descriptors,
-            routes,
+            opener,
             entries: BTreeMap::new(),
             services: BTreeMap::new(),
             retries: BTreeSet::new(),
@@ -147,18 +138,29 @@ impl Programmer {
             entry.slot.target.store(Arc::new(wanted.target.clone()));
             let open = wanted.target.is_open();
             match (&entry.standing, open) {
-                (Standing::Listening(_), true) | (Standing::Refusing, false) => {
+                (Standing::Listening(binding), true)
+                    if binding.guard() == wanted.target.guard() =>
+                {
                     if place.protocol == Protocol::Udp {
-                        for worker in &self.workers {
+                        for worker in &self.opener.workers {
                             worker.command(Command::Sweep(entry.slot.clone())).await;
                         }
                     }
+                }
+                (Standing::Listening(binding), true) => {
+                    // What a socket takes is settled before it is bound: so it needs another one.
+                    // Its flows would end in any case, as their endpoints do.
+                    binding.close();
+                    closing.push(binding.clone());
+                    entry.standing = Standing::New;
+                    opening.push(place);
                 }
                 (Standing::Listening(binding), false) => {
                     binding.close();
                     closing.push(binding.clone());
                     entry.standing = Standing::Refusing;
                 }
+                (Standing::Refusing, false) => {}
                 (Standing::New | Standing::Failed(_), _) | (Standing::Refusing, true) => {
                     opening.push(place);
                 }
@@ -187,7 +189,7 @@ impl Programmer {
             Standing::New | Standing::Refusing => {}
         }
         let address = place.listen.0.ip();
-        if self.routes.is_ours(address) {
+        if self.opener.routes.is_ours(address) {
             let ports = self.retiring.entry(address).or_default();
             if let Target::Port { port, .. } = &**entry.slot.target.load() {
                 ports.push(port.clone());
@@ -210,33 +212,24 @@ impl Programmer {
             self.retries.remove(&(failed.at, place));
         }
         let standing = if target.is_open() {
-            self.bind(place, &target, &slot)
-                .await
-                .map(Standing::Listening)
+            let binding = self.opener.bind(place, &target, &slot).await;
+            binding.map(Standing::Listening)
         } else {
             // The kernel refuses for us, as long as the address is its own.
-            self.ensure_local(place, &target)
-                .await
-                .map(|()| Standing::Refusing)
+            let local = self.opener.ensure_local(place, &target).await;
+            local.map(|()| Standing::Refusing)
         };
         let standing = standing.unwrap_or_else(|error| {
-            let longest = match error {
-                BindError::AddressNotLocal(_) => RETRY_ADDRESS,
-                _ => RETRY_LONGEST,
-            };
-            let retry = match &previous {
-                Some(before) if before.error == error => (before.retry * 2).min(longest),
-                _ => {
-                    tracing::warn!(
-                        listen = %place.listen, protocol = %place.protocol,
-                        reason = error.reason(), %error, "listener can't stand"
-                    );
-                    RETRY_FIRST
-                }
-            };
-            let at = Instant::now() + retry;
-            self.retries.insert((at, place));
-            Standing::Failed(Box::new(Failed { error, retry, at }))
+            let failed = Failed::next(previous.as_ref(), error, Instant::now());
+            let is_news = previous.as_ref().is_none_or(|p| p.error != failed.error);
+            if is_news {
+                tracing::warn!(
+                    listen = %place.listen, protocol = %place.protocol,
+                    reason = failed.error.reason(), error = %failed.error, "listener can't stand"
+                );
+            }
+            self.retries.insert((failed.at, place));
+            Standing::Failed(Box::new(failed))
         });
         if let (Some(_), Standing::Listening(_) | Standing::Refusing) = (&previous, &standing) {
             tracing::info!(listen = %place.listen, protocol = %place.protocol, "listener stands");
@@ -246,71 +239,10 @@ impl Programmer {
         }
     }
 
-    async fn ensure_local(&mut self, place: Place, target: &Target) -> Result<(), BindError> {
-        let address = place.listen.0.ip();
-        if target.kind() != ClaimKind::Vip
-            || self.routes.is_ours(address)
-            || self.routes.is_local(address).await == Some(true)
-            || self.routes.add(address).await
-        {
-            return Ok(());
-        }
-        Err(BindError::AddressNotLocal(address))
-    }
-
-    async fn bind(
-        &mut self,
-        place: Place,
-        target: &Target,
-        slot: &Arc<Slot>,
-    ) -> Result<Binding, BindError> {
-        let address = place.listen.0.ip();
-        let count = match target {
-            Target::Port { .. } => self.workers.len(),
-            Target::Health(_) => 1,
-        };
-        let permit = u32::try_from(count)
-            .ok()
-            .and_then(|count| self.descriptors.take(count))
-            .ok_or(BindError::OutOfFiles)?;
-        // A VIP that only a route makes local is not enough for IPv6's bind(2).
-        let routed = address.is_ipv6() && self.routes.is_ours(address);
-        let bound = socket::bind(place.listen, place.protocol, count, routed);
-        let sockets = match bound {
-            Err(BindError::AddressNotLocal(_)) if target.kind() == ClaimKind::Vip => {
-                self.ensure_local(place, target).await?;
-                socket::bind(place.listen, place.protocol, count, true)?
-            }
-            other => other?,
-        };
-        let fail = |error| BindError::of(place.listen, place.protocol, &error);
-        let binding = Binding::new(permit);
-        let mut commands = Vec::with_capacity(count);
-        match sockets {
-            Sockets::Tcp(listeners) => {
-                for (worker, listener) in self.workers.iter().zip(listeners) {
-                    let listener = worker.register_tcp(listener).map_err(fail)?;
-                    commands.push(Command::Tcp(listener, slot.clone(), binding.clone()));
-                }
-            }
-            Sockets::Udp(sockets) => {
-                for (worker, socket) in self.workers.iter().zip(sockets) {
-                    let socket = worker.register_udp(socket).map_err(fail)?;
-                    commands.push(Command::Udp(socket, slot.clone(), binding.clone()));
-                }
-            }
-        }
-        // All stand, or none.
-        for (worker, command) in self.workers.iter().zip(commands) {
-            worker.command(command).await;
-        }
-        Ok(binding)
-    }
-
     /// When [`Self::retry`] has something to do.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
         let retry = self.retries.first().map(|(at, _)| *at);
-        let retire = (!self.retiring.is_empty()).then(|| Instant::now() + RETRY_FIRST);
+        let retire = (!self.retiring.is_empty()).then(|| Instant::now() + RETIRE);
         retry.into_iter().chain(retire).min()
     }
 
@@ -331,9 +263,10 @@ impl Programmer {
     pub(crate) async fn addresses_changed(&mut self) -> BTreeSet<ServiceName> {
         let mut lost = BTreeSet::new();
         for address in self.vips() {
-            if !self.routes.is_ours(address)
-                && self.routes.is_local(address).await == Some(false)
-                && !self.routes.add(address).await
+            let routes = &mut self.opener.routes;
+            if !routes.is_ours(address)
+                && routes.is_local(address).await == Some(false)
+                && !routes.add(address).await
             {
                 lost.insert(address);
             }
@@ -380,7 +313,7 @@ impl Programmer {
         let quiet: Vec<IpAddr> = quiet.map(|(address, _)| *address).collect();
         for address in quiet {
             self.retiring.remove(&address);
-            self.routes.remove(address).await;
+            self.opener.routes.remove(address).await;
         }
     }
 
@@ -389,7 +322,7 @@ impl Programmer {
         let vips = self.vips();
         let retiring = &self.retiring;
         let wanted = |address: IpAddr| vips.contains(&address) || retiring.contains_key(&address);
-        self.routes.retain(wanted).await;
+        self.opener.routes.retain(wanted).await;
     }
 
     /// The external addresses that are claimed.
@@ -463,10 +396,7 @@ impl Programmer {
     }
 
     /// Ends the workers and what they still do, and removes our routes.
-    pub(crate) async fn end(mut self) {
-        self.routes.retain(|_| false).await;
-        for worker in self.workers {
-            worker.stop();
-        }
+    pub(crate) async fn end(self) {
+        self.opener.end().await;
     }
 }

@@ -8,6 +8,7 @@ use fairway_config::exchange::ClaimKind;
 use fairway_config::names::ServiceName;
 use fairway_config::net::{ListenAddr, Protocol};
 
+use crate::hops::Guard;
 use crate::port::Port;
 
 /// A place to listen. Its sockets stay while the Service behind it changes.
@@ -48,6 +49,14 @@ impl Target {
         match self {
             Self::Port { port, .. } => !port.route().endpoints.eligible.is_empty(),
             Self::Health(_) => true,
+        }
+    }
+
+    /// What the listener's sockets must take.
+    pub(crate) fn guard(&self) -> Guard {
+        match self {
+            Self::Port { port, .. } => Guard::of(&port.route()),
+            Self::Health(_) => Guard::Open,
         }
     }
 

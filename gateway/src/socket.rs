@@ -8,9 +8,9 @@ use std::time::Duration;
 use fairway_config::exchange::ListenerState;
 use fairway_config::net::{ListenAddr, Protocol};
 use rustix::io::Errno;
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::hops::Guard;
+use crate::slot::Place;
 
 /// Connections that the kernel keeps for us until they are accepted; it caps this at
 /// `net.core.somaxconn`.
@@ -59,6 +59,13 @@ pub(crate) enum BindError {
         /// Who has it.
         service: fairway_config::names::ServiceName,
     },
+    /// The kernel takes no filter for a UDP socket that needs one against forwarding loops.
+    #[error(
+        "what is sent on to node ports must not come back in, and the kernel takes no filter \
+         against it: {0}; it is tried again until it does (net.core.optmem_max bounds the memory \
+         for filters)"
+    )]
+    NotGuarded(String),
     /// The process has no file descriptors left.
     #[error("the process has no file descriptors left; raise its limit (LimitNOFILE, ulimit -n)")]
     OutOfFiles,
@@ -75,6 +82,7 @@ impl BindError {
             Self::PortInUse { .. } => "PortInUse",
             Self::PermissionDenied(_) => "PermissionDenied",
             Self::Claimed { .. } => "AlreadyClaimed",
+            Self::NotGuarded(_) => "NotGuardedAgainstLoops",
             Self::OutOfFiles => "OutOfFiles",
             Self::Other(_) => "BindFailed",
         }
@@ -89,7 +97,8 @@ impl BindError {
     }
 
     /// What an error of a system call on the way to a listener means.
-    pub(crate) fn of(listen: ListenAddr, protocol: Protocol, error: &io::Error) -> Self {
+    pub(crate) fn of(place: Place, error: &io::Error) -> Self {
+        let Place { listen, protocol } = place;
         match Errno::from_io_error(error) {
             Some(Errno::ADDRINUSE) => Self::PortInUse { listen, protocol },
             Some(Errno::ADDRNOTAVAIL) => Self::AddressNotLocal(listen.0.ip()),
@@ -100,7 +109,7 @@ impl BindError {
     }
 }
 
-/// Binds `count` sockets to one address.
+/// Binds `count` sockets to one place.
 ///
 /// Sockets with `SO_REUSEPORT` would join those of any process of the same user; so the port is
 /// first bound without it, which shows whether it is free.
@@ -108,28 +117,28 @@ impl BindError {
 /// `freebind` binds to an address that only a local route makes ours: the kernel asks for one of an
 /// interface otherwise, in IPv6 at least.
 ///
-/// UDP sockets are [`Guard::Shut`] before they are bound: a listener that can't be guarded fails
-/// here, and nothing comes in before whoever receives has seen what it serves.
+/// What comes in passes through `filter`, where it isn't empty, from the first datagram on.
+///
+/// # Errors
+/// A socket can't be had; none stays.
 pub(crate) fn bind(
-    listen: ListenAddr,
-    protocol: Protocol,
+    place: Place,
+    filter: &[SockFilter],
     count: usize,
     freebind: bool,
 ) -> Result<Sockets, BindError> {
-    let fail = |error: io::Error| BindError::of(listen, protocol, &error);
-    drop(bound(listen.0, protocol, freebind, false).map_err(fail)?);
-    let sockets = (0..count.max(1)).map(|_| bound(listen.0, protocol, freebind, true));
-    match protocol {
+    let fail = |error: io::Error| BindError::of(place, &error);
+    drop(bound(place, filter, freebind, false)?);
+    let sockets = (0..count.max(1)).map(|_| bound(place, filter, freebind, true));
+    match place.protocol {
         Protocol::Tcp => {
             let listeners = sockets.map(|socket| {
                 let socket = socket?;
                 tune(&socket);
-                socket.listen(BACKLOG)?;
+                socket.listen(BACKLOG).map_err(fail)?;
                 Ok(socket.into())
             });
-            Ok(Sockets::Tcp(
-                listeners.collect::<io::Result<_>>().map_err(fail)?,
-            ))
+            Ok(Sockets::Tcp(listeners.collect::<Result<_, _>>()?))
         }
         Protocol::Udp => {
             let sockets = sockets.map(|socket| {
@@ -138,9 +147,7 @@ pub(crate) fn bind(
                 let _ = socket.set_recv_buffer_size(UDP_BUFFER);
                 Ok(socket.into())
             });
-            Ok(Sockets::Udp(
-                sockets.collect::<io::Result<_>>().map_err(fail)?,
-            ))
+            Ok(Sockets::Udp(sockets.collect::<Result<_, _>>()?))
         }
         Protocol::Sctp => Err(BindError::Other(
             "SCTP is not carried by Fairway".to_owned(),
@@ -149,11 +156,25 @@ pub(crate) fn bind(
 }
 
 fn bound(
-    address: SocketAddr,
-    protocol: Protocol,
+    place: Place,
+    filter: &[SockFilter],
     freebind: bool,
     shared: bool,
-) -> io::Result<Socket> {
+) -> Result<Socket, BindError> {
+    let fail = |error: io::Error| BindError::of(place, &error);
+    let socket = unbound(place, freebind, shared).map_err(fail)?;
+    if !filter.is_empty() {
+        // Its errors are not those of bind(2): EPERM, say, is of no port.
+        socket
+            .attach_filter(filter)
+            .map_err(|error| BindError::NotGuarded(error.to_string()))?;
+    }
+    socket.bind(&place.listen.0.into()).map_err(fail)?;
+    Ok(socket)
+}
+
+fn unbound(place: Place, freebind: bool, shared: bool) -> io::Result<Socket> {
+    let (address, protocol) = (place.listen.0, place.protocol);
     let kind = if protocol == Protocol::Udp {
         Type::DGRAM
     } else {
@@ -181,10 +202,6 @@ fn bound(
     if shared {
         socket.set_reuse_port(true)?;
     }
-    if protocol == Protocol::Udp {
-        Guard::Shut.set(&socket, address.is_ipv4())?;
-    }
-    socket.bind(&address.into())?;
     Ok(socket)
 }
 
@@ -241,4 +258,29 @@ pub(crate) fn is_exhausted(error: &io::Error) -> bool {
         Errno::from_io_error(error),
         Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    fn place(protocol: Protocol) -> Place {
+        Place {
+            listen: ListenAddr(([127, 0, 0, 1], 0).into()),
+            protocol,
+        }
+    }
+
+    #[test]
+    fn a_filter_that_the_kernel_does_not_take_is_an_error_of_its_own() {
+        // Neither an instruction nor the end of a program.
+        let refused = [SockFilter::new(u16::MAX, 0, 0, 0)];
+        let error = bind(place(Protocol::Udp), &refused, 1, false).unwrap_err();
+        assert!(matches!(error, BindError::NotGuarded(_)), "{error:?}");
+        assert_eq!(error.reason(), "NotGuardedAgainstLoops");
+        let without = bind(place(Protocol::Udp), &[], 2, false).unwrap();
+        assert!(matches!(without, Sockets::Udp(sockets) if sockets.len() == 2));
+    }
 }

@@ -11,6 +11,7 @@ use futures::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::context::Context;
 use crate::counters::Gauge;
 use crate::descriptors::{CONNECTION, Permit};
 use crate::dial::{self, DialError};
@@ -20,7 +21,6 @@ use crate::port::Port;
 use crate::relay;
 use crate::slot::{Slot, Target};
 use crate::socket;
-use crate::worker::Context;
 
 /// Accepts at one socket until told to stop.
 ///
@@ -96,7 +96,7 @@ fn begin(
         Target::Health(health) => {
             let health = health.clone();
             tokio::spawn(async move {
-                health::serve(stream, &health, &context).await;
+                health::serve(stream, &health, &context.probes).await;
                 drop(permit);
             });
         }

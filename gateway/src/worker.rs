@@ -2,23 +2,20 @@
 //! accepted.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::thread::CpuSet;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio::sync::mpsc;
 
-use crate::descriptors::Permit;
-use crate::health;
-use crate::http;
+use crate::binding::Part;
+use crate::context::Context;
+use crate::flows::Flows;
 use crate::shared::Shared;
 use crate::slot::Slot;
-use crate::tcp;
-use crate::udp::{self, Flows};
+use crate::{tcp, udp};
 
 /// Commands that may wait for a worker: enough that a start with thousands of listeners does not
 /// go in lockstep with it.
@@ -27,81 +24,16 @@ const COMMANDS: usize = 1024;
 /// How often UDP flows that are idle for too long are looked for.
 const EXPIRY: Duration = Duration::from_secs(1);
 
-/// What the tasks of one worker share.
-pub(crate) struct Context {
-    /// What all workers share.
-    pub(crate) shared: Arc<Shared>,
-    /// The worker's UDP flows.
-    pub(crate) flows: Flows,
-    /// The worker's HTTP side, made when the first connection asks for it: its pools take most of a
-    /// megabyte, and many gateways carry no HTTP.
-    http: OnceLock<http::Server>,
-    /// How many health checks may be answered at once yet.
-    pub(crate) probes: Semaphore,
-}
-
-impl Context {
-    /// The worker's HTTP side.
-    pub(crate) fn http(&self) -> &http::Server {
-        self.http.get_or_init(|| {
-            let shared = &self.shared;
-            http::Server::new(
-                shared.stopping.clone(),
-                shared.connect_timeout,
-                shared.descriptors.clone(),
-            )
-        })
-    }
-}
-
 /// What a worker is told.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Accept there.
-    Tcp(TcpListener, Arc<Slot>, Binding),
+    Tcp(TcpListener, Arc<Slot>, Part),
     /// Receive there.
-    Udp(UdpSocket, Arc<Slot>, Binding),
+    Udp(UdpSocket, Arc<Slot>, Part),
     /// The Service behind a UDP listener changed: end the flows whose endpoint is not eligible any
     /// more.
     Sweep(Arc<Slot>),
-}
-
-/// The sockets of one listener, on all workers: how they are told to close, and how one knows that
-/// they are.
-#[derive(Clone, Debug)]
-pub(crate) struct Binding(Arc<Sockets>);
-
-#[derive(Debug)]
-struct Sockets {
-    stop: CancellationToken,
-    tasks: TaskTracker,
-    _permit: Permit,
-}
-
-impl Binding {
-    /// A binding of as many sockets as there is leave for.
-    pub(crate) fn new(permit: Permit) -> Self {
-        Self(Arc::new(Sockets {
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            _permit: permit,
-        }))
-    }
-
-    /// Tells the sockets to close.
-    pub(crate) fn close(&self) {
-        self.0.stop.cancel();
-        self.0.tasks.close();
-    }
-
-    /// Waits until they have.
-    pub(crate) async fn closed(&self) {
-        self.0.tasks.wait().await;
-    }
-
-    fn parts(&self) -> (CancellationToken, &TaskTracker) {
-        (self.0.stop.clone(), &self.0.tasks)
-    }
 }
 
 /// A worker, from outside.
@@ -124,12 +56,7 @@ impl Worker {
             .enable_all()
             .build()?;
         let (commands, received) = mpsc::channel(COMMANDS);
-        let context = Arc::new(Context {
-            flows: Flows::new(number as u64, flows),
-            http: OnceLock::new(),
-            probes: health::permits(),
-            shared,
-        });
+        let context = Arc::new(Context::new(shared, Flows::new(number as u64, flows)));
         let handle = runtime.handle().clone();
         let thread = std::thread::Builder::new()
             .name(format!("fairway-work-{number}"))
@@ -192,13 +119,13 @@ async fn run(mut commands: mpsc::Receiver<Command>, context: Arc<Context>) {
         };
         match command {
             None => return,
-            Some(Command::Tcp(socket, slot, binding)) => {
-                let (stop, tasks) = binding.parts();
-                tokio::spawn(tasks.track_future(tcp::listen(socket, slot, context.clone(), stop)));
+            Some(Command::Tcp(socket, slot, part)) => {
+                let listen = tcp::listen(socket, slot, context.clone(), part.binding.stop());
+                tokio::spawn(part.track(listen));
             }
-            Some(Command::Udp(socket, slot, binding)) => {
-                let (stop, tasks) = binding.parts();
-                tokio::spawn(tasks.track_future(udp::listen(socket, slot, context.clone(), stop)));
+            Some(Command::Udp(socket, slot, part)) => {
+                let listen = udp::listen(socket, slot, context.clone(), part.binding.clone());
+                tokio::spawn(part.track(listen));
             }
             Some(Command::Sweep(slot)) => context.flows.sweep(&slot),
         }

@@ -8,9 +8,16 @@ use fairway_config::names::ServiceName;
 use tokio::time::Instant;
 
 use super::Wanted;
+use crate::binding::Binding;
 use crate::slot::Slot;
 use crate::socket::BindError;
-use crate::worker::Binding;
+
+/// After a failure a place is tried again after the first, then after ever longer times.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
+/// The longest where nothing changes by itself: an address that is not the host's. (One that comes
+/// to an interface is noticed; see [`super::Programmer::addresses_changed`].)
+const RETRY_ADDRESS: Duration = Duration::from_secs(5);
 
 /// One place.
 #[derive(Debug)]
@@ -93,6 +100,25 @@ pub(super) enum Standing {
 pub(super) struct Failed {
     pub(super) error: BindError,
     /// The time since the last try.
-    pub(super) retry: Duration,
+    retry: Duration,
     pub(super) at: Instant,
+}
+
+impl Failed {
+    /// What comes of an error at `now`, where the try before ended so.
+    pub(super) fn next(before: Option<&Self>, error: BindError, now: Instant) -> Self {
+        let longest = match error {
+            BindError::AddressNotLocal(_) => RETRY_ADDRESS,
+            _ => RETRY_LONGEST,
+        };
+        let retry = match before {
+            Some(before) if before.error == error => (before.retry * 2).min(longest),
+            _ => RETRY_FIRST,
+        };
+        Self {
+            error,
+            retry,
+            at: now + retry,
+        }
+    }
 }

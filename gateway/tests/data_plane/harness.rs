@@ -57,7 +57,7 @@ pub struct Running {
     pub gateway: Gateway,
     pub objects: mpsc::Sender<Batch>,
     pub shutdown: CancellationToken,
-    reports: mpsc::UnboundedReceiver<fairway_gateway::gateway::Reports>,
+    reports: mpsc::UnboundedReceiver<fairway_gateway::reports::Reports>,
     last: BTreeMap<ServiceName, Report>,
 }
 
@@ -348,10 +348,10 @@ pub async fn udp_echo() -> SocketAddr {
     addr
 }
 
-/// An address where nobody listens.
-pub async fn dead() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    listener.local_addr().expect("is bound")
+/// A place where nobody listens, on an address of its own: a port of another one may be given to a
+/// socket at any moment.
+pub fn dead() -> SocketAddr {
+    SocketAddr::new(vip(), 9)
 }
 
 /// The distinct things that come out of a number of tries.

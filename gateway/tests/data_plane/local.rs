@@ -105,6 +105,7 @@ async fn vips_are_made_local_and_nothing_is_left_behind() {
     running
         .send(vec![spec.gone(), udp.gone(), empty.gone()])
         .await;
+    running.report(&spec.name, |report| report.is_none()).await;
     until("the routes are removed", || async { ours().is_empty() }).await;
     running.send(vec![spec.change()]).await;
     running.listening(SocketAddr::new(v4, PORT)).await;

@@ -49,7 +49,7 @@ async fn gateway(own: IpAddr, next: IpAddr, spec: &Spec, forward_to: ForwardTo) 
     };
     settings.core.forward_to = forward_to;
     settings.core.node_addresses = Some(vec![own]);
-    let mut changes = spec.with(&[dead().await]);
+    let mut changes = spec.with(&[dead()]);
     changes.push(node(next));
     let running = Running::start(settings, changes).await;
     running.listening(SocketAddr::new(own, NODE_PORT)).await;
@@ -211,23 +211,42 @@ async fn datagrams_have_the_same_in_ipv6() {
     a_client_reaches_a_node_that_does_not_forward([a, d]).await;
 }
 
+/// What is sent on with few hops comes back to a VIP too, by way of a node's own proxy.
 #[tokio::test]
 async fn a_socket_takes_what_the_port_behind_it_takes_as_that_changes() {
-    let (own, next) = (vip(), vip());
+    for of_vip in [false, true] {
+        let (own, next, external) = (vip(), vip(), vip());
+        let mut spec = node_port(Protocol::Udp, AppProtocol::Opaque);
+        let mut place = SocketAddr::new(own, NODE_PORT);
+        if of_vip {
+            spec.service.kind = ServiceType::LoadBalancer;
+            spec.held.addresses = vec![external];
+            place = SocketAddr::new(external, 80);
+        }
+        a_place_takes_what_the_port_behind_it_takes(place, [own, next], spec).await;
+    }
+}
+
+async fn a_place_takes_what_the_port_behind_it_takes(
+    place: SocketAddr,
+    [own, next]: [IpAddr; 2],
+    mut spec: Spec,
+) {
     let at_node = answering(SocketAddr::new(next, NODE_PORT)).await;
     let direct = answering(SocketAddr::from(([127, 0, 0, 1], 0))).await;
-    let mut spec = node_port(Protocol::Udp, AppProtocol::Opaque);
     let running = gateway(own, next, &spec, ForwardTo::Endpoints).await;
     running.send(spec.endpoints(&[direct])).await;
-    let place = SocketAddr::new(own, NODE_PORT);
+    running.listening(place).await;
     let client = udp_client(place).await;
     let forwarded = udp_client(place).await;
     SockRef::from(&forwarded).set_ttl_v4(31).unwrap();
-    let mut change = async |forward_to, server: SocketAddr| {
+    let mut change = async |forward_to| {
         spec.service.asks.forward_to = Some(forward_to);
         running.send(vec![spec.change()]).await;
-        until("the other is reached", || async {
-            // Nobody answers for the endpoint that nobody listens at.
+    };
+    let reached = async |client: &UdpSocket, server: SocketAddr| {
+        until("the server is reached", || async {
+            // There is a moment without a socket, and one with the old one.
             let _ = client.send(b"x").await;
             let mut answer = [0; 100];
             let received = client.recv(&mut answer);
@@ -237,12 +256,18 @@ async fn a_socket_takes_what_the_port_behind_it_takes_as_that_changes() {
         .await;
     };
     for _ in 0..2 {
-        change(ForwardTo::Endpoints, direct).await;
-        assert_eq!(answer(&forwarded).await, direct);
-        change(ForwardTo::NodePorts, at_node).await;
+        change(ForwardTo::Endpoints).await;
+        // By the socket that takes it: the one before does not.
+        reached(&forwarded, direct).await;
+        change(ForwardTo::NodePorts).await;
+        // Nothing is sent to a node port by a socket that takes everything.
+        reached(&client, at_node).await;
+        // What was sent again and is on its way is behind us once a client of its own is answered.
+        let last = udp_client(place).await;
+        assert_eq!(answer(&last).await, at_node);
         let before = sent(&running);
         forwarded.send(b"x").await.unwrap();
-        assert_eq!(answer(&client).await, at_node);
+        assert_eq!(answer(&last).await, at_node);
         assert_eq!(sent(&running), before + 1);
     }
     running.stop().await;

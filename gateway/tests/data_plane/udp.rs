@@ -104,7 +104,7 @@ async fn a_flow_moves_the_moment_its_endpoint_goes() {
 #[tokio::test]
 async fn a_flow_leaves_an_endpoint_that_refuses() {
     let (spec, vip) = udp("refuses");
-    let (alive, dead) = (udp_echo().await, dead().await);
+    let (alive, dead) = (udp_echo().await, dead());
     let running = Running::start(settings(), spec.with(&[alive, dead])).await;
     running.listening(vip).await;
     for _ in 0..6 {

@@ -1,0 +1,47 @@
+//! What the tasks of one worker share.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::Semaphore;
+
+use crate::flows::Flows;
+use crate::health;
+use crate::http;
+use crate::shared::Shared;
+
+/// What the tasks of one worker share.
+pub(crate) struct Context {
+    /// What all workers share.
+    pub(crate) shared: Arc<Shared>,
+    /// The worker's UDP flows.
+    pub(crate) flows: Flows,
+    /// The worker's HTTP side, made when the first connection asks for it: its pools take most of a
+    /// megabyte, and many gateways carry no HTTP.
+    http: OnceLock<http::Server>,
+    /// How many health checks may be answered at once yet.
+    pub(crate) probes: Semaphore,
+}
+
+impl Context {
+    /// What the worker's tasks start with.
+    pub(crate) fn new(shared: Arc<Shared>, flows: Flows) -> Self {
+        Self {
+            shared,
+            flows,
+            http: OnceLock::new(),
+            probes: health::permits(),
+        }
+    }
+
+    /// The worker's HTTP side.
+    pub(crate) fn http(&self) -> &http::Server {
+        self.http.get_or_init(|| {
+            let shared = &self.shared;
+            http::Server::new(
+                shared.stopping.clone(),
+                shared.connect_timeout,
+                shared.descriptors.clone(),
+            )
+        })
+    }
+}

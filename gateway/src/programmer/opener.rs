@@ -1,0 +1,136 @@
+//! What brings a place up: its address made local, its sockets bound, and each given to a worker.
+
+use std::sync::Arc;
+
+use fairway_config::exchange::ClaimKind;
+use socket2::SockFilter;
+
+use crate::binding::Binding;
+use crate::descriptors::Descriptors;
+use crate::local::LocalRoutes;
+use crate::slot::{Place, Slot, Target};
+use crate::socket::{self, BindError, Sockets};
+use crate::worker::{Command, Worker};
+
+/// [`socket::bind`], or what a test has in its place.
+pub(super) type Bind =
+    Box<dyn Fn(Place, &[SockFilter], usize, bool) -> Result<Sockets, BindError> + Send + Sync>;
+
+/// Brings places up.
+pub(crate) struct Opener {
+    pub(super) workers: Vec<Worker>,
+    pub(super) routes: LocalRoutes,
+    descriptors: Arc<Descriptors>,
+    bind: Bind,
+}
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opener")
+            .field("workers", &self.workers)
+            .field("routes", &self.routes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Opener {
+    /// Sockets of these workers, by [`socket::bind`].
+    pub(crate) fn new(
+        workers: Vec<Worker>,
+        descriptors: Arc<Descriptors>,
+        routes: LocalRoutes,
+    ) -> Self {
+        Self::with(Box::new(socket::bind), workers, descriptors, routes)
+    }
+
+    /// Sockets of these workers, by another way to bind them.
+    pub(super) fn with(
+        bind: Bind,
+        workers: Vec<Worker>,
+        descriptors: Arc<Descriptors>,
+        routes: LocalRoutes,
+    ) -> Self {
+        Self {
+            workers,
+            routes,
+            descriptors,
+            bind,
+        }
+    }
+
+    /// Makes a VIP local that isn't.
+    pub(super) async fn ensure_local(
+        &mut self,
+        place: Place,
+        target: &Target,
+    ) -> Result<(), BindError> {
+        let address = place.listen.0.ip();
+        if target.kind() != ClaimKind::Vip
+            || self.routes.is_ours(address)
+            || self.routes.is_local(address).await == Some(true)
+            || self.routes.add(address).await
+        {
+            return Ok(());
+        }
+        Err(BindError::AddressNotLocal(address))
+    }
+
+    /// Binds a place that serves this: it takes traffic from now on.
+    pub(super) async fn bind(
+        &mut self,
+        place: Place,
+        target: &Target,
+        slot: &Arc<Slot>,
+    ) -> Result<Binding, BindError> {
+        let address = place.listen.0.ip();
+        let count = match target {
+            Target::Port { .. } => self.workers.len(),
+            Target::Health(_) => 1,
+        };
+        let permit = u32::try_from(count)
+            .ok()
+            .and_then(|count| self.descriptors.take(count))
+            .ok_or(BindError::OutOfFiles)?;
+        let guard = target.guard();
+        let filter = guard.filter(address.is_ipv4());
+        // A VIP that only a route makes local is not enough for IPv6's bind(2).
+        let routed = address.is_ipv6() && self.routes.is_ours(address);
+        let sockets = match (self.bind)(place, &filter, count, routed) {
+            Err(BindError::AddressNotLocal(_)) if target.kind() == ClaimKind::Vip => {
+                self.ensure_local(place, target).await?;
+                (self.bind)(place, &filter, count, true)?
+            }
+            other => other?,
+        };
+        let fail = |error| BindError::of(place, &error);
+        let binding = Binding::new(guard, permit);
+        let mut commands = Vec::with_capacity(count);
+        match sockets {
+            Sockets::Tcp(listeners) => {
+                for (worker, listener) in self.workers.iter().zip(listeners) {
+                    let listener = worker.register_tcp(listener).map_err(fail)?;
+                    commands.push(Command::Tcp(listener, slot.clone(), binding.part()));
+                }
+            }
+            Sockets::Udp(sockets) => {
+                for (worker, socket) in self.workers.iter().zip(sockets) {
+                    let socket = worker.register_udp(socket).map_err(fail)?;
+                    commands.push(Command::Udp(socket, slot.clone(), binding.part()));
+                }
+            }
+        }
+        // All stand, or none.
+        for (worker, command) in self.workers.iter().zip(commands) {
+            worker.command(command).await;
+        }
+        Ok(binding)
+    }
+
+    /// Ends the workers and what they still do, and removes our routes.
+    pub(super) async fn end(mut self) {
+        self.routes.retain(|_| false).await;
+        for worker in self.workers {
+            worker.stop();
+        }
+    }
+}
