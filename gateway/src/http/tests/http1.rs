@@ -44,8 +44,8 @@ async fn a_client_with_affinity_stays_on_its_endpoint_over_connections() {
 
 #[tokio::test]
 async fn an_endpoint_that_refuses_is_passed_over() {
-    let (dead, alive) = (refusing().await, Backend::http1("alive").await);
-    let edge = Edge::start(AppProtocol::Http, &[dead, alive.addr]).await;
+    let (dead, alive) = (refusing(), Backend::http1("alive").await);
+    let edge = Edge::start(AppProtocol::Http, &[dead.addr, alive.addr]).await;
     let mut client = edge.http1().await;
     for _ in 0..4 {
         // A body that was sent once can be sent again as long as no endpoint has had it.
@@ -62,7 +62,8 @@ async fn an_endpoint_that_refuses_is_passed_over() {
 
 #[tokio::test]
 async fn the_reason_of_a_failure_is_in_a_header() {
-    let edge = Edge::start(AppProtocol::Http, &[refusing().await, refusing().await]).await;
+    let (one, other) = (refusing(), refusing());
+    let edge = Edge::start(AppProtocol::Http, &[one.addr, other.addr]).await;
     let answer = edge.http1().await.send_request(get("/")).await.unwrap();
     let (status, code, body) = parts(answer, "x-fairway-error").await;
     assert_eq!((status, code.as_str()), (502, "connect_refused"));

@@ -278,13 +278,21 @@ async fn answer(
 
 const LARGE: usize = 20_000_000;
 
-/// An address where connections are refused.
-async fn refusing() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
+/// A place where connections are refused: its port is bound, and nobody listens there.
+struct Refusing {
+    addr: SocketAddr,
+    _bound: socket2::Socket,
+}
+
+fn refusing() -> Refusing {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+    Refusing {
+        addr: socket.local_addr().unwrap().as_socket().unwrap(),
+        _bound: socket,
+    }
 }
 
 fn get(path: &str) -> Request<Full<Bytes>> {
