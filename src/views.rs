@@ -140,13 +140,13 @@ impl Views for Whole {
     }
 
     fn readiness(&self) -> Readiness {
-        // Read before what the others have done: what is said after that makes them late, and the
-        // next look sees it.
-        let told = self.store.sequence();
+        // In this order: what follows from a batch is told before the batch is done. So what both
+        // have done is everything only if nothing else has been told since they were asked.
+        let done = self.controller.done().min(self.gateway.done());
         let mut missing = self.controller.missing();
         missing.extend(self.gateway.missing());
         // Each may be idle while the other's last word is still on its way to it.
-        if missing.is_empty() && (self.controller.done() < told || self.gateway.done() < told) {
+        if missing.is_empty() && done < self.store.sequence() {
             missing.push("the latest changes are being worked in".to_owned());
         }
         Readiness {

@@ -12,8 +12,12 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 use crate::programs;
 
-/// How long a client waits for an answer.
+/// How long a client waits for an answer. Also how long it takes to find out that nobody answers
+/// where nobody refuses either.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a client waits for the whole of something large.
+const LARGE: Duration = Duration::from_secs(60);
 
 /// Connects over TCP. Reading and writing give up after [`PATIENCE`].
 pub fn connect_tcp(to: SocketAddr) -> io::Result<TcpStream> {
@@ -30,8 +34,10 @@ pub fn connect_tcp_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     };
     let socket = socket(family, SocketType::STREAM, None)?;
     bind(&socket, &SocketAddr::new(from, 0))?;
-    connect(&socket, &to)?;
-    patient(TcpStream::from(socket))
+    // Connecting too gives up after the time to send, see socket(7).
+    let stream = patient(TcpStream::from(socket))?;
+    connect(&stream, &to)?;
+    Ok(stream)
 }
 
 fn patient(stream: TcpStream) -> io::Result<TcpStream> {
@@ -84,7 +90,7 @@ pub fn udp(from: Option<IpAddr>, to: SocketAddr) -> io::Result<UdpSocket> {
 pub fn ask_udp(socket: &UdpSocket, text: &str) -> io::Result<String> {
     let mut buffer = [0; 2048];
     let mut last = io::Error::from(io::ErrorKind::TimedOut);
-    for _ in 0..3 {
+    for _ in 0..5 {
         socket.send(text.as_bytes())?;
         match socket.recv(&mut buffer) {
             Ok(length) => {
@@ -97,9 +103,14 @@ pub fn ask_udp(socket: &UdpSocket, text: &str) -> io::Result<String> {
     Err(last)
 }
 
+/// Who answers a datagram from this socket.
+pub fn who_on(socket: &UdpSocket) -> io::Result<String> {
+    name_in(&ask_udp(socket, "who")?)
+}
+
 /// Who answers a datagram from a new socket.
 pub fn who_udp(from: Option<IpAddr>, to: SocketAddr) -> io::Result<String> {
-    name_in(&ask_udp(&udp(from, to)?, "who")?)
+    who_on(&udp(from, to)?)
 }
 
 fn name_in(answer: &str) -> io::Result<String> {
@@ -145,6 +156,35 @@ pub fn http_get_from(mut stream: TcpStream, to: SocketAddr, path: &str) -> Resul
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     parse(&String::from_utf8_lossy(&bytes))
+}
+
+/// One HTTP GET on this connection, which stays open: the answer must have a `Content-Length`.
+pub fn http_get_on(stream: &mut TcpStream, host: &str, path: &str) -> Result<Response> {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")?;
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let length = stream.read(&mut buffer)?;
+        if length == 0 {
+            bail!(
+                "the connection was closed: {:?}",
+                String::from_utf8_lossy(&bytes)
+            );
+        }
+        bytes.extend(buffer.get(..length).unwrap_or_default());
+        // Head and body may come in any number of pieces.
+        let text = String::from_utf8_lossy(&bytes);
+        if text.contains("\r\n\r\n") {
+            let response = parse(&text)?;
+            let length: usize = response
+                .header("content-length")
+                .with_context(|| format!("no Content-Length: {text:?}"))?
+                .parse()?;
+            if response.body.len() >= length {
+                return Ok(response);
+            }
+        }
+    }
 }
 
 fn parse(text: &str) -> Result<Response> {
@@ -211,7 +251,7 @@ pub fn websocket(url: &str, text: &str) -> Result<String> {
             socket.close(None).await?;
             Ok(answer.into_text()?.to_string())
         };
-        tokio::time::timeout(PATIENCE, exchange)
+        tokio::time::timeout(LARGE, exchange)
             .await
             .context("no answer came")?
     })

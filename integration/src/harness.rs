@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{lab, programs};
 
@@ -26,6 +27,7 @@ macro_rules! tests {
 /// the reason.
 pub fn run(tests: &[Test]) -> ExitCode {
     let mut arguments = Arguments::from_args();
+    raise_open_files();
     // Tests wait more than they work.
     arguments.test_threads = arguments.test_threads.or(Some(4));
     let lab = if arguments.list {
@@ -48,6 +50,18 @@ pub fn run(tests: &[Test]) -> ExitCode {
     } else {
         ExitCode::SUCCESS
     }
+}
+
+/// Lets this process have as many files open as it may: tests hold thousands of connections, both
+/// ends of each, and the usual soft limit is 1024.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // Where it fails, the test that has too few says so.
+    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 /// Runs one test; a failure comes with what the programs said that it ran.

@@ -88,7 +88,12 @@ fn text_that_is_not_yaml_holds_back_its_file() -> Result<()> {
     let mut scene = Scene::new(&[("bad.yaml", "kind: Service\n\tmetadata: [}\n")])?;
     scene.fairway.problem(&["bad.yaml"])?;
     scene.fairway.logs(&["bad.yaml"])?;
-    ensure!(scene.fairway.metric("fairway_manifest_errors", &[])? == 1.0);
+    wait::until("it is counted", || {
+        scene
+            .fairway
+            .metric("fairway_manifest_errors", &[])
+            .is_ok_and(|n| n == 1.0)
+    })?;
     scene
         .fairway
         .write("bad.yaml", &service("mended", "ports: [{port: 80}]"))?;
@@ -238,12 +243,12 @@ fn an_exhausted_pool_is_a_condition() -> Result<()> {
         .fairway
         .says("default/s15", &["PoolExhausted", "edge"])?;
     scene.fairway.says("default/s16", &["PoolExhausted"])?;
-    ensure!(
+    wait::until("none is available", || {
         scene
             .fairway
-            .metric("fairway_pool_addresses", &["state=\"available\""])?
-            == 0.0
-    );
+            .metric("fairway_pool_addresses", &["state=\"available\""])
+            .is_ok_and(|n| n == 0.0)
+    })?;
     // One that is let go goes to the first that waits.
     let fewer = all(&many[1..]);
     let freed = scene.fairway.address("default/s00")?;

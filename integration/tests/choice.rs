@@ -1,7 +1,7 @@
 //! Which endpoint a client gets.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
@@ -81,8 +81,13 @@ fn round_robin_gives_equal_shares() -> Result<()> {
             .map(|_| clients::who(to))
             .collect::<Result<_, _>>()?;
         ensure!(count(tcp.clone()) == equal, "TCP: {:?}", count(tcp));
-        let udp: Vec<String> = (0..30)
-            .map(|_| clients::who_udp(None, to))
+        // All at a time: a port that is used again within a moment is the flow that it was.
+        let sockets: Vec<UdpSocket> = (0..30)
+            .map(|_| clients::udp(None, to))
+            .collect::<Result<_, _>>()?;
+        let udp: Vec<String> = sockets
+            .iter()
+            .map(clients::who_on)
             .collect::<Result<_, _>>()?;
         ensure!(count(udp.clone()) == equal, "UDP: {:?}", count(udp));
         Ok(())

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
@@ -112,7 +111,7 @@ fn demo_runs_until_it_is_interrupted() -> Result<()> {
     ensure!(page.status == 200 && page.body.contains("LoadBalancer"));
     ensure!(process.ended()?.is_none(), "it did not stay");
     process.signal(rustix::process::Signal::INT)?;
-    let status = process.wait(Duration::from_secs(10))?;
+    let status = process.wait(wait::SOON)?;
     ensure!(status.code() == Some(0), "{status}");
     Ok(())
 }

@@ -56,18 +56,25 @@ fn out_of_file_descriptors_accepting_pauses_and_goes_on() -> Result<()> {
         let mut held: Vec<TcpStream> = (0..250)
             .map(|_| clients::connect_tcp(to))
             .collect::<Result<_, _>>()?;
-        let mut served = Vec::new();
-        for (n, stream) in held.iter_mut().enumerate() {
-            stream.set_read_timeout(Some(Duration::from_millis(20)))?;
-            if clients::ask(stream, "who").is_ok() {
-                served.push(n);
-            }
+        for stream in &mut held {
+            stream.write_all(b"who\n")?;
+            stream.set_nonblocking(true)?;
         }
-        let count = served.len();
-        ensure!((20..200).contains(&count), "{count} of 250 were served");
+        let served = |held: &[TcpStream]| -> Vec<usize> {
+            let answered = |stream: &TcpStream| stream.peek(&mut [0]).is_ok_and(|n| n > 0);
+            (0..held.len()).filter(|n| answered(&held[*n])).collect()
+        };
+        wait::until("twenty are served", || served(&held).len() >= 20)?;
+        wait::until("accepting pauses", || {
+            fairway
+                .metric("fairway_accept_pauses_total", &[])
+                .is_ok_and(|n| n >= 1.0)
+        })?;
+        let served = served(&held);
+        ensure!(served.len() < 200, "{} of 250 were served", served.len());
         // What is open goes on.
         for n in served {
-            held[n].set_read_timeout(Some(clients::PATIENCE))?;
+            held[n].set_nonblocking(false)?;
             clients::ask(&mut held[n], "who").context("an open connection has suffered")?;
         }
         ensure!(fairway.process()?.ended()?.is_none());

@@ -62,7 +62,7 @@ fn an_external_name_follows_its_record() -> Result<()> {
     })?;
     dns.set(&[("shop.test", server(1))])?;
     // Its time to live is one second.
-    wait::until_within(Duration::from_secs(10), "the new answer is used", || {
+    wait::until("the new answer is used", || {
         who(&site).as_deref() == Some("b")
     })
 }
@@ -85,11 +85,10 @@ fn the_last_answer_stays_while_the_name_server_is_away() -> Result<()> {
     })?;
     fairway.says("default/shop", &["shop.test"])?;
     let _dns = name_server(&site, &[("shop.test", server(1))])?;
-    wait::until_within(
-        Duration::from_secs(30),
-        "the name server is asked again",
-        || who(&site).as_deref() == Some("b"),
-    )
+    // Between two attempts that fail there is up to half a minute.
+    wait::until("the name server is asked again", || {
+        who(&site).as_deref() == Some("b")
+    })
 }
 
 fn a_slice_of_names_is_resolved() -> Result<()> {

@@ -2,8 +2,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Shutdown, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
@@ -11,13 +10,13 @@ use fairway_integration::manifest::{
     all, edge_pool, load_balancer, pool, service, slice, slice_of,
 };
 use fairway_integration::servers::{
-    Dnsmasq, Nginx, echo, grpc_client, grpc_server, iperf_client, iperf_server, named, named_udp,
-    websocket_echo,
+    Dnsmasq, Nginx, echo, grpc_client, grpc_server, iperf, named, named_udp, websocket_echo,
 };
 use fairway_integration::site::{
     BLACK_HOLE, EDGE, EDGE_INSIDE, Site, client, server, server6, vip, vip6,
 };
 use fairway_integration::{clients, tests, wait};
+use serde_json::Value;
 
 tests![
     tcp_reaches_an_endpoint_by_address_and_by_node_port,
@@ -213,7 +212,7 @@ fn large_downloads_and_uploads_arrive_whole() -> Result<()> {
     let got = fairway.folder().join("got");
     let (got_text, url) = (got.to_string_lossy(), format!("http://{}", vip(1)));
     let curl = |arguments: &[&str]| {
-        let arguments = [&["-sS", "--fail", "--max-time", "60"], arguments].concat();
+        let arguments = [&["-sS", "--fail", "--max-time", "300"], arguments].concat();
         site.client.run(|| clients::output("curl", &arguments))
     };
     curl(&["-o", &got_text, &format!("{url}/large")])?;
@@ -231,8 +230,12 @@ fn large_downloads_and_uploads_arrive_whole() -> Result<()> {
         "fairway_transmit_bytes_total",
         "fairway_receive_bytes_total",
     ] {
-        let bytes = fairway.metric(metric, &labels)?;
-        ensure!(bytes >= SIZE as f64, "{metric} is {bytes}");
+        // The client has the last bytes before they are counted.
+        wait::until_some(&format!("{metric} has all bytes"), || {
+            let bytes = fairway.metric(metric, &labels)?;
+            ensure!(bytes >= SIZE as f64, "{bytes}");
+            Ok(())
+        })?;
     }
     Ok(())
 }
@@ -290,7 +293,6 @@ fn dns_works_over_udp_and_tcp() -> Result<()> {
 
 fn iperf_runs_both_ways_over_tcp_and_udp() -> Result<()> {
     let site = Site::new()?;
-    let _iperf = iperf_server(&site.farm, at(server(0), 5201))?;
     let spec = "type: LoadBalancer, ports: [{name: t, port: 5201}, \
                 {name: u, port: 5201, protocol: UDP}]";
     let manifests = all(&[
@@ -304,28 +306,38 @@ fn iperf_runs_both_ways_over_tcp_and_udp() -> Result<()> {
     ]);
     let fairway = Fairway::start(&site.edge, &[("speed.yaml", &manifests)])?;
     let to = at(fairway.address("default/speed")?.parse()?, 5201);
-    for arguments in [&["--time", "1"][..], &["--time", "1", "--reverse"]] {
-        let report = iperf_client(&site.client, to, arguments)?;
-        let received = report["end"]["sum_received"]["bytes"]
-            .as_u64()
-            .context("no bytes")?;
-        ensure!(
-            received > 10 << 20,
-            "{arguments:?}: {received} bytes in a second"
-        );
+    let measure = |arguments: &[&str]| -> Result<Value> {
+        let report = iperf(&site.farm, at(server(0), 5201), &site.client, to, arguments)?;
+        Ok(report["end"].clone())
+    };
+    // More than all buffers on the way hold. At the end iperf3 counts what has been read by then.
+    const SIZE: &str = "128M";
+    for arguments in [&["--bytes", SIZE][..], &["--bytes", SIZE, "--reverse"]] {
+        let end = measure(arguments)?;
+        let received = end["sum_received"]["bytes"].as_u64().context("no bytes")?;
+        ensure!(received > 16 << 20, "{arguments:?}: {received} bytes");
     }
-    // 20 Mbit/s is far below what gets lost anywhere.
-    for arguments in [
-        &["--time", "1", "--udp", "--bitrate", "20M"][..],
-        &["--time", "1", "--udp", "--bitrate", "20M", "--reverse"],
-    ] {
-        let report = iperf_client(&site.client, to, arguments)?;
-        let sum = &report["end"]["sum"];
-        let (packets, lost) = (sum["packets"].as_f64(), sum["lost_packets"].as_f64());
-        let (packets, lost) = (packets.context("no packets")?, lost.context("no loss")?);
+    // As many datagrams as the smallest buffer on the way holds: however late whoever has to read
+    // them gets a processor, none is dropped.
+    let datagrams = [
+        "--udp",
+        "--blockcount",
+        "60",
+        "--length",
+        "1200",
+        "--bitrate",
+        "500K",
+    ];
+    for more in [&[][..], &["--reverse"]] {
+        let arguments = [&datagrams[..], more].concat();
+        let end = measure(&arguments)?;
+        let lost = end["sum"]["lost_packets"].as_u64().context("no loss")?;
+        let received = end["sum_received"]["packets"]
+            .as_u64()
+            .context("no packets")?;
         ensure!(
-            packets > 500.0 && lost < packets / 20.0,
-            "{arguments:?}: {lost} of {packets} lost"
+            lost == 0 && received > 0,
+            "{arguments:?}: {received} received, {lost} lost"
         );
     }
     Ok(())
@@ -407,23 +419,19 @@ fn a_service_without_endpoints_refuses_at_once() -> Result<()> {
     let address: IpAddr = fairway.address("default/empty")?.parse()?;
     site.client.run(|| {
         for to in [at(address, 80), at(EDGE, 30080)] {
-            let start = Instant::now();
+            // The kinds of the errors say that nobody had to wait for a time-out.
             let error = clients::who(to)
                 .err()
                 .with_context(|| format!("{to} answered"))?;
             let refused = [ErrorKind::ConnectionRefused, ErrorKind::ConnectionReset];
             ensure!(refused.contains(&error.kind()), "TCP to {to}: {error}");
             let socket = clients::udp(None, to)?;
+            socket.set_read_timeout(Some(clients::PATIENCE))?;
             socket.send(b"anyone?")?;
             let error = socket.recv(&mut [0; 16]).err().context("an answer")?;
             ensure!(
                 error.kind() == ErrorKind::ConnectionRefused,
                 "UDP to {to}: {error}"
-            );
-            ensure!(
-                start.elapsed() < Duration::from_secs(2),
-                "it took {:?}",
-                start.elapsed()
             );
         }
         Ok(())
@@ -483,15 +491,13 @@ fn large_datagrams_pass() -> Result<()> {
         for length in [0, 1, 1472, 9000, 65_507] {
             let sent: Vec<u8> = (0..length).map(|n: u32| n as u8).collect();
             let mut back = vec![0; 65_536];
-            let length = wait::until_some("the datagram comes back", || {
+            // One that was sent twice comes back twice, the second time among the next.
+            wait::until_some(&format!("{length} bytes come back"), || {
                 socket.send(&sent)?;
-                socket.recv(&mut back)
+                let got = socket.recv(&mut back)?;
+                ensure!(back[..got] == sent, "{got} bytes came back");
+                Ok(())
             })?;
-            ensure!(
-                back[..length] == sent,
-                "{length} bytes came back of {}",
-                sent.len()
-            );
         }
         Ok(())
     })
@@ -525,7 +531,13 @@ fn traffic_is_counted() -> Result<()> {
         drop(held);
         for _ in 0..4 {
             clients::who(to)?;
-            clients::who_udp(None, to)?;
+        }
+        // All at a time, so that each has a port of its own and is a flow of its own.
+        let sockets: Vec<UdpSocket> = (0..4)
+            .map(|_| clients::udp(None, to))
+            .collect::<Result<_, _>>()?;
+        for socket in &sockets {
+            clients::ask_udp(socket, "who")?;
         }
         Ok(())
     })?;
@@ -534,7 +546,10 @@ fn traffic_is_counted() -> Result<()> {
         metric("fairway_connections_total", &tcp).is_ok_and(|n| n == 5.0)
             && metric("fairway_connections_active", &tcp).is_ok_and(|n| n == 0.0)
     })?;
-    ensure!(metric("fairway_datagrams_total", &udp)? >= 8.0);
+    // A client has its answer before that is counted.
+    wait::until("eight datagrams are counted", || {
+        metric("fairway_datagrams_total", &udp).is_ok_and(|n| n >= 8.0)
+    })?;
     ensure!(metric("fairway_flows_active", &udp)? == 4.0);
     ensure!(metric("fairway_connect_duration_seconds_count", &tcp)? == 5.0);
     ensure!(metric("fairway_build_info", &[])? == 1.0);

@@ -16,7 +16,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 
 use super::process::Process;
 use super::sys;
-use crate::programs;
+use crate::{clients, programs, wait};
 
 /// A host of the lab. Copies stand for the same host, which goes with the last of them.
 #[derive(Clone, Debug)]
@@ -210,7 +210,7 @@ impl Drop for Served {
     }
 }
 
-/// Lays a wire between two hosts: an interface of the given name on each, both up.
+/// Lays a wire between two hosts: an interface of the given name on each, both up and carrying.
 pub fn wire(one: (&Host, &str), other: (&Host, &str)) -> Result<()> {
     let ((host, interface), (peer, peer_interface)) = (one, other);
     let script = format!(
@@ -220,7 +220,22 @@ pub fn wire(one: (&Host, &str), other: (&Host, &str)) -> Result<()> {
     );
     batch(Command::new(programs::find("ip")?), &script).with_context(|| script.clone())?;
     host.ip(&format!("link set dev {interface} up"))?;
-    peer.ip(&format!("link set dev {peer_interface} up"))
+    peer.ip(&format!("link set dev {peer_interface} up"))?;
+    // The end that was up first learns of the other by a work item of the kernel, and drops what it
+    // is to send until then (linkwatch_do_dev in net/core/link_watch.c): a first SYN would be
+    // repeated after a second.
+    for (host, interface) in [one, other] {
+        let arguments = ["-oneline", "link", "show", "dev", interface];
+        wait::until_some(&format!("{interface} of {} is up", host.name()), || {
+            let link = host.run(|| clients::output("ip", &arguments))?;
+            if link.contains(" state UP ") {
+                Ok(())
+            } else {
+                Err(anyhow!("{link}"))
+            }
+        })?;
+    }
+    Ok(())
 }
 
 fn new_namespace() -> Result<(File, PathBuf)> {

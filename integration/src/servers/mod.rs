@@ -10,7 +10,7 @@ mod web;
 
 pub use dnsmasq::Dnsmasq;
 pub use grpc::{grpc_client, grpc_server};
-pub use iperf::{iperf_client, iperf_server};
+pub use iperf::iperf;
 pub use nginx::Nginx;
 pub use plain::{echo, mute, named, named_udp};
 pub use web::{named_http, websocket_echo};
