@@ -70,12 +70,12 @@ pub(crate) fn give(buffer: Box<[u8]>) {
     });
 }
 
-/// Borrows a pipe; none where the process has no file descriptors for one.
+/// Borrows a pipe; none where the process has no file descriptors to spare for one.
 pub(crate) fn take_pipe(descriptors: &Arc<Descriptors>) -> Option<Pipe> {
     if let Some(pipe) = STORE.with_borrow_mut(|store| store.pipes.pop()) {
         return Some(pipe);
     }
-    let permit = descriptors.take(2)?;
+    let permit = descriptors.take_spare(2)?;
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).ok()?;
     // A smaller pipe is one that works.
     let _ = rustix::pipe::fcntl_setpipe_size(&write, PIPE);

@@ -13,6 +13,7 @@ use fairway_gateway_core::route::{Endpoint, RoutePort, Tick};
 use tokio_util::sync::CancellationToken;
 
 use crate::counters::{Counters, Gauge, Rejection};
+use crate::descriptors::Share;
 
 /// One port of a Service. Lives as long as the port is in its Service, through every rebuild.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Port {
     /// What is counted.
     pub counters: Counters,
     endpoints: Mutex<BTreeMap<EndpointAddr, Arc<EndpointState>>>,
+    /// The file descriptors that it holds.
+    pub(crate) share: Arc<Share>,
     /// Ends every connection of the port: its Service is gone and has had its time to drain.
     pub cut: CancellationToken,
 }
@@ -46,6 +49,7 @@ impl Port {
             balancer: Balancer::new(seed),
             counters: Counters::default(),
             endpoints: Mutex::default(),
+            share: Arc::default(),
             cut: CancellationToken::new(),
         }
     }

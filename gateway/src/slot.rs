@@ -8,6 +8,7 @@ use fairway_config::exchange::ClaimKind;
 use fairway_config::names::ServiceName;
 use fairway_config::net::{ListenAddr, Protocol};
 
+use crate::descriptors::Share;
 use crate::hops::Guard;
 use crate::port::Port;
 
@@ -57,6 +58,14 @@ impl Target {
         match self {
             Self::Port { port, .. } => Guard::of(&port.route()),
             Self::Health(_) => Guard::Open,
+        }
+    }
+
+    /// Whose share of the file descriptors a connection comes out of.
+    pub(crate) fn share(&self) -> Option<&Arc<Share>> {
+        match self {
+            Self::Port { port, .. } => Some(&port.share),
+            Self::Health(_) => None,
         }
     }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::counters::Gauge;
-use crate::descriptors::{CONNECTION, Permit};
+use crate::descriptors::{CONNECTION, Descriptors, Permit};
 use crate::dial::{self, DialError};
 use crate::health;
 use crate::hops::Hops;
@@ -42,12 +42,17 @@ pub(crate) fn listen(
         }
         // Closing the socket would reset what waits in its queue: those clients were told that they
         // are connected.
-        while let Some(permit) = context.shared.descriptors.take(CONNECTION)
+        while let Some(permit) = take(&context.shared.descriptors, &slot)
             && let Some(Ok((stream, client))) = listener.accept().now_or_never()
         {
             begin(stream, ClientAddr(client), permit, &slot, &context);
         }
     }
+}
+
+/// Leave for a connection to who is served at a place just now.
+fn take(descriptors: &Arc<Descriptors>, slot: &Slot) -> Option<Permit> {
+    descriptors.take(slot.target.load().share(), CONNECTION)
 }
 
 /// Accepts for ever.
@@ -57,14 +62,12 @@ async fn accept(listener: &TcpListener, slot: &Slot, context: &Arc<Context>) {
     loop {
         // Leave first: a client that was accepted and can't be carried is worse off than one that
         // waits in the kernel's queue. An idle listener holds none.
-        let accepted = poll_fn(
-            |cx| match held.take().or_else(|| descriptors.take(CONNECTION)) {
-                Some(permit) => listener
-                    .poll_accept(cx)
-                    .map(|accepted| Some((accepted, permit))),
-                None => Poll::Ready(None),
-            },
-        );
+        let accepted = poll_fn(|cx| match held.take().or_else(|| take(descriptors, slot)) {
+            Some(permit) => listener
+                .poll_accept(cx)
+                .map(|accepted| Some((accepted, permit))),
+            None => Poll::Ready(None),
+        });
         match accepted.await {
             Some((Ok((stream, client)), permit)) => {
                 begin(stream, ClientAddr(client), permit, slot, context);
@@ -76,7 +79,10 @@ async fn accept(listener: &TcpListener, slot: &Slot, context: &Arc<Context>) {
                 drop(permit);
                 Box::pin(descriptors.exhausted(&error)).await;
             }
-            None => held = Some(Box::pin(descriptors.wait(CONNECTION)).await),
+            None => {
+                let target = slot.target.load_full();
+                held = Some(Box::pin(descriptors.wait(target.share(), CONNECTION)).await);
+            }
         }
     }
 }

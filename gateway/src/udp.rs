@@ -109,7 +109,8 @@ impl Listener {
                 None => return port.counters.reject(Rejection::NoEndpoint),
             }
         };
-        let Some(permit) = self.context.shared.descriptors.take(1) else {
+        let descriptors = &self.context.shared.descriptors;
+        let Some(permit) = descriptors.take(Some(&port.share), 1) else {
             return port.counters.reject(Rejection::Limit);
         };
         let socket = match connected(endpoint, hops) {

@@ -1,5 +1,5 @@
-//! A process with few file descriptors: clients wait instead of being reset, and the rest of the
-//! process has what it needs. In a process of its own, whose limit is lowered for good.
+//! A process with few file descriptors: clients wait instead of being reset, one Service leaves
+//! some to another, and the rest of the process has what it needs. In a process of its own, whose limit is lowered for good.
 
 #![allow(
     missing_docs,
@@ -27,9 +27,11 @@ const PORT: u16 = 4006;
 /// For clients, gateway and backend together.
 const LIMIT: u64 = 400;
 const CLIENTS: usize = 120;
-/// Two to a connection, of what is left without the reserve (128), unused connections to HTTP
-/// endpoints (an eighth), and the listener.
-const MOST: usize = (400 - 128 - 50 - 1) / 2;
+/// Two to a connection, of seven eighths of what is left without the reserve (128), unused
+/// connections to HTTP endpoints (an eighth), and the listeners.
+const MOST: usize = (400 - 128 - 50 - 2) * 7 / 8 / 2;
+/// Of the other Service.
+const OTHERS: usize = 5;
 
 #[tokio::test]
 async fn clients_beyond_the_limit_wait_and_none_is_reset() {
@@ -51,8 +53,13 @@ async fn clients_beyond_the_limit_wait_and_none_is_reset() {
         workers: 1,
         ..settings()
     };
-    let running = Running::start(one_worker, spec.with(&[endpoint])).await;
+    let other_vip = SocketAddr::new(harness::vip(), PORT);
+    let other = service("other", other_vip.ip(), PORT, Protocol::Tcp);
+    let mut changes = spec.with(&[endpoint]);
+    changes.extend(other.with(&[endpoint]));
+    let running = Running::start(one_worker, changes).await;
     running.listening(vip).await;
+    running.listening(other_vip).await;
     let carried = || {
         running
             .gateway
@@ -93,13 +100,31 @@ async fn clients_beyond_the_limit_wait_and_none_is_reset() {
     };
     assert_eq!(failed(), 0);
 
+    // What it leaves is for others.
+    let others: Vec<Socket> = (0..OTHERS)
+        .map(|_| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap())
+        .collect();
+    for client in &others {
+        client.connect(&other_vip.into()).unwrap();
+        client.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    until("the others are carried", || async {
+        carried() == MOST + OTHERS
+    })
+    .await;
+    drop(others);
+    until("the others are gone", || async {
+        failed() == OTHERS as u64
+    })
+    .await;
+
     // As many as go are taken from the queue.
     let waiting = CLIENTS - MOST;
     for client in clients.drain(..waiting) {
         client.set_linger(Some(Duration::ZERO)).unwrap();
     }
     until("those that waited are carried", || async {
-        failed() == waiting as u64 && carried() == MOST
+        failed() == (OTHERS + waiting) as u64 && carried() == MOST
     })
     .await;
     drop(clients);

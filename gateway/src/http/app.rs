@@ -125,7 +125,7 @@ impl ProxyHttp for App {
         // A connection comes with leave for one to an endpoint. Streams of h2 may need one each,
         // unless the endpoint speaks h2 too.
         if session.is_http2() && !h2 && request.permit.is_none() {
-            request.permit = self.descriptors.take(1);
+            request.permit = self.descriptors.take(Some(&port.share), 1);
             if request.permit.is_none() {
                 port.counters.reject(Rejection::Limit);
                 request.failure = Some(Failure::Overloaded);

@@ -89,7 +89,7 @@ impl Opener {
         };
         let permit = u32::try_from(count)
             .ok()
-            .and_then(|count| self.descriptors.take(count))
+            .and_then(|count| self.descriptors.take(None, count))
             .ok_or(BindError::OutOfFiles)?;
         let guard = target.guard();
         let filter = guard.filter(address.is_ipv4());
