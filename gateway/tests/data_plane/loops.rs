@@ -237,9 +237,6 @@ async fn a_place_takes_what_the_port_behind_it_takes(
     let running = gateway(own, next, &spec, ForwardTo::Endpoints).await;
     running.send(spec.endpoints(&[direct])).await;
     running.listening(place).await;
-    let client = udp_client(place).await;
-    let forwarded = udp_client(place).await;
-    SockRef::from(&forwarded).set_ttl_v4(31).unwrap();
     let mut change = async |forward_to| {
         spec.service.asks.forward_to = Some(forward_to);
         running.send(vec![spec.change()]).await;
@@ -257,11 +254,14 @@ async fn a_place_takes_what_the_port_behind_it_takes(
     };
     for _ in 0..2 {
         change(ForwardTo::Endpoints).await;
-        // By the socket that takes it: the one before does not.
+        // By the socket that takes it: the one before does not. (A client that was answered before
+        // may have answers waiting.)
+        let forwarded = udp_client(place).await;
+        SockRef::from(&forwarded).set_ttl_v4(31).unwrap();
         reached(&forwarded, direct).await;
         change(ForwardTo::NodePorts).await;
         // Nothing is sent to a node port by a socket that takes everything.
-        reached(&client, at_node).await;
+        reached(&udp_client(place).await, at_node).await;
         // What was sent again and is on its way is behind us once a client of its own is answered.
         let last = udp_client(place).await;
         assert_eq!(answer(&last).await, at_node);
