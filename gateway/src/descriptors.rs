@@ -22,7 +22,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::counters::Counter;
 
-/// Counter: how often accepting paused because the budget was used up.
+/// Counter: how often accepting paused because the budget, or the share of a port, was used up.
 const PAUSES: &str = "fairway_accept_pauses_total";
 /// Gauge: file descriptors of the data plane; label `state`: `used`, `limit`.
 const DESCRIPTORS: &str = "fairway_descriptors";
@@ -114,7 +114,7 @@ impl Descriptors {
         let descriptors = Self::new(limit, workers);
         metrics::describe_counter!(
             PAUSES,
-            "How often accepting paused because no file descriptors were left."
+            "How often accepting paused because the process or a port had no file descriptors left."
         );
         metrics::describe_gauge!(
             DESCRIPTORS,
@@ -271,131 +271,4 @@ impl Descriptors {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-    use futures::FutureExt;
-
-    use super::*;
-
-    #[test]
-    fn the_budget_leaves_a_part_to_the_rest_of_the_process() {
-        // limit, workers; in all, unused connections on each worker
-        for (limit, workers, total, pooled) in [
-            (1024, 2, 1024 - 128 - 2 * 64, 64),
-            (65_536, 2, 65_536 - 6553 - 2 * 512, 512),
-            (65_536, 64, 65_536 - 6553 - 64 * 128, 128),
-            (100, 1, 38, 12),
-            (0, 1, 0, 0),
-        ] {
-            let descriptors = Descriptors::new(limit, workers);
-            assert_eq!(
-                (descriptors.total(), descriptors.pooled()),
-                (total, pooled),
-                "{limit} {workers}"
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn who_waits_gets_what_is_given_back_in_order() {
-        let descriptors = Arc::new(Descriptors::new(16, 1));
-        let all = u32::try_from(descriptors.total()).unwrap();
-        let taken = descriptors.take(None, all).unwrap();
-        assert!(descriptors.take(None, 1).is_none());
-        let mut first = pin!(descriptors.wait(None, all));
-        let mut second = pin!(descriptors.wait(None, 1));
-        assert!(first.as_mut().now_or_never().is_none());
-        assert!(second.as_mut().now_or_never().is_none());
-        assert_eq!(descriptors.pauses.get(), 1, "one row of pauses");
-        drop(taken);
-        let first = first.now_or_never().unwrap();
-        assert!(second.as_mut().now_or_never().is_none());
-        drop(first);
-        drop(second.now_or_never().unwrap());
-        assert!(descriptors.take(None, all).is_some());
-        assert!(!descriptors.pausing.load(Ordering::Relaxed), "it goes on");
-    }
-
-    #[tokio::test]
-    async fn who_no_longer_waits_takes_nothing() {
-        let descriptors = Arc::new(Descriptors::new(16, 1));
-        let all = u32::try_from(descriptors.total()).unwrap();
-        let taken = descriptors.take(None, all).unwrap();
-        assert!(descriptors.wait(None, 2).now_or_never().is_none());
-        drop(taken);
-        assert!(descriptors.take(None, all).is_some());
-    }
-
-    /// A budget of 800.
-    fn eight_hundred() -> Arc<Descriptors> {
-        let mut descriptors = Descriptors::new(0, 1);
-        descriptors.free.add_permits(800);
-        descriptors.total = 800;
-        Arc::new(descriptors)
-    }
-
-    /// Takes for a port until it gets no more.
-    fn fill(descriptors: &Arc<Descriptors>, share: &Arc<Share>) -> Vec<Permit> {
-        std::iter::from_fn(|| descriptors.take(Some(share), CONNECTION)).collect()
-    }
-
-    #[test]
-    fn what_one_port_leaves_is_for_others() {
-        let descriptors = eight_hundred();
-        let share = || Arc::new(Share::default());
-        let (greedy, next, last) = (share(), share(), share());
-        let taken = fill(&descriptors, &greedy);
-        assert_eq!(taken.len() * 2, 700);
-        assert_eq!(fill(&descriptors, &next).len() * 2, 86);
-        // What is for no port, and what can be done without.
-        assert!(descriptors.take(None, 2).is_some());
-        assert!(descriptors.take_spare(2).is_none());
-        let _next = fill(&descriptors, &next);
-        assert!(!fill(&descriptors, &last).is_empty());
-        drop(taken);
-        assert_eq!(greedy.0.load(Ordering::Relaxed), 0);
-        assert!(descriptors.take_spare(2).is_some());
-    }
-
-    #[test]
-    fn ports_that_want_all_get_the_same() {
-        let descriptors = eight_hundred();
-        let ports: Vec<_> = (0..5).map(|_| Arc::new(Share::default())).collect();
-        let mut taken = Vec::new();
-        loop {
-            let before = taken.len();
-            for share in &ports {
-                taken.extend(descriptors.take(Some(share), CONNECTION));
-            }
-            if taken.len() == before {
-                break;
-            }
-        }
-        // 7/36 of 800 each, and 1/36 is left.
-        for share in &ports {
-            let held = share.0.load(Ordering::Relaxed);
-            assert!((150..=156).contains(&held), "{held}");
-        }
-        assert!(descriptors.free.available_permits() >= 20);
-    }
-
-    #[tokio::test]
-    async fn a_port_that_has_its_share_waits_until_anything_is_given_back() {
-        let descriptors = eight_hundred();
-        let (greedy, other) = (Arc::new(Share::default()), Arc::new(Share::default()));
-        let others = fill(&descriptors, &other).split_off(300);
-        let mut taken = fill(&descriptors, &greedy);
-        {
-            let mut waiting = pin!(descriptors.wait(Some(&greedy), CONNECTION));
-            assert!(waiting.as_mut().now_or_never().is_none());
-            drop(others);
-            taken.extend(waiting.now_or_never());
-        }
-        taken.extend(fill(&descriptors, &greedy));
-        let mut waiting = pin!(descriptors.wait(Some(&greedy), CONNECTION));
-        assert!(waiting.as_mut().now_or_never().is_none());
-        taken.pop();
-        assert!(waiting.now_or_never().is_some());
-    }
-}
+mod tests;

@@ -250,7 +250,7 @@ impl Gateway {
         }
     }
 
-    /// How often accepting paused because the process had no file descriptors left.
+    /// How often accepting paused because the process or a port had no file descriptors left.
     pub fn accept_pauses(&self) -> u64 {
         self.shared.descriptors.pauses.get()
     }

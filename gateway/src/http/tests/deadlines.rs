@@ -69,6 +69,7 @@ async fn the_second_request_of_a_connection_has_a_deadline_of_its_own() {
     let mut answer = String::new();
     while !answer.ends_with("hello") {
         let read = stream.read(&mut some).await.unwrap();
+        assert_ne!(read, 0, "it ended after {answer}");
         answer += std::str::from_utf8(&some[..read]).unwrap();
     }
     // Idle for longer than a head may take.
