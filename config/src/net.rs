@@ -44,6 +44,9 @@ pub enum IpFamily {
 }
 
 impl IpFamily {
+    /// Both, in the order in which they are tried.
+    pub const ALL: [Self; 2] = [Self::IPv4, Self::IPv6];
+
     /// The family that `address` is of.
     pub fn of(address: IpAddr) -> Self {
         match address {

@@ -8,6 +8,7 @@
 //! status names, then the lowest that is free; in each, the older Service first.
 
 mod node_ports;
+mod run;
 mod wakes;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ use fairway_config::net::{IpFamily, Protocol};
 use fairway_config::service::{IpFamilyPolicy, PortKey, Service};
 
 pub(crate) use self::node_ports::missing_numbers;
+use self::run::Run;
 pub(crate) use self::wakes::waits_after_removal;
 use self::wakes::{same_terms, taken_waits};
 use crate::index::{Entry, Index, Rank, Ranked, Slot, Wait};
@@ -48,16 +50,6 @@ pub(crate) fn assign(
         run.wake(&wait);
     }
     run.give()
-}
-
-/// One run of [`assign`].
-struct Run<'a> {
-    ledger: &'a mut Ledger,
-    index: &'a mut Index,
-    /// Who is to be served in the next round.
-    next: Ranked,
-    /// Who was given something, each time.
-    given: Vec<Slot>,
 }
 
 impl Run<'_> {

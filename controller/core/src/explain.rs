@@ -4,9 +4,9 @@ use fairway_config::net::IpFamily;
 use fairway_config::service::{Service, ServiceType};
 use fairway_config::view::Section;
 
-use crate::conditions::{number_refusals, out_of_pool_sentence};
 use crate::index::Entry;
 use crate::ledger::Ledger;
+use crate::status::{number_refusals, out_of_pool_sentence};
 use crate::wants;
 
 /// The sections `Address`, `Node ports` and `Source`.

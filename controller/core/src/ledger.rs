@@ -10,7 +10,7 @@ use fairway_config::net::IpFamily;
 use fairway_config::service::{IpFamilyPolicy, Service};
 
 use crate::index::{Slot, Wait};
-use crate::pools::{FAMILIES, Pool, Pools};
+use crate::pools::{Pool, Pools};
 use crate::ports::NodePorts;
 use crate::refusal::{PoolRefusal, Refusal, Trial};
 use crate::settings::Settings;
@@ -84,7 +84,7 @@ impl Ledger {
             });
             wish.map(|wish| IpFamily::of(*wish))
                 .or_else(|| {
-                    FAMILIES.into_iter().find(|&family| {
+                    IpFamily::ALL.into_iter().find(|&family| {
                         self.pools.iter().any(|pool| {
                             !pool.free(family).is_empty()
                                 && self.selects(pool, service, None).is_ok()

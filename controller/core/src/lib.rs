@@ -8,7 +8,8 @@
 //! 2. `addresses`, `pools`, `tenants`, `ports`: what there is and who has it; `ledger`: all of it,
 //!    with the rules of who may have what;
 //! 3. `index`: the Services, and who waits for what; `assign`: who gets what;
-//! 4. `refusal`, [`conditions`], `explain`: the same reasons, for statuses and for people.
+//! 4. `refusal`, [`conditions`], `status`, `explain`: the same reasons, for statuses and for people;
+//! 5. `state`: what is fed and asked.
 //!
 //! Invariants:
 //! - No (address, protocol, port) and no node port is ever with two Services.
@@ -39,6 +40,7 @@ mod ports;
 mod refusal;
 mod settings;
 mod state;
+mod status;
 mod tenants;
 mod wants;
 

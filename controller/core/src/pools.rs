@@ -13,9 +13,6 @@ use fairway_config::time::Timestamp;
 use crate::addresses::FreeAddresses;
 use crate::conditions::{OVERLAPS, READY};
 
-/// The families in the order in which they are tried.
-pub(crate) const FAMILIES: [IpFamily; 2] = [IpFamily::IPv4, IpFamily::IPv6];
-
 /// A pool and what is free in it.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -109,7 +106,7 @@ impl Pool {
 
     /// Total, used and available of each family that the pool has addresses of.
     pub(crate) fn counts(&self) -> BTreeMap<IpFamily, PoolCount> {
-        FAMILIES
+        IpFamily::ALL
             .into_iter()
             .filter(|&family| !self.free(family).is_empty())
             .map(|family| {
@@ -259,7 +256,7 @@ impl Pools {
     /// The pools of which there is something else to say than when this was last asked.
     pub(crate) fn drain_untold(&mut self) -> impl Iterator<Item = &Pool> {
         self.pools.iter_mut().filter_map(|pool| {
-            let now = FAMILIES.map(|family| {
+            let now = IpFamily::ALL.map(|family| {
                 let used = pool.used[family as usize];
                 [used, pool.free(family).available()]
             });

@@ -11,12 +11,12 @@ use fairway_config::time::Timestamp;
 use fairway_config::view::Section;
 
 use crate::assign::{assign, blocked, release, waits_after_removal};
-use crate::conditions::{self, Reports};
 use crate::explain;
 use crate::index::{Entry, Index, Slot, Standing, Wait};
 use crate::ledger::Ledger;
 use crate::pools::Pools;
 use crate::settings::Settings;
+use crate::status::{self, Reports};
 
 /// Everything the controller knows. Fed with [`State::apply`], asked with [`State::settle`].
 #[derive(Debug)]
@@ -142,7 +142,7 @@ impl State {
                     match report {
                         Some(report) => {
                             let reports = self.reports.entry(name.clone()).or_default();
-                            conditions::put_report(reports, report);
+                            status::put_report(reports, report);
                         }
                         // Silence that has been heard is not the same as not having listened yet.
                         None if self.index.slot(name).is_some() => {
@@ -331,7 +331,7 @@ impl State {
         }
         let name = &entry.stored.service.name;
         let reports = self.reports.get(name).map(Vec::as_slice);
-        let (status, standing) = conditions::status(&self.ledger, entry, reports, now);
+        let (status, standing) = status::status(&self.ledger, entry, reports, now);
         let entry = self.index.get_mut(slot)?;
         if entry.standing != standing {
             *self.services.of(entry.standing) -= 1;

@@ -2,14 +2,11 @@
 
 use std::net::IpAddr;
 
-use fairway_config::net::IpFamily;
+use fairway_config::net::{IpFamily, Protocol};
 use fairway_config::service::{
     ExternalTrafficPolicy, IpFamilyPolicy, Service, ServicePort, ServiceType,
 };
 
-use fairway_config::net::Protocol;
-
-use crate::pools::FAMILIES;
 use crate::settings::Settings;
 
 /// Whether the Service gets an external address from us. `fairway.dev/external-name` changes
@@ -100,7 +97,7 @@ pub(crate) fn families(
         first
     };
     if service.ip_family_policy != IpFamilyPolicy::SingleStack {
-        for family in FAMILIES {
+        for family in IpFamily::ALL {
             if !families.contains(&family) {
                 families.push(family);
             }

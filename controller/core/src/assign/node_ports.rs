@@ -7,7 +7,7 @@ use fairway_config::exchange::Held;
 use fairway_config::net::Protocol;
 use fairway_config::service::{PortKey, Service};
 
-use super::Run;
+use super::run::Run;
 use crate::index::{Slot, Wait};
 use crate::ledger::Ledger;
 use crate::ports::Use;

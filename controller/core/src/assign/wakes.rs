@@ -7,8 +7,8 @@ use fairway_config::exchange::Held;
 use fairway_config::net::IpFamily;
 use fairway_config::service::Service;
 
-use super::Run;
 use super::node_ports::number_waits;
+use super::run::Run;
 use crate::index::{Slot, Wait};
 use crate::ledger::Ledger;
 
@@ -42,18 +42,6 @@ impl Run<'_> {
         number_waits(self.ledger, old, &entry.granted, &mut waits);
         for wait in waits {
             self.wake(&wait);
-        }
-    }
-
-    /// Puts those who wait for it into the next round. Of those who wait for one of many alike
-    /// only the first: it passes the word on while there is something left.
-    pub(super) fn wake(&mut self, wait: &Wait) {
-        match wait {
-            Wait::Pool(..) | Wait::AnyNodePort => {
-                self.next
-                    .extend(self.index.next_waiting(wait, None).cloned());
-            }
-            _ => self.next.extend(self.index.waiting(wait).cloned()),
         }
     }
 }

@@ -1,0 +1,381 @@
+//! Makes the status of a Service: its [`conditions`](crate::conditions) and `status.loadBalancer`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_config::exchange::{
+    ClaimKind, Condition, Ingress, IngressPort, IpMode, ListenerReport, ListenerState, Report,
+    Status,
+};
+use fairway_config::net::Protocol;
+use fairway_config::pool::Forwarding;
+use fairway_config::service::{Service, ServiceType};
+use fairway_config::time::Timestamp;
+
+use crate::assign::missing_numbers;
+use crate::conditions::{
+    ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE, NODE_PORTS_ALLOCATED,
+    OUT_OF_POOL, PROGRAMMED, SOURCE_CURRENT,
+};
+use crate::index::{Entry, Standing};
+use crate::ledger::Ledger;
+use crate::ports::{NumberRefusal, Use};
+use crate::wants::{self, NumberWant};
+
+/// What gateways say of one Service, in the order of their names.
+pub(crate) type Reports = Vec<Arc<Report>>;
+
+/// A gateway says this from now on, in place of what it said before.
+pub(crate) fn put_report(reports: &mut Reports, report: &Arc<Report>) {
+    let at = reports.partition_point(|other| other.gateway < report.gateway);
+    match reports.get_mut(at) {
+        Some(before) if before.gateway == report.gateway => *before = Arc::clone(report),
+        _ => {
+            reports.reserve_exact(1);
+            reports.insert(at, Arc::clone(report));
+        }
+    }
+}
+
+/// How many failures a message names.
+const FAILURES_NAMED: usize = 3;
+
+/// Makes the status of a Service from what it was granted, and says how it stands.
+///
+/// While nothing has been heard of gateways, what they said last stays: a controller that has just
+/// begun must not write what it would take back a moment later.
+pub(crate) fn status(
+    ledger: &Ledger,
+    entry: &Entry,
+    reports: Option<&[Arc<Report>]>,
+    now: Timestamp,
+) -> (Status, Standing) {
+    let service = &*entry.stored.service;
+    let mut conditions = Conditions {
+        before: &entry.last_status().conditions,
+        now,
+        made: BTreeMap::new(),
+    };
+    let mut standing = Standing::NotOurs;
+    let mut ingress = Vec::new();
+    if wants::wants_address(&ledger.settings, service) {
+        standing = address_assigned(ledger, entry, &mut conditions);
+        out_of_pool(ledger, entry, &mut conditions);
+        ingress = entry
+            .granted
+            .addresses
+            .iter()
+            .map(|address| ingress_of(ledger, entry, *address, reports))
+            .collect();
+    }
+    node_ports_allocated(ledger, entry, &mut conditions);
+    if ledger.settings.allocates_node_ports || standing != Standing::NotOurs {
+        accepted(service, &mut conditions);
+        if let Some(problem) = &entry.stored.source_problem {
+            let source = entry.stored.source.as_deref().unwrap_or("the source");
+            let message = format!("The last good form is in force. {source}: {problem}");
+            conditions.put(SOURCE_CURRENT, false, "SourceUnreadable", message);
+        }
+        if carries_traffic(service) {
+            match reports {
+                Some(reports) => reported(reports, &mut conditions),
+                None => conditions.keep([PROGRAMMED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE]),
+            }
+        }
+    }
+    let conditions = conditions.made;
+    (
+        Status {
+            ingress,
+            conditions,
+        },
+        standing,
+    )
+}
+
+/// Conditions in the making.
+struct Conditions<'a> {
+    before: &'a BTreeMap<Arc<str>, Condition>,
+    now: Timestamp,
+    made: BTreeMap<Arc<str>, Condition>,
+}
+
+impl Conditions<'_> {
+    /// `since` stays as long as `status` does, as Kubernetes' API conventions ask.
+    fn put(&mut self, kind: &'static str, status: bool, reason: &str, message: String) {
+        let before = self.before.get_key_value(kind);
+        let since = before
+            .filter(|(_, before)| before.status == status)
+            .map_or(self.now, |(_, before)| before.since);
+        let kind = before.map_or_else(|| Arc::from(kind), |(kind, _)| Arc::clone(kind));
+        let reason = match before {
+            Some((_, before)) if *before.reason == *reason => Arc::clone(&before.reason),
+            _ => Arc::from(reason),
+        };
+        let condition = Condition {
+            status,
+            reason,
+            message,
+            since,
+        };
+        self.made.insert(kind, condition);
+    }
+
+    /// These stay as they were.
+    fn keep(&mut self, kinds: impl IntoIterator<Item = &'static str>) {
+        for kind in kinds {
+            if let Some((kind, condition)) = self.before.get_key_value(kind) {
+                self.made.insert(Arc::clone(kind), condition.clone());
+            }
+        }
+    }
+}
+
+fn carries_traffic(service: &Service) -> bool {
+    matches!(
+        service.kind,
+        ServiceType::NodePort | ServiceType::LoadBalancer
+    )
+}
+
+fn address_assigned(ledger: &Ledger, entry: &Entry, conditions: &mut Conditions<'_>) -> Standing {
+    let held = &entry.granted.addresses;
+    let refusals = ledger.refusals(&entry.stored.service, held);
+    let mut sentences: Vec<String> = Vec::new();
+    if !held.is_empty() {
+        let list: Vec<_> = held.iter().map(ToString::to_string).collect();
+        let verb = if held.len() == 1 { "is" } else { "are" };
+        sentences.push(format!("{} {verb} assigned.", list.join(" and ")));
+    }
+    let Some(first) = refusals.first() else {
+        conditions.put(ADDRESS_ASSIGNED, true, "Assigned", sentences.join(" "));
+        return Standing::Assigned;
+    };
+    sentences.extend(refusals.iter().map(|refusal| refusal.summary()));
+    let message = sentences.join(" ");
+    conditions.put(ADDRESS_ASSIGNED, false, first.reason(), message);
+    Standing::Pending
+}
+
+/// The sentence for an address that no pool would give its holder now, with the reason.
+pub(crate) fn out_of_pool_sentence(
+    ledger: &Ledger,
+    service: &Service,
+    address: IpAddr,
+) -> Option<(&'static str, String)> {
+    let mut pools = ledger.pools.containing(address).peekable();
+    if pools.peek().is_none() {
+        return Some((
+            "OutOfPool",
+            format!(
+                "{address} is in no AddressPool any more; the Service keeps it until it lets go of it."
+            ),
+        ));
+    }
+    if pools.any(|pool| ledger.standing_in_pool(pool, service, address).is_ok()) {
+        return None;
+    }
+    Some((
+        "NotSelected",
+        format!(
+            "The AddressPool of {address} does not select the Service any more; the Service keeps the address until it lets go of it."
+        ),
+    ))
+}
+
+fn out_of_pool(ledger: &Ledger, entry: &Entry, conditions: &mut Conditions<'_>) {
+    let service = &entry.stored.service;
+    let addresses = entry.granted.addresses.iter();
+    let mut reason = None;
+    let mut sentences = Vec::new();
+    for (why, sentence) in addresses.filter_map(|a| out_of_pool_sentence(ledger, service, *a)) {
+        reason.get_or_insert(why);
+        sentences.push(sentence);
+    }
+    if let Some(reason) = reason {
+        conditions.put(OUT_OF_POOL, true, reason, sentences.join(" "));
+    }
+}
+
+/// What keeps the ports and the health check of a Service from their numbers.
+pub(crate) fn number_refusals(
+    ledger: &Ledger,
+    entry: &Entry,
+) -> Vec<(Use, Option<u16>, NumberRefusal)> {
+    let slot = entry.rank.slot;
+    missing_numbers(&entry.stored.service, &entry.granted)
+        .into_iter()
+        .filter_map(|(wanted, want)| match want {
+            NumberWant::Asked(number) => {
+                let refusal = ledger.numbers.may_take(number, slot, wanted, false).err()?;
+                Some((wanted, Some(number), refusal))
+            }
+            _ => Some((wanted, None, ledger.numbers.lowest().err()?)),
+        })
+        .collect()
+}
+
+fn node_ports_allocated(ledger: &Ledger, entry: &Entry, conditions: &mut Conditions<'_>) {
+    if !ledger.settings.allocates_node_ports {
+        return;
+    }
+    let refusals = number_refusals(ledger, entry);
+    let granted = &entry.granted;
+    if let Some((_, _, first)) = refusals.first() {
+        let sentences: Vec<_> = refusals
+            .iter()
+            .map(|(wanted, number, refusal)| refusal.sentence(*wanted, *number))
+            .collect();
+        let message = sentences.join(" ");
+        conditions.put(NODE_PORTS_ALLOCATED, false, first.reason(), message);
+    } else if !granted.node_ports.is_empty() || granted.health_check_node_port.is_some() {
+        let message = "Every port has its node port.".to_owned();
+        conditions.put(NODE_PORTS_ALLOCATED, true, "Allocated", message);
+    }
+}
+
+fn accepted(service: &Service, conditions: &mut Conditions<'_>) {
+    let mut reason: Option<&str> = None;
+    let mut messages: Vec<String> = Vec::new();
+    for notice in &service.notices {
+        reason.get_or_insert(&notice.reason);
+        messages.push(notice.message.clone());
+    }
+    let sctp = service
+        .ports
+        .iter()
+        .filter(|p| p.protocol == Protocol::Sctp);
+    let sctp: Vec<_> = sctp.map(|port| port.key().to_string()).collect();
+    if !sctp.is_empty() && carries_traffic(service) {
+        reason.get_or_insert(UNSUPPORTED_PROTOCOL);
+        messages.push(format!(
+            "SCTP is not carried: {} gets no traffic",
+            sctp.join(", ")
+        ));
+    }
+    if let Some(reason) = reason {
+        conditions.put(ACCEPTED, false, reason, messages.join("; "));
+    }
+}
+
+/// The error of a port whose protocol is not carried.
+const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
+
+fn reported(reports: &[Arc<Report>], conditions: &mut Conditions<'_>) {
+    let listeners = || {
+        reports
+            .iter()
+            .flat_map(|report| report.listeners.iter().map(|l| (&report.gateway, l)))
+    };
+    let mut failures = listeners().filter_map(|(gateway, listener)| match &listener.state {
+        ListenerState::Listening | ListenerState::Refusing => None,
+        ListenerState::Failed { reason, message } => Some((gateway, listener, reason, message)),
+    });
+    let first: Vec<_> = failures.by_ref().take(FAILURES_NAMED).collect();
+    if let Some((_, _, reason, _)) = first.first() {
+        let mut sentences: Vec<String> = first
+            .iter()
+            .map(|(gateway, listener, _, message)| {
+                let ListenerReport {
+                    listen, protocol, ..
+                } = listener;
+                format!("Gateway {gateway}, {listen}/{protocol}: {message}")
+            })
+            .collect();
+        let more = failures.count();
+        if more > 0 {
+            sentences.push(format!("{more} more listeners fail"));
+        }
+        conditions.put(PROGRAMMED, false, reason, sentences.join("; "));
+    } else if listeners().next().is_some() {
+        let message = "Every listener takes traffic.".to_owned();
+        conditions.put(PROGRAMMED, true, "Programmed", message);
+    }
+
+    let refused: BTreeMap<_, _> = reports
+        .iter()
+        .flat_map(|report| &report.refused_endpoints)
+        .map(|refused| (refused.endpoint, &refused.why))
+        .collect();
+    if !refused.is_empty() {
+        let mut sentences: Vec<String> = refused
+            .iter()
+            .take(FAILURES_NAMED)
+            .map(|(endpoint, why)| format!("{endpoint} {why}"))
+            .collect();
+        let more = refused.len().saturating_sub(FAILURES_NAMED);
+        if more > 0 {
+            sentences.push(format!("{more} more endpoints are refused"));
+        }
+        let message = format!("No traffic is sent to: {}", sentences.join("; "));
+        conditions.put(ENDPOINTS_ALLOWED, false, "EndpointsRefused", message);
+    }
+
+    let notices: Vec<_> = reports
+        .iter()
+        .flat_map(|report| report.notices.iter().map(|n| (&report.gateway, n)))
+        .collect();
+    if let Some((_, first)) = notices.first() {
+        let messages: Vec<_> = notices
+            .iter()
+            .take(FAILURES_NAMED)
+            .map(|(gateway, notice)| format!("Gateway {gateway}: {}", notice.message))
+            .collect();
+        conditions.put(GATEWAY_NOTICE, true, &first.reason, messages.join("; "));
+    }
+}
+
+fn ingress_of(
+    ledger: &Ledger,
+    entry: &Entry,
+    address: IpAddr,
+    reports: Option<&[Arc<Report>]>,
+) -> Ingress {
+    let service = &entry.stored.service;
+    let before = || {
+        let mut ingress = entry.last_status().ingress.iter();
+        ingress.find(|ingress| ingress.ip == address)
+    };
+    let mut pools = ledger.pools.containing(address);
+    let ip_mode = match pools.next().map(|pool| pool.config.forwarding) {
+        Some(Forwarding::Proxy) => IpMode::Proxy,
+        Some(Forwarding::Node) => IpMode::Vip,
+        // Out of every pool: whoever carried the traffic goes on doing so.
+        None => before().map_or(IpMode::Proxy, |ingress| ingress.ip_mode),
+    };
+    let mut failed = BTreeMap::new();
+    for listener in reports
+        .iter()
+        .copied()
+        .flatten()
+        .flat_map(|report| &report.listeners)
+    {
+        if let ListenerState::Failed { reason, .. } = &listener.state
+            && listener.kind == ClaimKind::Vip
+            && listener.listen.0.ip() == address
+        {
+            let key = (listener.protocol, listener.port);
+            failed.entry(key).or_insert(reason.as_str());
+        }
+    }
+    let ports = service.ports.iter().map(|port| {
+        let key = port.key();
+        let error = match key.protocol {
+            Protocol::Sctp => Some(UNSUPPORTED_PROTOCOL),
+            protocol if reports.is_some() => failed.get(&(protocol, key.port)).copied(),
+            _ => before()
+                .and_then(|ingress| ingress.ports.iter().find(|port| port.key == key))
+                .and_then(|port| port.error.as_deref()),
+        };
+        let error = error.map(Arc::from);
+        IngressPort { key, error }
+    });
+    let ports = ports.collect();
+    Ingress {
+        ip: address,
+        hostname: service.asks.hostname.clone(),
+        ip_mode,
+        ports,
+    }
+}
