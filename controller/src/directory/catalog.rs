@@ -20,6 +20,10 @@ pub(super) struct Catalog {
     claims: BTreeMap<ObjectKey, BTreeSet<(Arc<str>, usize)>>,
     /// Objects that several documents declare.
     contested: BTreeSet<ObjectKey>,
+    /// Files with problems of their own.
+    troubled: BTreeSet<Arc<str>>,
+    /// Something else may be wrong than when this was last asked.
+    news: bool,
 }
 
 /// One manifest.
@@ -53,6 +57,11 @@ impl Catalog {
     /// The paths of all files, in order.
     pub(super) fn paths(&self) -> impl Iterator<Item = &Arc<str>> {
         self.files.keys()
+    }
+
+    /// How many files there are.
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
     }
 
     /// Whether anything is known of a file.
@@ -175,6 +184,7 @@ impl Catalog {
     /// A file is gone for good. Returns the objects that may have changed.
     pub(super) fn forget(&mut self, path: &Arc<str>) -> BTreeSet<ObjectKey> {
         let before = self.files.remove(path).unwrap_or_default();
+        self.news |= self.troubled.remove(path);
         let mut changed = BTreeSet::new();
         for (index, declared) in before.declared.iter().enumerate() {
             self.unclaim(&declared.entry.key, path, index);
@@ -195,11 +205,19 @@ impl Catalog {
         })
     }
 
-    /// Everything that is wrong, in the order of paths.
+    /// Whether [`problems`] may be others than when this was last asked.
+    ///
+    /// [`problems`]: Catalog::problems
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Everything that is wrong, in the order of paths. Costs what it returns, however much is well.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<_> = self
-            .files
-            .values()
+            .troubled
+            .iter()
+            .filter_map(|path| self.files.get(path))
             .flat_map(|file| file.problems.iter().cloned())
             .chain(self.contested.iter().flat_map(|key| self.contest(key)))
             .collect();
@@ -240,6 +258,12 @@ impl Catalog {
     /// Puts a file in the place of its former self, which has been taken out of the map.
     fn replace(&mut self, path: &Arc<str>, before: File, after: File) -> BTreeSet<ObjectKey> {
         let mut changed = BTreeSet::new();
+        self.news |= before.problems != after.problems;
+        if after.problems.is_empty() {
+            self.troubled.remove(path);
+        } else {
+            self.troubled.insert(Arc::clone(path));
+        }
         let held = before.held != after.held;
         let same = |a: &Declared, b: &Declared| {
             a.held == b.held
@@ -272,6 +296,7 @@ impl Catalog {
         claims.insert((path, index));
         if claims.len() > 1 {
             self.contested.insert(key);
+            self.news = true;
         }
     }
 
@@ -280,6 +305,7 @@ impl Catalog {
             return;
         };
         claims.remove(&(Arc::clone(path), index));
+        self.news |= self.contested.contains(key);
         if claims.len() < 2 {
             self.contested.remove(key);
         }
@@ -294,5 +320,60 @@ pub(super) fn place(file: &str, number: usize) -> String {
     match number {
         0 | 1 => file.to_owned(),
         number => format!("{file}, document {number}"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::super::manifest;
+    use super::super::scan::{self, Sighting};
+    use super::*;
+
+    /// Reads `text` as a manifest; whether something else is wrong by it, and what is.
+    fn read(catalog: &mut Catalog, path: &str, text: &str) -> (bool, Vec<String>) {
+        let path: Arc<str> = path.into();
+        let Some(Sighting::File { stamp, .. }) = scan::look(std::path::Path::new("/proc/self/exe"))
+        else {
+            panic!("this program is there");
+        };
+        match manifest::parse(&path, text) {
+            Ok(manifest) => catalog.read(&path, stamp, manifest),
+            Err(problem) => catalog.hold(&path, Some(stamp), "why".into(), Some(problem)),
+        };
+        told(catalog)
+    }
+
+    fn told(catalog: &mut Catalog) -> (bool, Vec<String>) {
+        let problems = catalog.problems();
+        let problems = problems.iter().map(|it| it.file.to_string()).collect();
+        (catalog.take_news(), problems)
+    }
+
+    #[test]
+    fn what_is_wrong_is_news_when_it_changes_and_not_else() {
+        let node = |name: &str| format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n");
+        let mut catalog = Catalog::default();
+        let nothing: Vec<String> = Vec::new();
+        assert_eq!(
+            read(&mut catalog, "a", &node("a")),
+            (false, nothing.clone())
+        );
+        assert_eq!(read(&mut catalog, "b", "kind: ["), (true, vec!["b".into()]));
+        assert_eq!(
+            read(&mut catalog, "c", &node("c")),
+            (false, vec!["b".into()])
+        );
+        assert_eq!(read(&mut catalog, "b", &node("b")), (true, nothing.clone()));
+        // The same object twice.
+        assert_eq!(
+            read(&mut catalog, "c", &node("a")),
+            (true, vec!["c".into()])
+        );
+        catalog.forget(&"a".into());
+        assert_eq!(told(&mut catalog), (true, nothing.clone()));
+        read(&mut catalog, "a", "kind: [");
+        catalog.forget(&"a".into());
+        assert_eq!(told(&mut catalog), (true, nothing));
     }
 }

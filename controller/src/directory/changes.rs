@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fairway_config::exchange::Change;
 use fairway_config::object::{Kind, Object, ObjectKey};
 
-use super::ledger::Live;
+use super::holding::Live;
 
 /// What subscribers have to hear of one object.
 pub(super) fn difference(

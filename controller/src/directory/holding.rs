@@ -1,15 +1,24 @@
-//! What a Service goes on holding when it is read again.
+//! What is kept of an object that is in force, and what a Service goes on holding when it is read
+//! again.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use fairway_config::exchange::{Held, StoredService};
+use fairway_config::exchange::{Held, PoolStatus, StoredService};
 use fairway_config::service::Service;
 use fairway_config::time::Timestamp;
 
 use super::catalog::{Winner, place};
 use super::memory::ServiceMemory;
+
+/// An object that is in force.
+pub(super) struct Live {
+    pub(super) winner: Winner,
+    pub(super) first_seen: Timestamp,
+    pub(super) service: Option<LiveService>,
+    pub(super) pool: Option<PoolStatus>,
+}
 
 /// A Service that is in force.
 #[derive(Clone)]

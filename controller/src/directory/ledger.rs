@@ -11,7 +11,7 @@ use fairway_config::time::Timestamp;
 use super::catalog::{Catalog, Winner};
 use super::changes::difference;
 use super::disk::FileWrite;
-use super::holding::{LiveService, bring_service};
+use super::holding::{Live, LiveService, bring_service};
 use super::journal::Line;
 use super::memory::{self, Record, ServiceMemory};
 use super::render;
@@ -26,14 +26,6 @@ pub(super) struct Ledger {
     pub(super) records_due: BTreeSet<ObjectKey>,
     /// Services and pools whose file for people is out of date.
     pub(super) shown_due: BTreeSet<ObjectKey>,
-}
-
-/// An object that is in force.
-pub(super) struct Live {
-    pub(super) winner: Winner,
-    first_seen: Timestamp,
-    pub(super) service: Option<LiveService>,
-    pool: Option<PoolStatus>,
 }
 
 /// A write that has been found to be in order.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::OpenError;
+use super::settings::OpenError;
 
 /// Holds the state directory. The kernel lets go of it when the process ends, however it ends.
 #[derive(Debug)]

@@ -5,12 +5,13 @@
 //!    into objects;
 //! 2. `catalog` knows which file declares what and what is held back, `absence` when a file
 //!    that is gone counts as deleted;
-//! 3. `ledger` has what is in force and what of it is not yet on disk, `holding` what a Service
-//!    keeps when it changes, `changes` what subscribers hear of it;
+//! 3. `holding` is what an object in force has and what a Service keeps when it changes, `changes`
+//!    what subscribers hear of it, `ledger` has all of it and what of it is not yet on disk;
 //! 4. `memory` and `render` say what is written, `journal` and `disk` write it, `lock` sees
 //!    to it that nobody else does; `offline` reads manifests without any of this;
 //! 5. `worker` is the thread that does all of this, one thing after the other; `survey` is its
-//!    part that finds out what has changed, `writeback` the one that makes decisions last.
+//!    part that finds out what has changed, `writeback` the one that makes decisions last,
+//!    `visible` what it lets others see.
 //!
 //! The state directory:
 //! - `memory.jsonl`: Fairway's memory of each object, a line for each change: its last good form, the
@@ -40,18 +41,19 @@ mod offline;
 mod parallel;
 mod render;
 mod scan;
+mod settings;
 mod shape;
 mod survey;
+mod visible;
 mod watch;
 mod worker;
 mod writeback;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fairway_config::exchange::{Batch, Change, Report, Write};
 use fairway_config::names::ServiceName;
@@ -61,79 +63,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::feed::{Feed, lock};
 use crate::store::{Store, WriteOutcome};
 pub use offline::{Declared, declared};
+pub use settings::{DirectorySettings, OpenError};
+use visible::Visible;
 use worker::{Message, Worker};
-
-/// How a [`DirectoryStore`] is set up.
-#[derive(Clone, Debug)]
-pub struct DirectorySettings {
-    /// Where the manifests are. Need not be there yet.
-    pub manifests: PathBuf,
-    /// Where Fairway keeps what is its own; made where it is missing.
-    pub state: PathBuf,
-    /// After the manifest directory was away: how long it has to be quiet before what is missing
-    /// in it counts as deleted.
-    pub grace: Duration,
-    /// How often everything is looked at, whatever was heard.
-    pub resync: Duration,
-    /// How long the first views wait for a gateway to say how its listeners are, which changes all
-    /// of them.
-    pub first_report: Duration,
-}
-
-impl DirectorySettings {
-    /// The usual grace (30 s), resync (10 s) and wait for a report (1 s).
-    pub fn new(manifests: impl Into<PathBuf>, state: impl Into<PathBuf>) -> Self {
-        Self {
-            manifests: manifests.into(),
-            state: state.into(),
-            grace: Duration::from_secs(30),
-            resync: Duration::from_secs(10),
-            first_report: Duration::from_secs(1),
-        }
-    }
-}
-
-/// Why a store could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process is at work in the state directory.
-    #[error(
-        "{} belongs to process {pid} ({command}): stop it, or give this one a --state of its own",
-        state.display()
-    )]
-    Locked {
-        /// The state directory.
-        state: PathBuf,
-        /// The process that holds it.
-        pid: String,
-        /// How that was started.
-        command: String,
-    },
-    /// The state directory can't be used.
-    #[error("can't use {} as state", path.display())]
-    State {
-        /// The file or directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The kernel refuses what the store needs to wait for changes, or a thread.
-    #[error("can't wait for changes of {}", manifests.display())]
-    Watch {
-        /// The manifest directory.
-        manifests: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-/// What the worker lets others see.
-#[derive(Debug, Default)]
-struct Visible {
-    problems: Vec<Problem>,
-    outstanding: Vec<String>,
-    passes: u64,
-}
 
 /// A [`Store`] over a directory of manifests and a state directory.
 ///

@@ -65,7 +65,7 @@ impl Worker {
             tracing::warn!(manifests, why, "the manifest directory can't be read");
             metrics::counter!("fairway_store_errors_total", "operation" => "read").increment(1);
         }
-        self.directory_problems = vec![problem(&manifests, message)];
+        self.of_directories(vec![problem(&manifests, message)]);
         self.absence.interrupt(now);
         let held: Arc<str> = format!("the manifest directory {manifests} {why}").into();
         for path in self.catalog.paths().cloned().collect::<Vec<_>>() {
@@ -74,6 +74,12 @@ impl Worker {
         }
         // Memory stands in for what can't be read. Without any there is nothing to stand in.
         self.surveyed |= !self.catalog.is_empty();
+    }
+
+    /// This is wrong with directories now.
+    fn of_directories(&mut self, problems: Vec<Problem>) {
+        self.news |= self.directory_problems != problems;
+        self.directory_problems = problems;
     }
 
     /// Takes in what a survey found.
@@ -87,7 +93,7 @@ impl Worker {
         if elsewhere && !self.catalog.is_empty() {
             self.absence.interrupt(now);
         }
-        self.directory_problems = survey
+        let problems: Vec<_> = survey
             .unlisted
             .iter()
             .map(|(path, why)| {
@@ -95,6 +101,7 @@ impl Worker {
                 problem(path, message)
             })
             .collect();
+        self.of_directories(problems);
         let gone: Vec<_> = self
             .catalog
             .paths()
@@ -118,12 +125,8 @@ impl Worker {
             }
         }
         for path in gone {
-            let unlisted = survey.unlisted.iter().find(|(directory, _)| {
-                path.strip_prefix(&***directory)
-                    .is_some_and(|rest| rest.starts_with('/'))
-            });
-            match unlisted {
-                Some((_, why)) => {
+            match above(&path).find_map(|directory| survey.unlisted.get(directory)) {
+                Some(why) => {
                     let held = format!("its directory {why}").into();
                     let touched = self.catalog.hold(&path, None, held, None);
                     self.touched.extend(touched);
@@ -264,7 +267,7 @@ impl Worker {
             self.survey.at = now;
             return;
         }
-        let known = self.catalog.paths().count();
+        let known = self.catalog.len();
         for (path, verdict) in self.absence.verdicts(known, now) {
             if scan::look(&root.join(&*path)).is_some() {
                 self.absence.clear(&path);
@@ -319,6 +322,12 @@ fn read_one(root: &Path, path: &Arc<str>) -> Result<Parsed, ReadError> {
     Ok((text.stamp, manifest::parse(path, &text.text)))
 }
 
+/// The directories that a path lies in.
+fn above(path: &str) -> impl Iterator<Item = &str> {
+    let ends = path.match_indices('/').map(|(end, _)| end);
+    ends.filter_map(|end| path.get(..end))
+}
+
 /// How long ago anything of a file changed; nothing where that is to come: then it is the time of
 /// another clock, of a file server, or of this one before it was set.
 fn age(stamp: &Stamp) -> Option<Duration> {
@@ -341,6 +350,12 @@ fn came_about(age: Option<Duration>, look: Look, now: Instant) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_lies_in_every_directory_above_it() {
+        assert_eq!(above("a/b/c.yaml").collect::<Vec<_>>(), ["a", "a/b"]);
+        assert_eq!(above("c.yaml").count(), 0);
+    }
 
     #[test]
     fn a_change_is_as_old_as_its_file_where_that_can_be_true() {

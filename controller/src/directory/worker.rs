@@ -18,10 +18,11 @@ use super::disk::Disk;
 use super::journal::Journal;
 use super::ledger::Ledger;
 use super::lock::{Lock, make_directory};
+use super::memory;
 use super::scan::Identity;
+use super::settings::{DirectorySettings, OpenError};
+use super::visible::Visible;
 use super::watch::{Hint, Watcher};
-use super::writeback::Failure;
-use super::{DirectorySettings, OpenError, Visible, memory};
 use crate::feed::{Feed, lock};
 use crate::store::WriteOutcome;
 
@@ -51,6 +52,12 @@ pub(super) struct Look {
     pub(super) at: Instant,
     /// It was as it is known until then.
     pub(super) after: Instant,
+}
+
+/// Why writing failed, and how long to leave it alone.
+pub(super) struct Failure {
+    pub(super) message: String,
+    pub(super) wait: Duration,
 }
 
 /// All that the thread works on.
@@ -289,7 +296,6 @@ impl Worker {
     fn pass(&mut self) {
         self.passes += 1;
         metrics::counter!("fairway_manifest_passes_total").increment(1);
-        self.news = true;
         let now = Instant::now();
         if self.survey.at <= now {
             self.survey();
@@ -308,16 +314,20 @@ impl Worker {
             changes = self.ledger.everything();
             tracing::info!(
                 manifests = %self.settings.manifests.display(),
-                files = self.catalog.paths().count(),
+                files = self.catalog.len(),
                 objects = self.ledger.len(),
                 "manifests read"
             );
         }
         let since = self.since.take();
+        // Whoever hears of changes must not find that nothing is to be done.
+        self.tell_outstanding();
         if known {
             self.feed.publish(changes, true, since);
         }
         self.plan_flush();
+        // How many objects wait for a disk is part of what is told.
+        self.news |= self.catalog.take_news() || self.failure.is_some();
         let ended = Instant::now();
         self.last_pass = Some(ended);
         // A directory that takes long to look at has half of a core at most.
@@ -374,7 +384,9 @@ impl Worker {
                 self.settings.manifests.display()
             ));
         }
-        lock(&self.visible).outstanding = outstanding;
+        let mut visible = lock(&self.visible);
+        visible.outstanding = outstanding;
+        visible.passes = self.passes;
     }
 
     fn failure_message(&self, failure: &Failure) -> String {
@@ -401,22 +413,7 @@ impl Worker {
         }
         metrics::gauge!("fairway_manifest_errors").set(problems.len() as f64);
         problems.sort();
-        let mut visible = lock(&self.visible);
-        for new in problems
-            .iter()
-            .filter(|it| visible.problems.binary_search(it).is_err())
-        {
-            tracing::warn!(problem = %new, "held back");
-        }
-        for mended in visible
-            .problems
-            .iter()
-            .filter(|it| problems.binary_search(it).is_err())
-        {
-            tracing::info!(problem = %mended, "mended");
-        }
-        visible.problems = problems;
-        visible.passes = self.passes;
+        lock(&self.visible).tell(problems);
     }
 }
 

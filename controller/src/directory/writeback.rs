@@ -14,7 +14,7 @@ use fairway_config::exchange::{Change, Write};
 use fairway_config::object::ObjectKey;
 
 use super::disk::FileWrite;
-use super::worker::Worker;
+use super::worker::{Failure, Worker};
 use super::{memory, parallel};
 use crate::store::WriteOutcome;
 
@@ -27,12 +27,6 @@ const GATHER: Duration = Duration::from_millis(250);
 
 /// The longest that a failed write is left alone.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-
-/// Why writing failed, and how long to leave it alone.
-pub(super) struct Failure {
-    pub(super) message: String,
-    pub(super) wait: Duration,
-}
 
 impl Worker {
     /// See [`crate::Store::write`].
