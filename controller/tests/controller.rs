@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fairway_config::exchange::Change;
 use fairway_config::view::ServiceRow;
-use fairway_controller::{Controller, DirectorySettings, DirectoryStore, Handle};
+use fairway_controller::{Controller, DirectorySettings, DirectoryStore, Handle, Store as _};
 use fairway_controller_core::Settings;
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +69,15 @@ fn row<'a>(rows: &'a [ServiceRow], name: &str) -> Option<&'a ServiceRow> {
     rows.iter().find(|row| row.name == name)
 }
 
+fn open(manifests: &Path, state: &Path) -> DirectoryStore {
+    let settings = DirectorySettings {
+        // There is no gateway.
+        first_report: Duration::ZERO,
+        ..DirectorySettings::new(manifests, state)
+    };
+    DirectoryStore::open(settings).unwrap()
+}
+
 #[tokio::test]
 async fn a_dump_of_a_cluster_gets_what_it_says_it_has_and_keeps_it() {
     let above = tempfile::tempdir().unwrap();
@@ -75,7 +86,7 @@ async fn a_dump_of_a_cluster_gets_what_it_says_it_has_and_keeps_it() {
     fs::create_dir(&manifests).unwrap();
     fs::write(manifests.join("dump.yaml"), DUMP).unwrap();
     for round in 0..2 {
-        let store = DirectoryStore::open(DirectorySettings::new(&manifests, &state)).unwrap();
+        let store = open(&manifests, &state);
         let (controller, handle) = Controller::new(Arc::new(store), settings());
         let stop = CancellationToken::new();
         let running = tokio::spawn(controller.run(stop.clone()));
@@ -98,4 +109,42 @@ async fn a_dump_of_a_cluster_gets_what_it_says_it_has_and_keeps_it() {
         stop.cancel();
         running.await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_is_granted_is_as_old_as_the_change_that_asked_for_it() {
+    let above = tempfile::tempdir().unwrap();
+    let manifests = above.path().join("manifests");
+    fs::create_dir(&manifests).unwrap();
+    let store = Arc::new(open(&manifests, &above.path().join("state")));
+    let mut batches = store.subscribe();
+    let (controller, _handle) = Controller::new(store, settings());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(controller.run(stop.clone()));
+    let start = batches.recv().await.unwrap();
+    assert!(start.synced && start.since.is_none());
+    fs::write(manifests.join("dump.yaml"), DUMP).unwrap();
+    let granted = async {
+        let mut asked = None;
+        loop {
+            let batch = batches.recv().await.unwrap();
+            for change in batch.changes {
+                match change {
+                    Change::Service(name, Some(it)) if &*name.name == "shop" => {
+                        let asked = *asked.get_or_insert(batch.since.unwrap());
+                        if !it.held.addresses.is_empty() {
+                            return (asked, batch.since.unwrap());
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    };
+    let (asked, granted) = tokio::time::timeout(Duration::from_secs(60), granted)
+        .await
+        .unwrap();
+    assert_eq!(asked, granted);
+    stop.cancel();
+    running.await.unwrap();
 }

@@ -57,7 +57,8 @@ impl Bed {
 
     pub(crate) fn settings(&self) -> DirectorySettings {
         DirectorySettings {
-            grace: Duration::from_millis(1500),
+            // Long enough for what is held to be seen, however busy the machine is.
+            grace: Duration::from_secs(3),
             resync: Duration::from_secs(2),
             // There is no gateway.
             first_report: Duration::ZERO,

@@ -5,19 +5,18 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairway_controller::{Controller, DirectorySettings, DirectoryStore};
+use fairway_controller::{Controller, DirectoryStore};
 use fairway_controller_core::Settings;
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
-use super::bed::{Bed, service};
+use super::bed::{Bed, PATIENCE, service};
 
 type Rows = BTreeMap<String, (Vec<std::net::IpAddr>, Vec<Option<u16>>)>;
 
 /// What each Service has once all is settled.
 async fn run(bed: &Bed, count: usize) -> Rows {
-    let settings = DirectorySettings::new(&bed.manifests, &bed.state);
-    let store = Arc::new(DirectoryStore::open(settings).unwrap());
+    let store = Arc::new(DirectoryStore::open(bed.settings()).unwrap());
     let (controller, handle) = Controller::new(
         store,
         Settings {
@@ -29,7 +28,7 @@ async fn run(bed: &Bed, count: usize) -> Rows {
     );
     let stop = CancellationToken::new();
     let running = tokio::spawn(controller.run(stop.clone()));
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     let rows = loop {
         let rows = handle.services();
         let given = rows.iter().filter(|row| !row.external_ips.is_empty());
