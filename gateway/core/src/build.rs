@@ -14,6 +14,7 @@
 mod candidates;
 mod claims;
 mod compose;
+mod services;
 mod surroundings;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -27,8 +28,9 @@ use fairway_config::names::{ClusterName, NamespacedName, ServiceName};
 use fairway_config::service::{ForwardTo, ServiceType};
 use fairway_config::view::EndpointRow;
 
-use self::claims::Claims;
+use self::claims::{Claims, Moved};
 use self::compose::Composed;
+use self::services::{Entry, Id, Services, SliceKey};
 use self::surroundings::Surroundings;
 use crate::route::{Resolved, Route};
 
@@ -68,59 +70,26 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Builder {
     around: Surroundings,
-    services: HashMap<ServiceName, Entry>,
+    services: Services,
     /// The Service that each EndpointSlice (and v1 Endpoints: `true`) was last seen to name.
-    slice_owners: HashMap<SliceKey, ServiceName>,
-    /// How many LoadBalancer Services hold each address.
-    held: HashMap<IpAddr, usize>,
+    slice_owners: HashMap<SliceKey, Id>,
+    /// The addresses outside every pool that LoadBalancer Services hold, each with their number;
+    /// none: they are to be gathered anew, because the pools have changed.
+    outside: Option<BTreeMap<IpAddr, usize>>,
     claims: Claims,
     /// Who depends on each DNS name.
-    names: HashMap<Arc<str>, BTreeSet<ServiceName>>,
+    names: HashMap<Arc<str>, BTreeSet<Id>>,
     /// DNS names that somebody has come to depend on, or nobody does any more.
     changed_names: BTreeSet<Arc<str>>,
-    /// Services whose routes depend on the Nodes.
-    on_nodes: HashSet<ServiceName>,
+    /// Services whose routes depend on the Nodes: [`Entry::on_nodes`] is set.
+    on_nodes: HashSet<Id>,
     /// Services with an endpoint on the host itself: one's own listeners must not be among them.
-    on_host: HashMap<SocketAddr, BTreeSet<ServiceName>>,
-    dirty: BTreeSet<ServiceName>,
+    on_host: HashMap<SocketAddr, BTreeSet<Id>>,
+    /// Services whose routes are to be made anew, each once: [`Entry::dirty`] is set.
+    dirty: Vec<Id>,
     /// What surrounds all Services has changed.
     all_dirty: bool,
     synced: bool,
-}
-
-/// A v1 Endpoints (`true`) and an EndpointSlice may have the same name. Slices come first.
-type SliceKey = (bool, NamespacedName);
-
-/// One Service and what belongs to it.
-#[derive(Debug, Default)]
-struct Entry {
-    stored: Option<Arc<StoredService>>,
-    /// In the order of their keys. Nearly always one: a map would take the room of eleven.
-    slices: Vec<(SliceKey, Arc<EndpointSlice>)>,
-    route: Option<Arc<Route>>,
-    /// The DNS names that its route depends on, in order.
-    names: Box<[Arc<str>]>,
-    /// Its endpoints on the host itself, in order.
-    on_host: Box<[SocketAddr]>,
-}
-
-impl Entry {
-    /// Takes a slice in. Returns the one that had its key.
-    fn put_slice(
-        &mut self,
-        key: SliceKey,
-        slice: Arc<EndpointSlice>,
-    ) -> Option<Arc<EndpointSlice>> {
-        let at = self.slices.partition_point(|(other, _)| *other < key);
-        match self.slices.get_mut(at) {
-            Some((other, before)) if *other == key => Some(std::mem::replace(before, slice)),
-            _ => {
-                self.slices.reserve_exact(1);
-                self.slices.insert(at, (key, slice));
-                None
-            }
-        }
-    }
 }
 
 impl Builder {
@@ -128,15 +97,15 @@ impl Builder {
     pub fn new(settings: Settings) -> Self {
         Self {
             around: Surroundings::new(settings),
-            services: HashMap::new(),
+            services: Services::default(),
             slice_owners: HashMap::new(),
-            held: HashMap::new(),
+            outside: None,
             claims: Claims::default(),
             names: HashMap::new(),
             changed_names: BTreeSet::new(),
             on_nodes: HashSet::new(),
             on_host: HashMap::new(),
-            dirty: BTreeSet::new(),
+            dirty: Vec::new(),
             all_dirty: true,
             synced: false,
         }
@@ -148,17 +117,20 @@ impl Builder {
             match change {
                 Change::Service(name, stored) => self.apply_service(name, stored.as_ref()),
                 Change::EndpointSlice(name, from_endpoints, slice) => {
-                    self.apply_slice((*from_endpoints, name.clone()), slice.as_ref());
+                    self.apply_slice(name, *from_endpoints, slice.as_ref());
                 }
                 Change::Node(name, node) => {
                     let own = self.around.settings.node_name.as_ref() == Some(name);
                     if self.around.set_node(name, node.as_ref()) {
-                        self.dirty.extend(self.on_nodes.iter().cloned());
+                        mark(&mut self.services, &mut self.dirty, &self.on_nodes);
                         self.all_dirty |= own;
                     }
                 }
                 Change::Pool(name, pool) => {
-                    self.all_dirty |= self.around.set_pool(name, pool.as_ref());
+                    if self.around.set_pool(name, pool.as_ref()) {
+                        self.outside = None;
+                        self.all_dirty = true;
+                    }
                 }
                 Change::Namespace(..) | Change::Secret(..) | Change::Report(..) => {}
             }
@@ -170,8 +142,8 @@ impl Builder {
     pub fn set_host_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         if self.around.host != addresses {
             self.around.host = addresses;
-            self.all_dirty |= self.around.settle(&self.held);
-            self.dirty.extend(self.on_nodes.iter().cloned());
+            self.all_dirty |= self.settle();
+            mark(&mut self.services, &mut self.dirty, &self.on_nodes);
         }
     }
 
@@ -188,21 +160,21 @@ impl Builder {
 
     /// The DNS names that a Service's route depends on.
     pub fn names_of(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<str>> {
-        self.services
-            .get(service)
+        self.entry(service)
             .into_iter()
             .flat_map(|entry| &entry.names)
     }
 
-    /// The Services whose routes depend on a DNS name.
+    /// The Services whose routes depend on a DNS name, in no order.
     pub fn services_of(&self, name: &str) -> impl Iterator<Item = &ServiceName> {
-        self.names.get(name).into_iter().flatten()
+        let ids = self.names.get(name).into_iter().flatten();
+        ids.filter_map(|id| Some(&self.services.get(*id)?.name))
     }
 
     /// A name now stands for other addresses.
     pub fn name_changed(&mut self, name: &str) {
         if let Some(services) = self.names.get(name) {
-            self.dirty.extend(services.iter().cloned());
+            mark(&mut self.services, &mut self.dirty, services);
         }
     }
 
@@ -214,31 +186,29 @@ impl Builder {
             return Vec::new();
         }
         if std::mem::take(&mut self.all_dirty) {
-            self.around.settle(&self.held);
-            self.dirty.extend(self.services.keys().cloned());
+            self.settle();
+            let all: Vec<_> = self.services.iter().map(|(id, _)| id).collect();
+            mark(&mut self.services, &mut self.dirty, &all);
         }
-        let mut dirty = std::mem::take(&mut self.dirty);
-        self.settle_claims(&mut dirty);
+        self.settle_claims();
         let mut changed = Vec::new();
-        for name in dirty {
-            if let Some(route) = self.rebuild(&name, resolved) {
-                changed.push((name, route));
-            }
+        for id in std::mem::take(&mut self.dirty) {
+            changed.extend(self.rebuild(id, resolved));
         }
+        changed.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         changed
     }
 
     /// The route of a Service, as of the last [`Self::build`].
     pub fn route(&self, service: &ServiceName) -> Option<&Arc<Route>> {
-        self.services.get(service)?.route.as_ref()
+        self.entry(service)?.route.as_ref()
     }
 
     /// All routes ordered by name, as of the last [`Self::build`].
     pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        let mut routes: Vec<_> = self
-            .services
-            .values()
-            .filter_map(|entry| entry.route.as_ref())
+        let entries = self.services.iter();
+        let mut routes: Vec<_> = entries
+            .filter_map(|(_, entry)| entry.route.as_ref())
             .collect();
         routes.sort_by(|a, b| a.service.cmp(&b.service));
         routes.into_iter()
@@ -252,69 +222,126 @@ impl Builder {
             .unwrap_or_default()
     }
 
+    fn entry(&self, service: &ServiceName) -> Option<&Entry> {
+        self.services.get(self.services.id(service)?)
+    }
+
     fn apply_service(&mut self, name: &ServiceName, stored: Option<&Arc<StoredService>>) {
-        let entry = self.services.entry(name.clone()).or_default();
-        if entry.stored.as_ref() == stored {
+        let id = match stored {
+            Some(_) => Some(self.services.id_or_new(name)),
+            None => self.services.id(name),
+        };
+        let Some(entry) = id.and_then(|id| self.services.get_mut(id)) else {
+            return;
+        };
+        let before = std::mem::replace(&mut entry.stored, stored.cloned());
+        if is_alike(before.as_deref(), stored.map(Arc::as_ref)) {
             return;
         }
-        let before = std::mem::replace(&mut entry.stored, stored.cloned());
-        self.dirty.insert(name.clone());
-        for address in held(before.as_deref()) {
-            if let Some(count) = self.held.get_mut(address) {
-                *count -= 1;
-                if *count == 0 {
-                    self.held.remove(address);
-                    self.all_dirty |= !self.around.guard.is_pool(*address);
-                }
-            }
-        }
-        for address in held(stored.map(Arc::as_ref)) {
-            let count = self.held.entry(*address).or_default();
-            *count += 1;
-            self.all_dirty |= *count == 1 && !self.around.guard.is_pool(*address);
+        mark(&mut self.services, &mut self.dirty, &id);
+        let (before, now) = (held(before.as_deref()), held(stored.map(Arc::as_ref)));
+        if before != now {
+            self.hold(before, now);
         }
     }
 
-    fn apply_slice(&mut self, key: SliceKey, slice: Option<&Arc<EndpointSlice>>) {
-        let owner = slice.and_then(|slice| slice.service.clone());
-        let before = match &owner {
-            Some(owner) => self.slice_owners.insert(key.clone(), owner.clone()),
+    /// Somebody holds the addresses `now`, in place of those in `before`.
+    fn hold(&mut self, before: &[IpAddr], now: &[IpAddr]) {
+        let Some(outside) = &mut self.outside else {
+            return;
+        };
+        let guard = &self.around.guard;
+        for address in before.iter().filter(|address| !guard.is_pool(**address)) {
+            if let Some(count) = outside.get_mut(address) {
+                *count -= 1;
+                if *count == 0 {
+                    outside.remove(address);
+                    self.all_dirty = true;
+                }
+            }
+        }
+        for address in now.iter().filter(|address| !guard.is_pool(**address)) {
+            let count = outside.entry(*address).or_default();
+            *count += 1;
+            self.all_dirty |= *count == 1;
+        }
+    }
+
+    /// Works out what surrounds all Services; whether it is something else than before.
+    fn settle(&mut self) -> bool {
+        let outside = self.outside.get_or_insert_with(|| {
+            let mut outside = BTreeMap::new();
+            for (_, entry) in self.services.iter() {
+                let held = held(entry.stored.as_deref()).iter();
+                for address in held.filter(|address| !self.around.guard.is_pool(**address)) {
+                    *outside.entry(*address).or_default() += 1;
+                }
+            }
+            outside
+        });
+        self.around.settle(outside)
+    }
+
+    fn apply_slice(
+        &mut self,
+        name: &NamespacedName,
+        from_endpoints: bool,
+        slice: Option<&Arc<EndpointSlice>>,
+    ) {
+        let owner = slice.and_then(|slice| slice.service.as_ref());
+        let owner = owner.map(|owner| self.services.id_or_new(owner));
+        // Nearly always it is there already, and its owner's.
+        if let Some(entry) = owner.and_then(|owner| self.services.get_mut(owner))
+            && let Ok(at) = entry.slice(from_endpoints, name)
+            && let (Some(place), Some(slice)) = (entry.slices.get_mut(at), slice)
+        {
+            let before = std::mem::replace(place, slice.clone());
+            if entry.stored.is_some() && before != *slice {
+                mark(&mut self.services, &mut self.dirty, &owner);
+            }
+            return;
+        }
+        let key = (from_endpoints, name.clone());
+        let before = match owner {
+            Some(owner) => self.slice_owners.insert(key, owner),
             None => self.slice_owners.remove(&key),
         };
-        if let Some(before) = before.filter(|before| owner.as_ref() != Some(before))
-            && let Some(entry) = self.services.get_mut(&before)
+        if let Some(entry) = before.and_then(|before| self.services.get_mut(before))
+            && let Ok(at) = entry.slice(from_endpoints, name)
         {
-            entry.slices.retain(|(other, _)| *other != key);
-            self.dirty.insert(before);
+            entry.slices.remove(at);
+            mark(&mut self.services, &mut self.dirty, &before);
         }
-        if let (Some(owner), Some(slice)) = (owner, slice) {
-            let entry = self.services.entry(owner.clone()).or_default();
-            let before = entry.put_slice(key, slice.clone());
-            if entry.stored.is_some() && before.as_ref() != Some(slice) {
-                self.dirty.insert(owner);
+        if let Some(entry) = owner.and_then(|owner| self.services.get_mut(owner))
+            && let (Err(at), Some(slice)) = (entry.slice(from_endpoints, name), slice)
+        {
+            entry.slices.reserve_exact(1);
+            entry.slices.insert(at, slice.clone());
+            if entry.stored.is_some() {
+                mark(&mut self.services, &mut self.dirty, &owner);
             }
         }
     }
 
     /// Brings the claims of the dirty Services up to date, and marks those who win or lose one by
     /// it, and those who dial a place that has become a listener of ours or is one no more.
-    fn settle_claims(&mut self, dirty: &mut BTreeSet<ServiceName>) {
-        let mut touched = Vec::new();
-        for name in dirty.iter() {
-            let stored = self
-                .services
-                .get(name)
-                .and_then(|entry| entry.stored.as_deref());
+    fn settle_claims(&mut self) {
+        let mut moved = Moved::default();
+        for id in &self.dirty {
+            let entry = self.services.get(*id);
+            let stored = entry.and_then(|entry| entry.stored.as_deref());
             let wants = stored
                 .map(|stored| claims::wants(stored, &self.around))
                 .unwrap_or_default();
             let age = stored.map(claims::age).unwrap_or_default();
-            self.claims.set(name, age, wants, &mut touched);
+            self.claims
+                .set(&mut self.services, *id, age, wants, &mut moved);
         }
-        for moved in touched {
-            dirty.extend(moved.others);
-            if let Some(services) = self.on_host.get(&moved.place.0.0) {
-                dirty.extend(services.iter().cloned());
+        mark(&mut self.services, &mut self.dirty, &moved.rivals);
+        if !self.on_host.is_empty() {
+            for (listen, _) in &moved.places {
+                let dialling = self.on_host.get(&listen.0).into_iter().flatten();
+                mark(&mut self.services, &mut self.dirty, dialling);
             }
         }
     }
@@ -322,16 +349,17 @@ impl Builder {
     /// Makes one route anew; the outcome, if it is another one than before.
     fn rebuild(
         &mut self,
-        name: &ServiceName,
+        id: Id,
         resolved: Resolved<'_>,
-    ) -> Option<Option<Arc<Route>>> {
-        let entry = self.services.get_mut(name)?;
+    ) -> Option<(ServiceName, Option<Arc<Route>>)> {
+        let entry = self.services.get(id)?;
         let composed = match &entry.stored {
             Some(stored) => {
                 let parts = compose::Parts {
+                    id,
+                    entry,
                     stored,
-                    slices: &entry.slices,
-                    before: entry.route.as_deref(),
+                    services: &self.services,
                     around: &self.around,
                     claims: &self.claims,
                     resolved,
@@ -340,28 +368,53 @@ impl Builder {
             }
             None => Composed::default(),
         };
-        if composed.on_nodes {
-            self.on_nodes.insert(name.clone());
-        } else {
-            self.on_nodes.remove(name);
+        let entry = self.services.get_mut(id)?;
+        entry.dirty = false;
+        if entry.on_nodes != composed.on_nodes {
+            entry.on_nodes = composed.on_nodes;
+            if composed.on_nodes {
+                self.on_nodes.insert(id);
+            } else {
+                self.on_nodes.remove(&id);
+            }
         }
-        let changed = reindex(&mut self.names, &mut entry.names, composed.names, name);
+        let changed = reindex(&mut self.names, &mut entry.names, composed.names, id);
         self.changed_names.extend(changed);
-        reindex(
-            &mut self.on_host,
-            &mut entry.on_host,
-            composed.on_host,
-            name,
-        );
+        reindex(&mut self.on_host, &mut entry.on_host, composed.on_host, id);
         let same = entry.route.as_deref() == composed.route.as_ref();
-        if !same {
+        let outcome = (!same).then(|| {
             entry.route = composed.route.map(Arc::new);
+            (entry.name.clone(), entry.route.clone())
+        });
+        if entry.is_empty() {
+            self.services.remove(id);
         }
-        let route = entry.route.clone();
-        if entry.stored.is_none() && entry.slices.is_empty() {
-            self.services.remove(name);
+        outcome
+    }
+}
+
+/// Has the routes of these made anew.
+fn mark<'a>(services: &mut Services, dirty: &mut Vec<Id>, ids: impl IntoIterator<Item = &'a Id>) {
+    for id in ids {
+        if let Some(entry) = services.get_mut(*id)
+            && !std::mem::replace(&mut entry.dirty, true)
+        {
+            dirty.push(*id);
         }
-        (!same).then_some(route)
+    }
+}
+
+/// Whether two forms of a Service come to the same route: its status changes with every word of a
+/// gateway, this gateway's included, and is nothing to go by.
+fn is_alike(a: Option<&StoredService>, b: Option<&StoredService>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => {
+            a.held == b.held
+                && a.first_seen == b.first_seen
+                && (Arc::ptr_eq(&a.service, &b.service) || a.service == b.service)
+        }
+        (None, None) => true,
+        _ => false,
     }
 }
 
@@ -374,21 +427,21 @@ fn held(stored: Option<&StoredService>) -> &[IpAddr] {
     }
 }
 
-/// A Service depends on the keys `now`, no longer on those in `before`. Returns the keys that it is
-/// the first one to depend on, or was the last one to.
+/// A Service depends on the keys `now`, no longer on those in `before`, both in order. Returns the
+/// keys that it is the first one to depend on, or was the last one to.
 fn reindex<K: Clone + Ord + Hash>(
-    index: &mut HashMap<K, BTreeSet<ServiceName>>,
+    index: &mut HashMap<K, BTreeSet<Id>>,
     before: &mut Box<[K]>,
-    now: BTreeSet<K>,
-    service: &ServiceName,
+    now: Box<[K]>,
+    service: Id,
 ) -> Vec<K> {
     let mut changed = Vec::new();
-    if before.iter().eq(&now) {
+    if *before == now {
         return changed;
     }
-    for key in before.iter().filter(|key| !now.contains(*key)) {
+    for key in before.iter().filter(|key| now.binary_search(key).is_err()) {
         if let Some(services) = index.get_mut(key) {
-            services.remove(service);
+            services.remove(&service);
             if services.is_empty() {
                 index.remove(key);
                 changed.push(key.clone());
@@ -400,9 +453,9 @@ fn reindex<K: Clone + Ord + Hash>(
         if services.is_empty() {
             changed.push(key.clone());
         }
-        services.insert(service.clone());
+        services.insert(service);
     }
-    *before = now.into_iter().collect();
+    *before = now;
     changed
 }
 

@@ -24,7 +24,7 @@ use crate::guard::Refusal;
 use crate::route::{Endpoint, EndpointSet, Excluded, Why};
 
 /// An endpoint before the rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate<'a> {
     /// Where it would be dialled.
     pub addr: EndpointAddr,
@@ -44,8 +44,9 @@ pub struct Candidate<'a> {
     pub weight: u16,
     /// Its name for people.
     pub target: Option<&'a Arc<str>>,
-    /// It is out, whatever else holds of it: forwarding to node ports, and the node is left out.
-    pub barred: Option<Why>,
+    /// It is out, whatever else holds of it: forwarding to node ports, and the node is left out;
+    /// the words say why.
+    pub barred: Option<&'a str>,
 }
 
 /// What the rules go by, apart from the endpoints.
@@ -64,13 +65,36 @@ pub struct Policy<'a> {
     pub check: &'a dyn Fn(EndpointAddr) -> Result<(), Refusal>,
 }
 
-/// What the rules come to.
+/// What the rules come to, before it is known whether it is what was there: that is usual, and then
+/// nothing has to be made.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Eligible {
-    /// Those that get traffic, and why the others don't.
-    pub set: EndpointSet,
+pub struct Eligible<'a> {
+    /// Those that get traffic, ordered by address.
+    pub kept: Vec<Candidate<'a>>,
+    /// Those that don't, and why, ordered by address.
+    pub excluded: Vec<Excluded>,
     /// None is ready: those that get traffic are serving and terminating.
     pub fallback: bool,
+}
+
+impl Eligible<'_> {
+    /// Both as a value of their own.
+    pub fn set(&self) -> EndpointSet {
+        EndpointSet::new(self.kept.iter().map(admit).collect(), self.excluded.clone())
+    }
+
+    /// Whether that value would be this one.
+    pub fn is(&self, set: &EndpointSet) -> bool {
+        let same = |(kept, endpoint): (&Candidate<'_>, &Endpoint)| {
+            kept.addr == endpoint.addr
+                && kept.weight == endpoint.weight
+                && kept.node == endpoint.node.as_ref()
+                && kept.target == endpoint.target.as_ref()
+        };
+        self.kept.len() == set.eligible.len()
+            && self.kept.iter().zip(&set.eligible).all(same)
+            && self.excluded == set.excluded
+    }
 }
 
 /// Applies the rules to `candidates`, in any order and with duplicates, which are merged as
@@ -78,65 +102,68 @@ pub struct Eligible {
 pub fn eligible<'a>(
     candidates: impl IntoIterator<Item = Candidate<'a>>,
     policy: &Policy<'_>,
-) -> Eligible {
+) -> Eligible<'a> {
     let mut excluded = Vec::new();
-    let mut left = Vec::new();
-    for candidate in merge(candidates) {
-        match barred(&candidate, policy) {
-            Some(why) => excluded.push(exclude(&candidate, why)),
-            None => left.push(candidate),
-        }
-    }
+    // The list is worked on where it is: what is out leaves it.
+    let mut left = merge(candidates);
+    retain(&mut left, &mut excluded, |candidate| {
+        barred(candidate, policy)
+    });
 
-    let is_ready = |candidate: &Candidate<'_>| candidate.ready || policy.publish_not_ready;
-    let fallback = !left.iter().any(is_ready);
-    let hints = Hints::of(left.iter().filter(|candidate| is_ready(candidate)), policy);
-    let mut kept = Vec::with_capacity(left.len());
-    for candidate in left {
-        let why = if fallback {
-            (!(candidate.serving && candidate.terminating)).then_some(Why::NotReady)
+    let is_ready = |candidate: &&Candidate<'_>| candidate.ready || policy.publish_not_ready;
+    let fallback = !left.iter().any(|candidate| is_ready(&candidate));
+    let hints = Hints::of(left.iter().filter(is_ready), policy);
+    retain(&mut left, &mut excluded, |candidate| {
+        let serves = candidate.serving && candidate.terminating;
+        if fallback {
+            (!serves).then_some(Why::NotReady)
         } else if !is_ready(&candidate) {
-            let serves = candidate.serving && candidate.terminating;
             Some(if serves {
                 Why::Terminating
             } else {
                 Why::NotReady
             })
         } else {
-            (!hints.admit(&candidate)).then_some(Why::Hinted)
-        };
-        match why {
-            Some(why) => excluded.push(exclude(&candidate, why)),
-            None => kept.push(candidate),
+            (!hints.admit(candidate)).then_some(Why::Hinted)
         }
-    }
+    });
 
     if let Some(family) = policy.family
-        && kept.iter().any(|candidate| family_of(candidate) == family)
+        && left.iter().any(|candidate| family_of(candidate) == family)
     {
-        kept.retain(|candidate| {
-            let keep = family_of(candidate) == family;
-            if !keep {
-                excluded.push(exclude(candidate, Why::OtherFamily));
-            }
-            keep
+        retain(&mut left, &mut excluded, |candidate| {
+            (family_of(candidate) != family).then_some(Why::OtherFamily)
         });
     }
 
     excluded.sort_by_key(|excluded| excluded.addr);
-    let fallback = fallback && !kept.is_empty();
-    let eligible = kept.iter().map(admit).collect();
+    let fallback = fallback && !left.is_empty();
     Eligible {
-        set: EndpointSet::new(eligible, excluded),
+        kept: left,
+        excluded,
         fallback,
     }
+}
+
+/// Takes out those that there is a reason to exclude.
+fn retain(
+    left: &mut Vec<Candidate<'_>>,
+    excluded: &mut Vec<Excluded>,
+    why: impl Fn(&Candidate<'_>) -> Option<Why>,
+) {
+    left.retain(|candidate| {
+        let why = why(candidate);
+        let stays = why.is_none();
+        excluded.extend(why.map(|why| exclude(candidate, why)));
+        stays
+    });
 }
 
 /// One candidate for each address, ordered by it.
 fn merge<'a>(candidates: impl IntoIterator<Item = Candidate<'a>>) -> Vec<Candidate<'a>> {
     let mut all: Vec<_> = candidates.into_iter().collect();
     // What decides comes first, the rest makes the outcome free of order.
-    all.sort_by(|a, b| {
+    all.sort_unstable_by(|a, b| {
         let key = |c: &Candidate<'a>| {
             (
                 c.addr,
@@ -146,7 +173,7 @@ fn merge<'a>(candidates: impl IntoIterator<Item = Candidate<'a>>) -> Vec<Candida
             )
         };
         key(a).cmp(&key(b)).then_with(|| {
-            let rest = |c: &Candidate<'a>| (c.node, c.target, c.for_zones, c.for_nodes);
+            let rest = |c: &Candidate<'a>| (c.node, c.target, c.for_zones, c.for_nodes, c.barred);
             rest(a).cmp(&rest(b))
         })
     });
@@ -159,8 +186,8 @@ fn barred(candidate: &Candidate<'_>, policy: &Policy<'_>) -> Option<Why> {
     if let Err(refusal) = (policy.check)(candidate.addr) {
         return Some(Why::Refused(refusal.to_string()));
     }
-    if let Some(why) = &candidate.barred {
-        return Some(why.clone());
+    if let Some(why) = candidate.barred {
+        return Some(Why::NodeExcluded(why.to_owned()));
     }
     if candidate.weight == 0 {
         return Some(Why::WeightZero);
@@ -183,7 +210,10 @@ enum Hints<'a> {
 
 impl<'a> Hints<'a> {
     /// How the hints of the ready endpoints are to be taken.
-    fn of<'c>(ready: impl Iterator<Item = &'c Candidate<'c>> + Clone, policy: &Policy<'a>) -> Self {
+    fn of<'r, 'c: 'r>(
+        ready: impl Iterator<Item = &'r Candidate<'c>> + Clone,
+        policy: &Policy<'a>,
+    ) -> Self {
         if policy.only_node.is_some() {
             return Self::Ignored;
         }

@@ -12,21 +12,20 @@ use fairway_config::service::{
     ExternalTrafficPolicy, Notice, Service, ServicePort, ServiceType, TargetPort,
 };
 
-use super::SliceKey;
 use super::surroundings::Surroundings;
 use crate::eligible::Candidate;
-use crate::route::{Resolved, Why};
+use crate::route::Resolved;
 
 /// What endpoints are gathered from, and what comes to light on the way.
 pub(super) struct Gatherer<'a> {
     pub(super) stored: &'a StoredService,
-    pub(super) slices: &'a [(SliceKey, Arc<EndpointSlice>)],
+    pub(super) slices: &'a [Arc<EndpointSlice>],
     pub(super) around: &'a Surroundings,
     pub(super) resolved: Resolved<'a>,
     /// DNS names that were asked for.
-    pub(super) names: BTreeSet<Arc<str>>,
+    pub(super) names: Vec<Arc<str>>,
     /// What to tell people.
-    pub(super) notices: BTreeSet<Notice>,
+    pub(super) notices: Vec<Notice>,
 }
 
 impl<'a> Gatherer<'a> {
@@ -43,14 +42,22 @@ impl<'a> Gatherer<'a> {
                 continue;
             };
             port_found = true;
+            found.reserve(slice.endpoints.len());
             for endpoint in &slice.endpoints {
-                for ip in self.addresses(&endpoint.address) {
-                    found.push(candidate(ip, number, endpoint, slice.weight));
+                match &endpoint.address {
+                    EndpointHost::Ip(ip) => {
+                        found.push(candidate(*ip, number, endpoint, slice.weight));
+                    }
+                    EndpointHost::Name(name) => {
+                        let addresses = self.addresses(name).into_iter();
+                        let each = |ip| candidate(ip, number, endpoint, slice.weight);
+                        found.extend(addresses.map(each));
+                    }
                 }
             }
         }
         if !port_found && slices(self.slices).any(|slice| !slice.endpoints.is_empty()) {
-            self.notices.insert(no_such_port(service, port));
+            self.notices.push(no_such_port(service, port));
         }
         found
     }
@@ -58,7 +65,7 @@ impl<'a> Gatherer<'a> {
     /// The Nodes' InternalIPs and the port's node port: one candidate for a Node.
     pub(super) fn node_ports(&mut self, port: &'a ServicePort) -> Vec<Candidate<'a>> {
         let Some(number) = self.stored.held.node_ports.get(&port.key()) else {
-            self.notices.insert(Notice {
+            self.notices.push(Notice {
                 reason: "NoNodePort".into(),
                 message: format!(
                     "port {} is to be forwarded to a node port and has none: allocate one, or \
@@ -92,7 +99,7 @@ impl<'a> Gatherer<'a> {
                     for_nodes: &[],
                     weight: 1,
                     target: Some(&node.name),
-                    barred: barred.map(|why| Why::NodeExcluded(why.to_owned())),
+                    barred,
                 })
             })
             .collect()
@@ -126,7 +133,7 @@ impl<'a> Gatherer<'a> {
     /// What `fairway.dev/external-name` stands for.
     fn external(&mut self, name: &'a Arc<str>, port: &ServicePort) -> Vec<Candidate<'a>> {
         let TargetPort::Number(number) = port.target else {
-            self.notices.insert(Notice {
+            self.notices.push(Notice {
                 reason: "TargetPortNotANumber".into(),
                 message: format!(
                     "port {} has a named targetPort, which the annotation \
@@ -136,7 +143,7 @@ impl<'a> Gatherer<'a> {
             });
             return Vec::new();
         };
-        let addresses = self.addresses(&EndpointHost::Name(name.clone()));
+        let addresses = self.addresses(name);
         let candidates = addresses.into_iter().map(|ip| Candidate {
             addr: EndpointAddr(SocketAddr::new(ip, number)),
             ready: true,
@@ -152,21 +159,17 @@ impl<'a> Gatherer<'a> {
         candidates.collect()
     }
 
-    fn addresses(&mut self, host: &EndpointHost) -> Vec<IpAddr> {
-        match host {
-            EndpointHost::Ip(ip) => vec![*ip],
-            EndpointHost::Name(name) => {
-                self.names.insert(name.clone());
-                let addresses = (self.resolved)(host);
-                if addresses.is_empty() {
-                    self.notices.insert(Notice {
-                        reason: "NameNotResolved".into(),
-                        message: format!("the name {name} has no address that is known yet"),
-                    });
-                }
-                addresses
-            }
+    /// What a DNS name stands for just now.
+    fn addresses(&mut self, name: &Arc<str>) -> Vec<IpAddr> {
+        self.names.push(name.clone());
+        let addresses = (self.resolved)(&EndpointHost::Name(name.clone()));
+        if addresses.is_empty() {
+            self.notices.push(Notice {
+                reason: "NameNotResolved".into(),
+                message: format!("the name {name} has no address that is known yet"),
+            });
         }
+        addresses
     }
 }
 
@@ -180,10 +183,10 @@ fn external_name(service: &Service) -> Option<&Arc<str>> {
 }
 
 /// The slices that count: a v1 Endpoints does where there is no EndpointSlice.
-fn slices(all: &[(SliceKey, Arc<EndpointSlice>)]) -> impl Iterator<Item = &EndpointSlice> {
-    let from_endpoints = !all.iter().any(|((from_endpoints, _), _)| !from_endpoints);
-    let counts = all.iter().filter(move |((of, _), _)| *of == from_endpoints);
-    counts.map(|(_, slice)| slice.as_ref())
+fn slices(all: &[Arc<EndpointSlice>]) -> impl Iterator<Item = &EndpointSlice> {
+    let from_endpoints = all.iter().all(|slice| slice.from_endpoints);
+    let all = all.iter().map(Arc::as_ref);
+    all.filter(move |slice| slice.from_endpoints == from_endpoints)
 }
 
 /// The number that a slice's port gives for a Service's port, if it is that port's. They belong

@@ -9,11 +9,11 @@ use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 
 use fairway_config::exchange::{ClaimKind, StoredService};
-use fairway_config::names::ServiceName;
 use fairway_config::net::{ListenAddr, Protocol};
 use fairway_config::service::{ExternalTrafficPolicy, PortKey, ServiceType};
 use fairway_config::time::Timestamp;
 
+use super::services::{Id, Services};
 use super::surroundings::Surroundings;
 use crate::route::Claim;
 
@@ -48,7 +48,8 @@ pub(super) fn wants(stored: &StoredService, around: &Surroundings) -> Vec<Want> 
         },
         port: key,
     };
-    let mut wants = Vec::new();
+    let places = stored.held.addresses.len() + around.node_addresses.len();
+    let mut wants = Vec::with_capacity(service.ports.len() * places);
     if around.is_ours(service) {
         for address in stored
             .held
@@ -73,7 +74,6 @@ pub(super) fn wants(stored: &StoredService, around: &Surroundings) -> Vec<Want> 
     }
     wants.sort_by_key(|want| (want.place(), want.claim.kind));
     wants.dedup_by_key(|want| want.place());
-    wants.shrink_to_fit();
     wants
 }
 
@@ -89,136 +89,113 @@ pub(super) fn age(stored: &StoredService) -> Timestamp {
     stored.service.created.unwrap_or(stored.first_seen)
 }
 
-/// Who wants what, and who has it.
+/// Who has what; what each Service wants is in its [`Entry`](super::services::Entry).
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    wants: HashMap<ServiceName, (Timestamp, Vec<Want>)>,
-    places: HashMap<Place, Claimants>,
+    /// The Services that have a place: the oldest, then the first by name, of those that want it.
+    owners: HashMap<Place, Id>,
+    /// Who else wants a place, in that order. Nearly always nobody, so that whoever wants a place
+    /// need not be held against its owner.
+    waiting: HashMap<Place, Vec<Id>>,
 }
 
-/// The Services that want one place: the oldest, then the first by name, has it. Nearly always one.
-#[derive(Debug)]
-struct Claimants {
-    owner: Claimant,
-    /// The others, in order.
-    waiting: Vec<Claimant>,
-}
-
-type Claimant = (Timestamp, ServiceName);
-
-impl Claimants {
-    fn add(&mut self, mut claimant: Claimant) {
-        if claimant < self.owner {
-            std::mem::swap(&mut claimant, &mut self.owner);
-        }
-        let at = self.waiting.partition_point(|other| *other < claimant);
-        self.waiting.insert(at, claimant);
-    }
-
-    /// Takes a claimant out; false where it was the only one.
-    fn remove(&mut self, service: &ServiceName) -> bool {
-        if self.owner.1 != *service {
-            self.waiting.retain(|(_, name)| name != service);
-        } else if self.waiting.is_empty() {
-            return false;
-        } else {
-            self.owner = self.waiting.remove(0);
-        }
-        true
-    }
-
-    fn but(&self, service: &ServiceName) -> Vec<ServiceName> {
-        let all = std::iter::once(&self.owner).chain(&self.waiting);
-        all.map(|(_, name)| name)
-            .filter(|name| *name != service)
-            .cloned()
-            .collect()
-    }
-}
-
-/// A place of which the claimants changed.
-#[derive(Debug)]
+/// What a change of claims touches.
+#[derive(Debug, Default)]
 pub(super) struct Moved {
-    /// Which.
-    pub(super) place: Place,
-    /// Who wants it too.
-    pub(super) others: Vec<ServiceName>,
+    /// Places of which the claimants changed.
+    pub(super) places: Vec<Place>,
+    /// Who else wants one of them.
+    pub(super) rivals: Vec<Id>,
 }
 
 impl Claims {
     /// A Service of that age now wants this. Adds to `moved` what that touches.
     pub(super) fn set(
         &mut self,
-        service: &ServiceName,
+        services: &mut Services,
+        id: Id,
         age: Timestamp,
         wants: Vec<Want>,
-        moved: &mut Vec<Moved>,
+        moved: &mut Moved,
     ) {
-        let none = (age, Vec::new());
-        let (before_age, before) = self.wants.get(service).unwrap_or(&none);
-        if *before_age == age && *before == wants {
+        let Some(entry) = services.get_mut(id) else {
+            return;
+        };
+        let same_age = entry.age == age;
+        if same_age && *entry.wants == *wants {
             return;
         }
-        let stays = |place: &Place, in_list: &[Want]| {
-            *before_age == age && in_list.binary_search_by_key(place, Want::place).is_ok()
+        let before = std::mem::replace(&mut entry.wants, wants.into());
+        entry.age = age;
+        let services = &*services;
+        let now = services.get(id).map_or(&[][..], |entry| &entry.wants);
+        let stays = |want: &Want, in_list: &[Want]| {
+            same_age
+                && in_list
+                    .binary_search_by_key(&want.place(), Want::place)
+                    .is_ok()
         };
-        for place in before
-            .iter()
-            .map(Want::place)
-            .filter(|place| !stays(place, &wants))
-        {
-            let Some(claimants) = self.places.get_mut(&place) else {
-                continue;
-            };
-            let others = claimants.but(service);
-            if !claimants.remove(service) {
-                self.places.remove(&place);
-            }
-            moved.push(Moved { place, others });
+        for want in before.iter().filter(|want| !stays(want, now)) {
+            self.let_go(want.place(), id, moved);
         }
-        for place in wants
-            .iter()
-            .map(Want::place)
-            .filter(|place| !stays(place, before))
-        {
-            let claimant = (age, service.clone());
-            let others = match self.places.entry(place) {
-                Entry::Vacant(vacant) => {
-                    let waiting = Vec::new();
-                    vacant.insert(Claimants {
-                        owner: claimant,
-                        waiting,
-                    });
-                    Vec::new()
-                }
-                Entry::Occupied(mut claimants) => {
-                    claimants.get_mut().add(claimant);
-                    claimants.get().but(service)
-                }
-            };
-            moved.push(Moved { place, others });
-        }
-        if wants.is_empty() {
-            self.wants.remove(service);
-        } else {
-            self.wants.insert(service.clone(), (age, wants));
+        for want in now.iter().filter(|want| !stays(want, &before)) {
+            self.take(services, want.place(), id, moved);
         }
     }
 
-    /// What a Service wants, and who has it.
-    pub(super) fn of(&self, service: &ServiceName) -> impl Iterator<Item = (&Want, &ServiceName)> {
-        let wants = self
-            .wants
-            .get(service)
-            .map(|(_, wants)| wants.as_slice())
-            .unwrap_or_default();
-        wants
-            .iter()
-            .filter_map(|want| Some((want, self.owner(want.place())?)))
+    /// Who has what a Service wants.
+    pub(super) fn owner_of(&self, want: &Want, id: Id) -> Id {
+        let place = want.place();
+        if self.waiting.contains_key(&place) {
+            self.owner(place).unwrap_or(id)
+        } else {
+            id
+        }
     }
 
     /// Who has a place.
-    pub(super) fn owner(&self, place: Place) -> Option<&ServiceName> {
-        self.places.get(&place).map(|claimants| &claimants.owner.1)
+    pub(super) fn owner(&self, place: Place) -> Option<Id> {
+        self.owners.get(&place).copied()
+    }
+
+    fn let_go(&mut self, place: Place, id: Id, moved: &mut Moved) {
+        moved.places.push(place);
+        let Some(waiting) = self.waiting.get_mut(&place) else {
+            self.owners.remove(&place);
+            return;
+        };
+        if let Some(owner) = self.owners.get_mut(&place) {
+            if *owner == id {
+                *owner = waiting.remove(0);
+            } else {
+                waiting.retain(|other| *other != id);
+            }
+            moved.rivals.push(*owner);
+        }
+        moved.rivals.extend(waiting.iter().copied());
+        if waiting.is_empty() {
+            self.waiting.remove(&place);
+        }
+    }
+
+    fn take(&mut self, services: &Services, place: Place, id: Id, moved: &mut Moved) {
+        moved.places.push(place);
+        let owner = match self.owners.entry(place) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(id);
+                return;
+            }
+            Entry::Occupied(owner) => owner.into_mut(),
+        };
+        let rank = |id: Id| services.get(id).map(|entry| (entry.age, &entry.name));
+        let waiting = self.waiting.entry(place).or_default();
+        moved.rivals.push(*owner);
+        moved.rivals.extend(waiting.iter().copied());
+        let mut last = id;
+        if rank(last) < rank(*owner) {
+            std::mem::swap(&mut last, owner);
+        }
+        let at = waiting.partition_point(|other| rank(*other) < rank(last));
+        waiting.insert(at, last);
     }
 }

@@ -1,10 +1,8 @@
 //! One Service's route from everything that it depends on, as a pure function.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use fairway_config::endpoints::EndpointSlice;
 use fairway_config::exchange::{ClaimKind, RefusedEndpoint, StoredService};
 use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
 use fairway_config::service::{
@@ -12,9 +10,9 @@ use fairway_config::service::{
 };
 use fairway_config::view::EndpointRow;
 
-use super::SliceKey;
 use super::candidates::{Gatherer, first_family};
-use super::claims::Claims;
+use super::claims::{Claims, Want};
+use super::services::{Entry, Id, Services};
 use super::surroundings::Surroundings;
 use crate::eligible::{Candidate, Eligible, Policy, eligible};
 use crate::guard::Refusal;
@@ -22,10 +20,11 @@ use crate::route::{Claim, EndpointSet, HealthCheck, Resolved, Route, RoutePort, 
 
 /// What a route depends on.
 pub(super) struct Parts<'a> {
+    pub(super) id: Id,
+    /// The Service and its route until now: parts of it that stay the same are shared.
+    pub(super) entry: &'a Entry,
     pub(super) stored: &'a StoredService,
-    pub(super) slices: &'a [(SliceKey, Arc<EndpointSlice>)],
-    /// The route until now: parts of it that stay the same are shared.
-    pub(super) before: Option<&'a Route>,
+    pub(super) services: &'a Services,
     pub(super) around: &'a Surroundings,
     pub(super) claims: &'a Claims,
     pub(super) resolved: Resolved<'a>,
@@ -36,10 +35,10 @@ pub(super) struct Parts<'a> {
 pub(super) struct Composed {
     /// None: the Service carries no traffic here.
     pub(super) route: Option<Route>,
-    /// DNS names.
-    pub(super) names: BTreeSet<Arc<str>>,
-    /// Endpoints on the host itself.
-    pub(super) on_host: BTreeSet<SocketAddr>,
+    /// DNS names, in order.
+    pub(super) names: Box<[Arc<str>]>,
+    /// Endpoints on the host itself, in order.
+    pub(super) on_host: Box<[SocketAddr]>,
     /// Depends on the Nodes.
     pub(super) on_nodes: bool,
 }
@@ -56,17 +55,17 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
     let local = service.external_traffic_policy == ExternalTrafficPolicy::Local;
     let mut gatherer = Gatherer {
         stored: parts.stored,
-        slices: parts.slices,
+        slices: &parts.entry.slices,
         around,
         resolved: parts.resolved,
-        names: BTreeSet::new(),
+        names: Vec::new(),
         notices: notices(parts),
     };
-    let mut claims = claims(parts, &mut gatherer.notices);
-    let before = parts.before.into_iter().flat_map(|route| &route.ports);
-    let before: BTreeMap<_, _> = before.map(|port| (port.key, port)).collect();
-    let mut on_host = BTreeSet::new();
-    let mut ready = BTreeSet::new();
+    let claims = claims(parts, &mut gatherer.notices);
+    let before = parts.entry.route.iter().flat_map(|route| &route.ports);
+    let before = by_key(before.map(|port| (Some(port.key), port)));
+    let mut on_host = Vec::new();
+    let mut ready = Vec::new();
     let mut ports = Vec::with_capacity(service.ports.len());
     for port in service
         .ports
@@ -82,42 +81,34 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
             on_host.extend(addresses.filter(|addr| around.guard.is_host(addr.ip())));
         }
         let chosen = choose(parts, port.protocol, candidates);
-        if !chosen.fallback {
-            ready.extend(
-                chosen
-                    .set
-                    .eligible
-                    .iter()
-                    .map(|endpoint| endpoint.addr.0.ip()),
-            );
+        if local && !chosen.fallback {
+            ready.extend(chosen.kept.iter().map(|endpoint| endpoint.addr.0.ip()));
         }
-        let mut listen = claims.ports.remove(&port.key()).unwrap_or_default();
-        listen.shrink_to_fit();
-        let before = before.get(&port.key()).copied();
-        ports.push(route_port(parts, port, before, listen, chosen.set));
+        let listen = of_key(&claims, Some(port.key())).map(|(_, claim)| *claim);
+        let before = of_key(&before, Some(port.key()))
+            .next()
+            .map(|(_, port)| *port);
+        ports.push(route_port(parts, port, before, listen.collect(), &chosen));
     }
-    let refused: BTreeSet<_> = ports
-        .iter()
-        .flat_map(|port| refused(&port.endpoints))
+    let listen: Vec<_> = of_key(&claims, None)
+        .map(|(_, claim)| claim.listen)
         .collect();
-    let health_check = (!claims.health_check.is_empty()).then(|| HealthCheck {
-        listen: claims
-            .health_check
-            .iter()
-            .map(|claim| claim.listen)
-            .collect(),
-        local_endpoints: ready.len(),
+    let health_check = (!listen.is_empty()).then(|| HealthCheck {
+        listen,
+        local_endpoints: sorted(ready).len(),
     });
+    let refused = ports.iter().flat_map(|port| refused(&port.endpoints));
+    let refused = sorted(refused.collect());
     Composed {
         route: Some(Route {
-            service: service.name.clone(),
+            service: parts.entry.name.clone(),
             ports,
             health_check,
-            notices: gatherer.notices.into_iter().collect(),
-            refused: refused.into_iter().collect(),
+            notices: sorted(gatherer.notices),
+            refused,
         }),
-        names: gatherer.names,
-        on_host,
+        names: sorted(gatherer.names).into(),
+        on_host: sorted(on_host).into(),
         on_nodes: local || forward_to == ForwardTo::NodePorts,
     }
 }
@@ -160,15 +151,15 @@ pub(super) fn explain(route: &Route) -> Vec<EndpointRow> {
 }
 
 /// What is to be said before any endpoint is looked at.
-fn notices(parts: &Parts<'_>) -> BTreeSet<Notice> {
+fn notices(parts: &Parts<'_>) -> Vec<Notice> {
     let service = &parts.stored.service;
     let around = parts.around;
-    let mut notices = BTreeSet::new();
+    let mut notices = Vec::new();
     if service.external_traffic_policy == ExternalTrafficPolicy::Local
         && around.forward_to(service) == ForwardTo::Endpoints
         && around.own_node().is_none()
     {
-        notices.insert(Notice {
+        notices.push(Notice {
             reason: "LocalWithoutNode".into(),
             message: format!(
                 "gateway {} is no node of the cluster and has no local endpoints, so \
@@ -178,7 +169,7 @@ fn notices(parts: &Parts<'_>) -> BTreeSet<Notice> {
         });
     }
     if around.has_node_ports(service) && around.would_loop(service) {
-        notices.insert(Notice {
+        notices.push(Notice {
             reason: "NodePortsNotServed".into(),
             message: format!(
                 "gateway {} runs on a node that it forwards this Service to, so it leaves the node \
@@ -190,43 +181,63 @@ fn notices(parts: &Parts<'_>) -> BTreeSet<Notice> {
     notices
 }
 
-/// What a Service has claimed.
-#[derive(Default)]
-struct Listens {
-    ports: BTreeMap<PortKey, Vec<Claim>>,
-    health_check: Vec<Claim>,
+/// What a Service has of what it wants, by port, health checks first; a notice for each thing that
+/// another one has.
+fn claims(parts: &Parts<'_>, notices: &mut Vec<Notice>) -> Vec<(Option<PortKey>, Claim)> {
+    let is_won = |want: &&Want| {
+        let owner = parts.claims.owner_of(want, parts.id);
+        if owner == parts.id {
+            return true;
+        }
+        let what = match want.claim.kind {
+            ClaimKind::Vip => "external address",
+            ClaimKind::NodePort => "node port",
+            ClaimKind::HealthCheck => "health check port",
+        };
+        let owner = parts.services.get(owner).map(|owner| &owner.name);
+        notices.extend(owner.map(|owner| Notice {
+            reason: "ClaimHeld".into(),
+            message: format!(
+                "{what} {}/{} is held by Service {owner}, which is older",
+                want.claim.listen, want.claim.protocol
+            ),
+        }));
+        false
+    };
+    let won = parts.entry.wants.iter().filter(is_won);
+    by_key(won.map(|want| (want.port, want.claim)))
 }
 
-/// What a Service has of what it wants; a notice for each thing that another one has.
-fn claims(parts: &Parts<'_>, notices: &mut BTreeSet<Notice>) -> Listens {
-    let name = &parts.stored.service.name;
-    let mut listens = Listens::default();
-    for (want, owner) in parts.claims.of(name) {
-        if owner == name {
-            match want.port {
-                Some(key) => listens.ports.entry(key).or_default().push(want.claim),
-                None => listens.health_check.push(want.claim),
-            }
-        } else {
-            let what = match want.claim.kind {
-                ClaimKind::Vip => "external address",
-                ClaimKind::NodePort => "node port",
-                ClaimKind::HealthCheck => "health check port",
-            };
-            notices.insert(Notice {
-                reason: "ClaimHeld".into(),
-                message: format!(
-                    "{what} {}/{} is held by Service {owner}, which is older",
-                    want.claim.listen, want.claim.protocol
-                ),
-            });
-        }
-    }
-    listens
+/// Things of ports, ordered by port, those of the same one as they come.
+fn by_key<T>(things: impl Iterator<Item = (Option<PortKey>, T)>) -> Vec<(Option<PortKey>, T)> {
+    let mut things: Vec<_> = things.collect();
+    things.sort_by_key(|(key, _)| *key);
+    things
+}
+
+/// Those of one port.
+fn of_key<T>(
+    things: &[(Option<PortKey>, T)],
+    key: Option<PortKey>,
+) -> impl Iterator<Item = &(Option<PortKey>, T)> {
+    let from = things.partition_point(|(other, _)| *other < key);
+    let rest = things.get(from..).unwrap_or_default().iter();
+    rest.take_while(move |(other, _)| *other == key)
+}
+
+/// In order, each once.
+fn sorted<T: Ord>(mut things: Vec<T>) -> Vec<T> {
+    things.sort_unstable();
+    things.dedup();
+    things
 }
 
 /// Applies every rule to the endpoints of one port.
-fn choose(parts: &Parts<'_>, protocol: Protocol, candidates: Vec<Candidate<'_>>) -> Eligible {
+fn choose<'a>(
+    parts: &Parts<'_>,
+    protocol: Protocol,
+    candidates: Vec<Candidate<'a>>,
+) -> Eligible<'a> {
     let service: &Service = &parts.stored.service;
     let around = parts.around;
     let check = |addr: EndpointAddr| check(parts, addr, protocol);
@@ -268,20 +279,20 @@ fn route_port(
     port: &ServicePort,
     before: Option<&Arc<RoutePort>>,
     claims: Vec<Claim>,
-    endpoints: EndpointSet,
+    chosen: &Eligible<'_>,
 ) -> Arc<RoutePort> {
     let service = &parts.stored.service;
     let around = parts.around;
     let endpoints = match before {
-        Some(before) if *before.endpoints == endpoints => before.endpoints.clone(),
-        _ => Arc::new(endpoints),
+        Some(before) if chosen.is(&before.endpoints) => before.endpoints.clone(),
+        _ => Arc::new(chosen.set()),
     };
     let loop_guard = match around.forward_to(service) {
         ForwardTo::Endpoints => Vec::new(),
         ForwardTo::NodePorts => around.internal_ips.clone(),
     };
     let now = RoutePort {
-        service: service.name.clone(),
+        service: parts.entry.name.clone(),
         key: port.key(),
         name: port.name.clone(),
         app: port.app,

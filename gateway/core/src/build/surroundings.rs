@@ -1,7 +1,7 @@
 //! What all Services have around them: pools, Nodes, the host's addresses, and what follows from
 //! them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -76,11 +76,11 @@ impl Surroundings {
         true
     }
 
-    /// Works out what follows from pools, the host's addresses and those that Services hold;
-    /// whether it is something else than before.
-    pub(super) fn settle(&mut self, held: &HashMap<IpAddr, usize>) -> bool {
+    /// Works out what follows from pools, the host's addresses and those that Services hold
+    /// `outside` of every pool; whether it is something else than before.
+    pub(super) fn settle(&mut self, outside: &BTreeMap<IpAddr, usize>) -> bool {
         let is_own =
-            |address: &&IpAddr| !held.contains_key(address) && !self.guard.is_pool(**address);
+            |address: &&IpAddr| !outside.contains_key(address) && !self.guard.is_pool(**address);
         let node_addresses: Vec<_> = match &self.settings.node_addresses {
             Some(listed) => {
                 let listed: BTreeSet<_> = listed.iter().collect();
@@ -95,11 +95,7 @@ impl Surroundings {
                 .collect(),
         };
         let host: BTreeSet<_> = self.host.iter().filter(is_own).copied().collect();
-        let external: BTreeSet<_> = held
-            .keys()
-            .copied()
-            .filter(|address| !self.guard.is_pool(*address))
-            .collect();
+        let external = outside.keys().copied().collect();
         self.host_is_node = self.internal_ips.iter().any(|ip| self.host.contains(ip));
         let guard_moved = self.guard.set_own(host, external);
         let moved = guard_moved || self.node_addresses != node_addresses;

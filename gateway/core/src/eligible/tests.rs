@@ -93,8 +93,7 @@ fn chosen(lines: &[&str], policy: &Policy<'_>) -> Vec<String> {
     let given: Vec<_> = lines.iter().map(|line| Given::parse(line)).collect();
     let outcome = eligible(given.iter().map(Given::candidate), policy);
     outcome
-        .set
-        .eligible
+        .kept
         .iter()
         .map(|endpoint| endpoint.addr.to_string())
         .collect()
@@ -272,7 +271,8 @@ proptest! {
     ) {
         let policy = Policy { publish_not_ready, only_node: local.then_some("here"), ..policy() };
         let outcome = eligible(given.iter().map(Given::candidate), &policy);
-        let set = &outcome.set;
+        let set = &outcome.set();
+        prop_assert!(outcome.is(set), "it is what it comes to");
 
         let mut turned = given.clone();
         turned.rotate_left(turn % given.len().max(1));
