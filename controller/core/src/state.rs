@@ -277,19 +277,25 @@ impl State {
             return;
         };
         entry.rank = rank;
-        if entry.stored.version != stored.version {
-            entry.written = None;
-        }
         // The echo of our own write changes nothing that assigning looks at.
         let echo = !entry.lets_go
             && Arc::ptr_eq(&entry.stored.service, &stored.service)
             && stored.held == entry.granted
             && entry.stored.first_seen == stored.first_seen;
+        // It says what was to be said: whatever comes in between has the status made again itself.
+        let told = entry.written.as_ref().is_some_and(|(held, status)| {
+            (held, status) == (&stored.held, &stored.status)
+                && entry.stored.source_problem == stored.source_problem
+                && entry.stored.source == stored.source
+        });
+        if entry.stored.version != stored.version {
+            entry.written = None;
+        }
         entry.stored = Arc::clone(stored);
-        if echo {
-            self.restated.insert(slot);
-        } else {
+        if !echo {
             self.changed.insert(slot);
+        } else if !told {
+            self.restated.insert(slot);
         }
     }
 

@@ -213,7 +213,9 @@ impl Tenants {
                 }
             }
         }
-        let tenants = self.by_address.entry(address).or_default();
+        // Nearly always one: a list would begin with the room of four.
+        let alone = || Vec::with_capacity(1);
+        let tenants = self.by_address.entry(address).or_insert_with(alone);
         let at = position(tenants, &service.name).unwrap_or_else(|at| at);
         let tenant = Tenant {
             slot,
