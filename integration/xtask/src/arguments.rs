@@ -16,11 +16,13 @@ Commands:
   bench [FILTER]
            Runs the benchmarks.
   measure  Measures a release build from outside and writes integration/FIGURES.md.
-  tools    Builds the Go programs that the tests use and prints the folder they are in.
+  tools    Builds the Go programs that the tests use (a Kubernetes control plane, Helm, gRPC's
+           interoperability programs) and prints the folders they are in, written as $PATH is.
   help     Prints this.
 
 What is built is kept in $CARGO_TARGET_DIR, else in fairway/target below $XDG_CACHE_HOME or
-~/.cache, so that a second run is short.";
+~/.cache, so that a second run is short. Of the Go programs, those that are in the folder
+$KUBEBUILDER_ASSETS are used as they are.";
 
 /// One call.
 #[derive(Debug, PartialEq, Eq)]

@@ -21,10 +21,12 @@ pub(crate) fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| folder().join("target"), PathBuf::from)
 }
 
-/// The folder for the Go programs that `go.mod` and `go.sum` in `module` ask for. Another version of
-/// any of them is another folder, so a folder that is complete is never stale.
-pub(crate) fn go_programs(module: &Path) -> Result<PathBuf, String> {
+/// The folder for the Go programs that `go.mod` and `go.sum` in `module` ask for, `what` being which
+/// of them and how they are linked. Another version of any of them is another folder, so a folder
+/// that is complete is never stale.
+pub(crate) fn go_programs(module: &Path, what: &[&str]) -> Result<PathBuf, String> {
     let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
     for name in ["go.mod", "go.sum"] {
         let path = module.join(name);
         fs::read(&path)

@@ -7,23 +7,23 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::step::{self, Tally, cargo};
-use crate::{cache, needs};
+use crate::{cache, needs, tools};
 
 /// Everything that has to hold before a change is good; see `cargo xtask help`.
 pub(crate) fn test(install: bool, filter: Option<&str>) -> Result<(), String> {
     let start = Instant::now();
     let (root, target) = (cache::root(), cache::target());
     step::timed("what the tests need", || needs::ensure(install))?;
-    let tools = go_programs(&root)?;
+    let tools = tools_path(&root)?;
 
     if filter.is_none() {
         step::run(
             "format",
-            with_path(&mut cargo(&root, &target)).args(["fmt", "--all", "--check"]),
+            step::with_path(&mut cargo(&root, &target)).args(["fmt", "--all", "--check"]),
         )?;
         step::run(
             "clippy",
-            with_path(&mut cargo(&root, &target)).args([
+            step::with_path(&mut cargo(&root, &target)).args([
                 "clippy",
                 "--workspace",
                 "--all-targets",
@@ -37,7 +37,7 @@ pub(crate) fn test(install: bool, filter: Option<&str>) -> Result<(), String> {
     }
     step::run(
         "build",
-        with_path(&mut cargo(&root, &target)).args(["build", "--workspace"]),
+        step::with_path(&mut cargo(&root, &target)).args(["build", "--workspace"]),
     )?;
 
     let mut tally = Tally::default();
@@ -47,12 +47,12 @@ pub(crate) fn test(install: bool, filter: Option<&str>) -> Result<(), String> {
         .args(filter)
         .env("FAIRWAY_BIN", target.join("debug/fairway"))
         .env("FAIRWAY_TEST_TOOLS", tools);
-    let outcome = step::run_lines("tests", with_path(&mut tests), |line| tally.add(line));
+    let outcome = step::run_lines("tests", step::with_path(&mut tests), |line| tally.add(line));
     if outcome.is_ok() && filter.is_none() {
         let mut doc = cargo(&root, &target);
         doc.args(["doc", "--workspace", "--no-deps", "--quiet"])
             .env("RUSTDOCFLAGS", "-D warnings");
-        step::run("documentation", with_path(&mut doc))?;
+        step::run("documentation", step::with_path(&mut doc))?;
     }
     eprintln!("==> all of it took {:.0} s", start.elapsed().as_secs_f64());
     println!("{} passed, {} failed", tally.passed, tally.failed);
@@ -79,7 +79,7 @@ pub(crate) fn bench(filter: Option<&str>) -> Result<(), String> {
         .args(["bench", "--package", "fairway-controller-core", "--package"])
         .args(["fairway-gateway-core", "--benches", "--"])
         .args(filter);
-    step::run("benchmarks", with_path(&mut bench))
+    step::run("benchmarks", step::with_path(&mut bench))
 }
 
 /// Measures the cores, and a release build from outside, and writes the tables.
@@ -95,7 +95,7 @@ pub(crate) fn measure() -> Result<(), String> {
         "--bin",
         "measure",
     ]);
-    step::run("release build", with_path(&mut build))?;
+    step::run("release build", step::with_path(&mut build))?;
     bench(None)?;
     let mut measure = Command::new(target.join("release/measure"));
     measure
@@ -103,7 +103,7 @@ pub(crate) fn measure() -> Result<(), String> {
         .env("CRITERION_RESULTS", target.join("criterion"))
         .current_dir(&root);
     let mut page = String::new();
-    step::run_lines("measure", with_path(&mut measure), |line| {
+    step::run_lines("measure", step::with_path(&mut measure), |line| {
         page.push_str(line);
         page.push('\n');
     })?;
@@ -113,42 +113,13 @@ pub(crate) fn measure() -> Result<(), String> {
 
 /// Prints where the Go programs are, having built them where they were not.
 pub(crate) fn tools() -> Result<(), String> {
-    println!("{}", go_programs(&cache::root())?.display());
+    println!("{}", tools_path(&cache::root())?.display());
     Ok(())
 }
 
-/// Builds the Go programs of integration/go into their folder in the cache. The folder appears in
-/// one step, so it is whole wherever it is.
-fn go_programs(root: &Path) -> Result<PathBuf, String> {
-    let module = root.join("integration/go");
-    let folder = cache::go_programs(&module)?;
-    if folder.is_dir() {
-        return Ok(folder);
-    }
-    let unfinished = folder.with_extension(format!("unfinished-{}", std::process::id()));
-    let fault = |e: std::io::Error| format!("{} can't be written: {e}", unfinished.display());
-    fs::create_dir_all(&unfinished).map_err(fault)?;
-    let mut build = Command::new("go");
-    build
-        .current_dir(&module)
-        .args(["build", "-o"])
-        .arg(&unfinished)
-        .arg("tool");
-    step::run("Go programs", with_path(&mut build))?;
-    match fs::rename(&unfinished, &folder) {
-        Ok(()) => Ok(folder),
-        // Another run was faster; its programs are the same.
-        Err(_) if folder.is_dir() => fs::remove_dir_all(&unfinished)
-            .map_err(fault)
-            .map(|()| folder),
-        Err(e) => Err(fault(e)),
-    }
-}
-
-/// Lets the program and what it starts find what [`needs`] found.
-fn with_path(command: &mut Command) -> &mut Command {
-    if let Ok(path) = env::join_paths(needs::search_path()) {
-        command.env("PATH", path);
-    }
-    command
+/// The folders of the Go programs, written as `$PATH` is.
+fn tools_path(root: &Path) -> Result<PathBuf, String> {
+    env::join_paths(tools::ensure(root)?)
+        .map(PathBuf::from)
+        .map_err(|e| format!("the cache can't be in a folder of that name: {e}"))
 }

@@ -6,6 +6,7 @@
 //! - [`arguments`]: what was asked for.
 //! - [`needs`]: which programs the tests need, and how to get them.
 //! - [`cache`]: where what is built for tests is kept.
+//! - [`tools`]: the Go programs that tests run.
 //! - [`step`]: running one thing, with its duration and its outcome.
 //! - [`commands`]: `test`, `bench`, `measure`, `tools`.
 
@@ -14,6 +15,7 @@ mod cache;
 mod commands;
 mod needs;
 mod step;
+mod tools;
 
 use std::process::ExitCode;
 

@@ -24,6 +24,7 @@ const NEEDS: &[Need] = &[
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("make", "make"),
+    ("nft", "nftables"),
     ("nginx", "nginx"),
     ("prlimit", "util-linux"),
 ];
