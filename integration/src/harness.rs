@@ -8,7 +8,7 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{lab, programs};
+use crate::{cluster, lab, programs};
 
 /// One test: its name and what it does.
 pub type Test = (&'static str, fn() -> Result<()>);
@@ -45,6 +45,7 @@ pub fn run(tests: &[Test]) -> ExitCode {
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    cluster::end();
     if conclusion.has_failed() {
         ExitCode::FAILURE
     } else {

@@ -6,6 +6,7 @@
 //! - [`site`]: the usual three hosts: clients, the edge that Fairway runs on, the farm of servers.
 //! - [`servers`] and [`clients`]: what stands behind Fairway, and who asks.
 //! - [`fairway`]: a Fairway under test: its manifests, its state, its admin address, its end.
+//! - [`cluster`]: a real Kubernetes control plane.
 //! - [`manifest`]: manifests that would be tedious to write out.
 //! - [`harness`]: `main` of a test program.
 //!
@@ -17,6 +18,7 @@
 //! - Whatever takes time is waited for with [`wait::until`]; nothing sleeps and hopes.
 
 pub mod clients;
+pub mod cluster;
 pub mod fairway;
 pub mod harness;
 pub mod lab;

@@ -1,0 +1,169 @@
+//! Who may come in: kubeconfigs, and the programs that take them.
+
+use std::fs;
+use std::io::{Seek, Write};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::certificates::Identity;
+use super::{API_ADDRESS, API_PORT, Cluster};
+use crate::programs;
+
+/// How long `kubectl` or `helm` may run, in seconds.
+const LIMIT: &str = "120";
+
+/// How a kubeconfig's user shows who it is.
+pub(super) enum Credentials<'a> {
+    /// A client certificate.
+    Certificate(&'a Identity),
+    /// A token.
+    Token(&'a str),
+}
+
+/// Writes a kubeconfig. `server` is an address of the API server.
+pub(super) fn write_kubeconfig(
+    path: &Path,
+    authority: &Path,
+    server: Ipv4Addr,
+    credentials: &Credentials<'_>,
+) -> Result<()> {
+    let user = match credentials {
+        Credentials::Certificate(identity) => json!({
+            "client-certificate": identity.certificate,
+            "client-key": identity.key,
+        }),
+        Credentials::Token(token) => json!({"token": token}),
+    };
+    // JSON is YAML.
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "lab", "cluster": {
+            "server": format!("https://{server}:{API_PORT}"),
+            "certificate-authority": authority,
+        }}],
+        "users": [{"name": "user", "user": user}],
+        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "user"}}],
+        "current-context": "lab",
+    });
+    fs::write(path, serde_json::to_vec_pretty(&config)?).with_context(|| path.display().to_string())
+}
+
+impl Cluster {
+    /// The administrator's kubeconfig, for use on any host that is [attached](Cluster::attach).
+    pub fn admin(&self) -> &Path {
+        &self.files.admin
+    }
+
+    /// A kubeconfig for a user, who has what roles are bound to that name and that group.
+    pub fn kubeconfig_of_user(&self, user: &str, group: Option<&str>) -> Result<PathBuf> {
+        let file = file_name(&format!("user {user} {}", group.unwrap_or_default()));
+        let identity = self.authority.client(&file, user, group)?;
+        self.kubeconfig(&file, &Credentials::Certificate(&identity))
+    }
+
+    /// A kubeconfig for a ServiceAccount, which has to exist; valid for a day.
+    pub fn kubeconfig_of_service_account(&self, namespace: &str, name: &str) -> Result<PathBuf> {
+        let account = self.path("ServiceAccount", namespace, name)?;
+        let answer = self.create_at(
+            &format!("{account}/token"),
+            &json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+                    "spec": {"expirationSeconds": 86_400}}),
+        )?;
+        let token = answer["status"]["token"].as_str().context("no token")?;
+        let file = file_name(&format!("account {namespace} {name}"));
+        self.kubeconfig(&file, &Credentials::Token(token))
+    }
+
+    /// What `kubectl` prints for the administrator; its failure is one.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        succeeded(
+            "kubectl",
+            arguments,
+            &self.kubectl_as(self.admin(), arguments, "")?,
+        )
+    }
+
+    /// Runs `kubectl` on the control plane's host with that kubeconfig and that standard input.
+    pub fn kubectl_as(&self, kubeconfig: &Path, arguments: &[&str], input: &str) -> Result<Output> {
+        self.client("kubectl", kubeconfig, arguments, input)
+    }
+
+    /// What `helm` prints for the administrator; its failure is one.
+    pub fn helm(&self, arguments: &[&str]) -> Result<String> {
+        succeeded(
+            "helm",
+            arguments,
+            &self.client("helm", self.admin(), arguments, "")?,
+        )
+    }
+
+    /// `kubectl apply` of manifests, as the administrator.
+    pub fn apply(&self, manifests: &str) -> Result<()> {
+        let arguments = ["apply", "-f", "-"];
+        let output = self.kubectl_as(self.admin(), &arguments, manifests)?;
+        succeeded("kubectl", &arguments, &output).map(drop)
+    }
+
+    fn kubeconfig(&self, file: &str, credentials: &Credentials<'_>) -> Result<PathBuf> {
+        let path = self.files.folder.join(format!("{file}.kubeconfig"));
+        write_kubeconfig(
+            &path,
+            &self.authority.certificate(),
+            API_ADDRESS,
+            credentials,
+        )?;
+        Ok(path)
+    }
+
+    fn client(
+        &self,
+        program: &str,
+        kubeconfig: &Path,
+        arguments: &[&str],
+        input: &str,
+    ) -> Result<Output> {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(input.as_bytes())?;
+        file.rewind()?;
+        let mut command = Command::new(programs::find("timeout")?);
+        command
+            .arg(LIMIT)
+            .arg(programs::tool(program)?)
+            .args(arguments)
+            // Caches and plugins of the person who runs the tests are none of theirs.
+            .env("HOME", &self.files.folder)
+            .env("KUBECONFIG", kubeconfig)
+            .env_remove("XDG_CACHE_HOME")
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_DATA_HOME")
+            .current_dir(&self.files.folder)
+            .stdin(Stdio::from(file));
+        self.host
+            .run(|| command.output())
+            .with_context(|| format!("{program} can't be run"))
+    }
+}
+
+fn succeeded(program: &str, arguments: &[&str], output: &Output) -> Result<String> {
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "{program} {}: {}\n{stdout}{stderr}",
+            arguments.join(" "),
+            output.status
+        );
+    }
+    Ok(stdout)
+}
+
+/// What of `name` a file can be called.
+fn file_name(name: &str) -> String {
+    name.trim()
+        .replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-")
+}
