@@ -19,8 +19,11 @@ use super::scan::is_manifest;
 /// Where something has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Hint {
-    /// A manifest was written and closed, moved here, or its mode changed: look at once.
+    /// A manifest was written and closed, or moved here: look at once.
     Look(Arc<str>),
+    /// A manifest's mode or owner changed: look at once, unless it is being written. Whoever copies
+    /// a file sets its mode before its content.
+    Touched(Arc<str>),
     /// A manifest was taken away by its name.
     Gone(Arc<str>),
     /// A manifest is being written: look when it is closed, which will be heard of.
@@ -239,6 +242,8 @@ fn hint(
             Hint::Writing(path)
         } else if flags.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) {
             Hint::Gone(path)
+        } else if flags.contains(ReadFlags::ATTRIB) {
+            Hint::Touched(path)
         } else {
             Hint::Look(path)
         });
@@ -276,6 +281,16 @@ mod tests {
         assert_eq!(watcher.hints(), [Hint::Look(Arc::clone(&path))]);
         fs::remove_file(root.path().join(&*path)).unwrap();
         assert_eq!(watcher.hints(), [Hint::Gone(path)]);
+    }
+
+    #[test]
+    fn a_changed_mode_is_told_from_a_file_that_was_closed() {
+        let root = tempfile::tempdir().unwrap();
+        let file = fs::File::create(root.path().join("a.yaml")).unwrap();
+        let mut watcher = watch(root.path());
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        file.set_permissions(mode).unwrap();
+        assert_eq!(watcher.hints(), [Hint::Touched("a.yaml".into())]);
     }
 
     #[test]

@@ -30,8 +30,9 @@ use crate::store::WriteOutcome;
 /// fast. Not more, for it is on the way of a change that follows another closely.
 const BREATH: Duration = Duration::from_millis(10);
 
-/// How long a file that is being written is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long after its last change a file that is not closed is waited for: a copy over a slow line
+/// may pause, and half of a file can be valid YAML with fewer Services.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What others want of the worker.
 pub(super) enum Message {
@@ -256,6 +257,10 @@ impl Worker {
             Hint::Look(path) => {
                 let look = self.expect(path, now);
                 look.at = look.at.min(now);
+            }
+            // The look that is due when the writing ends sees the mode, too.
+            Hint::Touched(path) => {
+                self.expect(path, now);
             }
             Hint::Writing(path) => self.expect(path, now).at = now + PATIENCE,
             Hint::Gone(path) => {
