@@ -24,6 +24,7 @@ tests![
     kube_proxy_serves_cluster_addresses_and_node_ports,
     kube_proxy_captures_an_external_address_unless_its_mode_is_proxy,
     the_control_plane_survives_restarts_and_pauses,
+    an_api_server_with_other_arguments_is_the_usual_one_after_the_test,
     what_a_test_made_is_gone_before_the_next,
     helm_installs_and_uninstalls_a_chart,
 ];
@@ -43,11 +44,8 @@ fn an_attached_host_reaches_the_api_server_and_only_with_credentials() -> Result
     let cluster = Cluster::shared()?;
     let host = Host::new("visitor")?;
     cluster.attach(&host)?;
-    let url = format!("https://{API_ADDRESS}:6443/api/v1/services");
-    let status = host.run(|| {
-        let arguments = ["-sk", "-o", "/dev/null", "-w", "%{http_code}", &url];
-        clients::output("curl", &arguments)
-    })?;
+    let url = services_url();
+    let status = host.run(status_for_anybody)?;
     ensure!(status == "403", "{status}");
     let config: Value = serde_json::from_slice(&std::fs::read(cluster.admin())?)?;
     let file = |section: &str, entry: &str, field: &str| -> Result<String> {
@@ -73,6 +71,17 @@ fn an_attached_host_reaches_the_api_server_and_only_with_credentials() -> Result
     })?;
     ensure!(status == "200", "{status}");
     Ok(())
+}
+
+fn services_url() -> String {
+    format!("https://{API_ADDRESS}:6443/api/v1/services")
+}
+
+/// What the API server says to somebody without credentials.
+fn status_for_anybody() -> Result<String> {
+    let url = services_url();
+    let arguments = ["-sk", "-o", "/dev/null", "-w", "%{http_code}", &url];
+    clients::output("curl", &arguments)
 }
 
 /// A namespace `shop` with a node and the Service `web`, which selects `app: web`.
@@ -367,6 +376,20 @@ fn the_control_plane_survives_restarts_and_pauses() -> Result<()> {
         cluster.pod(&web_pod("web-0", &[server(0)])).is_ok()
     })?;
     cluster.wait_for_endpoints("shop", "web", &[server(0)])
+}
+
+fn an_api_server_with_other_arguments_is_the_usual_one_after_the_test() -> Result<()> {
+    {
+        let cluster = Cluster::shared()?;
+        cluster.stop_component(Component::ApiServer)?;
+        cluster.start_component_with(Component::ApiServer, &["--anonymous-auth=false"])?;
+        let status = cluster.host().run(status_for_anybody)?;
+        ensure!(status == "401", "{status}");
+    }
+    let cluster = Cluster::shared()?;
+    let status = cluster.host().run(status_for_anybody)?;
+    ensure!(status == "403", "{status}");
+    Ok(())
 }
 
 fn what_a_test_made_is_gone_before_the_next() -> Result<()> {

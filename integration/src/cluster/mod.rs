@@ -13,8 +13,8 @@
 //! [`Cluster::pod`]).
 //!
 //! Most tests take [`Cluster::shared`]: the tests of a program that do so run one after the other on
-//! one control plane, because a start takes seconds and half a gigabyte; what a test has made is
-//! taken away after it. [`Cluster::start`] is for tests that need one of their own.
+//! one control plane, because a start takes 3 to 5 s and half a gigabyte; what a test has made is
+//! taken away after it, in half a second. [`Cluster::start`] is for tests that need one of their own.
 //!
 //! Reading order:
 //! - this module: the programs, and what happens to them.
@@ -90,6 +90,8 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Running {
     process: Process,
+    /// Without arguments of a test's own.
+    as_usual: bool,
     paused: bool,
     /// How much of what it said has been noted.
     noted: usize,
@@ -161,10 +163,18 @@ impl Cluster {
 
     /// Starts a component that does not run, and waits until it answers.
     pub fn start_component(&self, component: Component) -> Result<()> {
-        let command = component::command(component, &self.files, &self.authority)?;
+        self.start_component_with(component, &[])
+    }
+
+    /// Starts it with more arguments than usual: an API server that takes few requests at a time or
+    /// forgets soon what a watch could ask for.
+    pub fn start_component_with(&self, component: Component, arguments: &[&str]) -> Result<()> {
+        let mut command = component::command(component, &self.files, &self.authority)?;
+        command.args(arguments);
         let process = self.host.spawn(command)?;
         let running = Running {
             process,
+            as_usual: arguments.is_empty(),
             paused: false,
             noted: 0,
         };
@@ -232,14 +242,17 @@ impl Cluster {
         Ok(())
     }
 
-    /// Gets every component to run, whatever a test has done to them.
+    /// Gets every component to run as usual, whatever a test has done to them.
     fn mend(&self) -> Result<()> {
         for component in Component::ALL {
-            let (ended, paused) = match locked(&self.running).get_mut(&component) {
-                Some(running) => (running.process.ended()?.is_some(), running.paused),
+            let (unusable, paused) = match locked(&self.running).get_mut(&component) {
+                Some(running) => (
+                    !running.as_usual || running.process.ended()?.is_some(),
+                    running.paused,
+                ),
                 None => (true, false),
             };
-            if ended {
+            if unusable {
                 drop(locked(&self.running).remove(&component));
                 self.start_component(component)?;
             } else if paused {
