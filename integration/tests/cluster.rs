@@ -21,6 +21,7 @@ tests![
     a_role_is_all_that_an_account_may,
     a_user_has_what_is_bound_to_its_group,
     a_quota_counts_load_balancers,
+    many_objects_are_made_and_a_refusal_is_told,
     kube_proxy_serves_cluster_addresses_and_node_ports,
     kube_proxy_captures_an_external_address_unless_its_mode_is_proxy,
     the_control_plane_survives_restarts_and_pauses,
@@ -260,6 +261,26 @@ fn a_quota_counts_load_balancers() -> Result<()> {
     let refused = cluster.create("svc", "shop", &service("two"));
     let why = refused.err().context("a second was let through")?;
     ensure!(why.to_string().contains("exceeded quota"), "{why}");
+    Ok(())
+}
+
+fn many_objects_are_made_and_a_refusal_is_told() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    cluster.namespace("shop")?;
+    let services = |names: std::ops::Range<u32>| -> Vec<Value> {
+        names
+            .map(|n| {
+                json!({"metadata": {"name": format!("web-{n}")},
+                       "spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
+                                "ports": [{"port": 80}]}})
+            })
+            .collect()
+    };
+    cluster.create_all("svc", "shop", &services(0..300))?;
+    let twice = cluster.create_all("svc", "shop", &services(299..302));
+    let why = twice.err().context("a name was given twice")?;
+    ensure!(why.to_string().contains("already exists"), "{why}");
+    ensure!(cluster.list("svc", "shop", "")?.len() == 302);
     Ok(())
 }
 

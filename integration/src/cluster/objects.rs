@@ -117,6 +117,25 @@ impl Cluster {
         self.create_at(&self.path(kind, namespace, "")?, object)
     }
 
+    /// Creates many objects of a kind, one after the other over one connection. The first that is
+    /// refused is the error, those before and after it are made all the same.
+    pub fn create_all(&self, kind: &str, namespace: &str, objects: &[Value]) -> Result<()> {
+        let path = self.path(kind, namespace, "")?;
+        let requests: Vec<Request<'_>> = objects
+            .iter()
+            .map(|object| Request {
+                method: "POST",
+                path: &path,
+                accept: "application/json",
+                body: Some(("application/json", object)),
+            })
+            .collect();
+        for answer in request::send_all(&self.host, &requests)? {
+            accepted("POST", &path, answer)?;
+        }
+        Ok(())
+    }
+
     /// Changes an object by a JSON merge patch (RFC 7396). `subresource` is `status` or empty.
     pub fn patch(
         &self,
