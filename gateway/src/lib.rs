@@ -8,8 +8,9 @@
 //!    VIP local); `slot`: one place to listen and whom it serves; `binding`: its sockets;
 //! 4. `worker`: pinned threads with a runtime each; `context`: what the tasks of one share, `shared`:
 //!    what all do;
-//! 5. `tcp`, `dial`, `relay`: a connection from accept to close, with `buffers` it borrows and
-//!    `descriptors` it needs leave for, and `hops` that end loops; `udp`, `flows`: datagrams;
+//! 5. `tcp`, `dial`, `relay`, `delivery`: a connection from accept until its client has the last
+//!    byte, with `buffers` it borrows and `descriptors` it needs leave for, and `hops` that end
+//!    loops; `udp`, `flows`: datagrams;
 //!    `health`: `healthCheckNodePort`;
 //! 6. [`port`]: what TCP, UDP and HTTP share of a port; [`counters`]: what its metrics are made of;
 //! 7. [`http`]: ports that are balanced by request, on pingora;
@@ -23,7 +24,8 @@
 //! - A change of one Service touches its own listeners alone; a place that passes from one Service
 //!   to another keeps its sockets.
 //! - Memory is bounded by what is open: an idle connection holds no buffer, a slow reader holds one.
-//! - Only routes that carry Fairway's own protocol number are ever removed.
+//! - Only routes that carry Fairway's own protocol number are ever removed, and none while a client
+//!   of its address has not got all that was written to it, or its time to drain is not over.
 
 pub mod admin;
 mod binding;
@@ -31,6 +33,7 @@ mod buffers;
 mod context;
 mod control;
 pub mod counters;
+mod delivery;
 mod descriptors;
 mod dial;
 mod flows;

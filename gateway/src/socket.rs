@@ -223,7 +223,7 @@ pub(crate) fn tune(socket: &impl AsFd) {
 
 /// Makes the coming close of a connection a reset, so that the peer learns that it did not end as
 /// it should.
-pub(crate) fn reset_on_close(stream: &tokio::net::TcpStream) {
+pub(crate) fn reset_on_close(stream: &impl AsFd) {
     // Where it fails, the connection is gone already.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

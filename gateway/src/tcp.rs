@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::counters::Gauge;
+use crate::delivery;
 use crate::descriptors::{CONNECTION, Descriptors, Permit};
 use crate::dial::{self, DialError};
 use crate::health;
@@ -177,7 +178,9 @@ impl Connection {
         let counters = &self.port.counters;
         counters.touch();
         let _active = Open::new(&counters.active);
-        let client = &self.stream;
+        // Closed before it is no longer counted: a reset needs the way that it takes, too.
+        let client = self.stream;
+        let client = &client;
         // Boxed, so that it takes no room once it is done: most connections live long after.
         let dialled = Box::pin(async {
             tokio::select! {
@@ -212,12 +215,16 @@ impl Connection {
             ended = relay::relay(client, endpoint, received, transmitted, descriptors) => ended.is_ok(),
             () = dialled.state.state().cut.cancelled() => false,
         };
-        if ended {
+        if !ended {
+            socket::reset_on_close(endpoint);
+        }
+        // The endpoint has nothing to do with what is left.
+        drop(dialled);
+        if ended && delivery::delivered(client, &self.port.cut).await {
             counters.completed.increment();
         } else {
             counters.failed.increment();
             socket::reset_on_close(client);
-            socket::reset_on_close(endpoint);
         }
     }
 }

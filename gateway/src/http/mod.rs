@@ -34,6 +34,7 @@ use pingora_core::apps::{HttpServerOptions, ServerApp};
 use pingora_core::protocols::http::v2::server::default_h2_options;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -41,9 +42,11 @@ use tokio_util::sync::CancellationToken;
 use self::app::App;
 use self::connection::{Connection, Phase};
 use self::stream::Downstream;
+use crate::delivery;
 use crate::descriptors::Descriptors;
 use crate::hops::Hops;
 use crate::port::{Clock, Port};
+use crate::socket;
 
 /// From a connection's accept to its first byte, and from the first byte of a request's head to
 /// its last, however many reads it takes.
@@ -139,23 +142,39 @@ impl Server {
         let connection = Arc::new(Connection::new(listen, client, hops, port, clock));
         let downstream = Box::new(Downstream::new(stream, connection.clone()));
         let stopping = self.stopping.subscribe();
-        let serving = self.proxy.process_new(downstream, &stopping);
-        tokio::pin!(serving);
+        let mut serving = self.proxy.process_new(downstream, &stopping);
         let mut told = false;
-        loop {
+        let cut = loop {
             tokio::select! {
                 biased;
-                () = connection.cut() => return connection.set_failed(),
-                _ = &mut serving => return,
+                () = connection.cut() => break true,
+                _ = &mut serving => break false,
                 () = self.stop.cancelled(), if !told => {
                     told = true;
                     self.finish().await;
                     // pingora tells those that wait for another request, not for their first.
                     if connection.phase() == Phase::New {
-                        return;
+                        break false;
                     }
                 }
             }
+        };
+        // With it goes the stream.
+        drop(serving);
+        let Some(left) = connection.take_left() else {
+            if cut {
+                connection.set_failed();
+            }
+            return;
+        };
+        // What close(2) would do. It fails where the connection is gone already.
+        let delivered = !cut && {
+            let _ = SockRef::from(&left).shutdown(std::net::Shutdown::Write);
+            delivery::delivered(&left, &connection.port.cut).await
+        };
+        if !delivered {
+            connection.set_failed();
+            socket::reset_on_close(&left);
         }
     }
 

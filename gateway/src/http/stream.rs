@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -26,6 +26,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::HEAD_BYTES;
 use super::connection::{Connection, Phase};
 use super::failure::Failure;
+use crate::delivery;
 
 /// What an h2 client with prior knowledge begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -142,6 +143,19 @@ impl Downstream {
         }
         self.unsent = Vec::new();
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Downstream {
+    /// pingora drops a stream once it has written all. Where the client has not got all yet, the
+    /// socket stays with the connection, by another descriptor for a moment: to move it out of
+    /// here, every use of it would have to deal with its absence.
+    fn drop(&mut self) {
+        if delivery::unacknowledged(&self.socket) > 0
+            && let Ok(socket) = self.socket.as_fd().try_clone_to_owned()
+        {
+            self.connection.leave(socket);
+        }
     }
 }
 

@@ -128,9 +128,10 @@ impl Opener {
 
     /// Ends the workers and what they still do, and removes our routes.
     pub(super) async fn end(mut self) {
-        self.routes.retain(|_| false).await;
+        // In this order: what the workers' sockets say as they are closed needs the routes.
         for worker in self.workers {
             worker.stop();
         }
+        self.routes.retain(|_| false).await;
     }
 }

@@ -8,6 +8,7 @@
     clippy::panic
 )]
 
+mod delivery;
 mod harness;
 mod listeners;
 mod local;
