@@ -21,6 +21,7 @@ use crate::flows::{NoFlow, Upstream};
 use crate::hops::{Guard, Hops};
 use crate::port::Port;
 use crate::slot::{Slot, Target};
+use crate::socket;
 
 /// Datagrams taken from one socket before the others of the worker get their turn.
 const BATCH: usize = 64;
@@ -150,6 +151,7 @@ fn connected(endpoint: EndpointAddr, hops: Option<Hops>) -> io::Result<UdpSocket
     if let Some(hops) = hops {
         hops.set(&socket, endpoint.0.is_ipv4())?;
     }
+    socket::queue_datagrams(&socket);
     socket.connect(&endpoint.0.into())?;
     UdpSocket::from_std(socket.into())
 }
@@ -220,6 +222,41 @@ impl Replies {
         self.port.counters.connect_error(ConnectError::of(error));
         if error.kind() == io::ErrorKind::ConnectionRefused {
             self.context.flows.refused(self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::time::Duration;
+
+    use super::*;
+
+    /// More than the default of `net.core.rmem_default` holds, 208 KiB, and less than what the
+    /// default of `net.core.rmem_max` lets a socket ask for, twice as much: the kernel takes some
+    /// 2.3 KiB of memory for a datagram of this length.
+    const BURST: usize = 128;
+    const LENGTH: usize = 1000;
+
+    #[tokio::test]
+    async fn a_burst_of_answers_waits_for_its_worker() {
+        let endpoint = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let way = connected(EndpointAddr(endpoint.local_addr().unwrap()), None).unwrap();
+        // Nobody reads before all are sent.
+        for _ in 0..BURST {
+            endpoint
+                .send_to(&[7; LENGTH], way.local_addr().unwrap())
+                .unwrap();
+        }
+        for number in 0..BURST {
+            let mut answer = [0; LENGTH];
+            let received = tokio::time::timeout(Duration::from_secs(10), way.recv(&mut answer));
+            let received = received
+                .await
+                .unwrap_or_else(|_| panic!("lost after {number}"));
+            assert_eq!(received.unwrap(), LENGTH);
         }
     }
 }
