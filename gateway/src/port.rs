@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,33 @@ pub struct Port {
     pub(crate) share: Arc<Share>,
     /// Ends every connection of the port: its Service is gone and has had its time to drain.
     pub cut: CancellationToken,
+}
+
+/// A client's connection to a port, counted as one of the port's from its accept until its socket
+/// is closed.
+#[derive(Debug)]
+pub(crate) struct Open(Arc<Port>);
+
+impl Open {
+    /// One more.
+    pub(crate) fn new(port: Arc<Port>) -> Self {
+        port.counters.active.increment();
+        Self(port)
+    }
+}
+
+impl Deref for Open {
+    type Target = Port;
+
+    fn deref(&self) -> &Port {
+        &self.0
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.counters.active.decrement();
+    }
 }
 
 /// What outlives rebuilds of one endpoint of one port.

@@ -12,13 +12,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::counters::Gauge;
 use crate::delivery;
 use crate::descriptors::{CONNECTION, Descriptors, Permit};
 use crate::dial::{self, DialError};
 use crate::health;
 use crate::hops::Hops;
-use crate::port::Port;
+use crate::port::Open;
 use crate::relay;
 use crate::slot::{Slot, Target};
 use crate::socket;
@@ -113,7 +112,8 @@ fn begin(
                 client,
                 listen: slot.listen,
                 kind: *kind,
-                port: port.clone(),
+                // Now: what the task does is seen later, and the listener may be gone then.
+                port: Open::new(port.clone()),
                 permit,
             };
             tokio::spawn(tracker.track_future(connection.run(context)));
@@ -127,7 +127,8 @@ struct Connection {
     client: ClientAddr,
     listen: ListenAddr,
     kind: ClaimKind,
-    port: Arc<Port>,
+    /// After the socket: a reset needs the way that the connection has while it is counted.
+    port: Open,
     /// Given back when both sockets are closed.
     permit: Permit,
 }
@@ -177,10 +178,7 @@ impl Connection {
     async fn carry(self, context: &Context, hops: Option<Hops>) {
         let counters = &self.port.counters;
         counters.touch();
-        let _active = Open::new(&counters.active);
-        // Closed before it is no longer counted: a reset needs the way that it takes, too.
-        let client = self.stream;
-        let client = &client;
+        let client = &self.stream;
         // Boxed, so that it takes no room once it is done: most connections live long after.
         let dialled = Box::pin(async {
             tokio::select! {
@@ -229,18 +227,80 @@ impl Connection {
     }
 }
 
-/// Counts a connection that is open.
-struct Open<'a>(&'a Gauge);
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-impl<'a> Open<'a> {
-    fn new(gauge: &'a Gauge) -> Self {
-        gauge.increment();
-        Self(gauge)
+    use arc_swap::ArcSwap;
+    use fairway_config::names::ServiceName;
+    use fairway_config::net::Protocol;
+    use fairway_config::service::{ForwardTo, PortKey};
+    use fairway_gateway_core::route::{EndpointSet, RoutePort, Sources};
+
+    use super::*;
+    use crate::flows::Flows;
+    use crate::port::Port;
+    use crate::settings::Settings;
+    use crate::shared::Shared;
+
+    fn context() -> Arc<Context> {
+        let core = fairway_gateway_core::build::Settings {
+            gateway: "test".into(),
+            node_name: None,
+            zone: None,
+            forward_to: ForwardTo::Endpoints,
+            class: "fairway.dev/gateway".into(),
+            default_class: true,
+            allow_loopback: true,
+            admin: Vec::new(),
+            serve_node_ports: true,
+            node_addresses: None,
+        };
+        let settings = Settings::new("test".into(), core);
+        let shared = Shared::new(&settings, CancellationToken::new());
+        Arc::new(Context::new(Arc::new(shared), Flows::new(0, 16)))
     }
-}
 
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.decrement();
+    fn port() -> Arc<Port> {
+        let key = PortKey {
+            protocol: Protocol::Tcp,
+            port: 80,
+        };
+        let route = RoutePort {
+            service: ServiceName::new("web", "shop"),
+            key,
+            name: None,
+            app: AppProtocol::Opaque,
+            claims: Vec::new(),
+            sources: Sources::default(),
+            affinity: None,
+            endpoints: Arc::new(EndpointSet::new(Vec::new(), Vec::new())),
+            loop_guard: Vec::new(),
+        };
+        Arc::new(Port::new(Arc::new(route), 1))
+    }
+
+    #[tokio::test]
+    async fn a_connection_counts_from_its_accept_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listen = listener.local_addr().unwrap();
+        let _client = TcpStream::connect(listen).await.unwrap();
+        let (stream, client) = listener.accept().await.unwrap();
+        let (context, port) = (context(), port());
+        let slot = Slot {
+            listen: ListenAddr(listen),
+            target: ArcSwap::from_pointee(Target::Port {
+                port: port.clone(),
+                kind: ClaimKind::Vip,
+            }),
+        };
+        let permit = take(&context.shared.descriptors, &slot).unwrap();
+        begin(stream, ClientAddr(client), permit, &slot, &context);
+        // Its task has not run yet, on the one thread of this test.
+        assert_eq!(port.counters.active.get(), 1);
+        // There is no endpoint.
+        context.shared.connections.close();
+        context.shared.connections.wait().await;
+        assert_eq!(port.counters.active.get(), 0);
     }
 }

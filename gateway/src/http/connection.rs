@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use super::{ENDPOINT, HEAD};
 use crate::hops::Hops;
-use crate::port::{Clock, EndpointState, Port};
+use crate::port::{Clock, EndpointState, Open};
 
 /// One connection of a client, from accept to close.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(super) struct Connection {
     pub(super) client: ClientAddr,
     /// The hops that its connections to endpoints have.
     pub(super) hops: Option<Hops>,
-    pub(super) port: Arc<Port>,
+    pub(super) port: Open,
     clock: Clock,
     phase: AtomicU8,
     failed: AtomicBool,
@@ -88,11 +88,10 @@ impl Connection {
         listen: ListenAddr,
         client: ClientAddr,
         hops: Option<Hops>,
-        port: Arc<Port>,
+        port: Open,
         clock: Clock,
     ) -> Self {
         port.counters.touch();
-        port.counters.active.increment();
         Self {
             listen,
             client,
@@ -197,7 +196,6 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.port.counters.active.decrement();
         if *self.failed.get_mut() {
             self.port.counters.failed.increment();
         } else {

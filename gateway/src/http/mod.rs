@@ -45,7 +45,7 @@ use self::stream::Downstream;
 use crate::delivery;
 use crate::descriptors::Descriptors;
 use crate::hops::Hops;
-use crate::port::{Clock, Port};
+use crate::port::{Clock, Open};
 use crate::socket;
 
 /// From a connection's accept to its first byte, and from the first byte of a request's head to
@@ -126,15 +126,14 @@ impl Server {
 
     /// Carries one admitted connection until it ends: by the client, by a deadline, because the
     /// port or the endpoint is cut, or gracefully because the server stops. Connections to endpoints
-    /// have so many hops. Counts it (active,
-    /// completed or failed) and its bytes.
+    /// have so many hops. Counts it (completed or failed) and its bytes.
     pub(crate) async fn serve(
         &self,
         stream: TcpStream,
         listen: ListenAddr,
         client: ClientAddr,
         hops: Option<Hops>,
-        port: Arc<Port>,
+        port: Open,
         clock: Clock,
     ) {
         // Answers are written in whole pieces: waiting for more to fill a segment only delays them.

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Server;
 use crate::descriptors::Descriptors;
-use crate::port::{Clock, Port};
+use crate::port::{Clock, Open, Port};
 
 /// For a connection to a backend to stand.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ impl Edge {
                             ListenAddr(addr),
                             ClientAddr(client),
                             None,
-                            port,
+                            Open::new(port),
                             Clock::start(),
                         )
                         .await;
