@@ -100,6 +100,9 @@ impl Server {
             threads: 1,
             max_retries: TRIES,
             upstream_keepalive_pool_size: descriptors.pooled(),
+            // No endpoint is spoken to in TLS, so nobody is to be trusted. Without this pingora reads
+            // the host's trust store for each worker, and panics where it can't.
+            ca_file: Some("/dev/null".to_owned()),
             ..ServerConf::default()
         });
         let mut options = HttpServerOptions::default();
