@@ -131,8 +131,8 @@ fn changes_of_the_cores(results: &Path) -> String {
     let mut text = String::from(
         "## One change in the cores\n\nMeasured by `cargo bench` in the same run: microseconds of one \
          change, from the change until nothing is left to do, medians. `hot` changes the same Service \
-         again and again, `warm` a random one, `cold` a random one with the processor's caches swept \
-         before. `hot` and `cold` compare what is done; between 1 and 20,000 Services `warm` compares \
+         again and again, `warm` a random one, `cold` a random one that is made after the \
+         processor's caches were swept. `hot` and `cold` compare what is done; between 1 and 20,000 Services `warm` compares \
          caches too: one Service never leaves them. Wanted: at most 30 µs, and 20,000 against 1 under \
          1.5. Published for comparison: adding a rule at 1 / 5,000 / 20,000 Services costs iptables \
          50 µs / 11 min / 5 h, IPVS 30 / 50 / 70 µs.\n\n\
