@@ -25,6 +25,10 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Run controller and gateway over a directory of Kubernetes manifests, without a cluster
     Standalone(Box<StandaloneArgs>),
+    /// Run the controller in a cluster: any number of replicas, one of them leads
+    Controller(Box<ControllerArgs>),
+    /// Run a gateway on an edge node, inside the cluster or outside
+    Gateway(Box<GatewayArgs>),
     /// Print tables of what a running Fairway has
     Get(GetArgs),
     /// Say why a Service has this address, these ports, these endpoints
@@ -61,14 +65,75 @@ pub(crate) struct StandaloneArgs {
     /// Fairway's own directory: what was given out, kept through restarts
     #[arg(long, env = "FAIRWAY_STATE", value_name = "DIR")]
     pub(crate) state: PathBuf,
+    /// The range of node ports
+    #[arg(
+        long,
+        env = "FAIRWAY_NODE_PORT_RANGE",
+        value_name = "FIRST-LAST",
+        default_value = "30000-32767"
+    )]
+    pub(crate) node_port_range: NodePortRange,
     /// What every long-running command takes.
     #[command(flatten)]
-    pub(crate) common: CommonArgs,
+    pub(crate) process: ProcessArgs,
+    /// What carries traffic.
+    #[command(flatten)]
+    pub(crate) traffic: TrafficArgs,
+}
+
+/// Flags of `controller`.
+#[derive(Debug, Args)]
+pub(crate) struct ControllerArgs {
+    /// This replica's name in the election and in Events [default: the host's name]
+    #[arg(long, env = "FAIRWAY_NODE_NAME", value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// Which cluster.
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// What every long-running command takes.
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
+}
+
+/// Flags of `gateway`.
+#[derive(Debug, Args)]
+pub(crate) struct GatewayArgs {
+    /// Which cluster.
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// What every long-running command takes.
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
+    /// What carries traffic.
+    #[command(flatten)]
+    pub(crate) traffic: TrafficArgs,
+}
+
+/// Where the cluster is, and what of it is ours.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// How to reach the API server [default: KUBECONFIG, else the Pod's service account]
+    #[arg(long, env = "FAIRWAY_KUBECONFIG", value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Which context of the kubeconfig
+    #[arg(long, env = "FAIRWAY_CONTEXT", value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// Fairway's own namespace, for its Leases
+    #[arg(
+        long,
+        env = "FAIRWAY_NAMESPACE",
+        value_name = "NAME",
+        default_value = "fairway-system"
+    )]
+    pub(crate) namespace: String,
+    /// Take LoadBalancer Services without a loadBalancerClass, too
+    #[arg(long, env = "FAIRWAY_DEFAULT_CLASS")]
+    pub(crate) default_class: bool,
 }
 
 /// Flags of every long-running command.
 #[derive(Debug, Args)]
-pub(crate) struct CommonArgs {
+pub(crate) struct ProcessArgs {
     /// Where to serve health, API, status page and metrics
     #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT", default_value = DEFAULT_ADMIN)]
     pub(crate) admin: SocketAddr,
@@ -78,6 +143,14 @@ pub(crate) struct CommonArgs {
     /// How to write the log
     #[arg(long, env = "FAIRWAY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
+    /// The loadBalancerClass that is ours
+    #[arg(long, env = "FAIRWAY_CLASS", value_name = "CLASS", default_value = DEFAULT_CLASS)]
+    pub(crate) class: String,
+}
+
+/// Flags of every command that carries traffic.
+#[derive(Debug, Args)]
+pub(crate) struct TrafficArgs {
     /// Where to send traffic: straight to the endpoints, or to the nodes' node ports
     #[arg(long, env = "FAIRWAY_FORWARD_TO", value_enum, default_value_t = ForwardToArg::Endpoints)]
     pub(crate) forward_to: ForwardToArg,
@@ -90,14 +163,6 @@ pub(crate) struct CommonArgs {
         value_delimiter = ','
     )]
     pub(crate) node_address: Vec<IpAddr>,
-    /// The range of node ports
-    #[arg(
-        long,
-        env = "FAIRWAY_NODE_PORT_RANGE",
-        value_name = "FIRST-LAST",
-        default_value = "30000-32767"
-    )]
-    pub(crate) node_port_range: NodePortRange,
     /// How long connections may go on after a stop or after their endpoint went away
     #[arg(long, env = "FAIRWAY_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
           value_parser = duration)]
@@ -108,9 +173,6 @@ pub(crate) struct CommonArgs {
     /// This node's name [default: the host's name]
     #[arg(long, env = "FAIRWAY_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
-    /// The loadBalancerClass that is ours
-    #[arg(long, env = "FAIRWAY_CLASS", value_name = "CLASS", default_value = DEFAULT_CLASS)]
-    pub(crate) class: String,
     /// For tests: let endpoints be on loopback and on this host
     #[arg(long, env = "FAIRWAY_ALLOW_LOOPBACK_ENDPOINTS", hide_short_help = true)]
     pub(crate) allow_loopback_endpoints: bool,

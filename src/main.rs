@@ -1,12 +1,14 @@
 //! `fairway`: arguments and wiring, nothing else.
 //!
-//! Reading order: [`args`] is every command and flag; [`process`] wires the
-//! controller and the gateway over a directory, for [`standalone`] and [`demo`]; [`views`] is what the
-//! admin address shows of both;
+//! Reading order: [`args`] is every command and flag; [`process`] is what every long-running
+//! command is made of; [`standalone`] wires controller and gateway over a directory, for itself and
+//! for [`demo`], [`cluster`] each of them over an API server; [`views`] is what the admin address
+//! shows;
 //! [`get`], [`explain`] and [`validate`] are the commands that print and end.
 
 mod args;
 mod client;
+mod cluster;
 mod demo;
 mod explain;
 mod get;
@@ -55,6 +57,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => demo::run(args),
         Command::Standalone(args) => standalone::run(args),
+        Command::Controller(args) => cluster::controller(args),
+        Command::Gateway(args) => cluster::gateway(args),
         Command::Get(args) => get::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Validate(args) => validate::run(args),

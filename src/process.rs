@@ -1,15 +1,13 @@
-//! Controller, gateway and admin address in one process, over a directory.
+//! What every long-running command is made of: a store, what works over it, the admin address.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use fairway_config::service::ForwardTo;
 use fairway_config::view::{Readiness, ServiceRow};
-use fairway_controller::{Controller, DirectorySettings, DirectoryStore, OpenError, Store as _};
-use fairway_controller_core::NodePortRange;
+use fairway_controller::Store;
 use fairway_gateway::Gateway;
 use fairway_gateway::admin::{self, Views as _};
 use fairway_gateway::metrics::Recorder;
@@ -18,120 +16,144 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::WrongConfiguration;
-use crate::args::DEFAULT_CLASS;
-use crate::views::Whole;
+use crate::args::{ProcessArgs, TrafficArgs};
+use crate::views::{Known, Whole};
 
 /// How often what the recorder's histograms collected is worked off.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// How a process is set up.
-pub(crate) struct Settings {
-    pub(crate) manifests: PathBuf,
-    pub(crate) state: PathBuf,
+/// Where a process is looked at from outside.
+pub(crate) struct Addresses {
     pub(crate) admin: TcpListener,
     pub(crate) metrics: Option<TcpListener>,
-    pub(crate) node_name: String,
+}
+
+impl Addresses {
+    /// Binds what the flags say.
+    pub(crate) fn bind(args: &ProcessArgs) -> anyhow::Result<Self> {
+        let metrics = args.metrics.map(|address| bind(address, "--metrics"));
+        Ok(Self {
+            admin: bind(args.admin, "--admin")?,
+            metrics: metrics.transpose()?,
+        })
+    }
+
+    /// All of them: no traffic is sent there.
+    pub(crate) fn all(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        let all = [Some(&self.admin), self.metrics.as_ref()];
+        let all = all.into_iter().flatten().map(TcpListener::local_addr);
+        Ok(all.collect::<Result<_, _>>()?)
+    }
+}
+
+/// How traffic is carried.
+pub(crate) struct Traffic {
+    pub(crate) name: Arc<str>,
     /// Empty: all addresses of the host that are in no pool.
     pub(crate) node_addresses: Vec<IpAddr>,
     pub(crate) forward_to: ForwardTo,
-    pub(crate) node_ports: NodePortRange,
     pub(crate) drain_timeout: Duration,
     pub(crate) workers: usize,
-    pub(crate) class: String,
+    pub(crate) class: Arc<str>,
+    pub(crate) default_class: bool,
     pub(crate) allow_loopback: bool,
     pub(crate) name_server: Option<SocketAddr>,
+}
+
+impl Traffic {
+    /// What the flags say.
+    pub(crate) fn new(args: TrafficArgs, class: &str, default_class: bool) -> Self {
+        Self {
+            name: args.node_name.unwrap_or_else(host_name).into(),
+            node_addresses: args.node_address,
+            forward_to: args.forward_to.into(),
+            drain_timeout: args.drain_timeout,
+            workers: args.workers.map_or_else(cores, usize::from),
+            class: class.into(),
+            default_class,
+            allow_loopback: args.allow_loopback_endpoints,
+            name_server: args.name_server,
+        }
+    }
+
+    /// Starts a gateway over a store. `own` is what the process listens on for itself.
+    pub(crate) fn start<S: Store>(
+        self,
+        store: &Arc<S>,
+        own: Vec<SocketAddr>,
+        drain: CancellationToken,
+    ) -> anyhow::Result<Gateway> {
+        let core = fairway_gateway_core::build::Settings {
+            gateway: self.name.clone(),
+            node_name: Some(self.name.clone()),
+            zone: None,
+            forward_to: self.forward_to,
+            class: self.class,
+            default_class: self.default_class,
+            allow_loopback: self.allow_loopback,
+            admin: own,
+            serve_node_ports: true,
+            node_addresses: (!self.node_addresses.is_empty()).then_some(self.node_addresses),
+        };
+        let settings = fairway_gateway::Settings {
+            workers: self.workers,
+            drain_timeout: self.drain_timeout,
+            name_server: self.name_server,
+            ..fairway_gateway::Settings::new(self.name.clone(), core)
+        };
+        let reports = {
+            let (store, name) = (store.clone(), self.name.clone());
+            Arc::new(move |reports| store.report(&name, reports))
+        };
+        Ok(Gateway::start(settings, store.subscribe(), reports, drain)?)
+    }
+}
+
+/// The tokens by which a process is stopped.
+#[derive(Clone, Default)]
+pub(crate) struct Stop {
+    /// Told first: no new connections, no new decisions.
+    pub(crate) drain: CancellationToken,
+    /// Told when all that has ended: the rest of the process.
+    pub(crate) rest: CancellationToken,
 }
 
 /// A process that runs.
 pub(crate) struct Process {
     views: Arc<Whole>,
-    gateway: Gateway,
-    /// Told first: the gateway takes no new connections and drains.
-    drain: CancellationToken,
-    /// Told when the gateway is done: the controller, the admin address and the rest.
-    stop: CancellationToken,
+    gateway: Option<Gateway>,
+    stop: Stop,
+    /// Ends when it is told to drain.
+    work: JoinSet<()>,
     tasks: JoinSet<()>,
 }
 
 impl Process {
-    /// Starts everything. Needs a Tokio runtime.
-    pub(crate) async fn start(settings: Settings) -> anyhow::Result<Self> {
-        let recorder = Recorder::install().context("metrics can't be recorded")?;
-        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-        let store =
-            DirectoryStore::open(DirectorySettings::new(settings.manifests, settings.state))
-                .map_err(|error| match error {
-                    OpenError::Locked { .. } | OpenError::State { .. } => anyhow::Error::from(
-                        WrongConfiguration(format!("{:#}", anyhow::Error::from(error))),
-                    ),
-                    other => other.into(),
-                })?;
-        let store = Arc::new(store);
-        let (controller, handle) = Controller::new(
-            store.clone(),
-            fairway_controller_core::Settings {
-                class: settings.class.as_str().into(),
-                default_class: true,
-                node_ports: settings.node_ports,
-                allocates_node_ports: true,
-            },
-        );
-        let admin_addresses = [Some(&settings.admin), settings.metrics.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(TcpListener::local_addr)
-            .collect::<Result<_, _>>()?;
-        let name: Arc<str> = settings.node_name.into();
-        let core = fairway_gateway_core::build::Settings {
-            gateway: name.clone(),
-            node_name: Some(name.clone()),
-            zone: None,
-            forward_to: settings.forward_to,
-            class: settings.class.as_str().into(),
-            default_class: true,
-            allow_loopback: settings.allow_loopback,
-            admin: admin_addresses,
-            serve_node_ports: true,
-            node_addresses: (!settings.node_addresses.is_empty())
-                .then_some(settings.node_addresses),
-        };
-        let reports = {
-            let store = store.clone();
-            Arc::new(move |reports| store.report(reports))
-        };
-        let gateway = Gateway::start(
-            fairway_gateway::Settings {
-                workers: settings.workers,
-                drain_timeout: settings.drain_timeout,
-                name_server: settings.name_server,
-                ..fairway_gateway::Settings::new(name, core)
-            },
-            store.subscribe(),
-            reports,
-            drain.clone(),
-        )?;
-
-        let mut tasks = JoinSet::new();
-        tasks.spawn(controller.run(stop.clone()));
-        let views = Arc::new(Whole::new(handle, store.clone(), gateway.clone(), recorder));
-        tasks.spawn(admin::serve(
-            listener(settings.admin)?,
-            views.clone(),
-            stop.clone(),
-        ));
-        if let Some(metrics) = settings.metrics {
-            tasks.spawn(admin::serve_metrics(
-                listener(metrics)?,
-                views.clone(),
-                stop.clone(),
-            ));
+    /// Serves what there is to see. Needs a Tokio runtime. `work` ends when `stop.drain` is told,
+    /// `tasks` when `stop.rest` is.
+    pub(crate) fn serve(
+        known: Arc<dyn Known>,
+        gateway: Option<Gateway>,
+        recorder: Recorder,
+        addresses: Addresses,
+        stop: Stop,
+        work: JoinSet<()>,
+        mut tasks: JoinSet<()>,
+    ) -> anyhow::Result<Self> {
+        let views = Arc::new(Whole::new(known, gateway.clone(), recorder));
+        let rest = &stop.rest;
+        let admin = listener(addresses.admin)?;
+        tasks.spawn(admin::serve(admin, views.clone(), rest.clone()));
+        if let Some(metrics) = addresses.metrics {
+            let metrics = listener(metrics)?;
+            tasks.spawn(admin::serve_metrics(metrics, views.clone(), rest.clone()));
         }
-        tasks.spawn(upkeep(views.clone(), stop.clone()));
+        tasks.spawn(upkeep(views.clone(), rest.clone()));
         Ok(Self {
             views,
             gateway,
-            drain,
             stop,
+            work,
             tasks,
         })
     }
@@ -158,32 +180,43 @@ impl Process {
 
     /// Stops accepting, lets connections end for as long as the drain timeout, and ends the rest.
     pub(crate) async fn stop(mut self) {
-        self.drain.cancel();
-        self.gateway.finished().await;
-        self.stop.cancel();
+        self.stop.drain.cancel();
+        if let Some(gateway) = self.gateway {
+            gateway.finished().await;
+        }
+        while self.work.join_next().await.is_some() {}
+        self.stop.rest.cancel();
         while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// Runs until SIGTERM or SIGINT and then stops; a second one does not wait for connections to
+    /// end.
+    pub(crate) async fn run(self, mut signals: StopSignal) {
+        signals.recv().await;
+        tracing::info!("stopping: connections drain");
+        tokio::select! {
+            () = self.stop() => tracing::info!("stopped"),
+            () = signals.recv() => tracing::warn!("told to stop twice: connections are cut"),
+        }
     }
 }
 
-impl Settings {
-    /// The defaults over two directories; the admin address is still to be set.
-    pub(crate) fn new(manifests: &Path, state: &Path, admin: TcpListener) -> Self {
-        Self {
-            manifests: manifests.to_owned(),
-            state: state.to_owned(),
-            admin,
-            metrics: None,
-            node_name: String::new(),
-            node_addresses: Vec::new(),
-            forward_to: ForwardTo::Endpoints,
-            node_ports: NodePortRange::default(),
-            drain_timeout: Duration::from_secs(30),
-            workers: std::thread::available_parallelism().map_or(1, usize::from),
-            class: DEFAULT_CLASS.to_owned(),
-            allow_loopback: false,
-            name_server: None,
-        }
-    }
+/// What metrics are recorded with.
+pub(crate) fn recorder() -> anyhow::Result<Recorder> {
+    Recorder::install().context("metrics can't be recorded")
+}
+
+/// How many cores there are.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The name the kernel has for this host.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 async fn upkeep(views: Arc<Whole>, stop: CancellationToken) {

@@ -1,77 +1,100 @@
-//! `fairway standalone`: an edge appliance over a directory of manifests.
+//! `fairway standalone`: controller, gateway and admin address in one process over a directory of
+//! manifests. An edge appliance.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use crate::args::{CommonArgs, StandaloneArgs};
-use crate::process::{self, Process};
+use fairway_controller::{Controller, DirectorySettings, DirectoryStore, OpenError};
+use fairway_controller_core::NodePortRange;
+use tokio::task::JoinSet;
+
+use crate::WrongConfiguration;
+use crate::args::StandaloneArgs;
+use crate::process::{self, Addresses, Process, Stop, Traffic};
 
 /// Runs until SIGTERM or SIGINT; a second one does not wait for connections to end.
 pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
     let StandaloneArgs {
         manifests,
         state,
-        common,
+        node_port_range,
+        process: common,
+        traffic,
     } = *args;
     crate::logs::start(common.log_format, "info");
     process::runtime()?.block_on(async {
-        let mut stop = process::stop_signal()?;
-        let admin = process::bind(common.admin, "--admin")?;
-        let metrics = common
-            .metrics
-            .map(|address| process::bind(address, "--metrics"))
-            .transpose()?;
-        let admin_address = admin.local_addr()?;
-        let CommonArgs {
-            forward_to,
-            node_address,
-            node_port_range,
-            drain_timeout,
-            workers,
-            node_name,
-            class,
-            allow_loopback_endpoints,
-            name_server,
-            ..
-        } = common;
-        let defaults = process::Settings::new(&manifests, &state, admin);
-        let settings = process::Settings {
-            metrics,
-            node_name: node_name.unwrap_or_else(host_name),
-            node_addresses: node_address,
-            forward_to: forward_to.into(),
+        let signals = process::stop_signal()?;
+        let addresses = Addresses::bind(&common)?;
+        let admin = addresses.admin.local_addr()?;
+        let process = start(Settings {
+            manifests: manifests.clone(),
+            state: state.clone(),
+            addresses,
             node_ports: node_port_range,
-            drain_timeout,
-            workers: workers.map_or(defaults.workers, usize::from),
-            class,
-            allow_loopback: allow_loopback_endpoints,
-            name_server,
-            ..defaults
-        };
-        let process = Process::start(settings).await?;
+            traffic: Traffic::new(traffic, &common.class, true),
+        })?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             manifests = %manifests.display(),
             state = %state.display(),
-            admin = %admin_address,
+            %admin,
             "started"
         );
-        stop.recv().await;
-        tracing::info!(
-            timeout_seconds = drain_timeout.as_secs_f64(),
-            "stopping: connections drain"
-        );
-        tokio::select! {
-            () = process.stop() => tracing::info!("stopped"),
-            () = stop.recv() => tracing::warn!("told to stop twice: connections are cut"),
-        }
+        process.run(signals).await;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-/// The name the kernel has for this host.
-fn host_name() -> String {
-    rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned()
+/// How a process over a directory is set up.
+pub(crate) struct Settings {
+    pub(crate) manifests: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) addresses: Addresses,
+    pub(crate) node_ports: NodePortRange,
+    pub(crate) traffic: Traffic,
+}
+
+/// Starts controller and gateway over a directory. Needs a Tokio runtime.
+pub(crate) fn start(settings: Settings) -> anyhow::Result<Process> {
+    let Settings {
+        manifests,
+        state,
+        addresses,
+        node_ports,
+        traffic,
+    } = settings;
+    let recorder = process::recorder()?;
+    let stop = Stop::default();
+    let store = DirectoryStore::open(DirectorySettings::new(manifests, state)).map_err(
+        |error| match error {
+            OpenError::Locked { .. } | OpenError::State { .. } => anyhow::Error::from(
+                WrongConfiguration(format!("{:#}", anyhow::Error::from(error))),
+            ),
+            other => other.into(),
+        },
+    )?;
+    let store = Arc::new(store);
+    let (controller, handle) = Controller::new(
+        store.clone(),
+        fairway_controller_core::Settings {
+            class: Arc::clone(&traffic.class),
+            default_class: true,
+            node_ports,
+            allocates_node_ports: true,
+        },
+    );
+    let gateway = traffic.start(&store, addresses.all()?, stop.drain.clone())?;
+    // Decides until the last connection has ended: what drains is still to be looked after.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(controller.run(stop.rest.clone()));
+    Process::serve(
+        Arc::new(handle),
+        Some(gateway),
+        recorder,
+        addresses,
+        stop,
+        JoinSet::new(),
+        tasks,
+    )
 }

@@ -10,29 +10,128 @@ use fairway_config::problem::Problem;
 use fairway_config::view::{
     EndpointRow, Explanation, GatewayRow, ListenerRow, PoolRow, Readiness, Section, ServiceRow,
 };
-use fairway_controller::{DirectoryStore, Handle, Store as _};
+use fairway_controller::{Handle, Onlooker, Store};
+use fairway_controller_core::Counts;
 use fairway_gateway::Gateway;
 use fairway_gateway::admin::Views;
 use fairway_gateway::metrics::{self, Recorder, Snapshot};
 
-/// Everything of a process that runs both.
+/// What a process knows of Services, whether it decides on them or not.
+pub(crate) trait Known: Send + Sync {
+    /// See [`Views::services`].
+    fn services(&self) -> Vec<ServiceRow>;
+    /// See [`Views::pools`].
+    fn pools(&self) -> Vec<PoolRow>;
+    /// Gateways that are processes of their own.
+    fn gateways(&self) -> Vec<GatewayRow>;
+    /// Why a Service has what it has; nothing where that is not known here.
+    fn explain(&self, service: &ServiceName) -> Option<Vec<Section>>;
+    /// What is counted, where this process decides.
+    fn counts(&self) -> Option<Counts>;
+    /// What is held back now, and why.
+    fn problems(&self) -> Vec<Problem>;
+    /// What is missing until everything is decided and written, a sentence each.
+    fn missing(&self) -> Vec<String>;
+    /// How much the store has told.
+    fn told(&self) -> u64;
+    /// How much of it has been worked in.
+    fn done(&self) -> u64;
+}
+
+impl<S: Store> Known for Handle<S> {
+    fn services(&self) -> Vec<ServiceRow> {
+        Handle::services(self)
+    }
+
+    fn pools(&self) -> Vec<PoolRow> {
+        Handle::pools(self)
+    }
+
+    fn gateways(&self) -> Vec<GatewayRow> {
+        Handle::gateways(self)
+    }
+
+    fn explain(&self, service: &ServiceName) -> Option<Vec<Section>> {
+        Handle::explain(self, service)
+    }
+
+    fn counts(&self) -> Option<Counts> {
+        Some(Handle::counts(self))
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        Handle::problems(self)
+    }
+
+    fn missing(&self) -> Vec<String> {
+        Handle::missing(self)
+    }
+
+    fn told(&self) -> u64 {
+        Handle::told(self)
+    }
+
+    fn done(&self) -> u64 {
+        Handle::done(self)
+    }
+}
+
+/// What a process knows that decides nothing.
+pub(crate) struct Followed<S> {
+    pub(crate) onlooker: Onlooker,
+    pub(crate) store: Arc<S>,
+}
+
+impl<S: Store> Known for Followed<S> {
+    fn services(&self) -> Vec<ServiceRow> {
+        self.onlooker.services()
+    }
+
+    fn pools(&self) -> Vec<PoolRow> {
+        self.onlooker.pools()
+    }
+
+    fn gateways(&self) -> Vec<GatewayRow> {
+        Vec::new()
+    }
+
+    fn explain(&self, _: &ServiceName) -> Option<Vec<Section>> {
+        None
+    }
+
+    fn counts(&self) -> Option<Counts> {
+        None
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        self.store.problems()
+    }
+
+    fn missing(&self) -> Vec<String> {
+        self.store.outstanding()
+    }
+
+    fn told(&self) -> u64 {
+        self.store.sequence()
+    }
+
+    fn done(&self) -> u64 {
+        // Nothing is decided here.
+        u64::MAX
+    }
+}
+
+/// Everything that a process runs.
 pub(crate) struct Whole {
-    controller: Handle<DirectoryStore>,
-    store: Arc<DirectoryStore>,
-    gateway: Gateway,
+    known: Arc<dyn Known>,
+    gateway: Option<Gateway>,
     recorder: Recorder,
 }
 
 impl Whole {
-    pub(crate) fn new(
-        controller: Handle<DirectoryStore>,
-        store: Arc<DirectoryStore>,
-        gateway: Gateway,
-        recorder: Recorder,
-    ) -> Self {
+    pub(crate) fn new(known: Arc<dyn Known>, gateway: Option<Gateway>, recorder: Recorder) -> Self {
         Self {
-            controller,
-            store,
+            known,
             gateway,
             recorder,
         }
@@ -46,7 +145,7 @@ impl Whole {
     /// The external addresses, and whether this host answers for each.
     fn vips(&self) -> BTreeMap<IpAddr, bool> {
         let mut vips = BTreeMap::new();
-        for ListenerRow { listener, .. } in self.gateway.listeners() {
+        for ListenerRow { listener, .. } in self.listeners() {
             if listener.kind == ClaimKind::Vip {
                 let stands = !matches!(listener.state, ListenerState::Failed { .. });
                 *vips.entry(listener.listen.0.ip()).or_default() |= stands;
@@ -56,26 +155,31 @@ impl Whole {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let counts = self.controller.counts();
-        let ports = self.gateway.ports().into_iter();
-        Snapshot {
+        let mut snapshot = Snapshot {
             version: env!("CARGO_PKG_VERSION"),
-            ports: ports
+            vips_owned: self.vips(),
+            ..Snapshot::default()
+        };
+        if let Some(gateway) = &self.gateway {
+            let ports = gateway.ports().into_iter();
+            snapshot.ports = ports
                 .map(|(service, port)| ((service, port.route().key), port))
-                .collect(),
-            pools: counts.pools,
-            node_ports: BTreeMap::from([
+                .collect();
+        }
+        if let Some(counts) = self.known.counts() {
+            snapshot.pools = counts.pools;
+            snapshot.node_ports = BTreeMap::from([
                 ("used", as_u64(counts.node_ports.used)),
                 ("free_static", as_u64(counts.node_ports.free_static)),
                 ("free_dynamic", as_u64(counts.node_ports.free_dynamic)),
-            ]),
-            services: BTreeMap::from([
+            ]);
+            snapshot.services = BTreeMap::from([
                 ("assigned", as_u64(counts.services.assigned)),
                 ("pending", as_u64(counts.services.pending)),
                 ("other", as_u64(counts.services.other)),
-            ]),
-            vips_owned: self.vips(),
+            ]);
         }
+        snapshot
     }
 }
 
@@ -85,48 +189,52 @@ impl Views for Whole {
     }
 
     fn services(&self) -> Vec<ServiceRow> {
-        self.controller.services()
+        self.known.services()
     }
 
     fn endpoints(&self) -> Vec<EndpointRow> {
-        self.gateway.endpoints()
+        let gateway = self.gateway.as_ref();
+        gateway.map(Gateway::endpoints).unwrap_or_default()
     }
 
     fn pools(&self) -> Vec<PoolRow> {
-        self.controller.pools()
+        self.known.pools()
     }
 
     fn gateways(&self) -> Vec<GatewayRow> {
         let readiness = self.readiness();
-        vec![GatewayRow {
+        let row = self.gateway.as_ref().map(|gateway| GatewayRow {
             ready: readiness.ready,
             why: readiness.missing.join("; "),
-            ..self.gateway.row()
-        }]
+            ..gateway.row()
+        });
+        row.into_iter().chain(self.known.gateways()).collect()
     }
 
     fn listeners(&self) -> Vec<ListenerRow> {
-        self.gateway.listeners()
+        let gateway = self.gateway.as_ref();
+        gateway.map(Gateway::listeners).unwrap_or_default()
     }
 
     fn problems(&self) -> Vec<Problem> {
-        self.store.problems()
+        self.known.problems()
     }
 
     fn explain(&self, service: &ServiceName) -> Option<Explanation> {
         let about = format!("Service {service}");
-        let problems = self.store.problems().into_iter();
+        let problems = self.known.problems().into_iter();
         let problems: Vec<String> = problems
             .filter(|it| it.object == about)
             .map(|it| it.to_string())
             .collect();
-        let known = self.controller.explain(service);
+        let mut sections = self.known.explain(service).unwrap_or_default();
+        if let Some(gateway) = &self.gateway {
+            sections.extend(gateway.explain(service));
+        }
         // A Service that could never be read is not known, and just then people ask.
-        if known.is_none() && problems.is_empty() {
+        if sections.is_empty() && problems.is_empty() {
             return None;
         }
-        let mut sections = known.unwrap_or_default();
-        sections.extend(self.gateway.explain(service));
         if !problems.is_empty() {
             sections.push(Section {
                 title: "Problems".to_owned(),
@@ -140,13 +248,16 @@ impl Views for Whole {
     }
 
     fn readiness(&self) -> Readiness {
-        // In this order: what follows from a batch is told before the batch is done. So what both
+        // In this order: what follows from a batch is told before the batch is done. So what all
         // have done is everything only if nothing else has been told since they were asked.
-        let done = self.controller.done().min(self.gateway.done());
-        let mut missing = self.controller.missing();
-        missing.extend(self.gateway.missing());
+        let mut done = self.known.done();
+        if let Some(gateway) = &self.gateway {
+            done = done.min(gateway.done());
+        }
+        let mut missing = self.known.missing();
+        missing.extend(self.gateway.iter().flat_map(Gateway::missing));
         // Each may be idle while the other's last word is still on its way to it.
-        if missing.is_empty() && done < self.store.sequence() {
+        if missing.is_empty() && done < self.known.told() {
             missing.push("the latest changes are being worked in".to_owned());
         }
         Readiness {

@@ -19,6 +19,7 @@ use crate::net::{EndpointAddr, IpFamily, ListenAddr, Protocol};
 use crate::pool::AddressPool;
 use crate::service::{Notice, PortKey, Service};
 use crate::time::Timestamp;
+use crate::view::GatewayRow;
 
 /// A number of changes that belong together.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +54,10 @@ pub enum Change {
     /// A TLS secret.
     Secret(NamespacedName, Option<Arc<TlsSecret>>),
     /// What a gateway says of a Service; nothing: it has nothing to say any more.
-    Report(ServiceName, Option<Arc<Report>>),
+    Report(ServiceName, ClusterName, Option<Arc<Report>>),
+    /// What a gateway says of itself, where gateways are processes of their own. Of a Service it
+    /// then reports only what people should know: no failure is a good report.
+    Gateway(ClusterName, Option<Arc<GatewayRow>>),
 }
 
 /// A Service and everything the store knows of it.

@@ -17,7 +17,8 @@ pub(crate) enum Subject {
     Secret(NamespacedName),
     EndpointSlice(NamespacedName, bool),
     Service(ServiceName),
-    Report(ServiceName),
+    Gateway(ClusterName),
+    Report(ServiceName, ClusterName),
 }
 
 impl Subject {
@@ -32,7 +33,10 @@ impl Subject {
             Change::Namespace(name, it) => (Self::Namespace(name.clone()), it.is_some()),
             Change::Pool(name, it) => (Self::Pool(name.clone()), it.is_some()),
             Change::Secret(name, it) => (Self::Secret(name.clone()), it.is_some()),
-            Change::Report(name, it) => (Self::Report(name.clone()), it.is_some()),
+            Change::Gateway(name, it) => (Self::Gateway(name.clone()), it.is_some()),
+            Change::Report(name, gateway, it) => {
+                (Self::Report(name.clone(), gateway.clone()), it.is_some())
+            }
         }
     }
 }

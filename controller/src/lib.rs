@@ -2,8 +2,9 @@
 //!
 //! Reading order:
 //! 1. [`store`]: the only wire between controller and gateway;
-//! 2. [`directory`]: a store over a directory of manifests;
-//! 3. [`run`]: the loop over any store, and what it has to say to people.
+//! 2. [`directory`]: a store over a directory of manifests; [`kubernetes`]: one over an API server;
+//! 3. [`run`]: the loop over any store, and what it has to say to people; [`onlooker`] says it where
+//!    there is no such loop.
 //!
 //! Invariants:
 //! - Nothing is decided before the store has told everything there is.
@@ -12,9 +13,15 @@
 
 pub mod directory;
 mod feed;
+pub mod kubernetes;
+pub mod onlooker;
+mod rows;
 pub mod run;
+mod shape;
 pub mod store;
 
 pub use directory::{DirectorySettings, DirectoryStore, OpenError};
+pub use kubernetes::{Elector, KubernetesSettings, KubernetesStore, Reads, Term};
+pub use onlooker::Onlooker;
 pub use run::{Controller, Handle};
 pub use store::{Store, WriteOutcome};

@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fairway_config::exchange::{Batch, Change, Condition, Report, StoredService, Write};
+use fairway_config::exchange::{Batch, Change, Write};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::problem::Problem;
 use fairway_config::time::Timestamp;
-use fairway_config::view::{ConditionRow, PoolRow, PortRow, Section, ServiceRow};
+use fairway_config::view::{GatewayRow, PoolRow, Section, ServiceRow};
 use fairway_controller_core::{Counts, Settings, State};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::lock;
+use crate::rows::{Rows, condition_rows};
 use crate::store::{Store, WriteOutcome};
 
 /// Between two tries of writes that failed: doubled each time, from the first to the second.
@@ -52,8 +53,7 @@ impl<S> Clone for Handle<S> {
 
 struct Shared {
     state: State,
-    services: BTreeMap<ServiceName, Arc<StoredService>>,
-    reports: BTreeMap<ServiceName, Arc<Report>>,
+    rows: Rows,
     /// Writes on their way.
     writing: usize,
     /// The sequence of the last batch that was taken, and what followed from it written.
@@ -84,8 +84,7 @@ impl<S: Store> Controller<S> {
     pub fn new(store: Arc<S>, settings: Settings) -> (Self, Handle<S>) {
         let shared = Arc::new(Mutex::new(Shared {
             state: State::new(settings),
-            services: BTreeMap::new(),
-            reports: BTreeMap::new(),
+            rows: Rows::default(),
             writing: 0,
             done: 0,
             failed: BTreeMap::new(),
@@ -201,22 +200,13 @@ impl<S: Store> Controller<S> {
 
 impl Shared {
     fn note(&mut self, change: &Change) {
+        self.rows.note(change);
         match change {
-            Change::Service(name, Some(service)) => {
-                self.services.insert(name.clone(), Arc::clone(service));
-            }
             Change::Service(name, None) => {
-                self.services.remove(name);
                 self.failed.remove(&Target::Service(name.clone()));
             }
             Change::Pool(name, None) => {
                 self.failed.remove(&Target::Pool(Arc::clone(name)));
-            }
-            Change::Report(name, Some(report)) => {
-                self.reports.insert(name.clone(), Arc::clone(report));
-            }
-            Change::Report(name, None) => {
-                self.reports.remove(name);
             }
             _ => {}
         }
@@ -226,15 +216,7 @@ impl Shared {
 impl<S: Store> Handle<S> {
     /// Rows for `get services`, ordered by namespace and name.
     pub fn services(&self) -> Vec<ServiceRow> {
-        let shared = lock(&self.shared);
-        let rows = shared.services.iter().map(|(name, stored)| {
-            let eligible = shared.reports.get(name);
-            service_row(
-                stored,
-                eligible.map_or(0, |report| report.eligible_endpoints),
-            )
-        });
-        rows.collect()
+        lock(&self.shared).rows.services()
     }
 
     /// Rows for `get pools`, in the order in which pools are tried.
@@ -265,6 +247,16 @@ impl<S: Store> Handle<S> {
     /// The sequence of the last batch from which everything that follows is written.
     pub fn done(&self) -> u64 {
         lock(&self.shared).done
+    }
+
+    /// Rows for `get gateways`: those that are processes of their own.
+    pub fn gateways(&self) -> Vec<GatewayRow> {
+        lock(&self.shared).rows.gateways()
+    }
+
+    /// How much the store has told; see [`Store::sequence`].
+    pub fn told(&self) -> u64 {
+        self.store.sequence()
     }
 
     /// What is counted, for metrics.
@@ -303,55 +295,6 @@ impl<S: Store> Handle<S> {
         missing.extend(self.store.outstanding());
         missing
     }
-}
-
-fn service_row(stored: &StoredService, endpoints: usize) -> ServiceRow {
-    let service = &stored.service;
-    ServiceRow {
-        namespace: service.name.namespace.to_string(),
-        name: service.name.name.to_string(),
-        kind: service.kind,
-        cluster_ips: if service.headless {
-            vec!["None".to_owned()]
-        } else {
-            service
-                .cluster_ips
-                .iter()
-                .map(ToString::to_string)
-                .collect()
-        },
-        external_ips: stored.status.ingress.iter().map(|entry| entry.ip).collect(),
-        external_name: service.external_name.as_deref().map(str::to_owned),
-        ports: service
-            .ports
-            .iter()
-            .map(|port| PortRow {
-                name: port.name.as_deref().map(str::to_owned),
-                port: port.port,
-                protocol: port.protocol,
-                node_port: stored.held.node_ports.get(&port.key()).copied(),
-            })
-            .collect(),
-        created: service.created.unwrap_or(stored.first_seen).to_string(),
-        endpoints,
-        conditions: condition_rows(&stored.status.conditions),
-        source: stored.source.as_deref().map(str::to_owned),
-        source_problem: stored.source_problem.clone(),
-        health_check_node_port: stored.held.health_check_node_port,
-    }
-}
-
-fn condition_rows(conditions: &BTreeMap<Arc<str>, Condition>) -> Vec<ConditionRow> {
-    conditions
-        .iter()
-        .map(|(kind, condition)| ConditionRow {
-            kind: kind.to_string(),
-            status: if condition.status { "True" } else { "False" }.to_owned(),
-            reason: condition.reason.to_string(),
-            message: condition.message.clone(),
-            last_transition_time: condition.since.to_string(),
-        })
-        .collect()
 }
 
 fn now() -> Timestamp {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Instant;
 
 use fairway_config::exchange::{Batch, Report, Write};
-use fairway_config::names::ServiceName;
+use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::problem::Problem;
 use tokio::sync::mpsc;
 
@@ -33,7 +33,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Vec<WriteOutcome>> + Send;
 
     /// Takes what a gateway says of Services; it comes back as `Change::Report`.
-    fn report(&self, reports: Vec<(ServiceName, Option<Report>)>);
+    fn report(&self, gateway: &ClusterName, reports: Vec<(ServiceName, Option<Report>)>);
 
     /// How much has been told so far: the `sequence` of the batch that a subscriber gets who is
     /// not behind.

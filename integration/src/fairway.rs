@@ -19,11 +19,14 @@ use crate::{programs, wait};
 pub const ADMIN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9901);
 
-/// `fairway standalone` on a host, with a manifest and a state directory of its own.
+/// Fairway on a host: `standalone` with a manifest and a state directory of its own, or a part of
+/// it in a cluster.
 #[derive(Debug)]
 pub struct Fairway {
     process: Option<Process>,
     host: Host,
+    /// `controller` or `gateway` and the kubeconfig; nothing: `standalone`.
+    member: Option<(&'static str, PathBuf)>,
     manifests: PathBuf,
     state: PathBuf,
     arguments: Vec<String>,
@@ -42,6 +45,7 @@ impl Fairway {
         Ok(Self {
             process: None,
             host: host.clone(),
+            member: None,
             manifests,
             state,
             arguments: Vec::new(),
@@ -61,7 +65,15 @@ impl Fairway {
         Ok(fairway)
     }
 
-    /// More arguments for `standalone`.
+    /// `fairway controller` or `fairway gateway` in the cluster of that kubeconfig; not started
+    /// yet.
+    pub fn member(host: &Host, command: &'static str, kubeconfig: &Path) -> Result<Self> {
+        let mut member = Self::prepare(host)?;
+        member.member = Some((command, kubeconfig.to_owned()));
+        Ok(member)
+    }
+
+    /// More arguments.
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments
             .extend(arguments.iter().map(|argument| (*argument).to_owned()));
@@ -134,16 +146,24 @@ impl Fairway {
                 command
             }
         };
-        command
-            .arg("standalone")
-            .arg("--manifests")
-            .arg(&self.manifests);
-        command
-            .arg("--state")
-            .arg(&self.state)
-            .args(["--admin", &ADMIN.to_string()]);
+        match &self.member {
+            None => {
+                command.arg("standalone");
+                command.arg("--manifests").arg(&self.manifests);
+                command.arg("--state").arg(&self.state);
+            }
+            Some((name, kubeconfig)) => {
+                command.arg(name).arg("--kubeconfig").arg(kubeconfig);
+            }
+        }
+        command.args(["--admin", &ADMIN.to_string()]);
         command.args(&self.arguments);
-        command.env("FAIRWAY_LOG", "debug").env_remove("RUST_LOG");
+        command
+            .env(
+                "FAIRWAY_LOG",
+                "debug,kube=info,hyper_util=info,rustls=info,tower=info,h2=info",
+            )
+            .env_remove("RUST_LOG");
         self.process = Some(self.host.spawn(command)?);
         Ok(())
     }

@@ -21,6 +21,7 @@ pub mod clients;
 pub mod cluster;
 pub mod fairway;
 pub mod harness;
+pub mod in_cluster;
 pub mod lab;
 pub mod manifest;
 pub mod programs;

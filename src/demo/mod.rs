@@ -12,10 +12,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use fairway_config::service::ForwardTo;
 use fairway_config::view::ServiceRow;
+use fairway_controller_core::NodePortRange;
 
-use crate::args::{DEFAULT_ADMIN, DemoArgs, LogFormat};
-use crate::process::{self, Process};
+use crate::args::{DEFAULT_ADMIN, DEFAULT_CLASS, DemoArgs, LogFormat};
+use crate::process::{self, Addresses, Process, Traffic};
+use crate::standalone;
 use backends::Backend;
 
 /// How long the edge may take to stand before the demo gives up.
@@ -53,15 +56,26 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
 
     let admin = admin_listener(args.admin)?;
     let admin_address = admin.local_addr()?;
-    let settings = process::Settings {
-        node_name: "demo".into(),
-        node_addresses: vec![block.node.into()],
-        allow_loopback: true,
-        workers: 2,
-        drain_timeout: Duration::from_secs(5),
-        ..process::Settings::new(manifests.path(), state.path(), admin)
-    };
-    let process = Process::start(settings).await?;
+    let process = standalone::start(standalone::Settings {
+        manifests: manifests.path().to_owned(),
+        state: state.path().to_owned(),
+        addresses: Addresses {
+            admin,
+            metrics: None,
+        },
+        node_ports: NodePortRange::default(),
+        traffic: Traffic {
+            name: "demo".into(),
+            node_addresses: vec![block.node.into()],
+            forward_to: ForwardTo::Endpoints,
+            drain_timeout: Duration::from_secs(5),
+            workers: 2,
+            class: DEFAULT_CLASS.into(),
+            default_class: true,
+            allow_loopback: true,
+            name_server: None,
+        },
+    })?;
     let well = tokio::select! {
         well = stand_and_show(&process, block, admin_address, args.once) => well?,
         () = stop.recv() => true,

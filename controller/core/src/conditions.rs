@@ -30,6 +30,17 @@ pub const SOURCE_CURRENT: &str = "SourceCurrent";
 pub const ENDPOINTS_ALLOWED: &str = "EndpointsAllowed";
 /// True: a gateway has something to say that is no failure.
 pub const GATEWAY_NOTICE: &str = "GatewayNotice";
+/// All that Fairway writes to Services; the others there are somebody else's.
+pub const OF_SERVICES: [&str; 8] = [
+    ADDRESS_ASSIGNED,
+    NODE_PORTS_ALLOCATED,
+    PROGRAMMED,
+    OUT_OF_POOL,
+    ACCEPTED,
+    SOURCE_CURRENT,
+    ENDPOINTS_ALLOWED,
+    GATEWAY_NOTICE,
+];
 /// Whether addresses of a pool can be given out.
 pub const READY: &str = "Ready";
 /// True: a pool has addresses in common with another one.

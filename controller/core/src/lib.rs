@@ -29,6 +29,7 @@
 //!   key and thousands of ports cost their own change no more than their number.
 
 pub mod conditions;
+pub mod events;
 
 mod addresses;
 mod assign;

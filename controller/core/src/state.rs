@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use fairway_config::exchange::{Batch, Change, PoolCount, PoolStatus, StoredService, Write};
+use fairway_config::exchange::{
+    Batch, Change, PoolCount, PoolStatus, Report, StoredService, Write,
+};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::net::IpFamily;
 use fairway_config::pool::AddressPool;
@@ -16,7 +18,7 @@ use crate::index::{Entry, Index, Slot, Standing, Wait};
 use crate::ledger::Ledger;
 use crate::pools::Pools;
 use crate::settings::Settings;
-use crate::status::{self, Reports};
+use crate::status::{self, Gateways, Heard, Reports};
 
 /// Everything the controller knows. Fed with [`State::apply`], asked with [`State::settle`].
 #[derive(Debug)]
@@ -28,6 +30,9 @@ pub struct State {
     pool_statuses: BTreeMap<ClusterName, PoolStatus>,
     pools_changed: bool,
     reports: HashMap<ServiceName, Reports>,
+    /// Gateways that tell of themselves, and whether they are ready.
+    gateways: BTreeMap<ClusterName, bool>,
+    gateways_heard: bool,
     /// Services to be assigned again.
     changed: BTreeSet<Slot>,
     /// Services whose status is to be made again.
@@ -100,6 +105,8 @@ impl State {
             pool_statuses: BTreeMap::new(),
             pools_changed: false,
             reports: HashMap::new(),
+            gateways: BTreeMap::new(),
+            gateways_heard: false,
             changed: BTreeSet::new(),
             restated: BTreeSet::new(),
             wakes: Vec::new(),
@@ -138,21 +145,22 @@ impl State {
                     }
                     self.pools_changed = true;
                 }
-                Change::Report(name, report) => {
-                    match report {
-                        Some(report) => {
-                            let reports = self.reports.entry(name.clone()).or_default();
-                            status::put_report(reports, report);
-                        }
-                        // Silence that has been heard is not the same as not having listened yet.
-                        None if self.index.slot(name).is_some() => {
-                            self.reports.insert(name.clone(), Reports::new());
-                        }
-                        None => {
-                            self.reports.remove(name);
-                        }
+                Change::Report(name, gateway, report) => {
+                    self.put_report(name, gateway, report.as_ref());
+                }
+                Change::Gateway(name, row) => {
+                    let before = self.gateways();
+                    match row {
+                        Some(row) => self.gateways.insert(Arc::clone(name), row.ready),
+                        None => self.gateways.remove(name),
+                    };
+                    self.gateways_heard = true;
+                    // The first that is ready changes what is to be said of every Service. When the
+                    // last one goes, what was said stays until a Service changes: a restart of all
+                    // gateways must not write every status twice.
+                    if before != Gateways::Ready && self.gateways() == Gateways::Ready {
+                        self.restated.extend(self.index.slots());
                     }
-                    self.restated.extend(self.index.slot(name));
                 }
                 Change::EndpointSlice(..) | Change::Node(..) | Change::Secret(..) => {}
             }
@@ -253,6 +261,32 @@ impl State {
         }
     }
 
+    fn gateways(&self) -> Gateways {
+        if !self.gateways_heard {
+            Gateways::Unheard
+        } else if self.gateways.values().any(|ready| *ready) {
+            Gateways::Ready
+        } else {
+            Gateways::None
+        }
+    }
+
+    fn put_report(
+        &mut self,
+        name: &ServiceName,
+        gateway: &ClusterName,
+        report: Option<&Arc<Report>>,
+    ) {
+        // Silence that has been heard is not the same as not having listened yet.
+        if report.is_none() && self.index.slot(name).is_none() {
+            self.reports.remove(name);
+            return;
+        }
+        let reports = self.reports.entry(name.clone()).or_default();
+        status::put_report(reports, gateway, report);
+        self.restated.extend(self.index.slot(name));
+    }
+
     fn put_service(&mut self, name: &ServiceName, stored: &Arc<StoredService>) {
         let Some(slot) = self.index.slot(name) else {
             let slot = self.index.insert(Arc::clone(stored));
@@ -337,7 +371,11 @@ impl State {
         }
         let name = &entry.stored.service.name;
         let reports = self.reports.get(name).map(Vec::as_slice);
-        let (status, standing) = status::status(&self.ledger, entry, reports, now);
+        let heard = Heard {
+            reports,
+            gateways: self.gateways(),
+        };
+        let (status, standing) = status::status(&self.ledger, entry, heard, now);
         let entry = self.index.get_mut(slot)?;
         if entry.standing != standing {
             *self.services.of(entry.standing) -= 1;

@@ -8,6 +8,7 @@ use fairway_config::exchange::{
     ClaimKind, Condition, Ingress, IngressPort, IpMode, ListenerReport, ListenerState, Report,
     Status,
 };
+use fairway_config::names::ClusterName;
 use fairway_config::net::Protocol;
 use fairway_config::pool::Forwarding;
 use fairway_config::service::{Service, ServiceType};
@@ -27,13 +28,55 @@ use crate::wants::{self, NumberWant};
 pub(crate) type Reports = Vec<Arc<Report>>;
 
 /// A gateway says this from now on, in place of what it said before.
-pub(crate) fn put_report(reports: &mut Reports, report: &Arc<Report>) {
-    let at = reports.partition_point(|other| other.gateway < report.gateway);
-    match reports.get_mut(at) {
-        Some(before) if before.gateway == report.gateway => *before = Arc::clone(report),
-        _ => {
+pub(crate) fn put_report(
+    reports: &mut Reports,
+    gateway: &ClusterName,
+    report: Option<&Arc<Report>>,
+) {
+    let at = reports.partition_point(|other| other.gateway < *gateway);
+    let is_there = reports.get(at).is_some_and(|it| it.gateway == *gateway);
+    match report {
+        Some(report) if is_there => {
+            if let Some(before) = reports.get_mut(at) {
+                *before = Arc::clone(report);
+            }
+        }
+        Some(report) => {
             reports.reserve_exact(1);
             reports.insert(at, Arc::clone(report));
+        }
+        None if is_there => {
+            reports.remove(at);
+        }
+        None => {}
+    }
+}
+
+/// Whether there is a gateway to carry traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gateways {
+    /// None has told of itself: it is in this process, or nobody has listened yet.
+    Unheard,
+    /// None is ready.
+    None,
+    /// One is ready at least.
+    Ready,
+}
+
+/// What was heard of gateways.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard<'a> {
+    /// What they say of the Service; nothing: nobody has said anything of it yet.
+    pub(crate) reports: Option<&'a [Arc<Report>]>,
+    pub(crate) gateways: Gateways,
+}
+
+impl<'a> Heard<'a> {
+    /// What they say. Gateways that tell of themselves are silent where all is well.
+    fn reports(self) -> Option<&'a [Arc<Report>]> {
+        match self.gateways {
+            Gateways::Unheard => self.reports,
+            Gateways::None | Gateways::Ready => Some(self.reports.unwrap_or_default()),
         }
     }
 }
@@ -48,10 +91,11 @@ const FAILURES_NAMED: usize = 3;
 pub(crate) fn status(
     ledger: &Ledger,
     entry: &Entry,
-    reports: Option<&[Arc<Report>]>,
+    heard: Heard<'_>,
     now: Timestamp,
 ) -> (Status, Standing) {
     let service = &*entry.stored.service;
+    let reports = heard.reports();
     let mut conditions = Conditions {
         before: &entry.last_status().conditions,
         now,
@@ -79,7 +123,7 @@ pub(crate) fn status(
         }
         if carries_traffic(service) {
             match reports {
-                Some(reports) => reported(reports, &mut conditions),
+                Some(reports) => reported(reports, heard.gateways, &mut conditions),
                 None => conditions.keep([PROGRAMMED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE]),
             }
         }
@@ -262,7 +306,7 @@ fn accepted(service: &Service, conditions: &mut Conditions<'_>) {
 /// The error of a port whose protocol is not carried.
 const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
 
-fn reported(reports: &[Arc<Report>], conditions: &mut Conditions<'_>) {
+fn reported(reports: &[Arc<Report>], gateways: Gateways, conditions: &mut Conditions<'_>) {
     let listeners = || {
         reports
             .iter()
@@ -288,7 +332,18 @@ fn reported(reports: &[Arc<Report>], conditions: &mut Conditions<'_>) {
             sentences.push(format!("{more} more listeners fail"));
         }
         conditions.put(PROGRAMMED, false, reason, sentences.join("; "));
-    } else if listeners().next().is_some() {
+    } else if gateways == Gateways::None {
+        let was_programmed = conditions
+            .before
+            .get(PROGRAMMED)
+            .is_some_and(|it| it.status);
+        if was_programmed {
+            conditions.keep([PROGRAMMED]);
+        } else {
+            let message = "No gateway is ready: run one on an edge node".to_owned();
+            conditions.put(PROGRAMMED, false, "NoGateway", message);
+        }
+    } else if listeners().next().is_some() || gateways == Gateways::Ready {
         let message = "Every listener takes traffic.".to_owned();
         conditions.put(PROGRAMMED, true, "Programmed", message);
     }

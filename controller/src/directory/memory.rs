@@ -18,7 +18,7 @@ use super::journal::{self, Journal};
 use super::manifest::Entry;
 use super::parallel;
 use super::scan::Identity;
-use super::shape::{HeldShape, StatusShape};
+use crate::shape::{HeldShape, StatusShape};
 
 /// Where [`root`] is kept, below the state directory.
 const ROOT: &str = "root.json";

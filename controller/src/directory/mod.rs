@@ -42,7 +42,6 @@ mod parallel;
 mod render;
 mod scan;
 mod settings;
-mod shape;
 mod survey;
 mod visible;
 mod watch;
@@ -56,7 +55,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use fairway_config::exchange::{Batch, Change, Report, Write};
-use fairway_config::names::ServiceName;
+use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::problem::Problem;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -146,10 +145,10 @@ impl Store for DirectoryStore {
             .unwrap_or_else(|_| vec![WriteOutcome::Failed("the store is closed".to_owned()); count])
     }
 
-    fn report(&self, reports: Vec<(ServiceName, Option<Report>)>) {
+    fn report(&self, gateway: &ClusterName, reports: Vec<(ServiceName, Option<Report>)>) {
         let changes = reports
             .into_iter()
-            .map(|(name, report)| Change::Report(name, report.map(Arc::new)))
+            .map(|(name, report)| Change::Report(name, gateway.clone(), report.map(Arc::new)))
             .collect();
         self.feed.publish(changes, false, None);
     }

@@ -6,7 +6,7 @@ use fairway_config::service::{ServicePort, ServiceType};
 use fairway_config::time::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::shape::{StatusShape, conditions};
+use crate::shape::{StatusShape, pool_status};
 
 /// The whole v1 Service: the author's document with every
 /// field it has (managedFields alone are never read), the defaults an API server
@@ -121,28 +121,7 @@ pub(super) fn pool(manifest: Value, created: Timestamp, status: &PoolStatus) -> 
         created.to_string().into()
     });
     document.insert("metadata".to_owned(), metadata.into());
-    let mut rendered = Map::new();
-    rendered.insert(
-        "conditions".to_owned(),
-        json!(conditions(&status.conditions)),
-    );
-    for (family, count) in &status.counts {
-        let name = match family {
-            IpFamily::IPv4 => "ipv4",
-            IpFamily::IPv6 => "ipv6",
-        };
-        // Kubernetes' integers end at 63 bits; an IPv6 prefix holds more.
-        let whole = |count: u128| i64::try_from(count).unwrap_or(i64::MAX);
-        rendered.insert(
-            name.to_owned(),
-            json!({
-                "total": whole(count.total),
-                "used": whole(count.used),
-                "available": whole(count.available),
-            }),
-        );
-    }
-    document.insert("status".to_owned(), rendered.into());
+    document.insert("status".to_owned(), pool_status(status));
     document.into()
 }
 

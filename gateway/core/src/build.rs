@@ -132,7 +132,10 @@ impl Builder {
                         self.all_dirty = true;
                     }
                 }
-                Change::Namespace(..) | Change::Secret(..) | Change::Report(..) => {}
+                Change::Namespace(..)
+                | Change::Secret(..)
+                | Change::Report(..)
+                | Change::Gateway(..) => {}
             }
         }
         self.synced |= batch.synced;

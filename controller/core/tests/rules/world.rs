@@ -201,12 +201,20 @@ impl World {
             notices: vec![],
         };
         let name = ServiceName::new("web", name);
-        self.apply(vec![Change::Report(name, Some(Arc::new(report)))]);
+        self.apply(vec![Change::Report(
+            name,
+            report.gateway.clone(),
+            Some(Arc::new(report)),
+        )]);
     }
 
     /// Gateways have nothing to say of it any more.
     pub(crate) fn silence(&mut self, name: &str) {
-        self.apply(vec![Change::Report(ServiceName::new("web", name), None)]);
+        self.apply(vec![Change::Report(
+            ServiceName::new("web", name),
+            "east".into(),
+            None,
+        )]);
     }
 
     /// Another controller finds what this one left.

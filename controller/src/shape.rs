@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fairway_config::exchange::{Condition, Held, Ingress, IngressPort, IpMode, Status};
-use fairway_config::net::Protocol;
+use fairway_config::exchange::{Condition, Held, Ingress, IngressPort, IpMode, PoolStatus, Status};
+use fairway_config::net::{IpFamily, Protocol};
 use fairway_config::service::PortKey;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 /// [`Held`].
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct HeldShape {
+pub(crate) struct HeldShape {
     addresses: Vec<IpAddr>,
     node_ports: Vec<NodePortShape>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,7 +32,7 @@ struct NodePortShape {
 /// `status` of a v1 Service.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct StatusShape {
+pub(crate) struct StatusShape {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     conditions: Vec<ConditionShape>,
     load_balancer: BalancerShape,
@@ -66,7 +67,7 @@ struct PortShape {
 /// An entry of `status.conditions` (metav1.Condition).
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ConditionShape {
+pub(crate) struct ConditionShape {
     #[serde(rename = "type")]
     kind: Arc<str>,
     status: String,
@@ -139,7 +140,7 @@ impl From<&Status> for StatusShape {
 }
 
 /// Conditions as the list that the API has them in.
-pub(super) fn conditions(conditions: &BTreeMap<Arc<str>, Condition>) -> Vec<ConditionShape> {
+pub(crate) fn conditions(conditions: &BTreeMap<Arc<str>, Condition>) -> Vec<ConditionShape> {
     conditions
         .iter()
         .map(|(kind, condition)| ConditionShape {
@@ -150,6 +151,32 @@ pub(super) fn conditions(conditions: &BTreeMap<Arc<str>, Condition>) -> Vec<Cond
             last_transition_time: condition.since.to_string(),
         })
         .collect()
+}
+
+/// `status` of an AddressPool.
+pub(crate) fn pool_status(status: &PoolStatus) -> Value {
+    let mut shape = Map::new();
+    shape.insert(
+        "conditions".to_owned(),
+        json!(conditions(&status.conditions)),
+    );
+    for (family, count) in &status.counts {
+        let name = match family {
+            IpFamily::IPv4 => "ipv4",
+            IpFamily::IPv6 => "ipv6",
+        };
+        // Kubernetes' integers end at 63 bits; an IPv6 prefix holds more.
+        let whole = |count: u128| i64::try_from(count).unwrap_or(i64::MAX);
+        shape.insert(
+            name.to_owned(),
+            json!({
+                "total": whole(count.total),
+                "used": whole(count.used),
+                "available": whole(count.available),
+            }),
+        );
+    }
+    shape.into()
 }
 
 impl From<StatusShape> for Status {

@@ -1,0 +1,197 @@
+//! What people are told of a Service when its status changes.
+//!
+//! `kubectl describe service` shows events and no conditions, so what a condition says is said here
+//! too, once, in the same words. The reasons are those of k8s.io/cloud-provider where it has one.
+
+use fairway_config::exchange::{Condition, Status};
+
+use crate::conditions::{ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, OUT_OF_POOL, PROGRAMMED};
+
+/// Something to tell about a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// One CamelCase word.
+    pub reason: String,
+    /// Something is wrong.
+    pub is_warning: bool,
+    /// Sentences.
+    pub message: String,
+}
+
+impl Event {
+    fn normal(reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            is_warning: false,
+            message: message.into(),
+        }
+    }
+
+    fn warning(reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            is_warning: true,
+            ..Self::normal(reason, message)
+        }
+    }
+}
+
+/// What there is to tell when the status turns from `before` to `after`. `wanted` is whether the
+/// Service is to have an address of ours from now on.
+pub fn events(before: &Status, after: &Status, wanted: bool) -> Vec<Event> {
+    let mut events = Vec::new();
+    let assigned = |status: &Status| status.conditions.get(ADDRESS_ASSIGNED).cloned();
+    let addresses = |status: &Status| -> Vec<String> {
+        status.ingress.iter().map(|it| it.ip.to_string()).collect()
+    };
+    let (had, has) = (addresses(before), addresses(after));
+    if wanted {
+        if before.conditions.is_empty() && had.is_empty() {
+            events.push(Event::normal(
+                "EnsuringLoadBalancer",
+                "Ensuring load balancer",
+            ));
+        }
+        match assigned(after) {
+            Some(it) if !it.status && differs(assigned(before).as_ref(), &it) => {
+                let message = format!("{}: {}", it.reason, it.message);
+                events.push(Event::warning("SyncLoadBalancerFailed", message));
+            }
+            Some(it) if it.status && had.is_empty() && !has.is_empty() => {
+                events.push(Event::normal("EnsuredLoadBalancer", it.message));
+            }
+            Some(_) if !had.is_empty() && had != has => {
+                let message = format!("{} instead of {}", list(&has), list(&had));
+                events.push(Event::normal("UpdatedLoadBalancer", message));
+            }
+            _ => {}
+        }
+    } else if assigned(before).is_some() || !had.is_empty() {
+        events.push(Event::normal(
+            "DeletingLoadBalancer",
+            "Deleting load balancer",
+        ));
+        let message = match had.is_empty() {
+            true => "There was no address to take back".to_owned(),
+            false => format!("{} taken back", list(&had)),
+        };
+        events.push(Event::normal("DeletedLoadBalancer", message));
+    }
+    for (kind, bad) in [
+        (ACCEPTED, false),
+        (PROGRAMMED, false),
+        (ENDPOINTS_ALLOWED, false),
+        (OUT_OF_POOL, true),
+    ] {
+        let Some(it) = after.conditions.get(kind) else {
+            continue;
+        };
+        if it.status == bad && differs(before.conditions.get(kind), it) {
+            events.push(Event::warning(&it.reason, it.message.clone()));
+        }
+    }
+    events
+}
+
+/// Whether it says something that was not said before.
+fn differs(before: Option<&Condition>, after: &Condition) -> bool {
+    before.is_none_or(|before| {
+        (before.status, &before.reason, &before.message)
+            != (after.status, &after.reason, &after.message)
+    })
+}
+
+fn list(addresses: &[String]) -> String {
+    if addresses.is_empty() {
+        return "no address".to_owned();
+    }
+    addresses.join(" and ")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use fairway_config::exchange::{Ingress, IpMode};
+
+    use super::*;
+
+    fn status(addresses: &[&str], conditions: &[(&str, bool, &str)]) -> Status {
+        Status {
+            ingress: addresses
+                .iter()
+                .map(|ip| Ingress {
+                    ip: ip.parse().unwrap(),
+                    hostname: None,
+                    ip_mode: IpMode::Proxy,
+                    ports: Vec::new(),
+                })
+                .collect(),
+            conditions: conditions
+                .iter()
+                .map(|(kind, status, reason)| {
+                    let condition = Condition {
+                        status: *status,
+                        reason: (*reason).into(),
+                        message: format!("{reason}."),
+                        since: Default::default(),
+                    };
+                    ((*kind).into(), condition)
+                })
+                .collect(),
+        }
+    }
+
+    fn reasons(before: &Status, after: &Status, wanted: bool) -> Vec<String> {
+        let events = events(before, after, wanted).into_iter();
+        events.map(|event| event.reason).collect()
+    }
+
+    #[test]
+    fn each_change_is_told_with_the_reason_that_the_field_knows() {
+        let nothing = status(&[], &[]);
+        let assigned = status(&["192.0.2.1"], &[(ADDRESS_ASSIGNED, true, "Assigned")]);
+        let moved = status(&["192.0.2.2"], &[(ADDRESS_ASSIGNED, true, "Assigned")]);
+        let pending = status(&[], &[(ADDRESS_ASSIGNED, false, "PoolExhausted")]);
+        let other = status(&[], &[(ADDRESS_ASSIGNED, false, "NoPool")]);
+        let refused = status(
+            &["192.0.2.1"],
+            &[
+                (ADDRESS_ASSIGNED, true, "Assigned"),
+                (PROGRAMMED, false, "PortInUse"),
+            ],
+        );
+        let given = ["EnsuringLoadBalancer", "EnsuredLoadBalancer"];
+        let taken = ["DeletingLoadBalancer", "DeletedLoadBalancer"];
+        for (before, after, wanted, told) in [
+            (&nothing, &nothing, false, &[][..]),
+            (&nothing, &assigned, true, &given[..]),
+            (&assigned, &assigned, true, &[][..]),
+            (&assigned, &moved, true, &["UpdatedLoadBalancer"][..]),
+            (
+                &nothing,
+                &pending,
+                true,
+                &["EnsuringLoadBalancer", "SyncLoadBalancerFailed"][..],
+            ),
+            (&pending, &pending, true, &[][..]),
+            (&pending, &other, true, &["SyncLoadBalancerFailed"][..]),
+            (&pending, &assigned, true, &["EnsuredLoadBalancer"][..]),
+            (&assigned, &refused, true, &["PortInUse"][..]),
+            (&assigned, &nothing, false, &taken[..]),
+            (&pending, &nothing, false, &taken[..]),
+        ] {
+            assert_eq!(
+                reasons(before, after, wanted),
+                told,
+                "{before:?} to {after:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_event_says_what_the_condition_says() {
+        let pending = status(&[], &[(ADDRESS_ASSIGNED, false, "PoolExhausted")]);
+        let told = events(&Status::default(), &pending, true);
+        let warning = told.iter().find(|event| event.is_warning).unwrap();
+        assert_eq!(warning.message, "PoolExhausted: PoolExhausted.");
+    }
+}

@@ -1,0 +1,328 @@
+//! What gateways say, in Leases: one for each gateway, and no write for each Service.
+//!
+//! A gateway renews its Lease from time to time and writes into it, as an annotation, how it is and
+//! what is wrong with which Service. Of a Service that is as it should be nothing is said.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fairway_config::exchange::{Change, ListenerReport, ListenerState, RefusedEndpoint, Report};
+use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::service::Notice;
+use fairway_config::view::GatewayRow;
+use serde::{Deserialize, Serialize};
+
+/// The annotation that holds the report.
+pub(super) const ANNOTATION: &str = "fairway.dev/report";
+
+/// The label by which the Leases of gateways are found, and its value.
+pub(super) const LABEL: (&str, &str) = ("fairway.dev/component", "gateway");
+
+/// How long after its last renewal a gateway counts as gone.
+pub(super) const DURATION: Duration = Duration::from_secs(30);
+
+/// How often one renews.
+pub(super) const RENEW: Duration = Duration::from_secs(10);
+
+/// An object's annotations have 256 KiB; this leaves room for those of others.
+const MAX_BYTES: usize = 192 << 10;
+
+/// The report of a gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Told {
+    /// How it is.
+    pub(super) gateway: GatewayRow,
+    /// What is wrong with which Service.
+    #[serde(default)]
+    services: Vec<ServiceTold>,
+    /// Services that there was no room for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    omitted: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ServiceTold {
+    service: ServiceName,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    listeners: Vec<ListenerReport>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    refused_endpoints: Vec<RefusedEndpoint>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    notices: Vec<Notice>,
+}
+
+/// Whether people should know of this.
+pub(super) fn is_news(report: &Report) -> bool {
+    let fails = |it: &ListenerReport| matches!(it.state, ListenerState::Failed { .. });
+    report.listeners.iter().any(fails)
+        || !report.refused_endpoints.is_empty()
+        || !report.notices.is_empty()
+}
+
+/// The annotation's text: the gateway, and of the Services as many as there is room for, in order.
+pub(super) fn encode(gateway: GatewayRow, reports: &BTreeMap<ServiceName, Report>) -> String {
+    let mut told = Told {
+        gateway,
+        services: Vec::new(),
+        omitted: 0,
+    };
+    let mut bytes = serde_json::to_string(&told).unwrap_or_default().len();
+    for (service, report) in reports.iter().filter(|(_, report)| is_news(report)) {
+        let fails = |it: &&ListenerReport| matches!(it.state, ListenerState::Failed { .. });
+        let entry = ServiceTold {
+            service: service.clone(),
+            listeners: report.listeners.iter().filter(fails).cloned().collect(),
+            refused_endpoints: report.refused_endpoints.clone(),
+            notices: report.notices.clone(),
+        };
+        let size = serde_json::to_string(&entry).unwrap_or_default().len() + 1;
+        if bytes + size > MAX_BYTES {
+            told.omitted += 1;
+            continue;
+        }
+        bytes += size;
+        told.services.push(entry);
+    }
+    serde_json::to_string(&told).unwrap_or_default()
+}
+
+/// Every gateway that has told of itself.
+#[derive(Debug, Default)]
+pub(super) struct Gateways {
+    all: BTreeMap<ClusterName, Gateway>,
+}
+
+#[derive(Debug)]
+struct Gateway {
+    told: Told,
+    /// When its Lease was last seen to change, by the clock of this process.
+    heard: Instant,
+    /// Its Lease has run out: what it said is taken back.
+    gone: bool,
+}
+
+impl Gateways {
+    /// A gateway's Lease is so.
+    pub(super) fn hear(
+        &mut self,
+        name: &ClusterName,
+        annotation: &str,
+        now: Instant,
+    ) -> Result<Vec<Change>, serde_json::Error> {
+        let told: Told = serde_json::from_str(annotation)?;
+        let before = self.all.get(name).filter(|gateway| !gateway.gone);
+        let mut changes = difference(name, before.map(|it| &it.told), Some(&told));
+        let row = Some(Arc::new(told.gateway.clone()));
+        changes.push(Change::Gateway(Arc::clone(name), row));
+        let gateway = Gateway {
+            told,
+            heard: now,
+            gone: false,
+        };
+        self.all.insert(Arc::clone(name), gateway);
+        Ok(changes)
+    }
+
+    /// A gateway's Lease is gone.
+    pub(super) fn forget(&mut self, name: &ClusterName) -> Vec<Change> {
+        let Some(gateway) = self.all.remove(name) else {
+            return Vec::new();
+        };
+        let before = (!gateway.gone).then_some(&gateway.told);
+        let mut changes = difference(name, before, None);
+        changes.push(Change::Gateway(Arc::clone(name), None));
+        changes
+    }
+
+    /// Those whose names are not among these are gone.
+    pub(super) fn retain(&mut self, there: &[ClusterName]) -> Vec<Change> {
+        let gone: Vec<_> = self
+            .all
+            .keys()
+            .filter(|it| !there.contains(it))
+            .cloned()
+            .collect();
+        gone.iter().flat_map(|name| self.forget(name)).collect()
+    }
+
+    /// Takes back what those said that have not been heard of for too long.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (name, gateway) in &mut self.all {
+            if gateway.gone || now < gateway.heard + DURATION {
+                continue;
+            }
+            gateway.gone = true;
+            changes.extend(difference(name, Some(&gateway.told), None));
+            let row = GatewayRow {
+                ready: false,
+                why: format!("it has not been heard of for {} s", DURATION.as_secs()),
+                ..gateway.told.gateway.clone()
+            };
+            changes.push(Change::Gateway(Arc::clone(name), Some(Arc::new(row))));
+        }
+        changes
+    }
+}
+
+/// What changes of the reports of one gateway.
+fn difference(gateway: &ClusterName, before: Option<&Told>, after: Option<&Told>) -> Vec<Change> {
+    let by_name = |told: Option<&Told>| -> BTreeMap<ServiceName, ServiceTold> {
+        let services = told.into_iter().flat_map(|told| &told.services);
+        services
+            .map(|it| (it.service.clone(), it.clone()))
+            .collect()
+    };
+    let (mut before, after) = (by_name(before), by_name(after));
+    let mut changes = Vec::new();
+    for (name, told) in after {
+        if before.remove(&name).as_ref() == Some(&told) {
+            continue;
+        }
+        let report = Report {
+            gateway: Arc::clone(gateway),
+            listeners: told.listeners,
+            refused_endpoints: told.refused_endpoints,
+            eligible_endpoints: 0,
+            notices: told.notices,
+        };
+        changes.push(Change::Report(
+            name,
+            Arc::clone(gateway),
+            Some(Arc::new(report)),
+        ));
+    }
+    for name in before.into_keys() {
+        changes.push(Change::Report(name, Arc::clone(gateway), None));
+    }
+    changes
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use fairway_config::exchange::ClaimKind;
+    use fairway_config::net::{ListenAddr, Protocol};
+
+    use super::*;
+
+    fn row(ready: bool) -> GatewayRow {
+        GatewayRow {
+            name: "edge-1".to_owned(),
+            version: "0.1.0".to_owned(),
+            ready,
+            why: String::new(),
+            listening: 1,
+            failed: 0,
+            connections: 0,
+            flows: 0,
+            started: String::new(),
+        }
+    }
+
+    fn report(state: ListenerState) -> Report {
+        Report {
+            gateway: "edge-1".into(),
+            listeners: vec![ListenerReport {
+                listen: ListenAddr("203.0.113.1:80".parse().unwrap()),
+                protocol: Protocol::Tcp,
+                port: 80,
+                kind: ClaimKind::Vip,
+                state,
+            }],
+            refused_endpoints: Vec::new(),
+            eligible_endpoints: 1,
+            notices: Vec::new(),
+        }
+    }
+
+    fn failing() -> Report {
+        report(ListenerState::Failed {
+            reason: "PortInUse".to_owned(),
+            message: "it is taken".to_owned(),
+        })
+    }
+
+    fn shop(name: &str) -> ServiceName {
+        ServiceName::new("web", name)
+    }
+
+    fn told(changes: &[Change]) -> Vec<String> {
+        let told = changes.iter().map(|change| match change {
+            Change::Report(name, _, report) => format!("{name} {}", report.is_some()),
+            Change::Gateway(name, row) => {
+                format!("{name} {:?}", row.as_ref().map(|row| row.ready))
+            }
+            _ => panic!(),
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn only_what_is_wrong_is_said_and_taken_back_when_it_is_mended() {
+        let (now, name) = (Instant::now(), "edge-1".into());
+        let mut gateways = Gateways::default();
+        let mut reports = BTreeMap::from([
+            (shop("a"), report(ListenerState::Listening)),
+            (shop("b"), failing()),
+        ]);
+        let text = encode(row(true), &reports);
+        assert!(!text.contains("web/a"), "{text}");
+        let changes = gateways.hear(&name, &text, now).unwrap();
+        assert_eq!(told(&changes), ["web/b true", "edge-1 Some(true)"]);
+        reports.insert(shop("b"), report(ListenerState::Listening));
+        reports.insert(shop("c"), failing());
+        let changes = gateways
+            .hear(&name, &encode(row(true), &reports), now)
+            .unwrap();
+        assert_eq!(
+            told(&changes),
+            ["web/c true", "web/b false", "edge-1 Some(true)"]
+        );
+        let changes = gateways.forget(&name);
+        assert_eq!(told(&changes), ["web/c false", "edge-1 None"]);
+    }
+
+    #[test]
+    fn a_gateway_that_is_not_heard_of_is_not_ready_until_it_is_heard_again() {
+        let (now, name) = (Instant::now(), "edge-1".into());
+        let mut gateways = Gateways::default();
+        let text = encode(row(true), &BTreeMap::from([(shop("b"), failing())]));
+        gateways.hear(&name, &text, now).unwrap();
+        assert!(
+            gateways
+                .expire(now + DURATION - Duration::from_secs(1))
+                .is_empty()
+        );
+        let changes = gateways.expire(now + DURATION);
+        assert_eq!(told(&changes), ["web/b false", "edge-1 Some(false)"]);
+        assert!(gateways.expire(now + DURATION * 2).is_empty());
+        let changes = gateways.hear(&name, &text, now + DURATION * 2).unwrap();
+        assert_eq!(told(&changes), ["web/b true", "edge-1 Some(true)"]);
+    }
+
+    #[test]
+    fn a_report_is_bounded_however_many_services_fail() {
+        let reports = (0..20_000)
+            .map(|n| (shop(&format!("s{n}")), failing()))
+            .collect();
+        let text = encode(row(true), &reports);
+        assert!(text.len() <= MAX_BYTES + 32);
+        let told: Told = serde_json::from_str(&text).unwrap();
+        assert_eq!(told.services.len() + told.omitted, 20_000);
+    }
+
+    #[test]
+    fn what_is_no_report_is_an_error_and_no_panic() {
+        let mut gateways = Gateways::default();
+        for text in ["", "{}", "null", "[1]", "{\"gateway\": 7}"] {
+            assert!(gateways.hear(&"x".into(), text, Instant::now()).is_err());
+        }
+    }
+}

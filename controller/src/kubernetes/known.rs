@@ -1,0 +1,488 @@
+//! What is known of the objects in an API server, and what subscribers have to hear of it.
+//!
+//! A value: events of watches and answers to writes go in, [`Change`]s come out. Both can show the
+//! same version of an object, in any order; an older one changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_config::exchange::{Change, Held, StoredService};
+use fairway_config::object::{self, Kind, Object, ObjectKey};
+use fairway_config::problem::{Place, Problem};
+use fairway_config::service::{Service, ServiceType};
+use fairway_config::time::Timestamp;
+use fairway_controller_core::conditions;
+use serde_json::Value;
+
+use super::status;
+
+/// The finalizer of a LoadBalancer provider (k8s.io/cloud-provider).
+pub(super) const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
+
+/// Which Services of type LoadBalancer are ours.
+#[derive(Clone, Debug)]
+pub(super) struct Class {
+    /// `spec.loadBalancerClass`.
+    pub(super) name: Arc<str>,
+    /// Those without a class, too.
+    pub(super) is_default: bool,
+}
+
+impl Class {
+    /// Whether it is for Fairway to look after this Service.
+    pub(super) fn has(&self, service: &Service) -> bool {
+        let ours = match &service.class {
+            Some(class) => *class == self.name,
+            None => self.is_default,
+        };
+        service.kind == ServiceType::LoadBalancer && ours && !service.asks.ignore
+    }
+}
+
+/// What a write has to know of a Service.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    pub(super) stored: Arc<StoredService>,
+    pub(super) uid: Arc<str>,
+    pub(super) resource_version: Box<str>,
+    /// `metadata.finalizers`.
+    pub(super) finalizers: Box<[Box<str>]>,
+    /// See [`status::Read::foreign`].
+    pub(super) foreign: Box<[Value]>,
+    /// Whether Fairway looks after it.
+    pub(super) ours: bool,
+}
+
+impl Record {
+    /// Whether the API server keeps the object for us until everything is given back.
+    pub(super) fn has_finalizer(&self) -> bool {
+        self.finalizers.iter().any(|it| **it == *FINALIZER)
+    }
+
+    /// Whether it should: from before the first address is given to after the last is taken back.
+    pub(super) fn wants_finalizer(&self) -> bool {
+        self.ours && !self.stored.service.deleting
+    }
+
+    /// Whether everything was given back and only the finalizer is left: what remains of a process
+    /// that was killed between the two writes. One that another provider may have set is left alone.
+    pub(super) fn is_stray(&self, class: &Class) -> bool {
+        let status = &self.stored.status;
+        self.has_finalizer()
+            && !self.wants_finalizer()
+            && (self.ours || class.is_default)
+            && self
+                .stored
+                .service
+                .class
+                .as_ref()
+                .is_none_or(|it| *it == class.name)
+            && status.ingress.is_empty()
+            && status.conditions.is_empty()
+    }
+}
+
+/// Everything that is known.
+#[derive(Debug)]
+pub(super) struct Known {
+    class: Class,
+    /// Whether this process decides what Services hold; else the status says it.
+    decides: bool,
+    services: HashMap<ObjectKey, Record>,
+    /// The other objects, with their version.
+    others: BTreeMap<ObjectKey, Option<u64>>,
+    /// Objects that have been met since the list of their kind began, while it goes on.
+    listed: BTreeMap<Kind, BTreeSet<ObjectKey>>,
+    problems: BTreeMap<ObjectKey, Vec<Problem>>,
+    /// Counts what was taken in; a Service's version.
+    version: u64,
+}
+
+impl Known {
+    pub(super) fn new(class: Class, decides: bool) -> Self {
+        Self {
+            class,
+            decides,
+            services: HashMap::new(),
+            others: BTreeMap::new(),
+            listed: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            version: 0,
+        }
+    }
+
+    /// A list of all objects of this kind begins.
+    pub(super) fn begin(&mut self, kind: Kind) {
+        self.listed.insert(kind, BTreeSet::new());
+    }
+
+    /// The list has ended: what it did not show is gone.
+    pub(super) fn end(&mut self, kind: Kind) -> Vec<Change> {
+        let Some(listed) = self.listed.remove(&kind) else {
+            return Vec::new();
+        };
+        let known = match kind {
+            Kind::Service => self.services.keys().cloned().collect(),
+            _ => self.of_kind(kind),
+        };
+        let gone = known.into_iter().filter(|key| !listed.contains(key));
+        gone.filter_map(|key| self.forget(&key)).collect()
+    }
+
+    fn of_kind(&self, kind: Kind) -> Vec<ObjectKey> {
+        let all = self.others.keys();
+        all.filter(|key| key.kind == kind).cloned().collect()
+    }
+
+    /// An object is there, as it is in `document` (with apiVersion and kind).
+    pub(super) fn put(&mut self, kind: Kind, document: &Value, now: Timestamp) -> Option<Change> {
+        let read = object::read(document);
+        let key = match &read {
+            Ok(read) => read.key.clone(),
+            Err(unreadable) => unreadable.key.clone(),
+        };
+        let key = key?;
+        if let Some(listed) = self.listed.get_mut(&kind) {
+            listed.insert(key.clone());
+        }
+        let text = document
+            .pointer("/metadata/resourceVersion")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if self.is_older(&key, text) {
+            return None;
+        }
+        match read {
+            Ok(read) => {
+                self.problems.remove(&key);
+                self.take(key, read.object, document, text, now)
+            }
+            // The last good form stays in force.
+            Err(unreadable) => {
+                let place = Place::default();
+                let problems = unreadable.problems.into_iter();
+                let problems = problems.map(|it| place.problem(&unreadable.object, it));
+                self.problems.insert(key, problems.collect());
+                None
+            }
+        }
+    }
+
+    /// Versions are numbers that grow (KEP-5504). Where one is not, what comes last is newest.
+    fn is_older(&self, key: &ObjectKey, version: &str) -> bool {
+        let known = match self.services.get(key) {
+            Some(record) => record.resource_version.parse().ok(),
+            None => self.others.get(key).copied().flatten(),
+        };
+        let (known, version): (Option<u64>, Option<u64>) = (known, version.parse().ok());
+        known.zip(version).is_some_and(|(known, new)| new <= known)
+    }
+
+    fn take(
+        &mut self,
+        key: ObjectKey,
+        object: Object,
+        document: &Value,
+        resource_version: &str,
+        now: Timestamp,
+    ) -> Option<Change> {
+        let change = match object {
+            Object::Service(service) => {
+                return Some(self.take_service(key, service, document, resource_version, now));
+            }
+            Object::EndpointSlice(it) => Change::EndpointSlice(it.name.clone(), false, Some(it)),
+            Object::Node(it) => Change::Node(Arc::clone(&it.name), Some(it)),
+            Object::Namespace(it) => Change::Namespace(Arc::clone(&it.name), Some(it)),
+            Object::Pool(it) => Change::Pool(Arc::clone(&it.name), Some(it)),
+            Object::Secret(it) => Change::Secret(it.name.clone(), Some(it)),
+            // v1 Endpoints are mirrored into EndpointSlices by the cluster itself.
+            Object::Endpoints(_) | Object::Other { .. } => return None,
+        };
+        self.others.insert(key, resource_version.parse().ok());
+        Some(change)
+    }
+
+    fn take_service(
+        &mut self,
+        key: ObjectKey,
+        service: Arc<Service>,
+        document: &Value,
+        resource_version: &str,
+        now: Timestamp,
+    ) -> Change {
+        let name = service.name.clone();
+        let uid: Arc<str> = service.uid.clone().unwrap_or_default();
+        let former = self.services.get(&key).filter(|former| former.uid == uid);
+        let ours = self.class.has(&service);
+        let status::Read {
+            mut status,
+            foreign,
+        } = status::read(document);
+        // The conditions tell a Service that was ours, before its type or class changed.
+        let was_ours = status.conditions.contains_key(conditions::ADDRESS_ASSIGNED);
+        if !ours && !was_ours {
+            // Another provider's, to the byte.
+            status = Default::default();
+        }
+        let held = Held {
+            // What a person wrote into the status is no decision of ours.
+            addresses: match former.filter(|_| self.decides) {
+                Some(former) => former.stored.held.addresses.clone(),
+                None => status.ingress.iter().map(|ingress| ingress.ip).collect(),
+            },
+            node_ports: service
+                .ports
+                .iter()
+                .filter_map(|port| Some((port.key(), port.node_port?)))
+                .collect(),
+            health_check_node_port: service.health_check_node_port,
+        };
+        let first_seen = former.map_or(now, |former| former.stored.first_seen);
+        let finalizers = document.pointer("/metadata/finalizers");
+        let finalizers = finalizers.and_then(Value::as_array).into_iter().flatten();
+        self.version += 1;
+        let stored = Arc::new(StoredService {
+            service,
+            held,
+            status,
+            version: self.version,
+            first_seen,
+            source: None,
+            source_problem: None,
+        });
+        let record = Record {
+            stored: Arc::clone(&stored),
+            uid,
+            resource_version: resource_version.into(),
+            finalizers: finalizers
+                .filter_map(|it| it.as_str().map(Box::from))
+                .collect(),
+            foreign,
+            ours,
+        };
+        self.services.insert(key, record);
+        Change::Service(name, Some(stored))
+    }
+
+    /// A write of ours has come about on the Service with this `uid`: this is what it holds from
+    /// now on. Where it is gone meanwhile, or another one of the same name is there, that has been
+    /// told.
+    pub(super) fn wrote(
+        &mut self,
+        key: &ObjectKey,
+        uid: &str,
+        addresses: Vec<IpAddr>,
+        document: &Value,
+        now: Timestamp,
+    ) -> Option<Change> {
+        let record = self.services.get_mut(key).filter(|it| *it.uid == *uid)?;
+        if record.stored.held.addresses != addresses {
+            Arc::make_mut(&mut record.stored).held.addresses = addresses;
+        }
+        self.put(Kind::Service, document, now)
+    }
+
+    /// An object is gone.
+    pub(super) fn remove(&mut self, document: &Value) -> Option<Change> {
+        let key = match object::read(document) {
+            Ok(read) => read.key,
+            Err(unreadable) => unreadable.key,
+        };
+        self.forget(&key?)
+    }
+
+    fn forget(&mut self, key: &ObjectKey) -> Option<Change> {
+        self.problems.remove(key);
+        let was_there = self.services.remove(key).is_some() | self.others.remove(key).is_some();
+        if !was_there {
+            return None;
+        }
+        let name = key.namespaced_name();
+        Some(match key.kind {
+            Kind::Service => Change::Service(name?, None),
+            Kind::EndpointSlice => Change::EndpointSlice(name?, false, None),
+            Kind::Endpoints => Change::EndpointSlice(name?, true, None),
+            Kind::Secret => Change::Secret(name?, None),
+            Kind::Node => Change::Node(Arc::clone(&key.name), None),
+            Kind::Namespace => Change::Namespace(Arc::clone(&key.name), None),
+            Kind::AddressPool => Change::Pool(Arc::clone(&key.name), None),
+        })
+    }
+
+    /// What is known of a Service.
+    pub(super) fn service(&self, key: &ObjectKey) -> Option<&Record> {
+        self.services.get(key)
+    }
+
+    /// Whether nothing but the finalizer is left of this Service; see [`Record::is_stray`].
+    pub(super) fn is_stray(&self, key: &ObjectKey) -> bool {
+        let record = self.services.get(key);
+        record.is_some_and(|record| record.is_stray(&self.class))
+    }
+
+    /// What is held back, and why.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        self.problems.values().flatten().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_000);
+
+    fn known(decides: bool) -> Known {
+        let class = Class {
+            name: "fairway.dev/gateway".into(),
+            is_default: true,
+        };
+        Known::new(class, decides)
+    }
+
+    fn service(version: u32, status: &Value) -> Value {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {
+                "namespace": "web", "name": "shop", "uid": "u-1",
+                "resourceVersion": version.to_string(),
+            },
+            "spec": {"type": "LoadBalancer", "ports": [{"port": 80, "nodePort": 30080}]},
+            "status": status,
+        })
+    }
+
+    fn assigned(address: &str) -> Value {
+        json!({"loadBalancer": {"ingress": [{"ip": address, "ipMode": "Proxy"}]}})
+    }
+
+    fn key() -> ObjectKey {
+        "Service web/shop".parse().unwrap()
+    }
+
+    fn held(known: &Known) -> Vec<String> {
+        let stored = &known.service(&key()).unwrap().stored;
+        stored
+            .held
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn a_gateway_serves_what_the_status_says() {
+        let mut known = known(false);
+        known
+            .put(Kind::Service, &service(1, &json!({})), NOW)
+            .unwrap();
+        assert!(held(&known).is_empty());
+        known
+            .put(Kind::Service, &service(2, &assigned("192.0.2.1")), NOW)
+            .unwrap();
+        assert_eq!(held(&known), ["192.0.2.1"]);
+        known
+            .put(Kind::Service, &service(3, &json!({})), NOW)
+            .unwrap();
+        assert!(held(&known).is_empty());
+    }
+
+    #[test]
+    fn a_controller_keeps_what_it_decided_whoever_writes_into_the_status() {
+        let mut known = known(true);
+        known
+            .put(Kind::Service, &service(1, &assigned("192.0.2.1")), NOW)
+            .unwrap();
+        known
+            .put(Kind::Service, &service(2, &assigned("192.0.2.9")), NOW)
+            .unwrap();
+        assert_eq!(held(&known), ["192.0.2.1"]);
+        let address = "192.0.2.3".parse().unwrap();
+        let written = service(3, &assigned("192.0.2.3"));
+        known
+            .wrote(&key(), "u-1", vec![address], &written, NOW)
+            .unwrap();
+        assert_eq!(held(&known), ["192.0.2.3"]);
+        // Another Service of that name has nothing of the one before.
+        let mut other = service(4, &json!({}));
+        other["metadata"]["uid"] = "u-2".into();
+        known.put(Kind::Service, &other, NOW).unwrap();
+        assert!(held(&known).is_empty());
+        assert!(
+            known
+                .wrote(&key(), "u-1", vec![address], &written, NOW)
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn an_older_version_changes_nothing() {
+        let mut known = known(false);
+        known
+            .put(Kind::Service, &service(10, &assigned("192.0.2.1")), NOW)
+            .unwrap();
+        assert!(
+            known
+                .put(Kind::Service, &service(9, &json!({})), NOW)
+                .is_none()
+        );
+        assert!(
+            known
+                .put(Kind::Service, &service(10, &json!({})), NOW)
+                .is_none()
+        );
+        assert_eq!(held(&known), ["192.0.2.1"]);
+    }
+
+    #[test]
+    fn what_a_list_does_not_show_is_gone() {
+        let mut known = known(false);
+        known.begin(Kind::Service);
+        known
+            .put(Kind::Service, &service(1, &json!({})), NOW)
+            .unwrap();
+        assert!(known.end(Kind::Service).is_empty());
+        known.begin(Kind::Service);
+        let gone = known.end(Kind::Service);
+        assert!(matches!(&gone[..], [Change::Service(_, None)]));
+        assert!(known.service(&key()).is_none());
+    }
+
+    #[test]
+    fn another_providers_service_is_seen_without_what_it_was_given() {
+        let mut known = known(true);
+        let mut theirs = service(1, &assigned("192.0.2.1"));
+        theirs["spec"]["loadBalancerClass"] = "example.com/lb".into();
+        theirs["metadata"]["finalizers"] = json!([FINALIZER]);
+        known.put(Kind::Service, &theirs, NOW).unwrap();
+        let record = known.service(&key()).unwrap();
+        assert_eq!(record.stored.status, Default::default());
+        assert!(record.stored.held.addresses.is_empty());
+        assert!(!known.is_stray(&key()));
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_keeps_its_last_good_form() {
+        let mut known = known(true);
+        known
+            .put(Kind::Service, &service(1, &json!({})), NOW)
+            .unwrap();
+        let mut bad = service(2, &json!({}));
+        bad["spec"]["ports"][0]["port"] = "eighty".into();
+        assert!(known.put(Kind::Service, &bad, NOW).is_none());
+        assert_eq!(known.problems().len(), 1);
+        assert_eq!(
+            known.service(&key()).unwrap().stored.service.ports[0].port,
+            80
+        );
+        known
+            .put(Kind::Service, &service(3, &json!({})), NOW)
+            .unwrap();
+        assert!(known.problems().is_empty());
+    }
+}

@@ -1,0 +1,182 @@
+//! `status` of a Service as it stands in an API server: read from there, and made for a patch.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_config::exchange::{Condition, Ingress, IngressPort, IpMode, PoolStatus, Status};
+use fairway_config::net::Protocol;
+use fairway_config::service::PortKey;
+use fairway_controller_core::conditions;
+use serde_json::{Value, json};
+
+use crate::shape;
+
+/// What a Service's `status` says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Read {
+    /// The part that Fairway writes.
+    pub(super) status: Status,
+    /// Conditions of others, which a patch has to carry along, since it replaces the list.
+    pub(super) foreign: Box<[Value]>,
+}
+
+/// Reads `status`. Others write there, too: what can't be read is passed over.
+pub(super) fn read(object: &Value) -> Read {
+    let mut read = Read::default();
+    let list = |pointer: &str| {
+        let list = object.pointer(pointer).and_then(Value::as_array);
+        list.into_iter().flatten()
+    };
+    read.status.ingress = list("/status/loadBalancer/ingress")
+        .filter_map(ingress)
+        .collect();
+    let mut foreign = Vec::new();
+    for entry in list("/status/conditions") {
+        match condition(entry) {
+            Some((kind, condition)) => {
+                read.status.conditions.insert(kind, condition);
+            }
+            None => foreign.push(entry.clone()),
+        }
+    }
+    read.foreign = foreign.into();
+    read
+}
+
+fn text<'a>(entry: &'a Value, key: &str) -> Option<&'a str> {
+    entry.get(key).and_then(Value::as_str)
+}
+
+fn ingress(entry: &Value) -> Option<Ingress> {
+    let ip: IpAddr = text(entry, "ip")?.parse().ok()?;
+    let ports = entry.get("ports").and_then(Value::as_array);
+    let port = |port: &Value| {
+        Some(IngressPort {
+            key: PortKey {
+                protocol: match text(port, "protocol")? {
+                    "TCP" => Protocol::Tcp,
+                    "UDP" => Protocol::Udp,
+                    "SCTP" => Protocol::Sctp,
+                    _ => return None,
+                },
+                port: port.get("port")?.as_u64()?.try_into().ok()?,
+            },
+            error: text(port, "error").map(Arc::from),
+        })
+    };
+    Some(Ingress {
+        ip,
+        hostname: text(entry, "hostname")
+            .filter(|it| !it.is_empty())
+            .map(Arc::from),
+        // KEP-1860: not given means VIP.
+        ip_mode: match text(entry, "ipMode") {
+            Some("Proxy") => IpMode::Proxy,
+            _ => IpMode::Vip,
+        },
+        ports: ports.into_iter().flatten().filter_map(port).collect(),
+    })
+}
+
+/// A condition of Fairway's; nothing for those of others.
+fn condition(entry: &Value) -> Option<(Arc<str>, Condition)> {
+    let kind = conditions::OF_SERVICES
+        .into_iter()
+        .find(|kind| Some(*kind) == text(entry, "type"))?;
+    let condition = Condition {
+        status: text(entry, "status") == Some("True"),
+        reason: text(entry, "reason").unwrap_or_default().into(),
+        message: text(entry, "message").unwrap_or_default().to_owned(),
+        since: text(entry, "lastTransitionTime")
+            .and_then(|time| time.parse().ok())
+            .unwrap_or_default(),
+    };
+    Some((kind.into(), condition))
+}
+
+/// The merge patch (RFC 7386) of a Service's `status`, of the object in this version alone.
+pub(super) fn patch(resource_version: &str, status: &Status, foreign: &[Value]) -> Value {
+    let shape = json!(shape::StatusShape::from(status));
+    let mut conditions = foreign.to_vec();
+    if let Some(Value::Array(own)) = shape.get("conditions") {
+        conditions.extend(own.iter().cloned());
+    }
+    // null takes a field away; one that is not named would stay.
+    let or_null = |list: Vec<Value>| match list.is_empty() {
+        true => Value::Null,
+        false => list.into(),
+    };
+    let ingress = shape.pointer("/loadBalancer/ingress");
+    let ingress = ingress.and_then(Value::as_array).cloned();
+    json!({
+        "metadata": {"resourceVersion": resource_version},
+        "status": {
+            "loadBalancer": {"ingress": or_null(ingress.unwrap_or_default())},
+            "conditions": or_null(conditions),
+        },
+    })
+}
+
+/// The merge patch of an AddressPool's `status`.
+pub(super) fn pool_patch(status: &PoolStatus) -> Value {
+    json!({"status": shape::pool_status(status)})
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_again() {
+        let object = json!({"status": {
+            "loadBalancer": {"ingress": [{
+                "ip": "203.0.113.1", "ipMode": "Proxy",
+                "ports": [{"port": 80, "protocol": "TCP", "error": "PortInUse"}],
+            }]},
+            "conditions": [
+                {"type": "AddressAssigned", "status": "True", "reason": "Assigned",
+                 "message": "203.0.113.1 is assigned.", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                {"type": "example.com/Scanned", "status": "True", "reason": "Clean",
+                 "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            ],
+        }});
+        let found = read(&object);
+        assert_eq!(found.status.ingress.len(), 1);
+        assert_eq!(found.foreign.len(), 1);
+        let mut patched = patch("7", &found.status, &found.foreign);
+        assert_eq!(patched["metadata"]["resourceVersion"], "7");
+        let again = read(&patched);
+        assert_eq!(again, found);
+        // The order of the list is of no meaning: compare as sets.
+        patched["status"]["conditions"]
+            .as_array_mut()
+            .unwrap()
+            .reverse();
+        assert_eq!(patched["status"], object["status"]);
+    }
+
+    #[test]
+    fn what_is_gone_is_taken_away_and_not_left() {
+        let patched = patch("7", &Status::default(), &[]);
+        assert!(patched["status"]["loadBalancer"]["ingress"].is_null());
+        assert!(
+            patched["status"]
+                .as_object()
+                .unwrap()
+                .contains_key("conditions")
+        );
+    }
+
+    #[test]
+    fn a_status_that_another_provider_wrote_does_no_harm() {
+        let object = json!({"status": {"loadBalancer": {"ingress": [
+            {"hostname": "lb.example.com"}, {"ip": "not an address"}, 7,
+            {"ip": "203.0.113.9", "ports": [{"port": 99999, "protocol": "TCP"}, {}]},
+        ]}, "conditions": "none"}});
+        let found = read(&object);
+        assert_eq!(found.status.ingress.len(), 1);
+        assert_eq!(found.status.ingress[0].ip_mode, IpMode::Vip);
+        assert!(found.status.ingress[0].ports.is_empty());
+    }
+}

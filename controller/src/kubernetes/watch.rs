@@ -1,0 +1,88 @@
+//! Hears of the objects of one kind, for ever.
+
+use std::pin::pin;
+
+use fairway_config::object::Kind;
+use futures::StreamExt as _;
+use kube::api::Api;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{Config, Error, Event, watcher};
+
+use super::document::{Document, resource};
+use super::{Shared, WATCH_SECONDS};
+
+/// Objects in one page of a first list.
+const PAGE: u32 = 500;
+
+/// Watches the objects of one kind until it is dropped.
+pub(super) async fn run(shared: &Shared, kind: Kind) {
+    match kind {
+        // Their labels are all that is needed.
+        Kind::Namespace => objects::<true>(shared, kind).await,
+        _ => objects::<false>(shared, kind).await,
+    }
+}
+
+async fn objects<const META: bool>(shared: &Shared, kind: Kind) {
+    let api: Api<Document<META>> = Api::all_with(shared.client.clone(), &resource(kind));
+    let config = Config {
+        timeout: Some(WATCH_SECONDS),
+        page_size: Some(PAGE),
+        // Nobody reaches a headless Service through a gateway.
+        label_selector: (kind == Kind::EndpointSlice)
+            .then(|| "!service.kubernetes.io/headless".to_owned()),
+        ..Config::default()
+    };
+    // Errors are tried again for ever, with a back-off from 0.8 to 30 s; a version that the API
+    // server has no longer (410) makes it list again.
+    let mut events = pin!(watcher(api, config).default_backoff());
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                let event = match event {
+                    Event::Init => Seen::Begins,
+                    Event::InitDone => Seen::Ends,
+                    Event::InitApply(it) | Event::Apply(it) => Seen::There(it.into_value(kind)),
+                    Event::Delete(it) => Seen::Gone(it.into_value(kind)),
+                };
+                // A list that has begun has not succeeded yet.
+                if !matches!(event, Seen::Begins) {
+                    shared.works(kind);
+                }
+                shared.see(kind, event);
+            }
+            Err(error) => shared.fails(kind, explain(kind, &error)),
+        }
+    }
+}
+
+/// What a watch saw.
+pub(super) enum Seen {
+    /// A list of everything begins.
+    Begins,
+    /// It has ended.
+    Ends,
+    /// An object is so.
+    There(serde_json::Value),
+    /// It was last so, and is gone.
+    Gone(serde_json::Value),
+}
+
+/// What is wrong, and what to do where that is known.
+fn explain(kind: Kind, error: &Error) -> String {
+    let code = match error {
+        Error::InitialListFailed(kube::Error::Api(status))
+        | Error::WatchStartFailed(kube::Error::Api(status))
+        | Error::WatchError(status) => status.code,
+        _ => 0,
+    };
+    let plural = resource(kind).plural;
+    match (code, kind) {
+        (404, Kind::AddressPool) => format!(
+            "{plural} can't be listed: their CustomResourceDefinition is not installed \
+             (fairway crds | kubectl apply -f -)"
+        ),
+        (403, _) => format!("{plural} can't be listed: RBAC does not allow it ({error})"),
+        _ => format!("{plural} can't be watched: {error}"),
+    }
+}

@@ -1,0 +1,65 @@
+//! Follows a store for a process that decides nothing: what tables show there.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use fairway_config::exchange::{Batch, Change};
+use fairway_config::names::ClusterName;
+use fairway_config::pool::AddressPool;
+use fairway_config::view::{PoolRow, ServiceRow};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::feed::lock;
+use crate::rows::Rows;
+
+/// What a store tells, for others to ask. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Onlooker(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    rows: Rows,
+    pools: BTreeMap<ClusterName, Arc<AddressPool>>,
+}
+
+impl Onlooker {
+    /// Takes in what a store tells until it closes or `stop`.
+    pub async fn run(self, mut batches: mpsc::Receiver<Batch>, stop: CancellationToken) {
+        while let Some(Some(batch)) = stop.run_until_cancelled(batches.recv()).await {
+            let mut seen = lock(&self.0);
+            for change in &batch.changes {
+                seen.rows.note(change);
+                match change {
+                    Change::Pool(name, Some(pool)) => {
+                        seen.pools.insert(Arc::clone(name), Arc::clone(pool));
+                    }
+                    Change::Pool(name, None) => {
+                        seen.pools.remove(name);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Rows for `get services`, ordered by namespace and name.
+    pub fn services(&self) -> Vec<ServiceRow> {
+        lock(&self.0).rows.services()
+    }
+
+    /// Rows for `get pools`, ordered by name. What is used of them is the controller's to say.
+    pub fn pools(&self) -> Vec<PoolRow> {
+        let seen = lock(&self.0);
+        let rows = seen.pools.values().map(|pool| PoolRow {
+            name: pool.name.to_string(),
+            addresses: pool.blocks.iter().map(|it| it.range.to_string()).collect(),
+            auto_assign: pool.auto_assign,
+            priority: pool.priority,
+            forwarding: pool.forwarding,
+            counts: BTreeMap::new(),
+            conditions: Vec::new(),
+        });
+        rows.collect()
+    }
+}

@@ -1,0 +1,181 @@
+//! Fairway installed in a cluster, as its manifests do it: under its own accounts and roles.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::cluster::{Cluster, Pod};
+use crate::fairway::Fairway;
+use crate::lab::Host;
+use crate::site::Site;
+use crate::wait;
+
+/// The namespace that the manifests install into.
+pub const NAMESPACE: &str = "fairway-system";
+
+/// The manifests that users apply.
+pub const MANIFESTS: &str = include_str!("../../deploy/manifests/fairway.yaml");
+
+/// A cluster with Fairway's objects in it, and a site beside it whose edge is attached.
+pub struct Installed<'a> {
+    /// The cluster.
+    pub cluster: &'a Cluster,
+    /// Clients, edge and servers.
+    pub site: Site,
+}
+
+impl<'a> Installed<'a> {
+    /// Applies the manifests and makes the namespace `shop`.
+    pub fn new(cluster: &'a Cluster) -> Result<Self> {
+        let site = Site::new()?;
+        cluster.attach(&site.edge)?;
+        cluster.apply(MANIFESTS)?;
+        cluster.kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "--timeout=60s",
+            "crd/addresspools.fairway.dev",
+        ])?;
+        cluster.namespace("shop")?;
+        Ok(Self { cluster, site })
+    }
+
+    /// A kubeconfig of one of the two accounts.
+    pub fn account(&self, name: &str) -> Result<PathBuf> {
+        self.cluster.kubeconfig_of_service_account(NAMESPACE, name)
+    }
+
+    /// A controller on a host of its own, running.
+    pub fn controller(&self, name: &str, arguments: &[&str]) -> Result<Fairway> {
+        let host = Host::new(name)?;
+        self.cluster.attach(&host)?;
+        let mut controller =
+            Fairway::member(&host, "controller", &self.account("fairway-controller")?)?
+                .arguments(&["--node-name", name])
+                .arguments(arguments);
+        controller.launch()?;
+        controller.ready()?;
+        Ok(controller)
+    }
+
+    /// A gateway on the edge, running.
+    pub fn gateway(&self, arguments: &[&str]) -> Result<Fairway> {
+        let account = self.account("fairway-gateway")?;
+        let mut gateway = Fairway::member(&self.site.edge, "gateway", &account)?
+            .arguments(&["--node-name", "edge-1"])
+            .arguments(arguments);
+        gateway.launch()?;
+        gateway.ready()?;
+        Ok(gateway)
+    }
+
+    /// A pool of these addresses.
+    pub fn pool(&self, name: &str, addresses: &[&str]) -> Result<()> {
+        self.cluster.apply(&format!(
+            "{{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {{name: {name}}}, \
+             spec: {{addresses: {addresses:?}}}}}"
+        ))
+    }
+
+    /// A Service of type LoadBalancer in the namespace `shop` that selects `app: NAME`; `spec` is
+    /// more of its spec.
+    pub fn service(&self, name: &str, spec: &str) -> Result<()> {
+        self.cluster.apply(&format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, \
+             spec: {{type: LoadBalancer, selector: {{app: {name}}}, {spec}}}}}"
+        ))
+    }
+
+    /// A ready Pod of the Service `name`, at this address.
+    pub fn pod(&self, name: &str, number: usize, ip: IpAddr, node: &str) -> Result<()> {
+        self.cluster.pod(&Pod {
+            namespace: "shop",
+            name: &format!("{name}-{number}"),
+            labels: &[("app", name)],
+            ips: &[ip],
+            node,
+            ports: &[("http", "TCP", 80)],
+            ..Pod::default()
+        })
+    }
+
+    /// The Service as the API server has it.
+    pub fn get(&self, name: &str) -> Result<Value> {
+        self.cluster.get_json("Service", "shop", name)
+    }
+
+    /// The external addresses in its status.
+    pub fn addresses(&self, name: &str) -> Result<Vec<String>> {
+        let service = self.get(name)?;
+        let ingress = service.pointer("/status/loadBalancer/ingress");
+        let ingress = ingress.and_then(Value::as_array).into_iter().flatten();
+        let ips = ingress.filter_map(|entry| entry.get("ip")?.as_str());
+        Ok(ips.map(str::to_owned).collect())
+    }
+
+    /// Waits until it has an address, and says which is its first.
+    pub fn address(&self, name: &str) -> Result<IpAddr> {
+        wait::until_some(&format!("{name} has an address"), || {
+            let addresses = self.addresses(name)?;
+            let first = addresses.first().context("pending")?;
+            Ok::<_, anyhow::Error>(first.parse()?)
+        })
+    }
+
+    /// Its condition of that type: status, reason and message, a blank between them.
+    pub fn condition(&self, name: &str, kind: &str) -> Result<String> {
+        let service = self.get(name)?;
+        let conditions = service
+            .pointer("/status/conditions")
+            .and_then(Value::as_array);
+        let found = conditions
+            .into_iter()
+            .flatten()
+            .find(|it| it.get("type").and_then(Value::as_str) == Some(kind));
+        let found = found.with_context(|| format!("no {kind}: {service}"))?;
+        let field = |name: &str| crate::fairway::text(found, name).to_owned();
+        Ok(format!(
+            "{} {} {}",
+            field("status"),
+            field("reason"),
+            field("message")
+        ))
+    }
+
+    /// Waits until a condition has each of `words`.
+    pub fn says(&self, name: &str, kind: &str, words: &[&str]) -> Result<()> {
+        wait::until_some(&format!("{kind} of {name} says {words:?}"), || {
+            let said = self.condition(name, kind)?;
+            ensure!(words.iter().all(|word| said.contains(word)), "{said}");
+            Ok(())
+        })
+    }
+
+    /// Its finalizers.
+    pub fn finalizers(&self, name: &str) -> Result<Vec<String>> {
+        let service = self.get(name)?;
+        let list = service
+            .pointer("/metadata/finalizers")
+            .and_then(Value::as_array);
+        let list = list.into_iter().flatten().filter_map(Value::as_str);
+        Ok(list.map(str::to_owned).collect())
+    }
+
+    /// Reasons of the Events about it, in the order of time.
+    pub fn events(&self, name: &str) -> Result<Vec<String>> {
+        let text = self.cluster.kubectl(&[
+            "get",
+            "events.events.k8s.io",
+            "-n",
+            "shop",
+            "--field-selector",
+            &format!("regarding.name={name}"),
+            "--sort-by=.eventTime",
+            "-o",
+            "jsonpath={range .items[*]}{.reason}{\"\\n\"}{end}",
+        ])?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+}

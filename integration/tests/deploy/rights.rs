@@ -1,0 +1,245 @@
+//! What the chart lets Fairway do.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::chart::VALUES;
+use crate::helm::{NAMESPACE, object, objects, pod, texts};
+
+/// What a role allows: `GROUP/RESOURCE VERB`, the core's group left empty.
+fn allowed(role: &Value) -> BTreeSet<String> {
+    let rules = role["rules"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let mut all = BTreeSet::new();
+    for rule in rules {
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                for verb in texts(&rule["verbs"]) {
+                    all.insert(format!("{group}/{resource} {verb}"));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The same, written short: `GROUP/RESOURCE VERB VERB…`.
+fn spelled(lines: &[&str]) -> BTreeSet<String> {
+    let verbs = lines.iter().flat_map(|line| {
+        let (resource, verbs) = line.split_once(' ').unwrap_or((line, ""));
+        verbs
+            .split(' ')
+            .map(move |verb| format!("{resource} {verb}"))
+    });
+    verbs.collect()
+}
+
+fn roles(objects: &[Value]) -> impl Iterator<Item = &Value> {
+    let kinds = ["ClusterRole", "Role"];
+    objects
+        .iter()
+        .filter(move |it| kinds.contains(&it["kind"].as_str().unwrap_or_default()))
+}
+
+pub(crate) fn roles_hold_what_each_part_needs_and_no_more() -> Result<()> {
+    let leases = ["coordination.k8s.io/leases get list watch create update patch"];
+    let cases: &[(&str, &str, &[&str])] = &[
+        (
+            "ClusterRole",
+            "fairway-controller",
+            &[
+                "/services get list watch patch",
+                "/services/status patch",
+                "/namespaces get list watch",
+                "/events create patch",
+                "events.k8s.io/events create patch",
+                "fairway.dev/addresspools get list watch",
+                "fairway.dev/addresspools/status patch",
+            ],
+        ),
+        (
+            "ClusterRole",
+            "fairway-gateway",
+            &[
+                "/services get list watch",
+                "/nodes get list watch",
+                "discovery.k8s.io/endpointslices get list watch",
+                "fairway.dev/addresspools get list watch",
+            ],
+        ),
+        ("Role", "fairway-controller", &leases),
+        ("Role", "fairway-gateway", &leases),
+    ];
+    let objects = objects(&[])?;
+    ensure!(roles(&objects).count() == cases.len(), "other roles");
+    for (kind, name, wanted) in cases {
+        let role = object(&objects, kind, name)?;
+        let (has, wanted) = (allowed(role), spelled(wanted));
+        let more: Vec<_> = has.difference(&wanted).collect();
+        let less: Vec<_> = wanted.difference(&has).collect();
+        ensure!(
+            more.is_empty() && less.is_empty(),
+            "{kind} {name}: {more:?} too much, {less:?} not there"
+        );
+
+        let binding = object(&objects, &format!("{kind}Binding"), name)?;
+        ensure!(binding["roleRef"]["kind"] == **kind && binding["roleRef"]["name"] == **name);
+        let account = json!([{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}]);
+        ensure!(binding["subjects"] == account, "{binding}");
+        let account = object(&objects, "ServiceAccount", name)?;
+        ensure!(account["automountServiceAccountToken"] == false);
+    }
+    for gateway in [false, true] {
+        let name = if gateway {
+            "fairway-gateway"
+        } else {
+            "fairway-controller"
+        };
+        ensure!(pod(&objects, gateway)?["serviceAccountName"] == name);
+    }
+    Ok(())
+}
+
+pub(crate) fn no_role_has_a_wildcard_or_reads_secrets() -> Result<()> {
+    for values in VALUES {
+        let objects = objects(values)?;
+        ensure!(roles(&objects).count() == 4, "{values:?}");
+        for line in roles(&objects).flat_map(allowed) {
+            ensure!(!line.contains('*'), "{values:?}: {line}");
+            let resource = line.split([' ', '/']).nth(1).unwrap_or_default();
+            for other in [
+                "secrets",
+                "configmaps",
+                "pods",
+                "roles",
+                "clusterroles",
+                "tokenreviews",
+            ] {
+                ensure!(resource != other, "{values:?}: {line}");
+            }
+        }
+        for binding in objects.iter().filter(|it| it.get("roleRef").is_some()) {
+            // cluster-admin and its like are given by no binding of ours.
+            ensure!(
+                binding["roleRef"]["name"] == binding["metadata"]["name"],
+                "{binding}"
+            );
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn a_gateway_can_write_nothing_but_leases_of_its_own_namespace() -> Result<()> {
+    for values in VALUES {
+        let objects = objects(values)?;
+        let ours = |role: &&Value| {
+            let name = role["metadata"]["name"].as_str().unwrap_or_default();
+            name.ends_with("-gateway")
+        };
+        for role in roles(&objects).filter(ours) {
+            for line in allowed(role) {
+                let (resource, verb) = line.split_once(' ').context("no verb")?;
+                let reads = ["get", "list", "watch"].contains(&verb);
+                let own = role["kind"] == "Role" && role["metadata"]["namespace"] == NAMESPACE;
+                let lease = own && resource == "coordination.k8s.io/leases" && verb != "delete";
+                ensure!(reads || lease, "{values:?}: {line}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The containers of a Pod, of which there is one, and what holds for it in either part.
+fn container(pod: &Value) -> Result<&Value> {
+    let containers = pod["containers"].as_array().context("no containers")?;
+    ensure!(containers.len() == 1 && pod.get("initContainers").is_none());
+    let own = &containers[0];
+    ensure!(own["securityContext"]["allowPrivilegeEscalation"] == false);
+    ensure!(own["securityContext"]["readOnlyRootFilesystem"] == true);
+    ensure!(own["securityContext"]["capabilities"]["drop"] == json!(["ALL"]));
+    ensure!(own["securityContext"].get("privileged").is_none());
+    ensure!(pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault");
+    ensure!(pod.get("hostPID").is_none() && pod.get("hostIPC").is_none());
+    for (probe, path) in [("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+        ensure!(
+            own[probe]["httpGet"] == json!({"path": path, "port": "metrics"}),
+            "{own}"
+        );
+    }
+    Ok(own)
+}
+
+pub(crate) fn the_controller_is_nobody_and_has_no_capability() -> Result<()> {
+    let objects = objects(&[])?;
+    let pod = pod(&objects, false)?;
+    let own = container(pod)?;
+    ensure!(own["securityContext"]["capabilities"].get("add").is_none());
+    ensure!(pod["securityContext"]["runAsNonRoot"] == true);
+    ensure!(pod["securityContext"]["runAsUser"] == 65532);
+    ensure!(pod.get("hostNetwork").is_none() && pod.get("volumes").is_none());
+    ensure!(own["resources"]["requests"]["memory"].is_string());
+    let spec = &object(&objects, "Deployment", "fairway-controller")?["spec"];
+    ensure!(spec["replicas"] == 2);
+    let budget = object(&objects, "PodDisruptionBudget", "fairway-controller")?;
+    ensure!(budget["spec"]["maxUnavailable"] == 1);
+    ensure!(budget["spec"]["selector"] == spec["selector"]);
+    Ok(())
+}
+
+pub(crate) fn the_gateway_has_two_capabilities() -> Result<()> {
+    let objects = objects(&[])?;
+    let pod = pod(&objects, true)?;
+    let own = container(pod)?;
+    let added = texts(&own["securityContext"]["capabilities"]["add"]);
+    ensure!(added == ["NET_ADMIN", "NET_BIND_SERVICE"], "{added:?}");
+    // One place of the host's, and no more.
+    let path = json!({"path": "/var/lib/fairway", "type": "DirectoryOrCreate"});
+    ensure!(
+        pod["volumes"] == json!([{"name": "state", "hostPath": path}]),
+        "{pod}"
+    );
+    Ok(())
+}
+
+pub(crate) fn the_controller_talks_to_the_api_server_and_to_dns_alone() -> Result<()> {
+    let ports = |rule: &Value| -> Vec<String> {
+        let all = rule["ports"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        all.iter()
+            .map(|it| format!("{} {}", it["protocol"], it["port"]).replace('"', ""))
+            .collect()
+    };
+    let all = objects(&["networkPolicy.apiServerPorts={6443}"])?;
+    let policy = &object(&all, "NetworkPolicy", "fairway-controller")?["spec"];
+    ensure!(policy["policyTypes"] == json!(["Ingress", "Egress"]));
+    let controller = &object(&all, "Deployment", "fairway-controller")?["spec"];
+    ensure!(policy["podSelector"] == controller["selector"]);
+    let rules = |way: &str| -> Vec<Vec<String>> {
+        let all = policy[way]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        all.iter().map(ports).collect()
+    };
+    ensure!(rules("ingress") == [vec!["TCP metrics"]], "{policy}");
+    ensure!(
+        rules("egress") == [vec!["TCP 6443"], vec!["UDP 53", "TCP 53"]],
+        "{policy}"
+    );
+    let from = "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus";
+    let all = objects(&[from])?;
+    let policy = &object(&all, "NetworkPolicy", "fairway-controller")?["spec"];
+    ensure!(policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"]["app"] == "prometheus");
+    ensure!(
+        objects(&["networkPolicy.enabled=false"])?
+            .iter()
+            .all(|it| it["kind"] != "NetworkPolicy")
+    );
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! `fairway controller` and `fairway gateway`: each over an API server.
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fairway_config::names::ServiceName;
+use fairway_config::problem::Problem;
+use fairway_config::view::{GatewayRow, PoolRow, Section, ServiceRow};
+use fairway_controller::kubernetes::{Connection, Identity, connect};
+use fairway_controller::{
+    Controller, Elector, KubernetesSettings, KubernetesStore, Onlooker, Reads, Store as _, Term,
+};
+use fairway_controller_core::{Counts, NodePortRange, Settings};
+use fairway_gateway::Gateway;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::WrongConfiguration;
+use crate::args::{ClusterArgs, ControllerArgs, GatewayArgs};
+use crate::process::{self, Addresses, Process, Stop, Traffic};
+use crate::views::{Followed, Known};
+
+/// The Lease that the controller who leads holds.
+const LEASE: &str = "fairway-controller";
+
+/// Runs a controller until SIGTERM or SIGINT.
+pub(crate) fn controller(args: Box<ControllerArgs>) -> anyhow::Result<ExitCode> {
+    let ControllerArgs {
+        node_name,
+        cluster,
+        process: common,
+    } = *args;
+    crate::logs::start(common.log_format, "info");
+    process::runtime()?.block_on(async {
+        let signals = process::stop_signal()?;
+        let addresses = Addresses::bind(&common)?;
+        let admin = addresses.admin.local_addr()?;
+        let client = client(&cluster).await?;
+        let recorder = process::recorder()?;
+        let stop = Stop::default();
+        let name: Arc<str> = node_name.unwrap_or_else(process::host_name).into();
+        // Two of one name must not take each other for themselves.
+        let identity = format!("{name}_{:016x}", random()?);
+        let elector = Elector::new(client.clone(), &cluster.namespace, LEASE, &identity);
+        let campaign = Arc::new(Campaign::default());
+        let (sender, leads) = watch::channel(false);
+        let office = Office {
+            client,
+            store: KubernetesSettings {
+                class: common.class.as_str().into(),
+                default_class: cluster.default_class,
+                reads: Reads::Controller,
+                term: elector.term(),
+                namespace: cluster.namespace,
+                instance: name,
+            },
+            core: Settings {
+                class: common.class.as_str().into(),
+                default_class: cluster.default_class,
+                // What the API server allocates is what there is.
+                node_ports: NodePortRange::default(),
+                allocates_node_ports: false,
+            },
+            campaign: campaign.clone(),
+        };
+        let (mut work, mut tasks) = (JoinSet::new(), JoinSet::new());
+        work.spawn(office.hold(leads, stop.drain.clone()));
+        // Gives the Lease back when the last decision is written.
+        tasks.spawn(elector.run(sender, stop.rest.clone()));
+        let process = Process::serve(campaign, None, recorder, addresses, stop, work, tasks)?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            class = common.class,
+            default_class = cluster.default_class,
+            %admin,
+            "started"
+        );
+        process.run(signals).await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Runs a gateway until SIGTERM or SIGINT, and then until its connections have ended.
+pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
+    let GatewayArgs {
+        cluster,
+        process: common,
+        traffic,
+    } = *args;
+    crate::logs::start(common.log_format, "info");
+    process::runtime()?.block_on(async {
+        let signals = process::stop_signal()?;
+        let addresses = Addresses::bind(&common)?;
+        let admin = addresses.admin.local_addr()?;
+        let client = client(&cluster).await?;
+        let recorder = process::recorder()?;
+        let stop = Stop::default();
+        let traffic = Traffic::new(traffic, &common.class, cluster.default_class);
+        let store = Arc::new(KubernetesStore::open(
+            client,
+            KubernetesSettings {
+                class: common.class.as_str().into(),
+                default_class: cluster.default_class,
+                reads: Reads::Gateway,
+                // A gateway writes nothing of Services.
+                term: Term::default(),
+                namespace: cluster.namespace.clone(),
+                instance: Arc::clone(&traffic.name),
+            },
+        ));
+        let name = Arc::clone(&traffic.name);
+        let gateway = traffic.start(&store, addresses.all()?, stop.drain.clone())?;
+        let identity = Identity {
+            namespace: cluster.namespace,
+            name,
+            row: {
+                let (gateway, store) = (gateway.clone(), store.clone());
+                Arc::new(move || row(&gateway, &*store))
+            },
+        };
+        let onlooker = Onlooker::default();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(onlooker.clone().run(store.subscribe(), stop.rest.clone()));
+        tasks.spawn(store.tell(identity, stop.rest.clone()));
+        let known = Arc::new(Followed {
+            onlooker,
+            store: store.clone(),
+        });
+        let process = Process::serve(
+            known,
+            Some(gateway),
+            recorder,
+            addresses,
+            stop,
+            JoinSet::new(),
+            tasks,
+        )?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            class = common.class,
+            default_class = cluster.default_class,
+            %admin,
+            "started"
+        );
+        process.run(signals).await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// How a gateway is, as the cluster is told.
+fn row(gateway: &Gateway, store: &KubernetesStore) -> GatewayRow {
+    let row = gateway.row();
+    let outstanding = store.outstanding();
+    let why = Some(row.why.clone()).filter(|why| !why.is_empty());
+    GatewayRow {
+        ready: row.ready && outstanding.is_empty(),
+        why: why
+            .into_iter()
+            .chain(outstanding)
+            .collect::<Vec<_>>()
+            .join("; "),
+        ..row
+    }
+}
+
+async fn client(cluster: &ClusterArgs) -> anyhow::Result<Connection> {
+    connect(cluster.kubeconfig.clone(), cluster.context.clone())
+        .await
+        .map_err(|error| WrongConfiguration(error.to_string()).into())
+}
+
+/// Eight random bytes of the kernel's.
+fn random() -> anyhow::Result<u64> {
+    let mut bytes = [0; 8];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// What a controller does while it leads.
+struct Office {
+    client: Connection,
+    store: KubernetesSettings,
+    core: Settings,
+    campaign: Arc<Campaign>,
+}
+
+impl Office {
+    /// Decides whenever this process leads, each time from what the API server has then: nothing
+    /// is carried over from an earlier term, in which another may have decided since.
+    async fn hold(self, mut leads: watch::Receiver<bool>, stop: CancellationToken) {
+        loop {
+            let begins = leads.wait_for(|leads| *leads);
+            match stop.run_until_cancelled(begins).await {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return,
+            }
+            let store = KubernetesStore::open(self.client.clone(), self.store.clone());
+            let (controller, handle) = Controller::new(Arc::new(store), self.core.clone());
+            self.campaign.set(Some(Arc::new(handle)));
+            tokio::select! {
+                () = controller.run(stop.clone()) => {}
+                _ = leads.wait_for(|leads| !*leads) => {}
+            }
+            self.campaign.set(None);
+        }
+    }
+}
+
+/// What a replica knows: all of it while it leads, and nothing while it stands by.
+#[derive(Default)]
+struct Campaign(Mutex<Option<Arc<dyn Known>>>);
+
+impl Campaign {
+    fn set(&self, known: Option<Arc<dyn Known>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(&dyn Known) -> T) -> Option<T> {
+        let known = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        known.map(|known| question(&*known))
+    }
+}
+
+impl Known for Campaign {
+    fn services(&self) -> Vec<ServiceRow> {
+        self.ask(|known| known.services()).unwrap_or_default()
+    }
+
+    fn pools(&self) -> Vec<PoolRow> {
+        self.ask(|known| known.pools()).unwrap_or_default()
+    }
+
+    fn gateways(&self) -> Vec<GatewayRow> {
+        self.ask(|known| known.gateways()).unwrap_or_default()
+    }
+
+    fn explain(&self, service: &ServiceName) -> Option<Vec<Section>> {
+        self.ask(|known| known.explain(service)).flatten()
+    }
+
+    fn counts(&self) -> Option<Counts> {
+        self.ask(|known| known.counts()).flatten()
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        self.ask(|known| known.problems()).unwrap_or_default()
+    }
+
+    fn missing(&self) -> Vec<String> {
+        // One that stands by is ready to take over.
+        self.ask(|known| known.missing()).unwrap_or_default()
+    }
+
+    fn told(&self) -> u64 {
+        self.ask(|known| known.told()).unwrap_or_default()
+    }
+
+    fn done(&self) -> u64 {
+        self.ask(|known| known.done()).unwrap_or_default()
+    }
+}
