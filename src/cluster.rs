@@ -12,6 +12,7 @@ use fairway_controller::{
 };
 use fairway_controller_core::{Counts, NodePortRange, Settings};
 use fairway_gateway::Gateway;
+use fairway_gateway_core::build::ServeNodePorts;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -96,7 +97,10 @@ pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
         let client = client(&cluster).await?;
         let recorder = process::recorder()?;
         let stop = Stop::default();
-        let traffic = Traffic::new(traffic, &common.class, cluster.default_class);
+        let traffic = Traffic {
+            serve_node_ports: ServeNodePorts::UnlessNode,
+            ..Traffic::new(traffic, &common.class, cluster.default_class)
+        };
         let store = Arc::new(KubernetesStore::open(
             client,
             KubernetesSettings {

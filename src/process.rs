@@ -11,6 +11,7 @@ use fairway_controller::Store;
 use fairway_gateway::Gateway;
 use fairway_gateway::admin::{self, Views as _};
 use fairway_gateway::metrics::Recorder;
+use fairway_gateway_core::build::ServeNodePorts;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,7 @@ pub(crate) struct Traffic {
     pub(crate) name: Arc<str>,
     /// Empty: all addresses of the host that are in no pool.
     pub(crate) node_addresses: Vec<IpAddr>,
+    pub(crate) serve_node_ports: ServeNodePorts,
     pub(crate) forward_to: ForwardTo,
     pub(crate) drain_timeout: Duration,
     pub(crate) workers: usize,
@@ -66,6 +68,7 @@ impl Traffic {
         Self {
             name: args.node_name.unwrap_or_else(host_name).into(),
             node_addresses: args.node_address,
+            serve_node_ports: ServeNodePorts::Always,
             forward_to: args.forward_to.into(),
             drain_timeout: args.drain_timeout,
             workers: args.workers.map_or_else(cores, usize::from),
@@ -92,7 +95,7 @@ impl Traffic {
             default_class: self.default_class,
             allow_loopback: self.allow_loopback,
             admin: own,
-            serve_node_ports: true,
+            serve_node_ports: self.serve_node_ports,
             node_addresses: (!self.node_addresses.is_empty()).then_some(self.node_addresses),
         };
         let settings = fairway_gateway::Settings {

@@ -253,7 +253,7 @@ mod tests {
             default_class: true,
             allow_loopback: true,
             admin: Vec::new(),
-            serve_node_ports: true,
+            serve_node_ports: fairway_gateway_core::build::ServeNodePorts::Always,
             node_addresses: None,
         };
         let settings = Settings::new("test".into(), core);

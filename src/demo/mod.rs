@@ -15,6 +15,7 @@ use anyhow::{Context as _, bail};
 use fairway_config::service::ForwardTo;
 use fairway_config::view::ServiceRow;
 use fairway_controller_core::NodePortRange;
+use fairway_gateway_core::build::ServeNodePorts;
 
 use crate::args::{DEFAULT_ADMIN, DEFAULT_CLASS, DemoArgs, LogFormat};
 use crate::process::{self, Addresses, Process, Traffic};
@@ -67,6 +68,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
         traffic: Traffic {
             name: "demo".into(),
             node_addresses: vec![block.node.into()],
+            serve_node_ports: ServeNodePorts::Always,
             forward_to: ForwardTo::Endpoints,
             drain_timeout: Duration::from_secs(5),
             workers: 2,

@@ -215,7 +215,7 @@ fn settings() -> Settings {
         default_class: true,
         allow_loopback: false,
         admin: Vec::new(),
-        serve_node_ports: true,
+        serve_node_ports: fairway_gateway_core::build::ServeNodePorts::Always,
         node_addresses: None,
     }
 }

@@ -55,7 +55,7 @@ pub struct Settings {
     /// address stands for all of the host's.
     pub admin: Vec<SocketAddr>,
     /// Whether node ports are served, and health check ports with them.
-    pub serve_node_ports: bool,
+    pub serve_node_ports: ServeNodePorts,
     /// Where node ports are served. None: on every address of the host but
     /// - those of pools and those that a Service holds: they may belong to another Service;
     /// - IPv6 link-local ones, which mean nothing without an interface, and multicast;
@@ -64,6 +64,18 @@ pub struct Settings {
     ///
     /// The first rule holds for listed ones as well.
     pub node_addresses: Option<Vec<IpAddr>>,
+}
+
+/// Whether a gateway serves node ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServeNodePorts {
+    /// It does.
+    Always,
+    /// Unless it runs on a Node: there the nodes' own proxy (kube-proxy or what stands in for it)
+    /// captures them before a socket sees anything.
+    UnlessNode,
+    /// It does not.
+    Never,
 }
 
 /// Keeps an index of the objects and the routes made of them.

@@ -72,7 +72,7 @@ pub fn settings() -> Settings {
         default_class: true,
         allow_loopback: true,
         admin: Vec::new(),
-        serve_node_ports: true,
+        serve_node_ports: fairway_gateway_core::build::ServeNodePorts::Always,
         node_addresses: Some(vec![]),
     };
     Settings {

@@ -10,7 +10,7 @@ use fairway_config::names::ClusterName;
 use fairway_config::pool::{AddressPool, Forwarding};
 use fairway_config::service::{ForwardTo, Service, ServiceType};
 
-use super::Settings;
+use super::{ServeNodePorts, Settings};
 use crate::guard::Guard;
 
 #[derive(Debug)]
@@ -116,7 +116,12 @@ impl Surroundings {
     /// Whether the Service has node ports that gateways are to serve. That is so for LoadBalancer
     /// Services of any class, as with kube-proxy.
     pub(super) fn has_node_ports(&self, service: &Service) -> bool {
-        self.settings.serve_node_ports
+        let serves = match self.settings.serve_node_ports {
+            ServeNodePorts::Always => true,
+            ServeNodePorts::UnlessNode => self.own_node().is_none(),
+            ServeNodePorts::Never => false,
+        };
+        serves
             && !service.asks.ignore
             && matches!(
                 service.kind,

@@ -28,7 +28,7 @@ fn settings() -> Settings {
         default_class: true,
         allow_loopback: false,
         admin: vec!["127.0.0.1:9901".parse().unwrap()],
-        serve_node_ports: true,
+        serve_node_ports: ServeNodePorts::Always,
         node_addresses: None,
     }
 }
@@ -288,7 +288,7 @@ fn a_service_of_another_class_keeps_its_node_ports_alone() {
         ["127.0.0.1:30080/TCP", "192.0.2.1:30080/TCP"]
     );
     let without = Settings {
-        serve_node_ports: false,
+        serve_node_ports: ServeNodePorts::Never,
         ..settings()
     };
     let built = builder(without, vec![edge(), service(other)]);
@@ -514,6 +514,27 @@ fn local_means_the_own_node_and_on_no_node_everything() {
     assert_eq!(eligible(&inside), ["10.0.0.1:8080"]);
     assert_eq!(inside.health_check.as_ref().unwrap().local_endpoints, 1);
     assert!(inside.notices.is_empty());
+}
+
+#[test]
+fn on_a_node_of_the_cluster_node_ports_are_left_to_the_nodes_own_proxy() {
+    let on_a = Settings {
+        node_name: Some("a".into()),
+        serve_node_ports: ServeNodePorts::UnlessNode,
+        ..settings()
+    };
+    let shop = || service(stored("shop", "203.0.113.1"));
+    let outside = builder(on_a.clone(), vec![edge(), shop()]);
+    assert_eq!(
+        claims(&route(&outside, "shop")),
+        [
+            "127.0.0.1:30080/TCP",
+            "192.0.2.1:30080/TCP",
+            "203.0.113.1:80/TCP"
+        ]
+    );
+    let inside = builder(on_a, vec![edge(), shop(), node("a", &[])]);
+    assert_eq!(claims(&route(&inside, "shop")), ["203.0.113.1:80/TCP"]);
 }
 
 #[test]
