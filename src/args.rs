@@ -98,6 +98,10 @@ pub(crate) struct ControllerArgs {
 /// Flags of `gateway`.
 #[derive(Debug, Args)]
 pub(crate) struct GatewayArgs {
+    /// A directory for what is known, which a start while the API server is away comes back with
+    /// [default: nothing is kept]
+    #[arg(long, env = "FAIRWAY_STATE", value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
     /// Which cluster.
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,

@@ -8,7 +8,8 @@ use fairway_config::problem::Problem;
 use fairway_config::view::{GatewayRow, PoolRow, Section, ServiceRow};
 use fairway_controller::kubernetes::{Connection, Identity, connect};
 use fairway_controller::{
-    Controller, Elector, KubernetesSettings, KubernetesStore, Onlooker, Reads, Store as _, Term,
+    Controller, Elector, KubernetesSettings, KubernetesStore, Onlooker, Reads, Snapshot,
+    Store as _, Term,
 };
 use fairway_controller_core::{Counts, NodePortRange, Settings};
 use fairway_gateway::Gateway;
@@ -26,12 +27,12 @@ use crate::views::{Followed, Known};
 const LEASE: &str = "fairway-controller";
 
 /// Runs a controller until SIGTERM or SIGINT.
-pub(crate) fn controller(args: Box<ControllerArgs>) -> anyhow::Result<ExitCode> {
+pub(crate) fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
     let ControllerArgs {
         node_name,
         cluster,
         process: common,
-    } = *args;
+    } = args;
     crate::logs::start(common.log_format, "info");
     process::runtime()?.block_on(async {
         let signals = process::stop_signal()?;
@@ -85,6 +86,7 @@ pub(crate) fn controller(args: Box<ControllerArgs>) -> anyhow::Result<ExitCode> 
 /// Runs a gateway until SIGTERM or SIGINT, and then until its connections have ended.
 pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
     let GatewayArgs {
+        state,
         cluster,
         process: common,
         traffic,
@@ -101,6 +103,9 @@ pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
             serve_node_ports: ServeNodePorts::UnlessNode,
             ..Traffic::new(traffic, &common.class, cluster.default_class)
         };
+        let snapshot = state.as_deref().map(Snapshot::open).transpose();
+        let snapshot = snapshot
+            .map_err(|error| WrongConfiguration(format!("{:#}", anyhow::Error::from(error))))?;
         let store = Arc::new(KubernetesStore::open(
             client,
             KubernetesSettings {
@@ -112,6 +117,7 @@ pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
                 namespace: cluster.namespace.clone(),
                 instance: Arc::clone(&traffic.name),
             },
+            snapshot,
         ));
         let name = Arc::clone(&traffic.name);
         let gateway = traffic.start(&store, addresses.all()?, stop.drain.clone())?;
@@ -120,7 +126,7 @@ pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
             name,
             row: {
                 let (gateway, store) = (gateway.clone(), store.clone());
-                Arc::new(move || row(&gateway, &*store))
+                Arc::new(move || row(&gateway, &store))
             },
         };
         let onlooker = Onlooker::default();
@@ -199,7 +205,7 @@ impl Office {
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return,
             }
-            let store = KubernetesStore::open(self.client.clone(), self.store.clone());
+            let store = KubernetesStore::open(self.client.clone(), self.store.clone(), None);
             let (controller, handle) = Controller::new(Arc::new(store), self.core.clone());
             self.campaign.set(Some(Arc::new(handle)));
             tokio::select! {

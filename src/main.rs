@@ -57,7 +57,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => demo::run(args),
         Command::Standalone(args) => standalone::run(args),
-        Command::Controller(args) => cluster::controller(args),
+        Command::Controller(args) => cluster::controller(*args),
         Command::Gateway(args) => cluster::gateway(args),
         Command::Get(args) => get::run(args),
         Command::Explain(args) => explain::run(args),

@@ -68,9 +68,10 @@ pub(crate) fn start(settings: Settings) -> anyhow::Result<Process> {
     let stop = Stop::default();
     let store = DirectoryStore::open(DirectorySettings::new(manifests, state)).map_err(
         |error| match error {
-            OpenError::Locked { .. } | OpenError::State { .. } => anyhow::Error::from(
-                WrongConfiguration(format!("{:#}", anyhow::Error::from(error))),
-            ),
+            OpenError::State(error) => anyhow::Error::from(WrongConfiguration(format!(
+                "{:#}",
+                anyhow::Error::from(error)
+            ))),
             other => other.into(),
         },
     )?;

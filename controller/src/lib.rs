@@ -3,6 +3,7 @@
 //! Reading order:
 //! 1. [`store`]: the only wire between controller and gateway;
 //! 2. [`directory`]: a store over a directory of manifests; [`kubernetes`]: one over an API server;
+//!    [`state`]: what both keep on disk;
 //! 3. [`run`]: the loop over any store, and what it has to say to people; [`onlooker`] says it where
 //!    there is no such loop.
 //!
@@ -18,10 +19,12 @@ pub mod onlooker;
 mod rows;
 pub mod run;
 mod shape;
+pub mod state;
 pub mod store;
 
 pub use directory::{DirectorySettings, DirectoryStore, OpenError};
-pub use kubernetes::{Elector, KubernetesSettings, KubernetesStore, Reads, Term};
+pub use kubernetes::{Elector, KubernetesSettings, KubernetesStore, Reads, Snapshot, Term};
 pub use onlooker::Onlooker;
 pub use run::{Controller, Handle};
+pub use state::TakeError;
 pub use store::{Store, WriteOutcome};

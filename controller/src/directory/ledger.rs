@@ -10,11 +10,11 @@ use fairway_config::time::Timestamp;
 
 use super::catalog::{Catalog, Winner};
 use super::changes::difference;
-use super::disk::FileWrite;
 use super::holding::{Live, LiveService, bring_service};
-use super::journal::Line;
 use super::memory::{self, Record, ServiceMemory};
 use super::render;
+use crate::state::disk::FileWrite;
+use crate::state::journal::Line;
 
 /// Every object there is.
 #[derive(Default)]

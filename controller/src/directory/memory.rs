@@ -13,12 +13,12 @@ use fairway_config::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::disk::{FileWrite, is_temporary};
-use super::journal::{self, Journal};
 use super::manifest::Entry;
 use super::parallel;
 use super::scan::Identity;
 use crate::shape::{HeldShape, StatusShape};
+use crate::state::disk::{FileWrite, is_temporary};
+use crate::state::journal::{self, Journal};
 
 /// Where [`root`] is kept, below the state directory.
 const ROOT: &str = "root.json";

@@ -7,8 +7,7 @@
 //!    that is gone counts as deleted;
 //! 3. `holding` is what an object in force has and what a Service keeps when it changes, `changes`
 //!    what subscribers hear of it, `ledger` has all of it and what of it is not yet on disk;
-//! 4. `memory` and `render` say what is written, `journal` and `disk` write it, `lock` sees
-//!    to it that nobody else does; `offline` reads manifests without any of this;
+//! 4. `memory` and `render` say what is written; `offline` reads manifests without any of this;
 //! 5. `worker` is the thread that does all of this, one thing after the other; `survey` is its
 //!    part that finds out what has changed, `writeback` the one that makes decisions last,
 //!    `visible` what it lets others see.
@@ -30,11 +29,8 @@
 mod absence;
 mod catalog;
 mod changes;
-mod disk;
 mod holding;
-mod journal;
 mod ledger;
-mod lock;
 mod manifest;
 mod memory;
 mod offline;

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::state::TakeError;
+
 /// How a [`DirectoryStore`](super::DirectoryStore) is set up.
 #[derive(Clone, Debug)]
 pub struct DirectorySettings {
@@ -37,27 +39,9 @@ impl DirectorySettings {
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process is at work in the state directory.
-    #[error(
-        "{} belongs to process {pid} ({command}): stop it, or give this one a --state of its own",
-        state.display()
-    )]
-    Locked {
-        /// The state directory.
-        state: PathBuf,
-        /// The process that holds it.
-        pid: String,
-        /// How that was started.
-        command: String,
-    },
-    /// The state directory can't be used.
-    #[error("can't use {} as state", path.display())]
-    State {
-        /// The file or directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// The state directory can't be had.
+    #[error(transparent)]
+    State(#[from] TakeError),
     /// The kernel refuses what the store needs to wait for changes, or a thread.
     #[error("can't wait for changes of {}", manifests.display())]
     Watch {

@@ -14,16 +14,17 @@ use tokio::sync::oneshot;
 
 use super::absence::Absence;
 use super::catalog::Catalog;
-use super::disk::Disk;
-use super::journal::Journal;
 use super::ledger::Ledger;
-use super::lock::{Lock, make_directory};
 use super::memory;
 use super::scan::Identity;
 use super::settings::{DirectorySettings, OpenError};
 use super::visible::Visible;
 use super::watch::{Hint, Watcher};
 use crate::feed::{Feed, lock};
+use crate::state::TakeError;
+use crate::state::disk::Disk;
+use crate::state::journal::Journal;
+use crate::state::lock::{Lock, make_directory};
 use crate::store::WriteOutcome;
 
 /// From the end of a pass to the next, at least: a hundred passes a second, whatever is written how
@@ -128,7 +129,7 @@ impl Worker {
     ) -> Result<Self, OpenError> {
         make_directory(&settings.state)?;
         let lock = Lock::take(&settings.state)?;
-        let loaded = memory::load(&settings.state).map_err(|source| OpenError::State {
+        let loaded = memory::load(&settings.state).map_err(|source| TakeError::State {
             path: settings.state.clone(),
             source,
         })?;

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use fairway_config::exchange::{Change, Write};
 use fairway_config::object::ObjectKey;
 
-use super::disk::FileWrite;
 use super::worker::{Failure, Worker};
 use super::{memory, parallel};
+use crate::state::disk::FileWrite;
 use crate::store::WriteOutcome;
 
 /// How long it has to be quiet before views are written, and how much longer for each: a status

@@ -143,14 +143,13 @@ impl Known {
             Err(unreadable) => unreadable.key.clone(),
         };
         let key = key?;
-        if let Some(listed) = self.listed.get_mut(&kind) {
-            listed.insert(key.clone());
-        }
+        let listed = self.listed.get_mut(&kind);
+        let met = listed.is_none_or(|listed| !listed.insert(key.clone()));
         let text = document
             .pointer("/metadata/resourceVersion")
             .and_then(Value::as_str)
             .unwrap_or_default();
-        if self.is_older(&key, text) {
+        if self.is_known(&key, text, met) {
             return None;
         }
         match read {
@@ -169,14 +168,39 @@ impl Known {
         }
     }
 
-    /// Versions are numbers that grow (KEP-5504). Where one is not, what comes last is newest.
-    fn is_older(&self, key: &ObjectKey, version: &str) -> bool {
+    /// An object was there when an earlier process wrote it down. What the API server says of it
+    /// counts, before and after.
+    pub(super) fn recall(&mut self, document: &Value, now: Timestamp) -> Option<Change> {
+        let read = object::read(document).ok()?;
+        let key = read.key?;
+        if self.is_there(&key) {
+            return None;
+        }
+        let version = document.pointer("/metadata/resourceVersion");
+        let version = version.and_then(Value::as_str).unwrap_or_default();
+        self.take(key, read.object, document, version, now)
+    }
+
+    /// Whether an object is known.
+    pub(super) fn is_there(&self, key: &ObjectKey) -> bool {
+        self.services.contains_key(key) || self.others.contains_key(key)
+    }
+
+    /// Whether an object is known in this version or in a newer one.
+    ///
+    /// Versions are numbers that grow (KEP-5504). Where one is not, what comes last is newest. An
+    /// object that a list shows and that has not been `met` since it began is as the list shows it:
+    /// in a cluster that was restored from a backup versions begin again at an older one.
+    fn is_known(&self, key: &ObjectKey, version: &str, met: bool) -> bool {
         let known = match self.services.get(key) {
             Some(record) => record.resource_version.parse().ok(),
             None => self.others.get(key).copied().flatten(),
         };
         let (known, version): (Option<u64>, Option<u64>) = (known, version.parse().ok());
-        known.zip(version).is_some_and(|(known, new)| new <= known)
+        known.zip(version).is_some_and(|(known, new)| match met {
+            true => new <= known,
+            false => new == known,
+        })
     }
 
     fn take(
@@ -437,6 +461,53 @@ mod tests {
                 .is_none()
         );
         assert_eq!(held(&known), ["192.0.2.1"]);
+    }
+
+    #[test]
+    fn a_list_counts_whatever_its_versions_are() {
+        let mut known = known(false);
+        known
+            .put(Kind::Service, &service(1_000, &assigned("192.0.2.1")), NOW)
+            .unwrap();
+        // The cluster was restored from a backup.
+        known.begin(Kind::Service);
+        let restored = service(7, &assigned("192.0.2.2"));
+        known.put(Kind::Service, &restored, NOW).unwrap();
+        assert_eq!(held(&known), ["192.0.2.2"]);
+        // What was heard since the list began is newer than what the list shows.
+        let written = service(9, &assigned("192.0.2.3"));
+        known.put(Kind::Service, &written, NOW).unwrap();
+        assert!(known.put(Kind::Service, &restored, NOW).is_none());
+        assert!(known.end(Kind::Service).is_empty());
+        assert_eq!(held(&known), ["192.0.2.3"]);
+        assert!(known.put(Kind::Service, &restored, NOW).is_none());
+        // The same version is no news in a list either.
+        known.begin(Kind::Service);
+        assert!(known.put(Kind::Service, &written, NOW).is_none());
+        assert!(known.end(Kind::Service).is_empty());
+    }
+
+    #[test]
+    fn what_was_written_down_stands_in_until_it_is_listed() {
+        let mut known = known(false);
+        known.begin(Kind::Service);
+        let old = service(50, &assigned("192.0.2.1"));
+        known.recall(&old, NOW).unwrap();
+        assert!(known.recall(&old, NOW).is_none());
+        assert_eq!(held(&known), ["192.0.2.1"]);
+        // What is listed comes first, whatever its version.
+        let listed = service(2, &assigned("192.0.2.2"));
+        known.put(Kind::Service, &listed, NOW).unwrap();
+        assert!(known.recall(&old, NOW).is_none());
+        assert_eq!(held(&known), ["192.0.2.2"]);
+        assert!(known.end(Kind::Service).is_empty());
+        // And what a list does not show is gone.
+        known.begin(Kind::Service);
+        known.begin(Kind::Node);
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}});
+        known.recall(&node, NOW).unwrap();
+        let gone = known.end(Kind::Node);
+        assert!(matches!(&gone[..], [Change::Node(_, None)]));
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! 3. `write` says which requests make a decision last; this file sends them; `teller` tells
 //!    people of them;
 //! 4. `gateways` and `reporter`: what gateways say;
-//! 5. `election` and `lease`: who may write.
+//! 5. `snapshot`: what is known, on disk;
+//! 6. `election` and `lease`: who may write.
 //!
 //! Invariants:
 //! - Nothing is synced before every kind has been listed once.
@@ -22,6 +23,7 @@ mod gateways;
 mod known;
 mod lease;
 mod reporter;
+mod snapshot;
 mod status;
 mod teller;
 mod watch;
@@ -51,6 +53,7 @@ use self::known::{Class, Known, Record};
 pub use self::lease::{Elector, Term};
 pub use self::reporter::Identity;
 use self::reporter::Reports;
+pub use self::snapshot::Snapshot;
 use self::teller::Teller;
 use self::watch::Seen;
 use self::write::Step;
@@ -61,6 +64,9 @@ pub use kube::Client as Connection;
 /// After so long without a word a connection counts as dead, in seconds. The API server ends a
 /// watch after this time by itself, and the next one goes on where it ended.
 const WATCH_SECONDS: u32 = 60;
+
+/// How long the API server has to deliver the first lists before a snapshot stands in for it.
+const FIRST_LISTS: Duration = Duration::from_secs(2);
 
 /// Requests on their way at a time.
 const CONCURRENT: usize = 32;
@@ -139,6 +145,8 @@ struct Shared {
     stray: Notify,
     teller: Teller,
     reports: Arc<Reports>,
+    /// Taken while `known` is held, so that it is written down in the order in which it was heard.
+    snapshot: Option<Mutex<Snapshot>>,
 }
 
 /// How the watches are.
@@ -150,12 +158,15 @@ struct Progress {
     /// The Leases of gateways, likewise.
     gateways_listed: bool,
     gateways_failing: Option<String>,
+    /// When that was written down which stands in for what has not been listed.
+    stands_in: Option<Timestamp>,
 }
 
 impl KubernetesStore {
     /// Begins to watch. Needs a Tokio runtime. An API server that does not answer is tried again
-    /// for ever; until it has, nothing is synced.
-    pub fn open(client: Client, settings: KubernetesSettings) -> Self {
+    /// for ever; until it has, nothing is synced. But where it has not within two seconds and there is
+    /// a snapshot of everything that is read, that stands in.
+    pub fn open(client: Client, settings: KubernetesSettings, snapshot: Option<Snapshot>) -> Self {
         let class = Class {
             name: Arc::clone(&settings.class),
             is_default: settings.default_class,
@@ -172,12 +183,21 @@ impl KubernetesStore {
             stray: Notify::new(),
             teller,
             reports: Arc::default(),
+            snapshot: snapshot.map(Mutex::new),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(telling);
         for kind in reads.kinds() {
             let shared = Arc::clone(&shared);
             tasks.spawn(async move { watch::run(&shared, *kind).await });
+        }
+        if shared.snapshot.is_some() {
+            let waiting = Arc::clone(&shared);
+            tasks.spawn(async move {
+                tokio::time::sleep(FIRST_LISTS).await;
+                // Parses a large file.
+                let _ = tokio::task::spawn_blocking(move || waiting.stand_in()).await;
+            });
         }
         if reads == Reads::Controller {
             let cleaning = Arc::clone(&shared);
@@ -252,18 +272,32 @@ impl Store for KubernetesStore {
         let mut problems = lock(&self.shared.known).problems();
         let progress = lock(&self.shared.progress);
         let failing = progress.failing.values().chain(&progress.gateways_failing);
-        problems.extend(failing.map(|message| Problem {
+        let mut messages: Vec<String> = failing.cloned().collect();
+        messages.extend(progress.stands_in.map(|written| {
+            format!(
+                "the API server has not been heard yet: {} are as they were written down until \
+                 {written}",
+                self.shared.unlisted(&progress).join(", ")
+            )
+        }));
+        drop(progress);
+        let snapshot = self.shared.snapshot.as_ref();
+        messages.extend(snapshot.and_then(|snapshot| lock(snapshot).problem()));
+        problems.extend(messages.into_iter().map(|message| Problem {
             file: "".into(),
             document: 0,
             object: String::new(),
             field: String::new(),
-            message: message.clone(),
+            message,
         }));
         problems
     }
 
     fn outstanding(&self) -> Vec<String> {
         let progress = lock(&self.shared.progress);
+        if progress.stands_in.is_some() {
+            return Vec::new();
+        }
         let reads = self.shared.settings.reads;
         let kinds = reads.kinds().iter();
         let mut outstanding: Vec<String> = kinds
@@ -323,12 +357,26 @@ impl Shared {
                 known.begin(kind);
                 Vec::new()
             }
-            Seen::There(document) => known.put(kind, &document, now()).into_iter().collect(),
-            Seen::Gone(document) => known.remove(&document).into_iter().collect(),
+            Seen::There(document) => {
+                let change = known.put(kind, &document, now());
+                // What can't be read, or is older, leaves there what was.
+                if change.is_some() {
+                    self.write_down(|snapshot| snapshot.put(kind, &document));
+                }
+                change.into_iter().collect()
+            }
+            Seen::Gone(document) => {
+                self.write_down(|snapshot| snapshot.remove(kind, &document));
+                known.remove(&document).into_iter().collect()
+            }
             Seen::Ends => {
                 let changes = known.end(kind);
+                self.write_down(|snapshot| snapshot.listed(kind, |key| known.is_there(key)));
                 lock(&self.progress).listed.insert(kind);
                 synced = self.is_listed();
+                if synced && lock(&self.progress).stands_in.take().is_some() {
+                    tracing::info!("the API server is heard again: the snapshot has done its part");
+                }
                 changes
             }
         };
@@ -340,6 +388,52 @@ impl Shared {
             }
         }
         self.feed.publish(changes, synced, since);
+    }
+
+    fn write_down(&self, act: impl FnOnce(&mut Snapshot)) {
+        if let Some(snapshot) = &self.snapshot {
+            act(&mut lock(snapshot));
+        }
+    }
+
+    /// What has not been listed yet, as the API server calls it.
+    fn unlisted(&self, progress: &Progress) -> Vec<String> {
+        let kinds = self.settings.reads.kinds().iter();
+        kinds
+            .filter(|kind| !progress.listed.contains(kind))
+            .map(|kind| resource(*kind).plural)
+            .collect()
+    }
+
+    /// What was written down stands in for what the API server has not said yet.
+    fn stand_in(&self) {
+        let recalled = self.snapshot.as_ref().and_then(|it| lock(it).recall());
+        let Some(recalled) = recalled.filter(|it| it.is_complete(self.settings.reads.kinds()))
+        else {
+            return;
+        };
+        if self.is_listed() {
+            return;
+        }
+        let written = recalled.written;
+        for (kind, document) in recalled.documents() {
+            let mut known = lock(&self.known);
+            // A list that has ended meanwhile knows better.
+            if !lock(&self.progress).listed.contains(&kind) {
+                let change = known.recall(&document, now());
+                self.feed.publish(change.into_iter().collect(), false, None);
+            }
+        }
+        let _known = lock(&self.known);
+        if self.is_listed() {
+            return;
+        }
+        lock(&self.progress).stands_in = Some(written);
+        self.feed.publish(Vec::new(), true, None);
+        tracing::warn!(
+            %written,
+            "the API server has not been heard: a snapshot of what was known stands in for it"
+        );
     }
 
     fn note_stray(&self, known: &Known, change: &Change) {

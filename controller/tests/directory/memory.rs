@@ -4,7 +4,7 @@ use std::fs;
 
 use fairway_config::exchange::{Held, Status, Write};
 use fairway_config::service::PortKey;
-use fairway_controller::{DirectoryStore, OpenError, Store as _, WriteOutcome};
+use fairway_controller::{DirectoryStore, OpenError, Store as _, TakeError, WriteOutcome};
 
 use super::bed::{Bed, TCP_80, service};
 
@@ -178,7 +178,9 @@ async fn a_second_owner_is_told_who_has_the_state() {
     let mut bed = Bed::new();
     bed.open().await;
     match DirectoryStore::open(bed.settings()) {
-        Err(OpenError::Locked { pid, .. }) => assert_eq!(pid, std::process::id().to_string()),
+        Err(OpenError::State(TakeError::Locked { pid, .. })) => {
+            assert_eq!(pid, std::process::id().to_string())
+        }
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("two owners"),
     }

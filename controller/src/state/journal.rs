@@ -9,9 +9,9 @@
 //! and never counted: whoever waited for it was not told. When most of the file is history it is
 //! written anew, beside its place, and renamed over it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -20,20 +20,20 @@ use fairway_config::object::ObjectKey;
 use super::disk::{Disk, FileWrite};
 
 /// Where it is, below the state directory.
-pub(super) const PATH: &str = "memory.jsonl";
+pub(crate) const PATH: &str = "memory.jsonl";
 
 /// History that is not worth writing the file anew for.
 const SLACK: u64 = 1 << 20;
 
 /// What is remembered of one object from now on; nothing where it is gone.
-pub(super) struct Line {
-    pub(super) key: ObjectKey,
-    pub(super) content: Option<Vec<u8>>,
+pub(crate) struct Line {
+    pub(crate) key: ObjectKey,
+    pub(crate) content: Option<Vec<u8>>,
 }
 
 /// The file, open for as long as the state directory is ours: it can be written to when there are
 /// no file descriptors left.
-pub(super) struct Journal {
+pub(crate) struct Journal {
     path: PathBuf,
     file: File,
     /// How much of it counts.
@@ -44,16 +44,16 @@ pub(super) struct Journal {
 
 /// What a file held.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
+pub(crate) struct Contents {
     /// What is remembered of each key, as JSON.
-    pub(super) records: BTreeMap<String, String>,
+    pub(crate) records: BTreeMap<String, String>,
     /// Lines that are none, counted from 1, and why.
-    pub(super) broken: Vec<(usize, &'static str)>,
+    pub(crate) broken: Vec<(usize, &'static str)>,
 }
 
 impl Journal {
     /// Opens or makes the file and reads it.
-    pub(super) fn open(state: &Path) -> io::Result<(Self, Contents)> {
+    pub(crate) fn open(state: &Path) -> io::Result<(Self, Contents)> {
         let path = state.join(PATH);
         let mut file = open(&path)?;
         let mut bytes = Vec::new();
@@ -82,7 +82,7 @@ impl Journal {
 
     /// Adds lines; when it returns well they survive a crash, all of them. When it does not, none
     /// of them counts.
-    pub(super) fn append(&mut self, lines: &[Line]) -> io::Result<()> {
+    pub(crate) fn append(&mut self, lines: &[Line]) -> io::Result<()> {
         if lines.is_empty() {
             return Ok(());
         }
@@ -101,12 +101,12 @@ impl Journal {
     }
 
     /// Whether more of it is history than not.
-    pub(super) fn is_mostly_history(&self) -> bool {
+    pub(crate) fn is_mostly_history(&self) -> bool {
         self.len > 2 * self.live + SLACK
     }
 
     /// Writes it anew with nothing but these lines.
-    pub(super) fn rewrite(&mut self, disk: &Disk, lines: &[Line]) -> io::Result<()> {
+    pub(crate) fn rewrite(&mut self, disk: &Disk, lines: &[Line]) -> io::Result<()> {
         let content = encode(lines);
         let len = as_u64(content.len());
         let write = FileWrite {
@@ -120,6 +120,61 @@ impl Journal {
         self.file = open(&self.path)?;
         (self.len, self.live) = (len, len);
         Ok(())
+    }
+
+    /// Writes it anew without its history, from the file itself: of what is remembered no more
+    /// than a line at a time is in memory, and the keys.
+    pub(crate) fn compact(&mut self, disk: &Disk) -> io::Result<()> {
+        let mut last = HashMap::new();
+        self.each_line(|at, line| {
+            let Some(tab) = line.iter().position(|byte| *byte == b'\t') else {
+                return Ok(());
+            };
+            let (key, content) = line.split_at(tab);
+            // A tab and the end of the line.
+            if content.len() > 2 {
+                last.insert(key.to_vec(), at);
+            } else {
+                last.remove(key);
+            }
+            Ok(())
+        })?;
+        let live: HashSet<u64> = last.into_values().collect();
+        let mut len = 0;
+        disk.replace(Path::new(PATH), |file| {
+            let mut out = BufWriter::new(file);
+            self.each_line(|at, line| {
+                if !live.contains(&at) {
+                    return Ok(());
+                }
+                len += as_u64(line.len());
+                out.write_all(line)
+            })?;
+            out.flush()
+        })?;
+        self.file = open(&self.path)?;
+        (self.len, self.live) = (len, len);
+        Ok(())
+    }
+
+    /// Each line that counts, where it begins and with its end.
+    fn each_line(&self, mut act: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut reader = BufReader::new(File::open(&self.path)?).take(self.len);
+        let (mut at, mut line) = (0, Vec::new());
+        loop {
+            line.clear();
+            let read = reader.read_until(b'\n', &mut line)?;
+            if read == 0 {
+                return Ok(());
+            }
+            act(at, &line)?;
+            at += as_u64(read);
+        }
+    }
+
+    /// When the file was last written to.
+    pub(crate) fn written(&self) -> io::Result<std::time::SystemTime> {
+        self.file.metadata()?.modified()
     }
 }
 
@@ -257,6 +312,34 @@ mod tests {
         assert_eq!(left.len(), 2);
         assert_eq!(left[0].1, "last");
         assert!(fs::metadata(state.path().join(PATH)).unwrap().len() < 100);
+    }
+
+    #[test]
+    fn it_is_written_anew_from_itself() {
+        let state = tempfile::tempdir().unwrap();
+        let disk = Disk::new(state.path().to_owned());
+        let (mut journal, _) = Journal::open(state.path()).unwrap();
+        for round in 0..50 {
+            let text = round.to_string();
+            let lines = [
+                line("Service a/x", Some(&text)),
+                line("Node n", Some(&text)),
+                line(&format!("Node gone-{round}"), Some(&text)),
+            ];
+            journal.append(&lines).unwrap();
+            journal
+                .append(&[line(&format!("Node gone-{round}"), None)])
+                .unwrap();
+        }
+        let before = records(state.path());
+        journal.compact(&disk).unwrap();
+        let file = fs::read_to_string(state.path().join(PATH)).unwrap();
+        assert_eq!(file, "Service a/x\t49\nNode n\t49\n");
+        assert_eq!(records(state.path()), before);
+        // It goes on where it was.
+        journal.append(&[line("Node m", Some("1"))]).unwrap();
+        journal.compact(&disk).unwrap();
+        assert_eq!(records(state.path()).len(), 3);
     }
 
     #[test]

@@ -21,25 +21,25 @@ const MANY: usize = 9;
 
 /// What is to become of one file.
 #[derive(Debug)]
-pub(super) struct FileWrite {
+pub(crate) struct FileWrite {
     /// Where, below the state directory.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What it is to hold; nothing removes it.
-    pub(super) content: Option<Vec<u8>>,
+    pub(crate) content: Option<Vec<u8>>,
     /// For Fairway's eyes alone: the memory of a Secret holds its key.
-    pub(super) private: bool,
+    pub(crate) private: bool,
 }
 
 /// The state directory as something to write to.
-pub(super) struct Disk {
+pub(crate) struct Disk {
     root: PathBuf,
     #[cfg(test)]
-    pub(super) hook: Option<Hook>,
+    pub(crate) hook: Option<Hook>,
 }
 
 /// One step of a write, in the order in which they are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     MakeDirectory,
     Create,
     Fill,
@@ -51,11 +51,11 @@ pub(super) enum Step {
 
 /// Stands in for a disk that fails or a process that dies at a step.
 #[cfg(test)]
-pub(super) type Hook = std::sync::Arc<dyn Fn(Step, &Path) -> io::Result<()> + Send + Sync>;
+pub(crate) type Hook = std::sync::Arc<dyn Fn(Step, &Path) -> io::Result<()> + Send + Sync>;
 
 impl Disk {
     /// Writes below `root`, which is there.
-    pub(super) fn new(root: PathBuf) -> Self {
+    pub(crate) fn new(root: PathBuf) -> Self {
         Self {
             root,
             #[cfg(test)]
@@ -64,13 +64,13 @@ impl Disk {
     }
 
     /// The directory that is written below.
-    pub(super) fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// Does all writes; one result for each, in order. What fails leaves the file as it was (or,
     /// where only making it durable failed, as it was to be) and the others are done all the same.
-    pub(super) fn apply(&self, writes: &[FileWrite]) -> Vec<io::Result<()>> {
+    pub(crate) fn apply(&self, writes: &[FileWrite]) -> Vec<io::Result<()>> {
         let many = writes.len() >= MANY;
         let mut dirty = BTreeSet::new();
         let mut results: Vec<_> = writes
@@ -106,6 +106,33 @@ impl Disk {
             }
         }
         results
+    }
+
+    /// Writes one file that only Fairway may read, by way of `fill`: for what is too large to be
+    /// held in memory. What fails leaves the file as it was.
+    pub(crate) fn replace(
+        &self,
+        path: &Path,
+        fill: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let place = self.root.join(path);
+        let beside = temporary(&place);
+        self.step(Step::Create, &beside)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&beside)?;
+        let written = self
+            .step(Step::Fill, &beside)
+            .and_then(|()| fill(&mut file))
+            .and_then(|()| self.step(Step::Sync, &beside))
+            .and_then(|()| file.sync_all())
+            .and_then(|()| self.step(Step::Rename, &place))
+            .and_then(|()| fs::rename(&beside, &place));
+        if written.is_err() {
+            let _ = fs::remove_file(beside);
+        }
+        written?;
+        self.sync_directory(&parent(path).unwrap_or_default())
     }
 
     /// Puts the content beside its place, durable unless `many`. Directories that had to be made
@@ -217,7 +244,7 @@ impl Disk {
 }
 
 /// Whether a name is that of a file that was never put in its place.
-pub(super) fn is_temporary(name: &str) -> bool {
+pub(crate) fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".tmp")
 }
 

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::settings::OpenError;
+use super::TakeError;
 
 /// Holds the state directory. The kernel lets go of it when the process ends, however it ends.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     file: File,
 }
 
@@ -23,9 +23,9 @@ impl Drop for Lock {
 
 impl Lock {
     /// Takes the lock, or says who has it.
-    pub(super) fn take(state: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn take(state: &Path) -> Result<Self, TakeError> {
         let path = state.join("lock");
-        let failed = |source| OpenError::State {
+        let failed = |source| TakeError::State {
             path: path.clone(),
             source,
         };
@@ -46,7 +46,7 @@ impl Lock {
                     Some((pid, command)) => (pid.to_owned(), command.to_owned()),
                     None => ("unknown".to_owned(), "unknown".to_owned()),
                 };
-                return Err(OpenError::Locked {
+                return Err(TakeError::Locked {
                     state: state.to_owned(),
                     pid,
                     command,
@@ -71,8 +71,8 @@ impl Lock {
 }
 
 /// Makes a directory and those above it, where they are missing.
-pub(super) fn make_directory(path: &Path) -> Result<(), OpenError> {
-    std::fs::create_dir_all(path).map_err(|source| OpenError::State {
+pub(crate) fn make_directory(path: &Path) -> Result<(), TakeError> {
+    std::fs::create_dir_all(path).map_err(|source| TakeError::State {
         path: PathBuf::from(path),
         source,
     })

@@ -1,0 +1,479 @@
+//! What a store knows, on disk: a process that starts while the API server is away comes back with
+//! it.
+//!
+//! Every object is a line in a journal, as the API server sent it. A thread of its own writes: what
+//! changes meanwhile waits, the latest of each object, so that what waits is bounded by the number
+//! of objects. A disk that is full or broken is a problem that is told; nothing ends by it.
+//!
+//! The state directory: `memory.jsonl` has the objects, `snapshot.json` the kinds of which it has all
+//! there were at some time, `lock` who is at work.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use fairway_config::object::{Kind, ObjectKey};
+use fairway_config::time::Timestamp;
+use serde_json::Value;
+
+use crate::feed::lock;
+use crate::state::TakeError;
+use crate::state::disk::{Disk, FileWrite};
+use crate::state::journal::{Journal, Line};
+use crate::state::lock::{Lock, make_directory};
+
+/// The file that names the kinds of which everything is in the journal.
+const COMPLETE: &str = "snapshot.json";
+
+/// From one write to the next, at least.
+const GATHER: Duration = Duration::from_millis(500);
+
+/// So much is not kept waiting, in bytes.
+const LARGE: usize = 4 << 20;
+
+/// After a write that failed.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The snapshot of a store. Dropping it writes what is left to write and waits for that.
+pub struct Snapshot {
+    /// What is in the journal or on its way there: a hash of each object.
+    index: HashMap<ObjectKey, u64>,
+    /// What was there at the start.
+    recalled: Option<Recalled>,
+    waiting: Arc<Waiting>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// What an earlier process knew.
+pub(super) struct Recalled {
+    records: BTreeMap<String, String>,
+    complete: BTreeSet<String>,
+    /// When it was last written to.
+    pub(super) written: Timestamp,
+}
+
+impl Recalled {
+    /// Whether it has everything of these kinds.
+    pub(super) fn is_complete(&self, kinds: &[Kind]) -> bool {
+        kinds
+            .iter()
+            .all(|kind| self.complete.contains(kind.as_str()))
+    }
+
+    /// The objects.
+    pub(super) fn documents(self) -> impl Iterator<Item = (Kind, Value)> {
+        self.records.into_iter().filter_map(|(key, json)| {
+            let kind = key.parse::<ObjectKey>().ok()?.kind;
+            match serde_json::from_str(&json) {
+                Ok(document) => Some((kind, document)),
+                Err(error) => {
+                    tracing::warn!(object = key, %error, "can't be read in the snapshot");
+                    None
+                }
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").finish_non_exhaustive()
+    }
+}
+
+impl Snapshot {
+    /// Takes a state directory over and reads what is there.
+    ///
+    /// # Errors
+    /// Where another process has it or it can't be used.
+    pub fn open(state: &Path) -> Result<Self, TakeError> {
+        let failed = |source| TakeError::State {
+            path: state.to_owned(),
+            source,
+        };
+        make_directory(state)?;
+        let lock = Lock::take(state)?;
+        let (journal, contents) = Journal::open(state).map_err(failed)?;
+        for (line, why) in &contents.broken {
+            tracing::warn!(state = %state.display(), line, why, "a line of the snapshot is lost");
+        }
+        let records = contents.records;
+        let index = records
+            .iter()
+            .filter_map(|(key, json)| Some((key.parse().ok()?, hash(json.as_bytes()))))
+            .collect();
+        let complete = complete(state);
+        let written = journal.written().map_err(failed)?;
+        let written = written.duration_since(UNIX_EPOCH);
+        tracing::info!(
+            state = %state.display(),
+            objects = records.len(),
+            complete = !complete.is_empty(),
+            "snapshot taken over"
+        );
+        let waiting = Arc::new(Waiting::default());
+        let writer = Writer {
+            _lock: lock,
+            state: state.to_owned(),
+            disk: Disk::new(state.to_owned()),
+            journal,
+            complete: complete.clone(),
+            waiting: Arc::clone(&waiting),
+        };
+        let writer = thread::Builder::new()
+            .name("fairway-state".to_owned())
+            .spawn(|| writer.run())
+            .map_err(failed)?;
+        Ok(Self {
+            index,
+            recalled: Some(Recalled {
+                records,
+                complete,
+                written: Timestamp(written.map_or(0, |written| written.as_secs().cast_signed())),
+            }),
+            waiting,
+            writer: Some(writer),
+        })
+    }
+
+    /// What was there at the start; only once, for it is large.
+    pub(super) fn recall(&mut self) -> Option<Recalled> {
+        self.recalled.take()
+    }
+
+    /// An object is so.
+    pub(super) fn put(&mut self, kind: Kind, document: &Value) {
+        let Some(key) = key_in(kind, document) else {
+            return;
+        };
+        let Ok(content) = serde_json::to_vec(document) else {
+            return;
+        };
+        let hash = hash(&content);
+        if self.index.insert(key.clone(), hash) != Some(hash) {
+            self.waiting.add(key, Some(content));
+        }
+    }
+
+    /// An object is gone.
+    pub(super) fn remove(&mut self, kind: Kind, document: &Value) {
+        if let Some(key) = key_in(kind, document)
+            && self.index.remove(&key).is_some()
+        {
+            self.waiting.add(key, None);
+        }
+    }
+
+    /// All objects of this kind have been listed; those that `is_there` does not know are gone.
+    pub(super) fn listed(&mut self, kind: Kind, is_there: impl Fn(&ObjectKey) -> bool) {
+        let gone: Vec<ObjectKey> = self
+            .index
+            .keys()
+            .filter(|key| key.kind == kind && !is_there(key))
+            .cloned()
+            .collect();
+        for key in gone {
+            self.index.remove(&key);
+            self.waiting.add(key, None);
+        }
+        let mut pending = lock(&self.waiting.pending);
+        pending.complete.insert(kind.as_str().to_owned());
+        self.waiting.wake.notify_one();
+    }
+
+    /// Why it can't be written now.
+    pub(super) fn problem(&self) -> Option<String> {
+        lock(&self.waiting.pending).problem.clone()
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        lock(&self.waiting.pending).closed = true;
+        self.waiting.wake.notify_one();
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the thread that writes the snapshot has panicked");
+        }
+    }
+}
+
+/// What waits for the thread that writes.
+#[derive(Default)]
+struct Waiting {
+    pending: Mutex<Pending>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Pending {
+    /// Nothing: it is gone.
+    objects: BTreeMap<ObjectKey, Option<Vec<u8>>>,
+    /// Of their contents; never too low.
+    bytes: usize,
+    /// Kinds that have been listed in this life.
+    complete: BTreeSet<String>,
+    closed: bool,
+    problem: Option<String>,
+}
+
+impl Waiting {
+    fn add(&self, key: ObjectKey, content: Option<Vec<u8>>) {
+        let mut pending = lock(&self.pending);
+        pending.bytes += content.as_ref().map_or(0, Vec::len);
+        pending.objects.insert(key, content);
+        self.wake.notify_one();
+    }
+
+    /// Waits until there is something to write, and then until `earliest`; nothing at the end.
+    fn next(&self, earliest: Instant, complete: &BTreeSet<String>) -> Option<Batch> {
+        let mut pending = lock(&self.pending);
+        loop {
+            let is_due = !pending.objects.is_empty() || !pending.complete.is_subset(complete);
+            if pending.closed && !is_due {
+                return None;
+            }
+            let left = earliest.saturating_duration_since(Instant::now());
+            let urgent = pending.closed || (pending.bytes > LARGE && pending.problem.is_none());
+            if is_due && (left.is_zero() || urgent) {
+                break;
+            }
+            pending = if is_due {
+                let woken = self.wake.wait_timeout(pending, left);
+                woken.unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                let woken = self.wake.wait(pending);
+                woken.unwrap_or_else(PoisonError::into_inner)
+            };
+        }
+        pending.bytes = 0;
+        Some(Batch {
+            objects: std::mem::take(&mut pending.objects),
+            complete: pending.complete.clone(),
+            last: pending.closed,
+        })
+    }
+
+    /// What could not be written waits again, where nothing newer does.
+    fn give_back(&self, lines: Vec<Line>, problem: String) {
+        let mut pending = lock(&self.pending);
+        for Line { key, content } in lines {
+            let bytes = content.as_ref().map_or(0, Vec::len);
+            if let std::collections::btree_map::Entry::Vacant(entry) = pending.objects.entry(key) {
+                entry.insert(content);
+                pending.bytes += bytes;
+            }
+        }
+        pending.problem = Some(problem);
+    }
+}
+
+/// What is written at a time.
+struct Batch {
+    objects: BTreeMap<ObjectKey, Option<Vec<u8>>>,
+    complete: BTreeSet<String>,
+    /// Nothing comes after it.
+    last: bool,
+}
+
+/// The thread that writes.
+struct Writer {
+    _lock: Lock,
+    state: PathBuf,
+    disk: Disk,
+    journal: Journal,
+    /// What [`COMPLETE`] says.
+    complete: BTreeSet<String>,
+    waiting: Arc<Waiting>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut earliest = Instant::now();
+        while let Some(batch) = self.waiting.next(earliest, &self.complete) {
+            let lines: Vec<Line> = batch
+                .objects
+                .into_iter()
+                .map(|(key, content)| Line { key, content })
+                .collect();
+            match self.write(&lines, batch.complete) {
+                Ok(()) => {
+                    if lock(&self.waiting.pending).problem.take().is_some() {
+                        tracing::info!(state = %self.state.display(), "the snapshot is written again");
+                    }
+                    earliest = Instant::now() + GATHER;
+                }
+                Err(error) => {
+                    self.failed(lines, &error);
+                    if batch.last {
+                        return;
+                    }
+                    earliest = Instant::now() + RETRY;
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, lines: &[Line], complete: BTreeSet<String>) -> io::Result<()> {
+        self.journal.append(lines)?;
+        // After the objects: it says that they are there.
+        if !complete.is_subset(&self.complete) {
+            let all = self.complete.union(&complete).cloned().collect();
+            self.disk
+                .apply(&[FileWrite {
+                    path: COMPLETE.into(),
+                    content: Some(serde_json::to_vec(&all)?),
+                    private: true,
+                }])
+                .into_iter()
+                .collect::<io::Result<()>>()?;
+            self.complete = all;
+        }
+        if self.journal.is_mostly_history() {
+            self.journal.compact(&self.disk)?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, lines: Vec<Line>, error: &io::Error) {
+        metrics::counter!("fairway_store_errors_total", "operation" => "snapshot").increment(1);
+        let problem = format!(
+            "the snapshot in {} can't be written: {error}; a start while the API server is away \
+             would bring back what was known before",
+            self.state.display()
+        );
+        if lock(&self.waiting.pending).problem.as_ref() != Some(&problem) {
+            tracing::warn!(state = %self.state.display(), %error, "the snapshot can't be written");
+        }
+        self.waiting.give_back(lines, problem);
+    }
+}
+
+/// The kinds of which everything was there once; none where that is not known.
+fn complete(state: &Path) -> BTreeSet<String> {
+    let text = fs::read(state.join(COMPLETE)).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+fn key_in(kind: Kind, document: &Value) -> Option<ObjectKey> {
+    let metadata = document.get("metadata")?;
+    let text = |field: &str| metadata.get(field).and_then(Value::as_str);
+    Some(ObjectKey {
+        kind,
+        namespace: text("namespace").map(Into::into),
+        name: text("name")?.into(),
+    })
+}
+
+/// Two objects of one hash, one after the other, are one of 2^64 accidents: an old form would come
+/// back after a start without an API server.
+fn hash(content: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(name: &str, version: usize) -> Value {
+        json!({"apiVersion": "v1", "kind": "Node",
+               "metadata": {"name": name, "resourceVersion": version.to_string()}})
+    }
+
+    /// What a next process finds, with the kinds that are complete.
+    fn found(state: &Path) -> (Vec<Value>, bool) {
+        let mut snapshot = Snapshot::open(state).unwrap();
+        let recalled = snapshot.recall().unwrap();
+        let complete = recalled.is_complete(&[Kind::Node]);
+        (recalled.documents().map(|(_, it)| it).collect(), complete)
+    }
+
+    #[test]
+    fn the_last_form_of_each_object_comes_back() {
+        let state = tempfile::tempdir().unwrap();
+        let mut snapshot = Snapshot::open(state.path()).unwrap();
+        for version in 0..100 {
+            snapshot.put(Kind::Node, &node("a", version));
+        }
+        snapshot.put(Kind::Node, &node("b", 1));
+        snapshot.put(Kind::Node, &node("c", 1));
+        snapshot.remove(Kind::Node, &node("b", 2));
+        drop(snapshot);
+        let (nodes, complete) = found(state.path());
+        assert_eq!(nodes, [node("a", 99), node("c", 1)]);
+        // A list that had begun is no snapshot to serve from.
+        assert!(!complete);
+    }
+
+    #[test]
+    fn what_a_list_does_not_show_is_gone() {
+        let state = tempfile::tempdir().unwrap();
+        let mut snapshot = Snapshot::open(state.path()).unwrap();
+        snapshot.put(Kind::Node, &node("a", 1));
+        snapshot.put(Kind::Node, &node("b", 1));
+        drop(snapshot);
+        let mut snapshot = Snapshot::open(state.path()).unwrap();
+        snapshot.put(Kind::Node, &node("b", 2));
+        snapshot.listed(Kind::Node, |key| &*key.name == "b");
+        drop(snapshot);
+        assert_eq!(found(state.path()), (vec![node("b", 2)], true));
+    }
+
+    #[test]
+    fn what_is_there_already_is_not_written_again() {
+        let state = tempfile::tempdir().unwrap();
+        let mut snapshot = Snapshot::open(state.path()).unwrap();
+        snapshot.put(Kind::Node, &node("a", 1));
+        drop(snapshot);
+        let size = || {
+            fs::metadata(state.path().join("memory.jsonl"))
+                .unwrap()
+                .len()
+        };
+        let before = size();
+        let mut snapshot = Snapshot::open(state.path()).unwrap();
+        snapshot.put(Kind::Node, &node("a", 1));
+        drop(snapshot);
+        assert_eq!(size(), before);
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_a_problem_and_loses_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        let mut snapshot = Snapshot::open(state.path()).unwrap();
+        // A directory in its place: the file can't be put there.
+        let place = state.path().join(COMPLETE);
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join("x"), "").unwrap();
+        snapshot.put(Kind::Node, &node("a", 1));
+        snapshot.listed(Kind::Node, |_| true);
+        while snapshot.problem().is_none() {
+            thread::yield_now();
+        }
+        fs::remove_dir_all(place).unwrap();
+        snapshot.put(Kind::Node, &node("b", 1));
+        drop(snapshot);
+        let wanted = vec![node("a", 1), node("b", 1)];
+        assert_eq!(found(state.path()), (wanted, true));
+    }
+
+    #[test]
+    fn a_state_directory_has_one_owner() {
+        let state = tempfile::tempdir().unwrap();
+        let _first = Snapshot::open(state.path()).unwrap();
+        let second = Snapshot::open(state.path()).unwrap_err().to_string();
+        let own = format!("belongs to process {}", std::process::id());
+        assert!(second.contains(&own), "{second}");
+    }
+}
