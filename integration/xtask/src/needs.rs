@@ -27,6 +27,7 @@ const NEEDS: &[Need] = &[
     ("nft", "nftables"),
     ("nginx", "nginx"),
     ("prlimit", "util-linux"),
+    ("promtool", "prometheus"),
 ];
 
 /// Where programs are besides `$PATH`: a user's own often lacks the last three, and Go's own
