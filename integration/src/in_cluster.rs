@@ -1,16 +1,16 @@
 //! Fairway installed in a cluster, as its manifests do it: under its own accounts and roles.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Pod};
 use crate::fairway::Fairway;
 use crate::lab::Host;
 use crate::site::Site;
-use crate::wait;
+use crate::{clients, wait};
 
 /// The namespace that the manifests install into.
 pub const NAMESPACE: &str = "fairway-system";
@@ -101,6 +101,55 @@ impl<'a> Installed<'a> {
         })
     }
 
+    /// A [`service`](Self::service) with annotations, in any namespace.
+    pub fn asking(&self, (namespace, name): (&str, &str), asks: Value, spec: Value) -> Result<()> {
+        let mut full = json!({
+            "type": "LoadBalancer", "selector": {"app": name}, "ports": [{"port": 80}],
+        });
+        merge(&mut full, spec);
+        let metadata = json!({"name": name, "annotations": asks});
+        let object = json!({"metadata": metadata, "spec": full});
+        self.cluster.create("Service", namespace, &object).map(drop)
+    }
+
+    /// Changes a Service of the namespace `shop` by a JSON merge patch.
+    pub fn change(&self, name: &str, patch: Value) -> Result<()> {
+        let service = ("Service", "shop", name);
+        self.cluster.patch(service, "", &patch).map(drop)
+    }
+
+    /// Changes its status, as a person may.
+    pub fn change_status(&self, name: &str, patch: Value) -> Result<()> {
+        let service = ("Service", "shop", name);
+        let patch = json!({"status": patch});
+        self.cluster.patch(service, "status", &patch).map(drop)
+    }
+
+    /// What TCP answers to a client of the site; nothing where nobody does.
+    pub fn who(&self, ip: IpAddr, port: u16) -> Option<String> {
+        let to = SocketAddr::new(ip, port);
+        self.site.client.run(|| clients::who(to).ok())
+    }
+
+    /// Waits until that server answers there over TCP, or nobody where there is no name.
+    pub fn answers(&self, ip: IpAddr, port: u16, name: Option<&str>) -> Result<()> {
+        wait::until_some(&format!("{name:?} answers at {ip} port {port}"), || {
+            let who = self.who(ip, port);
+            ensure!(who.as_deref() == name, "{who:?}");
+            Ok(())
+        })
+    }
+
+    /// The same over UDP.
+    pub fn answers_udp(&self, ip: IpAddr, port: u16, name: Option<&str>) -> Result<()> {
+        let to = SocketAddr::new(ip, port);
+        wait::until_some(&format!("{name:?} answers at {to} over UDP"), || {
+            let who = self.site.client.run(|| clients::who_udp(None, to).ok());
+            ensure!(who.as_deref() == name, "{who:?}");
+            Ok(())
+        })
+    }
+
     /// The Service as the API server has it.
     pub fn get(&self, name: &str) -> Result<Value> {
         self.cluster.get_json("Service", "shop", name)
@@ -163,6 +212,27 @@ impl<'a> Installed<'a> {
         Ok(list.map(str::to_owned).collect())
     }
 
+    /// Waits until there is an Event about it with that reason and each of `words`.
+    pub fn tells(&self, name: &str, reason: &str, words: &[&str]) -> Result<()> {
+        wait::until_some(&format!("{reason} of {name} tells {words:?}"), || {
+            let events = self.cluster.list("events.events.k8s.io", "shop", "")?;
+            let field = |event: &Value, path: &str| {
+                let text = event.pointer(path).and_then(Value::as_str);
+                text.unwrap_or_default().to_owned()
+            };
+            let told: Vec<(String, String)> = events
+                .iter()
+                .filter(|event| field(event, "/regarding/name") == name)
+                .map(|event| (field(event, "/reason"), field(event, "/note")))
+                .collect();
+            let found = told
+                .iter()
+                .any(|(why, note)| why == reason && words.iter().all(|it| note.contains(it)));
+            ensure!(found, "{told:?}");
+            Ok(())
+        })
+    }
+
     /// Reasons of the Events about it, in the order of time.
     pub fn events(&self, name: &str) -> Result<Vec<String>> {
         let text = self.cluster.kubectl(&[
@@ -177,5 +247,12 @@ impl<'a> Installed<'a> {
             "jsonpath={range .items[*]}{.reason}{\"\\n\"}{end}",
         ])?;
         Ok(text.lines().map(str::to_owned).collect())
+    }
+}
+
+/// Lays the fields of one object over those of another.
+fn merge(into: &mut Value, from: Value) {
+    if let (Some(into), Value::Object(from)) = (into.as_object_mut(), from) {
+        into.extend(from);
     }
 }

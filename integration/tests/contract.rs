@@ -5,15 +5,22 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Result, ensure};
 use fairway_integration::cluster::Cluster;
 use fairway_integration::in_cluster::Installed;
-use fairway_integration::servers::named;
-use fairway_integration::site::{server, vip};
+use fairway_integration::servers::{echo, named, named_udp};
+use fairway_integration::site::{client, server, server6, vip, vip6};
 use fairway_integration::{clients, tests, wait};
+use serde_json::json;
 
 tests![
     a_service_gets_its_address_its_status_and_its_traffic,
     a_service_of_another_class_stays_untouched_to_the_byte,
     the_finalizer_is_there_while_there_is_a_load_balancer,
     a_deleted_service_is_torn_down_and_goes,
+    without_default_class_only_services_of_our_class_are_ours,
+    a_live_service_changes_its_type_and_its_ports,
+    both_families_and_both_protocols_are_served,
+    without_node_ports_there_is_traffic_and_the_address_stays_when_they_come,
+    source_ranges_and_affinity_change_on_a_live_service,
+    a_port_that_another_process_holds_is_said_and_taken_when_free,
 ];
 
 const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
@@ -145,4 +152,316 @@ fn a_deleted_service_is_torn_down_and_goes() -> Result<()> {
     it.service("next", "ports: [{port: 80}]")?;
     ensure!(it.address("next")? == address);
     Ok(())
+}
+
+fn without_default_class_only_services_of_our_class_are_ours() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    it.service("classless", "ports: [{port: 80}]")?;
+    let ignore = json!({"kube-vip.io/ignore": "true"});
+    let class = json!({"loadBalancerClass": "fairway.dev/gateway"});
+    it.asking(("shop", "ignored"), ignore, class.clone())?;
+    let before = (it.get("classless")?, it.get("ignored")?);
+    let _controller = it.controller("controller-1", &[])?;
+    it.asking(("shop", "ours"), json!({}), class)?;
+    let address = it.address("ours")?;
+    ensure!(it.finalizers("ours")? == [FINALIZER]);
+    ensure!((it.get("classless")?, it.get("ignored")?) == before);
+
+    // With the type the class may go, and with it whatever was ours.
+    let away = json!({"spec": {"type": "NodePort", "loadBalancerClass": null}});
+    it.change("ours", away)?;
+    taken_back(&it, "ours")?;
+    // What comes back is another's to look after.
+    it.change("ours", json!({"spec": {"type": "LoadBalancer"}}))?;
+    it.asking(
+        ("shop", "next"),
+        json!({}),
+        json!({"loadBalancerClass": "fairway.dev/gateway"}),
+    )?;
+    ensure!(it.address("next")? == address);
+    ensure!(it.addresses("ours")?.is_empty());
+    ensure!(it.finalizers("ours")?.is_empty());
+    Ok(())
+}
+
+/// Waits until nothing of ours is left on a Service.
+fn taken_back(it: &Installed<'_>, name: &str) -> Result<()> {
+    wait::until_some("everything is taken back", || {
+        ensure!(it.finalizers(name)?.is_empty());
+        let status = it.get(name)?["status"].clone();
+        ensure!(status == json!({"loadBalancer": {}}), "{status}");
+        Ok(())
+    })
+}
+
+fn a_live_service_changes_its_type_and_its_ports() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _tcp = named(&it.site.farm, &[("a", at(server(0), 80))])?;
+    let _udp = named_udp(&it.site.farm, &[("a", at(server(0), 80))])?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let gateway = it.gateway(&["--default-class"])?;
+    cluster.node("node-a", &[server(9)], &[])?;
+    let ports = |port: u16| {
+        json!([
+            {"name": "tcp", "port": port, "targetPort": 80},
+            {"name": "udp", "port": port, "targetPort": 80, "protocol": "UDP"},
+        ])
+    };
+    it.asking(
+        ("shop", "web"),
+        json!({}),
+        json!({"type": "ClusterIP", "ports": ports(80)}),
+    )?;
+    it.pod("web", 0, server(0), "node-a")?;
+    it.change("web", json!({"spec": {"type": "NodePort"}}))?;
+    it.change("web", json!({"spec": {"type": "LoadBalancer"}}))?;
+    let address = it.address("web")?;
+    it.answers(address, 80, Some("a"))?;
+    it.answers_udp(address, 80, Some("a"))?;
+
+    let mut moved = ports(80);
+    for (port, number) in [(0, 30050), (1, 30051)] {
+        moved[port]["nodePort"] = json!(number);
+    }
+    it.change("web", json!({"spec": {"ports": moved}}))?;
+    it.answers(address, 80, Some("a"))?;
+    it.change("web", json!({"spec": {"ports": ports(8080)}}))?;
+    it.answers(address, 8080, Some("a"))?;
+    it.answers_udp(address, 8080, Some("a"))?;
+    it.answers(address, 80, None)?;
+    ensure!(it.addresses("web")? == [address.to_string()]);
+    wait::until_some("the status names the new ports", || {
+        let ports = it.get("web")?["status"]["loadBalancer"]["ingress"][0]["ports"].clone();
+        let wanted = json!([
+            {"port": 8080, "protocol": "TCP"}, {"port": 8080, "protocol": "UDP"},
+        ]);
+        ensure!(ports == wanted, "{ports}");
+        Ok(())
+    })?;
+
+    cluster.delete("Pod", "shop", "web-0")?;
+    it.answers(address, 8080, None)?;
+    it.answers_udp(address, 8080, None)?;
+    it.pod("web", 1, server(0), "node-a")?;
+    it.answers(address, 8080, Some("a"))?;
+    it.answers_udp(address, 8080, Some("a"))?;
+    ensure!(it.addresses("web")? == [address.to_string()]);
+
+    it.change("web", json!({"spec": {"type": "ClusterIP"}}))?;
+    it.answers(address, 8080, None)?;
+    it.answers_udp(address, 8080, None)?;
+    taken_back(&it, "web")?;
+    wait::until("its listeners are gone", || {
+        gateway.list("listeners").is_ok_and(|rows| rows.is_empty())
+    })
+}
+
+fn both_families_and_both_protocols_are_served() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let ends = [server(0), server6(0)].map(|ip| ("a", at(ip, 80)));
+    let _tcp = named(&it.site.farm, &ends)?;
+    let _udp = named_udp(&it.site.farm, &ends)?;
+    it.pool(
+        "edge",
+        &["203.0.113.1-203.0.113.9", "2001:db8:f::1-2001:db8:f::9"],
+    )?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let _gateway = it.gateway(&["--default-class"])?;
+    cluster.node("node-a", &[server(9)], &[])?;
+    let ports = json!([
+        {"name": "tcp", "port": 80},
+        {"name": "udp", "port": 80, "protocol": "UDP"},
+    ]);
+    for (name, policy, wanted) in [
+        (
+            "both",
+            json!({"ipFamilyPolicy": "RequireDualStack"}),
+            vec![vip(1), vip6(1)],
+        ),
+        ("six", json!({"ipFamilies": ["IPv6"]}), vec![vip6(2)]),
+        (
+            "six-first",
+            json!({"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv6", "IPv4"]}),
+            vec![vip6(3), vip(2)],
+        ),
+    ] {
+        let mut spec = json!({"ports": ports, "selector": {"app": "web"}});
+        for (key, value) in policy.as_object().into_iter().flatten() {
+            spec[key.as_str()] = value.clone();
+        }
+        it.asking(("shop", name), json!({}), spec)?;
+        let wanted: Vec<String> = wanted.iter().map(IpAddr::to_string).collect();
+        wait::until_some(&format!("{name} has {wanted:?}"), || {
+            let has = it.addresses(name)?;
+            ensure!(has == wanted, "{has:?}");
+            Ok(())
+        })?;
+    }
+    cluster.pod(&fairway_integration::cluster::Pod {
+        namespace: "shop",
+        name: "web-0",
+        labels: &[("app", "web")],
+        ips: &[server(0), server6(0)],
+        node: "node-a",
+        ..Default::default()
+    })?;
+    for address in [vip(1), vip6(1), vip6(2), vip(2), vip6(3)] {
+        it.answers(address, 80, Some("a"))?;
+        it.answers_udp(address, 80, Some("a"))?;
+    }
+    // The second family goes, its address with it; the first stays.
+    it.change("both", json!({"spec": {"ipFamilyPolicy": "SingleStack"}}))?;
+    wait::until_some("one address is left", || {
+        let has = it.addresses("both")?;
+        ensure!(has == [vip(1).to_string()], "{has:?}");
+        Ok(())
+    })?;
+    it.answers(vip6(1), 80, None)?;
+    it.answers(vip(1), 80, Some("a"))
+}
+
+fn without_node_ports_there_is_traffic_and_the_address_stays_when_they_come() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _servers = named(&it.site.farm, &[("a", at(server(0), 80))])?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let _gateway = it.gateway(&["--default-class"])?;
+    cluster.node("node-a", &[server(9)], &[])?;
+    it.service(
+        "web",
+        "allocateLoadBalancerNodePorts: false, ports: [{port: 80}]",
+    )?;
+    it.pod("web", 0, server(0), "node-a")?;
+    let address = it.address("web")?;
+    it.answers(address, 80, Some("a"))?;
+    let node_port =
+        || Ok::<_, anyhow::Error>(it.get("web")?["spec"]["ports"][0]["nodePort"].clone());
+    ensure!(node_port()?.is_null(), "{}", node_port()?);
+    it.change(
+        "web",
+        json!({"spec": {"allocateLoadBalancerNodePorts": true}}),
+    )?;
+    ensure!(node_port()?.is_u64(), "{}", node_port()?);
+    it.answers(address, 80, Some("a"))?;
+    // The opt-out leaves the ports that are there.
+    it.change(
+        "web",
+        json!({"spec": {"allocateLoadBalancerNodePorts": false}}),
+    )?;
+    it.service("next", "ports: [{port: 80}]")?;
+    it.address("next")?;
+    ensure!(node_port()?.is_u64(), "{}", node_port()?);
+    ensure!(it.addresses("web")? == [address.to_string()]);
+    it.answers(address, 80, Some("a"))
+}
+
+fn source_ranges_and_affinity_change_on_a_live_service() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let servers = [
+        ("a", at(server(0), 80)),
+        ("b", at(server(1), 80)),
+        ("c", at(server(2), 80)),
+    ];
+    let _servers = named(&it.site.farm, &servers)?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let _gateway = it.gateway(&["--default-class"])?;
+    cluster.node("node-a", &[server(9)], &[])?;
+    it.service("web", "ports: [{port: 80}]")?;
+    for n in 0..3 {
+        it.pod("web", usize::from(n), server(n), "node-a")?;
+    }
+    let address = it.address("web")?;
+    let from = |n: u8| {
+        let work = || clients::who_from(client(n), at(address, 80)).ok();
+        it.site.client.run(work)
+    };
+    let let_in = |wanted: [bool; 2]| {
+        wait::until_some(&format!("clients are let in: {wanted:?}"), || {
+            let are = [from(0).is_some(), from(1).is_some()];
+            ensure!(are == wanted, "{are:?}");
+            Ok(())
+        })
+    };
+    let_in([true, true])?;
+    let (first, second) = (format!("{}/32", client(0)), format!("{}/32", client(1)));
+    for (ranges, wanted) in [
+        (vec![first.as_str()], [true, false]),
+        (vec![&second], [false, true]),
+        (vec![&first, &second], [true, true]),
+        (vec!["192.0.2.200/32"], [false, false]),
+        (vec![], [true, true]),
+    ] {
+        it.change("web", json!({"spec": {"loadBalancerSourceRanges": ranges}}))?;
+        let_in(wanted)?;
+        ensure!(it.addresses("web")? == [address.to_string()]);
+    }
+
+    let different = || {
+        let mut names: Vec<String> = (0..15).filter_map(|_| from(0)).collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        (all, names.len())
+    };
+    for policy in ["Cluster", "Local"] {
+        it.change("web", json!({"spec": {"externalTrafficPolicy": policy}}))?;
+        for (affinity, one) in [("ClientIP", true), ("None", false)] {
+            it.change("web", json!({"spec": {"sessionAffinity": affinity}}))?;
+            let what = format!("15 requests with affinity {affinity} and policy {policy}");
+            wait::until_some(&what, || {
+                let (all, names) = different();
+                ensure!(all == 15 && (names == 1) == one, "{all} of {names}");
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn a_port_that_another_process_holds_is_said_and_taken_when_free() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _servers = named(&it.site.farm, &[("a", at(server(0), 80))])?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let _gateway = it.gateway(&["--default-class"])?;
+    cluster.node("node-a", &[server(9)], &[])?;
+    // Whoever listens on all addresses has the port of each.
+    let other = echo(&it.site.edge, at([0, 0, 0, 0].into(), 8080))?;
+    it.service(
+        "web",
+        "ports: [{name: a, port: 80}, {name: b, port: 8080, targetPort: 80}]",
+    )?;
+    it.pod("web", 0, server(0), "node-a")?;
+    let address = it.address("web")?;
+    it.answers(address, 80, Some("a"))?;
+    let ports = || {
+        let service = it.get("web")?;
+        Ok::<_, anyhow::Error>(service["status"]["loadBalancer"]["ingress"][0]["ports"].clone())
+    };
+    wait::until_some("the status has an error at that port alone", || {
+        let ports = ports()?;
+        ensure!(ports[0].get("error").is_none(), "{ports}");
+        ensure!(ports[1]["error"] == "PortInUse", "{ports}");
+        Ok(())
+    })?;
+    let words = ["False", "PortInUse", "8080", "edge-1"];
+    it.says("web", "Programmed", &words)?;
+    it.tells("web", "PortInUse", &["8080"])?;
+    drop(other);
+    it.answers(address, 8080, Some("a"))?;
+    it.says("web", "Programmed", &["True"])?;
+    wait::until_some("the error is gone", || {
+        let ports = ports()?;
+        ensure!(ports[1].get("error").is_none(), "{ports}");
+        Ok(())
+    })
 }
