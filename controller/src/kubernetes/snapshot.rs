@@ -227,8 +227,12 @@ impl Waiting {
     fn add(&self, key: ObjectKey, content: Option<Vec<u8>>) {
         let mut pending = lock(&self.pending);
         pending.bytes += content.as_ref().map_or(0, Vec::len);
+        let first = pending.objects.is_empty();
         pending.objects.insert(key, content);
-        self.wake.notify_one();
+        // It waits for the first, and then for the time to be over.
+        if first || pending.bytes > LARGE {
+            self.wake.notify_one();
+        }
     }
 
     /// Waits until there is something to write, and then until `earliest`; nothing at the end.
@@ -302,7 +306,12 @@ impl Writer {
                 .into_iter()
                 .map(|(key, content)| Line { key, content })
                 .collect();
-            match self.write(&lines, batch.complete) {
+            // What is in the journal need not be written again when the rest fails.
+            let (lines, written) = match self.journal.append(&lines) {
+                Ok(()) => (Vec::new(), self.round_off(batch.complete)),
+                Err(error) => (lines, Err(error)),
+            };
+            match written {
                 Ok(()) => {
                     if lock(&self.waiting.pending).problem.take().is_some() {
                         tracing::info!(state = %self.state.display(), "the snapshot is written again");
@@ -320,9 +329,9 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, lines: &[Line], complete: BTreeSet<String>) -> io::Result<()> {
-        self.journal.append(lines)?;
-        // After the objects: it says that they are there.
+    /// What comes after the objects: that they are there, and that of the journal is no more than
+    /// has to be.
+    fn round_off(&mut self, complete: BTreeSet<String>) -> io::Result<()> {
         if !complete.is_subset(&self.complete) {
             let all = self.complete.union(&complete).cloned().collect();
             self.disk
@@ -466,6 +475,29 @@ mod tests {
         drop(snapshot);
         let wanted = vec![node("a", 1), node("b", 1)];
         assert_eq!(found(state.path()), (wanted, true));
+    }
+
+    #[test]
+    fn history_that_cannot_be_dropped_does_not_grow_by_itself() {
+        let state = tempfile::tempdir().unwrap();
+        // In the place of the file that is to become the new journal.
+        let obstacle = state.path().join(".memory.jsonl.tmp");
+        fs::create_dir(&obstacle).unwrap();
+        let large = "x".repeat(300_000);
+        let rewrite = |version: usize| {
+            let mut snapshot = Snapshot::open(state.path()).unwrap();
+            let mut node = node("a", version);
+            node["metadata"]["annotations"] = json!({"large": large});
+            snapshot.put(Kind::Node, &node);
+        };
+        let journal = state.path().join("memory.jsonl");
+        let size = || fs::metadata(&journal).unwrap().len();
+        (0..10).for_each(rewrite);
+        assert!((3_000_000..3_100_000).contains(&size()), "{}", size());
+        fs::remove_dir(obstacle).unwrap();
+        rewrite(10);
+        assert!((300_000..310_000).contains(&size()), "{}", size());
+        assert_eq!(found(state.path()).0.len(), 1);
     }
 
     #[test]
