@@ -14,12 +14,14 @@ use fairway_integration::lab::Served;
 use fairway_integration::servers::named;
 use fairway_integration::site::server;
 use fairway_integration::{clients, tests, wait};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
 
 tests![
     a_gateway_serves_on_and_starts_again_while_the_api_server_is_away,
     traffic_goes_on_while_etcd_hangs,
     without_a_snapshot_a_gateway_says_what_it_waits_for,
+    a_full_disk_is_told_and_ends_nothing,
     a_snapshot_has_one_owner,
 ];
 
@@ -208,6 +210,59 @@ fn without_a_snapshot_a_gateway_says_what_it_waits_for() -> Result<()> {
     cluster.start_component(Component::ApiServer)?;
     gateway.ready()?;
     shop.until_it_answers(&it)
+}
+
+/// A file system that goes with this.
+struct Mounted(TempDir);
+
+impl Mounted {
+    fn new() -> Result<Self> {
+        let folder = TempDir::with_prefix("fairway-state-")?;
+        let options = c"size=1m";
+        mount(
+            "tmpfs",
+            folder.path(),
+            "tmpfs",
+            MountFlags::empty(),
+            Some(options),
+        )?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
+    }
+}
+
+fn a_full_disk_is_told_and_ends_nothing() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let mounted = Mounted::new()?;
+    let state = mounted.0.path();
+    let shop = Shop::open(&it)?;
+    let gateway = gateway(&it, state)?;
+    shop.until_it_answers(&it)?;
+    until_written(state, &shop)?;
+    let ballast = state.join("ballast");
+    // As much as there is room for.
+    ensure!(fs::write(&ballast, vec![0; 2 << 20]).is_err());
+    // More than is left of the last page of the file.
+    let large = format!("large={}", "x".repeat(10_000));
+    cluster.kubectl(&["annotate", "service", "web", "-n", "shop", &large])?;
+    gateway.problem(&["snapshot", "can't be written", "No space left"])?;
+    ensure!(gateway.metric("fairway_store_errors_total", &["operation=\"snapshot\""])? > 0.0);
+    shop.moves_to(&it, 8080)?;
+    ensure!(gateway.get("/readyz")?.status == 200);
+    fs::remove_file(ballast)?;
+    wait::until_some("what was not written is written", || {
+        let text = fs::read_to_string(state.join("memory.jsonl"))?;
+        ensure!(text.contains(&large[6..]), "{} bytes", text.len());
+        let problems = gateway.get("/api/v1/problems")?.body;
+        ensure!(!problems.contains("can't be written"), "{problems}");
+        Ok(())
+    })
 }
 
 fn a_snapshot_has_one_owner() -> Result<()> {
