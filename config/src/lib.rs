@@ -12,7 +12,8 @@
 //!    [`object`] turns one document into one object; [`validate`] checks what several of them say
 //!    together, [`crd`] is the schema of our own kinds;
 //! 5. [`exchange`]: what passes through a store between controller and gateway;
-//! 6. [`view`]: what people are shown.
+//! 6. [`view`]: what people are shown;
+//! 7. [`import`]: coming from another load balancer.
 //!
 //! Invariants:
 //! - Reading a document reports every problem in it, each with the field it is in.
@@ -27,6 +28,7 @@ pub mod document;
 pub mod endpoints;
 pub mod exchange;
 pub mod field;
+pub mod import;
 pub mod names;
 pub mod net;
 pub mod object;

@@ -1,0 +1,358 @@
+//! MetalLB's objects and the Services, as far as an import needs them.
+//!
+//! They come from an API server, which has checked them, or from hands, who have not: what can't be
+//! read is told and left out.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Imported, selectors};
+use crate::field::Shown;
+
+/// The namespace of an object that names none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// The API group of MetalLB's objects.
+const GROUP: &str = "metallb.io/";
+
+/// The annotations by which a Service asks for a pool, the one that wins first.
+const ADDRESS_POOL: [&str; 3] = [
+    crate::annotations::POOL,
+    "metallb.io/address-pool",
+    "metallb.universe.tf/address-pool",
+];
+
+/// What MetalLB writes on a Service that it gave an address.
+const ALLOCATED_FROM: [&str; 2] = [
+    "metallb.io/ip-allocated-from-pool",
+    "metallb.universe.tf/ip-allocated-from-pool",
+];
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) pools: Vec<Pool>,
+    pub(super) layer2: Vec<Advertisement>,
+    pub(super) bgp: Vec<Advertisement>,
+    pub(super) holders: Vec<Holder>,
+}
+
+/// An IPAddressPool.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) addresses: Vec<String>,
+    pub(super) auto_assign: bool,
+    pub(super) avoid_buggy_ips: bool,
+    pub(super) allocation: Option<Allocation>,
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "IPAddressPool {}/{}",
+            Shown(&self.namespace),
+            Shown(&self.name)
+        )
+    }
+}
+
+/// `spec.serviceAllocation` of an IPAddressPool.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Allocation {
+    pub(super) priority: i64,
+    pub(super) namespaces: Vec<String>,
+    pub(super) namespace_selectors: Vec<LabelSelector>,
+    pub(super) service_selectors: Vec<LabelSelector>,
+}
+
+/// An L2Advertisement or a BGPAdvertisement.
+#[derive(Debug)]
+pub(super) struct Advertisement {
+    kind: &'static str,
+    pub(super) namespace: String,
+    name: String,
+    pub(super) spec: AdvertisementSpec,
+    /// Fields with something in them that mean nothing to Fairway.
+    pub(super) others: Vec<String>,
+}
+
+impl fmt::Display for Advertisement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {}/{}",
+            self.kind,
+            Shown(&self.namespace),
+            Shown(&self.name)
+        )
+    }
+}
+
+/// `spec` of an L2Advertisement; those of BGPAdvertisements begin alike.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct AdvertisementSpec {
+    pub(super) ip_address_pools: Vec<String>,
+    pub(super) ip_address_pool_selectors: Vec<LabelSelector>,
+    pub(super) interfaces: Vec<String>,
+    pub(super) node_selectors: Vec<LabelSelector>,
+}
+
+const PLACED: [&str; 4] = [
+    "ipAddressPools",
+    "ipAddressPoolSelectors",
+    "interfaces",
+    "nodeSelectors",
+];
+
+/// A Service of type LoadBalancer that holds addresses.
+#[derive(Debug)]
+pub(super) struct Holder {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) class: Option<String>,
+    pub(super) addresses: Vec<IpAddr>,
+    /// The pool that it asks for by name.
+    pub(super) pool: Option<String>,
+    /// Whether MetalLB says that the addresses are its.
+    pub(super) from_metallb: bool,
+    /// With which other namespaces it shares, as the annotation says it.
+    pub(super) sharing_namespaces: Option<String>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Service {}/{}",
+            Shown(&self.namespace),
+            Shown(&self.name)
+        )
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    name: String,
+    namespace: Option<String>,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PoolSpec {
+    #[serde(default)]
+    addresses: Vec<String>,
+    #[serde(default = "yes")]
+    auto_assign: bool,
+    #[serde(default, rename = "avoidBuggyIPs")]
+    avoid_buggy_ips: bool,
+    service_allocation: Option<Value>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Takes the objects out of the documents, in the order of their names.
+pub(super) fn find<'v>(
+    documents: impl IntoIterator<Item = &'v Value>,
+    imported: &mut Imported,
+) -> Found {
+    let mut found = Found::default();
+    for document in documents {
+        let field = |name: &str| {
+            document
+                .get(name)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
+        let (version, kind) = (field("apiVersion"), field("kind"));
+        let read = match (version, kind) {
+            ("v1", "Service") => holder(document).map(|holder| found.holders.extend(holder)),
+            (version, "IPAddressPool") if version.starts_with(GROUP) => {
+                pool(document, imported).map(|pool| found.pools.push(pool))
+            }
+            (version, "L2Advertisement") if version.starts_with(GROUP) => {
+                advertisement("L2Advertisement", document).map(|it| found.layer2.push(it))
+            }
+            (version, "BGPAdvertisement") if version.starts_with(GROUP) => {
+                advertisement("BGPAdvertisement", document).map(|it| found.bgp.push(it))
+            }
+            (version, "AddressPool") if version.starts_with(GROUP) => Err(
+                "is of a kind that MetalLB has no longer had since 0.14: make it an IPAddressPool"
+                    .to_owned(),
+            ),
+            _ => Ok(()),
+        };
+        if let Err(why) = read {
+            let name = document.pointer("/metadata/name").and_then(Value::as_str);
+            imported.warnings.push(format!(
+                "{kind} {} is left out: it {why}.",
+                Shown(name.unwrap_or("without a name"))
+            ));
+        }
+    }
+    found
+        .pools
+        .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    found
+        .holders
+        .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    // One object can be in two files, and twice in the output of two commands.
+    found
+        .pools
+        .dedup_by(|a, b| (&a.namespace, &a.name) == (&b.namespace, &b.name));
+    found.holders.dedup_by(|a, b| {
+        (&a.namespace, &a.name) == (&b.namespace, &b.name) && a.addresses == b.addresses
+    });
+    found
+}
+
+fn pool(document: &Value, imported: &mut Imported) -> Result<Pool, String> {
+    let metadata = metadata(document)?;
+    let spec: PoolSpec = part(document, "spec")?.ok_or("has no spec")?;
+    let mut pool = Pool {
+        namespace: metadata.namespace,
+        name: metadata.name,
+        labels: metadata.labels,
+        addresses: spec.addresses,
+        auto_assign: spec.auto_assign,
+        avoid_buggy_ips: spec.avoid_buggy_ips,
+        allocation: None,
+    };
+    if let Some(value) = spec.service_allocation {
+        let allocation: Allocation =
+            decode(value).map_err(|why| format!("can't be read: spec.serviceAllocation: {why}"))?;
+        let legal = |all: &[LabelSelector]| all.iter().all(|it| selectors::parsed(it).is_some());
+        if legal(&allocation.namespace_selectors) && legal(&allocation.service_selectors) {
+            pool.allocation = Some(allocation);
+        } else {
+            imported.warnings.push(format!(
+                "{pool} becomes open to more than before: a selector of its serviceAllocation is \
+                 none that Kubernetes knows."
+            ));
+            pool.allocation = Some(Allocation {
+                priority: allocation.priority,
+                ..Allocation::default()
+            });
+        }
+    }
+    Ok(pool)
+}
+
+fn advertisement(kind: &'static str, document: &Value) -> Result<Advertisement, String> {
+    let metadata = metadata(document)?;
+    let fields = document.get("spec").and_then(Value::as_object);
+    let said = |value: &Value| match value {
+        Value::Null => false,
+        Value::Array(list) => !list.is_empty(),
+        _ => true,
+    };
+    Ok(Advertisement {
+        kind,
+        namespace: metadata.namespace,
+        name: metadata.name,
+        spec: part(document, "spec")?.unwrap_or_default(),
+        others: fields
+            .into_iter()
+            .flatten()
+            .filter(|(name, value)| !PLACED.contains(&name.as_str()) && said(value))
+            .map(|(name, _)| Shown(name).to_string())
+            .collect(),
+    })
+}
+
+/// A Service that holds addresses; nothing for one that holds none.
+fn holder(document: &Value) -> Result<Option<Holder>, String> {
+    let spec = |name: &str| document.get("spec")?.get(name)?.as_str();
+    let ingress = document
+        .pointer("/status/loadBalancer/ingress")
+        .and_then(Value::as_array);
+    let addresses: Vec<IpAddr> = ingress
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.get("ip")?.as_str()?.parse().ok())
+        .collect();
+    if spec("type") != Some("LoadBalancer") || addresses.is_empty() {
+        return Ok(None);
+    }
+    let metadata = metadata(document)?;
+    let annotation = |names: &[&str]| {
+        let found = names
+            .iter()
+            .find_map(|name| metadata.annotations.get(*name));
+        found.filter(|text| !text.is_empty()).cloned()
+    };
+    Ok(Some(Holder {
+        pool: annotation(&ADDRESS_POOL),
+        from_metallb: annotation(&ALLOCATED_FROM).is_some(),
+        sharing_namespaces: annotation(&[crate::annotations::SHARING_NAMESPACES]),
+        namespace: metadata.namespace,
+        name: metadata.name,
+        labels: metadata.labels,
+        class: spec("loadBalancerClass").map(str::to_owned),
+        addresses,
+    }))
+}
+
+struct Named {
+    namespace: String,
+    name: String,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+}
+
+fn metadata(document: &Value) -> Result<Named, String> {
+    let metadata: Metadata = part(document, "metadata")?.unwrap_or_default();
+    if metadata.name.is_empty() {
+        return Err("has no name".to_owned());
+    }
+    Ok(Named {
+        namespace: metadata
+            .namespace
+            .filter(|namespace| !namespace.is_empty())
+            .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
+        name: metadata.name,
+        labels: metadata.labels,
+        annotations: metadata.annotations,
+    })
+}
+
+fn part<T: DeserializeOwned>(document: &Value, name: &str) -> Result<Option<T>, String> {
+    match document.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => decode(value.clone())
+            .map(Some)
+            .map_err(|why| format!("can't be read: {name}: {why}")),
+    }
+}
+
+fn decode<T: DeserializeOwned>(mut value: Value) -> Result<T, String> {
+    without_nulls(&mut value);
+    serde_json::from_value(value).map_err(|error| Shown(&error.to_string()).to_string())
+}
+
+/// A field that is null counts as absent.
+fn without_nulls(value: &mut Value) {
+    if let Value::Object(fields) = value {
+        fields.retain(|_, value| !value.is_null());
+        fields.values_mut().for_each(without_nulls);
+    } else if let Value::Array(items) = value {
+        items.iter_mut().for_each(without_nulls);
+    }
+}

@@ -1,0 +1,350 @@
+//! Coming from MetalLB: its IPAddressPools as AddressPools, and in words what is not the same.
+//!
+//! [`metallb`] is a pure function of documents. What MetalLB can say and an AddressPool can't is
+//! made wider, never narrower, and is told as a warning: an address that a Service holds is in an
+//! AddressPool afterwards, whatever else does not fit.
+//!
+//! Reading order: `metallb` reads MetalLB's objects and the Services, `addresses` and `selectors`
+//! turn their fields into ours, `announce` says what becomes of the advertisements, `live` sees to
+//! the addresses that are held.
+//!
+//! Facts are of MetalLB 0.16: the CRDs `metallb.io/v1beta1`, and how its allocator reads them.
+
+mod addresses;
+mod announce;
+mod live;
+mod metallb;
+mod selectors;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use self::addresses::Entries;
+use self::metallb::{Allocation, Found, Pool};
+use crate::annotations::parse;
+use crate::crd::{AddressEntry, AddressPoolSpec, Announce};
+use crate::field::Shown;
+use crate::net::AddressRange;
+use crate::pool::{Forwarding, MAX_ENTRIES};
+
+/// The label that every namespace has, with its name.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// The priority of a pool that says none.
+const PRIORITY: i64 = 100;
+
+/// What an import comes to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Imported {
+    /// The AddressPools, in the order in which they should be printed.
+    pub pools: Vec<ImportedPool>,
+    /// What becomes of what, in sentences.
+    pub said: Vec<String>,
+    /// What a person has to look at before going on, in sentences.
+    pub warnings: Vec<String>,
+}
+
+/// An AddressPool that an import makes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImportedPool {
+    /// Its name.
+    pub name: String,
+    /// What it declares.
+    pub spec: AddressPoolSpec,
+}
+
+impl ImportedPool {
+    /// As a manifest, without the fields that say what is so anyway.
+    pub fn manifest(&self) -> Value {
+        let mut spec = json!(self.spec);
+        let usual = [
+            ("serviceSelector", json!({})),
+            ("namespaceSelector", json!({})),
+            ("announce", json!({})),
+            ("avoidEnds", json!(false)),
+            ("priority", json!(PRIORITY)),
+            ("forwarding", json!(Forwarding::default())),
+        ];
+        if let Some(fields) = spec.as_object_mut() {
+            fields.retain(|name, value| {
+                !usual
+                    .iter()
+                    .any(|(known, default)| name == known && value == default)
+            });
+        }
+        json!({
+            "apiVersion": "fairway.dev/v1alpha1",
+            "kind": "AddressPool",
+            "metadata": {"name": self.name},
+            "spec": spec,
+        })
+    }
+}
+
+/// An AddressPool in the making.
+#[derive(Debug)]
+struct Draft {
+    name: String,
+    /// The namespace and the name of the IPAddressPool; none for a pool of what was in none.
+    origin: Option<(String, String)>,
+    /// What MetalLB's entries held, avoided addresses among them.
+    origin_ranges: Vec<AddressRange>,
+    entries: Entries,
+    spec: AddressPoolSpec,
+}
+
+impl Draft {
+    /// Where the ranges of the IPAddressPool hold `address`.
+    fn came_from_here(&self, address: std::net::IpAddr) -> bool {
+        self.origin_ranges
+            .iter()
+            .any(|range| range.contains(address))
+    }
+}
+
+/// AddressPools for MetalLB's IPAddressPools and for the addresses that Services hold. Documents of
+/// kinds that have nothing to do with it are passed over.
+pub fn metallb<'v>(documents: impl IntoIterator<Item = &'v Value>) -> Imported {
+    let mut imported = Imported::default();
+    let found = metallb::find(documents, &mut imported);
+    let ranks = Ranks::of(&found.pools);
+    let mut names = BTreeSet::new();
+    let mut drafts: Vec<Draft> = found
+        .pools
+        .iter()
+        .filter_map(|pool| draft(pool, &found, &ranks, &mut names, &mut imported))
+        .collect();
+    live::keep(&found.holders, &mut drafts, &mut names, &mut imported);
+    overlaps(&drafts, &mut imported);
+    for draft in drafts {
+        finish(draft, &mut names, &mut imported);
+    }
+    if !imported.pools.is_empty() {
+        imported.said.push(
+            "Fairway's gateways carry the traffic of these pools (forwarding: Proxy); MetalLB left \
+             it to the nodes' kube-proxy."
+                .to_owned(),
+        );
+    }
+    imported
+}
+
+fn draft(
+    pool: &Pool,
+    found: &Found,
+    ranks: &Ranks,
+    names: &mut BTreeSet<String>,
+    imported: &mut Imported,
+) -> Option<Draft> {
+    if !parse::is_dns_subdomain(&pool.name) {
+        imported.warnings.push(format!(
+            "{pool} is left out: no AddressPool can be called '{}'.",
+            Shown(&pool.name)
+        ));
+        return None;
+    }
+    let name = free_name(&pool.name, &pool.namespace, names);
+    if name != pool.name {
+        imported.warnings.push(format!(
+            "{pool} becomes AddressPool {name}, for there is another of its name and AddressPools \
+             are in no namespace: Services that ask for pool {} get the other one.",
+            pool.name
+        ));
+    }
+    let (entries, origin_ranges) = addresses::convert(pool, imported);
+    if entries.is_empty() {
+        imported.warnings.push(format!(
+            "{pool} is left out: it holds no address that can be given out."
+        ));
+        names.remove(&name);
+        return None;
+    }
+    imported
+        .said
+        .push(format!("{pool} becomes AddressPool {name}."));
+    if !pool.auto_assign {
+        imported.said.push(format!(
+            "AddressPool {name}: autoAssign: false, as before; only Services that ask for the pool \
+             or the address get one."
+        ));
+    }
+    if pool.avoid_buggy_ips {
+        imported.said.push(format!(
+            "AddressPool {name}: avoidBuggyIPs becomes avoidEnds: true. That leaves the first and \
+             last address of a CIDR alone, too, and nothing of a range; entries are written so that \
+             the same addresses are left alone as before."
+        ));
+    }
+    let priority = ranks.of_pool(pool);
+    if i64::from(priority) != PRIORITY {
+        imported.said.push(match declared(pool) {
+            Some(_) => format!("AddressPool {name}: priority: {priority}, as before."),
+            None => format!(
+                "AddressPool {name}: priority: {priority}, because it has none and goes after \
+                 those that have one, and pools for everybody go last."
+            ),
+        });
+    }
+    let mut spec = AddressPoolSpec {
+        addresses: Vec::new(),
+        auto_assign: pool.auto_assign,
+        avoid_ends: pool.avoid_buggy_ips,
+        priority,
+        service_selector: Default::default(),
+        namespace_selector: Default::default(),
+        quota_per_namespace: None,
+        forwarding: Forwarding::default(),
+        announce: Announce::default(),
+    };
+    if let Some(allocation) = &pool.allocation {
+        restrict(&name, allocation, &mut spec, imported);
+    }
+    announce::convert(pool, &name, found, &mut spec, imported);
+    Some(Draft {
+        name,
+        origin: Some((pool.namespace.clone(), pool.name.clone())),
+        origin_ranges,
+        entries,
+        spec,
+    })
+}
+
+/// `serviceAllocation`: a Service is in one of the namespaces, by name or by selector, and one of
+/// the Service selectors selects it.
+fn restrict(
+    name: &str,
+    allocation: &Allocation,
+    spec: &mut AddressPoolSpec,
+    imported: &mut Imported,
+) {
+    let mut namespaces = Vec::new();
+    if !allocation.namespaces.is_empty() {
+        namespaces.push(selectors::one_of(NAMESPACE_NAME, &allocation.namespaces));
+    }
+    namespaces.extend(allocation.namespace_selectors.iter().cloned());
+    for (what, all, field) in [
+        (
+            "namespaceSelector",
+            &namespaces,
+            &mut spec.namespace_selector,
+        ),
+        (
+            "serviceSelector",
+            &allocation.service_selectors,
+            &mut spec.service_selector,
+        ),
+    ] {
+        match selectors::any_of(all) {
+            Some(selector) => {
+                if selector != Default::default() {
+                    imported.said.push(format!(
+                        "AddressPool {name}: {what} says what serviceAllocation said: {}.",
+                        selectors::in_words(&selector)
+                    ));
+                }
+                *field = selector;
+            }
+            None => imported.warnings.push(format!(
+                "AddressPool {name} is open to more than before: serviceAllocation has {} \
+                 alternatives that one {what} can't say, so it selects all. Label what they \
+                 select alike and write that label there.",
+                all.len()
+            )),
+        }
+    }
+}
+
+/// The priority that a pool declares; MetalLB takes none and 0 for the same.
+fn declared(pool: &Pool) -> Option<i64> {
+    let priority = pool.allocation.as_ref()?.priority;
+    (priority > 0).then_some(priority)
+}
+
+/// In which order pools go. In MetalLB pools with a `serviceAllocation` go first, by priority, then
+/// those of them without one, then the pools for everybody.
+struct Ranks {
+    last: i64,
+    any: bool,
+}
+
+impl Ranks {
+    fn of(pools: &[Pool]) -> Self {
+        Self {
+            last: pools.iter().filter_map(declared).max().unwrap_or(0),
+            any: pools.iter().any(|pool| pool.allocation.is_some()),
+        }
+    }
+
+    fn of_pool(&self, pool: &Pool) -> i32 {
+        let after = self.last.min(i64::from(i32::MAX) - 2).max(PRIORITY - 2);
+        let rank = match (&pool.allocation, declared(pool)) {
+            (_, Some(priority)) => priority.min(after),
+            (Some(_), None) => after + 1,
+            (None, _) if self.any => after + 2,
+            (None, _) => PRIORITY,
+        };
+        i32::try_from(rank).unwrap_or(i32::MAX)
+    }
+}
+
+/// A name that is not taken yet, `name` if it can be had, and takes it.
+fn free_name(name: &str, namespace: &str, names: &mut BTreeSet<String>) -> String {
+    let mut candidate = name.to_owned();
+    let mut number = if namespace.is_empty() { 2 } else { 1 };
+    while names.contains(&candidate) || !parse::is_dns_subdomain(&candidate) {
+        // A name can be so long that nothing fits behind it.
+        let short: String = name.chars().take(150).collect();
+        let short = short.trim_end_matches(['-', '.']);
+        candidate = match number {
+            1 => format!("{namespace}-{short}"),
+            _ => format!("{short}-{number}"),
+        };
+        number += 1;
+    }
+    names.insert(candidate.clone());
+    candidate
+}
+
+/// MetalLB refuses pools that overlap, so they come from files that were never in force together.
+fn overlaps(drafts: &[Draft], imported: &mut Imported) {
+    for (index, draft) in drafts.iter().enumerate() {
+        for other in drafts.iter().skip(index + 1) {
+            if let Some(range) = draft.entries.overlap(&other.entries) {
+                imported.warnings.push(format!(
+                    "AddressPool {} and AddressPool {} both hold {range}: take it out of one of \
+                     them.",
+                    draft.name, other.name
+                ));
+            }
+        }
+    }
+}
+
+/// Writes the entries down, in several pools where there are too many for one.
+fn finish(draft: Draft, names: &mut BTreeSet<String>, imported: &mut Imported) {
+    let texts: Vec<String> = draft.entries.texts();
+    for (index, part) in texts.chunks(MAX_ENTRIES).enumerate() {
+        let name = match index {
+            0 => draft.name.clone(),
+            _ => free_name(&draft.name, "", names),
+        };
+        if index > 0 {
+            imported.warnings.push(format!(
+                "AddressPool {} has {} entries and may have {MAX_ENTRIES}: the rest is in \
+                 AddressPool {name}, which Services that ask for the first do not get.",
+                draft.name,
+                texts.len()
+            ));
+        }
+        imported.pools.push(ImportedPool {
+            name,
+            spec: AddressPoolSpec {
+                addresses: part.iter().cloned().map(AddressEntry).collect(),
+                ..draft.spec.clone()
+            },
+        });
+    }
+}
