@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use fairway_integration::cluster::Cluster;
 use fairway_integration::in_cluster::Installed;
 use fairway_integration::servers::{echo, named, named_udp};
-use fairway_integration::site::{client, server, server6, vip, vip6};
+use fairway_integration::site::{EDGE, client, server, server6, vip, vip6};
 use fairway_integration::{clients, tests, wait};
 use serde_json::json;
 
@@ -21,6 +21,7 @@ tests![
     without_node_ports_there_is_traffic_and_the_address_stays_when_they_come,
     source_ranges_and_affinity_change_on_a_live_service,
     a_port_that_another_process_holds_is_said_and_taken_when_free,
+    the_health_check_port_answers_while_the_policy_is_local,
 ];
 
 const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
@@ -464,4 +465,48 @@ fn a_port_that_another_process_holds_is_said_and_taken_when_free() -> Result<()>
         ensure!(ports[1].get("error").is_none(), "{ports}");
         Ok(())
     })
+}
+
+fn the_health_check_port_answers_while_the_policy_is_local() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _servers = named(&it.site.farm, &[("a", at(server(0), 80))])?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let _gateway = it.gateway(&["--default-class"])?;
+    cluster.node("node-a", &[server(9)], &[])?;
+    it.service("web", "externalTrafficPolicy: Local, ports: [{port: 80}]")?;
+    it.pod("web", 0, server(0), "node-a")?;
+    let address = it.address("web")?;
+    it.answers(address, 80, Some("a"))?;
+    let port = it.get("web")?["spec"]["healthCheckNodePort"].as_u64();
+    let port = u16::try_from(port.context("the API server gave none")?)?;
+    let ask = || {
+        it.site
+            .client
+            .run(|| clients::http_get(at(EDGE, port), "/"))
+    };
+    // Every endpoint is as near as any other to a gateway that is no node of the cluster.
+    for (count, status) in [(1, 200), (0, 503)] {
+        wait::until_some(&format!("it says {status}"), || {
+            let answer = ask()?;
+            ensure!(answer.status == status, "{answer:?}");
+            let weight = answer.header("x-load-balancing-endpoint-weight");
+            ensure!(weight == Some(&count.to_string()), "{answer:?}");
+            let body: serde_json::Value = serde_json::from_str(&answer.body)?;
+            ensure!(
+                body["service"] == json!({"namespace": "shop", "name": "web"}),
+                "{body}"
+            );
+            ensure!(body["localEndpoints"] == count, "{body}");
+            Ok(())
+        })?;
+        if count == 1 {
+            cluster.delete("Pod", "shop", "web-0")?;
+        }
+    }
+    it.change("web", json!({"spec": {"externalTrafficPolicy": "Cluster"}}))?;
+    wait::until("the health check is closed", || ask().is_err())?;
+    ensure!(it.addresses("web")? == [address.to_string()]);
+    Ok(())
 }

@@ -49,7 +49,7 @@ pub fn merge(sources: &Sources<'_>) -> Merged {
         sharing_namespaces: reader.sharing_namespaces(),
         forward_to: reader.forward_to(),
         external_name: reader.hostname(super::EXTERNAL_NAME),
-        hostname: reader.hostname(dialects::KUBE_VIP_HOSTNAME),
+        hostname: reader.status_hostname(),
         ignore: reader.ignore(),
         deny_source_ranges: reader.denied(),
     };
@@ -307,6 +307,17 @@ impl<'a> Reader<'_, 'a> {
             return Some(Arc::from(text));
         }
         self.invalid(name, text, "a DNS name");
+        None
+    }
+
+    /// An API server takes less into a status than can be looked up.
+    fn status_hostname(&mut self) -> Option<Arc<str>> {
+        let name = dialects::KUBE_VIP_HOSTNAME;
+        let text = self.get(name)?;
+        if parse::is_dns_subdomain(text) && parse::is_hostname(text) {
+            return Some(Arc::from(text));
+        }
+        self.invalid(name, text, "a DNS name in lower case");
         None
     }
 

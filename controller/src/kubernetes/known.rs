@@ -65,9 +65,18 @@ impl Record {
         self.ours && !self.stored.service.deleting
     }
 
+    /// Whether it holds an address without the finalizer, which somebody took away.
+    fn lacks_finalizer(&self) -> bool {
+        self.wants_finalizer() && !self.has_finalizer() && !self.stored.held.addresses.is_empty()
+    }
+
     /// Whether everything was given back and only the finalizer is left: what remains of a process
     /// that was killed between the two writes. One that another provider may have set is left alone.
+    /// Or the other way round: the finalizer alone is missing.
     pub(super) fn is_stray(&self, class: &Class) -> bool {
+        if self.lacks_finalizer() {
+            return true;
+        }
         let status = &self.stored.status;
         self.has_finalizer()
             && !self.wants_finalizer()
@@ -301,10 +310,21 @@ impl Known {
         now: Timestamp,
     ) -> Option<Change> {
         let record = self.services.get_mut(key).filter(|it| *it.uid == *uid)?;
-        if record.stored.held.addresses != addresses {
+        let differs = record.stored.held.addresses != addresses;
+        if differs {
             Arc::make_mut(&mut record.stored).held.addresses = addresses;
         }
-        self.put(Kind::Service, document, now)
+        let change = self.put(Kind::Service, document, now);
+        if change.is_some() || !differs {
+            return change;
+        }
+        // A watch was faster than the answer, and told this version with what was held before.
+        self.version += 1;
+        let record = self.services.get_mut(key)?;
+        let stored = Arc::make_mut(&mut record.stored);
+        stored.version = self.version;
+        let name = stored.service.name.clone();
+        Some(Change::Service(name, Some(Arc::clone(&record.stored))))
     }
 
     /// An object is gone.
@@ -339,7 +359,7 @@ impl Known {
         self.services.get(key)
     }
 
-    /// Whether nothing but the finalizer is left of this Service; see [`Record::is_stray`].
+    /// Whether the finalizer alone is not as it should be; see [`Record::is_stray`].
     pub(super) fn is_stray(&self, key: &ObjectKey) -> bool {
         let record = self.services.get(key);
         record.is_some_and(|record| record.is_stray(&self.class))
@@ -397,6 +417,25 @@ mod tests {
             .iter()
             .map(ToString::to_string)
             .collect()
+    }
+
+    #[test]
+    fn an_answer_behind_the_watch_still_tells_what_is_held() {
+        let mut known = known(true);
+        known.put(Kind::Service, &service(1, &Value::Null), NOW);
+        let written = service(2, &assigned("203.0.113.1"));
+        // The watch shows it with what was held before.
+        assert!(known.put(Kind::Service, &written, NOW).is_some());
+        assert!(held(&known).is_empty());
+        let addresses = vec!["203.0.113.1".parse().unwrap()];
+        let told = known.wrote(&key(), "u-1", addresses.clone(), &written, NOW);
+        let Some(Change::Service(_, Some(stored))) = told else {
+            panic!("nothing is told");
+        };
+        assert_eq!(stored.held.addresses, addresses);
+        // Once is enough.
+        let told = known.wrote(&key(), "u-1", addresses, &written, NOW);
+        assert!(told.is_none());
     }
 
     #[test]

@@ -75,8 +75,8 @@ const CONCURRENT: usize = 32;
 /// write, so that no request of a former leader is on its way when the next one begins.
 const REQUEST: Duration = Duration::from_secs(4);
 
-/// How long a finalizer may be all that is left of a Service before it is taken away: the write
-/// that leaves it behind usually goes on to do that itself.
+/// How long a finalizer may be all that is left of a Service, or all that is missing, before it is
+/// put right: the write that leaves it so usually goes on to do that itself.
 const STRAY: Duration = Duration::from_secs(2);
 
 /// How a [`KubernetesStore`] is set up.
@@ -558,9 +558,14 @@ impl Shared {
                     .cloned()
             };
             let Some(record) = record else { continue };
-            let steps = write::steps(&record, &[], &record.stored.status);
-            if let WriteOutcome::Failed(error) = self.go(&key, &record, &[], steps, None).await {
-                tracing::warn!(service = %key, error, "its finalizer can't be taken away");
+            let addresses = match record.wants_finalizer() {
+                true => record.stored.held.addresses.clone(),
+                false => Vec::new(),
+            };
+            let steps = write::steps(&record, &addresses, &record.stored.status);
+            let outcome = self.go(&key, &record, &addresses, steps, None).await;
+            if let WriteOutcome::Failed(error) = outcome {
+                tracing::warn!(service = %key, error, "its finalizer can't be put right");
                 lock(&self.strays).push_back((Instant::now() + STRAY, key));
             }
         }

@@ -27,9 +27,15 @@ pub(super) fn read(object: &Value) -> Read {
         let list = object.pointer(pointer).and_then(Value::as_array);
         list.into_iter().flatten()
     };
-    read.status.ingress = list("/status/loadBalancer/ingress")
-        .filter_map(ingress)
-        .collect();
+    let entries = list("/status/loadBalancer/ingress");
+    read.status.ingress = entries.clone().filter_map(ingress).collect();
+    if entries.count() != read.status.ingress.len()
+        && let Some(first) = read.status.ingress.first_mut()
+    {
+        // Beside an entry that nobody could have got from here the list is not as Fairway writes
+        // it; without its ports no entry is, so that it is written anew.
+        first.ports.clear();
+    }
     let mut foreign = Vec::new();
     for entry in list("/status/conditions") {
         match condition(entry) {
@@ -166,6 +172,20 @@ mod tests {
                 .unwrap()
                 .contains_key("conditions")
         );
+    }
+
+    #[test]
+    fn an_entry_that_is_not_ours_makes_the_list_another() {
+        let own = json!({"ip": "203.0.113.1", "ipMode": "Proxy",
+                         "ports": [{"port": 80, "protocol": "TCP"}]});
+        let status = |ingress: Value| {
+            let object = json!({"status": {"loadBalancer": {"ingress": ingress}}});
+            read(&object).status
+        };
+        let right = status(json!([own]));
+        let edited = status(json!([own, {"hostname": "lb.example.com"}]));
+        assert_ne!(edited, right);
+        assert_eq!(edited.ingress[0].ip, right.ingress[0].ip);
     }
 
     #[test]

@@ -1,0 +1,353 @@
+//! Other hands on the same objects: people, tenants, and whatever else writes.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use fairway_integration::cluster::Cluster;
+use fairway_integration::in_cluster::Installed;
+use fairway_integration::servers::named;
+use fairway_integration::site::{server, vip};
+use fairway_integration::{tests, wait};
+use serde_json::{Value, json};
+
+tests![
+    a_status_or_finalizer_that_a_person_edits_is_put_right,
+    conditions_and_finalizers_of_others_stay,
+    a_node_port_that_a_person_changes_moves_no_address,
+    a_service_made_anew_under_the_same_name_is_served,
+    a_tenant_takes_no_address_that_is_not_theirs,
+    no_annotation_hurts_the_others,
+];
+
+const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
+
+fn has(it: &Installed<'_>, name: &str, addresses: &[&str]) -> Result<()> {
+    wait::until_some(&format!("{name} has {addresses:?}"), || {
+        let has = it.addresses(name)?;
+        ensure!(has == addresses, "{has:?}");
+        Ok(())
+    })
+}
+
+fn a_status_or_finalizer_that_a_person_edits_is_put_right() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _servers = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let _gateway = it.gateway(&["--default-class"])?;
+    cluster.node("node-a", &[server(9)], &[])?;
+    it.service("web", "ports: [{port: 80}]")?;
+    it.pod("web", 0, server(0), "node-a")?;
+    it.answers(it.address("web")?, 80, Some("a"))?;
+    it.says("web", "Programmed", &["True"])?;
+    let right = it.get("web")?["status"].clone();
+    for edit in [
+        json!({"loadBalancer": null}),
+        json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}]}}),
+        json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}),
+        json!({"loadBalancer": {"ingress": [{"hostname": "lb.example.com"}]}}),
+        json!({"loadBalancer": {"ingress": [
+            right["loadBalancer"]["ingress"][0], {"hostname": "lb.example.com"},
+        ]}}),
+        json!({"conditions": null}),
+        json!({"conditions": null, "loadBalancer": null}),
+    ] {
+        it.change_status("web", edit.clone())?;
+        wait::until_some(&format!("the status is right after {edit}"), || {
+            let mut status = it.get("web")?["status"].clone();
+            let mut wanted = right.clone();
+            // Since when counts from the edit on.
+            for status in [&mut status, &mut wanted] {
+                for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+                    condition["lastTransitionTime"] = Value::Null;
+                }
+            }
+            ensure!(status == wanted, "{status}");
+            Ok(())
+        })?;
+    }
+    for finalizers in [json!(null), json!(["example.com/theirs"])] {
+        it.change("web", json!({"metadata": {"finalizers": finalizers}}))?;
+        wait::until_some("the finalizer is back", || {
+            let finalizers = it.finalizers("web")?;
+            ensure!(
+                finalizers.iter().any(|it| it == FINALIZER),
+                "{finalizers:?}"
+            );
+            Ok(())
+        })?;
+    }
+    it.change("web", json!({"metadata": {"finalizers": [FINALIZER]}}))?;
+    has(&it, "web", &["203.0.113.1"])?;
+    it.answers(vip(1), 80, Some("a"))
+}
+
+fn conditions_and_finalizers_of_others_stay() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    it.service("web", "type: ClusterIP, ports: [{port: 80}]")?;
+    let scanned = json!({
+        "type": "example.com/Scanned", "status": "True", "reason": "Clean", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    });
+    it.change(
+        "web",
+        json!({"metadata": {"finalizers": ["example.com/theirs"]}}),
+    )?;
+    it.change_status("web", json!({"conditions": [scanned]}))?;
+    it.change("web", json!({"spec": {"type": "LoadBalancer"}}))?;
+    it.address("web")?;
+    let theirs = || {
+        let service = it.get("web")?;
+        let conditions = service["status"]["conditions"].as_array().cloned();
+        let there = conditions.is_some_and(|all| all.contains(&scanned));
+        ensure!(there, "{service}");
+        ensure!(
+            it.finalizers("web")?
+                .iter()
+                .any(|it| it == "example.com/theirs")
+        );
+        Ok(service)
+    };
+    theirs()?;
+    it.change("web", json!({"spec": {"type": "ClusterIP"}}))?;
+    wait::until_some("ours is taken back and theirs stays", || {
+        let service = theirs()?;
+        let left = service["status"]["conditions"]
+            .as_array()
+            .map_or(0, Vec::len);
+        ensure!(left == 1 && it.finalizers("web")?.len() == 1, "{service}");
+        Ok(())
+    })?;
+    it.change("web", json!({"metadata": {"finalizers": null}}))
+}
+
+fn a_node_port_that_a_person_changes_moves_no_address() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _servers = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let gateway = it.gateway(&["--default-class"])?;
+    cluster.node("node-a", &[server(9)], &[])?;
+    it.service("web", "ports: [{port: 80}]")?;
+    it.pod("web", 0, server(0), "node-a")?;
+    let address = it.address("web")?;
+    it.answers(address, 80, Some("a"))?;
+    for number in [30061, 30062] {
+        let ports = json!([{"port": 80, "protocol": "TCP", "targetPort": 80, "nodePort": number}]);
+        it.change("web", json!({"spec": {"ports": ports}}))?;
+        wait::until_some("the gateway has heard of it", || {
+            let ports = gateway.node_ports("shop/web")?;
+            ensure!(ports == [number], "{ports:?}");
+            Ok(())
+        })?;
+        it.answers(address, 80, Some("a"))?;
+        ensure!(it.addresses("web")? == [address.to_string()]);
+    }
+    Ok(())
+}
+
+fn a_service_made_anew_under_the_same_name_is_served() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _servers = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
+    it.pool("edge", &["203.0.113.1-203.0.113.2"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let _gateway = it.gateway(&["--default-class"])?;
+    cluster.node("node-a", &[server(9)], &[])?;
+    it.pod("web", 0, server(0), "node-a")?;
+    let make = || it.asking(("shop", "web"), json!({}), json!({}));
+    make()?;
+    it.address("web")?;
+    for _ in 0..5 {
+        let former = it.get("web")?["metadata"]["uid"].clone();
+        cluster.delete("Service", "shop", "web")?;
+        // The name is taken until the finalizer is gone.
+        wait::until_within(Duration::from_secs(30), "it is made anew", || {
+            make().is_ok()
+        })?;
+        ensure!(it.get("web")?["metadata"]["uid"] != former);
+        it.address("web")?;
+    }
+    it.answers(it.address("web")?, 80, Some("a"))?;
+    // Nothing of the former ones is left behind: the other address is free.
+    it.service("next", "ports: [{port: 80}]")?;
+    it.address("next")?;
+    Ok(())
+}
+
+fn a_tenant_takes_no_address_that_is_not_theirs() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    cluster.apply(
+        "{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {name: staff}, \
+         spec: {addresses: [203.0.113.64/28], namespaceSelector: \
+         {matchLabels: {kubernetes.io/metadata.name: shop}}}}",
+    )?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    cluster.node("node-a", &[server(9)], &[])?;
+    cluster.namespace("tenant")?;
+    let key = json!({"fairway.dev/sharing-key": "k", "fairway.dev/sharing-namespaces": "*"});
+    it.asking(("shop", "alone"), json!({}), json!({}))?;
+    it.asking(
+        ("shop", "shares"),
+        json!({"fairway.dev/sharing-key": "k"}),
+        json!({}),
+    )?;
+    let (alone, shares) = (it.address("alone")?, it.address("shares")?);
+    cluster.apply(
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n\
+         metadata: {name: tenant, namespace: tenant}\n\
+         roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: edit}\n\
+         subjects: [{kind: User, name: tenant, apiGroup: rbac.authorization.k8s.io}]\n",
+    )?;
+    let tenant = cluster.kubeconfig_of_user("tenant", None)?;
+    let outside = ["192.0.2.200", "127.0.0.1", "224.0.0.1", "0.0.0.0", "::1"].map(str::to_owned);
+    let mut wishes = vec![alone.to_string(), shares.to_string(), server(9).to_string()];
+    wishes.extend(["203.0.113.64".to_owned(), "198.18.0.1".to_owned()]);
+    wishes.extend(outside);
+    let names = [
+        "fairway.dev/addresses",
+        "metallb.io/loadBalancerIPs",
+        "lbipam.cilium.io/ips",
+        "kube-vip.io/loadbalancerIPs",
+    ];
+    let mut made = Vec::new();
+    for (n, wish) in wishes.iter().enumerate() {
+        let mut asks = key.clone();
+        asks[names[n % names.len()]] = json!(wish);
+        // MetalLB's way to say who shares, from one side alone.
+        asks["metallb.io/allow-shared-ip"] = json!("k");
+        let object = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": format!("wish-{n}"), "namespace": "tenant", "annotations": asks},
+            "spec": {"type": "LoadBalancer", "ports": [{"port": 7000 + n}], "externalIPs": [wish]},
+            "status": {"loadBalancer": {"ingress": [{"ip": wish}]}},
+        });
+        // The API server itself refuses some external addresses.
+        let output = cluster.kubectl_as(&tenant, &["create", "-f", "-"], &object.to_string())?;
+        if output.status.success() {
+            made.push(n);
+        } else {
+            let mut object = object;
+            object["spec"]["externalIPs"] = Value::Null;
+            let output =
+                cluster.kubectl_as(&tenant, &["create", "-f", "-"], &object.to_string())?;
+            ensure!(output.status.success(), "{output:?}");
+            made.push(n);
+        }
+    }
+    for n in made {
+        let name = format!("wish-{n}");
+        let what = format!("{name} ({}) is refused or gets another", wishes[n]);
+        let service = cluster.wait_for(("Service", "tenant", &name), &what, |service| {
+            !service["status"]["conditions"].is_null()
+        })?;
+        let status = service["status"].to_string();
+        ensure!(
+            !status.contains(&format!("\"ip\":\"{}\"", wishes[n])),
+            "{}: {status}",
+            wishes[n]
+        );
+    }
+    // A status is for the controller to write.
+    let patch = json!({"status": {"loadBalancer": {"ingress": [{"ip": alone}]}}}).to_string();
+    let arguments = [
+        "patch",
+        "service",
+        "wish-0",
+        "-n",
+        "tenant",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &patch,
+    ];
+    let output = cluster.kubectl_as(&tenant, &arguments, "")?;
+    ensure!(!output.status.success(), "{output:?}");
+    has(&it, "alone", &[&alone.to_string()])?;
+    has(&it, "shares", &[&shares.to_string()])
+}
+
+fn no_annotation_hurts_the_others() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _servers = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
+    it.pool("edge", &["203.0.113.0/24"])?;
+    let mut controller = it.controller("controller-1", &["--default-class"])?;
+    let mut gateway = it.gateway(&["--default-class"])?;
+    cluster.node("node-a", &[server(9)], &[])?;
+    it.service("web", "ports: [{port: 80}]")?;
+    it.pod("web", 0, server(0), "node-a")?;
+    let address = it.address("web")?;
+    it.answers(address, 80, Some("a"))?;
+    let names = [
+        "fairway.dev/addresses",
+        "fairway.dev/pool",
+        "fairway.dev/sharing-key",
+        "fairway.dev/sharing-namespaces",
+        "fairway.dev/forward-to",
+        "fairway.dev/balance",
+        "fairway.dev/deny-source-ranges",
+        "fairway.dev/external-name",
+        "fairway.dev/timeout-idle",
+        "fairway.dev/weight",
+        "fairway.dev/health-check",
+        "fairway.dev/unknown",
+        "metallb.io/loadBalancerIPs",
+        "lbipam.cilium.io/ips",
+        "kube-vip.io/loadbalancerHostname",
+        "service.cilium.io/src-ranges-policy",
+        "kube-vip.io/ignore",
+    ];
+    let long = "203.0.113.1,".repeat(20_000);
+    let values = [
+        "",
+        " ",
+        ",,,,",
+        "\u{0}",
+        "🛣️",
+        "-1",
+        "1e999",
+        "99999999999999999999",
+        "0.0.0.0/0,::/0",
+        "*",
+        "../../etc/passwd",
+        "{\"a\":",
+        "true",
+        &long,
+    ];
+    let mut all = Vec::new();
+    for (n, value) in values.iter().enumerate() {
+        let asks: serde_json::Map<String, Value> = names
+            .iter()
+            // All of them together may be 256 KiB.
+            .filter(|_| value.len() < 1000)
+            .chain(names.iter().take(usize::from(value.len() >= 1000)))
+            .map(|name| ((*name).to_owned(), json!(value)))
+            .collect();
+        all.push(json!({
+            "metadata": {"name": format!("odd-{n}"), "annotations": asks},
+            "spec": {"type": "LoadBalancer", "ports": [{"port": 81}]},
+        }));
+    }
+    cluster.create_all("Service", "shop", &all)?;
+    // What comes later is served all the same.
+    it.asking(
+        ("shop", "next"),
+        json!({}),
+        json!({"selector": {"app": "web"}}),
+    )?;
+    it.answers(it.address("next")?, 80, Some("a"))?;
+    it.answers(address, 80, Some("a"))?;
+    for process in [&mut controller, &mut gateway] {
+        ensure!(process.process()?.ended()?.is_none());
+        process.ready()?;
+    }
+    has(&it, "web", &[&address.to_string()])
+}
