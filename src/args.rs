@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Check manifests and pools without running anything
     Validate(ValidateArgs),
+    /// Print AddressPools for what another load balancer has, and what differs
+    Import(ImportArgs),
     /// Print the CustomResourceDefinitions
     Crds,
     /// Print shell completions
@@ -236,6 +238,35 @@ pub(crate) struct ValidateArgs {
         default_value = "30000-32767"
     )]
     pub(crate) node_port_range: NodePortRange,
+}
+
+/// Flags of `import`.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Where from: metallb
+    #[arg(value_enum)]
+    pub(crate) what: ImportFrom,
+    /// Files to read, - for standard input: what kubectl get
+    /// ipaddresspools,l2advertisements,bgpadvertisements,services -A -o yaml prints [default: the
+    /// cluster]
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub(crate) from: Vec<PathBuf>,
+    /// Create the AddressPools in the cluster; those that are there stay as they are
+    #[arg(long)]
+    pub(crate) apply: bool,
+    /// How to reach the API server [default: KUBECONFIG, else the Pod's service account]
+    #[arg(long, env = "FAIRWAY_KUBECONFIG", value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Which context of the kubeconfig
+    #[arg(long, env = "FAIRWAY_CONTEXT", value_name = "NAME")]
+    pub(crate) context: Option<String>,
+}
+
+/// What can be imported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImportFrom {
+    /// MetalLB's IPAddressPools and L2Advertisements
+    Metallb,
 }
 
 /// What `get` prints.

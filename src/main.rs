@@ -4,7 +4,7 @@
 //! command is made of; [`standalone`] wires controller and gateway over a directory, for itself and
 //! for [`demo`], [`cluster`] each of them over an API server; [`views`] is what the admin address
 //! shows;
-//! [`get`], [`explain`] and [`validate`] are the commands that print and end.
+//! [`get`], [`explain`], [`validate`] and [`import`] are the commands that print and end.
 
 mod args;
 mod client;
@@ -12,6 +12,7 @@ mod cluster;
 mod demo;
 mod explain;
 mod get;
+mod import;
 mod logs;
 mod process;
 mod standalone;
@@ -62,6 +63,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Get(args) => get::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Validate(args) => validate::run(args),
+        Command::Import(args) => import::run(args),
         Command::Crds => {
             let crds = fairway_config::crd::crds();
             let texts: Vec<String> = crds

@@ -1,0 +1,259 @@
+//! `fairway import metallb`: over files, and over a cluster that has MetalLB's objects.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use fairway_integration::cluster::Cluster;
+use fairway_integration::in_cluster::MANIFESTS;
+use fairway_integration::{programs, tests};
+use serde_json::{Value, json};
+
+tests![
+    files_become_pools_that_validate_accepts,
+    standard_input_is_read_and_errors_have_their_codes,
+    a_cluster_is_read_and_its_pools_are_created_once,
+];
+
+/// As `kubectl get ipaddresspools,l2advertisements,services -A -o yaml` prints them.
+const OBJECTS: &str = "
+apiVersion: v1
+kind: List
+items:
+- apiVersion: metallb.io/v1beta1
+  kind: IPAddressPool
+  metadata: {name: first-pool, namespace: metallb-system}
+  spec:
+    addresses: [192.168.10.0/24, 192.168.9.1-192.168.9.5, 'fc00:f853:0ccd:e799::/124']
+    avoidBuggyIPs: true
+- apiVersion: metallb.io/v1beta1
+  kind: IPAddressPool
+  metadata: {name: expensive, namespace: metallb-system}
+  spec:
+    addresses: [42.176.25.64/30]
+    autoAssign: false
+    serviceAllocation: {priority: 50, namespaces: [shop, web]}
+- apiVersion: metallb.io/v1beta1
+  kind: L2Advertisement
+  metadata: {name: example, namespace: metallb-system}
+";
+
+const SERVICE: &str = "
+- apiVersion: v1
+  kind: Service
+  metadata: {name: web, namespace: shop}
+  spec: {type: LoadBalancer, ports: [{port: 80}]}
+  status: {loadBalancer: {ingress: [{ip: 192.168.10.7, ipMode: VIP}]}}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: old, namespace: shop}
+  spec: {type: LoadBalancer, ports: [{port: 80}]}
+  status: {loadBalancer: {ingress: [{ip: 192.168.77.7, ipMode: VIP}]}}
+";
+
+fn fairway(arguments: &[&str], input: &str) -> Result<Output> {
+    let mut child = Command::new(programs::fairway()?)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child
+        .stdin
+        .take()
+        .context("no standard input")?
+        .write_all(input.as_bytes())?;
+    Ok(child.wait_with_output()?)
+}
+
+fn ended(output: &Output, code: i32, words: &[&str]) -> Result<()> {
+    let said = text(&output.stderr);
+    ensure!(output.status.code() == Some(code), "{output:?}");
+    for word in words {
+        ensure!(said.contains(word), "no {word:?} in {said}");
+    }
+    Ok(())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The documents on standard output.
+fn pools(output: &Output) -> Result<Vec<Value>> {
+    let documents = fairway_config::document::documents(&text(&output.stdout))?;
+    Ok(documents.into_iter().map(|it| it.value).collect())
+}
+
+fn files_become_pools_that_validate_accepts() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let write = |name: &str, text: &str| -> Result<String> {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path.display().to_string())
+    };
+    let metallb = write("metallb.yaml", OBJECTS)?;
+    let services = write("services.yaml", &format!("kind: List\nitems:{SERVICE}"))?;
+    let output = fairway(&["import", "metallb", "--from", &metallb, &services], "")?;
+    ended(
+        &output,
+        0,
+        &[
+            "IPAddressPool metallb-system/first-pool becomes AddressPool first-pool.",
+            "AddressPool first-pool: avoidBuggyIPs becomes avoidEnds",
+            "AddressPool expensive: autoAssign: false",
+            "warning: Service shop/old holds 192.168.77.7",
+            "2 Services without a loadBalancerClass",
+            "--apply",
+        ],
+    )?;
+    let pools = pools(&output)?;
+    let specs: Vec<_> = pools.iter().map(|pool| &pool["spec"]).collect();
+    ensure!(
+        specs
+            == [
+                &json!({"addresses": ["42.176.25.64/30"], "autoAssign": false, "priority": 50,
+                    "namespaceSelector": {"matchExpressions": [{"operator": "In",
+                        "key": "kubernetes.io/metadata.name", "values": ["shop", "web"]}]}}),
+                &json!({"addresses": ["192.168.10.0/24", "192.168.9.1-192.168.9.5",
+                    "fc00:f853:ccd:e799::-fc00:f853:ccd:e799::f"], "autoAssign": true,
+                    "avoidEnds": true}),
+                &json!({"addresses": ["192.168.77.7"], "autoAssign": false}),
+            ],
+        "{pools:#?}"
+    );
+    let printed = write("pools.yaml", &text(&output.stdout))?;
+    let checked = fairway(&["validate", &printed], "")?;
+    ended(&checked, 0, &[])?;
+    ensure!(
+        text(&checked.stdout).contains("3 objects in 1 file: no problems"),
+        "{checked:?}"
+    );
+    Ok(())
+}
+
+fn standard_input_is_read_and_errors_have_their_codes() -> Result<()> {
+    let output = fairway(&["import", "metallb", "--from", "-"], OBJECTS)?;
+    ended(&output, 0, &["first-pool"])?;
+    ensure!(pools(&output)?.len() == 2, "{output:?}");
+    for (arguments, input, code, words) in [
+        (
+            vec!["--from", "-"],
+            "kind: Pod",
+            1,
+            "there is no IPAddressPool",
+        ),
+        (vec!["--from", "-"], "a: [", 1, "not YAML"),
+        (vec!["--from", "/nowhere/a.yaml"], "", 2, "/nowhere/a.yaml"),
+        (
+            vec!["--kubeconfig", "/nowhere/config"],
+            "",
+            2,
+            "/nowhere/config",
+        ),
+        (vec!["--no-such-flag"], "", 2, "--no-such-flag"),
+    ] {
+        let arguments = [&["import", "metallb"], arguments.as_slice()].concat();
+        let output = fairway(&arguments, input)?;
+        ended(&output, code, &[words])?;
+        ensure!(output.stdout.is_empty(), "{output:?}");
+    }
+    ended(&fairway(&["import", "haproxy"], "")?, 2, &["metallb"])
+}
+
+/// A CRD of MetalLB's that takes everything.
+fn crd(kind: &str, plural: &str) -> Value {
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.metallb.io")},
+        "spec": {"group": "metallb.io", "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
+            "versions": [{"name": "v1beta1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object",
+                    "x-kubernetes-preserve-unknown-fields": true}}}]}})
+}
+
+/// `fairway import metallb` on the control plane's host.
+fn import(cluster: &Cluster, kubeconfig: &Path, arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new(programs::fairway()?);
+    command.args(["import", "metallb", "--kubeconfig"]);
+    command.arg(kubeconfig).args(arguments);
+    Ok(cluster.host().run(|| command.output())?)
+}
+
+fn a_cluster_is_read_and_its_pools_are_created_once() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    for namespace in ["shop", "metallb-system"] {
+        cluster.namespace(namespace)?;
+    }
+    let admin = cluster.admin();
+    // No MetalLB there yet.
+    ended(
+        &import(&cluster, admin, &[])?,
+        1,
+        &["there is no IPAddressPool"],
+    )?;
+    // BGPAdvertisements are left out: a cluster without a kind has none of it.
+    for (kind, plural) in [
+        ("IPAddressPool", "ipaddresspools"),
+        ("L2Advertisement", "l2advertisements"),
+    ] {
+        cluster.apply(&crd(kind, plural).to_string())?;
+        let name = format!("crd/{plural}.metallb.io");
+        cluster.kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "--timeout=60s",
+            &name,
+        ])?;
+    }
+    cluster.apply(OBJECTS)?;
+    cluster.apply(
+        "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, \
+         spec: {type: LoadBalancer, ports: [{port: 80}]}}",
+    )?;
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.168.77.7"}]}}});
+    cluster.patch(("Service", "shop", "web"), "status", &status)?;
+
+    let dry = import(&cluster, admin, &[])?;
+    ended(
+        &dry,
+        0,
+        &["Service shop/web holds 192.168.77.7", "Nothing was changed"],
+    )?;
+    ensure!(pools(&dry)?.len() == 3, "{dry:?}");
+    let early = import(&cluster, admin, &["--apply"])?;
+    ended(&early, 1, &["fairway crds | kubectl apply -f -"])?;
+
+    cluster.apply(MANIFESTS)?;
+    let crd = "crd/addresspools.fairway.dev";
+    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", crd])?;
+    let first = import(&cluster, admin, &["--apply"])?;
+    ended(&first, 0, &["AddressPool first-pool created."])?;
+    ensure!(first.stdout == dry.stdout, "{first:?}");
+    let pool = cluster.get_json("addresspools", "", "expensive")?;
+    ensure!(pool["spec"]["autoAssign"] == false, "{pool}");
+    let again = import(&cluster, admin, &["--apply"])?;
+    ended(
+        &again,
+        0,
+        &["AddressPool expensive is there already, just so."],
+    )?;
+    cluster.patch(
+        ("addresspools", "", "expensive"),
+        "",
+        &json!({"spec": {"priority": 7}}),
+    )?;
+    let other = import(&cluster, admin, &["--apply"])?;
+    ended(
+        &other,
+        1,
+        &["AddressPool expensive is there already and differs"],
+    )?;
+    let pool = cluster.get_json("addresspools", "", "expensive")?;
+    ensure!(pool["spec"]["priority"] == 7, "{pool}");
+    // What was printed is what kubectl takes for the same.
+    let output = cluster.kubectl_as(admin, &["apply", "-f", "-"], &text(&dry.stdout))?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(())
+}
