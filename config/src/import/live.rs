@@ -136,7 +136,7 @@ fn may_keep(holder: &Holder, address: IpAddr, drafts: &[Draft], imported: &mut I
     {
         imported.warnings.push(format!(
             "{holder} holds {address} and asks for pool {asked}, which does not have it: take the \
-             annotation away, or it gets another address."
+             annotation away, or it may get another address."
         ));
     }
     for draft in homes {
