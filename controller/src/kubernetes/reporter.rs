@@ -179,7 +179,8 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
         };
         let changes = match event {
             Err(error) => {
-                shared.fails_gateways(format!("leases can't be watched: {error}"));
+                let why = format!("leases can't be watched: {error}");
+                lock(&shared.progress).fails_gateways(why);
                 continue;
             }
             Ok(Event::Init) => {

@@ -10,6 +10,7 @@ use kube::runtime::watcher::{Config, Error, Event, watcher};
 
 use super::document::{Document, resource};
 use super::{Shared, WATCH_SECONDS};
+use crate::feed::lock;
 
 /// Objects in one page of a first list.
 const PAGE: u32 = 500;
@@ -47,11 +48,11 @@ async fn objects<const META: bool>(shared: &Shared, kind: Kind) {
                 };
                 // A list that has begun has not succeeded yet.
                 if !matches!(event, Seen::Begins) {
-                    shared.works(kind);
+                    lock(&shared.progress).works(kind);
                 }
                 shared.see(kind, event);
             }
-            Err(error) => shared.fails(kind, explain(kind, &error)),
+            Err(error) => lock(&shared.progress).fails(kind, explain(kind, &error)),
         }
     }
 }

@@ -1,0 +1,110 @@
+//! Takes in what watches see, and tells subscribers.
+
+use std::time::Instant;
+
+use fairway_config::exchange::Change;
+use fairway_config::object::Kind;
+
+use super::snapshot::Snapshot;
+use super::watch::Seen;
+use super::{Reads, Shared, now};
+use crate::feed::lock;
+
+impl Shared {
+    /// Tells what is no object of the API server.
+    pub(super) fn publish(&self, changes: Vec<Change>) {
+        let _known = lock(&self.known);
+        self.feed.publish(changes, false, None);
+    }
+
+    /// The Leases of all gateways have been listed.
+    pub(super) fn heard_gateways(&self) {
+        let complete = {
+            let mut progress = lock(&self.progress);
+            progress.listed_gateways();
+            progress.is_complete()
+        };
+        let _known = lock(&self.known);
+        self.feed.publish(Vec::new(), complete, None);
+    }
+
+    /// A watch saw this.
+    pub(super) fn see(&self, kind: Kind, seen: Seen) {
+        let mut known = lock(&self.known);
+        let mut synced = self.feed.is_synced();
+        let changes = match seen {
+            Seen::Begins => {
+                known.begin(kind);
+                Vec::new()
+            }
+            Seen::There(document) => {
+                let change = known.put(kind, &document, now());
+                // What can't be read, or is older, leaves there what was.
+                if change.is_some() {
+                    self.write_down(|snapshot| snapshot.put(kind, &document));
+                }
+                change.into_iter().collect()
+            }
+            Seen::Gone(document) => {
+                self.write_down(|snapshot| snapshot.remove(kind, &document));
+                known.remove(&document).into_iter().collect()
+            }
+            Seen::Ends => {
+                let changes = known.end(kind);
+                self.write_down(|snapshot| snapshot.listed(kind, |key| known.is_there(key)));
+                let mut progress = lock(&self.progress);
+                let heard_again = progress.listed(kind);
+                synced = progress.is_complete();
+                if heard_again {
+                    tracing::info!("the API server is heard again: the snapshot has done its part");
+                }
+                changes
+            }
+        };
+        // A first list is no change: nobody waits for what it shows.
+        let since = self.feed.is_synced().then(Instant::now);
+        if self.settings.reads == Reads::Controller {
+            for change in &changes {
+                self.note_stray(&known, change);
+            }
+        }
+        self.feed.publish(changes, synced, since);
+    }
+
+    fn write_down(&self, act: impl FnOnce(&mut Snapshot)) {
+        if let Some(snapshot) = &self.snapshot {
+            act(&mut lock(snapshot));
+        }
+    }
+
+    /// What was written down stands in for what the API server has not said yet.
+    pub(super) fn stand_in(&self) {
+        let recalled = self.snapshot.as_ref().and_then(|it| lock(it).recall());
+        let Some(recalled) = recalled.filter(|it| it.is_complete(self.settings.reads.kinds()))
+        else {
+            return;
+        };
+        if lock(&self.progress).is_complete() {
+            return;
+        }
+        let written = recalled.written;
+        for (kind, document) in recalled.documents() {
+            let mut known = lock(&self.known);
+            // A list that has ended meanwhile knows better.
+            if !lock(&self.progress).has_listed(kind) {
+                let change = known.recall(&document, now());
+                self.feed.publish(change.into_iter().collect(), false, None);
+            }
+        }
+        let _known = lock(&self.known);
+        if lock(&self.progress).is_complete() {
+            return;
+        }
+        lock(&self.progress).stand_in(written);
+        self.feed.publish(Vec::new(), true, None);
+        tracing::warn!(
+            %written,
+            "the API server has not been heard: a snapshot of what was known stands in for it"
+        );
+    }
+}

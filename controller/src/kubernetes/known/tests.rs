@@ -1,0 +1,221 @@
+use serde_json::json;
+
+use super::*;
+
+const NOW: Timestamp = Timestamp(1_000);
+
+fn known(decides: bool) -> Known {
+    let class = Class {
+        name: "fairway.dev/gateway".into(),
+        is_default: true,
+    };
+    Known::new(class, decides)
+}
+
+fn service(version: u32, status: &Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "namespace": "web", "name": "shop", "uid": "u-1",
+            "resourceVersion": version.to_string(),
+        },
+        "spec": {"type": "LoadBalancer", "ports": [{"port": 80, "nodePort": 30080}]},
+        "status": status,
+    })
+}
+
+fn assigned(address: &str) -> Value {
+    json!({"loadBalancer": {"ingress": [{"ip": address, "ipMode": "Proxy"}]}})
+}
+
+fn key() -> ObjectKey {
+    "Service web/shop".parse().unwrap()
+}
+
+fn held(known: &Known) -> Vec<String> {
+    let stored = &known.service(&key()).unwrap().stored;
+    stored
+        .held
+        .addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[test]
+fn an_answer_behind_the_watch_still_tells_what_is_held() {
+    let mut known = known(true);
+    known.put(Kind::Service, &service(1, &Value::Null), NOW);
+    let written = service(2, &assigned("203.0.113.1"));
+    // The watch shows it with what was held before.
+    assert!(known.put(Kind::Service, &written, NOW).is_some());
+    assert!(held(&known).is_empty());
+    let addresses = vec!["203.0.113.1".parse().unwrap()];
+    let told = known.wrote(&key(), "u-1", addresses.clone(), &written, NOW);
+    let Some(Change::Service(_, Some(stored))) = told else {
+        panic!("nothing is told");
+    };
+    assert_eq!(stored.held.addresses, addresses);
+    // Once is enough.
+    let told = known.wrote(&key(), "u-1", addresses, &written, NOW);
+    assert!(told.is_none());
+}
+
+#[test]
+fn a_gateway_serves_what_the_status_says() {
+    let mut known = known(false);
+    known
+        .put(Kind::Service, &service(1, &json!({})), NOW)
+        .unwrap();
+    assert!(held(&known).is_empty());
+    known
+        .put(Kind::Service, &service(2, &assigned("192.0.2.1")), NOW)
+        .unwrap();
+    assert_eq!(held(&known), ["192.0.2.1"]);
+    known
+        .put(Kind::Service, &service(3, &json!({})), NOW)
+        .unwrap();
+    assert!(held(&known).is_empty());
+}
+
+#[test]
+fn a_controller_keeps_what_it_decided_whoever_writes_into_the_status() {
+    let mut known = known(true);
+    known
+        .put(Kind::Service, &service(1, &assigned("192.0.2.1")), NOW)
+        .unwrap();
+    known
+        .put(Kind::Service, &service(2, &assigned("192.0.2.9")), NOW)
+        .unwrap();
+    assert_eq!(held(&known), ["192.0.2.1"]);
+    let address = "192.0.2.3".parse().unwrap();
+    let written = service(3, &assigned("192.0.2.3"));
+    known
+        .wrote(&key(), "u-1", vec![address], &written, NOW)
+        .unwrap();
+    assert_eq!(held(&known), ["192.0.2.3"]);
+    // Another Service of that name has nothing of the one before.
+    let mut other = service(4, &json!({}));
+    other["metadata"]["uid"] = "u-2".into();
+    known.put(Kind::Service, &other, NOW).unwrap();
+    assert!(held(&known).is_empty());
+    assert!(
+        known
+            .wrote(&key(), "u-1", vec![address], &written, NOW)
+            .is_none()
+    );
+}
+
+#[test]
+fn an_older_version_changes_nothing() {
+    let mut known = known(false);
+    known
+        .put(Kind::Service, &service(10, &assigned("192.0.2.1")), NOW)
+        .unwrap();
+    assert!(
+        known
+            .put(Kind::Service, &service(9, &json!({})), NOW)
+            .is_none()
+    );
+    assert!(
+        known
+            .put(Kind::Service, &service(10, &json!({})), NOW)
+            .is_none()
+    );
+    assert_eq!(held(&known), ["192.0.2.1"]);
+}
+
+#[test]
+fn a_list_counts_whatever_its_versions_are() {
+    let mut known = known(false);
+    known
+        .put(Kind::Service, &service(1_000, &assigned("192.0.2.1")), NOW)
+        .unwrap();
+    // The cluster was restored from a backup.
+    known.begin(Kind::Service);
+    let restored = service(7, &assigned("192.0.2.2"));
+    known.put(Kind::Service, &restored, NOW).unwrap();
+    assert_eq!(held(&known), ["192.0.2.2"]);
+    // What was heard since the list began is newer than what the list shows.
+    let written = service(9, &assigned("192.0.2.3"));
+    known.put(Kind::Service, &written, NOW).unwrap();
+    assert!(known.put(Kind::Service, &restored, NOW).is_none());
+    assert!(known.end(Kind::Service).is_empty());
+    assert_eq!(held(&known), ["192.0.2.3"]);
+    assert!(known.put(Kind::Service, &restored, NOW).is_none());
+    // The same version is no news in a list either.
+    known.begin(Kind::Service);
+    assert!(known.put(Kind::Service, &written, NOW).is_none());
+    assert!(known.end(Kind::Service).is_empty());
+}
+
+#[test]
+fn what_was_written_down_stands_in_until_it_is_listed() {
+    let mut known = known(false);
+    known.begin(Kind::Service);
+    let old = service(50, &assigned("192.0.2.1"));
+    known.recall(&old, NOW).unwrap();
+    assert!(known.recall(&old, NOW).is_none());
+    assert_eq!(held(&known), ["192.0.2.1"]);
+    // What is listed comes first, whatever its version.
+    let listed = service(2, &assigned("192.0.2.2"));
+    known.put(Kind::Service, &listed, NOW).unwrap();
+    assert!(known.recall(&old, NOW).is_none());
+    assert_eq!(held(&known), ["192.0.2.2"]);
+    assert!(known.end(Kind::Service).is_empty());
+    // And what a list does not show is gone.
+    known.begin(Kind::Service);
+    known.begin(Kind::Node);
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}});
+    known.recall(&node, NOW).unwrap();
+    let gone = known.end(Kind::Node);
+    assert!(matches!(&gone[..], [Change::Node(_, None)]));
+}
+
+#[test]
+fn what_a_list_does_not_show_is_gone() {
+    let mut known = known(false);
+    known.begin(Kind::Service);
+    known
+        .put(Kind::Service, &service(1, &json!({})), NOW)
+        .unwrap();
+    assert!(known.end(Kind::Service).is_empty());
+    known.begin(Kind::Service);
+    let gone = known.end(Kind::Service);
+    assert!(matches!(&gone[..], [Change::Service(_, None)]));
+    assert!(known.service(&key()).is_none());
+}
+
+#[test]
+fn another_providers_service_is_seen_without_what_it_was_given() {
+    let mut known = known(true);
+    let mut theirs = service(1, &assigned("192.0.2.1"));
+    theirs["spec"]["loadBalancerClass"] = "example.com/lb".into();
+    theirs["metadata"]["finalizers"] = json!([FINALIZER]);
+    known.put(Kind::Service, &theirs, NOW).unwrap();
+    let record = known.service(&key()).unwrap();
+    assert_eq!(record.stored.status, Default::default());
+    assert!(record.stored.held.addresses.is_empty());
+    assert!(!known.is_stray(&key()));
+}
+
+#[test]
+fn an_object_that_cannot_be_read_keeps_its_last_good_form() {
+    let mut known = known(true);
+    known
+        .put(Kind::Service, &service(1, &json!({})), NOW)
+        .unwrap();
+    let mut bad = service(2, &json!({}));
+    bad["spec"]["ports"][0]["port"] = "eighty".into();
+    assert!(known.put(Kind::Service, &bad, NOW).is_none());
+    assert_eq!(known.problems().len(), 1);
+    assert_eq!(
+        known.service(&key()).unwrap().stored.service.ports[0].port,
+        80
+    );
+    known
+        .put(Kind::Service, &service(3, &json!({})), NOW)
+        .unwrap();
+    assert!(known.problems().is_empty());
+}

@@ -1,0 +1,130 @@
+//! How the watches of a store are: what has been listed, and what is wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fairway_config::object::Kind;
+use fairway_config::time::Timestamp;
+
+use super::Reads;
+use super::document::resource;
+
+/// How the watches are.
+#[derive(Debug)]
+pub(super) struct Progress {
+    reads: Reads,
+    listed: BTreeSet<Kind>,
+    /// Kinds that can't be watched just now, and why.
+    failing: BTreeMap<Kind, String>,
+    /// The Leases of gateways, likewise.
+    gateways_listed: bool,
+    gateways_failing: Option<String>,
+    /// When that was written down which stands in for what has not been listed.
+    stands_in: Option<Timestamp>,
+}
+
+impl Progress {
+    /// Nothing has been listed.
+    pub(super) fn new(reads: Reads) -> Self {
+        Self {
+            reads,
+            listed: BTreeSet::new(),
+            failing: BTreeMap::new(),
+            gateways_listed: false,
+            gateways_failing: None,
+            stands_in: None,
+        }
+    }
+
+    /// All objects of this kind have been listed. Whether a snapshot stood in until now and is
+    /// needed no longer.
+    pub(super) fn listed(&mut self, kind: Kind) -> bool {
+        self.listed.insert(kind);
+        self.is_complete() && self.stands_in.take().is_some()
+    }
+
+    /// Whether all objects of this kind have been listed once.
+    pub(super) fn has_listed(&self, kind: Kind) -> bool {
+        self.listed.contains(&kind)
+    }
+
+    /// The Leases of all gateways have been listed.
+    pub(super) fn listed_gateways(&mut self) {
+        self.gateways_failing = None;
+        self.gateways_listed = true;
+    }
+
+    /// Whether everything has been listed once.
+    pub(super) fn is_complete(&self) -> bool {
+        self.listed.len() == self.reads.kinds().len()
+            && (self.gateways_listed || self.reads == Reads::Gateway)
+    }
+
+    /// A snapshot that was written at this time stands in for what has not been listed.
+    pub(super) fn stand_in(&mut self, written: Timestamp) {
+        self.stands_in = Some(written);
+    }
+
+    /// A watch has had an answer.
+    pub(super) fn works(&mut self, kind: Kind) {
+        if self.failing.remove(&kind).is_some() {
+            tracing::info!(%kind, "watched again");
+        }
+    }
+
+    /// A watch has had none.
+    pub(super) fn fails(&mut self, kind: Kind, why: String) {
+        metrics::counter!("fairway_store_errors_total", "operation" => "watch").increment(1);
+        if self.failing.get(&kind) != Some(&why) {
+            tracing::warn!(%kind, why, "can't be watched; what is known stays in force");
+            self.failing.insert(kind, why);
+        }
+    }
+
+    /// The Leases of gateways can't be watched.
+    pub(super) fn fails_gateways(&mut self, why: String) {
+        metrics::counter!("fairway_store_errors_total", "operation" => "watch").increment(1);
+        if self.gateways_failing.as_ref() != Some(&why) {
+            tracing::warn!(why, "gateways can't be heard; what is known stays in force");
+            self.gateways_failing = Some(why);
+        }
+    }
+
+    /// What is wrong, a sentence each.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let failing = self.failing.values().chain(&self.gateways_failing);
+        let mut problems: Vec<String> = failing.cloned().collect();
+        problems.extend(self.stands_in.map(|written| {
+            let unlisted = self.unlisted().map(|kind| resource(kind).plural);
+            format!(
+                "the API server has not been heard yet: {} are as they were written down until \
+                 {written}",
+                unlisted.collect::<Vec<_>>().join(", ")
+            )
+        }));
+        problems
+    }
+
+    /// What is still to be listed, a sentence each; nothing where a snapshot stands in.
+    pub(super) fn outstanding(&self) -> Vec<String> {
+        if self.stands_in.is_some() {
+            return Vec::new();
+        }
+        let mut outstanding: Vec<String> = self
+            .unlisted()
+            .map(|kind| match self.failing.get(&kind) {
+                Some(why) => why.clone(),
+                None => format!("{} are being listed", resource(kind).plural),
+            })
+            .collect();
+        if self.reads == Reads::Controller && !self.gateways_listed {
+            let listing = || "the gateways' leases are being listed".to_owned();
+            outstanding.push(self.gateways_failing.clone().unwrap_or_else(listing));
+        }
+        outstanding
+    }
+
+    fn unlisted(&self) -> impl Iterator<Item = Kind> {
+        let kinds = self.reads.kinds().iter().copied();
+        kinds.filter(|kind| !self.listed.contains(kind))
+    }
+}

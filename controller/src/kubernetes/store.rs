@@ -1,0 +1,182 @@
+//! The store itself: what is begun with it and ends with it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use fairway_config::exchange::{Batch, Report, Write};
+use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::problem::Problem;
+use futures::StreamExt as _;
+use kube::Client;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::known::{Class, Known};
+use super::progress::Progress;
+use super::reporter::{self, Identity, Reports};
+use super::snapshot::Snapshot;
+use super::strays::Strays;
+use super::teller::Teller;
+use super::{KubernetesSettings, Reads, watch};
+use crate::feed::{Feed, lock};
+use crate::store::{Store, WriteOutcome};
+
+/// How long the API server has to deliver the first lists before a snapshot stands in for it.
+const FIRST_LISTS: Duration = Duration::from_secs(2);
+
+/// Requests on their way at a time.
+const CONCURRENT: usize = 32;
+
+/// A store over an API server.
+pub struct KubernetesStore {
+    shared: Arc<Shared>,
+    /// Ends with the store.
+    _tasks: JoinSet<()>,
+}
+
+impl fmt::Debug for KubernetesStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubernetesStore").finish_non_exhaustive()
+    }
+}
+
+/// What the tasks of a store work on.
+pub(super) struct Shared {
+    pub(super) client: Client,
+    pub(super) settings: KubernetesSettings,
+    pub(super) feed: Feed,
+    /// Held while what came out of it is published, so that it is told in the order in which it
+    /// was taken in.
+    pub(super) known: Mutex<Known>,
+    pub(super) progress: Mutex<Progress>,
+    pub(super) strays: Strays,
+    pub(super) teller: Teller,
+    pub(super) reports: Arc<Reports>,
+    /// Taken while `known` is held, so that it is written down in the order in which it was heard.
+    pub(super) snapshot: Option<Mutex<Snapshot>>,
+}
+
+impl KubernetesStore {
+    /// Begins to watch. Needs a Tokio runtime. An API server that does not answer is tried again
+    /// for ever; until it has, nothing is synced. But where it has not within two seconds and there is
+    /// a snapshot of everything that is read, that stands in.
+    pub fn open(client: Client, settings: KubernetesSettings, snapshot: Option<Snapshot>) -> Self {
+        let class = Class {
+            name: Arc::clone(&settings.class),
+            is_default: settings.default_class,
+        };
+        let reads = settings.reads;
+        let (teller, telling) = Teller::new(client.clone(), Arc::clone(&settings.instance));
+        let shared = Arc::new(Shared {
+            client,
+            settings,
+            feed: Feed::default(),
+            known: Mutex::new(Known::new(class, reads == Reads::Controller)),
+            progress: Mutex::new(Progress::new(reads)),
+            strays: Strays::default(),
+            teller,
+            reports: Arc::default(),
+            snapshot: snapshot.map(Mutex::new),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(telling);
+        for kind in reads.kinds() {
+            let shared = Arc::clone(&shared);
+            tasks.spawn(async move { watch::run(&shared, *kind).await });
+        }
+        if shared.snapshot.is_some() {
+            let waiting = Arc::clone(&shared);
+            tasks.spawn(async move {
+                tokio::time::sleep(FIRST_LISTS).await;
+                // Parses a large file.
+                let _ = tokio::task::spawn_blocking(move || waiting.stand_in()).await;
+            });
+        }
+        if reads == Reads::Controller {
+            let cleaning = Arc::clone(&shared);
+            tasks.spawn(async move { cleaning.clean_up().await });
+            let listening = Arc::clone(&shared);
+            tasks.spawn(async move {
+                reporter::listen(&listening, &listening.settings.namespace).await;
+            });
+        }
+        Self {
+            shared,
+            _tasks: tasks,
+        }
+    }
+
+    /// Tells the cluster how this gateway is and what it reports, until `stop`.
+    pub fn tell(
+        &self,
+        identity: Identity,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
+        let (client, reports) = (self.shared.client.clone(), Arc::clone(&self.shared.reports));
+        reporter::keep(client, reports, identity, stop)
+    }
+}
+
+impl Drop for KubernetesStore {
+    fn drop(&mut self) {
+        self.shared.feed.close();
+    }
+}
+
+impl Store for KubernetesStore {
+    fn subscribe(&self) -> mpsc::Receiver<Batch> {
+        self.shared.feed.subscribe()
+    }
+
+    async fn write(&self, writes: Vec<Write>, since: Option<Instant>) -> Vec<WriteOutcome> {
+        let shared = &self.shared;
+        futures::stream::iter(writes)
+            .map(|write| async move {
+                match write {
+                    Write::Service {
+                        name,
+                        version,
+                        held,
+                        status,
+                    } => {
+                        shared
+                            .write_service(name, version, held, status, since)
+                            .await
+                    }
+                    Write::Pool { name, status } => shared.write_pool(name, status).await,
+                }
+            })
+            .buffered(CONCURRENT)
+            .collect()
+            .await
+    }
+
+    fn report(&self, _: &ClusterName, reports: Vec<(ServiceName, Option<Report>)>) {
+        self.shared.reports.take(reports);
+    }
+
+    fn sequence(&self) -> u64 {
+        self.shared.feed.sequence()
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = lock(&self.shared.known).problems();
+        let mut messages = lock(&self.shared.progress).problems();
+        let snapshot = self.shared.snapshot.as_ref();
+        messages.extend(snapshot.and_then(|snapshot| lock(snapshot).problem()));
+        problems.extend(messages.into_iter().map(|message| Problem {
+            file: "".into(),
+            document: 0,
+            object: String::new(),
+            field: String::new(),
+            message,
+        }));
+        problems
+    }
+
+    fn outstanding(&self) -> Vec<String> {
+        lock(&self.shared.progress).outstanding()
+    }
+}
