@@ -33,6 +33,8 @@ pub const STORE_ERRORS: &str = "fairway_store_errors_total";
 pub const MANIFEST_PASSES: &str = "fairway_manifest_passes_total";
 /// Gauge: problems that there are in the manifests now.
 pub const MANIFEST_ERRORS: &str = "fairway_manifest_errors";
+/// Counter: Events that the cluster could not be told.
+pub const EVENTS_DROPPED: &str = "fairway_events_dropped_total";
 /// Counter: announcements of addresses that were sent; label `kind`.
 pub const ANNOUNCEMENTS: &str = "fairway_announcements_total";
 
@@ -341,9 +343,13 @@ impl Recorder {
         );
         metrics::describe_gauge!(MANIFEST_ERRORS, "Problems in the manifests now.");
         // There from the start: a rate needs a zero to rise from.
-        for operation in ["read", "write", "status"] {
+        for operation in [
+            "read", "write", "status", "watch", "lease", "report", "snapshot",
+        ] {
             metrics::counter!(STORE_ERRORS, "operation" => operation).absolute(0);
         }
+        metrics::counter!(EVENTS_DROPPED).absolute(0);
+        metrics::describe_counter!(EVENTS_DROPPED, "Events that the cluster could not be told.");
         metrics::gauge!(MANIFEST_ERRORS).set(0.0);
         // A start is no change, so it records nothing.
         let _ = metrics::histogram!(PROGRAMMING_DURATION);

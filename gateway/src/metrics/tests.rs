@@ -272,6 +272,13 @@ fn recorded_and_process_metrics_follow_in_the_same_format() {
         value(r#"fairway_store_errors_total{operation="write"}"#),
         Some("2")
     );
+    // What has not happened yet is there, too: a rate needs a zero to rise from.
+    for series in [
+        EVENTS_DROPPED,
+        r#"fairway_store_errors_total{operation="watch"}"#,
+    ] {
+        assert_eq!(value(series), Some("0"), "{series}");
+    }
     for series in [
         "process_cpu_seconds_total",
         "process_resident_memory_bytes",
