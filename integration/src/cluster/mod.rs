@@ -21,6 +21,7 @@
 //! - `access`: kubeconfigs, `kubectl`, `helm`.
 //! - `objects`: reading, writing and waiting for objects, Nodes and Pods that stand for servers.
 //! - `proxy`: kube-proxy.
+//! - `witness`: what Services were at every moment.
 //! - `shared`: one control plane for the tests of a program, and the clean-up after each.
 //! - `component`, `certificates`, `folder`, `request`, `kinds`: what these stand on.
 //!
@@ -41,6 +42,7 @@ mod objects;
 mod proxy;
 mod request;
 mod shared;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -62,6 +64,7 @@ use kinds::Kind;
 pub use objects::Pod;
 pub use proxy::KubeProxy;
 pub use shared::{Shared, end};
+pub use witness::{Holders, Witness};
 
 /// Where the API server is for every attached host.
 pub const API_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);

@@ -1,0 +1,233 @@
+//! Who decides when there are several controllers, and who may write.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use fairway_integration::cluster::Cluster;
+use fairway_integration::fairway::Fairway;
+use fairway_integration::in_cluster::{Installed, NAMESPACE};
+use fairway_integration::{tests, wait};
+use serde_json::{Value, json};
+
+tests![
+    one_controller_leads_and_another_goes_on_where_it_stops,
+    a_leader_killed_in_the_middle_gives_no_address_twice_and_loses_none,
+    the_accounts_may_do_what_they_have_to_and_no_more,
+];
+
+const LEASE: &str = "fairway-controller";
+
+/// The name of whoever leads; none where nobody does.
+fn leader(cluster: &Cluster) -> Result<Option<String>> {
+    let lease = cluster.get("Lease", NAMESPACE, LEASE)?;
+    let holder = lease.and_then(|lease| Some(lease["spec"]["holderIdentity"].as_str()?.to_owned()));
+    let name = |holder: String| Some(holder.rsplit_once('_')?.0.to_owned());
+    Ok(holder.and_then(name))
+}
+
+/// Two controllers; the one that leads is the first.
+fn two(it: &Installed<'_>) -> Result<(Fairway, Fairway)> {
+    let one = it.controller("one", &["--default-class"])?;
+    wait::until_some("the first leads", || {
+        let leader = leader(it.cluster)?;
+        ensure!(leader.as_deref() == Some("one"), "{leader:?}");
+        Ok(())
+    })?;
+    let other = it.controller("other", &["--default-class"])?;
+    Ok((one, other))
+}
+
+/// Services that have no node ports, of which there are fewer than of these.
+fn services(names: impl Iterator<Item = String>) -> Vec<Value> {
+    let service = |name| {
+        json!({"metadata": {"name": name}, "spec": {
+            "type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
+            "selector": {"app": "web"}, "ports": [{"port": 80}],
+        }})
+    };
+    names.map(service).collect()
+}
+
+/// Waits until so many hold an address.
+fn until_held(cluster: &Cluster, count: usize) -> Result<()> {
+    wait::until_some(&format!("{count} have addresses"), || {
+        let held = cluster.holders("shop")?.len();
+        ensure!(held >= count, "{held}");
+        Ok(())
+    })
+}
+
+fn one_controller_leads_and_another_goes_on_where_it_stops() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["203.0.113.0/24"])?;
+    let (mut one, other) = two(&it)?;
+    let witness = cluster.witness("shop")?;
+    let all = services((0..20).map(|n| format!("web-{n}")));
+    cluster.create_all("Service", "shop", &all)?;
+    until_held(&cluster, all.len())?;
+    let before = cluster.holders("shop")?;
+    // Whoever stands by knows nothing, and is ready.
+    ensure!(other.list("services")?.is_empty());
+    one.stop()?;
+    // It gave back what it had, so that nobody has to wait for its end.
+    ensure!(leader(&cluster)?.as_deref() != Some("one"));
+    it.service("next", "ports: [{port: 80}]")?;
+    it.address("next")?;
+    ensure!(leader(&cluster)?.as_deref() == Some("other"));
+    let mut after = witness.testifies(true)?;
+    after.remove("next").context("it was there")?;
+    ensure!(after == before, "{before:?} {after:?}");
+    Ok(())
+}
+
+fn a_leader_killed_in_the_middle_gives_no_address_twice_and_loses_none() -> Result<()> {
+    const ALL: usize = 500;
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["10.20.0.0/22"])?;
+    let (mut one, _other) = two(&it)?;
+    let witness = cluster.witness("shop")?;
+    let all = services((0..ALL).map(|n| format!("web-{n}")));
+    // The last ones are made when it is dead, so that it can't have been through with them.
+    let (earlier, later) = all.split_at(ALL * 3 / 5);
+    let first = std::thread::scope(|scope| {
+        let making = scope.spawn(|| cluster.create_all("Service", "shop", earlier));
+        until_held(&cluster, 20)?;
+        one.kill();
+        let first = cluster.holders("shop")?;
+        making
+            .join()
+            .map_err(|_| anyhow::anyhow!("it panicked"))??;
+        Ok::<_, anyhow::Error>(first)
+    })?;
+    cluster.create_all("Service", "shop", later)?;
+    until_held(&cluster, ALL)?;
+    let after = witness.testifies(true)?;
+    for (name, addresses) in &first {
+        ensure!(after.get(name) == Some(addresses), "{name}: {addresses:?}");
+    }
+    let different: BTreeSet<&String> = after.values().flatten().collect();
+    ensure!(
+        different.len() == ALL,
+        "{} addresses for {ALL}",
+        different.len()
+    );
+    // None is lost either: what the pool counts is what there is.
+    let pool = || {
+        Ok::<_, anyhow::Error>(
+            cluster.get_json("AddressPool", "", "edge")?["status"]["ipv4"].clone(),
+        )
+    };
+    wait::until_some("the pool counts what is there", || {
+        let counts = pool()?;
+        ensure!(
+            counts == json!({"total": 1024, "used": ALL, "available": 1024 - ALL}),
+            "{counts}"
+        );
+        Ok(())
+    })?;
+    cluster.kubectl(&["delete", "services", "--all", "-n", "shop", "--wait=false"])?;
+    wait::until_some("everything is taken back", || {
+        let counts = pool()?;
+        ensure!(counts["used"] == 0, "{counts}");
+        let left = cluster.list("Service", "shop", "")?.len();
+        ensure!(left == 0, "{left} are left");
+        Ok(())
+    })
+}
+
+/// What each account may do, and what not: the words after `kubectl auth can-i`.
+const MAY: &[(&str, &[&str])] = &[
+    (
+        "fairway-gateway",
+        &[
+            "watch services -A",
+            "watch endpointslices.discovery.k8s.io -A",
+            "patch leases.coordination.k8s.io -n fairway-system",
+        ],
+    ),
+    (
+        "fairway-controller",
+        &[
+            "patch services -A",
+            "patch services --subresource=status -A",
+            "create events -n shop",
+            "update leases.coordination.k8s.io -n fairway-system",
+        ],
+    ),
+];
+const MAY_NOT: &[(&str, &[&str])] = &[
+    (
+        "fairway-gateway",
+        &[
+            "create services -n shop",
+            "delete services -A",
+            "patch services -A",
+            "patch services --subresource=status -A",
+            "update services -n shop",
+            "update services --subresource=status -n shop",
+            "patch addresspools.fairway.dev --subresource=status",
+            "get secrets -A",
+            "create events -n shop",
+            "patch leases.coordination.k8s.io -n kube-system",
+        ],
+    ),
+    (
+        "fairway-controller",
+        &[
+            "create services -A",
+            "delete services -A",
+            "patch addresspools.fairway.dev",
+            "get secrets -A",
+            "get pods -A",
+            "update leases.coordination.k8s.io -n kube-system",
+        ],
+    ),
+];
+
+fn the_accounts_may_do_what_they_have_to_and_no_more() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let may = |kubeconfig: &Path, question: &str| {
+        let mut arguments = vec!["auth", "can-i"];
+        arguments.extend(question.split(' '));
+        let output = cluster.kubectl_as(kubeconfig, &arguments, "")?;
+        match String::from_utf8_lossy(&output.stdout).trim() {
+            "yes" => Ok(true),
+            "no" => Ok(false),
+            _ => bail!("{output:?}"),
+        }
+    };
+    for (account, questions) in MAY {
+        let kubeconfig = it.account(account)?;
+        for question in *questions {
+            // The API server reads roles in its own time.
+            wait::until_some(&format!("{account} may {question}"), || {
+                ensure!(may(&kubeconfig, question)?);
+                Ok(())
+            })?;
+        }
+    }
+    for (account, questions) in MAY_NOT {
+        let kubeconfig = it.account(account)?;
+        for question in *questions {
+            ensure!(!may(&kubeconfig, question)?, "{account} may {question}");
+        }
+    }
+    // And it is so when it is tried.
+    it.service("web", "ports: [{port: 80}]")?;
+    let before = it.get("web")?;
+    let gateway = it.account("fairway-gateway")?;
+    for change in [
+        &["annotate", "service", "web", "-n", "shop", "a=b"][..],
+        &["delete", "service", "web", "-n", "shop"],
+    ] {
+        let output = cluster.kubectl_as(&gateway, change, "")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(said.contains("orbidden"), "{output:?}");
+    }
+    ensure!(it.get("web")? == before);
+    Ok(())
+}

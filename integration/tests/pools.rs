@@ -1,0 +1,479 @@
+//! Who gets which address in a cluster, and what people are told of it.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+use fairway_integration::cluster::Cluster;
+use fairway_integration::in_cluster::Installed;
+use fairway_integration::site::{vip, vip6};
+use fairway_integration::{fairway::text, tests, wait};
+use serde_json::{Value, json};
+
+tests![
+    an_address_that_is_asked_for_in_any_dialect_is_given,
+    a_full_pool_and_a_quota_are_said_and_end_when_an_address_is_free,
+    a_pool_in_use_that_is_edited_or_deleted_takes_no_address_away,
+    a_pool_that_is_wrong_is_refused_with_a_sentence_that_helps,
+    kubectl_shows_how_a_pool_is,
+    kubectl_shows_how_a_service_is,
+];
+
+fn an_address_that_is_asked_for_in_any_dialect_is_given() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool(
+        "edge",
+        &["203.0.113.1-203.0.113.30", "2001:db8:f::1-2001:db8:f::9"],
+    )?;
+    it.pool("other", &["203.0.113.40-203.0.113.49"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let dual = json!({"ipFamilyPolicy": "RequireDualStack"});
+    let none = json!({});
+    let asked: [(&str, Value, Value, Vec<IpAddr>); 7] = [
+        (
+            "core",
+            json!({}),
+            json!({"loadBalancerIP": "203.0.113.11"}),
+            vec![vip(11)],
+        ),
+        (
+            "ours",
+            json!({"fairway.dev/addresses": "203.0.113.12,2001:db8:f::2"}),
+            dual.clone(),
+            vec![vip(12), vip6(2)],
+        ),
+        (
+            "metallb",
+            json!({"metallb.io/loadBalancerIPs": "203.0.113.13,2001:db8:f::3"}),
+            dual,
+            vec![vip(13), vip6(3)],
+        ),
+        (
+            "metallb-old",
+            json!({"metallb.universe.tf/loadBalancerIPs": "203.0.113.14"}),
+            none.clone(),
+            vec![vip(14)],
+        ),
+        (
+            "cilium",
+            json!({"lbipam.cilium.io/ips": "203.0.113.15"}),
+            none.clone(),
+            vec![vip(15)],
+        ),
+        (
+            "cilium-old",
+            json!({"io.cilium/lb-ipam-ips": "203.0.113.16"}),
+            none.clone(),
+            vec![vip(16)],
+        ),
+        (
+            "kube-vip",
+            json!({"kube-vip.io/loadbalancerIPs": "203.0.113.17"}),
+            none.clone(),
+            vec![vip(17)],
+        ),
+    ];
+    for (name, asks, spec, _) in &asked {
+        it.asking(("shop", name), asks.clone(), spec.clone())?;
+    }
+    for (name, _, _, wanted) in &asked {
+        it.address(name)?;
+        let wanted: Vec<String> = wanted.iter().map(IpAddr::to_string).collect();
+        let has = it.addresses(name)?;
+        ensure!(has == wanted, "{name}: {has:?}");
+    }
+    // Of a pool the lowest that is free: one after the other, for which of two is older is counted
+    // in seconds.
+    for (name, asks, wanted) in [
+        ("pool", "fairway.dev/pool", vip(40)),
+        ("metallb-pool", "metallb.io/address-pool", vip(41)),
+    ] {
+        it.asking(("shop", name), json!({ asks: "other" }), none.clone())?;
+        let has = it.address(name)?;
+        ensure!(has == wanted, "{name}: {has}");
+    }
+
+    // Sharing: the same key and other ports.
+    let key = |port: u16| {
+        (
+            json!({"metallb.io/allow-shared-ip": "k", "fairway.dev/addresses": "203.0.113.20"}),
+            json!({"ports": [{"port": port}]}),
+        )
+    };
+    for (name, port) in [("share-a", 80), ("share-b", 81)] {
+        let (asks, spec) = key(port);
+        it.asking(("shop", name), asks, spec)?;
+        ensure!(it.address(name)? == vip(20));
+    }
+    let (asks, spec) = key(80);
+    it.asking(("shop", "share-c"), asks, spec)?;
+    it.says(
+        "share-c",
+        "AddressAssigned",
+        &["False", "SharingPortClash", "203.0.113.20"],
+    )?;
+
+    // What can't be given is said, and nothing else is given instead.
+    for (name, asks, reason) in [
+        (
+            "outside",
+            json!({"fairway.dev/addresses": "192.0.2.77"}),
+            "AddressInNoPool",
+        ),
+        (
+            "taken",
+            json!({"fairway.dev/addresses": "203.0.113.11"}),
+            "AddressHeld",
+        ),
+        (
+            "no-pool",
+            json!({"fairway.dev/pool": "nowhere"}),
+            "NoSuchPool",
+        ),
+        (
+            "not-in",
+            json!({"metallb.io/address-pool": "other", "metallb.io/loadBalancerIPs": "203.0.113.18"}),
+            "AddressNotInPool",
+        ),
+    ] {
+        it.asking(("shop", name), asks, none.clone())?;
+        it.says(name, "AddressAssigned", &["False", reason])?;
+        it.tells(name, "SyncLoadBalancerFailed", &[reason])?;
+        ensure!(it.addresses(name)?.is_empty());
+    }
+    // Another wish on a live Service is granted.
+    it.change("core", json!({"spec": {"loadBalancerIP": "203.0.113.19"}}))?;
+    wait::until_some("it has moved", || {
+        let has = it.addresses("core")?;
+        ensure!(has == ["203.0.113.19"], "{has:?}");
+        Ok(())
+    })?;
+    it.tells(
+        "core",
+        "UpdatedLoadBalancer",
+        &["203.0.113.19", "203.0.113.11"],
+    )?;
+    ensure!(it.address("taken")? == vip(11));
+    Ok(())
+}
+
+fn a_full_pool_and_a_quota_are_said_and_end_when_an_address_is_free() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["203.0.113.1-203.0.113.2"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    for name in ["a", "b"] {
+        it.service(name, "ports: [{port: 80}]")?;
+        it.address(name)?;
+    }
+    it.service("late", "ports: [{port: 80}]")?;
+    let words = ["PoolExhausted", "'edge'", "all 2 IPv4 addresses are held"];
+    it.says("late", "AddressAssigned", &words)?;
+    let condition = it.condition("late", "AddressAssigned")?;
+    let message = condition
+        .strip_prefix("False PoolExhausted ")
+        .context("another form")?;
+    it.tells(
+        "late",
+        "SyncLoadBalancerFailed",
+        &["PoolExhausted", message],
+    )?;
+    // Whoever waits has the finalizer: an address may come at any time.
+    ensure!(it.finalizers("late")? == it.finalizers("a")?);
+    let free = it.address("a")?;
+    cluster.delete("Service", "shop", "a")?;
+    ensure!(it.address("late")? == free);
+    it.tells("late", "EnsuredLoadBalancer", &[&free.to_string()])?;
+
+    // A quota counts for each namespace.
+    cluster.apply(
+        "{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {name: fair}, \
+         spec: {addresses: [203.0.113.16/28], quotaPerNamespace: 1}}",
+    )?;
+    cluster.namespace("yard")?;
+    let asks = json!({"fairway.dev/pool": "fair"});
+    it.asking(("shop", "first"), asks.clone(), json!({}))?;
+    it.address("first")?;
+    it.asking(("shop", "second"), asks.clone(), json!({}))?;
+    it.says(
+        "second",
+        "AddressAssigned",
+        &["QuotaExceeded", "quota of 1"],
+    )?;
+    it.tells(
+        "second",
+        "SyncLoadBalancerFailed",
+        &["QuotaExceeded", "quota of 1"],
+    )?;
+    it.asking(("yard", "first"), asks, json!({}))?;
+    cluster.wait_for(
+        ("Service", "yard", "first"),
+        "another namespace has one",
+        |it| it["status"]["loadBalancer"]["ingress"][0]["ip"].is_string(),
+    )?;
+    cluster.delete("Service", "shop", "first")?;
+    it.address("second")?;
+    Ok(())
+}
+
+fn a_pool_in_use_that_is_edited_or_deleted_takes_no_address_away() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    let mut controller = it.controller("controller-1", &["--default-class"])?;
+    it.service("web", "ports: [{port: 80}]")?;
+    let address = it.address("web")?;
+    ensure!(address == vip(1));
+    it.pool("edge", &["203.0.113.5-203.0.113.9"])?;
+    it.says("web", "OutOfPool", &["True", "203.0.113.1"])?;
+    it.tells("web", "OutOfPool", &["203.0.113.1"])?;
+    cluster.kubectl(&["delete", "apool", "edge", "--timeout=60s"])?;
+    it.service("next", "ports: [{port: 80}]")?;
+    it.says("next", "AddressAssigned", &["False", "NoPools"])?;
+    it.says("web", "OutOfPool", &["True", "203.0.113.1"])?;
+    // Nor does a new controller.
+    controller.restart()?;
+    it.pool("fresh", &["203.0.113.8"])?;
+    ensure!(it.address("next")? == vip(8));
+    ensure!(it.addresses("web")? == [address.to_string()]);
+    it.pool("edge", &["203.0.113.1-203.0.113.2"])?;
+    wait::until_some("the condition goes when the pool is back", || {
+        ensure!(it.condition("web", "OutOfPool").is_err());
+        Ok::<_, anyhow::Error>(())
+    })?;
+    ensure!(it.addresses("web")? == [address.to_string()]);
+    Ok(())
+}
+
+fn a_pool_that_is_wrong_is_refused_with_a_sentence_that_helps() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    for (spec, words) in [
+        (
+            "addresses: [203.0.113.0/33]",
+            &["spec.addresses[0]", "must be a CIDR like 203.0.113.0/28"][..],
+        ),
+        (
+            "addresses: [203.0.113.300]",
+            &["spec.addresses[0]", "must be a CIDR like"],
+        ),
+        (
+            "addresses: [2001:db8::/120, garden]",
+            &["spec.addresses[1]", "a range like"],
+        ),
+        (
+            "addresses: ['203.0.113.1-2001:db8::1']",
+            &["within one family"],
+        ),
+        ("addresses: [0.0.0.0/0]", &["must not hold 0.0.0.0"]),
+        ("addresses: []", &["spec.addresses", "at least 1"]),
+        ("priority: 1", &["spec.addresses", "Required"]),
+        (
+            "addresses: [203.0.113.1], forwarding: Both",
+            &["spec.forwarding", "Proxy"],
+        ),
+        (
+            "addresses: [203.0.113.1], quotaPerNamespace: -1",
+            &["spec.quotaPerNamespace"],
+        ),
+    ] {
+        let refused = it.cluster.apply(&format!(
+            "{{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {{name: bad}}, \
+             spec: {{{spec}}}}}"
+        ));
+        let Err(why) = refused else {
+            anyhow::bail!("{spec} is taken");
+        };
+        let why = format!("{why:#}");
+        for word in words {
+            ensure!(why.contains(word), "{spec}: '{word}' is not in {why}");
+        }
+    }
+    // Good ones of every kind.
+    it.pool(
+        "edge",
+        &[
+            "203.0.113.0/28",
+            "203.0.113.32-203.0.113.40",
+            "203.0.113.64",
+            "2001:db8:f::/120",
+        ],
+    )
+}
+
+/// Waits until a pool's condition has each of `words`.
+fn pool_says(cluster: &Cluster, name: &str, kind: &str, words: &[&str]) -> Result<()> {
+    wait::until_some(&format!("{kind} of the pool {name} says {words:?}"), || {
+        let pool = cluster.get_json("AddressPool", "", name)?;
+        let conditions = pool["status"]["conditions"].as_array().cloned();
+        let conditions = conditions.unwrap_or_default();
+        let found = conditions.iter().find(|it| text(it, "type") == kind);
+        let found = found.with_context(|| format!("{pool}"))?;
+        let said = ["status", "reason", "message"]
+            .map(|field| text(found, field))
+            .join(" ");
+        ensure!(words.iter().all(|word| said.contains(word)), "{said}");
+        Ok(())
+    })
+}
+
+fn kubectl_shows_how_a_pool_is() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    it.pool("edge", &["203.0.113.0/28", "2001:db8:f::1-2001:db8:f::9"])?;
+    it.asking(
+        ("shop", "web"),
+        json!({}),
+        json!({"ipFamilyPolicy": "RequireDualStack"}),
+    )?;
+    it.address("web")?;
+    pool_says(&cluster, "edge", "Ready", &["True"])?;
+    wait::until_some("the counters are right", || {
+        let status = cluster.get_json("AddressPool", "", "edge")?["status"].clone();
+        ensure!(
+            status["ipv4"] == json!({"total": 16, "used": 1, "available": 15}),
+            "{status}"
+        );
+        ensure!(
+            status["ipv6"] == json!({"total": 9, "used": 1, "available": 8}),
+            "{status}"
+        );
+        Ok(())
+    })?;
+    let table = cluster.kubectl(&["get", "apool"])?;
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .map(|row| row.split_whitespace().collect())
+        .collect();
+    ensure!(
+        rows[0]
+            == [
+                "NAME",
+                "TOTAL",
+                "USED",
+                "AVAILABLE",
+                "AUTO-ASSIGN",
+                "READY",
+                "AGE"
+            ],
+        "{table}"
+    );
+    ensure!(
+        rows[1][..6] == ["edge", "16", "1", "15", "true", "True"],
+        "{table}"
+    );
+    // Two that have addresses in common say so, and nothing is given out twice.
+    it.pool("twin", &["203.0.113.8/29"])?;
+    for (name, other) in [("edge", "twin"), ("twin", "edge")] {
+        pool_says(&cluster, name, "Overlaps", &["True", other])?;
+    }
+    cluster.kubectl(&["delete", "apool", "twin", "--timeout=60s"])?;
+    wait::until_some("nothing overlaps", || {
+        let pool = cluster.get_json("AddressPool", "", "edge")?;
+        let conditions = pool["status"]["conditions"].to_string();
+        let overlaps = pool["status"]["conditions"].as_array().is_some_and(|all| {
+            all.iter()
+                .any(|it| text(it, "type") == "Overlaps" && text(it, "status") == "True")
+        });
+        ensure!(!overlaps, "{conditions}");
+        Ok(())
+    })?;
+    cluster.delete("Service", "shop", "web")?;
+    wait::until_some("nothing is used", || {
+        let status = cluster.get_json("AddressPool", "", "edge")?["status"].clone();
+        ensure!(
+            status["ipv4"]["used"] == 0 && status["ipv6"]["used"] == 0,
+            "{status}"
+        );
+        Ok(())
+    })
+}
+
+fn kubectl_shows_how_a_service_is() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    it.service(
+        "web",
+        "ports: [{name: http, port: 80, nodePort: 30080}], clusterIP: 10.96.0.80",
+    )?;
+    it.tells("web", "EnsuringLoadBalancer", &[])?;
+    it.tells("web", "SyncLoadBalancerFailed", &["NoPools"])?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    it.address("web")?;
+    it.tells("web", "EnsuredLoadBalancer", &["203.0.113.1"])?;
+    // Without a slice its endpoints are shown as unknown.
+    wait::until_some("it has a slice", || {
+        ensure!(!cluster.slices("shop", "web")?.is_empty());
+        Ok::<_, anyhow::Error>(())
+    })?;
+    let table = cluster.kubectl(&["get", "service", "web", "-n", "shop"])?;
+    let row: Vec<&str> = table
+        .lines()
+        .nth(1)
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    ensure!(
+        row[1] == "LoadBalancer" && row[3..5] == ["203.0.113.1", "80:30080/TCP"],
+        "{table}"
+    );
+    let described = cluster.kubectl(&["describe", "service", "web", "-n", "shop"])?;
+    // How long ago it was is the one thing that differs; with it the width of its column.
+    let is_age = |word: &str| {
+        let digits = word.trim_end_matches(|it: char| it.is_ascii_lowercase());
+        digits.len() < word.len() && !digits.is_empty() && digits.parse::<u32>().is_ok()
+    };
+    let masked: Vec<String> = described
+        .lines()
+        .map(|line| {
+            let words = line.split_whitespace();
+            let words = words.map(|word| if is_age(word) { "AGE" } else { word });
+            words.collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    ensure!(
+        masked == DESCRIBED.lines().collect::<Vec<_>>(),
+        "{}",
+        masked.join("\n")
+    );
+    let events = cluster.kubectl(&["get", "events", "-n", "shop"])?;
+    for row in [
+        "Warning SyncLoadBalancerFailed service/web NoPools: There is no AddressPool: create one.",
+        "Normal EnsuredLoadBalancer service/web 203.0.113.1 is assigned.",
+    ] {
+        let there = events.lines().any(|line| {
+            let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+            words.join(" ") == row
+        });
+        ensure!(there, "{row}: {events}");
+    }
+    Ok(())
+}
+
+const DESCRIBED: &str = "\
+Name: web
+Namespace: shop
+Labels: <none>
+Annotations: <none>
+Selector: app=web
+Type: LoadBalancer
+IP Family Policy: SingleStack
+IP Families: IPv4
+IP: 10.96.0.80
+IPs: 10.96.0.80
+LoadBalancer Ingress: 203.0.113.1 (Proxy)
+Port: http 80/TCP
+TargetPort: 80/TCP
+NodePort: http 30080/TCP
+Endpoints:
+Session Affinity: None
+External Traffic Policy: Cluster
+Internal Traffic Policy: Cluster
+Events:
+Type Reason Age From Message
+---- ------ ---- ---- -------
+Normal EnsuringLoadBalancer AGE fairway.dev/controller Ensuring load balancer
+Warning SyncLoadBalancerFailed AGE fairway.dev/controller NoPools: There is no AddressPool: create one.
+Normal EnsuredLoadBalancer AGE fairway.dev/controller 203.0.113.1 is assigned.";
