@@ -4,8 +4,8 @@
 //! 1. [`store`]: the only wire between controller and gateway;
 //! 2. [`directory`]: a store over a directory of manifests; [`kubernetes`]: one over an API server;
 //!    [`state`]: what both keep on disk;
-//! 3. [`run`]: the loop over any store, and what it has to say to people; [`onlooker`] says it where
-//!    there is no such loop.
+//! 3. [`run`]: the loop over any store, and what it has to say to people, with `missed`, the writes
+//!    that did not come about; [`onlooker`] says it where there is no such loop.
 //!
 //! Invariants:
 //! - Nothing is decided before the store has told everything there is.
@@ -15,6 +15,7 @@
 pub mod directory;
 mod feed;
 pub mod kubernetes;
+mod missed;
 pub mod onlooker;
 mod rows;
 pub mod run;

@@ -1,11 +1,11 @@
 //! The controller's loop over any store, and what it has to say to people.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use fairway_config::exchange::{Batch, Change, Write};
-use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
 use fairway_config::time::Timestamp;
 use fairway_config::view::{GatewayRow, PoolRow, Section, ServiceRow};
@@ -15,23 +15,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::lock;
+use crate::missed::{Missed, Target, Why};
 use crate::rows::{Rows, condition_rows};
 use crate::store::{Store, WriteOutcome};
 
-/// Between two tries of writes that failed: doubled each time, from the first to the second.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-
-/// Before a decision that the store refused is made again. What it was refused for usually comes
-/// with the next batch, before that.
-const AGAIN: Duration = Duration::from_millis(20);
+/// Gauge: objects of which the store does not take what was decided.
+const REJECTED: &str = "fairway_rejected_writes";
 
 /// Decides and writes, for as long as it is run.
 pub struct Controller<S> {
     store: Arc<S>,
     shared: Arc<Mutex<Shared>>,
     batches: mpsc::Receiver<Batch>,
-    retry_at: Option<Instant>,
-    retry: Duration,
     /// When the oldest change came about of which a decision is still to be written.
     unwritten: Option<std::time::Instant>,
 }
@@ -58,24 +53,8 @@ struct Shared {
     writing: usize,
     /// The sequence of the last batch that was taken, and what followed from it written.
     done: u64,
-    /// Objects whose write didn't come about, and why, where it failed.
-    failed: BTreeMap<Target, Option<String>>,
-}
-
-/// What a write is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Target {
-    Service(ServiceName),
-    Pool(ClusterName),
-}
-
-impl Target {
-    fn of(write: &Write) -> Self {
-        match write {
-            Write::Service { name, .. } => Self::Service(name.clone()),
-            Write::Pool { name, .. } => Self::Pool(Arc::clone(name)),
-        }
-    }
+    /// Objects whose write didn't come about.
+    missed: Missed,
 }
 
 impl<S: Store> Controller<S> {
@@ -87,7 +66,7 @@ impl<S: Store> Controller<S> {
             rows: Rows::default(),
             writing: 0,
             done: 0,
-            failed: BTreeMap::new(),
+            missed: Missed::default(),
         }));
         let handle = Handle {
             store: Arc::clone(&store),
@@ -97,8 +76,6 @@ impl<S: Store> Controller<S> {
             batches: store.subscribe(),
             store,
             shared,
-            retry_at: None,
-            retry: RETRY.0,
             unwritten: None,
         };
         (controller, handle)
@@ -108,7 +85,7 @@ impl<S: Store> Controller<S> {
     /// for.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
-            let retry_at = self.retry_at;
+            let retry_at = lock(&self.shared).missed.next();
             let retry = async {
                 match retry_at {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -142,11 +119,10 @@ impl<S: Store> Controller<S> {
         shared.state.settle(now())
     }
 
-    fn plan_again(&mut self) -> Vec<Write> {
-        self.retry_at = None;
+    fn plan_again(&self) -> Vec<Write> {
         let mut shared = lock(&self.shared);
         let shared = &mut *shared;
-        for target in std::mem::take(&mut shared.failed).into_keys() {
+        for target in shared.missed.take_due(Instant::now()) {
             match target {
                 Target::Service(name) => shared.state.refused(&name),
                 Target::Pool(name) => shared.state.refused_pool(&name),
@@ -156,45 +132,45 @@ impl<S: Store> Controller<S> {
     }
 
     async fn write(&mut self, writes: Vec<Write>, since: Option<std::time::Instant>) {
-        if writes.is_empty() {
-            return;
-        }
         let targets: Vec<_> = writes.iter().map(Target::of).collect();
-        lock(&self.shared).writing = writes.len();
-        let outcomes = self.store.write(writes, since).await;
+        let mut outcomes = Vec::new();
+        if !writes.is_empty() {
+            lock(&self.shared).writing = writes.len();
+            outcomes = self.store.write(writes, since).await;
+        }
         let mut shared = lock(&self.shared);
         shared.writing = 0;
-        let mut refused = false;
-        let mut failed = None;
+        let now = Instant::now();
+        let (mut again, mut failed) = (false, None);
         for (target, outcome) in targets.into_iter().zip(outcomes) {
-            match outcome {
-                WriteOutcome::Written => {
-                    shared.failed.remove(&target);
-                }
-                WriteOutcome::Refused => {
-                    refused = true;
-                    shared.failed.insert(target, None);
-                }
+            match &outcome {
+                WriteOutcome::Written => {}
+                WriteOutcome::Refused => again = true,
+                WriteOutcome::Rejected(_) => count_error(),
                 WriteOutcome::Failed(error) => {
+                    count_error();
+                    again = true;
                     failed = Some(error.clone());
-                    shared.failed.insert(target, Some(error));
                 }
             }
+            shared.missed.note(target, outcome, now);
         }
-        if refused || failed.is_some() {
+        shared.missed.tried();
+        if again {
             self.unwritten = self.unwritten.into_iter().chain(since).min();
         }
+        let rejected = u32::try_from(shared.missed.rejected()).unwrap_or(u32::MAX);
+        metrics::gauge!(REJECTED).set(rejected);
         if let Some(error) = failed {
-            metrics::counter!("fairway_store_errors_total", "operation" => "status").increment(1);
-            tracing::warn!(error, retry = ?self.retry, "some decisions could not be written");
-            self.retry_at = Some(Instant::now() + self.retry);
-            self.retry = (self.retry * 2).min(RETRY.1);
-        } else {
-            self.retry = RETRY.0;
-            if refused {
-                self.retry_at = Some(Instant::now() + AGAIN);
-            }
+            tracing::warn!(error, "some decisions could not be written");
         }
+    }
+}
+
+impl<S> Drop for Controller<S> {
+    /// Who decides no longer has nothing that is not taken.
+    fn drop(&mut self) {
+        metrics::gauge!(REJECTED).set(0);
     }
 }
 
@@ -202,13 +178,21 @@ impl Shared {
     fn note(&mut self, change: &Change) {
         self.rows.note(change);
         match change {
-            Change::Service(name, None) => {
-                self.failed.remove(&Target::Service(name.clone()));
+            Change::Service(name, service) => {
+                self.note_object(&Target::Service(name.clone()), service.is_some());
             }
-            Change::Pool(name, None) => {
-                self.failed.remove(&Target::Pool(Arc::clone(name)));
+            Change::Pool(name, pool) => {
+                self.note_object(&Target::Pool(Arc::clone(name)), pool.is_some());
             }
             _ => {}
+        }
+    }
+
+    fn note_object(&mut self, target: &Target, is_there: bool) {
+        if is_there {
+            self.missed.changed(target, Instant::now());
+        } else {
+            self.missed.remove(target);
         }
     }
 }
@@ -264,9 +248,22 @@ impl<S: Store> Handle<S> {
         lock(&self.shared).state.counts()
     }
 
-    /// What is held back now, and why.
+    /// What is held back or not taken by the store now, and why.
     pub fn problems(&self) -> Vec<Problem> {
-        self.store.problems()
+        let mut problems = self.store.problems();
+        let shared = lock(&self.shared);
+        let rejected = shared.missed.iter().filter_map(|(target, why)| match why {
+            Why::Rejected(error) => Some((target, error)),
+            Why::Refused | Why::Failed(_) => None,
+        });
+        problems.extend(rejected.map(|(target, error)| Problem {
+            file: "".into(),
+            document: 0,
+            object: target.object(),
+            field: String::new(),
+            message: format!("what was decided is not taken, and is tried again: {error}"),
+        }));
+        problems
     }
 
     /// What is missing until every decision is made and written, a sentence each.
@@ -279,15 +276,20 @@ impl<S: Store> Handle<S> {
         if shared.writing > 0 {
             missing.push(format!("{} statuses are being written", shared.writing));
         }
-        let errors: BTreeSet<_> = shared.failed.values().flatten().collect();
+        let (mut errors, mut again) = (BTreeSet::new(), 0);
+        for (_, why) in shared.missed.iter() {
+            match why {
+                Why::Refused => again += 1,
+                Why::Failed(error) => {
+                    errors.insert(error);
+                }
+                // The state of one object, shown among the problems.
+                Why::Rejected(_) => {}
+            }
+        }
         for error in errors {
             missing.push(format!("a status could not be written: {error}"));
         }
-        let again = shared
-            .failed
-            .values()
-            .filter(|error| error.is_none())
-            .count();
         if again > 0 {
             missing.push(format!("{again} decisions are being made again"));
         }
@@ -295,6 +297,10 @@ impl<S: Store> Handle<S> {
         missing.extend(self.store.outstanding());
         missing
     }
+}
+
+fn count_error() {
+    metrics::counter!("fairway_store_errors_total", "operation" => "status").increment(1);
 }
 
 fn now() -> Timestamp {

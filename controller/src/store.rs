@@ -53,6 +53,9 @@ pub enum WriteOutcome {
     Written,
     /// The object has changed since the decision was made, or is gone: decide again.
     Refused,
+    /// The store will not have this object so: others may be written all the while. Trying again
+    /// makes sense, but not soon.
+    Rejected(String),
     /// It could not be done now; nothing that was there is lost, and trying again makes sense.
     Failed(String),
 }

@@ -35,6 +35,8 @@ pub const MANIFEST_PASSES: &str = "fairway_manifest_passes_total";
 pub const MANIFEST_ERRORS: &str = "fairway_manifest_errors";
 /// Counter: Events that the cluster could not be told.
 pub const EVENTS_DROPPED: &str = "fairway_events_dropped_total";
+/// Gauge: objects of which the store does not take what was decided.
+pub const REJECTED_WRITES: &str = "fairway_rejected_writes";
 /// Counter: announcements of addresses that were sent; label `kind`.
 pub const ANNOUNCEMENTS: &str = "fairway_announcements_total";
 
@@ -350,6 +352,11 @@ impl Recorder {
         }
         metrics::counter!(EVENTS_DROPPED).absolute(0);
         metrics::describe_counter!(EVENTS_DROPPED, "Events that the cluster could not be told.");
+        metrics::gauge!(REJECTED_WRITES).set(0.0);
+        metrics::describe_gauge!(
+            REJECTED_WRITES,
+            "Services and pools of which the store does not take what was decided."
+        );
         metrics::gauge!(MANIFEST_ERRORS).set(0.0);
         // A start is no change, so it records nothing.
         let _ = metrics::histogram!(PROGRAMMING_DURATION);

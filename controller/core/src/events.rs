@@ -92,6 +92,15 @@ pub fn events(before: &Status, after: &Status, wanted: bool) -> Vec<Event> {
     events
 }
 
+/// What there is to tell when the store does not take what was decided, and says this.
+pub fn rejected(error: &str) -> Event {
+    let message = format!(
+        "Rejected: the API server does not take what was decided: {error}. It is tried again now and \
+         then, and at once when the Service changes."
+    );
+    Event::warning("SyncLoadBalancerFailed", message)
+}
+
 /// Whether it says something that was not said before.
 fn differs(before: Option<&Condition>, after: &Condition) -> bool {
     before.is_none_or(|before| {

@@ -7,7 +7,11 @@ use fairway_config::exchange::{Held, PoolStatus, Status};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::object::{Kind, ObjectKey};
 use fairway_controller_core::events;
-use kube::api::{Api, Patch, PatchParams};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use tokio::time::error::Elapsed;
 
 use super::document::{Document, resource};
 use super::known::Record;
@@ -58,6 +62,12 @@ impl Shared {
                 return WriteOutcome::Failed("another controller leads".to_owned());
             }
             let (patch, is_status) = step.patch(&resource_version, &record.foreign);
+            let asked = Asked {
+                kind: Kind::Service,
+                subresource: is_status.then_some("status"),
+                namespace: Some(namespace),
+                name: &key.name,
+            };
             let (patch, parameters) = (Patch::Merge(patch), PatchParams::default());
             let answer = tokio::time::timeout(REQUEST, async {
                 if is_status {
@@ -66,9 +76,14 @@ impl Shared {
                     services.patch(&key.name, &parameters, &patch).await
                 }
             });
-            let document = match outcome(answer.await) {
+            let document = match self.judge(answer.await, &asked).await {
                 Ok(document) => document,
-                Err(outcome) => return outcome,
+                Err(outcome) => {
+                    if let WriteOutcome::Rejected(error) = &outcome {
+                        self.teller.tell(record, vec![events::rejected(error)]);
+                    }
+                    return outcome;
+                }
             };
             resource_version = document.resource_version().to_owned();
             let document = document.into_value(Kind::Service);
@@ -88,27 +103,134 @@ impl Shared {
         let patch = Patch::Merge(status::pool_patch(&status));
         let parameters = PatchParams::default();
         let answer = tokio::time::timeout(REQUEST, pools.patch_status(&name, &parameters, &patch));
-        match outcome(answer.await) {
+        let asked = Asked {
+            kind: Kind::AddressPool,
+            subresource: Some("status"),
+            namespace: None,
+            name: &name,
+        };
+        match self.judge(answer.await, &asked).await {
             Ok(_) => WriteOutcome::Written,
             Err(outcome) => outcome,
         }
     }
+
+    /// What became of a request that was `asked`.
+    async fn judge<T>(
+        &self,
+        answer: Result<kube::Result<T>, Elapsed>,
+        asked: &Asked<'_>,
+    ) -> Result<T, WriteOutcome> {
+        let (class, error) = match outcome(answer) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        Err(match class {
+            Class::Refused => WriteOutcome::Refused,
+            Class::Rejected => WriteOutcome::Rejected(error),
+            Class::Forbidden => match self.may(asked).await {
+                Some(true) => WriteOutcome::Rejected(error),
+                Some(false) => WriteOutcome::Failed(format!("RBAC does not allow it: {error}")),
+                None => WriteOutcome::Failed(error),
+            },
+            Class::Failed => WriteOutcome::Failed(error),
+        })
+    }
+
+    /// Whether our role allows what was asked; nothing where nobody says. Admission and RBAC forbid
+    /// with the same answer, and only the one is the state of one object.
+    async fn may(&self, asked: &Asked<'_>) -> Option<bool> {
+        let reviews: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
+        let (parameters, review) = (PostParams::default(), asked.review());
+        let answer = tokio::time::timeout(REQUEST, reviews.create(&parameters, &review)).await;
+        Some(answer.ok()?.ok()?.status?.allowed)
+    }
 }
 
-/// What became of a request.
-fn outcome<T>(
-    answer: Result<kube::Result<T>, tokio::time::error::Elapsed>,
-) -> Result<T, WriteOutcome> {
+/// A patch, as RBAC sees it.
+struct Asked<'a> {
+    kind: Kind,
+    subresource: Option<&'a str>,
+    namespace: Option<&'a str>,
+    name: &'a str,
+}
+
+impl Asked<'_> {
+    fn review(&self) -> SelfSubjectAccessReview {
+        let resource = resource(self.kind);
+        SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(ResourceAttributes {
+                    group: Some(resource.group),
+                    resource: Some(resource.plural),
+                    subresource: self.subresource.map(str::to_owned),
+                    namespace: self.namespace.map(str::to_owned),
+                    name: Some(self.name.to_owned()),
+                    verb: Some("patch".to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SelfSubjectAccessReviewSpec::default()
+            },
+            ..SelfSubjectAccessReview::default()
+        }
+    }
+}
+
+/// Why a request did not come about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// Changed or gone meanwhile: what the watch shows decides.
+    Refused,
+    /// The object would not be valid, or a rule of the cluster is against it.
+    Rejected,
+    /// Either such a rule or our role.
+    Forbidden,
+    /// Anything else may be otherwise in a moment.
+    Failed,
+}
+
+impl Class {
+    /// Of an answer with this HTTP status.
+    fn of(code: u16) -> Self {
+        match code {
+            404 | 409 => Self::Refused,
+            400 | 413 | 422 => Self::Rejected,
+            403 => Self::Forbidden,
+            _ => Self::Failed,
+        }
+    }
+}
+
+fn outcome<T>(answer: Result<kube::Result<T>, Elapsed>) -> Result<T, (Class, String)> {
     match answer {
         Ok(Ok(answer)) => Ok(answer),
-        // Changed or gone meanwhile: what the watch shows decides.
-        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
-            Err(WriteOutcome::Refused)
+        Ok(Err(kube::Error::Api(status))) => Err((Class::of(status.code), status.message.clone())),
+        Ok(Err(error)) => Err((Class::Failed, error.to_string())),
+        Err(_) => Err((
+            Class::Failed,
+            format!(
+                "the API server did not answer within {} s",
+                REQUEST.as_secs()
+            ),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_classed_by_what_it_says_of_one_object_or_of_all() {
+        for (class, codes) in [
+            (Class::Refused, &[404, 409][..]),
+            (Class::Rejected, &[400, 413, 422]),
+            (Class::Forbidden, &[403]),
+            (Class::Failed, &[401, 408, 410, 429, 500, 503, 504]),
+        ] {
+            for code in codes {
+                assert_eq!(Class::of(*code), class, "{code}");
+            }
         }
-        Ok(Err(error)) => Err(WriteOutcome::Failed(error.to_string())),
-        Err(_) => Err(WriteOutcome::Failed(format!(
-            "the API server did not answer within {} s",
-            REQUEST.as_secs()
-        ))),
     }
 }

@@ -1,6 +1,6 @@
 //! Puts right finalizers that were left behind, or taken away.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -17,30 +17,38 @@ use crate::store::WriteOutcome;
 /// put right: the write that leaves it so usually goes on to do that itself.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Services whose finalizer is to be looked at, and when.
+/// The longest wait between two tries; each is twice the one before.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Services whose finalizer is to be looked at, when, and after how long a wait.
 #[derive(Debug, Default)]
 pub(super) struct Strays {
-    waiting: Mutex<VecDeque<(Instant, ObjectKey)>>,
+    waiting: Mutex<BTreeSet<(Instant, ObjectKey, Duration)>>,
     came: Notify,
 }
 
 impl Strays {
-    fn push(&self, key: ObjectKey) {
-        lock(&self.waiting).push_back((Instant::now() + PATIENCE, key));
+    fn push(&self, key: ObjectKey, wait: Duration) {
+        lock(&self.waiting).insert((Instant::now() + wait, key, wait));
         self.came.notify_one();
     }
 
-    /// The next one, when its time has come.
-    async fn next(&self) -> ObjectKey {
+    /// The next one, when its time has come, and how long it waited.
+    async fn next(&self) -> (ObjectKey, Duration) {
         loop {
-            let next = lock(&self.waiting).front().cloned();
-            let Some((at, key)) = next else {
+            let first = lock(&self.waiting).first().cloned();
+            let Some(first) = first else {
                 self.came.notified().await;
                 continue;
             };
-            tokio::time::sleep_until(at.into()).await;
-            lock(&self.waiting).pop_front();
-            return key;
+            tokio::select! {
+                () = tokio::time::sleep_until(first.0.into()) => {
+                    lock(&self.waiting).remove(&first);
+                    return (first.1, first.2);
+                }
+                // It may be one whose time comes before.
+                () = self.came.notified() => {}
+            }
         }
     }
 }
@@ -53,14 +61,14 @@ impl Shared {
         };
         let key = key_of(name);
         if known.is_stray(&key) {
-            self.strays.push(key);
+            self.strays.push(key, PATIENCE);
         }
     }
 
     /// Puts finalizers right, for ever.
     pub(super) async fn clean_up(&self) {
         loop {
-            let key = self.strays.next().await;
+            let (key, waited) = self.strays.next().await;
             let record = {
                 let known = lock(&self.known);
                 known
@@ -75,9 +83,9 @@ impl Shared {
             };
             let steps = write::steps(&record, &addresses, &record.stored.status);
             let outcome = self.go(&key, &record, &addresses, steps, None).await;
-            if let WriteOutcome::Failed(error) = outcome {
+            if let WriteOutcome::Failed(error) | WriteOutcome::Rejected(error) = outcome {
                 tracing::warn!(service = %key, error, "its finalizer can't be put right");
-                self.strays.push(key);
+                self.strays.push(key, (waited * 2).min(LONGEST));
             }
         }
     }
