@@ -31,6 +31,7 @@ pub struct Fairway {
     state: PathBuf,
     arguments: Vec<String>,
     open_files: Option<u32>,
+    log: &'static str,
     // Last: it goes after the process that uses it.
     folder: TempDir,
 }
@@ -50,6 +51,7 @@ impl Fairway {
             state,
             arguments: Vec::new(),
             open_files: None,
+            log: "debug,kube=info,hyper_util=info,rustls=info,tower=info,h2=info",
             folder,
         })
     }
@@ -83,6 +85,12 @@ impl Fairway {
     /// How many files it may have open.
     pub fn open_files(mut self, limit: u32) -> Self {
         self.open_files = Some(limit);
+        self
+    }
+
+    /// What it says of its work; everything unless told otherwise.
+    pub fn log(mut self, level: &'static str) -> Self {
+        self.log = level;
         self
     }
 
@@ -158,12 +166,7 @@ impl Fairway {
         }
         command.args(["--admin", &ADMIN.to_string()]);
         command.args(&self.arguments);
-        command
-            .env(
-                "FAIRWAY_LOG",
-                "debug,kube=info,hyper_util=info,rustls=info,tower=info,h2=info",
-            )
-            .env_remove("RUST_LOG");
+        command.env("FAIRWAY_LOG", self.log).env_remove("RUST_LOG");
         self.process = Some(self.host.spawn(command)?);
         Ok(())
     }

@@ -27,15 +27,12 @@ macro_rules! tests {
 /// the reason.
 pub fn run(tests: &[Test]) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    raise_open_files();
     // Tests wait more than they work.
     arguments.test_threads = arguments.test_threads.or(Some(4));
     let lab = if arguments.list {
         Ok(())
     } else {
-        programs::prepare()
-            .and_then(|()| lab::enter())
-            .map_err(|e| format!("{e:#}"))
+        prepare().map_err(|e| format!("{e:#}"))
     };
     let trials = tests.iter().map(|&(name, test)| {
         let lab = lab.clone();
@@ -51,6 +48,14 @@ pub fn run(tests: &[Test]) -> ExitCode {
     } else {
         ExitCode::SUCCESS
     }
+}
+
+/// What a program has to do first that runs in the lab, while it has one thread: finds the programs
+/// that it will start, and leaves the machine's own network.
+pub fn prepare() -> Result<()> {
+    raise_open_files();
+    programs::prepare()?;
+    lab::enter()
 }
 
 /// Lets this process have as many files open as it may: tests hold thousands of connections, both

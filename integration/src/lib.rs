@@ -9,6 +9,7 @@
 //! - [`cluster`]: a real Kubernetes control plane.
 //! - [`manifest`]: manifests that would be tedious to write out.
 //! - [`harness`]: `main` of a test program.
+//! - [`figures`]: tables, for the measuring programs in `bin`.
 //!
 //! Invariants:
 //! - Nothing is left behind: a namespace lives as long as the thread that made it, a program is
@@ -20,6 +21,7 @@
 pub mod clients;
 pub mod cluster;
 pub mod fairway;
+pub mod figures;
 pub mod harness;
 pub mod in_cluster;
 pub mod lab;

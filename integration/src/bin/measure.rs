@@ -18,6 +18,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fairway_integration::figures::{Row, table};
+
 const SERVICES: usize = 2000;
 const STARTS: usize = 7;
 const CHANGES: usize = 300;
@@ -61,9 +63,9 @@ fn main() {
     let state = tempfile::tempdir().unwrap();
     let fairway = Fairway::start(&binary, manifests.path(), state.path());
     let resident = fairway.settled("VmRSS:");
-    rows.push(Row::new(
+    rows.push(Row::memory(
         "memory of the idle process with 2,000 Services (VmRSS)",
-        format!("{:.1} MB", resident as f64 * 1024.0 / 1e6),
+        resident,
         "under 60 MB",
     ));
 
@@ -175,50 +177,6 @@ fn today() -> String {
         .next()
         .unwrap_or_default()
         .to_owned()
-}
-
-struct Row {
-    what: String,
-    reached: String,
-    wanted: &'static str,
-}
-
-impl Row {
-    fn new(what: &str, reached: String, wanted: &'static str) -> Self {
-        Self {
-            what: what.to_owned(),
-            reached,
-            wanted,
-        }
-    }
-
-    /// The `quantile` of `times`, with the smallest and the largest beside it.
-    fn times(what: &str, times: &mut [Duration], quantile: f64, wanted: &'static str) -> Self {
-        times.sort();
-        let millis = |time: Duration| time.as_secs_f64() * 1e3;
-        // The nearest rank: no value is made up between two that were measured.
-        let rank = ((times.len() as f64 * quantile).ceil() as usize).clamp(1, times.len());
-        let reached = format!(
-            "{:.1} ms ({:.1}–{:.1}, n = {})",
-            millis(times[rank - 1]),
-            millis(times[0]),
-            millis(times[times.len() - 1]),
-            times.len()
-        );
-        Self {
-            what: what.to_owned(),
-            reached,
-            wanted,
-        }
-    }
-}
-
-fn table(rows: &[Row]) -> String {
-    let mut text = String::from("| figure | reached | wanted |\n|---|---|---|\n");
-    for row in rows {
-        let _ = writeln!(text, "| {} | {} | {} |", row.what, row.reached, row.wanted);
-    }
-    text
 }
 
 /// A server that answers every byte with the same byte. One thread a connection would be much of

@@ -20,6 +20,7 @@
 //! - this module: the programs, and what happens to them.
 //! - `access`: kubeconfigs, `kubectl`, `helm`.
 //! - `objects`: reading, writing and waiting for objects, Nodes and Pods that stand for servers.
+//! - `watching`: hearing of objects as they change.
 //! - `proxy`: kube-proxy.
 //! - `witness`: what Services were at every moment.
 //! - `shared`: one control plane for the tests of a program, and the clean-up after each.
@@ -42,6 +43,7 @@ mod objects;
 mod proxy;
 mod request;
 mod shared;
+mod watching;
 mod witness;
 
 use std::collections::BTreeMap;
@@ -64,6 +66,7 @@ use kinds::Kind;
 pub use objects::Pod;
 pub use proxy::KubeProxy;
 pub use shared::{Shared, end};
+pub use watching::Told;
 pub use witness::{Holders, Witness};
 
 /// Where the API server is for every attached host.

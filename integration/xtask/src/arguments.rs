@@ -15,7 +15,8 @@ Commands:
            --no-install: installs nothing; says what is missing and fails.
   bench [FILTER]
            Runs the benchmarks.
-  measure  Measures a release build from outside and writes integration/FIGURES.md.
+  measure  Measures a release build from outside, alone and in a cluster of 20,000 Services, and
+           writes integration/FIGURES.md.
   tools    Builds the Go programs that the tests use (a Kubernetes control plane, Helm, gRPC's
            interoperability programs) and prints the folders they are in, written as $PATH is.
   help     Prints this.

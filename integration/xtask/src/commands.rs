@@ -82,7 +82,8 @@ pub(crate) fn bench(filter: Option<&str>) -> Result<(), String> {
     step::run("benchmarks", step::with_path(&mut bench))
 }
 
-/// Measures the cores, and a release build from outside, and writes the tables.
+/// Measures the cores, and a release build from outside, alone and in a cluster, and writes the
+/// tables.
 pub(crate) fn measure() -> Result<(), String> {
     let (root, target) = (cache::root(), cache::target());
     let mut build = cargo(&root, &target);
@@ -94,19 +95,25 @@ pub(crate) fn measure() -> Result<(), String> {
         "fairway-integration",
         "--bin",
         "measure",
+        "--bin",
+        "scale",
     ]);
     step::run("release build", step::with_path(&mut build))?;
+    let tools = tools_path(&root)?;
     bench(None)?;
-    let mut measure = Command::new(target.join("release/measure"));
-    measure
-        .env("FAIRWAY_BIN", target.join("release/fairway"))
-        .env("CRITERION_RESULTS", target.join("criterion"))
-        .current_dir(&root);
     let mut page = String::new();
-    step::run_lines("measure", step::with_path(&mut measure), |line| {
-        page.push_str(line);
-        page.push('\n');
-    })?;
+    for program in ["measure", "scale"] {
+        let mut measure = Command::new(target.join("release").join(program));
+        measure
+            .env("FAIRWAY_BIN", target.join("release/fairway"))
+            .env("FAIRWAY_TEST_TOOLS", &tools)
+            .env("CRITERION_RESULTS", target.join("criterion"))
+            .current_dir(&root);
+        step::run_lines(program, step::with_path(&mut measure), |line| {
+            page.push_str(line);
+            page.push('\n');
+        })?;
+    }
     let path = root.join("integration/FIGURES.md");
     fs::write(&path, page).map_err(|e| format!("{} can't be written: {e}", path.display()))
 }
