@@ -14,6 +14,8 @@ pub struct Node {
     pub name: ClusterName,
     /// `status.addresses` of type InternalIP, in order.
     pub internal_ips: Vec<IpAddr>,
+    /// `status.addresses` of type ExternalIP, in order.
+    pub external_ips: Vec<IpAddr>,
     /// `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
     /// Labels.

@@ -114,6 +114,10 @@ fn a_dump_of_a_cluster_is_read_as_it_is() {
         node.internal_ips,
         ["192.168.10.21".parse::<std::net::IpAddr>().unwrap()]
     );
+    assert_eq!(
+        node.external_ips,
+        ["198.51.100.21".parse::<std::net::IpAddr>().unwrap()]
+    );
 }
 
 #[test]

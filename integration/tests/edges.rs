@@ -3,10 +3,14 @@
 use anyhow::{Result, ensure};
 use fairway_integration::cluster::Cluster;
 use fairway_integration::in_cluster::Installed;
+use fairway_integration::site::vip;
 use fairway_integration::{tests, wait};
 use serde_json::json;
 
-tests![a_status_that_admission_forbids_is_the_state_of_that_service];
+tests![
+    a_status_that_admission_forbids_is_the_state_of_that_service,
+    an_address_of_a_node_is_given_to_nobody,
+];
 
 /// A rule of the cluster against statuses of Services with the label `guarded`.
 const GUARD: &str = "
@@ -70,4 +74,43 @@ fn a_status_that_admission_forbids_is_the_state_of_that_service() -> Result<()> 
         ensure!(refused == 0.0, "{refused}");
         Ok::<_, anyhow::Error>(())
     })
+}
+
+fn an_address_of_a_node_is_given_to_nobody() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    cluster.node("node-a", &[vip(1)], &[])?;
+    it.pool("edge", &["203.0.113.1-203.0.113.3"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    it.service("web", "ports: [{port: 80}]")?;
+    ensure!(it.address("web")? == vip(2));
+    let asks = json!({"fairway.dev/addresses": "203.0.113.1"});
+    it.asking(("shop", "greedy"), asks, json!({}))?;
+    let words = ["NodeAddress", "203.0.113.1", "node 'node-a'"];
+    it.says("greedy", "AddressAssigned", &words)?;
+    it.tells("greedy", "SyncLoadBalancerFailed", &words)?;
+    let edge = || cluster.get_json("AddressPool", "", "edge");
+    wait::until_some("the pool tells what it leaves out", || {
+        let status = edge()?["status"].clone();
+        let counts = json!({"total": 2, "used": 1, "available": 1});
+        ensure!(status["ipv4"] == counts, "{status}");
+        let ready = &status["conditions"][0];
+        let message = ready["message"].as_str().unwrap_or_default();
+        ensure!(message.contains("203.0.113.1 (node-a)"), "{status}");
+        ensure!(ready["status"] == "True", "{status}");
+        Ok::<_, anyhow::Error>(())
+    })?;
+
+    // A node that comes later takes nothing away.
+    cluster.node("node-b", &[vip(2)], &[])?;
+    it.says(
+        "web",
+        "OutOfPool",
+        &["True", "NodeAddress", "node 'node-b'"],
+    )?;
+    ensure!(it.addresses("web")? == ["203.0.113.2"]);
+    cluster.delete("Node", "", "node-a")?;
+    ensure!(it.address("greedy")? == vip(1));
+    ensure!(it.addresses("web")? == ["203.0.113.2"]);
+    Ok(())
 }

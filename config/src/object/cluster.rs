@@ -24,13 +24,17 @@ pub(super) fn node(root: &Cursor<'_, '_>, name: &ClusterName) -> Node {
     let labels = metadata.field("labels").text_map();
     let status = root.field("status");
     status.mapping();
-    let mut internal_ips = Vec::new();
+    let (mut internal_ips, mut external_ips) = (Vec::new(), Vec::new());
     for entry in status.field("addresses").items() {
-        if entry.field("type").text() == Some("InternalIP")
-            && let Some(address) = entry.field("address").parsed("an IP address")
-            && !internal_ips.contains(&address)
+        let ips = match entry.field("type").text() {
+            Some("InternalIP") => &mut internal_ips,
+            Some("ExternalIP") => &mut external_ips,
+            _ => continue,
+        };
+        if let Some(address) = entry.field("address").parsed("an IP address")
+            && !ips.contains(&address)
         {
-            internal_ips.push(address);
+            ips.push(address);
         }
     }
     let tainted = root
@@ -54,6 +58,7 @@ pub(super) fn node(root: &Cursor<'_, '_>, name: &ClusterName) -> Node {
     Node {
         name: Arc::clone(name),
         internal_ips,
+        external_ips,
         zone: labels
             .get(labels::ZONE)
             .filter(|zone| !zone.is_empty())

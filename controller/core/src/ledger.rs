@@ -10,6 +10,7 @@ use fairway_config::net::IpFamily;
 use fairway_config::service::{IpFamilyPolicy, Service};
 
 use crate::index::{Slot, Wait};
+use crate::nodes::NodeAddresses;
 use crate::pools::{Pool, Pools};
 use crate::ports::NodePorts;
 use crate::refusal::{PoolRefusal, Refusal, Trial};
@@ -42,6 +43,7 @@ pub(crate) struct Ledger {
     pub(crate) pools: Pools,
     pub(crate) tenants: Tenants,
     pub(crate) numbers: NodePorts,
+    pub(crate) nodes: NodeAddresses,
     pub(crate) namespaces: HashMap<ClusterName, Arc<Namespace>>,
 }
 
@@ -52,6 +54,7 @@ impl Ledger {
             settings,
             pools: Pools::default(),
             tenants: Tenants::default(),
+            nodes: NodeAddresses::default(),
             namespaces: HashMap::new(),
         }
     }
@@ -210,6 +213,9 @@ impl Ledger {
         }
         if !admitted {
             return Err(Refusal::NotGiven(address, trials));
+        }
+        if let Some(node) = self.nodes.node(address) {
+            return Err(Refusal::NodeAddress(address, node.clone()));
         }
         self.tenants
             .may_join(address, service)

@@ -5,7 +5,7 @@
 //!
 //! Reading order:
 //! 1. `settings`: class and node-port range; `wants`: what a Service is entitled to;
-//! 2. `addresses`, `pools`, `tenants`, `ports`: what there is and who has it; `ledger`: all of it,
+//! 2. `addresses`, `pools`, `nodes`, `tenants`, `ports`: what there is and who has it; `ledger`: all of it,
 //!    with the rules of who may have what;
 //! 3. `index`: the Services, and who waits for what; `assign`: who gets what;
 //! 4. `refusal`, [`conditions`], `status`, `explain`: the same reasons, for statuses and for people;
@@ -18,6 +18,7 @@
 //!   pool by name and its address now lies in another pool, it moves to the pool that it asks for.
 //!   Where those who share an address no longer may, the older one stays: what the store holds does
 //!   not say which of them changed.
+//! - An address of a node is given to nobody. Who has it when the node comes keeps it.
 //! - The result follows from the objects and from what is held, not from the order of events.
 //! - What was written and not yet seen counts as taken, and what was let go of is free when the
 //!   store shows so: a crash between two writes leaves nothing with two Services. Where nobody lets
@@ -25,7 +26,7 @@
 //!   is let go of goes to whoever waits when the store shows it, so that a crash in the middle of
 //!   several releases can change who gets which.
 //! - The cost of a change is that of the change (`benches/change.rs`): no step looks at all Services,
-//!   but for a change of an AddressPool. Thousands on one address, thousands of addresses under one
+//!   but for a change of an AddressPool, or of a node that has an address of one. Thousands on one address, thousands of addresses under one
 //!   key and thousands of ports cost their own change no more than their number.
 
 pub mod conditions;
@@ -36,6 +37,7 @@ mod assign;
 mod explain;
 mod index;
 mod ledger;
+mod nodes;
 mod pools;
 mod ports;
 mod refusal;

@@ -13,6 +13,9 @@ use fairway_config::time::Timestamp;
 use crate::addresses::FreeAddresses;
 use crate::conditions::{OVERLAPS, READY};
 
+/// How many nodes a message names.
+const NODES_NAMED: usize = 3;
+
 /// A pool and what is free in it.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -23,6 +26,8 @@ pub(crate) struct Pool {
     /// a pool with a quota.
     by_namespace: HashMap<Arc<str>, BTreeMap<IpAddr, u32>>,
     used: [u128; 2],
+    /// Addresses of nodes, which are given to nobody.
+    nodes: BTreeMap<IpAddr, ClusterName>,
     /// Ranges shared with other pools.
     overlaps: BTreeMap<ClusterName, Vec<AddressRange>>,
     /// Used and available, by family, as its status says; none: it has to be made.
@@ -43,6 +48,7 @@ impl Pool {
             config,
             by_namespace: HashMap::new(),
             used: [0, 0],
+            nodes: BTreeMap::new(),
             overlaps: BTreeMap::new(),
             told: None,
         }
@@ -141,9 +147,19 @@ impl Pool {
             );
         };
         match self.config.notices.first() {
-            None => put(READY, true, "Ready", "Addresses can be given out.".into()),
+            None => {
+                let sentences = ["Addresses can be given out.".to_owned()];
+                let sentences = sentences.into_iter().chain(self.left_out());
+                put(
+                    READY,
+                    true,
+                    "Ready",
+                    sentences.collect::<Vec<_>>().join(" "),
+                );
+            }
             Some(first) => {
-                let messages: Vec<_> = self.config.notices.iter().map(|n| &*n.message).collect();
+                let messages = self.config.notices.iter().map(|n| n.message.clone());
+                let messages: Vec<_> = messages.chain(self.left_out()).collect();
                 put(READY, false, &first.reason, messages.join("; "));
             }
         }
@@ -166,6 +182,29 @@ impl Pool {
             conditions,
             counts: self.counts(),
         }
+    }
+}
+
+impl Pool {
+    /// The sentence for the addresses that are nodes'.
+    fn left_out(&self) -> Option<String> {
+        let named = self.nodes.iter().take(NODES_NAMED);
+        let named: Vec<String> = named
+            .map(|(address, node)| format!("{address} ({node})"))
+            .collect();
+        let more = match self.nodes.len().saturating_sub(NODES_NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let (subject, object) = match self.nodes.len() {
+            0 => return None,
+            1 => ("1 address is".to_owned(), "it is a node's"),
+            count => (format!("{count} addresses are"), "they are nodes'"),
+        };
+        Some(format!(
+            "{subject} left out, because {object}: {}{more}.",
+            named.join(", ")
+        ))
     }
 }
 
@@ -210,6 +249,33 @@ impl Pools {
     /// The pools that `address` lies in, in order.
     pub(crate) fn containing(&self, address: IpAddr) -> impl Iterator<Item = &Pool> {
         self.pools.iter().filter(move |pool| pool.contains(address))
+    }
+
+    /// `address` is a node's from now on, or nobody's; `held` where a Service holds it all the same.
+    /// Whether it is one of a pool's.
+    pub(crate) fn put_node(
+        &mut self,
+        address: IpAddr,
+        node: Option<&ClusterName>,
+        held: bool,
+    ) -> bool {
+        let family = IpFamily::of(address);
+        let mut concerns = false;
+        for pool in self.pools.iter_mut().filter(|p| p.contains(address)) {
+            concerns = true;
+            match node {
+                Some(node) => {
+                    pool.nodes.insert(address, node.clone());
+                    pool.free_mut(family).reserve(to_bits(address), held);
+                }
+                None => {
+                    pool.nodes.remove(&address);
+                    pool.free_mut(family).unreserve(to_bits(address), held);
+                }
+            }
+            pool.touch();
+        }
+        concerns
     }
 
     /// Notes that a Service of `namespace` holds `address`; `first` where no other Service does.

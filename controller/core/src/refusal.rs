@@ -49,6 +49,8 @@ pub(crate) enum Refusal {
     NotInPool(IpAddr, ClusterName),
     /// No pool that has the requested address gives it.
     NotGiven(IpAddr, Vec<Trial>),
+    /// The requested address is a node's own.
+    NodeAddress(IpAddr, ClusterName),
     /// Who holds the requested address does not share it.
     Clash(IpAddr, Clash),
     /// The requested address is of a family that `ipFamilies` leaves out.
@@ -93,6 +95,9 @@ impl PoolRefusal {
             }
             Self::NoFamily(family) => format!("it has no {family} addresses"),
             Self::Quota(quota) => format!("the namespace already holds its quota of {quota}"),
+            Self::Full(family, 0) => format!(
+                "it has no {family} address to give: avoidEnds leaves them alone, or they are nodes'"
+            ),
             Self::Full(family, 1) => format!("its one {family} address is held"),
             Self::Full(family, total) => format!("all {total} {family} addresses are held"),
         }
@@ -126,6 +131,7 @@ impl Refusal {
                 .map_or("NoPools", |trial| trial.refusal.reason()),
             Self::InNoPool(_) => "AddressInNoPool",
             Self::NotInPool(..) => "AddressNotInPool",
+            Self::NodeAddress(..) => "NodeAddress",
             Self::Clash(_, clash) => clash.reason(),
             Self::FamilyNotWanted(_) => "FamilyNotWanted",
             Self::OnlyOneFamily(_) => "DualStackUnavailable",
@@ -156,6 +162,9 @@ impl Refusal {
                 all.extend(trials.iter().map(Trial::sentence));
                 all
             }
+            Self::NodeAddress(address, node) => one(format!(
+                "{address} is asked for, and is an address of node '{node}': what is sent to the node would go to the Service. Ask for another one."
+            )),
             Self::Clash(address, clash) => one(format!("{address} is asked for: {}.", clash.why())),
             Self::FamilyNotWanted(address) => one(format!(
                 "{address} is asked for, but ipFamilies leaves {} out.",

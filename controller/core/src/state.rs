@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use fairway_config::cluster::Node;
 use fairway_config::exchange::{
     Batch, Change, PoolCount, PoolStatus, Report, StoredService, Write,
 };
@@ -162,7 +163,8 @@ impl State {
                         self.restated.extend(self.index.slots());
                     }
                 }
-                Change::EndpointSlice(..) | Change::Node(..) | Change::Secret(..) => {}
+                Change::Node(name, node) => self.put_node(name, node.as_deref()),
+                Change::EndpointSlice(..) | Change::Secret(..) => {}
             }
         }
         self.synced |= batch.synced;
@@ -271,6 +273,20 @@ impl State {
         }
     }
 
+    /// What a node has is nobody's to be given. Where it is an address of a pool every Service is
+    /// looked at again, as for a change of the pool: there should be none.
+    fn put_node(&mut self, name: &ClusterName, node: Option<&Node>) {
+        for address in self.ledger.nodes.put(name, node) {
+            let holders = self.ledger.tenants.of(address);
+            self.restated
+                .extend(holders.iter().map(|holder| holder.slot));
+            let (held, node) = (!holders.is_empty(), self.ledger.nodes.node(address));
+            if self.ledger.pools.put_node(address, node, held) {
+                self.changed.extend(self.index.slots());
+            }
+        }
+    }
+
     fn put_report(
         &mut self,
         name: &ServiceName,
@@ -354,6 +370,9 @@ impl State {
     /// Pools are few and seldom change, so a change of one looks at every Service again.
     fn rebuild_pools(&mut self) {
         let mut pools = Pools::new(self.pools.values());
+        for (address, node) in self.ledger.nodes.iter() {
+            pools.put_node(address, Some(node), false);
+        }
         for (address, tenants) in self.ledger.tenants.iter() {
             for (i, tenant) in tenants.iter().enumerate() {
                 pools.take(address, &tenant.service.name.namespace, i == 0);

@@ -208,6 +208,14 @@ pub(crate) fn out_of_pool_sentence(
     service: &Service,
     address: IpAddr,
 ) -> Option<(&'static str, String)> {
+    if let Some(node) = ledger.nodes.node(address) {
+        return Some((
+            "NodeAddress",
+            format!(
+                "{address} is an address of node '{node}' and would be given to nobody now: what is sent to the node goes to the Service, which keeps the address until it lets go of it."
+            ),
+        ));
+    }
     let mut pools = ledger.pools.containing(address).peekable();
     if pools.peek().is_none() {
         return Some((

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fairway_config::cluster::Namespace;
+use fairway_config::cluster::{Namespace, Node};
 use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
 use fairway_config::names::ServiceName;
 use fairway_config::net::{AddressRange, IpFamily, Protocol};
@@ -55,6 +55,8 @@ enum Event {
     Delete(usize),
     Pool(u8, Option<PoolSpec>),
     Namespace(u8, Option<bool>),
+    /// A node with one address, or none.
+    Node(u8, Option<u8>),
     /// The store applies what was written up to here, or refuses it.
     Echo,
     /// The controller starts anew from the store; this many writes under way come about first.
@@ -168,6 +170,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0usize..12).prop_map(Event::Delete),
         2 => (0u8..3, proptest::option::weighted(0.8, pool_spec())).prop_map(|(i, p)| Event::Pool(i, p)),
         1 => (0u8..2, proptest::option::of(any::<bool>())).prop_map(|(i, l)| Event::Namespace(i, l)),
+        1 => (0u8..2, proptest::option::weighted(0.7, 0u8..14)).prop_map(|(i, a)| Event::Node(i, a)),
         5 => Just(Event::Echo),
         2 => (0usize..4).prop_map(Event::Crash),
         1 => (0usize..3).prop_map(Event::Lose),
@@ -288,12 +291,24 @@ fn pool(n: u8, spec: &PoolSpec) -> AddressPool {
     }
 }
 
+fn node(name: &Arc<str>, address: IpAddr) -> Node {
+    Node {
+        name: Arc::clone(name),
+        internal_ips: vec![address],
+        external_ips: vec![],
+        zone: None,
+        labels: BTreeMap::new(),
+        excluded: None,
+    }
+}
+
 /// What there is, and what was written of it.
 #[derive(Clone, Default)]
 struct Store {
     services: BTreeMap<ServiceName, Arc<StoredService>>,
     pools: BTreeMap<Arc<str>, Arc<AddressPool>>,
     namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
+    nodes: BTreeMap<Arc<str>, Arc<Node>>,
     counter: u64,
 }
 
@@ -373,10 +388,12 @@ impl Store {
         let services = self.services.iter();
         let pools = self.pools.iter();
         let namespaces = self.namespaces.iter();
+        let nodes = self.nodes.iter();
         services
             .map(|(n, s)| Change::Service(n.clone(), Some(Arc::clone(s))))
             .chain(pools.map(|(n, p)| Change::Pool(Arc::clone(n), Some(Arc::clone(p)))))
             .chain(namespaces.map(|(n, o)| Change::Namespace(Arc::clone(n), Some(Arc::clone(o)))))
+            .chain(nodes.map(|(n, o)| Change::Node(Arc::clone(n), Some(Arc::clone(o)))))
             .collect()
     }
 
@@ -531,6 +548,15 @@ impl World {
                     None => store.namespaces.remove(&key),
                 };
                 self.unseen.push(Change::Namespace(key, new));
+            }
+            Event::Node(n, has) => {
+                let key: Arc<str> = format!("n{n}").into();
+                let new = has.map(|has| Arc::new(node(&key, address(has))));
+                match &new {
+                    Some(new) => store.nodes.insert(Arc::clone(&key), Arc::clone(new)),
+                    None => store.nodes.remove(&key),
+                };
+                self.unseen.push(Change::Node(key, new));
             }
             Event::Echo => self.deliver(usize::MAX),
             Event::Crash(written) => {
@@ -707,7 +733,7 @@ proptest! {
 
         let mut changes: BTreeMap<String, Change> = BTreeMap::new();
         for event in &batch {
-            if matches!(event, Event::Put(..) | Event::Key(..) | Event::Delete(_) | Event::Pool(..) | Event::Namespace(..)) {
+            if matches!(event, Event::Put(..) | Event::Key(..) | Event::Delete(_) | Event::Pool(..) | Event::Namespace(..) | Event::Node(..)) {
                 // Only the store's side of the step.
                 let mut scratch = World { store: world.store.clone(), ..self::world() };
                 scratch.state = State::new(settings());
@@ -717,6 +743,7 @@ proptest! {
                     Event::Put(i, _) | Event::Key(i, _) | Event::Delete(i) => format!("s{i}"),
                     Event::Pool(n, _) => format!("p{n}"),
                     Event::Namespace(n, _) => format!("n{n}"),
+                    Event::Node(n, _) => format!("o{n}"),
                     _ => unreachable!(),
                 };
                 let change = match event {
@@ -729,6 +756,10 @@ proptest! {
                     Event::Namespace(n, _) => {
                         let key: Arc<str> = if *n == 0 { "a" } else { "b" }.into();
                         Change::Namespace(Arc::clone(&key), world.store.namespaces.get(&key).cloned())
+                    }
+                    Event::Node(n, _) => {
+                        let key: Arc<str> = format!("n{n}").into();
+                        Change::Node(Arc::clone(&key), world.store.nodes.get(&key).cloned())
                     }
                     _ => unreachable!(),
                 };

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fairway_config::cluster::Node;
 use fairway_config::exchange::{Change, Held, StoredService};
 use fairway_config::object::{self, Kind, Object, ObjectKey};
 use fairway_config::problem::{Place, Problem};
@@ -225,7 +226,10 @@ impl Known {
                 return Some(self.take_service(key, service, document, resource_version, now));
             }
             Object::EndpointSlice(it) => Change::EndpointSlice(it.name.clone(), false, Some(it)),
-            Object::Node(it) => Change::Node(Arc::clone(&it.name), Some(it)),
+            Object::Node(it) => {
+                let name = Arc::clone(&it.name);
+                Change::Node(name, Some(if self.decides { bare(&it) } else { it }))
+            }
             Object::Namespace(it) => Change::Namespace(Arc::clone(&it.name), Some(it)),
             Object::Pool(it) => Change::Pool(Arc::clone(&it.name), Some(it)),
             Object::Secret(it) => Change::Secret(it.name.clone(), Some(it)),
@@ -369,6 +373,14 @@ impl Known {
     pub(super) fn problems(&self) -> Vec<Problem> {
         self.problems.values().flatten().cloned().collect()
     }
+}
+
+/// A Node without its labels, of which a controller has no use.
+fn bare(node: &Node) -> Arc<Node> {
+    Arc::new(Node {
+        labels: BTreeMap::new(),
+        ..node.clone()
+    })
 }
 
 #[cfg(test)]

@@ -79,7 +79,8 @@ pub struct KubernetesSettings {
 /// What is read from the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
-    /// What a controller decides on: Services, AddressPools, and the labels of Namespaces.
+    /// What a controller decides on: Services, AddressPools, the labels of Namespaces, and the
+    /// addresses of Nodes.
     Controller,
     /// What a gateway serves: Services, EndpointSlices, Nodes and AddressPools.
     Gateway,
@@ -88,7 +89,12 @@ pub enum Reads {
 impl Reads {
     fn kinds(self) -> &'static [Kind] {
         match self {
-            Self::Controller => &[Kind::Namespace, Kind::AddressPool, Kind::Service],
+            Self::Controller => &[
+                Kind::Namespace,
+                Kind::Node,
+                Kind::AddressPool,
+                Kind::Service,
+            ],
             Self::Gateway => &[
                 Kind::Node,
                 Kind::AddressPool,

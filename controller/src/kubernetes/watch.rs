@@ -12,8 +12,10 @@ use super::document::{Document, resource};
 use super::{Shared, WATCH_SECONDS};
 use crate::feed::lock;
 
-/// Objects in one page of a first list.
+/// Objects in one page of a first list; a Node is as large as a dozen others, for it names the images
+/// that it has.
 const PAGE: u32 = 500;
+const PAGE_OF_NODES: u32 = 50;
 
 /// Watches the objects of one kind until it is dropped.
 pub(super) async fn run(shared: &Shared, kind: Kind) {
@@ -28,7 +30,10 @@ async fn objects<const META: bool>(shared: &Shared, kind: Kind) {
     let api: Api<Document<META>> = Api::all_with(shared.client.clone(), &resource(kind));
     let config = Config {
         timeout: Some(WATCH_SECONDS),
-        page_size: Some(PAGE),
+        page_size: Some(match kind {
+            Kind::Node => PAGE_OF_NODES,
+            _ => PAGE,
+        }),
         // Nobody reaches a headless Service through a gateway.
         label_selector: (kind == Kind::EndpointSlice)
             .then(|| "!service.kubernetes.io/headless".to_owned()),

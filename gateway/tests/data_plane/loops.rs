@@ -34,6 +34,7 @@ fn node(ip: IpAddr) -> Change {
     let node = Node {
         name: "next".into(),
         internal_ips: vec![ip],
+        external_ips: vec![],
         zone: None,
         labels: [].into(),
         excluded: None,

@@ -55,6 +55,7 @@ pub(crate) fn roles_hold_what_each_part_needs_and_no_more() -> Result<()> {
                 "/services get list watch patch",
                 "/services/status patch",
                 "/namespaces get list watch",
+                "/nodes get list watch",
                 "/events create patch",
                 "events.k8s.io/events create patch",
                 "fairway.dev/addresspools get list watch",

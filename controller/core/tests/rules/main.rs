@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod changes;
+mod nodes;
 mod world;
 
 use fairway_config::names::ServiceName;

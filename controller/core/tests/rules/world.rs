@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fairway_config::cluster::Namespace;
+use fairway_config::cluster::{Namespace, Node};
 use fairway_config::exchange::*;
 use fairway_config::names::ServiceName;
 use fairway_config::net::{AddressRange, Protocol};
@@ -183,6 +183,20 @@ impl World {
             name.into(),
             Some(Arc::new(namespace)),
         )]);
+    }
+
+    /// A node has these addresses; none: it is gone.
+    pub(crate) fn node(&mut self, name: &str, addresses: &[&str]) {
+        let node = Node {
+            name: name.into(),
+            internal_ips: addresses.iter().map(|it| it.parse().unwrap()).collect(),
+            external_ips: vec![],
+            zone: None,
+            labels: Default::default(),
+            excluded: None,
+        };
+        let node = (!addresses.is_empty()).then(|| Arc::new(node));
+        self.apply(vec![Change::Node(name.into(), node)]);
     }
 
     /// A gateway says how the listener of a port on an address is.

@@ -146,6 +146,7 @@ fn node(name: &str, ips: &[&str]) -> Change {
     let node = Node {
         name: name.into(),
         internal_ips: ips.iter().map(|text| ip(text)).collect(),
+        external_ips: Vec::new(),
         zone: None,
         labels: BTreeMap::new(),
         excluded: (name == "cordoned").then_some("it is excluded"),
