@@ -30,6 +30,7 @@ pub struct Fairway {
     manifests: PathBuf,
     state: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     open_files: Option<u32>,
     log: &'static str,
     // Last: it goes after the process that uses it.
@@ -50,6 +51,7 @@ impl Fairway {
             manifests,
             state,
             arguments: Vec::new(),
+            environment: Vec::new(),
             open_files: None,
             log: "debug,kube=info,hyper_util=info,rustls=info,tower=info,h2=info",
             folder,
@@ -79,6 +81,14 @@ impl Fairway {
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments
             .extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// More of an environment.
+    pub fn environment(mut self, variables: &[(&str, &str)]) -> Self {
+        let variables = variables.iter();
+        let variables = variables.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.environment.extend(variables);
         self
     }
 
@@ -166,7 +176,10 @@ impl Fairway {
         }
         command.args(["--admin", &ADMIN.to_string()]);
         command.args(&self.arguments);
-        command.env("FAIRWAY_LOG", self.log).env_remove("RUST_LOG");
+        command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env("FAIRWAY_LOG", self.log)
+            .env_remove("RUST_LOG");
         self.process = Some(self.host.spawn(command)?);
         Ok(())
     }
@@ -317,9 +330,10 @@ impl Fairway {
     }
 
     /// Waits until the process's log has each of `words` in one line.
-    pub fn logs(&mut self, words: &[&str]) -> Result<()> {
+    pub fn logs(&self, words: &[&str]) -> Result<()> {
+        let process = self.process.as_ref().context("Fairway is not started")?;
         wait::until_some(&format!("a line of the log has {words:?}"), || {
-            let said = self.process()?.said();
+            let said = process.said();
             match said
                 .lines()
                 .any(|line| words.iter().all(|word| line.contains(word)))

@@ -49,12 +49,23 @@ impl<'a> Installed<'a> {
 
     /// A controller on a host of its own, running.
     pub fn controller(&self, name: &str, arguments: &[&str]) -> Result<Fairway> {
+        self.controller_in(name, arguments, &[])
+    }
+
+    /// The same, with more of an environment.
+    pub fn controller_in(
+        &self,
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Fairway> {
         let host = Host::new(name)?;
         self.cluster.attach(&host)?;
         let mut controller =
             Fairway::member(&host, "controller", &self.account("fairway-controller")?)?
                 .arguments(&["--node-name", name])
-                .arguments(arguments);
+                .arguments(arguments)
+                .environment(environment);
         controller.launch()?;
         controller.ready()?;
         Ok(controller)
@@ -62,10 +73,16 @@ impl<'a> Installed<'a> {
 
     /// A gateway on the edge, running.
     pub fn gateway(&self, arguments: &[&str]) -> Result<Fairway> {
+        self.gateway_in(arguments, &[])
+    }
+
+    /// The same, with more of an environment.
+    pub fn gateway_in(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Fairway> {
         let account = self.account("fairway-gateway")?;
         let mut gateway = Fairway::member(&self.site.edge, "gateway", &account)?
             .arguments(&["--node-name", "edge-1"])
-            .arguments(arguments);
+            .arguments(arguments)
+            .environment(environment);
         gateway.launch()?;
         gateway.ready()?;
         Ok(gateway)

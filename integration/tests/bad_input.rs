@@ -85,7 +85,7 @@ impl Scene {
 }
 
 fn text_that_is_not_yaml_holds_back_its_file() -> Result<()> {
-    let mut scene = Scene::new(&[("bad.yaml", "kind: Service\n\tmetadata: [}\n")])?;
+    let scene = Scene::new(&[("bad.yaml", "kind: Service\n\tmetadata: [}\n")])?;
     scene.fairway.problem(&["bad.yaml"])?;
     scene.fairway.logs(&["bad.yaml"])?;
     wait::until("it is counted", || {

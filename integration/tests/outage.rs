@@ -136,7 +136,7 @@ fn a_gateway_serves_on_and_starts_again_while_the_api_server_is_away() -> Result
     cluster.stop_component(Component::ApiServer)?;
     gateway.problem(&["services can't be watched"])?;
     shop.goes_on(&it, &mut open, Duration::from_secs(5))?;
-    ensure!(gateway.get("/readyz")?.status == 200);
+    gateway.ready()?;
 
     gateway.kill();
     gateway.restart()?;
@@ -151,7 +151,7 @@ fn a_gateway_serves_on_and_starts_again_while_the_api_server_is_away() -> Result
     ])?;
     let mut open = shop.connect(&it)?;
     shop.goes_on(&it, &mut open, Duration::from_secs(3))?;
-    ensure!(gateway.get("/readyz")?.status == 200);
+    gateway.ready()?;
 
     cluster.start_component(Component::ApiServer)?;
     shop.moves_to(&it, 8080)?;
@@ -242,7 +242,7 @@ fn a_full_disk_is_told_and_ends_nothing() -> Result<()> {
     let mounted = Mounted::new()?;
     let state = mounted.0.path();
     let shop = Shop::open(&it)?;
-    let gateway = gateway(&it, state)?;
+    let mut gateway = gateway(&it, state)?;
     shop.until_it_answers(&it)?;
     until_written(state, &shop)?;
     let ballast = state.join("ballast");
@@ -254,7 +254,7 @@ fn a_full_disk_is_told_and_ends_nothing() -> Result<()> {
     gateway.problem(&["snapshot", "can't be written", "No space left"])?;
     ensure!(gateway.metric("fairway_store_errors_total", &["operation=\"snapshot\""])? > 0.0);
     shop.moves_to(&it, 8080)?;
-    ensure!(gateway.get("/readyz")?.status == 200);
+    gateway.ready()?;
     fs::remove_file(ballast)?;
     wait::until_some("what was not written is written", || {
         let text = fs::read_to_string(state.join("memory.jsonl"))?;

@@ -1,7 +1,8 @@
 //! A store over an API server: watches in, patches out.
 //!
 //! Reading order:
-//! 1. `document` is an object as it is sent, `watch` hears of those of one kind;
+//! 1. `document` is an object as it is sent, `watch` hears of those of one kind, also when
+//!    their past changes (`rewind`);
 //! 2. `known` knows the latest of each and what subscribers hear of it, `status` reads and makes
 //!    the status of a Service;
 //! 3. `hear` takes in what watches see, `progress` says what is still to be heard and what is wrong;
@@ -27,6 +28,7 @@ mod known;
 mod lease;
 mod progress;
 mod reporter;
+mod rewind;
 mod send;
 mod snapshot;
 mod status;

@@ -12,14 +12,14 @@ use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff;
 use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::watcher::{Config, Event};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::gateways::{ANNOTATION, DURATION, Gateways, LABEL, RENEW, encode, is_news};
+use super::rewind::watched;
 use super::{REQUEST, Shared, WATCH_SECONDS};
 use crate::feed::lock;
 
@@ -161,7 +161,7 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
         label_selector: Some(format!("{}={}", LABEL.0, LABEL.1)),
         ..Config::default()
     };
-    let mut events = pin!(watcher(leases, config).default_backoff());
+    let mut events = pin!(watched(leases, config));
     let mut gateways = Gateways::default();
     let mut listed: Option<Vec<ClusterName>> = None;
     let mut tick = tokio::time::interval(PAUSE);

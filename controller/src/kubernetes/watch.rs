@@ -5,10 +5,10 @@ use std::pin::pin;
 use fairway_config::object::Kind;
 use futures::StreamExt as _;
 use kube::api::Api;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{Config, Error, Event, watcher};
+use kube::runtime::watcher::{Config, Error, Event};
 
 use super::document::{Document, resource};
+use super::rewind::watched;
 use super::{Shared, WATCH_SECONDS};
 use crate::feed::lock;
 
@@ -39,9 +39,7 @@ async fn objects<const META: bool>(shared: &Shared, kind: Kind) {
             .then(|| "!service.kubernetes.io/headless".to_owned()),
         ..Config::default()
     };
-    // Errors are tried again for ever, with a back-off from 0.8 to 30 s; a version that the API
-    // server has no longer (410) makes it list again.
-    let mut events = pin!(watcher(api, config).default_backoff());
+    let mut events = pin!(watched(api, config));
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {

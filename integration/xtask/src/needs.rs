@@ -20,6 +20,7 @@ const NEEDS: &[Need] = &[
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     ("dnsmasq", "dnsmasq-base"),
+    ("faketime", "faketime"),
     ("go", "golang-go"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),

@@ -1,0 +1,336 @@
+//! The control plane restarts, refuses, goes back in time, loses a kind: traffic never stops, and
+//! in the end everything is as it should be, with no address given twice.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use fairway_integration::cluster::{Cluster, Component};
+use fairway_integration::fairway::Fairway;
+use fairway_integration::in_cluster::{Installed, MANIFESTS, NAMESPACE};
+use fairway_integration::lab::Served;
+use fairway_integration::servers::named;
+use fairway_integration::site::{server, vip};
+use fairway_integration::{clients, tests, wait};
+use serde_json::{Value, json};
+
+tests![
+    a_restarted_api_server_and_an_expired_watch_miss_nothing,
+    etcd_is_away_longer_than_a_term_and_nothing_moves,
+    a_clock_that_jumps_changes_nothing,
+    a_cluster_restored_from_a_backup_is_served_as_it_is_now,
+    addresses_stay_while_the_definition_of_pools_is_gone,
+];
+
+/// Fairway at work: the Service `web` with one server, `a`.
+struct Shop<'a> {
+    it: Installed<'a>,
+    to: SocketAddr,
+    controller: Fairway,
+    gateway: Fairway,
+    _server: Served,
+}
+
+impl<'a> Shop<'a> {
+    fn open(cluster: &'a Cluster, addresses: &[&str]) -> Result<Self> {
+        Self::open_with(cluster, addresses, &[])
+    }
+
+    fn open_with(
+        cluster: &'a Cluster,
+        addresses: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
+        let it = Installed::new(cluster)?;
+        let server_named = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
+        it.pool("edge", addresses)?;
+        let arguments = &["--default-class"];
+        let controller = it.controller_in("controller-1", arguments, environment)?;
+        let gateway = it.gateway_in(arguments, environment)?;
+        cluster.node("node-a", &[server(9)], &[])?;
+        it.service("web", "ports: [{port: 80}]")?;
+        it.pod("web", 0, server(0), "node-a")?;
+        let address = it.address("web")?;
+        it.answers(address, 80, Some("a"))?;
+        Ok(Self {
+            it,
+            to: (address, 80).into(),
+            controller,
+            gateway,
+            _server: server_named,
+        })
+    }
+
+    /// While `act` goes on every new connection to `web` is served, and so is an old one.
+    fn served_while(&self, act: impl FnOnce() -> Result<()>) -> Result<()> {
+        let ends = AtomicBool::new(false);
+        let probe = || -> Result<()> {
+            let mut open = clients::connect_tcp(self.to)?;
+            while !ends.load(Ordering::Relaxed) {
+                let old = clients::ask(&mut open, "who").context("an old connection")?;
+                let new = clients::who(self.to).context("a new connection")?;
+                ensure!(old.starts_with("a ") && new == "a", "{old} {new}");
+                thread::sleep(Duration::from_millis(50));
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let probing = scope.spawn(|| self.it.site.client.run(probe));
+            let acted = act();
+            ends.store(true, Ordering::Relaxed);
+            let probed = probing.join().map_err(|_| anyhow!("it panicked"))?;
+            acted.and(probed.context("traffic stopped"))
+        })
+    }
+
+    /// Makes Services without traffic, and waits until each has an address of its own.
+    fn more(&self, names: impl Iterator<Item = String>) -> Result<()> {
+        let service = |name: &String| {
+            json!({"metadata": {"name": name}, "spec": {
+                "type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
+                "ports": [{"port": 81}],
+            }})
+        };
+        let names: Vec<String> = names.collect();
+        let all: Vec<Value> = names.iter().map(service).collect();
+        self.it.cluster.create_all("Service", "shop", &all)?;
+        for name in &names {
+            self.it.address(name)?;
+        }
+        self.is_sound()
+    }
+
+    /// No two Services have the same address, and `web` has the one it had.
+    fn is_sound(&self) -> Result<()> {
+        let holders = self.it.cluster.holders("shop")?;
+        let mut all: Vec<&String> = holders.values().flatten().collect();
+        all.sort();
+        ensure!(all.windows(2).all(|two| two[0] != two[1]), "{holders:?}");
+        ensure!(
+            holders.get("web") == Some(&vec![self.to.ip().to_string()]),
+            "{holders:?}"
+        );
+        Ok(())
+    }
+}
+
+/// A restart of the API server makes it forget what happened before, so that a watch can't go on
+/// where it ended (410). What happened meanwhile nobody is told: a Service is gone all the same.
+fn a_restarted_api_server_and_an_expired_watch_miss_nothing() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let shop = Shop::open(&cluster, &["203.0.113.1-203.0.113.2"])?;
+    shop.more(["gone".to_owned()].into_iter())?;
+    let freed = shop.it.address("gone")?;
+    wait::until("the gateway knows it", || {
+        shop.gateway.service("shop/gone").is_ok()
+    })?;
+    shop.served_while(|| {
+        cluster.stop_component(Component::ApiServer)?;
+        // /registry/services/specs/shop/gone
+        let body = r#"{"key": "L3JlZ2lzdHJ5L3NlcnZpY2VzL3NwZWNzL3Nob3AvZ29uZQ=="}"#;
+        let url = "http://127.0.0.1:2379/v3/kv/deleterange";
+        let arguments = ["-sf", "-d", body, url];
+        let answer = cluster.host().run(|| clients::output("curl", &arguments))?;
+        ensure!(answer.contains("\"deleted\":\"1\""), "{answer}");
+        for process in [&shop.controller, &shop.gateway] {
+            process.problem(&["services can't be watched"])?;
+        }
+        cluster.start_component(Component::ApiServer)?;
+        wait::until("the gateway has forgotten it", || {
+            shop.gateway.service("shop/gone").is_err()
+        })?;
+        shop.more(["next".to_owned()].into_iter())?;
+        ensure!(shop.it.address("next")? == freed);
+        Ok(())
+    })?;
+    shop.controller.logs(&["too old resource version"])?;
+    shop.gateway.logs(&["too old resource version"])?;
+    Ok(())
+}
+
+fn etcd_is_away_longer_than_a_term_and_nothing_moves() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let shop = Shop::open(&cluster, &["203.0.113.0/24"])?;
+    shop.more((0..10).map(|n| format!("before-{n}")))?;
+    let before = cluster.holders("shop")?;
+    shop.served_while(|| {
+        cluster.stop_component(Component::Etcd)?;
+        shop.controller.logs(&["no longer leading"])?;
+        cluster.start_component(Component::Etcd)?;
+        cluster.wait_until_ready(Component::ApiServer)?;
+        shop.more((0..10).map(|n| format!("after-{n}")))
+    })?;
+    let after = cluster.holders("shop")?;
+    for (name, addresses) in &before {
+        ensure!(after.get(name) == Some(addresses), "{name}: {after:?}");
+    }
+    Ok(())
+}
+
+/// Where a clock is set: `faketime`'s library reads how far it is off from a file at every look.
+/// What counts spans of time goes on as it did, as it does when a clock is set.
+fn clock(at: &Path) -> Result<[(&'static str, String); 4]> {
+    let folders = fs::read_dir("/usr/lib")?.filter_map(Result::ok);
+    let libraries = folders.map(|it| it.path().join("faketime/libfaketimeMT.so.1"));
+    let library: PathBuf = libraries
+        .into_iter()
+        .find(|it| it.exists())
+        .context("libfaketime is not installed; `cargo xtask test` says how to get it")?;
+    Ok([
+        ("LD_PRELOAD", library.display().to_string()),
+        ("FAKETIME_TIMESTAMP_FILE", at.display().to_string()),
+        ("FAKETIME_NO_CACHE", "1".to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ])
+}
+
+fn a_clock_that_jumps_changes_nothing() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let folder = tempfile::TempDir::with_prefix("fairway-clock-")?;
+    let file = folder.path().join("offset");
+    fs::write(&file, "+0")?;
+    let environment = clock(&file)?;
+    let environment: Vec<(&str, &str)> = environment
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let shop = Shop::open_with(&cluster, &["203.0.113.0/24"], &environment)?;
+    // Somebody with another clock waits for the Lease to run out.
+    let _other = shop.it.controller("controller-2", &["--default-class"])?;
+    let lease = || {
+        let lease = cluster.get_json("Lease", NAMESPACE, "fairway-controller")?;
+        Ok::<_, anyhow::Error>(lease["spec"].clone())
+    };
+    let led = lease()?;
+    shop.served_while(|| {
+        for (n, (offset, years)) in [("+3650d", 10), ("-1500d", -4), ("+0", 0)]
+            .into_iter()
+            .enumerate()
+        {
+            let year = |spec: &Value| -> Result<i64> {
+                let time = spec["renewTime"].as_str().context("no time")?;
+                Ok(time.get(..4).context("no year")?.parse()?)
+            };
+            let unmoved = year(&led)?;
+            fs::write(&file, offset)?;
+            wait::until_some("the Lease is renewed by that clock", || {
+                let moved = year(&lease()?)? - unmoved;
+                // A year more or less: the date of the test may be any.
+                ensure!((moved - years).abs() <= 1, "{moved} years");
+                Ok::<_, anyhow::Error>(())
+            })?;
+            shop.more([format!("more-{n}")].into_iter())?;
+            let now = lease()?;
+            for field in ["holderIdentity", "leaseTransitions"] {
+                ensure!(now[field] == led[field], "{offset}: {led} {now}");
+            }
+            wait::until_some("the gateway is heard", || {
+                let rows = shop.controller.list("gateways")?;
+                ensure!(rows.len() == 1 && rows[0]["ready"] == true, "{rows:?}");
+                Ok::<_, anyhow::Error>(())
+            })?;
+        }
+        Ok(())
+    })
+}
+
+/// Runs etcd on this copy of its data from now on, or makes a copy of what it has.
+fn with_etcd_stopped(cluster: &Cluster, act: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    for component in [Component::ApiServer, Component::Etcd] {
+        cluster.stop_component(component)?;
+    }
+    act(&cluster.folder().join("etcd"))?;
+    for component in [Component::Etcd, Component::ApiServer] {
+        cluster.start_component(component)?;
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let (from, to) = (from.display().to_string(), to.display().to_string());
+    clients::output("cp", &["-a", &from, &to]).map(drop)
+}
+
+/// The versions of objects begin again at an older one, and what happened since has not happened.
+fn a_cluster_restored_from_a_backup_is_served_as_it_is_now() -> Result<()> {
+    let cluster = Cluster::start()?;
+    let shop = Shop::open(&cluster, &["203.0.113.1-203.0.113.9"])?;
+    shop.more(["stays".to_owned()].into_iter())?;
+    let stays = shop.it.address("stays")?;
+    let backup = cluster.folder().join("backup");
+    with_etcd_stopped(&cluster, |data| copy(data, &backup))?;
+
+    // What the backup does not know: one Service has gone, and another has its address.
+    cluster.delete("Service", "shop", "stays")?;
+    cluster.wait_gone("Service", "shop", "stays")?;
+    shop.more(["unborn-1", "unborn-2"].map(str::to_owned).into_iter())?;
+    ensure!(shop.it.address("unborn-1")? == stays);
+    let much = (0..500).map(|n| json!({"metadata": {"name": format!("note-{n}")}}));
+    cluster.create_all("ConfigMap", "shop", &much.collect::<Vec<_>>())?;
+
+    shop.served_while(|| {
+        with_etcd_stopped(&cluster, |data| {
+            fs::rename(data, data.with_extension("lost"))?;
+            copy(&backup, data)
+        })?;
+        let witness = cluster.witness("shop")?;
+        ensure!(shop.it.address("stays")? == stays);
+        shop.more(["next-1", "next-2"].map(str::to_owned).into_iter())?;
+        let held = witness.testifies(true)?;
+        ensure!(
+            held.get("stays") == Some(&vec![stays.to_string()]),
+            "{held:?}"
+        );
+        // Both know of what is there now, and of nothing else.
+        for process in [&shop.controller, &shop.gateway] {
+            wait::until_some("it knows what there is", || {
+                for (name, addresses) in &held {
+                    let has = process.external_ips(&format!("shop/{name}"))?;
+                    ensure!(has == *addresses, "{name}: {has:?}");
+                }
+                for name in ["shop/unborn-1", "shop/unborn-2"] {
+                    ensure!(process.service(name).is_err(), "{name} is there");
+                }
+                Ok::<_, anyhow::Error>(())
+            })?;
+        }
+        Ok(())
+    })
+}
+
+fn addresses_stay_while_the_definition_of_pools_is_gone() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let shop = Shop::open(&cluster, &["203.0.113.1-203.0.113.9"])?;
+    let it = &shop.it;
+    ensure!(shop.to.ip() == vip(1));
+    let definition = "crd/addresspools.fairway.dev";
+    shop.served_while(|| {
+        cluster.kubectl(&["delete", definition, "--timeout=60s"])?;
+        for process in [&shop.controller, &shop.gateway] {
+            process.problem(&["CustomResourceDefinition is not installed"])?;
+        }
+        it.says("web", "OutOfPool", &["True", "203.0.113.1"])?;
+        it.service("next", "ports: [{port: 80}]")?;
+        it.says("next", "AddressAssigned", &["False", "NoPools"])?;
+        shop.is_sound()?;
+
+        cluster.apply(MANIFESTS)?;
+        let established = "--for=condition=Established";
+        cluster.kubectl(&["wait", established, "--timeout=60s", definition])?;
+        it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+        ensure!(it.address("next")? == vip(2));
+        wait::until_some("its address is of a pool again", || {
+            let service = it.get("web")?;
+            ensure!(
+                !service["status"].to_string().contains("OutOfPool"),
+                "{service}"
+            );
+            Ok::<_, anyhow::Error>(())
+        })?;
+        shop.is_sound()
+    })
+}
