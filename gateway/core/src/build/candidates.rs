@@ -1,7 +1,7 @@
 //! The endpoints of one port of a Service before any rule: from EndpointSlices, from DNS, or the
 //! Nodes' own.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -76,58 +76,64 @@ impl<'a> Gatherer<'a> {
             return Vec::new();
         };
         let family = first_family(&self.stored.service);
-        let local = self.nodes_with_endpoints(port);
+        let behind = self.behind(port);
         let nodes = self.around.nodes.values();
         nodes
             .filter_map(|node| {
                 let ips = &node.internal_ips;
                 let of_family = ips.iter().find(|ip| IpFamily::of(**ip) == family);
                 let ip = of_family.or(ips.first())?.to_canonical();
-                let without = local
-                    .as_ref()
-                    .is_some_and(|local| !local.contains(&*node.name));
-                let barred = node.excluded.or(without.then_some(
-                    "it has no endpoint of the Service, which has externalTrafficPolicy: Local",
-                ));
+                let (standing, without) = behind.of(&node.name);
+                let barred = (standing == Standing::Away).then_some(without);
                 Some(Candidate {
                     addr: EndpointAddr(SocketAddr::new(ip, *number)),
-                    ready: true,
+                    ready: standing == Standing::Ready,
                     serving: true,
-                    terminating: false,
+                    terminating: standing == Standing::Ending,
                     node: Some(&node.name),
                     for_zones: &[],
                     for_nodes: &[],
                     weight: 1,
                     target: Some(&node.name),
-                    barred,
+                    barred: node.excluded.or(barred),
                 })
             })
             .collect()
     }
 
-    /// With `externalTrafficPolicy: Local` and known slices: the Nodes whose own proxy has an
-    /// endpoint to send the port's traffic to.
-    fn nodes_with_endpoints(&self, port: &ServicePort) -> Option<BTreeSet<&'a str>> {
+    /// What the Nodes' own proxies have to send the port's traffic to.
+    fn behind(&self, port: &ServicePort) -> Behind<'a> {
         let service: &'a Service = &self.stored.service;
-        let knows = service.external_traffic_policy == ExternalTrafficPolicy::Local
-            && !self.slices.is_empty();
-        knows.then(|| {
-            slices(self.slices)
-                .filter(|slice| {
-                    slice
-                        .ports
-                        .iter()
-                        .any(|listed| resolve(listed, port).is_some())
-                })
-                .flat_map(|slice| &slice.endpoints)
-                .filter(|endpoint| {
-                    endpoint.ready
-                        || service.publish_not_ready_addresses
-                        || (endpoint.serving && endpoint.terminating)
-                })
-                .filter_map(|endpoint| endpoint.node.as_deref())
-                .collect()
-        })
+        if self.slices.is_empty() {
+            return Behind::Unknown;
+        }
+        let listed = slices(self.slices)
+            .filter(|slice| slice.ports.iter().any(|it| resolve(it, port).is_some()))
+            .flat_map(|slice| &slice.endpoints)
+            .map(|endpoint| {
+                let standing = if endpoint.ready || service.publish_not_ready_addresses {
+                    Standing::Ready
+                } else if endpoint.serving && endpoint.terminating {
+                    Standing::Ending
+                } else {
+                    Standing::Away
+                };
+                (endpoint.node.as_deref(), standing)
+            });
+        match service.external_traffic_policy {
+            ExternalTrafficPolicy::Cluster => {
+                let best = listed.map(|(_, standing)| standing).max();
+                Behind::EveryNode(best.unwrap_or(Standing::Away))
+            }
+            ExternalTrafficPolicy::Local => {
+                let mut best = BTreeMap::new();
+                for (node, standing) in listed.filter_map(|(node, it)| Some((node?, it))) {
+                    let of_node = best.entry(node).or_insert(standing);
+                    *of_node = standing.max(*of_node);
+                }
+                Behind::Each(best)
+            }
+        }
     }
 
     /// What `fairway.dev/external-name` stands for.
@@ -170,6 +176,42 @@ impl<'a> Gatherer<'a> {
             });
         }
         addresses
+    }
+}
+
+/// The best that a Node's own proxy has for a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// Nothing: it refuses or drops what comes.
+    Away,
+    /// Endpoints that are serving and terminating: it uses them where it has no others, but may
+    /// lose them before the EndpointSlice says so.
+    Ending,
+    /// A ready endpoint.
+    Ready,
+}
+
+/// What the Nodes' own proxies have for a port.
+enum Behind<'a> {
+    /// The slices are not known here: every Node has something.
+    Unknown,
+    /// `externalTrafficPolicy: Cluster`: all have the same.
+    EveryNode(Standing),
+    /// `externalTrafficPolicy: Local`: each has its own.
+    Each(BTreeMap<&'a str, Standing>),
+}
+
+impl Behind<'_> {
+    /// What that Node has, and what is said of it where that is nothing.
+    fn of(&self, node: &str) -> (Standing, &'static str) {
+        match self {
+            Self::Unknown => (Standing::Ready, ""),
+            Self::EveryNode(standing) => (*standing, "no endpoint of the Service is ready"),
+            Self::Each(standings) => (
+                standings.get(node).copied().unwrap_or(Standing::Away),
+                "it has no endpoint of the Service, which has externalTrafficPolicy: Local",
+            ),
+        }
     }
 }
 

@@ -573,6 +573,49 @@ fn forwarding_to_node_ports_uses_each_node_once_and_serves_none_on_a_node() {
     assert_eq!(reasons(&inside), ["NodePortsNotServed"]);
 }
 
+#[test]
+fn node_ports_are_used_of_nodes_whose_own_proxy_has_an_endpoint() {
+    let settings = Settings {
+        forward_to: ForwardTo::NodePorts,
+        ..settings()
+    };
+    const READY: (bool, bool) = (true, false);
+    const ENDING: (bool, bool) = (false, true);
+    const NOT_READY: (bool, bool) = (false, false);
+    let (cluster, local) = (ExternalTrafficPolicy::Cluster, ExternalTrafficPolicy::Local);
+    for (policy, states, wanted) in [
+        (cluster, [READY, NOT_READY], "a b"),
+        (cluster, [ENDING, NOT_READY], "a b"),
+        (cluster, [NOT_READY, NOT_READY], ""),
+        (local, [READY, READY], "a b"),
+        (local, [READY, NOT_READY], "a"),
+        (local, [ENDING, READY], "b"),
+        (local, [ENDING, NOT_READY], "a"),
+        (local, [NOT_READY, NOT_READY], ""),
+    ] {
+        let shop = with(stored("shop", "203.0.113.1"), |service| {
+            service.external_traffic_policy = policy;
+        });
+        let mut slice = slice("shop", "shop-x", &["10.0.0.1@a", "10.0.0.2@b"]);
+        for (endpoint, (ready, terminating)) in slice.endpoints.iter_mut().zip(states) {
+            endpoint.ready = ready;
+            endpoint.serving = ready || terminating;
+            endpoint.terminating = terminating;
+        }
+        let objects = vec![
+            edge(),
+            service(shop),
+            slices(slice),
+            node("a", &["192.0.2.10"]),
+            node("b", &["192.0.2.11"]),
+        ];
+        let route = route(&builder(settings.clone(), objects), "shop");
+        let nodes = route.ports[0].endpoints.eligible.iter();
+        let nodes: Vec<&str> = nodes.filter_map(|it| it.node.as_deref()).collect();
+        assert_eq!(nodes.join(" "), wanted, "{policy:?} {states:?}");
+    }
+}
+
 /// One of the objects of a small world, in one of a few forms; the last form is its absence.
 fn object(which: usize, form: usize) -> Change {
     let name = ["a", "b", "c"][which % 3];
