@@ -3,6 +3,8 @@
 //! `kubectl describe service` shows events and no conditions, so what a condition says is said here
 //! too, once, in the same words. The reasons are those of k8s.io/cloud-provider where it has one.
 
+use std::net::IpAddr;
+
 use fairway_config::exchange::{Condition, Status};
 
 use crate::conditions::{ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, OUT_OF_POOL, PROGRAMMED};
@@ -35,9 +37,11 @@ impl Event {
     }
 }
 
-/// What there is to tell when the status turns from `before` to `after`. `wanted` is whether the
-/// Service is to have an address of ours from now on.
-pub fn events(before: &Status, after: &Status, wanted: bool) -> Vec<Event> {
+/// What there is to tell when the status turns from `before` to `after`. `held` is what the Service
+/// held before, whether the status says so or not: an API server empties the status of one that is
+/// no LoadBalancer any more. `wanted` is whether the Service is to have an address of ours from now
+/// on.
+pub fn events(before: &Status, held: &[IpAddr], after: &Status, wanted: bool) -> Vec<Event> {
     let mut events = Vec::new();
     let assigned = |status: &Status| status.conditions.get(ADDRESS_ASSIGNED).cloned();
     let addresses = |status: &Status| -> Vec<String> {
@@ -66,6 +70,10 @@ pub fn events(before: &Status, after: &Status, wanted: bool) -> Vec<Event> {
             _ => {}
         }
     } else if assigned(before).is_some() || !had.is_empty() {
+        let had = match had.is_empty() {
+            true => held.iter().map(ToString::to_string).collect(),
+            false => had,
+        };
         events.push(Event::normal(
             "DeletingLoadBalancer",
             "Deleting load balancer",
@@ -150,7 +158,7 @@ mod tests {
     }
 
     fn reasons(before: &Status, after: &Status, wanted: bool) -> Vec<String> {
-        let events = events(before, after, wanted).into_iter();
+        let events = events(before, &[], after, wanted).into_iter();
         events.map(|event| event.reason).collect()
     }
 
@@ -199,8 +207,20 @@ mod tests {
     #[test]
     fn an_event_says_what_the_condition_says() {
         let pending = status(&[], &[(ADDRESS_ASSIGNED, false, "PoolExhausted")]);
-        let told = events(&Status::default(), &pending, true);
+        let told = events(&Status::default(), &[], &pending, true);
         let warning = told.iter().find(|event| event.is_warning).unwrap();
         assert_eq!(warning.message, "PoolExhausted: PoolExhausted.");
+    }
+    #[test]
+    fn what_is_taken_back_is_named_where_the_status_is_empty_already() {
+        let emptied = status(&[], &[(ADDRESS_ASSIGNED, true, "Assigned")]);
+        let held = ["192.0.2.1".parse().unwrap()];
+        for (held, wanted) in [
+            (&held[..], "192.0.2.1 taken back"),
+            (&[], "There was no address to take back"),
+        ] {
+            let told = events(&emptied, held, &Status::default(), false);
+            assert_eq!(told.last().unwrap().message, wanted);
+        }
     }
 }

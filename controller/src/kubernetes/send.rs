@@ -38,7 +38,8 @@ impl Shared {
         let outcome = self.go(&key, &record, &held.addresses, steps, since).await;
         if outcome == WriteOutcome::Written {
             let wanted = record.wants_finalizer();
-            let events = events::events(&record.stored.status, &status, wanted);
+            let before = &record.stored;
+            let events = events::events(&before.status, &before.held.addresses, &status, wanted);
             self.teller.tell(&record, events);
         }
         outcome
