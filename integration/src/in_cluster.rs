@@ -78,9 +78,23 @@ impl<'a> Installed<'a> {
 
     /// The same, with more of an environment.
     pub fn gateway_in(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Fairway> {
+        self.run_gateway((&self.site.edge, "edge-1"), arguments, environment)
+    }
+
+    /// A gateway on a host that is attached to the cluster, running.
+    pub fn gateway_on(&self, host: &Host, name: &str, arguments: &[&str]) -> Result<Fairway> {
+        self.run_gateway((host, name), arguments, &[])
+    }
+
+    fn run_gateway(
+        &self,
+        (host, name): (&Host, &str),
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Fairway> {
         let account = self.account("fairway-gateway")?;
-        let mut gateway = Fairway::member(&self.site.edge, "gateway", &account)?
-            .arguments(&["--node-name", "edge-1"])
+        let mut gateway = Fairway::member(host, "gateway", &account)?
+            .arguments(&["--node-name", name])
             .arguments(arguments)
             .environment(environment);
         gateway.launch()?;

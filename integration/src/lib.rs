@@ -4,9 +4,10 @@
 //! Reading order:
 //! - [`lab`]: hosts (network namespaces), wires between them, programs that run in them.
 //! - [`site`]: the usual three hosts: clients, the edge that Fairway runs on, the farm of servers.
-//! - [`servers`] and [`clients`]: what stands behind Fairway, and who asks.
+//! - [`servers`], [`clients`] and [`load`]: what stands behind Fairway, and who asks.
 //! - [`fairway`]: a Fairway under test: its manifests, its state, its admin address, its end.
 //! - [`cluster`]: a real Kubernetes control plane.
+//! - [`in_cluster`], [`workers`]: Fairway installed in it, and nodes with kube-proxies.
 //! - [`manifest`]: manifests that would be tedious to write out.
 //! - [`harness`]: `main` of a test program.
 //! - [`figures`]: tables, for the measuring programs in `bin`.
@@ -25,8 +26,10 @@ pub mod figures;
 pub mod harness;
 pub mod in_cluster;
 pub mod lab;
+pub mod load;
 pub mod manifest;
 pub mod programs;
 pub mod servers;
 pub mod site;
 pub mod wait;
+pub mod workers;
