@@ -104,6 +104,13 @@ impl FreeAddresses {
         self.total.saturating_sub(self.left_out)
     }
 
+    /// How many addresses there are to be given unasked, free or not. Who holds what does not change
+    /// it, so it can be said to those who wait.
+    pub(crate) fn to_give(&self) -> u128 {
+        let reserved = self.reserved.iter().map(|address| self.counts(*address));
+        self.total.saturating_sub(reserved.sum())
+    }
+
     /// How many of them are free.
     pub(crate) fn available(&self) -> u128 {
         self.available

@@ -167,7 +167,7 @@ impl Ledger {
             return Err(PoolRefusal::Quota(quota));
         }
         if free.available() == 0 {
-            return Err(PoolRefusal::Full(family, free.total()));
+            return Err(PoolRefusal::Full(family, free.to_give()));
         }
         Ok(())
     }
