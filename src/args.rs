@@ -89,6 +89,15 @@ pub(crate) struct ControllerArgs {
     /// This replica's name in the election and in Events [default: the host's name]
     #[arg(long, env = "FAIRWAY_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+    /// The API server's --service-node-port-range: what it is asked for where a Service says
+    /// forward-to: node-ports and allocates none
+    #[arg(
+        long,
+        env = "FAIRWAY_NODE_PORT_RANGE",
+        value_name = "FIRST-LAST",
+        default_value = "30000-32767"
+    )]
+    pub(crate) node_port_range: NodePortRange,
     /// Which cluster.
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,

@@ -11,7 +11,7 @@ use fairway_controller::{
     Controller, Elector, KubernetesSettings, KubernetesStore, Onlooker, Reads, Snapshot,
     Store as _, Term,
 };
-use fairway_controller_core::{Counts, NodePortRange, Settings};
+use fairway_controller_core::{Counts, Settings};
 use fairway_gateway::Gateway;
 use fairway_gateway_core::build::ServeNodePorts;
 use tokio::sync::watch;
@@ -30,6 +30,7 @@ const LEASE: &str = "fairway-controller";
 pub(crate) fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
     let ControllerArgs {
         node_name,
+        node_port_range,
         cluster,
         process: common,
     } = args;
@@ -60,8 +61,8 @@ pub(crate) fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
             core: Settings {
                 class: common.class.as_str().into(),
                 default_class: cluster.default_class,
+                node_ports: node_port_range,
                 // What the API server allocates is what there is.
-                node_ports: NodePortRange::default(),
                 allocates_node_ports: false,
             },
             campaign: campaign.clone(),

@@ -159,6 +159,16 @@ pub enum Write {
         /// Its status now.
         status: Status,
     },
+    /// Node ports for a Service that allocates none by itself, where somebody else is the allocator:
+    /// no decision but a question, and what comes of it is in the Service's spec.
+    NodePorts {
+        /// Which.
+        name: ServiceName,
+        /// See [`Write::Service`].
+        version: u64,
+        /// The number that each of these ports would have.
+        numbers: BTreeMap<PortKey, u16>,
+    },
     /// The status of a pool.
     Pool {
         /// Which.

@@ -17,6 +17,8 @@ use crate::store::WriteOutcome;
 pub(crate) enum Target {
     /// A Service.
     Service(ServiceName),
+    /// The node ports that are asked for a Service.
+    NodePorts(ServiceName),
     /// An AddressPool.
     Pool(ClusterName),
 }
@@ -26,6 +28,7 @@ impl Target {
     pub(crate) fn of(write: &Write) -> Self {
         match write {
             Write::Service { name, .. } => Self::Service(name.clone()),
+            Write::NodePorts { name, .. } => Self::NodePorts(name.clone()),
             Write::Pool { name, .. } => Self::Pool(ClusterName::clone(name)),
         }
     }
@@ -33,7 +36,7 @@ impl Target {
     /// As a problem names it.
     pub(crate) fn object(&self) -> String {
         match self {
-            Self::Service(name) => format!("Service {name}"),
+            Self::Service(name) | Self::NodePorts(name) => format!("Service {name}"),
             Self::Pool(name) => format!("AddressPool {name}"),
         }
     }

@@ -125,6 +125,7 @@ impl<S: Store> Controller<S> {
         for target in shared.missed.take_due(Instant::now()) {
             match target {
                 Target::Service(name) => shared.state.refused(&name),
+                Target::NodePorts(name) => shared.state.refused_node_ports(&name),
                 Target::Pool(name) => shared.state.refused_pool(&name),
             }
         }
@@ -146,7 +147,12 @@ impl<S: Store> Controller<S> {
             match &outcome {
                 WriteOutcome::Written => {}
                 WriteOutcome::Refused => again = true,
-                WriteOutcome::Rejected(_) => count_error(),
+                WriteOutcome::Rejected(error) => {
+                    count_error();
+                    if let Target::NodePorts(name) = &target {
+                        shared.state.rejected_node_ports(name, error);
+                    }
+                }
                 WriteOutcome::Failed(error) => {
                     count_error();
                     again = true;
@@ -180,6 +186,9 @@ impl Shared {
         match change {
             Change::Service(name, service) => {
                 self.note_object(&Target::Service(name.clone()), service.is_some());
+                if service.is_none() {
+                    self.missed.remove(&Target::NodePorts(name.clone()));
+                }
             }
             Change::Pool(name, pool) => {
                 self.note_object(&Target::Pool(Arc::clone(name)), pool.is_some());

@@ -10,6 +10,7 @@ use serde_json::json;
 tests![
     a_status_that_admission_forbids_is_the_state_of_that_service,
     an_address_of_a_node_is_given_to_nobody,
+    node_ports_are_asked_for_where_the_service_itself_sends_its_traffic_there,
 ];
 
 /// A rule of the cluster against statuses of Services with the label `guarded`.
@@ -113,4 +114,54 @@ fn an_address_of_a_node_is_given_to_nobody() -> Result<()> {
     ensure!(it.address("greedy")? == vip(1));
     ensure!(it.addresses("web")? == ["203.0.113.2"]);
     Ok(())
+}
+
+fn node_ports_are_asked_for_where_the_service_itself_sends_its_traffic_there() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    let spec = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30000}]});
+    let holder = json!({"metadata": {"name": "holder"}, "spec": spec});
+    cluster.create("Service", "shop", &holder)?;
+    // The dynamic band of this range begins with a number that the API server does not have, as if
+    // somebody had been faster, and goes on with one that is taken.
+    let range = ["--default-class", "--node-port-range", "29983-30100"];
+    let mut controller = it.controller("controller-1", &range)?;
+    let without = json!({"allocateLoadBalancerNodePorts": false});
+    it.asking(("shop", "plain"), json!({}), without.clone())?;
+    let asks = json!({"fairway.dev/forward-to": "node-ports"});
+    let ports = json!([
+        {"name": "tcp", "port": 53, "protocol": "TCP"},
+        {"name": "udp", "port": 53, "protocol": "UDP"},
+    ]);
+    let mut spec = without;
+    spec["ports"] = ports;
+    it.asking(("shop", "web"), asks, spec)?;
+    let numbers = |name: &str| -> Result<Vec<Option<u64>>> {
+        let service = it.get(name)?;
+        let ports = service["spec"]["ports"].as_array().cloned();
+        let ports = ports.unwrap_or_default();
+        Ok(ports.iter().map(|port| port["nodePort"].as_u64()).collect())
+    };
+    wait::until_some("each port has the number that is free", || {
+        let numbers = numbers("web")?;
+        ensure!(numbers == [Some(30001), Some(30001)], "{numbers:?}");
+        Ok::<_, anyhow::Error>(())
+    })?;
+    it.tells(
+        "web",
+        "NodePortsRefused",
+        &["29999", "forward-to: node-ports"],
+    )?;
+    it.says("web", "NodePortsAllocated", &["True", "Allocated"])?;
+    ensure!(it.address("web")? == vip(2));
+    ensure!(it.address("plain")? == vip(1));
+    ensure!(numbers("plain")? == [None]);
+
+    // What was given stays when nobody asks for it any more.
+    it.change("web", json!({"metadata": {"annotations": null}}))?;
+    it.service("next", "ports: [{port: 80}]")?;
+    it.address("next")?;
+    ensure!(numbers("web")? == [Some(30001), Some(30001)]);
+    controller.ready()
 }

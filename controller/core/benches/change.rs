@@ -146,7 +146,7 @@ impl World {
                 });
                 Some(changed(stored))
             }
-            Write::Pool { .. } => None,
+            Write::Pool { .. } | Write::NodePorts { .. } => None,
         });
         services.collect()
     }

@@ -23,6 +23,7 @@ pub(crate) use self::node_ports::missing_numbers;
 use self::run::Run;
 pub(crate) use self::wakes::waits_after_removal;
 use self::wakes::{same_terms, taken_waits};
+use crate::asking;
 use crate::index::{Entry, Index, Rank, Ranked, Slot, Wait};
 use crate::ledger::{Ledger, Way};
 use crate::ports::Use;
@@ -96,6 +97,7 @@ impl Run<'_> {
             let old_service = std::mem::replace(&mut entry.granted_to, Arc::clone(&service));
             release(self.ledger, *slot, &old, &old_service);
             release(self.ledger, *slot, &left, &old_service);
+            asking::release(self.ledger, *slot, &entry.asking);
             old.addresses.extend(left.addresses);
             let left_numbers = left.node_ports.into_values().collect();
             all.push(Before {
@@ -121,6 +123,11 @@ impl Run<'_> {
         }
         for before in &all {
             self.keep_numbers(before.slot, &before.service, &before.base);
+        }
+        for before in &all {
+            if let Some(entry) = self.index.get_mut(before.slot) {
+                asking::keep(self.ledger, before.slot, entry);
+            }
         }
         for before in &all {
             self.hold_back(before.slot, &before.service);

@@ -3,7 +3,7 @@
 //! | type | on | True | False |
 //! |---|---|---|---|
 //! | `AddressAssigned` | LoadBalancer Services that are ours | `Assigned` | why an address is missing: `NoPools`, `NoSuchPool`, `PoolExhausted`, `QuotaExceeded`, `NotSelected`, `NotAutoAssigned`, `NoAddressOfFamily`, `AddressInNoPool`, `AddressNotInPool`, `AddressHeld`, `NodeAddress`, `SharingPortClash`, `SharingWithoutConsent`, `FamilyNotWanted`, `DualStackUnavailable` |
-//! | `NodePortsAllocated` | Services that want node ports, where Fairway allocates them | `Allocated` | `NodePortOutOfRange`, `NodePortHeld`, `NodePortUsedTwice`, `NodePortsExhausted` |
+//! | `NodePortsAllocated` | Services that want node ports, where Fairway allocates them or asks for them | `Allocated` | `NodePortOutOfRange`, `NodePortHeld`, `NodePortUsedTwice`, `NodePortsExhausted`, `NodePortsRefused` |
 //! | `Programmed` | Services of which a gateway has reported listeners | `Programmed`: every one takes traffic | the reason of the first listener that can't |
 //! | `OutOfPool` | Services that hold an address which no pool would give them now | `OutOfPool`, `NotSelected`, `NodeAddress` | never written |
 //! | `Accepted` | Services with something well-formed and wrong | never written | the reason of the first notice |

@@ -7,7 +7,9 @@ use std::net::IpAddr;
 
 use fairway_config::exchange::{Condition, Status};
 
-use crate::conditions::{ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, OUT_OF_POOL, PROGRAMMED};
+use crate::conditions::{
+    ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, NODE_PORTS_ALLOCATED, OUT_OF_POOL, PROGRAMMED,
+};
 
 /// Something to tell about a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +88,7 @@ pub fn events(before: &Status, held: &[IpAddr], after: &Status, wanted: bool) ->
     }
     for (kind, bad) in [
         (ACCEPTED, false),
+        (NODE_PORTS_ALLOCATED, false),
         (PROGRAMMED, false),
         (ENDPOINTS_ALLOWED, false),
         (OUT_OF_POOL, true),

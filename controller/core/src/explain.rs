@@ -6,7 +6,7 @@ use fairway_config::view::Section;
 
 use crate::index::Entry;
 use crate::ledger::Ledger;
-use crate::status::{number_refusals, out_of_pool_sentence};
+use crate::status::{asked_sentence, number_refusals, out_of_pool_sentence};
 use crate::wants;
 
 /// The sections `Address`, `Node ports` and `Source`.
@@ -108,6 +108,7 @@ fn node_ports(ledger: &Ledger, entry: &Entry) -> Vec<String> {
                 .map(|(wanted, number, refusal)| refusal.sentence(*wanted, *number)),
         );
     }
+    sentences.extend(asked_sentence(ledger, entry));
     if sentences.is_empty() {
         let service = &entry.stored.service;
         sentences.push(match service.kind {

@@ -10,6 +10,8 @@ use fairway_config::net::IpFamily;
 use fairway_config::service::{PortKey, Service};
 use fairway_config::time::Timestamp;
 
+use crate::asking::Asking;
+
 /// Stands for a Service inside the controller while the Service is there.
 pub(crate) type Slot = usize;
 
@@ -75,6 +77,8 @@ pub(crate) struct Entry {
     /// What the store holds once it has taken the last write.
     pub(crate) written: Option<(Held, Status)>,
     pub(crate) standing: Standing,
+    /// Node ports that somebody else is asked for.
+    pub(crate) asking: Asking,
 }
 
 impl Entry {
@@ -90,6 +94,7 @@ impl Entry {
             written_from: None,
             written: None,
             standing: Standing::NotOurs,
+            asking: Asking::default(),
         }
     }
 

@@ -7,7 +7,8 @@
 //! 1. `settings`: class and node-port range; `wants`: what a Service is entitled to;
 //! 2. `addresses`, `pools`, `nodes`, `tenants`, `ports`: what there is and who has it; `ledger`: all of it,
 //!    with the rules of who may have what;
-//! 3. `index`: the Services, and who waits for what; `assign`: who gets what;
+//! 3. `index`: the Services, and who waits for what; `assign`: who gets what; `asking`: node ports
+//!    that somebody else allocates;
 //! 4. `refusal`, [`conditions`], `status`, `explain`: the same reasons, for statuses and for people;
 //! 5. `state`: what is fed and asked.
 //!
@@ -33,6 +34,7 @@ pub mod conditions;
 pub mod events;
 
 mod addresses;
+mod asking;
 mod assign;
 mod explain;
 mod index;

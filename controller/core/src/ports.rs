@@ -146,6 +146,14 @@ impl NodePorts {
     }
 }
 
+impl NodePorts {
+    /// As [`NodePorts::lowest`], but none of these.
+    pub(crate) fn lowest_but(&self, refused: &BTreeSet<u16>) -> Option<u16> {
+        let all = self.dynamic_band.iter().chain(&self.static_band);
+        all.copied().find(|number| !refused.contains(number))
+    }
+}
+
 impl NumberRefusal {
     /// The CamelCase word for conditions.
     pub(crate) fn reason(&self) -> &'static str {

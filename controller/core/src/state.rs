@@ -13,6 +13,7 @@ use fairway_config::pool::AddressPool;
 use fairway_config::time::Timestamp;
 use fairway_config::view::Section;
 
+use crate::asking::{self, Plan};
 use crate::assign::{assign, blocked, release, waits_after_removal};
 use crate::explain;
 use crate::index::{Entry, Index, Slot, Standing, Wait};
@@ -20,6 +21,7 @@ use crate::ledger::Ledger;
 use crate::pools::Pools;
 use crate::settings::Settings;
 use crate::status::{self, Gateways, Heard, Reports};
+use crate::wants;
 
 /// Everything the controller knows. Fed with [`State::apply`], asked with [`State::settle`].
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub struct State {
     changed: BTreeSet<Slot>,
     /// Services whose status is to be made again.
     restated: BTreeSet<Slot>,
+    /// Services for which node ports are to be asked of somebody else.
+    asking: BTreeSet<Slot>,
     /// Whom the Services that went were in the way of.
     wakes: Vec<Wait>,
     services: ServiceCounts,
@@ -110,6 +114,7 @@ impl State {
             gateways_heard: false,
             changed: BTreeSet::new(),
             restated: BTreeSet::new(),
+            asking: BTreeSet::new(),
             wakes: Vec::new(),
             services: ServiceCounts::default(),
             synced: false,
@@ -191,11 +196,24 @@ impl State {
 
         // What is given first, in the order in which it was, what is let go of last: a crash in
         // between finds the rest still ahead of it and gives out the same.
+        for slot in &given {
+            let service = self.index.get(*slot).map(|entry| &entry.stored.service);
+            if service.is_some_and(|it| wants::asks_for_numbers(&self.ledger.settings, it)) {
+                self.asking.insert(*slot);
+            }
+        }
         let lets_go = |slot: &Slot| self.index.get(*slot).is_some_and(|entry| entry.lets_go);
         let (releases, grants): (Vec<Slot>, Vec<Slot>) =
             given.into_iter().chain(restated).partition(lets_go);
-        let mut writes = Vec::new();
+        let (mut writes, mut written) = (Vec::new(), BTreeSet::new());
         for slot in grants.into_iter().chain(releases) {
+            let write = self.plan_service(slot, now);
+            if write.is_some() {
+                written.insert(slot);
+            }
+            writes.extend(write);
+        }
+        for slot in self.plan_asking(&written, &mut writes) {
             writes.extend(self.plan_service(slot, now));
         }
         self.plan_pools(now, &mut writes);
@@ -210,6 +228,26 @@ impl State {
         if let Some(entry) = slot.and_then(|slot| self.index.get_mut(slot)) {
             entry.written = None;
             self.restated.extend(slot);
+        }
+    }
+
+    /// The allocator refused the node ports that it was asked for, and says why. Others are asked for
+    /// when [`State::refused_node_ports`] is said.
+    pub fn rejected_node_ports(&mut self, name: &ServiceName, why: &str) {
+        let slot = self.index.slot(name);
+        if let Some(entry) = slot.and_then(|slot| self.index.get_mut(slot)) {
+            let slot = entry.rank.slot;
+            asking::refused(&mut self.ledger, slot, entry, why);
+            self.restated.insert(slot);
+        }
+    }
+
+    /// The question for node ports of this Service is to be asked again.
+    pub fn refused_node_ports(&mut self, name: &ServiceName) {
+        let slot = self.index.slot(name);
+        if let Some(entry) = slot.and_then(|slot| self.index.get_mut(slot)) {
+            asking::again(entry);
+            self.asking.extend(slot);
         }
     }
 
@@ -355,11 +393,13 @@ impl State {
         };
         self.changed.remove(&slot);
         self.restated.remove(&slot);
+        self.asking.remove(&slot);
         if let Some(entry) = self.index.remove(slot) {
             *self.services.of(entry.standing) -= 1;
             for held in [&entry.granted, &entry.leaving] {
                 release(&mut self.ledger, slot, held, &entry.granted_to);
             }
+            asking::release(&mut self.ledger, slot, &entry.asking);
             for held in [&entry.granted, &entry.leaving] {
                 let waits = waits_after_removal(&self.ledger, held, &entry.granted_to);
                 self.wakes.extend(waits);
@@ -402,6 +442,32 @@ impl State {
             entry.standing = standing;
         }
         plan(entry, status)
+    }
+
+    /// Asks for node ports, of Services that are not written just now: the two would be made from one
+    /// version, and the second be refused. Answers with those of which there is something to say.
+    fn plan_asking(&mut self, written: &BTreeSet<Slot>, writes: &mut Vec<Write>) -> Vec<Slot> {
+        let mut news = Vec::new();
+        for slot in std::mem::take(&mut self.asking) {
+            let Some(entry) = self.index.get_mut(slot) else {
+                continue;
+            };
+            if written.contains(&slot) {
+                self.asking.insert(slot);
+                continue;
+            }
+            match asking::plan(&mut self.ledger, slot, entry) {
+                Plan::Nothing => {}
+                Plan::Ask(write) => writes.push(write),
+                Plan::NoneLeft(is_news) => {
+                    self.asking.insert(slot);
+                    if is_news {
+                        news.push(slot);
+                    }
+                }
+            }
+        }
+        news
     }
 
     fn plan_pools(&mut self, now: Timestamp, writes: &mut Vec<Write>) {

@@ -14,6 +14,7 @@ use fairway_config::pool::Forwarding;
 use fairway_config::service::{Service, ServiceType};
 use fairway_config::time::Timestamp;
 
+use crate::asking;
 use crate::assign::missing_numbers;
 use crate::conditions::{
     ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE, NODE_PORTS_ALLOCATED,
@@ -270,7 +271,7 @@ pub(crate) fn number_refusals(
 
 fn node_ports_allocated(ledger: &Ledger, entry: &Entry, conditions: &mut Conditions<'_>) {
     if !ledger.settings.allocates_node_ports {
-        return;
+        return node_ports_asked_for(ledger, entry, conditions);
     }
     let refusals = number_refusals(ledger, entry);
     let granted = &entry.granted;
@@ -285,6 +286,29 @@ fn node_ports_allocated(ledger: &Ledger, entry: &Entry, conditions: &mut Conditi
         let message = "Every port has its node port.".to_owned();
         conditions.put(NODE_PORTS_ALLOCATED, true, "Allocated", message);
     }
+}
+
+fn node_ports_asked_for(ledger: &Ledger, entry: &Entry, conditions: &mut Conditions<'_>) {
+    let service = &entry.stored.service;
+    if let Some(sentence) = asked_sentence(ledger, entry) {
+        conditions.put(NODE_PORTS_ALLOCATED, false, "NodePortsRefused", sentence);
+    } else if wants::asks_for_numbers(&ledger.settings, service)
+        && asking::missing(ledger, service).is_empty()
+    {
+        let message = "Every port has its node port.".to_owned();
+        conditions.put(NODE_PORTS_ALLOCATED, true, "Allocated", message);
+    }
+}
+
+/// The sentence for node ports that the API server was asked for in vain.
+pub(crate) fn asked_sentence(ledger: &Ledger, entry: &Entry) -> Option<String> {
+    let error = asking::error(ledger, entry)?;
+    let missing = asking::missing(ledger, &entry.stored.service);
+    let ports: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    Some(format!(
+        "Node ports for {} were asked of the API server, because the Service says forward-to: node-ports and allocates none, and are not to be had: {error}. Others are asked for now and then.",
+        ports.join(", ")
+    ))
 }
 
 fn accepted(service: &Service, conditions: &mut Conditions<'_>) {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use fairway_config::net::{IpFamily, Protocol};
 use fairway_config::service::{
-    ExternalTrafficPolicy, IpFamilyPolicy, Service, ServicePort, ServiceType,
+    ExternalTrafficPolicy, ForwardTo, IpFamilyPolicy, Service, ServicePort, ServiceType,
 };
 
 use crate::settings::Settings;
@@ -46,6 +46,15 @@ pub(crate) fn number_want(service: &Service, port: &ServicePort) -> NumberWant {
         (ServiceType::LoadBalancer, None) if !service.allocate_node_ports => NumberWant::KeepOnly,
         (_, None) => NumberWant::Any,
     }
+}
+
+/// Whether the allocator is to be asked for node ports of a Service that allocates none by itself:
+/// only where the Service's own annotation sends its traffic there.
+pub(crate) fn asks_for_numbers(settings: &Settings, service: &Service) -> bool {
+    !settings.allocates_node_ports
+        && wants_address(settings, service)
+        && !service.allocate_node_ports
+        && service.asks.forward_to == Some(ForwardTo::NodePorts)
 }
 
 /// How a Service comes to its `healthCheckNodePort`: LoadBalancer with Local only.

@@ -599,7 +599,7 @@ impl World {
             match (self.store.write(&write), write) {
                 (Some(change), _) => self.unseen.push(change),
                 (None, Write::Service { name, .. }) => self.state.refused(&name),
-                (None, Write::Pool { .. }) => {}
+                (None, Write::Pool { .. } | Write::NodePorts { .. }) => {}
             }
             self.store.check_exclusive();
         }

@@ -171,6 +171,8 @@ impl Ledger {
                     outcome: Outcome::Service(service),
                 })
             }
+            // Here Fairway is the allocator, and asks nobody.
+            Write::NodePorts { .. } => None,
             Write::Pool { name, status } => {
                 let key = ObjectKey {
                     kind: Kind::AddressPool,

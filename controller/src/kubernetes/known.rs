@@ -251,6 +251,11 @@ impl Known {
         let name = service.name.clone();
         let uid: Arc<str> = service.uid.clone().unwrap_or_default();
         let former = self.services.get(&key).filter(|former| former.uid == uid);
+        // What is the same is shared: it shows that only the status is new.
+        let service = match former {
+            Some(former) if former.stored.service == service => Arc::clone(&former.stored.service),
+            _ => service,
+        };
         let ours = self.class.has(&service);
         let status::Read {
             mut status,

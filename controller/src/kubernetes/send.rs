@@ -1,11 +1,13 @@
 //! Sends the requests that make a decision last.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
 use fairway_config::exchange::{Held, PoolStatus, Status};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::object::{Kind, ObjectKey};
+use fairway_config::service::PortKey;
 use fairway_controller_core::events;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
@@ -93,6 +95,50 @@ impl Shared {
             self.feed
                 .publish(change.into_iter().collect(), false, since);
         }
+        WriteOutcome::Written
+    }
+
+    /// Asks the API server for node ports. It is the allocator: what it gives is in its answer.
+    pub(super) async fn write_node_ports(
+        &self,
+        name: ServiceName,
+        version: u64,
+        numbers: &BTreeMap<PortKey, u16>,
+    ) -> WriteOutcome {
+        let key = key_of(&name);
+        let record = lock(&self.known).service(&key).cloned();
+        let Some(record) = record.filter(|record| record.stored.version == version) else {
+            return WriteOutcome::Refused;
+        };
+        if !self.settings.term.holds() {
+            return WriteOutcome::Failed("another controller leads".to_owned());
+        }
+        let patch = serde_json::from_value(write::node_ports(&record, numbers)).map(Patch::Json);
+        let patch: Patch<()> = match patch {
+            Ok(patch) => patch,
+            Err(error) => return WriteOutcome::Rejected(error.to_string()),
+        };
+        let services: Api<Document> = Api::namespaced_with(
+            self.client.clone(),
+            &name.namespace,
+            &resource(Kind::Service),
+        );
+        let parameters = PatchParams::default();
+        let answer = tokio::time::timeout(REQUEST, services.patch(&name.name, &parameters, &patch));
+        let asked = Asked {
+            kind: Kind::Service,
+            subresource: None,
+            namespace: Some(&name.namespace),
+            name: &name.name,
+        };
+        let document = match self.judge(answer.await, &asked).await {
+            Ok(document) => document.into_value(Kind::Service),
+            Err(outcome) => return outcome,
+        };
+        let mut known = lock(&self.known);
+        let held = record.stored.held.addresses.clone();
+        let change = known.wrote(&key, &record.uid, held, &document, now());
+        self.feed.publish(change.into_iter().collect(), false, None);
         WriteOutcome::Written
     }
 

@@ -145,6 +145,11 @@ impl Store for KubernetesStore {
                             .write_service(name, version, held, status, since)
                             .await
                     }
+                    Write::NodePorts {
+                        name,
+                        version,
+                        numbers,
+                    } => shared.write_node_ports(name, version, &numbers).await,
                     Write::Pool { name, status } => shared.write_pool(name, status).await,
                 }
             })

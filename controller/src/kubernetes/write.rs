@@ -4,9 +4,11 @@
 //! status before the finalizer (k8s.io/cloud-provider). Every request names the version of the
 //! object that it was made from, so that a race is lost and never won by accident.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use fairway_config::exchange::Status;
+use fairway_config::service::PortKey;
 use fairway_controller_core::conditions;
 use serde_json::{Value, json};
 
@@ -83,4 +85,23 @@ pub(super) fn steps(record: &Record, addresses: &[IpAddr], wanted: &Status) -> V
         steps.push(Step::Status(wanted.clone()));
     }
     steps
+}
+
+/// The JSON patch (RFC 6902) that asks for node ports, and touches nothing else of the Service.
+pub(super) fn node_ports(record: &Record, numbers: &BTreeMap<PortKey, u16>) -> Value {
+    let mut operations = vec![json!({
+        // Another version there is a conflict, as for every patch that names one.
+        "op": "replace", "path": "/metadata/resourceVersion", "value": record.resource_version,
+    })];
+    for (index, port) in record.stored.service.ports.iter().enumerate() {
+        if let Some(number) = numbers.get(&port.key()) {
+            let path = format!("/spec/ports/{index}");
+            // A port that can't be read is left out when a Service is, and moves the others up.
+            operations.extend([
+                json!({"op": "test", "path": format!("{path}/port"), "value": port.port}),
+                json!({"op": "add", "path": format!("{path}/nodePort"), "value": number}),
+            ]);
+        }
+    }
+    operations.into()
 }

@@ -1,6 +1,6 @@
 //! A controller and a store that takes every write at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fairway_config::cluster::{Namespace, Node};
@@ -120,6 +120,10 @@ pub(crate) struct World {
     services: BTreeMap<Arc<str>, Arc<StoredService>>,
     pools: BTreeMap<Arc<str>, PoolStatus>,
     pub(crate) now: i64,
+    /// Node ports that the allocator refuses.
+    pub(crate) refuses: BTreeSet<u16>,
+    /// Those that it was asked for.
+    pub(crate) asked: Vec<u16>,
 }
 
 impl World {
@@ -129,6 +133,8 @@ impl World {
             services: BTreeMap::new(),
             pools: BTreeMap::new(),
             now: 5,
+            refuses: BTreeSet::new(),
+            asked: Vec::new(),
         };
         let pools = pools.into_iter();
         let changes = pools.map(|pool| Change::Pool(Arc::clone(&pool.name), Some(Arc::new(pool))));
@@ -183,6 +189,13 @@ impl World {
             name.into(),
             Some(Arc::new(namespace)),
         )]);
+    }
+
+    /// It is time to ask for node ports again.
+    pub(crate) fn ask_again(&mut self, name: &str) {
+        let name = ServiceName::new("web", name);
+        self.state.refused_node_ports(&name);
+        self.apply(vec![]);
     }
 
     /// A node has these addresses; none: it is gone.
@@ -251,6 +264,29 @@ impl World {
             });
             for write in self.state.settle(Timestamp(self.now)) {
                 match write {
+                    Write::NodePorts { name, numbers, .. } => {
+                        let stored = self.services.get_mut(&name.name).unwrap();
+                        self.asked.extend(numbers.values());
+                        if numbers.values().any(|it| self.refuses.contains(it)) {
+                            self.state
+                                .rejected_node_ports(&name, "it is allocated already");
+                            continue;
+                        }
+                        let mut service = Service::clone(&stored.service);
+                        for port in &mut service.ports {
+                            let key = port.key();
+                            port.node_port = port.node_port.or(numbers.get(&key).copied());
+                        }
+                        let mut held = stored.held.clone();
+                        held.node_ports.extend(numbers);
+                        *stored = Arc::new(StoredService {
+                            service: Arc::new(service),
+                            held,
+                            version: stored.version + 1,
+                            ..StoredService::clone(stored)
+                        });
+                        changes.push(Change::Service(name, Some(Arc::clone(stored))));
+                    }
                     Write::Pool { name, status } => {
                         self.pools.insert(name, status);
                     }

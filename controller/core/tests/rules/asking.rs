@@ -1,0 +1,101 @@
+//! Node ports that somebody else allocates, and is asked for.
+
+use fairway_config::net::Protocol;
+use fairway_config::service::{ForwardTo, Service};
+use fairway_controller_core::{NodePortRange, Settings};
+
+use crate::world::{World, pool, port, service, settings};
+
+fn in_a_cluster() -> Settings {
+    Settings {
+        allocates_node_ports: false,
+        ..settings()
+    }
+}
+
+/// Allocates none, and says that its traffic goes to node ports.
+fn asking(name: &str, created: i64) -> Service {
+    let mut service = service(name, created);
+    service.allocate_node_ports = false;
+    service.asks.forward_to = Some(ForwardTo::NodePorts);
+    service
+}
+
+#[test]
+fn numbers_are_asked_for_where_the_service_itself_says_so_and_nowhere_else() {
+    let mut world = World::new(in_a_cluster(), vec![pool()]);
+    let mut plain = service("plain", 1);
+    plain.allocate_node_ports = false;
+    let mut allocating = asking("allocating", 2);
+    allocating.allocate_node_ports = true;
+    let mut foreign = asking("foreign", 3);
+    foreign.class = Some("other/one".into());
+    let mut internal = asking("internal", 4);
+    internal.kind = fairway_config::service::ServiceType::ClusterIP;
+    let mut both = asking("both", 5);
+    both.ports = vec![
+        port(Protocol::Tcp, 53, None),
+        port(Protocol::Udp, 53, None),
+        port(Protocol::Tcp, 80, Some(30500)),
+        port(Protocol::Sctp, 80, None),
+    ];
+    let mut holder = service("holder", 6);
+    holder.kind = fairway_config::service::ServiceType::NodePort;
+    holder.ports[0].node_port = Some(30086);
+    world.put([plain, allocating, foreign, internal, both, holder]);
+    // The lowest of the dynamic band is taken; one number for both protocols.
+    assert_eq!(world.asked, [30087, 30087]);
+    assert_eq!(world.got("plain"), "10.0.0.1 - Assigned");
+    let allocated = Some((true, "Allocated"));
+    assert_eq!(world.condition("both", "NodePortsAllocated"), allocated);
+    assert_eq!(world.condition("plain", "NodePortsAllocated"), None);
+    // It is asked once, and what was given stays when the annotation goes.
+    let mut without = asking("both", 5);
+    without.asks.forward_to = None;
+    without.ports = vec![port(Protocol::Tcp, 53, Some(30087))];
+    world.put([without]);
+    assert_eq!(world.asked.len(), 2);
+    assert_eq!(world.condition("both", "NodePortsAllocated"), None);
+}
+
+#[test]
+fn a_number_that_is_refused_is_followed_by_another_and_said_meanwhile() {
+    let mut world = World::new(in_a_cluster(), vec![pool()]);
+    world.refuses.extend([30086, 30087]);
+    world.put([asking("web", 1)]);
+    assert_eq!(world.asked, [30086]);
+    // No change asks again before its time.
+    world.put([asking("web", 1)]);
+    assert_eq!(world.asked, [30086]);
+    world.ask_again("web");
+    assert_eq!(world.asked, [30086, 30087]);
+    let refused = Some((false, "NodePortsRefused"));
+    assert_eq!(world.condition("web", "NodePortsAllocated"), refused);
+    let why = world.explain("web", "Node ports").join(" ");
+    assert!(why.contains("it is allocated already"), "{why}");
+    world.ask_again("web");
+    assert_eq!(world.asked, [30086, 30087, 30088]);
+    let allocated = Some((true, "Allocated"));
+    assert_eq!(world.condition("web", "NodePortsAllocated"), allocated);
+    // What was refused to one is no secret, but may be free for another by now.
+    world.refuses.clear();
+    world.put([asking("next", 2)]);
+    assert_eq!(world.asked.last(), Some(&30086));
+}
+
+#[test]
+fn where_no_number_is_left_it_is_said_and_asked_for_when_one_is_free() {
+    let small = Settings {
+        node_ports: NodePortRange::new(30000, 30000).unwrap(),
+        ..in_a_cluster()
+    };
+    let mut world = World::new(small, vec![pool()]);
+    world.put([asking("first", 1), asking("second", 2)]);
+    assert_eq!(world.asked, [30000]);
+    let refused = Some((false, "NodePortsRefused"));
+    assert_eq!(world.condition("second", "NodePortsAllocated"), refused);
+    world.delete("first");
+    assert_eq!(world.asked, [30000, 30000]);
+    let allocated = Some((true, "Allocated"));
+    assert_eq!(world.condition("second", "NodePortsAllocated"), allocated);
+}
