@@ -2,8 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Pod};
@@ -171,7 +174,35 @@ impl<'a> Installed<'a> {
         })
     }
 
-    /// The same over UDP.
+    /// While `act` goes on that server answers every new connection there, and an old one.
+    pub fn served_while(
+        &self,
+        to: SocketAddr,
+        name: &str,
+        act: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let ends = AtomicBool::new(false);
+        let probe = || -> Result<()> {
+            let mut open = clients::connect_tcp(to)?;
+            while !ends.load(Ordering::Relaxed) {
+                let old = clients::ask(&mut open, "who").context("an old connection")?;
+                let new = clients::who(to).context("a new connection")?;
+                let same = old.split_whitespace().next() == Some(name);
+                ensure!(same && new == name, "{old} {new}");
+                thread::sleep(Duration::from_millis(50));
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let probing = scope.spawn(|| self.site.client.run(probe));
+            let acted = act();
+            ends.store(true, Ordering::Relaxed);
+            let probed = probing.join().map_err(|_| anyhow!("it panicked"))?;
+            acted.and(probed.context("traffic stopped"))
+        })
+    }
+
+    /// [`answers`](Self::answers) over UDP.
     pub fn answers_udp(&self, ip: IpAddr, port: u16, name: Option<&str>) -> Result<()> {
         let to = SocketAddr::new(ip, port);
         wait::until_some(&format!("{name:?} answers at {to} over UDP"), || {

@@ -9,6 +9,7 @@
 //! - [`cluster`]: a real Kubernetes control plane.
 //! - [`in_cluster`], [`workers`]: Fairway installed in it, and nodes with kube-proxies.
 //! - [`manifest`]: manifests that would be tedious to write out.
+//! - [`hostile`]: what a tenant may write who means harm.
 //! - [`harness`]: `main` of a test program.
 //! - [`figures`]: tables, for the measuring programs in `bin`.
 //!
@@ -24,6 +25,7 @@ pub mod cluster;
 pub mod fairway;
 pub mod figures;
 pub mod harness;
+pub mod hostile;
 pub mod in_cluster;
 pub mod lab;
 pub mod load;

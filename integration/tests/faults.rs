@@ -4,11 +4,8 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use fairway_integration::cluster::{Cluster, Component};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::in_cluster::{Installed, MANIFESTS, NAMESPACE};
@@ -67,24 +64,7 @@ impl<'a> Shop<'a> {
 
     /// While `act` goes on every new connection to `web` is served, and so is an old one.
     fn served_while(&self, act: impl FnOnce() -> Result<()>) -> Result<()> {
-        let ends = AtomicBool::new(false);
-        let probe = || -> Result<()> {
-            let mut open = clients::connect_tcp(self.to)?;
-            while !ends.load(Ordering::Relaxed) {
-                let old = clients::ask(&mut open, "who").context("an old connection")?;
-                let new = clients::who(self.to).context("a new connection")?;
-                ensure!(old.starts_with("a ") && new == "a", "{old} {new}");
-                thread::sleep(Duration::from_millis(50));
-            }
-            Ok(())
-        };
-        thread::scope(|scope| {
-            let probing = scope.spawn(|| self.it.site.client.run(probe));
-            let acted = act();
-            ends.store(true, Ordering::Relaxed);
-            let probed = probing.join().map_err(|_| anyhow!("it panicked"))?;
-            acted.and(probed.context("traffic stopped"))
-        })
+        self.it.served_while(self.to, "a", act)
     }
 
     /// Makes Services without traffic, and waits until each has an address of its own.

@@ -1,6 +1,6 @@
 //! What a Service asks for by its annotations, all dialects merged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -35,11 +35,16 @@ pub struct Merged {
     pub notices: Vec<Notice>,
 }
 
+/// Notices of one Service, at most: they end in a condition, and a list may have entries by the ten
+/// thousand. How many more there are is said.
+const MOST_NOTICES: usize = 20;
+
 /// Merges what the annotations and the older fields ask for.
 pub fn merge(sources: &Sources<'_>) -> Merged {
     let mut reader = Reader {
         sources,
         notices: Vec::new(),
+        omitted: 0,
     };
     reader.own_annotations();
     let asks = Asks {
@@ -58,6 +63,11 @@ pub fn merge(sources: &Sources<'_>) -> Merged {
         ..Merged::default()
     };
     reader.admitted(&mut merged);
+    if reader.omitted > 0 {
+        let message = format!("{} more are not listed", reader.omitted);
+        let reason = Arc::from("InvalidAnnotation");
+        reader.notices.push(Notice { reason, message });
+    }
     merged.notices = reader.notices;
     merged
 }
@@ -65,10 +75,16 @@ pub fn merge(sources: &Sources<'_>) -> Merged {
 struct Reader<'s, 'a> {
     sources: &'s Sources<'a>,
     notices: Vec<Notice>,
+    /// How many there was no room for.
+    omitted: usize,
 }
 
 impl<'a> Reader<'_, 'a> {
     fn notice(&mut self, reason: &str, message: String) {
+        if self.notices.len() >= MOST_NOTICES {
+            self.omitted += 1;
+            return;
+        }
         self.notices.push(Notice {
             reason: Arc::from(reason),
             message,
@@ -93,6 +109,11 @@ impl<'a> Reader<'_, 'a> {
             .take_while(|name| name.starts_with(PREFIX))
             .collect();
         for name in own {
+            if self.notices.len() >= MOST_NOTICES && !FAIRWAY.iter().any(|(it, _)| *it == name) {
+                // What it could have been meant for is not worth finding out.
+                self.omitted += 1;
+                continue;
+            }
             let standing = FAIRWAY
                 .iter()
                 .find(|(known, _)| *known == name)
@@ -366,11 +387,9 @@ impl<'a> Reader<'_, 'a> {
         let ranges = self.ranges(name, given.iter().copied());
         match self.get(dialects::CILIUM_SOURCE_RANGES_POLICY) {
             Some("deny") => {
-                for range in ranges {
-                    if !merged.asks.deny_source_ranges.contains(&range) {
-                        merged.asks.deny_source_ranges.push(range);
-                    }
-                }
+                let denied = &mut merged.asks.deny_source_ranges;
+                let mut met: HashSet<IpNet> = denied.iter().copied().collect();
+                denied.extend(ranges.into_iter().filter(|range| met.insert(*range)));
                 return;
             }
             None | Some("allow") => {}
@@ -393,9 +412,10 @@ impl<'a> Reader<'_, 'a> {
 
     fn ranges<'t>(&mut self, name: &str, items: impl Iterator<Item = &'t str>) -> Vec<IpNet> {
         let mut ranges = Vec::new();
+        let mut met = HashSet::new();
         for item in items {
             match parse::cidr(item) {
-                Ok(range) if ranges.contains(&range) => {}
+                Ok(range) if !met.insert(range) => {}
                 Ok(range) => ranges.push(range),
                 Err(why) => self.notice(
                     "InvalidSourceRange",

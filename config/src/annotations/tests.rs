@@ -341,3 +341,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_list_of_any_length_is_said_in_few_words() {
+    let bad = "a,".repeat(30_000);
+    for name in [ADDRESSES, DENY_SOURCE_RANGES, SHARING_NAMESPACES] {
+        let bad = bad.replace('a', "-");
+        let merged = merged(&[(name, &bad)]);
+        let last = &merged.notices.last().unwrap().message;
+        assert_eq!(last, "29980 more are not listed", "{name}");
+        let said: usize = merged.notices.iter().map(|it| it.message.len()).sum();
+        assert!(said < 10_000, "{name}: {said} bytes");
+    }
+    let names: Vec<String> = (0..5000).map(|n| format!("{PREFIX}x-{n}")).collect();
+    let names: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+    assert_eq!(merged(&names).notices.len(), 21);
+    // What is right is taken, however much it is.
+    let ranges: Vec<String> = (0..20_000u32)
+        .map(|n| std::net::Ipv4Addr::from_bits(n << 8).to_string() + "/24")
+        .collect();
+    let ranges = format!("{0},{0}", ranges.join(","));
+    let merged = merged(&[(DENY_SOURCE_RANGES, &ranges)]);
+    assert_eq!(merged.asks.deny_source_ranges.len(), 20_000);
+    assert!(merged.notices.is_empty());
+}
