@@ -64,6 +64,7 @@ pub(crate) fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
                 node_ports: node_port_range,
                 // What the API server allocates is what there is.
                 allocates_node_ports: false,
+                gateways_tell: true,
             },
             campaign: campaign.clone(),
         };

@@ -83,6 +83,7 @@ pub(crate) fn start(settings: Settings) -> anyhow::Result<Process> {
             default_class: true,
             node_ports,
             allocates_node_ports: true,
+            gateways_tell: false,
         },
     );
     let gateway = traffic.start(&store, addresses.all()?, stop.drain.clone())?;

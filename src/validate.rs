@@ -134,6 +134,7 @@ fn pending(objects: &[Located], node_ports: NodePortRange) -> Vec<Problem> {
         default_class: true,
         node_ports,
         allocates_node_ports: true,
+        gateways_tell: false,
     });
     let mut places = BTreeMap::new();
     let mut changes = Vec::new();

@@ -48,6 +48,7 @@ fn settings() -> Settings {
         default_class: true,
         node_ports: Default::default(),
         allocates_node_ports: true,
+        gateways_tell: false,
     }
 }
 

@@ -403,6 +403,7 @@ fn kubectl_shows_how_a_service_is() -> Result<()> {
     it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
     it.address("web")?;
     it.tells("web", "EnsuredLoadBalancer", &["203.0.113.1"])?;
+    it.tells("web", "NoGateway", &["fairway.dev/edge=true"])?;
     // Without a slice its endpoints are shown as unknown.
     wait::until_some("it has a slice", || {
         ensure!(!cluster.slices("shop", "web")?.is_empty());
@@ -476,4 +477,5 @@ Type Reason Age From Message
 ---- ------ ---- ---- -------
 Normal EnsuringLoadBalancer AGE fairway.dev/controller Ensuring load balancer
 Warning SyncLoadBalancerFailed AGE fairway.dev/controller NoPools: There is no AddressPool: create one.
-Normal EnsuredLoadBalancer AGE fairway.dev/controller 203.0.113.1 is assigned.";
+Normal EnsuredLoadBalancer AGE fairway.dev/controller 203.0.113.1 is assigned.
+Warning NoGateway AGE fairway.dev/controller No gateway is ready to carry the traffic: label an edge node with fairway.dev/edge=true, or see what fairway get gateways says";

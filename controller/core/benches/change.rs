@@ -112,6 +112,7 @@ impl World {
             default_class: true,
             node_ports: NodePortRange::default(),
             allocates_node_ports: true,
+            gateways_tell: false,
         });
         let services: Vec<_> = (0..n).map(|i| new(i, 80)).collect();
         let mut changes = vec![pool()];

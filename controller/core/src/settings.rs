@@ -16,6 +16,9 @@ pub struct Settings {
     /// Whether node ports and health check ports are ours to give. False in a cluster: there the
     /// API server is the allocator, and what a Service's spec says is what it has.
     pub allocates_node_ports: bool,
+    /// Whether gateways tell of themselves: where none has when everything has been delivered, there
+    /// is none. Else the one in this process is taken for granted.
+    pub gateways_tell: bool,
 }
 
 /// Node ports from `first` to `last`, both included, with a static band at the front.

@@ -104,6 +104,7 @@ impl State {
     /// Knows nothing yet, and decides nothing before a batch says `synced`.
     pub fn new(settings: Settings) -> Self {
         Self {
+            gateways_heard: settings.gateways_tell,
             ledger: Ledger::new(settings),
             index: Index::default(),
             pools: BTreeMap::new(),
@@ -111,7 +112,6 @@ impl State {
             pools_changed: false,
             reports: HashMap::new(),
             gateways: BTreeMap::new(),
-            gateways_heard: false,
             changed: BTreeSet::new(),
             restated: BTreeSet::new(),
             asking: BTreeSet::new(),

@@ -124,7 +124,10 @@ pub(crate) fn status(
         }
         if carries_traffic(service) {
             match reports {
-                Some(reports) => reported(reports, heard.gateways, &mut conditions),
+                Some(reports) => {
+                    let proxied = ingress.iter().any(|it| it.ip_mode == IpMode::Proxy);
+                    reported(reports, heard.gateways, proxied, &mut conditions);
+                }
                 None => conditions.keep([PROGRAMMED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE]),
             }
         }
@@ -338,7 +341,13 @@ fn accepted(service: &Service, conditions: &mut Conditions<'_>) {
 /// The error of a port whose protocol is not carried.
 const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
 
-fn reported(reports: &[Arc<Report>], gateways: Gateways, conditions: &mut Conditions<'_>) {
+/// `proxied` is whether an address of the Service has its traffic carried by gateways.
+fn reported(
+    reports: &[Arc<Report>],
+    gateways: Gateways,
+    proxied: bool,
+    conditions: &mut Conditions<'_>,
+) {
     let listeners = || {
         reports
             .iter()
@@ -364,7 +373,7 @@ fn reported(reports: &[Arc<Report>], gateways: Gateways, conditions: &mut Condit
             sentences.push(format!("{more} more listeners fail"));
         }
         conditions.put(PROGRAMMED, false, reason, sentences.join("; "));
-    } else if gateways == Gateways::None {
+    } else if gateways == Gateways::None && proxied {
         let was_programmed = conditions
             .before
             .get(PROGRAMMED)
@@ -372,8 +381,9 @@ fn reported(reports: &[Arc<Report>], gateways: Gateways, conditions: &mut Condit
         if was_programmed {
             conditions.keep([PROGRAMMED]);
         } else {
-            let message = "No gateway is ready: run one on an edge node".to_owned();
-            conditions.put(PROGRAMMED, false, "NoGateway", message);
+            let message = "No gateway is ready to carry the traffic: label an edge node with \
+                           fairway.dev/edge=true, or see what fairway get gateways says";
+            conditions.put(PROGRAMMED, false, "NoGateway", message.to_owned());
         }
     } else if listeners().next().is_some() || gateways == Gateways::Ready {
         let message = "Every listener takes traffic.".to_owned();

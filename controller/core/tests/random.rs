@@ -26,6 +26,7 @@ fn settings() -> Settings {
         default_class: true,
         node_ports: NodePortRange::new(30000, 30017).unwrap(),
         allocates_node_ports: true,
+        gateways_tell: false,
     }
 }
 

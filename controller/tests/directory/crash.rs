@@ -97,6 +97,7 @@ async fn work_until_killed(above: PathBuf) {
             default_class: true,
             node_ports: Default::default(),
             allocates_node_ports: true,
+            gateways_tell: false,
         },
     );
     tokio::spawn(controller.run(CancellationToken::new()));

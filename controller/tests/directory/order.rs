@@ -24,6 +24,7 @@ async fn run(bed: &Bed, count: usize) -> Rows {
             default_class: true,
             node_ports: Default::default(),
             allocates_node_ports: true,
+            gateways_tell: false,
         },
     );
     let stop = CancellationToken::new();

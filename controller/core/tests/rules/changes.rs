@@ -72,6 +72,45 @@ fn in_a_cluster_node_ports_are_what_the_spec_says() {
 }
 
 #[test]
+fn in_a_cluster_without_a_gateway_the_service_says_so() {
+    let in_cluster = Settings {
+        allocates_node_ports: false,
+        gateways_tell: true,
+        ..settings()
+    };
+    let mut by_nodes = other_pool("nodes", "10.1.0.1", "10.1.0.3");
+    by_nodes.forwarding = Forwarding::Node;
+    by_nodes.auto_assign = false;
+    let mut world = World::new(in_cluster, vec![pool(), by_nodes]);
+    let mut elsewhere = service("elsewhere", 4);
+    elsewhere.asks.pool = Some("nodes".into());
+    world.put([
+        service("shop", 1),
+        service("next", 2),
+        service("late", 3),
+        elsewhere,
+    ]);
+    const NONE: Option<(bool, &str)> = Some((false, "NoGateway"));
+    assert_eq!(world.condition("shop", "Programmed"), NONE);
+    // Nothing is to be carried by one.
+    assert_eq!(world.condition("late", "Programmed"), None);
+    assert_eq!(world.condition("elsewhere", "Programmed"), None);
+    world.gateway("edge-1", false);
+    assert_eq!(world.condition("shop", "Programmed"), NONE);
+    world.gateway("edge-1", true);
+    assert_eq!(
+        world.condition("shop", "Programmed"),
+        Some((true, "Programmed"))
+    );
+    // A restart of all gateways is no news of every Service.
+    world.gateway("edge-1", false);
+    assert_eq!(
+        world.condition("shop", "Programmed"),
+        Some((true, "Programmed"))
+    );
+}
+
+#[test]
 fn an_address_outlives_its_pool_and_says_so() {
     let mut world = World::new(settings(), vec![pool()]);
     world.put([service("shop", 1)]);

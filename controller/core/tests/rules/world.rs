@@ -11,6 +11,7 @@ use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
 use fairway_config::selector::{Operator, Requirement, Selector};
 use fairway_config::service::*;
 use fairway_config::time::Timestamp;
+use fairway_config::view::GatewayRow;
 use fairway_controller_core::{NodePortRange, Settings, State};
 
 /// Fairway by default, and the allocator.
@@ -20,6 +21,7 @@ pub(crate) fn settings() -> Settings {
         default_class: true,
         node_ports: NodePortRange::default(),
         allocates_node_ports: true,
+        gateways_tell: false,
     }
 }
 
@@ -233,6 +235,22 @@ impl World {
             report.gateway.clone(),
             Some(Arc::new(report)),
         )]);
+    }
+
+    /// A gateway tells of itself.
+    pub(crate) fn gateway(&mut self, name: &str, ready: bool) {
+        let row = GatewayRow {
+            name: name.to_owned(),
+            version: String::new(),
+            ready,
+            why: String::new(),
+            listening: 0,
+            failed: 0,
+            connections: 0,
+            flows: 0,
+            started: String::new(),
+        };
+        self.apply(vec![Change::Gateway(name.into(), Some(Arc::new(row)))]);
     }
 
     /// Gateways have nothing to say of it any more.
