@@ -5,8 +5,8 @@
 //! from an API server alike.
 //!
 //! The CEL rules use the IP and CIDR libraries, which API servers have from Kubernetes 1.31 on.
-//! That a range's last address is not below its first can't be said in CEL; such a pool is refused
-//! when it is read, and its condition `Ready` says so.
+//! That a range's last address is not below its first can't be said in CEL: nothing is given out of
+//! such a range, the other entries of the pool count, and its condition `Ready` says so.
 
 // One `printcolumn` is like another to the lint.
 #![allow(clippy::duplicated_attributes)]

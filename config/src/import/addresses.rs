@@ -13,7 +13,7 @@ use super::Imported;
 use super::metallb::Pool;
 use crate::field::Shown;
 use crate::net::{AddressRange, IpFamily, from_bits, to_bits};
-use crate::object::read;
+use crate::object::{Object, read};
 
 /// Into how many ranges one entry may fall where .0 and .255 are taken out of it.
 const PIECES: usize = 64;
@@ -172,7 +172,13 @@ fn readable(entry: &str) -> Result<(), String> {
         "spec": {"addresses": [entry]},
     });
     match read(&pool) {
-        Ok(_) => Ok(()),
+        Ok(read) => match read.object {
+            // An entry of which nothing can be given out; what else there is to say is said later.
+            Object::Pool(pool) if pool.blocks.is_empty() => {
+                Err(pool.notices.iter().map(|it| it.message.as_str()).collect())
+            }
+            _ => Ok(()),
+        },
         Err(unreadable) => Err(unreadable
             .problems
             .into_iter()

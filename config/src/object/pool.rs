@@ -97,16 +97,22 @@ fn blocks(list: &Cursor<'_, '_>, avoid_ends: bool, notices: &mut Vec<Notice>) ->
     for item in list.items() {
         let Some(text) = item.text() else { continue };
         let block = match entry(text.trim(), avoid_ends) {
-            Ok(block) => block,
-            Err(why) => {
-                item.problem(why);
+            Ok(block) => match unusable(block.range) {
+                None => block,
+                Some(why) => {
+                    notices.push(left_out(&item, text, why));
+                    continue;
+                }
+            },
+            Err(Wrong::Text(why)) => {
+                item.problem(format!("is '{}', {why}", Shown(text)));
+                continue;
+            }
+            Err(Wrong::Range(why)) => {
+                notices.push(left_out(&item, text, why));
                 continue;
             }
         };
-        if let Some(why) = unusable(block.range) {
-            item.problem(format!("is '{}', {why}", Shown(text)));
-            continue;
-        }
         if is_link_local(block.range) {
             notices.push(notice(
                 "LinkLocalAddresses",
@@ -145,9 +151,29 @@ fn blocks(list: &Cursor<'_, '_>, avoid_ends: bool, notices: &mut Vec<Notice>) ->
     AddressBlock::disjoint(blocks)
 }
 
+/// What is wrong with an entry.
+enum Wrong {
+    /// It is not what the schema asks for: the pool can't be read.
+    Text(&'static str),
+    /// It is, and there are no addresses that could be given out. An API server takes such a pool, so
+    /// its condition says it, and the other entries count.
+    Range(&'static str),
+}
+
+fn left_out(item: &Cursor<'_, '_>, text: &str, why: &str) -> Notice {
+    notice(
+        "UnusableAddresses",
+        format!(
+            "{} is '{}', {why}: nothing is given out of it, the other entries count",
+            item.path(),
+            Shown(text)
+        ),
+    )
+}
+
 /// One entry: a CIDR, a range, or an address.
-fn entry(text: &str, avoid_ends: bool) -> Result<AddressBlock, String> {
-    let wrong = |why: &str| format!("is '{}', {why}", Shown(text));
+fn entry(text: &str, avoid_ends: bool) -> Result<AddressBlock, Wrong> {
+    let wrong = Wrong::Text;
     if text.contains('/') {
         let net: IpNet = text
             .parse()
@@ -175,7 +201,9 @@ fn entry(text: &str, avoid_ends: bool) -> Result<AddressBlock, String> {
             range,
             avoid_ends: false,
         })
-        .ok_or_else(|| wrong("a range whose last address lies before the first"))
+        .ok_or(Wrong::Range(
+            "a range whose last address lies before the first (swap them)",
+        ))
 }
 
 /// Why a range can't be given out, where it holds addresses that no Service can have. Loopback is

@@ -525,32 +525,12 @@ fn a_pool_that_can_not_be_is_refused_with_the_field() {
             "spec.addresses[0]: is '203.0.113.0/33', which is no CIDR like 203.0.113.0/28 or 2001:db8::/120",
         ),
         (
-            "{addresses: [203.0.113.9-203.0.113.1]}",
-            "spec.addresses[0]: is '203.0.113.9-203.0.113.1', a range whose last address lies before the first",
-        ),
-        (
             "{addresses: ['203.0.113.9-2001:db8::1']}",
             "spec.addresses[0]: is '203.0.113.9-2001:db8::1', a range from one family to the other",
         ),
         (
             "{addresses: [hello]}",
             "spec.addresses[0]: is 'hello', must be a CIDR, a range FIRST-LAST or an address",
-        ),
-        (
-            "{addresses: [0.0.0.0/0]}",
-            "spec.addresses[0]: is '0.0.0.0/0', which holds addresses that stand for no host (0.0.0.0/8, ::)",
-        ),
-        (
-            "{addresses: ['::/0']}",
-            "spec.addresses[0]: is '::/0', which holds addresses that stand for no host (0.0.0.0/8, ::)",
-        ),
-        (
-            "{addresses: [128.0.0.0/1]}",
-            "spec.addresses[0]: is '128.0.0.0/1', which holds multicast addresses",
-        ),
-        (
-            "{addresses: ['ff02::1']}",
-            "spec.addresses[0]: is 'ff02::1', which holds multicast addresses",
         ),
         (
             "{addresses: [203.0.113.1], autoasign: false}",
@@ -599,4 +579,36 @@ fn a_pool_that_is_odd_gets_a_notice() {
             .notices
             .is_empty()
     );
+}
+
+#[test]
+fn an_entry_that_gives_no_addresses_is_left_out_and_the_others_count() {
+    for (entry, why) in [
+        (
+            "203.0.113.9-203.0.113.1",
+            "a range whose last address lies before the first (swap them)",
+        ),
+        (
+            "0.0.0.0/0",
+            "which holds addresses that stand for no host (0.0.0.0/8, ::)",
+        ),
+        (
+            "::/0",
+            "which holds addresses that stand for no host (0.0.0.0/8, ::)",
+        ),
+        ("128.0.0.0/1", "which holds multicast addresses"),
+        ("ff02::1", "which holds multicast addresses"),
+    ] {
+        let pool = pool(&format!("{{addresses: [203.0.113.20, '{entry}']}}")).unwrap();
+        assert_eq!(pool.total(IpFamily::IPv4), 1, "{entry}");
+        assert_eq!(pool.total(IpFamily::IPv6), 0, "{entry}");
+        let [notice] = &pool.notices[..] else {
+            panic!("{:?}", pool.notices);
+        };
+        assert_eq!(&*notice.reason, "UnusableAddresses");
+        let message = format!(
+            "spec.addresses[1] is '{entry}', {why}: nothing is given out of it, the other entries count"
+        );
+        assert_eq!(notice.message, message);
+    }
 }
