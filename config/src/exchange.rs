@@ -97,6 +97,9 @@ pub struct Status {
     pub ingress: Vec<Ingress>,
     /// `status.conditions`, by type.
     pub conditions: BTreeMap<Arc<str>, Condition>,
+    /// Beside `ingress` the list holds entries that can't be Fairway's. Never so in what is to be
+    /// written, so that a status in which it is so is written anew.
+    pub has_foreign_ingress: bool,
 }
 
 /// One entry of `status.loadBalancer.ingress`.

@@ -213,6 +213,7 @@ impl From<StatusShape> for Status {
         Self {
             conditions: conditions.collect(),
             ingress: ingress.collect(),
+            has_foreign_ingress: false,
         }
     }
 }

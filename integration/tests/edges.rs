@@ -11,6 +11,8 @@ tests![
     a_status_that_admission_forbids_is_the_state_of_that_service,
     an_address_of_a_node_is_given_to_nobody,
     node_ports_are_asked_for_where_the_service_itself_sends_its_traffic_there,
+    a_reversed_range_is_left_out_of_its_pool_and_the_pool_says_so,
+    what_a_former_provider_left_in_the_status_is_removed,
 ];
 
 /// A rule of the cluster against statuses of Services with the label `guarded`.
@@ -164,4 +166,72 @@ fn node_ports_are_asked_for_where_the_service_itself_sends_its_traffic_there() -
     it.address("next")?;
     ensure!(numbers("web")? == [Some(30001), Some(30001)]);
     controller.ready()
+}
+
+fn a_reversed_range_is_left_out_of_its_pool_and_the_pool_says_so() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    // CEL can't compare addresses: the API server takes it.
+    it.pool("edge", &["203.0.113.9-203.0.113.5", "203.0.113.1"])?;
+    wait::until_some("the pool says what is wrong and what to do", || {
+        let status = cluster.get_json("AddressPool", "", "edge")?["status"].clone();
+        let ready = &status["conditions"][0];
+        ensure!(ready["status"] == "False", "{status}");
+        ensure!(ready["reason"] == "UnusableAddresses", "{status}");
+        let message = ready["message"].as_str().unwrap_or_default();
+        let words = ["spec.addresses[0]", "203.0.113.9-203.0.113.5", "swap them"];
+        ensure!(words.iter().all(|it| message.contains(it)), "{status}");
+        ensure!(status["ipv4"]["total"] == 1, "{status}");
+        Ok::<_, anyhow::Error>(())
+    })?;
+    it.service("web", "ports: [{port: 80}]")?;
+    ensure!(it.address("web")? == vip(1));
+    Ok(())
+}
+
+fn what_a_former_provider_left_in_the_status_is_removed() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let left = [
+        json!([{"hostname": "lb.example.com"}]),
+        json!([{"ip": "198.51.100.77"}]),
+        json!([{"ip": "198.51.100.77"}, {"hostname": "lb.example.com"}]),
+    ];
+    // Before there is a controller, and while one runs; with no address to give, and with one.
+    it.service("old", "ports: [{port: 80}]")?;
+    it.change_status("old", json!({"loadBalancer": {"ingress": left[0]}}))?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let is = |name: &str, wanted: &[&str]| {
+        wait::until_some(&format!("{name} has {wanted:?} and nothing else"), || {
+            let status = it.get(name)?["status"]["loadBalancer"].clone();
+            let ingress = status["ingress"].as_array().cloned().unwrap_or_default();
+            let ips: Vec<_> = ingress.iter().map(|it| it["ip"].as_str()).collect();
+            let wanted: Vec<_> = wanted.iter().copied().map(Some).collect();
+            ensure!(ips == wanted, "{status}");
+            ensure!(
+                ingress.iter().all(|it| it["hostname"].is_null()),
+                "{status}"
+            );
+            Ok::<_, anyhow::Error>(())
+        })
+    };
+    is("old", &[])?;
+    it.service("new", "ports: [{port: 80}]")?;
+    for ingress in &left {
+        it.says("new", "AddressAssigned", &["False", "NoPools"])?;
+        it.change_status("new", json!({"loadBalancer": {"ingress": ingress}}))?;
+        is("new", &[])?;
+    }
+    it.pool("edge", &["203.0.113.1-203.0.113.4"])?;
+    for name in ["old", "new"] {
+        it.says(name, "AddressAssigned", &["True"])?;
+        let address = it.address(name)?.to_string();
+        is(name, &[&address])?;
+        for ingress in &left {
+            it.change_status(name, json!({"loadBalancer": {"ingress": ingress}}))?;
+            is(name, &[&address])?;
+        }
+    }
+    Ok(())
 }

@@ -145,6 +145,7 @@ mod tests {
                     ports: Vec::new(),
                 })
                 .collect(),
+            has_foreign_ingress: false,
             conditions: conditions
                 .iter()
                 .map(|(kind, status, reason)| {

@@ -137,6 +137,7 @@ pub(crate) fn status(
         Status {
             ingress,
             conditions,
+            has_foreign_ingress: false,
         },
         standing,
     )

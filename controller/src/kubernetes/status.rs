@@ -29,13 +29,7 @@ pub(super) fn read(object: &Value) -> Read {
     };
     let entries = list("/status/loadBalancer/ingress");
     read.status.ingress = entries.clone().filter_map(ingress).collect();
-    if entries.count() != read.status.ingress.len()
-        && let Some(first) = read.status.ingress.first_mut()
-    {
-        // Beside an entry that nobody could have got from here the list is not as Fairway writes
-        // it; without its ports no entry is, so that it is written anew.
-        first.ports.clear();
-    }
+    read.status.has_foreign_ingress = entries.count() != read.status.ingress.len();
     let mut foreign = Vec::new();
     for entry in list("/status/conditions") {
         match condition(entry) {
@@ -185,7 +179,9 @@ mod tests {
         let right = status(json!([own]));
         let edited = status(json!([own, {"hostname": "lb.example.com"}]));
         assert_ne!(edited, right);
-        assert_eq!(edited.ingress[0].ip, right.ingress[0].ip);
+        assert_eq!(edited.ingress, right.ingress);
+        let alone = status(json!([{"hostname": "lb.example.com"}]));
+        assert_ne!(alone, Status::default());
     }
 
     #[test]
