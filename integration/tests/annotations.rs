@@ -119,6 +119,7 @@ impl World {
                 default_class: true,
                 node_ports: NodePortRange::default(),
                 allocates_node_ports: false,
+                gateways_tell: true,
             }),
             builder,
             counter: 0,
