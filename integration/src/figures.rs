@@ -1,7 +1,11 @@
 //! Tables of figures in Markdown, for the measuring programs.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::fs;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fairway_config::time::Timestamp;
 
 /// One figure: what it is, what was reached, what is wanted (empty where nothing is).
 #[derive(Clone, Debug)]
@@ -52,4 +56,24 @@ pub fn table(rows: &[Row]) -> String {
         let _ = writeln!(text, "| {} | {} | {} |", row.what, row.reached, row.wanted);
     }
     text
+}
+
+/// Today's date, and the machine: `2026-11-21: Linux 6.18, 2 cores, 24 GiB`.
+pub fn today_here() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let kernel = kernel.split('.').take(2).collect::<Vec<_>>().join(".");
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let memory = read("/proc/meminfo")
+        .lines()
+        .find_map(|line| {
+            let kilobytes = line.strip_prefix("MemTotal:")?.trim();
+            kilobytes.strip_suffix(" kB")?.parse().ok()
+        })
+        .unwrap_or(0_u64);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = Timestamp(since.map_or(0, |since| since.as_secs().cast_signed())).to_string();
+    let date = now.split('T').next().unwrap_or_default();
+    let memory = memory.div_ceil(1 << 20);
+    format!("{date}: Linux {kernel}, {cores} cores, {memory} GiB")
 }

@@ -11,6 +11,7 @@
 //! - [`manifest`]: manifests that would be tedious to write out.
 //! - [`hostile`]: what a tenant may write who means harm.
 //! - [`harness`]: `main` of a test program.
+//! - [`load`]: clients and servers that cost little, for benchmarks.
 //! - [`figures`]: tables, for the measuring programs in `bin`.
 //!
 //! Invariants:

@@ -18,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fairway_integration::figures::{Row, table};
+use fairway_integration::figures::{self, Row, table};
 
 const SERVICES: usize = 2000;
 const STARTS: usize = 7;
@@ -104,26 +104,10 @@ fn main() {
 
 /// The table, under the machine and the command that made it.
 fn page(rows: &[Row]) -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let kernel = read("/proc/sys/kernel/osrelease");
-    let kernel = kernel.split('.').take(2).collect::<Vec<_>>().join(".");
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let memory = read("/proc/meminfo")
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("MemTotal:")?
-                .trim()
-                .strip_suffix(" kB")?
-                .parse()
-                .ok()
-        })
-        .unwrap_or(0_u64);
-    let date = today();
     format!(
-        "# Figures\n\nMeasured by `cargo xtask measure` on {date}: Linux {kernel}, {cores} cores, \
-         {} GiB; the release binary, all on loopback, beside each median the smallest and the \
-         largest.\n\n{}",
-        memory.div_ceil(1 << 20),
+        "# Figures\n\nMeasured by `cargo xtask measure` on {}; the release binary, all on loopback, \
+         beside each median the smallest and the largest.\n\n{}",
+        figures::today_here(),
         table(rows)
     )
 }
@@ -164,19 +148,6 @@ fn changes_of_the_cores(results: &Path) -> String {
         }
     }
     text
-}
-
-/// Today, as YYYY-MM-DD.
-fn today() -> String {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
-    let now = fairway_config::time::Timestamp(i64::try_from(now.as_secs()).unwrap());
-    now.to_string()
-        .split('T')
-        .next()
-        .unwrap_or_default()
-        .to_owned()
 }
 
 /// A server that answers every byte with the same byte. One thread a connection would be much of

@@ -141,16 +141,20 @@ impl Numbers {
         let numbers: Vec<usize> = (self.0..size).map(|_| self.next()).collect();
         let slices: Vec<Value> = numbers.iter().map(|n| slice(*n, *n < SERVED)).collect();
         let services: Vec<Value> = numbers.iter().map(|n| service(*n, None)).collect();
+        let name = |what: &str| format!("{} Services: {what}", thousands(size));
+        let start = Instant::now();
+        let said = |what: &str| eprintln!("{} after {:.0?}", name(what), start.elapsed());
         make(it.cluster, "endpointslices", &slices)?;
+        said("their endpoints are there");
         make(it.cluster, "Service", &services)?;
-        eprintln!("{} Services are there", thousands(size));
+        said("they are there");
         let watch = it.cluster.watch("Service", "shop")?;
         let server = it.cluster.process_id(Component::ApiServer)?;
         let used = cpu_seconds(server)?;
-        let start = Instant::now();
+        let launched = Instant::now();
         controller.1.launch()?;
-        let all = statuses(&watch, numbers.len())?.saturating_duration_since(start);
-        let name = |what: &str| format!("{} Services: {what}", thousands(size));
+        let all = statuses(&watch, numbers.len())?.saturating_duration_since(launched);
+        said("they have addresses");
         rows.push(Row::new(
             &name(
                 "a controller starts where so many have no address, until the last has its status",
@@ -194,6 +198,7 @@ fn measure(
             member.1.stop()?;
         }
         let took = member.start()?;
+        eprintln!("{}", name(&format!("{} is up", member.0)));
         rows.push(Row::memory(
             &name(&format!("memory of the {}", member.0)),
             settled(member.id()?)?,
@@ -209,6 +214,7 @@ fn measure(
         }
     }
 
+    eprintln!("{}", name("one more"));
     let watch = it.cluster.watch("Service", "shop")?;
     let (mut to_status, mut to_served) = (Vec::new(), Vec::new());
     for _ in 0..MORE {

@@ -14,7 +14,10 @@ Commands:
            FILTER: runs only the tests whose names contain it, and only them.
            --no-install: installs nothing; says what is missing and fails.
   bench [FILTER]
-           Runs the benchmarks.
+           Runs the benchmarks of the cores.
+  bench peers
+           Measures Fairway beside HAProxy, nginx and nftables, which it installs as `test` does,
+           prints the figures, and writes integration/PEERS.md and integration/PEERS.json.
   measure  Measures a release build from outside, alone and in a cluster of 20,000 Services, and
            writes integration/FIGURES.md.
   tools    Builds the Go programs that the tests use (a Kubernetes control plane, Helm, gRPC's
@@ -42,6 +45,8 @@ pub(crate) enum Ask {
         /// Only benchmarks whose names contain this.
         filter: Option<String>,
     },
+    /// `bench peers`.
+    Peers,
     /// `measure`.
     Measure,
     /// `tools`.
@@ -66,6 +71,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Ask, 
             })
         }
         "bench" => match split(rest)? {
+            (flags, Some(filter)) if flags.is_empty() && filter == "peers" => Ok(Ask::Peers),
             (flags, filter) if flags.is_empty() => Ok(Ask::Bench { filter }),
             (flags, _) => Err(format!("bench has no option '{}'", flags.join(" "))),
         },
@@ -123,6 +129,7 @@ mod tests {
                     filter: Some("change".to_owned()),
                 }),
             ),
+            ("bench peers", Ok(Ask::Peers)),
             ("measure", Ok(Ask::Measure)),
             ("tools", Ok(Ask::Tools)),
         ];

@@ -13,7 +13,9 @@ use crate::{cache, needs, tools};
 pub(crate) fn test(install: bool, filter: Option<&str>) -> Result<(), String> {
     let start = Instant::now();
     let (root, target) = (cache::root(), cache::target());
-    step::timed("what the tests need", || needs::ensure(install))?;
+    step::timed("what the tests need", || {
+        needs::ensure(needs::Work::Tests, install)
+    })?;
     let tools = tools_path(&root)?;
 
     if filter.is_none() {
@@ -86,36 +88,69 @@ pub(crate) fn bench(filter: Option<&str>) -> Result<(), String> {
 /// tables.
 pub(crate) fn measure() -> Result<(), String> {
     let (root, target) = (cache::root(), cache::target());
-    let mut build = cargo(&root, &target);
-    build.args(["build", "--release", "--bin", "fairway"]);
-    build.args([
-        "--package",
-        "fairway",
-        "--package",
-        "fairway-integration",
-        "--bin",
-        "measure",
-        "--bin",
-        "scale",
-    ]);
-    step::run("release build", step::with_path(&mut build))?;
+    build_release(&["measure", "scale"])?;
     let tools = tools_path(&root)?;
     bench(None)?;
     let mut page = String::new();
     for program in ["measure", "scale"] {
-        let mut measure = Command::new(target.join("release").join(program));
+        let mut measure = measuring(program);
         measure
-            .env("FAIRWAY_BIN", target.join("release/fairway"))
             .env("FAIRWAY_TEST_TOOLS", &tools)
-            .env("CRITERION_RESULTS", target.join("criterion"))
-            .current_dir(&root);
-        step::run_lines(program, step::with_path(&mut measure), |line| {
-            page.push_str(line);
-            page.push('\n');
-        })?;
+            .env("CRITERION_RESULTS", target.join("criterion"));
+        page += &printed(program, &mut measure)?;
     }
-    let path = root.join("integration/FIGURES.md");
-    fs::write(&path, page).map_err(|e| format!("{} can't be written: {e}", path.display()))
+    write(&root.join("integration/FIGURES.md"), &page)
+}
+
+/// Measures Fairway beside its peers, and writes the tables.
+pub(crate) fn peers() -> Result<(), String> {
+    let root = cache::root();
+    step::timed("what the peers need", || {
+        needs::ensure(needs::Work::Peers, true)
+    })?;
+    build_release(&["peers"])?;
+    let mut peers = measuring("peers");
+    peers
+        .arg(root.join("integration/PEERS.json"))
+        // It starts none of them.
+        .env("FAIRWAY_TEST_TOOLS", "");
+    let page = printed("peers", &mut peers)?;
+    write(&root.join("integration/PEERS.md"), &page)
+}
+
+/// Builds Fairway and measuring programs for release.
+fn build_release(programs: &[&str]) -> Result<(), String> {
+    let mut build = cargo(&cache::root(), &cache::target());
+    build.args(["build", "--release", "--package", "fairway"]);
+    build.args(["--package", "fairway-integration", "--bin", "fairway"]);
+    for program in programs {
+        build.args(["--bin", program]);
+    }
+    step::run("release build", step::with_path(&mut build))
+}
+
+/// A measuring program, to be run.
+fn measuring(program: &str) -> Command {
+    let release = cache::target().join("release");
+    let mut command = Command::new(release.join(program));
+    command
+        .env("FAIRWAY_BIN", release.join("fairway"))
+        .current_dir(cache::root());
+    command
+}
+
+/// Runs it; what it printed.
+fn printed(name: &str, command: &mut Command) -> Result<String, String> {
+    let mut page = String::new();
+    step::run_lines(name, step::with_path(command), |line| {
+        page.push_str(line);
+        page.push('\n');
+    })?;
+    Ok(page)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|e| format!("{} can't be written: {e}", path.display()))
 }
 
 /// Prints where the Go programs are, having built them where they were not.

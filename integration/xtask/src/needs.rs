@@ -31,6 +31,15 @@ const NEEDS: &[Need] = &[
     ("promtool", "prometheus"),
 ];
 
+/// What else the benchmark of peers needs: the peers. A path that is absolute stands for itself.
+const PEERS: &[Need] = &[
+    ("haproxy", "haproxy"),
+    (
+        "/usr/lib/nginx/modules/ngx_stream_module.so",
+        "libnginx-mod-stream",
+    ),
+];
+
 /// Where programs are besides `$PATH`: a user's own often lacks the last three, and Go's own
 /// installer puts it where no `$PATH` looks.
 const FOLDERS: &[&str] = &["/usr/local/go/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"];
@@ -44,11 +53,20 @@ pub(crate) fn search_path() -> Vec<PathBuf> {
     folders
 }
 
+/// What work is to be done, for which something has to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Building and testing.
+    Tests,
+    /// That, and the benchmark of peers.
+    Peers,
+}
+
 /// Sees to it that everything is there. With `install`, as root on a machine with apt-get, missing
 /// packages are installed; otherwise the error says what is missing and how to get it.
-pub(crate) fn ensure(install: bool) -> Result<(), String> {
+pub(crate) fn ensure(work: Work, install: bool) -> Result<(), String> {
     components()?;
-    let lacking = missing(&search_path());
+    let lacking = missing(work, &search_path());
     if lacking.is_empty() {
         return Ok(());
     }
@@ -65,7 +83,7 @@ pub(crate) fn ensure(install: bool) -> Result<(), String> {
         ]
         .concat())
     })?;
-    match missing(&search_path()) {
+    match missing(work, &search_path()) {
         lacking if lacking.is_empty() => Ok(()),
         lacking => Err(advice(&lacking, &packages)),
     }
@@ -107,10 +125,18 @@ fn apt(arguments: &[&str]) -> Result<(), String> {
     }
 }
 
-fn missing(folders: &[PathBuf]) -> Vec<Need> {
+fn missing(work: Work, folders: &[PathBuf]) -> Vec<Need> {
+    let more = match work {
+        Work::Tests => &[],
+        Work::Peers => PEERS,
+    };
     NEEDS
         .iter()
-        .filter(|(program, _)| find(program, folders).is_none())
+        .chain(more)
+        .filter(|(program, _)| match program.starts_with('/') {
+            true => !Path::new(program).exists(),
+            false => find(program, folders).is_none(),
+        })
         .copied()
         .collect()
 }
@@ -128,7 +154,7 @@ fn find(program: &str, folders: &[PathBuf]) -> Option<PathBuf> {
 fn advice(lacking: &[Need], packages: &[&str]) -> String {
     let programs: Vec<&str> = lacking.iter().map(|(program, _)| *program).collect();
     format!(
-        "the tests need programs that are not here: {}\n\
+        "what is needed is not here: {}\n\
          On Debian or Ubuntu: sudo apt-get install {}\n\
          (or run `cargo xtask test` as root, which does it). On another system install the\n\
          packages that have these programs. Go has to be 1.21 or later: https://go.dev/dl/",
@@ -151,7 +177,7 @@ mod tests {
         let folders = [PathBuf::from("/nowhere"), PathBuf::from("/bin")];
         assert_eq!(find("sh", &folders), Some(PathBuf::from("/bin/sh")));
         assert_eq!(find("passwd", &[PathBuf::from("/etc")]), None);
-        assert_eq!(missing(&[]).len(), NEEDS.len());
+        assert_eq!(missing(Work::Tests, &[]).len(), NEEDS.len());
     }
 
     #[test]

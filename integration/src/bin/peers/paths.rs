@@ -1,0 +1,251 @@
+//! The ways from the client to the servers: directly, through Fairway, and through each peer.
+
+use std::fmt;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use fairway_integration::fairway::Fairway;
+use fairway_integration::lab::{Host, Process};
+use fairway_integration::load::backend::{CLOSES, ECHOES, KEEPS, SENDS};
+use fairway_integration::site::{Site, server, vip};
+use fairway_integration::{clients, programs, wait};
+use tempfile::TempDir;
+
+/// Servers behind each path.
+pub(crate) const SERVERS: u8 = 4;
+
+/// Files that a process may have open here; see `ulimit -Hn`.
+const FILES: u32 = 20_000;
+
+/// Which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    /// By routing alone: the limit of what client and servers can do.
+    Direct,
+    /// Fairway, as it is by default.
+    Fairway,
+    HaProxy,
+    Nginx,
+    /// A map of destinations in nftables, as kube-proxy has it: the kernel's own.
+    Nftables,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Fairway => "Fairway",
+            Self::HaProxy => "HAProxy",
+            Self::Nginx => "nginx stream",
+            Self::Nftables => "nftables DNAT",
+        })
+    }
+}
+
+impl Way {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Direct,
+        Self::Fairway,
+        Self::HaProxy,
+        Self::Nginx,
+        Self::Nftables,
+    ];
+
+    /// Where a client finds the servers this way.
+    pub(crate) fn address(self) -> IpAddr {
+        match self {
+            Self::Direct => server(0),
+            Self::Fairway => vip(1),
+            Self::HaProxy => vip(2),
+            Self::Nginx => vip(3),
+            Self::Nftables => vip(4),
+        }
+    }
+
+    /// Whether it is a process that carries bytes.
+    pub(crate) fn is_process(self) -> bool {
+        matches!(self, Self::Fairway | Self::HaProxy | Self::Nginx)
+    }
+
+    /// HAProxy has no UDP.
+    pub(crate) fn carries_udp(self) -> bool {
+        self != Self::HaProxy
+    }
+}
+
+/// All of them, up at the same time; who is not asked is idle.
+pub(crate) struct Paths {
+    fairway: Fairway,
+    haproxy: Process,
+    nginx: Process,
+    _folder: TempDir,
+}
+
+impl Paths {
+    pub(crate) fn start(site: &Site) -> Result<Self> {
+        let folder = TempDir::with_prefix("fairway-peers-")?;
+        for host in [&site.client, &site.edge, &site.farm] {
+            host.sysctl("ipv4/ip_local_port_range", "1024 65535")?;
+            host.sysctl("ipv4/tcp_tw_reuse", "1")?;
+            host.sysctl("core/somaxconn", "4096")?;
+            host.sysctl("ipv4/tcp_max_syn_backlog", "8192")?;
+        }
+        site.edge.sysctl("ipv4/ip_forward", "1")?;
+        site.client.ip("route add 192.0.2.0/24 via 198.51.100.1")?;
+        site.farm.ip("route add 198.51.100.0/24 via 192.0.2.1")?;
+        for way in [Way::HaProxy, Way::Nginx] {
+            site.edge.addresses("lo", &[(way.address(), 32)])?;
+        }
+        let paths = Self {
+            fairway: fairway(&site.edge)?,
+            haproxy: haproxy(&site.edge, &folder)?,
+            nginx: nginx(&site.edge, &folder)?,
+            _folder: folder,
+        };
+        nftables(&site.edge)?;
+        for way in Way::ALL {
+            for port in [KEEPS, CLOSES, SENDS] {
+                let at = SocketAddr::new(way.address(), port);
+                wait::until(&format!("{way} answers at {at}"), || {
+                    site.client.run(|| clients::connect_tcp(at).is_ok())
+                })?;
+            }
+        }
+        Ok(paths)
+    }
+
+    /// The process that carries the bytes, its children included; none where the kernel does.
+    pub(crate) fn process(&mut self, way: Way) -> Result<Option<u32>> {
+        Ok(match way {
+            Way::Direct | Way::Nftables => None,
+            Way::Fairway => Some(self.fairway.process()?.id()),
+            Way::HaProxy => Some(self.haproxy.id()),
+            Way::Nginx => Some(self.nginx.id()),
+        })
+    }
+}
+
+fn servers() -> impl Iterator<Item = IpAddr> {
+    (0..SERVERS).map(server)
+}
+
+fn fairway(edge: &Host) -> Result<Fairway> {
+    let mut manifests = format!(
+        "apiVersion: fairway.dev/v1alpha1\nkind: AddressPool\nmetadata: {{name: edge}}\nspec: \
+         {{addresses: [{0}-{0}]}}\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: bench, \
+         namespace: bench}}\nspec:\n  type: LoadBalancer\n  allocateLoadBalancerNodePorts: \
+         false\n  ports:\n",
+        Way::Fairway.address()
+    );
+    let mut ports = String::new();
+    for (port, protocol) in [
+        (KEEPS, "TCP"),
+        (CLOSES, "TCP"),
+        (SENDS, "TCP"),
+        (ECHOES, "UDP"),
+    ] {
+        let line = format!("  - {{name: p{port}, port: {port}, protocol: {protocol}}}\n");
+        manifests += &line;
+        ports += &line.replace("  - ", "- ");
+    }
+    let endpoints: Vec<String> = servers()
+        .map(|server| format!("{{addresses: ['{server}']}}"))
+        .collect();
+    manifests += &format!(
+        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: bench-1, \
+         namespace: bench, labels: {{kubernetes.io/service-name: bench}}}}\naddressType: \
+         IPv4\nports:\n{ports}endpoints: [{}]\n",
+        endpoints.join(", ")
+    );
+    let mut fairway = Fairway::prepare(edge)?.log("warn");
+    fairway.write("bench.yaml", &manifests)?;
+    fairway.launch()?;
+    fairway.ready()?;
+    Ok(fairway)
+}
+
+fn haproxy(edge: &Host, folder: &TempDir) -> Result<Process> {
+    let mut text = format!(
+        "global\n  nbthread 2\n  maxconn 9000\n  maxpipes 256\n  ulimit-n {FILES}\n  no log\ndefaults\n  mode tcp\n  \
+         timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n  balance roundrobin\n"
+    );
+    for port in [KEEPS, CLOSES, SENDS] {
+        // Forced splicing is its best for streams, and costs short ones two pipes.
+        let splice = match port {
+            SENDS => "  option splice-request\n  option splice-response\n",
+            _ => "",
+        };
+        text += &format!(
+            "listen p{port}\n  bind {}:{port}\n{splice}",
+            Way::HaProxy.address()
+        );
+        for (n, server) in servers().enumerate() {
+            text += &format!("  server s{n} {server}:{port}\n");
+        }
+    }
+    let file = folder.path().join("haproxy.cfg");
+    fs::write(&file, text)?;
+    let mut command = Command::new(programs::find("haproxy")?);
+    command.arg("-db").arg("-f").arg(&file);
+    edge.spawn(command)
+}
+
+fn nginx(edge: &Host, folder: &TempDir) -> Result<Process> {
+    let path = folder.path().display();
+    let module = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules"]
+        .map(|folder| format!("{folder}/ngx_stream_module.so"))
+        .into_iter()
+        .find(|file| fs::exists(file).unwrap_or(false))
+        .context("nginx has no stream module: apt-get install libnginx-mod-stream")?;
+    let mut text = format!(
+        "load_module {module};\ndaemon off; user root; pid {path}/nginx.pid; error_log stderr \
+         crit;\nworker_processes 2; worker_cpu_affinity auto; worker_rlimit_nofile {FILES};\nevents \
+         {{ worker_connections 16000; }}\nstream {{\n  access_log off; proxy_timeout 1h;\n"
+    );
+    for (port, udp) in [(KEEPS, ""), (CLOSES, ""), (SENDS, ""), (ECHOES, " udp")] {
+        text += &format!("  upstream p{port} {{\n");
+        for server in servers() {
+            text += &format!("    server {server}:{port};\n");
+        }
+        text += &format!(
+            "  }}\n  server {{ listen {}:{port}{udp} reuseport backlog=4096; proxy_pass p{port}; }}\n",
+            Way::Nginx.address()
+        )
+        .replace(" udp reuseport backlog=4096", " udp reuseport");
+    }
+    text += "}\n";
+    let file = folder.path().join("nginx.conf");
+    fs::write(&file, text)?;
+    let mut command = Command::new(programs::find("nginx")?);
+    command.args(["-e", "stderr", "-c"]).arg(&file);
+    command.arg("-p").arg(folder.path());
+    edge.spawn(command)
+}
+
+fn nftables(edge: &Host) -> Result<()> {
+    let chosen: Vec<String> = servers()
+        .enumerate()
+        .map(|(n, server)| format!("{n} : {server}"))
+        .collect();
+    let rules = format!(
+        "table ip bench {{\n  chain services {{\n    dnat to numgen random mod {SERVERS} map {{ {} \
+         }}\n  }}\n  map services {{\n    type ipv4_addr : verdict\n    elements = {{ {} : goto \
+         services }}\n  }}\n  chain prerouting {{\n    type nat hook prerouting priority dstnat\n    \
+         ip daddr vmap @services\n  }}\n}}\n",
+        chosen.join(", "),
+        Way::Nftables.address(),
+    );
+    let mut nft = Command::new(programs::find("nft")?);
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(&file, rules)?;
+    nft.arg("-f").arg(file.path());
+    let output = edge.run(|| nft.output())?;
+    anyhow::ensure!(
+        output.status.success(),
+        "nft: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}

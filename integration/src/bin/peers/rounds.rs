@@ -1,0 +1,345 @@
+//! What is measured, in which order.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fairway_integration::load::backend::{CLOSES, ECHOES, KEEPS, SENDS};
+use fairway_integration::load::datagrams::{self, Datagrams};
+use fairway_integration::load::{Outcome, requests, streams};
+use fairway_integration::site::Site;
+use fairway_integration::wait;
+
+use crate::cpu;
+use crate::paths::{Paths, Way};
+
+/// How long each turn takes.
+const TURN: Duration = Duration::from_millis(1500);
+
+/// Connections that ask at the same time.
+const CONNECTIONS: usize = 64;
+
+/// Idle connections whose memory is measured.
+const IDLE: usize = 5000;
+
+/// Requests a second at half load: half of what the slowest of the proxies takes on this machine,
+/// found in a turn before the rounds.
+const HALF: f64 = 0.5;
+
+/// A figure: its name, its unit, and whether more of it is better.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) more: bool,
+    /// What Fairway is to reach against the best of HAProxy and nginx: at least where more is
+    /// better, else at most.
+    pub(crate) wanted: Option<f64>,
+}
+
+const fn figure(name: &'static str, unit: &'static str, more: bool, wanted: f64) -> Figure {
+    Figure {
+        name,
+        unit,
+        more,
+        wanted: if wanted > 0.0 { Some(wanted) } else { None },
+    }
+}
+
+const REQUESTS: Figure = figure("requests, 64 connections", "1/s", true, 1.3);
+const REQUEST_CPU: Figure = figure("added CPU of a request", "µs", false, 0.55);
+const REQUEST_OWN: Figure = figure("own CPU of a request", "µs", false, 0.0);
+const VISITS: Figure = figure("new connections", "1/s", true, 1.5);
+const VISIT_CPU: Figure = figure("added CPU of a connection", "µs", false, 0.5);
+const VISIT_OWN: Figure = figure("own CPU of a connection", "µs", false, 0.0);
+const SERIAL_50: Figure = figure("serial request, added latency p50", "µs", false, 0.8);
+const SERIAL_99: Figure = figure("serial request, added latency p99", "µs", false, 1.0);
+const HALF_50: Figure = figure("half load, latency p50", "µs", false, 0.0);
+const HALF_99: Figure = figure("half load, latency p99", "µs", false, 1.0);
+const STREAM: Figure = figure("one stream", "Gb/s", true, 1.2);
+const STREAM_CPU: Figure = figure("added CPU of one stream", "ms/GB", false, 0.8);
+const STREAMS: Figure = figure("8 streams", "Gb/s", true, 1.2);
+const STREAMS_CPU: Figure = figure("added CPU of 8 streams", "ms/GB", false, 0.8);
+const IDLE_MEMORY: Figure = figure("memory of an idle connection", "KB", false, 0.0);
+
+/// UDP: what is sent, and the figures of it.
+const UDP: [(Datagrams, Figure, Figure, Figure); 4] = [
+    udp(
+        (1, 64, 16),
+        "UDP, 64 bytes, 1 flow",
+        "UDP, 64 bytes, 1 flow: for a second of added CPU",
+        "UDP, 64 bytes, 1 flow: lost",
+        1.6,
+    ),
+    udp(
+        (16, 64, 16),
+        "UDP, 64 bytes, 16 flows",
+        "UDP, 64 bytes, 16 flows: for a second of added CPU",
+        "UDP, 64 bytes, 16 flows: lost",
+        2.5,
+    ),
+    udp(
+        (128, 64, 4),
+        "UDP, 64 bytes, 128 flows",
+        "UDP, 64 bytes, 128 flows: for a second of added CPU",
+        "UDP, 64 bytes, 128 flows: lost",
+        2.5,
+    ),
+    udp(
+        (16, 1200, 32),
+        "UDP, bursts of 1,200 bytes",
+        "UDP, bursts of 1,200 bytes: for a second of added CPU",
+        "UDP, bursts of 1,200 bytes: lost",
+        3.0,
+    ),
+];
+
+const fn udp(
+    (flows, length, window): (usize, usize, usize),
+    rate: &'static str,
+    cpu: &'static str,
+    lost: &'static str,
+    wanted: f64,
+) -> (Datagrams, Figure, Figure, Figure) {
+    (
+        Datagrams {
+            flows,
+            length,
+            window,
+        },
+        figure(rate, "1/s", true, 0.0),
+        figure(cpu, "datagrams", true, wanted),
+        figure(lost, "1/million", false, 0.0),
+    )
+}
+
+/// What was measured: of each figure and each way, a value a round.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    /// In the order in which they are shown.
+    pub(crate) order: Vec<Figure>,
+    pub(crate) values: BTreeMap<(&'static str, Way), Vec<f64>>,
+}
+
+impl Figures {
+    fn add(&mut self, figure: Figure, way: Way, value: f64) {
+        if !self.order.contains(&figure) {
+            self.order.push(figure);
+        }
+        self.values
+            .entry((figure.name, way))
+            .or_default()
+            .push(value);
+    }
+}
+
+/// One turn: what came about, the machine's processor time for each of it in microseconds, and the
+/// way's own.
+struct Turn {
+    outcome: Outcome,
+    machine: f64,
+    own: Option<f64>,
+}
+
+struct Bench<'a> {
+    site: &'a Site,
+    paths: &'a mut Paths,
+    figures: Figures,
+}
+
+impl Bench<'_> {
+    fn turn(&mut self, way: Way, load: impl FnOnce() -> Result<Outcome> + Send) -> Result<Turn> {
+        let process = self.paths.process(way)?;
+        let own = || process.map(cpu::of).transpose();
+        let (machine, before) = (cpu::machine()?, own()?);
+        let outcome = self
+            .site
+            .client
+            .run(load)
+            .with_context(|| way.to_string())?;
+        let each = |seconds: f64| seconds * 1e6 / outcome.count.max(1) as f64;
+        Ok(Turn {
+            machine: each(cpu::machine()? - machine),
+            own: own()?.zip(before).map(|(now, before)| each(now - before)),
+            outcome,
+        })
+    }
+
+    /// One turn of each way; what the machine worked beyond what it worked for `direct`.
+    fn round(
+        &mut self,
+        ways: &[Way],
+        (cpu, own): (Figure, Option<Figure>),
+        load: impl Fn(Way) -> Result<Outcome> + Sync,
+        mut take: impl FnMut(&mut Figures, Way, &mut Outcome, f64),
+    ) -> Result<()> {
+        let mut limit = 0.0;
+        for way in ways {
+            let mut turn = self.turn(*way, || load(*way))?;
+            if *way == Way::Direct {
+                limit = turn.machine;
+            } else {
+                self.figures.add(cpu, *way, turn.machine - limit);
+            }
+            if let Some((figure, value)) = own.zip(turn.own) {
+                self.figures.add(figure, *way, value);
+            }
+            take(
+                &mut self.figures,
+                *way,
+                &mut turn.outcome,
+                turn.machine - limit,
+            );
+        }
+        Ok(())
+    }
+}
+
+fn at(way: Way, port: u16) -> SocketAddr {
+    SocketAddr::new(way.address(), port)
+}
+
+/// All rounds. In each, every way has its turn at everything.
+pub(crate) fn measure(site: &Site, paths: &mut Paths, rounds: usize) -> Result<Figures> {
+    let mut bench = Bench {
+        site,
+        paths,
+        figures: Figures::default(),
+    };
+    let mut slowest = f64::INFINITY;
+    for way in Way::ALL.into_iter().filter(|way| way.is_process()) {
+        let turn = bench.turn(way, || {
+            requests::keep_alive(at(way, KEEPS), CONNECTIONS, TURN)
+        })?;
+        slowest = slowest.min(turn.outcome.rate());
+    }
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        bench.requests(slowest * HALF)?;
+        bench.streams()?;
+        bench.datagrams()?;
+    }
+    bench.memory()?;
+    Ok(bench.figures)
+}
+
+impl Bench<'_> {
+    fn requests(&mut self, half: f64) -> Result<()> {
+        self.round(
+            &Way::ALL,
+            (REQUEST_CPU, Some(REQUEST_OWN)),
+            |way| requests::keep_alive(at(way, KEEPS), CONNECTIONS, TURN),
+            |figures, way, outcome, _| figures.add(REQUESTS, way, outcome.rate()),
+        )?;
+        self.round(
+            &Way::ALL,
+            (VISIT_CPU, Some(VISIT_OWN)),
+            |way| requests::new_connections(at(way, CLOSES), CONNECTIONS, TURN),
+            |figures, way, outcome, _| figures.add(VISITS, way, outcome.rate()),
+        )?;
+        let micros = |time: Duration| time.as_secs_f64() * 1e6;
+        let mut direct = (0.0, 0.0);
+        for way in Way::ALL {
+            let mut turn = self.turn(way, || requests::serial(at(way, KEEPS), TURN))?;
+            let (half, most) = (turn.outcome.latency(0.5), turn.outcome.latency(0.99));
+            if way == Way::Direct {
+                direct = (micros(half), micros(most));
+            } else {
+                self.figures.add(SERIAL_50, way, micros(half) - direct.0);
+                self.figures.add(SERIAL_99, way, micros(most) - direct.1);
+            }
+        }
+        for way in Way::ALL {
+            let mut turn = self.turn(way, || {
+                requests::paced(at(way, KEEPS), CONNECTIONS, half, TURN)
+            })?;
+            let (half, most) = (turn.outcome.latency(0.5), turn.outcome.latency(0.99));
+            self.figures.add(HALF_50, way, micros(half));
+            self.figures.add(HALF_99, way, micros(most));
+        }
+        Ok(())
+    }
+
+    fn streams(&mut self) -> Result<()> {
+        for (count, rate, cpu) in [(1, STREAM, STREAM_CPU), (8, STREAMS, STREAMS_CPU)] {
+            let mut limit = 0.0;
+            for way in Way::ALL {
+                let turn = self.turn(way, || streams::take(at(way, SENDS), count, TURN))?;
+                // A byte's microseconds are a gigabyte's 10⁶ milliseconds.
+                let cpu_of_a_gigabyte = turn.machine * 1e6;
+                if way == Way::Direct {
+                    limit = cpu_of_a_gigabyte;
+                } else {
+                    self.figures.add(cpu, way, cpu_of_a_gigabyte - limit);
+                }
+                self.figures.add(rate, way, turn.outcome.rate() * 8.0 / 1e9);
+            }
+        }
+        Ok(())
+    }
+
+    fn datagrams(&mut self) -> Result<()> {
+        let ways: Vec<Way> = Way::ALL
+            .into_iter()
+            .filter(|way| way.carries_udp())
+            .collect();
+        for (load, rate, cpu, lost) in UDP {
+            let mut limit = 0.0;
+            for way in &ways {
+                let turn = self.turn(*way, || datagrams::echo(at(*way, ECHOES), load, TURN))?;
+                let outcome = &turn.outcome;
+                self.figures.add(rate, *way, outcome.rate());
+                let sent = (outcome.count + outcome.failed).max(1) as f64;
+                self.figures
+                    .add(lost, *way, outcome.failed as f64 * 1e6 / sent);
+                if *way == Way::Direct {
+                    limit = turn.machine;
+                } else {
+                    // What a datagram adds can't be less than what can be measured of it.
+                    let added = (turn.machine - limit).max(0.01);
+                    self.figures.add(cpu, *way, 1e6 / added);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Each way by itself: its idle connections stay open while they are measured.
+    fn memory(&mut self) -> Result<()> {
+        for way in Way::ALL.into_iter().filter(|way| way.is_process()) {
+            let Some(process) = self.paths.process(way)? else {
+                continue;
+            };
+            let open = |count: usize| {
+                self.site
+                    .client
+                    .run(|| requests::idle(at(way, KEEPS), count))
+            };
+            // What is allocated once is not a connection's.
+            drop(open(100)?);
+            let before = settled(process)?;
+            let held = open(IDLE)?;
+            let after = settled(process)?;
+            drop(held);
+            let each = after.saturating_sub(before) as f64 * 1.024 / IDLE as f64;
+            self.figures.add(IDLE_MEMORY, way, each);
+        }
+        Ok(())
+    }
+}
+
+/// A process' memory once it does not move any more.
+fn settled(process: u32) -> Result<u64> {
+    let mut last = cpu::memory(process)?;
+    let mut same = 0;
+    wait::until_some("its memory is at rest", || {
+        thread::sleep(Duration::from_millis(200));
+        let now = cpu::memory(process)?;
+        same = if now.abs_diff(last) < 64 { same + 1 } else { 0 };
+        last = now;
+        anyhow::ensure!(same >= 10, "{now} kB");
+        Ok(now)
+    })
+}

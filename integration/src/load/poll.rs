@@ -1,0 +1,74 @@
+//! An event loop: sockets by number, and which of them have something to say.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{Timespec, epoll};
+
+/// Events that are taken at once.
+const EVENTS: usize = 256;
+
+/// Sockets that are watched.
+pub(super) struct Poll {
+    epoll: OwnedFd,
+}
+
+/// What a socket has to say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ready {
+    /// The number that it was given.
+    pub(super) number: usize,
+    pub(super) writable: bool,
+}
+
+impl Poll {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+        })
+    }
+
+    /// Tells of this socket when something comes, and once when it can be written to: edges, so
+    /// that nothing has to be asked for again.
+    pub(super) fn watch(&self, socket: impl AsFd, number: usize) -> io::Result<()> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        Ok(epoll::add(
+            &self.epoll,
+            socket,
+            epoll::EventData::new_u64(number as u64),
+            flags,
+        )?)
+    }
+
+    /// Tells of this socket as long as there is something to read.
+    pub(super) fn watch_level(&self, socket: impl AsFd, number: usize) -> io::Result<()> {
+        Ok(epoll::add(
+            &self.epoll,
+            socket,
+            epoll::EventData::new_u64(number as u64),
+            epoll::EventFlags::IN,
+        )?)
+    }
+
+    /// Waits for something, at most so long; moves what there is to `ready`.
+    pub(super) fn wait(&self, ready: &mut Vec<Ready>, limit: Duration) -> io::Result<()> {
+        ready.clear();
+        let limit = Timespec {
+            tv_sec: limit.as_secs().cast_signed(),
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        let mut room = [MaybeUninit::uninit(); EVENTS];
+        let events = match epoll::wait(&self.epoll, &mut room, Some(&limit)) {
+            Ok((events, _)) => events,
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        ready.extend(events.iter().map(|event| Ready {
+            number: event.data.u64() as usize,
+            writable: { event.flags }.contains(epoll::EventFlags::OUT),
+        }));
+        Ok(())
+    }
+}
