@@ -15,11 +15,14 @@ pub(crate) fn explain(ledger: &Ledger, entry: &Entry) -> Vec<Section> {
         title: title.to_owned(),
         sentences,
     };
-    vec![
+    let sections = [
         section("Address", address(ledger, entry)),
         section("Node ports", node_ports(ledger, entry)),
         section("Source", source(entry)),
-    ]
+    ];
+    // An API server's objects come from no file.
+    let told = sections.into_iter().filter(|it| !it.sentences.is_empty());
+    told.collect()
 }
 
 fn address(ledger: &Ledger, entry: &Entry) -> Vec<String> {
@@ -37,6 +40,9 @@ fn address(ledger: &Ledger, entry: &Entry) -> Vec<String> {
             let family = IpFamily::of(address);
             let why = if wants::asked_address(service, family) == Some(address) {
                 "it was asked for"
+            } else if entry.stored.source.is_none() {
+                // Where the status is the memory, nobody knows how it got there.
+                "it was free when it was given, and stays"
             } else if service.status_addresses.contains(&address) {
                 "the status in its manifest names it"
             } else {
