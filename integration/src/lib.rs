@@ -11,7 +11,7 @@
 //! - [`manifest`]: manifests that would be tedious to write out.
 //! - [`hostile`]: what a tenant may write who means harm.
 //! - [`harness`]: `main` of a test program.
-//! - [`load`]: clients and servers that cost little, for benchmarks.
+//! - [`bench`]: clients and servers that cost little, for benchmarks.
 //! - [`figures`]: tables, for the measuring programs in `bin`.
 //!
 //! Invariants:
@@ -21,6 +21,7 @@
 //! - What can't run fails and says why; nothing is skipped.
 //! - Whatever takes time is waited for with [`wait::until`]; nothing sleeps and hopes.
 
+pub mod bench;
 pub mod clients;
 pub mod cluster;
 pub mod fairway;

@@ -19,8 +19,8 @@ use std::env;
 use std::fs;
 
 use anyhow::Result;
+use fairway_integration::bench::backend::Backend;
 use fairway_integration::harness;
-use fairway_integration::load::backend::Backend;
 use fairway_integration::site::{Site, server};
 
 use paths::{Paths, SERVERS};

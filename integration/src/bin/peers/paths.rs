@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use fairway_integration::bench::backend::{CLOSES, ECHOES, KEEPS, SENDS};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::lab::{Host, Process};
-use fairway_integration::load::backend::{CLOSES, ECHOES, KEEPS, SENDS};
 use fairway_integration::site::{Site, server, vip};
 use fairway_integration::{clients, programs, wait};
 use tempfile::TempDir;

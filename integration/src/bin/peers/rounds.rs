@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use fairway_integration::load::backend::{CLOSES, ECHOES, KEEPS, SENDS};
-use fairway_integration::load::datagrams::{self, Datagrams};
-use fairway_integration::load::{Outcome, requests, streams};
+use fairway_integration::bench::backend::{CLOSES, ECHOES, KEEPS, SENDS};
+use fairway_integration::bench::datagrams::{self, Datagrams};
+use fairway_integration::bench::{Outcome, requests, streams};
 use fairway_integration::site::Site;
 use fairway_integration::wait;
 
