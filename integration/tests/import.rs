@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::cluster::Cluster;
-use fairway_integration::in_cluster::MANIFESTS;
+use fairway_integration::in_cluster::{Installed, MANIFESTS};
 use fairway_integration::{programs, tests};
 use serde_json::{Value, json};
 
@@ -14,6 +14,7 @@ tests![
     files_become_pools_that_validate_accepts,
     standard_input_is_read_and_errors_have_their_codes,
     a_cluster_is_read_and_its_pools_are_created_once,
+    every_live_address_stays_as_it_is_when_fairway_takes_over,
 ];
 
 /// As `kubectl get ipaddresspools,l2advertisements,services -A -o yaml` prints them.
@@ -181,18 +182,8 @@ fn import(cluster: &Cluster, kubeconfig: &Path, arguments: &[&str]) -> Result<Ou
     Ok(cluster.host().run(|| command.output())?)
 }
 
-fn a_cluster_is_read_and_its_pools_are_created_once() -> Result<()> {
-    let cluster = Cluster::shared()?;
-    for namespace in ["shop", "metallb-system"] {
-        cluster.namespace(namespace)?;
-    }
-    let admin = cluster.admin();
-    // No MetalLB there yet.
-    ended(
-        &import(&cluster, admin, &[])?,
-        1,
-        &["there is no IPAddressPool"],
-    )?;
+/// MetalLB's kinds and objects.
+fn metallb(cluster: &Cluster) -> Result<()> {
     // BGPAdvertisements are left out: a cluster without a kind has none of it.
     for (kind, plural) in [
         ("IPAddressPool", "ipaddresspools"),
@@ -207,7 +198,22 @@ fn a_cluster_is_read_and_its_pools_are_created_once() -> Result<()> {
             &name,
         ])?;
     }
-    cluster.apply(OBJECTS)?;
+    cluster.apply(OBJECTS)
+}
+
+fn a_cluster_is_read_and_its_pools_are_created_once() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    for namespace in ["shop", "metallb-system"] {
+        cluster.namespace(namespace)?;
+    }
+    let admin = cluster.admin();
+    // No MetalLB there yet.
+    ended(
+        &import(&cluster, admin, &[])?,
+        1,
+        &["there is no IPAddressPool"],
+    )?;
+    metallb(&cluster)?;
     cluster.apply(
         "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, \
          spec: {type: LoadBalancer, ports: [{port: 80}]}}",
@@ -255,5 +261,84 @@ fn a_cluster_is_read_and_its_pools_are_created_once() -> Result<()> {
     // What was printed is what kubectl takes for the same.
     let output = cluster.kubectl_as(admin, &["apply", "-f", "-"], &text(&dry.stdout))?;
     ensure!(output.status.success(), "{output:?}");
+    Ok(())
+}
+
+fn every_live_address_stays_as_it_is_when_fairway_takes_over() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    cluster.namespace("metallb-system")?;
+    cluster.namespace("web")?;
+    cluster.namespace("mail")?;
+    metallb(&cluster)?;
+    let shares = json!({"metallb.universe.tf/allow-shared-ip": "dns"});
+    let held = [
+        // Given by the pool, in no order.
+        (("shop", "auto"), json!({}), 80, json!(["192.168.10.200"])),
+        (("mail", "auto"), json!({}), 80, json!(["192.168.9.3"])),
+        // Asked for, in both spellings.
+        (
+            ("shop", "asked"),
+            json!({"metallb.io/loadBalancerIPs": "192.168.10.7"}),
+            80,
+            json!(["192.168.10.7"]),
+        ),
+        (
+            ("web", "pool"),
+            json!({"metallb.universe.tf/address-pool": "expensive"}),
+            80,
+            json!(["42.176.25.66"]),
+        ),
+        // One address for two.
+        (
+            ("shop", "dns-1"),
+            shares.clone(),
+            53,
+            json!(["192.168.10.9"]),
+        ),
+        (("shop", "dns-2"), shares, 853, json!(["192.168.10.9"])),
+        // The last of a /24, which the pool would not give, and one of no pool any more.
+        (("shop", "end"), json!({}), 80, json!(["192.168.10.255"])),
+        (("shop", "gone"), json!({}), 80, json!(["192.168.77.7"])),
+        // A pool that is not for its namespace any more.
+        (("mail", "moved"), json!({}), 80, json!(["42.176.25.65"])),
+    ];
+    for ((namespace, name), annotations, port, addresses) in &held {
+        let service = json!({
+            "metadata": {"name": name, "annotations": annotations},
+            "spec": {"type": "LoadBalancer", "ports": [{"port": port}]},
+        });
+        cluster.create("Service", namespace, &service)?;
+        let ingress: Vec<Value> = addresses
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|ip| json!({"ip": ip, "ipMode": "VIP"}))
+            .collect();
+        let status = json!({"status": {"loadBalancer": {"ingress": ingress}}});
+        cluster.patch(("Service", namespace, name), "status", &status)?;
+    }
+    ended(&import(&cluster, cluster.admin(), &["--apply"])?, 0, &[])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    // One that comes now is given its address after all others have been seen to.
+    it.service("new", "ports: [{port: 80}]")?;
+    let new = it.address("new")?.to_string();
+    for ((namespace, name), _, _, addresses) in &held {
+        let what = format!("{namespace}/{name} is Fairway's, with what it had");
+        let service = cluster.wait_for(("Service", namespace, name), &what, |service| {
+            let conditions = &service["status"]["conditions"];
+            let conditions = conditions.as_array().into_iter().flatten();
+            conditions
+                .filter(|it| it["type"] == "AddressAssigned")
+                .any(|it| it["status"] == "True")
+        })?;
+        let ingress = service["status"]["loadBalancer"]["ingress"].as_array();
+        let now: Vec<&Value> = ingress.into_iter().flatten().map(|it| &it["ip"]).collect();
+        ensure!(json!(now) == *addresses, "{what}: {service}");
+        ensure!(
+            !now.contains(&&json!(new)),
+            "{new} is given twice: {service}"
+        );
+    }
     Ok(())
 }
