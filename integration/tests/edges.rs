@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use fairway_integration::cluster::Cluster;
-use fairway_integration::in_cluster::Installed;
+use fairway_integration::in_cluster::{Installed, NAMESPACE};
 use fairway_integration::site::vip;
 use fairway_integration::{tests, wait};
 use serde_json::json;
@@ -13,6 +13,7 @@ tests![
     node_ports_are_asked_for_where_the_service_itself_sends_its_traffic_there,
     a_reversed_range_is_left_out_of_its_pool_and_the_pool_says_so,
     what_a_former_provider_left_in_the_status_is_removed,
+    the_lease_of_a_gateway_that_is_gone_for_good_is_removed,
 ];
 
 /// A rule of the cluster against statuses of Services with the label `guarded`.
@@ -234,4 +235,42 @@ fn what_a_former_provider_left_in_the_status_is_removed() -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn the_lease_of_a_gateway_that_is_gone_for_good_is_removed() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let lease = |name: &str, renewed: &str| {
+        let report = json!({"gateway": {
+            "name": name, "version": "0.1.0", "ready": true, "why": "", "listening": 1,
+            "failed": 0, "connections": 0, "flows": 0, "started": renewed,
+        }});
+        let object = json!({
+            "metadata": {
+                "name": format!("fairway-gateway-{name}"),
+                "labels": {"fairway.dev/component": "gateway"},
+                "annotations": {"fairway.dev/report": report.to_string()},
+            },
+            "spec": {
+                "holderIdentity": name, "leaseDurationSeconds": 30, "renewTime": renewed,
+            },
+        });
+        cluster.create("Lease", NAMESPACE, &object).map(drop)
+    };
+    lease("old", "2020-01-01T00:00:00.000000Z")?;
+    // Its clock is ahead, and so it is not known how long it has been away.
+    lease("silent", "2099-01-01T00:00:00.000000Z")?;
+    let controller = it.controller("controller-1", &[])?;
+    cluster.wait_gone("Lease", NAMESPACE, "fairway-gateway-old")?;
+    wait::until_some("the one that is left is shown with its age", || {
+        let rows = controller.list("gateways")?;
+        let shown: Vec<_> = rows
+            .iter()
+            .map(|row| (&row["name"], &row["ready"]))
+            .collect();
+        ensure!(shown == [(&json!("silent"), &json!(false))], "{rows:?}");
+        let why = rows[0]["why"].as_str().unwrap_or_default();
+        ensure!(why.contains("since 2099-01-01"), "{why}");
+        Ok::<_, anyhow::Error>(())
+    })
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use fairway_config::exchange::{Change, ListenerReport, ListenerState, RefusedEndpoint, Report};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::service::Notice;
+use fairway_config::time::Timestamp;
 use fairway_config::view::GatewayRow;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,10 @@ pub(super) const DURATION: Duration = Duration::from_secs(30);
 
 /// How often one renews.
 pub(super) const RENEW: Duration = Duration::from_secs(10);
+
+/// How long after its last renewal the Lease of a gateway is removed: it will not come back, and if it
+/// does, it makes another.
+pub(super) const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// An object's annotations have 256 KiB; this leaves room for those of others.
 const MAX_BYTES: usize = 192 << 10;
@@ -103,6 +108,8 @@ struct Gateway {
     told: Told,
     /// When its Lease was last seen to change, by the clock of this process.
     heard: Instant,
+    /// `spec.renewTime`, by the gateway's own clock.
+    renewed: Option<Timestamp>,
     /// Its Lease has run out: what it said is taken back.
     gone: bool,
 }
@@ -113,6 +120,7 @@ impl Gateways {
         &mut self,
         name: &ClusterName,
         annotation: &str,
+        renewed: Option<Timestamp>,
         now: Instant,
     ) -> Result<Vec<Change>, serde_json::Error> {
         let told: Told = serde_json::from_str(annotation)?;
@@ -123,6 +131,7 @@ impl Gateways {
         let gateway = Gateway {
             told,
             heard: now,
+            renewed,
             gone: false,
         };
         self.all.insert(Arc::clone(name), gateway);
@@ -162,12 +171,27 @@ impl Gateways {
             changes.extend(difference(name, Some(&gateway.told), None));
             let row = GatewayRow {
                 ready: false,
-                why: format!("it has not been heard of for {} s", DURATION.as_secs()),
+                why: match gateway.renewed {
+                    Some(renewed) => format!("it has not been heard of since {renewed}"),
+                    None => format!("it has not been heard of for {} s", DURATION.as_secs()),
+                },
                 ..gateway.told.gateway.clone()
             };
             changes.push(Change::Gateway(Arc::clone(name), Some(Arc::new(row))));
         }
         changes
+    }
+}
+
+impl Gateways {
+    /// Those that have been gone for so long that their Leases may go. Both clocks have to agree: the
+    /// gateway's own may be wrong, and this process may have begun a moment ago.
+    pub(super) fn abandoned(&self, now: Timestamp) -> Vec<ClusterName> {
+        let long = ABANDONED.as_secs().cast_signed();
+        let all = self.all.iter().filter(|(_, gateway)| gateway.gone);
+        all.filter(|(_, gateway)| gateway.renewed.is_some_and(|it| it.0 + long <= now.0))
+            .map(|(name, _)| Arc::clone(name))
+            .collect()
     }
 }
 
@@ -274,12 +298,12 @@ mod tests {
         ]);
         let text = encode(row(true), &reports);
         assert!(!text.contains("web/a"), "{text}");
-        let changes = gateways.hear(&name, &text, now).unwrap();
+        let changes = gateways.hear(&name, &text, None, now).unwrap();
         assert_eq!(told(&changes), ["web/b true", "edge-1 Some(true)"]);
         reports.insert(shop("b"), report(ListenerState::Listening));
         reports.insert(shop("c"), failing());
         let changes = gateways
-            .hear(&name, &encode(row(true), &reports), now)
+            .hear(&name, &encode(row(true), &reports), None, now)
             .unwrap();
         assert_eq!(
             told(&changes),
@@ -294,7 +318,7 @@ mod tests {
         let (now, name) = (Instant::now(), "edge-1".into());
         let mut gateways = Gateways::default();
         let text = encode(row(true), &BTreeMap::from([(shop("b"), failing())]));
-        gateways.hear(&name, &text, now).unwrap();
+        gateways.hear(&name, &text, None, now).unwrap();
         assert!(
             gateways
                 .expire(now + DURATION - Duration::from_secs(1))
@@ -303,8 +327,31 @@ mod tests {
         let changes = gateways.expire(now + DURATION);
         assert_eq!(told(&changes), ["web/b false", "edge-1 Some(false)"]);
         assert!(gateways.expire(now + DURATION * 2).is_empty());
-        let changes = gateways.hear(&name, &text, now + DURATION * 2).unwrap();
+        let changes = gateways
+            .hear(&name, &text, None, now + DURATION * 2)
+            .unwrap();
         assert_eq!(told(&changes), ["web/b true", "edge-1 Some(true)"]);
+    }
+
+    #[test]
+    fn a_gateway_is_abandoned_when_it_has_been_silent_for_a_day_by_both_clocks() {
+        let (now, name) = (Instant::now(), "edge-1".into());
+        let mut gateways = Gateways::default();
+        let text = encode(row(true), &BTreeMap::new());
+        let renewed = Timestamp(1_000_000);
+        let day = |seconds: i64| Timestamp(renewed.0 + 24 * 60 * 60 + seconds);
+        gateways.hear(&name, &text, Some(renewed), now).unwrap();
+        // It was heard just now, so its clock is wrong.
+        assert!(gateways.abandoned(day(0)).is_empty());
+        let changes = gateways.expire(now + DURATION);
+        let [Change::Gateway(_, Some(row))] = &changes[..] else {
+            panic!("{changes:?}");
+        };
+        assert_eq!(row.why, format!("it has not been heard of since {renewed}"));
+        assert!(gateways.abandoned(day(-1)).is_empty());
+        assert_eq!(gateways.abandoned(day(0)), [Arc::clone(&name)]);
+        gateways.hear(&name, &text, Some(day(0)), now).unwrap();
+        assert!(gateways.abandoned(day(0)).is_empty());
     }
 
     #[test]
@@ -322,7 +369,11 @@ mod tests {
     fn what_is_no_report_is_an_error_and_no_panic() {
         let mut gateways = Gateways::default();
         for text in ["", "{}", "null", "[1]", "{\"gateway\": 7}"] {
-            assert!(gateways.hear(&"x".into(), text, Instant::now()).is_err());
+            assert!(
+                gateways
+                    .hear(&"x".into(), text, None, Instant::now())
+                    .is_err()
+            );
         }
     }
 }

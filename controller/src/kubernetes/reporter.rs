@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use fairway_config::exchange::Report;
 use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::time::Timestamp;
 use fairway_config::view::GatewayRow;
 use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::watcher::{Config, Event};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
@@ -20,12 +21,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::gateways::{ANNOTATION, DURATION, Gateways, LABEL, RENEW, encode, is_news};
 use super::rewind::watched;
-use super::{REQUEST, Shared, WATCH_SECONDS};
+use super::{REQUEST, Shared, WATCH_SECONDS, now};
 use crate::feed::lock;
 
 /// Between two writes, at least; and how often it is looked whether the gateway is still as it was
 /// said to be.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often Leases are looked for that nobody will renew any more.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// What a gateway has to say of Services, until it is written.
 #[derive(Debug, Default)]
@@ -165,6 +169,8 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
     let mut gateways = Gateways::default();
     let mut listed: Option<Vec<ClusterName>> = None;
     let mut tick = tokio::time::interval(PAUSE);
+    let mut marks: BTreeMap<ClusterName, Preconditions> = BTreeMap::new();
+    let mut swept = Instant::now();
     loop {
         let event = tokio::select! {
             event = events.next() => match event {
@@ -174,6 +180,12 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
             _ = tick.tick() => {
                 let changes = gateways.expire(Instant::now());
                 shared.publish(changes);
+                if swept.elapsed() >= SWEEP {
+                    swept = Instant::now();
+                    for name in gateways.abandoned(now()) {
+                        remove(shared, &name, marks.get(&name)).await;
+                    }
+                }
                 continue;
             }
         };
@@ -188,7 +200,9 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
                 continue;
             }
             Ok(Event::InitDone) => {
-                let changes = gateways.retain(&listed.take().unwrap_or_default());
+                let listed = listed.take().unwrap_or_default();
+                marks.retain(|name, _| listed.contains(name));
+                let changes = gateways.retain(&listed);
                 shared.heard_gateways();
                 changes
             }
@@ -197,11 +211,41 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
                 if let Some(listed) = &mut listed {
                     listed.push(Arc::clone(&name));
                 }
+                let mark = Preconditions {
+                    uid: lease.uid(),
+                    resource_version: lease.resource_version(),
+                };
+                marks.insert(Arc::clone(&name), mark);
                 hear(&mut gateways, &name, &lease)
             }
-            Ok(Event::Delete(lease)) => gateways.forget(&gateway_of(&lease)),
+            Ok(Event::Delete(lease)) => {
+                marks.remove(&gateway_of(&lease));
+                gateways.forget(&gateway_of(&lease))
+            }
         };
         shared.publish(changes);
+    }
+}
+
+/// Removes the Lease of a gateway that is gone for good, if it is still as it was last seen.
+async fn remove(shared: &Shared, name: &ClusterName, mark: Option<&Preconditions>) {
+    let Some(mark) = mark.filter(|_| shared.settings.term.holds()) else {
+        return;
+    };
+    let leases: Api<Lease> = Api::namespaced(shared.client.clone(), &shared.settings.namespace);
+    let parameters = DeleteParams {
+        preconditions: Some(mark.clone()),
+        ..DeleteParams::default()
+    };
+    let lease = format!("fairway-gateway-{name}");
+    match tokio::time::timeout(REQUEST, leases.delete(&lease, &parameters)).await {
+        Ok(Ok(_)) => tracing::info!(gateway = %name, "gone for a day: its Lease is removed"),
+        // It has come back, or somebody else was faster.
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {}
+        answer => {
+            metrics::counter!("fairway_store_errors_total", "operation" => "lease").increment(1);
+            tracing::warn!(gateway = %name, ?answer, "its Lease can't be removed");
+        }
     }
 }
 
@@ -219,7 +263,9 @@ fn hear(
 ) -> Vec<fairway_config::exchange::Change> {
     let text = lease.annotations().get(ANNOTATION);
     let Some(text) = text else { return Vec::new() };
-    match gateways.hear(name, text, Instant::now()) {
+    let renewed = lease.spec.as_ref().and_then(|it| it.renew_time.as_ref());
+    let renewed = renewed.map(|it| Timestamp(it.0.as_second()));
+    match gateways.hear(name, text, renewed, Instant::now()) {
         Ok(changes) => changes,
         Err(error) => {
             tracing::warn!(gateway = %name, %error, "what a gateway says can't be read");

@@ -72,7 +72,11 @@ pub(crate) fn roles_hold_what_each_part_needs_and_no_more() -> Result<()> {
                 "fairway.dev/addresspools get list watch",
             ],
         ),
-        ("Role", "fairway-controller", &leases),
+        (
+            "Role",
+            "fairway-controller",
+            &["coordination.k8s.io/leases get list watch create update patch delete"],
+        ),
         ("Role", "fairway-gateway", &leases),
     ];
     let objects = objects(&[])?;
