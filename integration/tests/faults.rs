@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 tests![
     a_restarted_api_server_and_an_expired_watch_miss_nothing,
     etcd_is_away_longer_than_a_term_and_nothing_moves,
+    refused_for_too_many_requests_it_converges,
     a_clock_that_jumps_changes_nothing,
     a_cluster_restored_from_a_backup_is_served_as_it_is_now,
     addresses_stay_while_the_definition_of_pools_is_gone,
@@ -144,6 +145,57 @@ fn etcd_is_away_longer_than_a_term_and_nothing_moves() -> Result<()> {
         cluster.wait_until_ready(Component::ApiServer)?;
         shop.more((0..10).map(|n| format!("after-{n}")))
     })?;
+    let after = cluster.holders("shop")?;
+    for (name, addresses) in &before {
+        ensure!(after.get(name) == Some(addresses), "{name}: {after:?}");
+    }
+    Ok(())
+}
+
+/// From now on the API server takes one of Fairway's requests at a time, and refuses every other
+/// (429).
+fn throttle(cluster: &Cluster) -> Result<()> {
+    cluster.apply(&format!(
+        "apiVersion: flowcontrol.apiserver.k8s.io/v1\nkind: PriorityLevelConfiguration\n\
+         metadata: {{name: fairway-throttled}}\n\
+         spec: {{type: Limited, limited: {{nominalConcurrencyShares: 0, \
+         lendablePercent: 0, borrowingLimitPercent: 0, limitResponse: {{type: Reject}}}}}}\n---\n\
+         apiVersion: flowcontrol.apiserver.k8s.io/v1\nkind: FlowSchema\n\
+         metadata: {{name: fairway-throttled}}\n\
+         spec:\n  matchingPrecedence: 2\n\
+         \x20 priorityLevelConfiguration: {{name: fairway-throttled}}\n  rules:\n\
+         \x20 - subjects: [{{kind: Group, group: {{name: 'system:serviceaccounts:{NAMESPACE}'}}}}]\n\
+         \x20   resourceRules: [{{verbs: ['*'], apiGroups: ['*'], resources: ['*'], \
+         clusterScope: true, namespaces: ['*']}}]\n",
+    ))
+}
+
+/// How many of Fairway's requests the API server has `dispatched` or `rejected` since.
+fn requests(cluster: &Cluster, what: &str) -> Result<f64> {
+    let url = "http://127.0.0.1:8001/metrics";
+    let metrics = cluster
+        .host()
+        .run(|| clients::output("curl", &["-sf", url]))?;
+    let name = format!("apiserver_flowcontrol_{what}_requests_total{{");
+    let level = "priority_level=\"fairway-throttled\"";
+    let lines = metrics.lines();
+    let ours = lines.filter(|line| line.starts_with(&name) && line.contains(level));
+    let counts = ours.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+    Ok(counts.sum())
+}
+
+fn refused_for_too_many_requests_it_converges() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let shop = Shop::open(&cluster, &["203.0.113.0/24"])?;
+    shop.more((0..10).map(|n| format!("before-{n}")))?;
+    let before = cluster.holders("shop")?;
+    throttle(&cluster)?;
+    wait::until_some("it is so", || {
+        ensure!(requests(&cluster, "dispatched")? > 0.0);
+        Ok::<_, anyhow::Error>(())
+    })?;
+    shop.served_while(|| shop.more((0..100).map(|n| format!("after-{n}"))))?;
+    ensure!(requests(&cluster, "rejected")? > 0.0, "nothing was refused");
     let after = cluster.holders("shop")?;
     for (name, addresses) in &before {
         ensure!(after.get(name) == Some(addresses), "{name}: {after:?}");

@@ -143,14 +143,7 @@ fn two_hundred_services_of_a_hostile_tenant_leave_the_others_alone() -> Result<(
         ensure!(process.process()?.ended()?.is_none(), "seed {SEED}");
     }
     // What they had is given back.
-    let all = [
-        "delete",
-        "services",
-        "--all",
-        "-n",
-        "tenant",
-        "--timeout=60s",
-    ];
+    let all = ["delete", "--raw", "/api/v1/namespaces/tenant/services"];
     let output = cluster.kubectl_as(&tenant, &all, "")?;
     ensure!(output.status.success(), "seed {SEED}: {output:?}");
     wait::until_some("the pool has them again", || {

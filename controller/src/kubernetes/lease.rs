@@ -13,7 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::REQUEST;
 use super::election::{Candidate, DURATION, Move, RETRY, Record};
+use super::pace::is_refusal;
 use crate::feed::lock;
+
+/// After a try for which the API server had no room.
+const REFUSED: Duration = Duration::from_millis(200);
 
 /// Takes part in an election.
 pub struct Elector {
@@ -36,7 +40,7 @@ impl Term {
         lock(&self.0).is_some_and(|until| Instant::now() < until)
     }
 
-    fn set(&self, until: Option<Instant>) {
+    pub(super) fn set(&self, until: Option<Instant>) {
         *lock(&self.0) = until;
     }
 }
@@ -66,12 +70,14 @@ impl Elector {
         loop {
             let asked = Instant::now();
             let outcome = tokio::time::timeout(REQUEST, self.attempt(asked)).await;
+            // Nothing has happened; the next try may have more luck, and has to have it soon.
+            let refused = matches!(&outcome, Ok(Err(error)) if is_refusal(error));
             let error = match outcome {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(_) => Some("the API server did not answer in time".to_owned()),
             };
-            if error.is_some() {
+            if error.is_some() && !refused {
                 // What the server has now is not known.
                 self.lease = None;
             }
@@ -85,7 +91,8 @@ impl Elector {
             // A leader whose time is over must not wait for the next try to say so.
             let left = self.candidate.leads_until();
             let left = left.map(|until| until.saturating_duration_since(Instant::now()));
-            let wait = left.map_or(RETRY, |left| left.min(RETRY));
+            let wait = if refused { REFUSED } else { RETRY };
+            let wait = left.map_or(wait, |left| left.min(wait));
             let wait = wait.max(Duration::from_millis(10));
             if stop
                 .run_until_cancelled(tokio::time::sleep(wait))
@@ -165,7 +172,10 @@ impl Elector {
             }
             // Somebody was faster; what they wrote is looked at the next time.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => {
+                self.lease = lease.filter(|_| is_refusal(&error));
+                Err(error)
+            }
         }
     }
 

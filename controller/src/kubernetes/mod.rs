@@ -6,7 +6,7 @@
 //! 2. `known` knows the latest of each and what subscribers hear of it, `status` reads and makes
 //!    the status of a Service;
 //! 3. `hear` takes in what watches see, `progress` says what is still to be heard and what is wrong;
-//! 4. `write` says which requests make a decision last, `send` sends them, `teller` tells people of
+//! 4. `write` says which requests make a decision last, `send` sends them at a `pace` that the API server takes, `teller` tells people of
 //!    them, `strays` puts right what a crash or a person left undone;
 //! 5. `gateways` and `reporter`: what gateways say;
 //! 6. `snapshot`: what is known, on disk;
@@ -26,6 +26,7 @@ mod gateways;
 mod hear;
 mod known;
 mod lease;
+mod pace;
 mod progress;
 mod reporter;
 mod rewind;

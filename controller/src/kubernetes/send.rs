@@ -61,9 +61,6 @@ impl Shared {
             Api::namespaced_with(self.client.clone(), namespace, &resource(Kind::Service));
         let mut resource_version = record.resource_version.to_string();
         for step in steps {
-            if !self.settings.term.holds() {
-                return WriteOutcome::Failed("another controller leads".to_owned());
-            }
             let (patch, is_status) = step.patch(&resource_version, &record.foreign);
             let asked = Asked {
                 kind: Kind::Service,
@@ -72,14 +69,17 @@ impl Shared {
                 name: &key.name,
             };
             let (patch, parameters) = (Patch::Merge(patch), PatchParams::default());
-            let answer = tokio::time::timeout(REQUEST, async {
+            let answer = self.pace.send(&self.settings.term, || async {
                 if is_status {
                     services.patch_status(&key.name, &parameters, &patch).await
                 } else {
                     services.patch(&key.name, &parameters, &patch).await
                 }
             });
-            let document = match self.judge(answer.await, &asked).await {
+            let Some(answer) = answer.await else {
+                return not_leading();
+            };
+            let document = match self.judge(answer, &asked).await {
                 Ok(document) => document,
                 Err(outcome) => {
                     if let WriteOutcome::Rejected(error) = &outcome {
@@ -110,9 +110,6 @@ impl Shared {
         let Some(record) = record.filter(|record| record.stored.version == version) else {
             return WriteOutcome::Refused;
         };
-        if !self.settings.term.holds() {
-            return WriteOutcome::Failed("another controller leads".to_owned());
-        }
         let patch = serde_json::from_value(write::node_ports(&record, numbers)).map(Patch::Json);
         let patch: Patch<()> = match patch {
             Ok(patch) => patch,
@@ -124,14 +121,19 @@ impl Shared {
             &resource(Kind::Service),
         );
         let parameters = PatchParams::default();
-        let answer = tokio::time::timeout(REQUEST, services.patch(&name.name, &parameters, &patch));
+        let answer = self.pace.send(&self.settings.term, || async {
+            services.patch(&name.name, &parameters, &patch).await
+        });
+        let Some(answer) = answer.await else {
+            return not_leading();
+        };
         let asked = Asked {
             kind: Kind::Service,
             subresource: None,
             namespace: Some(&name.namespace),
             name: &name.name,
         };
-        let document = match self.judge(answer.await, &asked).await {
+        let document = match self.judge(answer, &asked).await {
             Ok(document) => document.into_value(Kind::Service),
             Err(outcome) => return outcome,
         };
@@ -143,20 +145,22 @@ impl Shared {
     }
 
     pub(super) async fn write_pool(&self, name: ClusterName, status: PoolStatus) -> WriteOutcome {
-        if !self.settings.term.holds() {
-            return WriteOutcome::Failed("another controller leads".to_owned());
-        }
         let pools: Api<Document> = Api::all_with(self.client.clone(), &resource(Kind::AddressPool));
         let patch = Patch::Merge(status::pool_patch(&status));
         let parameters = PatchParams::default();
-        let answer = tokio::time::timeout(REQUEST, pools.patch_status(&name, &parameters, &patch));
+        let answer = self.pace.send(&self.settings.term, || async {
+            pools.patch_status(&name, &parameters, &patch).await
+        });
+        let Some(answer) = answer.await else {
+            return not_leading();
+        };
         let asked = Asked {
             kind: Kind::AddressPool,
             subresource: Some("status"),
             namespace: None,
             name: &name,
         };
-        match self.judge(answer.await, &asked).await {
+        match self.judge(answer, &asked).await {
             Ok(_) => WriteOutcome::Written,
             Err(outcome) => outcome,
         }
@@ -192,6 +196,10 @@ impl Shared {
         let answer = tokio::time::timeout(REQUEST, reviews.create(&parameters, &review)).await;
         Some(answer.ok()?.ok()?.status?.allowed)
     }
+}
+
+fn not_leading() -> WriteOutcome {
+    WriteOutcome::Failed("another controller leads".to_owned())
 }
 
 /// A patch, as RBAC sees it.

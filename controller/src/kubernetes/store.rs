@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::known::{Class, Known};
+use super::pace::{self, Pace};
 use super::progress::Progress;
 use super::reporter::{self, Identity, Reports};
 use super::snapshot::Snapshot;
@@ -25,9 +26,6 @@ use crate::store::{Store, WriteOutcome};
 
 /// How long the API server has to deliver the first lists before a snapshot stands in for it.
 const FIRST_LISTS: Duration = Duration::from_secs(2);
-
-/// Requests on their way at a time.
-const CONCURRENT: usize = 32;
 
 /// A store over an API server.
 pub struct KubernetesStore {
@@ -52,6 +50,7 @@ pub(super) struct Shared {
     pub(super) known: Mutex<Known>,
     pub(super) progress: Mutex<Progress>,
     pub(super) strays: Strays,
+    pub(super) pace: Pace,
     pub(super) teller: Teller,
     pub(super) reports: Arc<Reports>,
     /// Taken while `known` is held, so that it is written down in the order in which it was heard.
@@ -76,6 +75,7 @@ impl KubernetesStore {
             known: Mutex::new(Known::new(class, reads == Reads::Controller)),
             progress: Mutex::new(Progress::new(reads)),
             strays: Strays::default(),
+            pace: Pace::default(),
             teller,
             reports: Arc::default(),
             snapshot: snapshot.map(Mutex::new),
@@ -153,7 +153,7 @@ impl Store for KubernetesStore {
                     Write::Pool { name, status } => shared.write_pool(name, status).await,
                 }
             })
-            .buffered(CONCURRENT)
+            .buffered(pace::MOST)
             .collect()
             .await
     }
