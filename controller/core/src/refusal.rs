@@ -90,8 +90,7 @@ impl PoolRefusal {
             Self::Service => "its serviceSelector does not select the Service".into(),
             Self::Namespace => "its namespaceSelector does not select the namespace".into(),
             Self::NotAutomatic => {
-                "it has autoAssign: false, so it gives addresses to those who ask for it only"
-                    .into()
+                "it has autoAssign: false: ask for it with the annotation fairway.dev/pool".into()
             }
             Self::NoFamily(family) => format!("it has no {family} addresses"),
             Self::Quota(quota) => format!("the namespace already holds its quota of {quota}"),
