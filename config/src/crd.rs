@@ -61,6 +61,49 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         type_ = "date",
         json_path = ".metadata.creationTimestamp"
     ),
+    // Those of `-o wide`.
+    printcolumn(
+        name = "IPV6-TOTAL",
+        type_ = "integer",
+        json_path = ".status.ipv6.total",
+        priority = 1
+    ),
+    printcolumn(
+        name = "IPV6-USED",
+        type_ = "integer",
+        json_path = ".status.ipv6.used",
+        priority = 1
+    ),
+    printcolumn(
+        name = "IPV6-AVAILABLE",
+        type_ = "integer",
+        json_path = ".status.ipv6.available",
+        priority = 1
+    ),
+    printcolumn(
+        name = "PRIORITY",
+        type_ = "integer",
+        json_path = ".spec.priority",
+        priority = 1
+    ),
+    printcolumn(
+        name = "FORWARDING",
+        type_ = "string",
+        json_path = ".spec.forwarding",
+        priority = 1
+    ),
+    printcolumn(
+        name = "OVERLAPS",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Overlaps\")].status",
+        priority = 1
+    ),
+    printcolumn(
+        name = "ADDRESSES",
+        type_ = "string",
+        json_path = ".spec.addresses",
+        priority = 1
+    ),
     crates(kube_core = "::kube_core")
 )]
 #[serde(rename_all = "camelCase")]
@@ -203,15 +246,29 @@ mod tests {
         assert_eq!(version["served"], true);
         assert_eq!(version["storage"], true);
         assert_eq!(version["subresources"], json!({"status": {}}));
-        let columns: Vec<_> = version["additionalPrinterColumns"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|column| column["name"].as_str().unwrap())
-            .collect();
+        let columns = version["additionalPrinterColumns"].as_array().unwrap();
+        let shown = |wide: bool| -> Vec<&str> {
+            let columns = columns.iter();
+            let columns = columns.filter(|column| (column["priority"] == 1) == wide);
+            columns
+                .filter_map(|column| column["name"].as_str())
+                .collect()
+        };
         assert_eq!(
-            columns,
+            shown(false),
             ["TOTAL", "USED", "AVAILABLE", "AUTO-ASSIGN", "READY", "AGE"]
+        );
+        assert_eq!(
+            shown(true),
+            [
+                "IPV6-TOTAL",
+                "IPV6-USED",
+                "IPV6-AVAILABLE",
+                "PRIORITY",
+                "FORWARDING",
+                "OVERLAPS",
+                "ADDRESSES"
+            ]
         );
     }
 

@@ -191,7 +191,9 @@ fn kubectl_shows_pools() -> Result<()> {
                 all.iter()
                     .any(|it| it["type"] == "Overlaps" && it["status"] == "True")
             });
-            pool["status"]["ipv4"]["used"] == used && overlaps == (name != "staff")
+            pool["status"]["ipv4"]["used"] == used
+                && (name != "edge" || pool["status"]["ipv6"]["used"] == used)
+                && overlaps == (name != "staff")
         })?;
     }
     wait::until("all are ready", || {
