@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use fairway_integration::cluster::Cluster;
 use fairway_integration::in_cluster::Installed;
-use fairway_integration::servers::named;
+use fairway_integration::servers::{named, named_udp};
 use fairway_integration::site::{server, vip};
 use fairway_integration::{tests, wait};
 use serde_json::{Value, json};
@@ -14,6 +14,8 @@ tests![
     a_status_or_finalizer_that_a_person_edits_is_put_right,
     conditions_and_finalizers_of_others_stay,
     a_node_port_that_a_person_changes_moves_no_address,
+    a_live_service_changes_its_protocol,
+    a_service_goes_through_every_type_and_comes_back,
     a_service_made_anew_under_the_same_name_is_served,
     a_tenant_takes_no_address_that_is_not_theirs,
     no_annotation_hurts_the_others,
@@ -149,6 +151,57 @@ fn a_node_port_that_a_person_changes_moves_no_address() -> Result<()> {
         ensure!(it.addresses("web")? == [address.to_string()]);
     }
     Ok(())
+}
+
+fn a_live_service_changes_its_protocol() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _tcp = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
+    let _udp = named_udp(&it.site.farm, &[("a", (server(0), 80).into())])?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let _gateway = it.gateway(&["--default-class"])?;
+    cluster.node("node-a", &[server(9)], &[])?;
+    it.service("web", "ports: [{port: 80}]")?;
+    it.pod("web", 0, server(0), "node-a")?;
+    let address = it.address("web")?;
+    it.answers(address, 80, Some("a"))?;
+    for protocols in [&["UDP"][..], &["TCP", "UDP"], &["TCP"], &["UDP", "TCP"]] {
+        let port = |protocol: &&str| json!({"name": protocol.to_lowercase(), "port": 80, "protocol": protocol});
+        let ports: Vec<Value> = protocols.iter().map(port).collect();
+        it.change("web", json!({"spec": {"ports": ports}}))?;
+        let there = |protocol: &str| protocols.contains(&protocol).then_some("a");
+        it.answers(address, 80, there("TCP"))?;
+        it.answers_udp(address, 80, there("UDP"))?;
+        has(&it, "web", &[&address.to_string()])?;
+    }
+    Ok(())
+}
+
+fn a_service_goes_through_every_type_and_comes_back() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _servers = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let _gateway = it.gateway(&["--default-class"])?;
+    cluster.node("node-a", &[server(9)], &[])?;
+    it.service("web", "ports: [{port: 80}]")?;
+    it.pod("web", 0, server(0), "node-a")?;
+    let address = it.address("web")?;
+    it.answers(address, 80, Some("a"))?;
+    for kind in ["NodePort", "ClusterIP"] {
+        it.change("web", json!({"spec": {"type": kind}}))?;
+        has(&it, "web", &[])?;
+        wait::until_some("the finalizer is gone", || {
+            let finalizers = it.finalizers("web")?;
+            ensure!(finalizers.is_empty(), "{finalizers:?}");
+            Ok(())
+        })?;
+    }
+    it.answers(address, 80, None)?;
+    it.change("web", json!({"spec": {"type": "LoadBalancer"}}))?;
+    it.answers(it.address("web")?, 80, Some("a"))
 }
 
 fn a_service_made_anew_under_the_same_name_is_served() -> Result<()> {
