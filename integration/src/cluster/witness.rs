@@ -1,23 +1,21 @@
 //! Somebody who looks at Services all the time: for what must not be so at any moment.
 
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::sync::mpsc::Receiver;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
-use super::Cluster;
-use super::component::DOOR_PORT;
-use crate::lab::Process;
-use crate::{programs, wait};
+use super::{Cluster, Told, request};
+use crate::wait;
 
-/// Sees every state that the Services of a namespace go through, in order, from when it was made
-/// until the API server ends its watch.
+/// Sees every state that the Services of a namespace go through, in order, from when it was made.
 #[derive(Debug)]
 pub struct Witness<'a> {
     cluster: &'a Cluster,
     namespace: String,
-    process: Process,
+    seen: Seen,
+    told: Receiver<Told>,
 }
 
 /// Who holds which addresses, by the Service's name; those that hold none are left out.
@@ -26,14 +24,17 @@ pub type Holders = BTreeMap<String, Vec<String>>;
 impl Cluster {
     /// Begins to look at the Services of a namespace.
     pub fn witness(&self, namespace: &str) -> Result<Witness<'_>> {
-        let mut command = Command::new(programs::find("curl")?);
-        command.args(["--silent", "--no-buffer"]).arg(format!(
-            "http://127.0.0.1:{DOOR_PORT}/api/v1/namespaces/{namespace}/services?watch=true"
-        ));
+        let path = self.path("Service", namespace, "")?;
+        let list = request::get(&self.host, &path, "application/json")?;
+        let mut seen = Seen::default();
+        for service in list["items"].as_array().into_iter().flatten() {
+            seen.see("ADDED", service, false)?;
+        }
         Ok(Witness {
             cluster: self,
             namespace: namespace.to_owned(),
-            process: self.host.spawn(command)?,
+            seen,
+            told: self.watch_from(path, &list)?,
         })
     }
 
@@ -47,50 +48,57 @@ impl Cluster {
 
 impl Witness<'_> {
     /// At no moment until now did two Services hold the same address, and where `keeps`, none that
-    /// held one had another or none later unless it was deleted. What is held now.
-    pub fn testifies(&self, keeps: bool) -> Result<Holders> {
+    /// held one had another or none later unless it was deleted. What is held now. A witness testifies
+    /// once.
+    pub fn testifies(mut self, keeps: bool) -> Result<Holders> {
         let now = self.cluster.holders(&self.namespace)?;
+        let seen = &mut self.seen;
         wait::until_some("the witness has seen what there is now", || {
-            let seen = replay(&self.process.said(), keeps);
-            match seen {
+            for told in self.told.try_iter() {
                 // What is wrong stays wrong.
-                Err(wrong) => Ok(Err(wrong)),
-                Ok(seen) if seen == now => Ok(Ok(seen)),
-                Ok(seen) => Err(format!("it has seen {seen:?}")),
+                if let Err(wrong) = seen.see(&told.kind, &told.object, keeps) {
+                    return Ok(Err(wrong));
+                }
+            }
+            match seen.holders == now {
+                true => Ok(Ok(now.clone())),
+                false => Err(format!("it has seen {:?}", seen.holders)),
             }
         })?
     }
 }
 
-fn replay(said: &str, keeps: bool) -> Result<Holders> {
-    let mut holders = Holders::new();
-    let mut held_by: BTreeMap<String, String> = BTreeMap::new();
-    for line in said.lines() {
-        let event: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
-        let (name, now) = match event["type"].as_str() {
-            Some("ADDED" | "MODIFIED") => addresses(&event["object"]),
-            Some("DELETED") => (addresses(&event["object"]).0, Vec::new()),
-            _ => continue,
+#[derive(Debug, Default)]
+struct Seen {
+    holders: Holders,
+    held_by: BTreeMap<String, String>,
+}
+
+impl Seen {
+    fn see(&mut self, kind: &str, object: &Value, keeps: bool) -> Result<()> {
+        let (name, now) = match kind {
+            "ADDED" | "MODIFIED" => addresses(object),
+            "DELETED" => (addresses(object).0, Vec::new()),
+            _ => bail!("the witness can't go on: {object}"),
         };
-        let former = holders.remove(&name).unwrap_or_default();
-        let ends = event["type"] == "DELETED"
-            || event["object"]["metadata"]["deletionTimestamp"].is_string();
+        let former = self.holders.remove(&name).unwrap_or_default();
+        let ends = kind == "DELETED" || object["metadata"]["deletionTimestamp"].is_string();
         ensure!(
             !keeps || ends || former.is_empty() || former == now,
             "{name} had {former:?} and then {now:?}"
         );
         for address in &former {
-            held_by.remove(address);
+            self.held_by.remove(address);
         }
         for address in &now {
-            let other = held_by.insert(address.clone(), name.clone());
+            let other = self.held_by.insert(address.clone(), name.clone());
             ensure!(other.is_none(), "{address} is held by {name} and {other:?}");
         }
         if !now.is_empty() {
-            holders.insert(name, now);
+            self.holders.insert(name, now);
         }
+        Ok(())
     }
-    Ok(holders)
 }
 
 fn addresses(service: &Value) -> (String, Vec<String>) {
@@ -108,18 +116,18 @@ mod tests {
 
     use super::*;
 
-    fn story(events: &[(&str, &str, &str)]) -> String {
-        let line = |(kind, name, ip): &(&str, &str, &str)| {
-            let ingress = if ip.is_empty() {
-                json!(null)
-            } else {
-                json!([{"ip": ip}])
+    fn replay(events: &[(&str, &str, &str)], keeps: bool) -> Result<Holders> {
+        let mut seen = Seen::default();
+        for (kind, name, ip) in events {
+            let ingress = match ip.is_empty() {
+                true => json!(null),
+                false => json!([{"ip": ip}]),
             };
             let status = json!({"loadBalancer": {"ingress": ingress}});
             let object = json!({"metadata": {"name": name}, "status": status});
-            format!("{}\n", json!({"type": kind, "object": object}))
-        };
-        events.iter().map(line).collect()
+            seen.see(kind, &object, keeps)?;
+        }
+        Ok(seen.holders)
     }
 
     #[test]
@@ -131,17 +139,17 @@ mod tests {
             ("DELETED", "a", "192.0.2.1"),
             ("ADDED", "b", "192.0.2.1"),
         ];
-        assert_eq!(replay(&story(&fine), true).unwrap().len(), 1);
+        assert_eq!(replay(&fine, true).unwrap().len(), 1);
         let twice = [
             ("ADDED", "a", "192.0.2.1"),
             ("ADDED", "b", "192.0.2.1"),
             ("DELETED", "a", ""),
         ];
-        assert!(replay(&story(&twice), false).is_err());
+        assert!(replay(&twice, false).is_err());
         let moved = [("ADDED", "a", "192.0.2.1"), ("MODIFIED", "a", "192.0.2.2")];
-        assert!(replay(&story(&moved), true).is_err());
-        assert!(replay(&story(&moved), false).is_ok());
+        assert!(replay(&moved, true).is_err());
+        assert!(replay(&moved, false).is_ok());
         let lost = [("ADDED", "a", "192.0.2.1"), ("MODIFIED", "a", "")];
-        assert!(replay(&story(&lost), true).is_err());
+        assert!(replay(&lost, true).is_err());
     }
 }
