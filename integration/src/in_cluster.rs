@@ -41,6 +41,10 @@ impl<'a> Installed<'a> {
             "--timeout=60s",
             "crd/addresspools.fairway.dev",
         ])?;
+        // It is established a moment before it is served.
+        wait::until_some("AddressPools are served", || {
+            cluster.list("addresspools", "", "").map(drop)
+        })?;
         cluster.namespace("shop")?;
         Ok(Self { cluster, site })
     }

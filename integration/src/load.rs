@@ -10,9 +10,12 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::clients::PATIENCE;
 use crate::lab::{Host, Served};
 use crate::wait;
+
+/// How long an answer is waited for. A connection that is lost ends at once or never: a shorter time
+/// would tell of a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks [`named`](crate::servers::named) servers who they are, each time on a new connection, until
 /// this is dropped. No request waits for another; where the machine is late, requests are left out.

@@ -1,6 +1,5 @@
 //! Other hands on the same objects: people, tenants, and whatever else writes.
 
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use fairway_integration::cluster::Cluster;
@@ -220,9 +219,7 @@ fn a_service_made_anew_under_the_same_name_is_served() -> Result<()> {
         let former = it.get("web")?["metadata"]["uid"].clone();
         cluster.delete("Service", "shop", "web")?;
         // The name is taken until the finalizer is gone.
-        wait::until_within(Duration::from_secs(30), "it is made anew", || {
-            make().is_ok()
-        })?;
+        wait::until_some("it is made anew", make)?;
         ensure!(it.get("web")?["metadata"]["uid"] != former);
         it.address("web")?;
     }

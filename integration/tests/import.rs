@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 use fairway_integration::cluster::Cluster;
 use fairway_integration::in_cluster::{Installed, MANIFESTS};
-use fairway_integration::{programs, tests};
+use fairway_integration::{programs, tests, wait};
 use serde_json::{Value, json};
 
 tests![
@@ -198,7 +198,15 @@ fn metallb(cluster: &Cluster) -> Result<()> {
             &name,
         ])?;
     }
-    cluster.apply(OBJECTS)
+    // A kind is established a moment before it is found.
+    wait::until_some("the objects are taken", || cluster.apply(OBJECTS))
+}
+
+/// Waits until AddressPools are served: established they are a moment before.
+fn served(cluster: &Cluster) -> Result<()> {
+    wait::until_some("AddressPools are served", || {
+        cluster.list("addresspools", "", "").map(drop)
+    })
 }
 
 fn a_cluster_is_read_and_its_pools_are_created_once() -> Result<()> {
@@ -234,6 +242,7 @@ fn a_cluster_is_read_and_its_pools_are_created_once() -> Result<()> {
     cluster.apply(MANIFESTS)?;
     let crd = "crd/addresspools.fairway.dev";
     cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", crd])?;
+    served(&cluster)?;
     let first = import(&cluster, admin, &["--apply"])?;
     ended(&first, 0, &["AddressPool first-pool created."])?;
     ensure!(first.stdout == dry.stdout, "{first:?}");
@@ -318,6 +327,7 @@ fn every_live_address_stays_as_it_is_when_fairway_takes_over() -> Result<()> {
         let status = json!({"status": {"loadBalancer": {"ingress": ingress}}});
         cluster.patch(("Service", namespace, name), "status", &status)?;
     }
+    served(&cluster)?;
     ended(&import(&cluster, cluster.admin(), &["--apply"])?, 0, &[])?;
     let _controller = it.controller("controller-1", &["--default-class"])?;
     // One that comes now is given its address after all others have been seen to.

@@ -15,7 +15,6 @@ tests![
     a_pool_in_use_that_is_edited_or_deleted_takes_no_address_away,
     a_pool_that_is_wrong_is_refused_with_a_sentence_that_helps,
     kubectl_shows_how_a_pool_is,
-    kubectl_shows_how_a_service_is,
 ];
 
 fn an_address_that_is_asked_for_in_any_dialect_is_given() -> Result<()> {
@@ -238,7 +237,10 @@ fn a_pool_in_use_that_is_edited_or_deleted_takes_no_address_away() -> Result<()>
     ensure!(it.addresses("web")? == [address.to_string()]);
     it.pool("edge", &["203.0.113.1-203.0.113.2"])?;
     wait::until_some("the condition goes when the pool is back", || {
-        ensure!(it.condition("web", "OutOfPool").is_err());
+        let service = it.get("web")?;
+        let conditions = service["status"]["conditions"].as_array();
+        let there = conditions.is_some_and(|all| all.iter().any(|it| it["type"] == "OutOfPool"));
+        ensure!(!there, "{service}");
         Ok::<_, anyhow::Error>(())
     })?;
     ensure!(it.addresses("web")? == [address.to_string()]);
@@ -389,93 +391,3 @@ fn kubectl_shows_how_a_pool_is() -> Result<()> {
         Ok(())
     })
 }
-
-fn kubectl_shows_how_a_service_is() -> Result<()> {
-    let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    it.service(
-        "web",
-        "ports: [{name: http, port: 80, nodePort: 30080}], clusterIP: 10.96.0.80",
-    )?;
-    it.tells("web", "EnsuringLoadBalancer", &[])?;
-    it.tells("web", "SyncLoadBalancerFailed", &["NoPools"])?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    it.address("web")?;
-    it.tells("web", "EnsuredLoadBalancer", &["203.0.113.1"])?;
-    it.tells("web", "NoGateway", &["fairway.dev/edge=true"])?;
-    // Without a slice its endpoints are shown as unknown.
-    wait::until_some("it has a slice", || {
-        ensure!(!cluster.slices("shop", "web")?.is_empty());
-        Ok::<_, anyhow::Error>(())
-    })?;
-    let table = cluster.kubectl(&["get", "service", "web", "-n", "shop"])?;
-    let row: Vec<&str> = table
-        .lines()
-        .nth(1)
-        .unwrap_or_default()
-        .split_whitespace()
-        .collect();
-    ensure!(
-        row[1] == "LoadBalancer" && row[3..5] == ["203.0.113.1", "80:30080/TCP"],
-        "{table}"
-    );
-    let described = cluster.kubectl(&["describe", "service", "web", "-n", "shop"])?;
-    // How long ago it was is the one thing that differs; with it the width of its column.
-    let is_age = |word: &str| {
-        let digits = word.trim_end_matches(|it: char| it.is_ascii_lowercase());
-        digits.len() < word.len() && !digits.is_empty() && digits.parse::<u32>().is_ok()
-    };
-    let masked: Vec<String> = described
-        .lines()
-        .map(|line| {
-            let words = line.split_whitespace();
-            let words = words.map(|word| if is_age(word) { "AGE" } else { word });
-            words.collect::<Vec<_>>().join(" ")
-        })
-        .collect();
-    ensure!(
-        masked == DESCRIBED.lines().collect::<Vec<_>>(),
-        "{}",
-        masked.join("\n")
-    );
-    let events = cluster.kubectl(&["get", "events", "-n", "shop"])?;
-    for row in [
-        "Warning SyncLoadBalancerFailed service/web NoPools: There is no AddressPool: create one.",
-        "Normal EnsuredLoadBalancer service/web 203.0.113.1 is assigned.",
-    ] {
-        let there = events.lines().any(|line| {
-            let words: Vec<&str> = line.split_whitespace().skip(1).collect();
-            words.join(" ") == row
-        });
-        ensure!(there, "{row}: {events}");
-    }
-    Ok(())
-}
-
-const DESCRIBED: &str = "\
-Name: web
-Namespace: shop
-Labels: <none>
-Annotations: <none>
-Selector: app=web
-Type: LoadBalancer
-IP Family Policy: SingleStack
-IP Families: IPv4
-IP: 10.96.0.80
-IPs: 10.96.0.80
-LoadBalancer Ingress: 203.0.113.1 (Proxy)
-Port: http 80/TCP
-TargetPort: 80/TCP
-NodePort: http 30080/TCP
-Endpoints:
-Session Affinity: None
-External Traffic Policy: Cluster
-Internal Traffic Policy: Cluster
-Events:
-Type Reason Age From Message
----- ------ ---- ---- -------
-Normal EnsuringLoadBalancer AGE fairway.dev/controller Ensuring load balancer
-Warning SyncLoadBalancerFailed AGE fairway.dev/controller NoPools: There is no AddressPool: create one.
-Normal EnsuredLoadBalancer AGE fairway.dev/controller 203.0.113.1 is assigned.
-Warning NoGateway AGE fairway.dev/controller No gateway is ready to carry the traffic: label an edge node with fairway.dev/edge=true, or see what fairway get gateways says";

@@ -290,6 +290,10 @@ fn the_families_of_a_live_service_change() -> Result<()> {
     // Where no pool has the other family, who prefers both is content with one, and who requires
     // both keeps what it has and is told.
     policy("PreferDualStack")?;
+    // Whoever comes after it is answered after it.
+    it.service("marker", "ports: [{port: 80}]")?;
+    it.address("marker")?;
+    has(&[vip(1)])?;
     it.says("web", "AddressAssigned", &["True"])?;
     policy("RequireDualStack")?;
     it.says("web", "AddressAssigned", &["False", "IPv6"])?;

@@ -94,22 +94,26 @@ fn blocks(list: &Cursor<'_, '_>, avoid_ends: bool, notices: &mut Vec<Notice>) ->
         return Vec::new();
     }
     let mut blocks: Vec<AddressBlock> = Vec::with_capacity(count);
-    for item in list.items() {
-        let Some(text) = item.text() else { continue };
-        let block = match entry(text.trim(), avoid_ends) {
-            Ok(block) => match unusable(block.range) {
-                None => block,
-                Some(why) => {
-                    notices.push(left_out(&item, text, why));
-                    continue;
-                }
-            },
+    let items: Vec<_> = list.items().collect();
+    let (mut unusables, mut unreadable) = (Vec::new(), false);
+    for item in &items {
+        let Some(text) = item.text() else {
+            unreadable = true;
+            continue;
+        };
+        let usable = entry(text.trim(), avoid_ends).and_then(|block| {
+            let why = unusable(block.range).map(Wrong::Range);
+            why.map_or(Ok(block), Err)
+        });
+        let block = match usable {
+            Ok(block) => block,
             Err(Wrong::Text(why)) => {
+                unreadable = true;
                 item.problem(format!("is '{}', {why}", Shown(text)));
                 continue;
             }
             Err(Wrong::Range(why)) => {
-                notices.push(left_out(&item, text, why));
+                unusables.push((item, text, why));
                 continue;
             }
         };
@@ -147,6 +151,14 @@ fn blocks(list: &Cursor<'_, '_>, avoid_ends: bool, notices: &mut Vec<Notice>) ->
             ));
         }
         blocks.push(block);
+    }
+    for (item, text, why) in unusables {
+        if unreadable {
+            // Where the pool can't be read nobody sees its notices, and everything is said at once.
+            item.problem(format!("is '{}', {why}", Shown(text)));
+        } else {
+            notices.push(left_out(item, text, why));
+        }
     }
     AddressBlock::disjoint(blocks)
 }
