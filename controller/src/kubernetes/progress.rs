@@ -49,7 +49,6 @@ impl Progress {
 
     /// The Leases of all gateways have been listed.
     pub(super) fn listed_gateways(&mut self) {
-        self.gateways_failing = None;
         self.gateways_listed = true;
     }
 
@@ -77,6 +76,13 @@ impl Progress {
         if self.failing.get(&kind) != Some(&why) {
             tracing::warn!(%kind, why, "can't be watched; what is known stays in force");
             self.failing.insert(kind, why);
+        }
+    }
+
+    /// The watch of the Leases of gateways has had an answer.
+    pub(super) fn works_gateways(&mut self) {
+        if self.gateways_failing.take().is_some() {
+            tracing::info!("gateways are heard again");
         }
     }
 
@@ -126,5 +132,25 @@ impl Progress {
     fn unlisted(&self) -> impl Iterator<Item = Kind> {
         let kinds = self.reads.kinds().iter().copied();
         kinds.filter(|kind| !self.listed.contains(kind))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_a_problem_until_it_works() {
+        let mut progress = Progress::new(Reads::Controller);
+        progress.fails(Kind::Service, "services can't be watched".to_owned());
+        progress.fails_gateways("leases can't be watched".to_owned());
+        let both = ["services can't be watched", "leases can't be watched"];
+        assert_eq!(progress.problems(), both);
+        progress.works(Kind::Node);
+        assert_eq!(progress.problems(), both);
+        progress.works(Kind::Service);
+        assert_eq!(progress.problems(), both[1..]);
+        progress.works_gateways();
+        assert!(progress.problems().is_empty());
     }
 }

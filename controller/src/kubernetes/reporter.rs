@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::gateways::{ANNOTATION, DURATION, Gateways, LABEL, RENEW, encode, is_news};
-use super::rewind::watched;
+use super::rewind::{News, watched};
 use super::{REQUEST, Shared, WATCH_SECONDS, now};
 use crate::feed::lock;
 
@@ -189,24 +189,33 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
                 continue;
             }
         };
-        let changes = match event {
+        let event = match event {
             Err(error) => {
                 let why = format!("leases can't be watched: {error}");
                 lock(&shared.progress).fails_gateways(why);
                 continue;
             }
-            Ok(Event::Init) => {
+            Ok(News::Alive) => None,
+            Ok(News::Event(event)) => Some(event),
+        };
+        // A list that has begun has not succeeded yet.
+        if !matches!(event, Some(Event::Init)) {
+            lock(&shared.progress).works_gateways();
+        }
+        let Some(event) = event else { continue };
+        let changes = match event {
+            Event::Init => {
                 listed = Some(Vec::new());
                 continue;
             }
-            Ok(Event::InitDone) => {
+            Event::InitDone => {
                 let listed = listed.take().unwrap_or_default();
                 marks.retain(|name, _| listed.contains(name));
                 let changes = gateways.retain(&listed);
                 shared.heard_gateways();
                 changes
             }
-            Ok(Event::InitApply(lease)) | Ok(Event::Apply(lease)) => {
+            Event::InitApply(lease) | Event::Apply(lease) => {
                 let name = gateway_of(&lease);
                 if let Some(listed) = &mut listed {
                     listed.push(Arc::clone(&name));
@@ -218,7 +227,7 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
                 marks.insert(Arc::clone(&name), mark);
                 hear(&mut gateways, &name, &lease)
             }
-            Ok(Event::Delete(lease)) => {
+            Event::Delete(lease) => {
                 marks.remove(&gateway_of(&lease));
                 gateways.forget(&gateway_of(&lease))
             }

@@ -6,8 +6,8 @@
 //! older than one that was met before, everything is listed anew.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use super::REQUEST;
+use crate::feed::lock;
 
 /// How often the present version is asked for while nothing is wrong: a bookmark, which nobody here
 /// sees, lets a watch go on from a version that no object has.
@@ -29,19 +30,29 @@ const ASK: Duration = Duration::from_secs(60);
 /// that runs.
 const ASK_SOON: Duration = Duration::from_secs(2);
 
+/// What a watch tells.
+#[derive(Debug)]
+pub(super) enum News<K> {
+    /// Something has happened to an object, or to the list of all.
+    Event(Event<K>),
+    /// Nothing has, and the API server answers: a watch that goes on where it was cut off tells
+    /// nothing until an object changes.
+    Alive,
+}
+
 /// What happens to the objects of one kind, for ever. Errors are tried again, with a back-off from
 /// 0.8 to 30 s; a version that the API server has no longer (410), or not yet, makes it list again.
 pub(super) fn watched<K>(
     api: Api<K>,
     config: Config,
-) -> impl Stream<Item = Result<Event<K>, Error>> + Send
+) -> impl Stream<Item = Result<News<K>, Error>> + Send
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let seen = Arc::new(Seen::default());
     let watch = Watch {
         events: begin(&api, &config),
-        rewound: rewound(&api, &seen),
+        asked: ask(&api, &seen),
     };
     futures::stream::unfold(watch, move |mut watch| {
         let (api, config, seen) = (api.clone(), config.clone(), Arc::clone(&seen));
@@ -51,15 +62,22 @@ where
                     event = watch.events.next() => {
                         let event = event?;
                         seen.note(&event);
-                        return Some((event, watch));
+                        return Some((event.map(News::Event), watch));
                     }
-                    () = &mut watch.rewound => {
-                        tracing::warn!(
-                            path = api.resource_url(),
-                            "the API server's versions have gone back: everything is listed anew"
-                        );
-                        watch.events = begin(&api, &config);
-                        watch.rewound = rewound(&api, &seen);
+                    answer = &mut watch.asked => {
+                        watch.asked = ask(&api, &seen);
+                        match answer {
+                            Answer::Alive => return Some((Ok(News::Alive), watch)),
+                            Answer::Unsure => {}
+                            Answer::Rewound => {
+                                tracing::warn!(
+                                    path = api.resource_url(),
+                                    "the API server's versions have gone back: everything is \
+                                     listed anew"
+                                );
+                                watch.events = begin(&api, &config);
+                            }
+                        }
                     }
                 }
             }
@@ -69,14 +87,66 @@ where
 
 struct Watch<K> {
     events: BoxStream<'static, Result<Event<K>, Error>>,
-    /// Ends when the versions have gone back.
-    rewound: BoxFuture<'static, ()>,
+    /// What comes of asking for the present version.
+    asked: BoxFuture<'static, Answer>,
+}
+
+/// What an answer with the present version says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// The watch is, or is about to be, alive.
+    Alive,
+    /// Nothing of the watch.
+    Unsure,
+    /// The versions have gone back.
+    Rewound,
+}
+
+/// What a watch failed with last, where it has not been heard of since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Fault {
+    #[default]
+    None,
+    /// It was cut off, or could not begin.
+    Watch,
+    /// It is not allowed to begin: that a list is answered says nothing of it.
+    Refusal,
+    /// It could not list: what it lists tells when it can.
+    List,
+}
+
+impl Fault {
+    fn of(error: &Error) -> Self {
+        let code = match error {
+            Error::InitialListFailed(_) | Error::NoResourceVersion => return Self::List,
+            Error::WatchStartFailed(kube::Error::Api(status)) | Error::WatchError(status) => {
+                status.code
+            }
+            _ => 0,
+        };
+        // A 410 is followed by a list, a 429 by another try.
+        match code {
+            400..=499 if !matches!(code, 410 | 429) => Self::Refusal,
+            _ => Self::Watch,
+        }
+    }
+
+    /// What an answer means for the watch that failed so; `quiet`: it has not failed for as long as
+    /// it waits at most before it tries again.
+    fn answered(self, quiet: bool) -> Answer {
+        match self {
+            Self::None | Self::Watch => Answer::Alive,
+            Self::Refusal if quiet => Answer::Alive,
+            Self::Refusal | Self::List => Answer::Unsure,
+        }
+    }
 }
 
 /// What a watch has met.
 #[derive(Debug, Default)]
 struct Seen {
     newest: AtomicU64,
+    fault: Mutex<Fault>,
     failed: Notify,
 }
 
@@ -85,9 +155,15 @@ impl Seen {
         match event {
             Ok(Event::Apply(it) | Event::InitApply(it) | Event::Delete(it)) => {
                 self.version(it.resource_version().as_deref());
+                *lock(&self.fault) = Fault::None;
             }
-            Ok(Event::Init | Event::InitDone) => {}
-            Err(_) => self.failed.notify_one(),
+            Ok(Event::InitDone) => *lock(&self.fault) = Fault::None,
+            // A list that has begun has not succeeded yet.
+            Ok(Event::Init) => {}
+            Err(error) => {
+                *lock(&self.fault) = Fault::of(error);
+                self.failed.notify_one();
+            }
         }
     }
 
@@ -108,8 +184,8 @@ where
         .boxed()
 }
 
-/// Waits until the present version is older than the newest that was met.
-fn rewound<K>(api: &Api<K>, seen: &Arc<Seen>) -> BoxFuture<'static, ()>
+/// Waits for the time to ask for the present version, and for an answer.
+fn ask<K>(api: &Api<K>, seen: &Arc<Seen>) -> BoxFuture<'static, Answer>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
@@ -118,7 +194,7 @@ where
         // As little as a list can be; without a version it says what is so now.
         let least = ListParams::default().limit(1);
         loop {
-            let _ = tokio::time::timeout(ASK, seen.failed.notified()).await;
+            let failed = tokio::time::timeout(ASK, seen.failed.notified()).await;
             tokio::time::sleep(ASK_SOON).await;
             let newest = seen.newest.load(Ordering::Relaxed);
             let answer = tokio::time::timeout(REQUEST, api.list_metadata(&least)).await;
@@ -128,8 +204,9 @@ where
                     if now.is_some_and(|now| now < newest) {
                         seen.newest
                             .store(now.unwrap_or_default(), Ordering::Relaxed);
-                        return;
+                        return Answer::Rewound;
                     }
+                    return lock(&seen.fault).answered(failed.is_err());
                 }
                 // It knows no such kind, or does not let us see it: the watch says so.
                 Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404) => {}
@@ -138,4 +215,46 @@ where
             }
         }
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    fn status(code: u16) -> Box<Status> {
+        Box::new(Status::failure("no", "No").with_code(code))
+    }
+
+    #[test]
+    fn an_answer_says_that_a_watch_lives_where_it_would_not_say_so_itself() {
+        let refused = |code| Error::WatchStartFailed(kube::Error::Api(status(code)));
+        let list = Error::InitialListFailed(kube::Error::Api(status(503)));
+        for (error, at_once, later) in [
+            (refused(503), Answer::Alive, Answer::Alive),
+            (refused(429), Answer::Alive, Answer::Alive),
+            (Error::WatchError(status(410)), Answer::Alive, Answer::Alive),
+            (refused(403), Answer::Unsure, Answer::Alive),
+            (list, Answer::Unsure, Answer::Unsure),
+        ] {
+            let fault = Fault::of(&error);
+            assert_eq!(fault.answered(false), at_once, "{error}");
+            assert_eq!(fault.answered(true), later, "{error}");
+        }
+        assert_eq!(Fault::None.answered(false), Answer::Alive);
+    }
+
+    #[test]
+    fn a_list_that_has_begun_mends_nothing_and_one_that_ends_does() {
+        type Object = kube::core::PartialObjectMeta<k8s_openapi::api::core::v1::Service>;
+        let seen = Seen::default();
+        let failed = Error::WatchStartFailed(kube::Error::Api(status(403)));
+        seen.note::<Object>(&Err(failed));
+        seen.note::<Object>(&Ok(Event::Init));
+        assert_eq!(*lock(&seen.fault), Fault::Refusal);
+        seen.note::<Object>(&Ok(Event::InitDone));
+        assert_eq!(*lock(&seen.fault), Fault::None);
+    }
 }

@@ -8,7 +8,7 @@ use kube::api::Api;
 use kube::runtime::watcher::{Config, Error, Event};
 
 use super::document::{Document, resource};
-use super::rewind::watched;
+use super::rewind::{News, watched};
 use super::{Shared, WATCH_SECONDS};
 use crate::feed::lock;
 
@@ -42,7 +42,8 @@ async fn objects<const META: bool>(shared: &Shared, kind: Kind) {
     let mut events = pin!(watched(api, config));
     while let Some(event) = events.next().await {
         match event {
-            Ok(event) => {
+            Ok(News::Alive) => lock(&shared.progress).works(kind),
+            Ok(News::Event(event)) => {
                 let event = match event {
                     Event::Init => Seen::Begins,
                     Event::InitDone => Seen::Ends,
