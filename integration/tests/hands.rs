@@ -1,6 +1,5 @@
 //! Other hands on the same objects: people, tenants, and whatever else writes.
 
-
 use anyhow::{Result, ensure};
 use fairway_integration::cluster::Cluster;
 use fairway_integration::in_cluster::Installed;

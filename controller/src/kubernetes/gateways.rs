@@ -116,26 +116,44 @@ struct Gateway {
 
 impl Gateways {
     /// A gateway's Lease is so.
+    ///
+    /// One that is as it was says nothing new: a list shows the Leases of the dead, too. One that is seen
+    /// for the first time counts if it has not run out by the clocks of both. A gateway renews in a
+    /// third of that time, so one whose clock is 20 s behind still counts, one further behind counts
+    /// with its next renewal, and one whose clock is ahead counts for [`DURATION`] at most if it is dead.
     pub(super) fn hear(
         &mut self,
         name: &ClusterName,
         annotation: &str,
         renewed: Option<Timestamp>,
-        now: Instant,
+        clocks: (Instant, Timestamp),
     ) -> Result<Vec<Change>, serde_json::Error> {
         let told: Told = serde_json::from_str(annotation)?;
-        let before = self.all.get(name).filter(|gateway| !gateway.gone);
-        let mut changes = difference(name, before.map(|it| &it.told), Some(&told));
-        let row = Some(Arc::new(told.gateway.clone()));
-        changes.push(Change::Gateway(Arc::clone(name), row));
+        let (heard, wall) = clocks;
+        let known = self.all.get(name);
+        if known.is_some_and(|it| it.told == told && it.renewed == renewed) {
+            return Ok(Vec::new());
+        }
+        let duration = DURATION.as_secs().cast_signed();
         let gateway = Gateway {
+            gone: known.is_none() && renewed.is_none_or(|it| it.0 + duration <= wall.0),
             told,
-            heard: now,
+            heard,
             renewed,
-            gone: false,
         };
+        let before = known.and_then(Gateway::says);
+        let mut changes = difference(name, before, gateway.says());
+        changes.push(Change::Gateway(Arc::clone(name), Some(gateway.row())));
         self.all.insert(Arc::clone(name), gateway);
         Ok(changes)
+    }
+
+    /// The watch of Leases goes on after it had failed: what gateways did meanwhile is not known, so
+    /// they have as much time as if they had just been heard.
+    pub(super) fn hear_again(&mut self, now: Instant) {
+        for gateway in self.all.values_mut() {
+            gateway.heard = now;
+        }
     }
 
     /// A gateway's Lease is gone.
@@ -143,8 +161,7 @@ impl Gateways {
         let Some(gateway) = self.all.remove(name) else {
             return Vec::new();
         };
-        let before = (!gateway.gone).then_some(&gateway.told);
-        let mut changes = difference(name, before, None);
+        let mut changes = difference(name, gateway.says(), None);
         changes.push(Change::Gateway(Arc::clone(name), None));
         changes
     }
@@ -169,21 +186,11 @@ impl Gateways {
             }
             gateway.gone = true;
             changes.extend(difference(name, Some(&gateway.told), None));
-            let row = GatewayRow {
-                ready: false,
-                why: match gateway.renewed {
-                    Some(renewed) => format!("it has not been heard of since {renewed}"),
-                    None => format!("it has not been heard of for {} s", DURATION.as_secs()),
-                },
-                ..gateway.told.gateway.clone()
-            };
-            changes.push(Change::Gateway(Arc::clone(name), Some(Arc::new(row))));
+            changes.push(Change::Gateway(Arc::clone(name), Some(gateway.row())));
         }
         changes
     }
-}
 
-impl Gateways {
     /// Those that have been gone for so long that their Leases may go. Both clocks have to agree: the
     /// gateway's own may be wrong, and this process may have begun a moment ago.
     pub(super) fn abandoned(&self, now: Timestamp) -> Vec<ClusterName> {
@@ -192,6 +199,28 @@ impl Gateways {
         all.filter(|(_, gateway)| gateway.renewed.is_some_and(|it| it.0 + long <= now.0))
             .map(|(name, _)| Arc::clone(name))
             .collect()
+    }
+}
+
+impl Gateway {
+    /// What it says, unless that is taken back.
+    fn says(&self) -> Option<&Told> {
+        (!self.gone).then_some(&self.told)
+    }
+
+    fn row(&self) -> Arc<GatewayRow> {
+        let row = self.told.gateway.clone();
+        if !self.gone {
+            return Arc::new(row);
+        }
+        Arc::new(GatewayRow {
+            ready: false,
+            why: match self.renewed {
+                Some(renewed) => format!("it has not been heard of since {renewed}"),
+                None => format!("it has not been heard of for {} s", DURATION.as_secs()),
+            },
+            ..row
+        })
     }
 }
 
@@ -273,6 +302,13 @@ mod tests {
         })
     }
 
+    /// When a Lease was renewed, by the clock of the gateway, and the clocks that many seconds later.
+    const RENEWED: Timestamp = Timestamp(1_000_000);
+
+    fn clocks(now: Instant, later: i64) -> (Instant, Timestamp) {
+        (now, Timestamp(RENEWED.0 + later))
+    }
+
     fn shop(name: &str) -> ServiceName {
         ServiceName::new("web", name)
     }
@@ -298,12 +334,17 @@ mod tests {
         ]);
         let text = encode(row(true), &reports);
         assert!(!text.contains("web/a"), "{text}");
-        let changes = gateways.hear(&name, &text, None, now).unwrap();
-        assert_eq!(told(&changes), ["web/b true", "edge-1 Some(true)"]);
+        let changes = gateways.hear(&name, &text, Some(RENEWED), clocks(now, 0));
+        assert_eq!(told(&changes.unwrap()), ["web/b true", "edge-1 Some(true)"]);
         reports.insert(shop("b"), report(ListenerState::Listening));
         reports.insert(shop("c"), failing());
         let changes = gateways
-            .hear(&name, &encode(row(true), &reports), None, now)
+            .hear(
+                &name,
+                &encode(row(true), &reports),
+                Some(RENEWED),
+                clocks(now, 0),
+            )
             .unwrap();
         assert_eq!(
             told(&changes),
@@ -318,7 +359,9 @@ mod tests {
         let (now, name) = (Instant::now(), "edge-1".into());
         let mut gateways = Gateways::default();
         let text = encode(row(true), &BTreeMap::from([(shop("b"), failing())]));
-        gateways.hear(&name, &text, None, now).unwrap();
+        gateways
+            .hear(&name, &text, Some(RENEWED), clocks(now, 0))
+            .unwrap();
         assert!(
             gateways
                 .expire(now + DURATION - Duration::from_secs(1))
@@ -327,10 +370,67 @@ mod tests {
         let changes = gateways.expire(now + DURATION);
         assert_eq!(told(&changes), ["web/b false", "edge-1 Some(false)"]);
         assert!(gateways.expire(now + DURATION * 2).is_empty());
-        let changes = gateways
-            .hear(&name, &text, None, now + DURATION * 2)
-            .unwrap();
-        assert_eq!(told(&changes), ["web/b true", "edge-1 Some(true)"]);
+        // A list shows it again, as it was.
+        let later = now + DURATION * 2;
+        let changes = gateways.hear(&name, &text, Some(RENEWED), clocks(later, 60));
+        assert!(changes.unwrap().is_empty());
+        let renewed = Some(Timestamp(RENEWED.0 + 60));
+        let changes = gateways.hear(&name, &text, renewed, clocks(later, 60));
+        assert_eq!(told(&changes.unwrap()), ["web/b true", "edge-1 Some(true)"]);
+        assert!(gateways.expire(now + DURATION * 2).is_empty());
+    }
+
+    #[test]
+    fn a_lease_that_is_seen_again_as_it_was_gives_no_more_time() {
+        let (now, name) = (Instant::now(), "edge-1".into());
+        let mut gateways = Gateways::default();
+        let text = encode(row(true), &BTreeMap::new());
+        let mut hear = |seconds| {
+            let at = clocks(now + Duration::from_secs(seconds), seconds.cast_signed());
+            gateways.hear(&name, &text, Some(RENEWED), at).unwrap()
+        };
+        assert_eq!(told(&hear(0)), ["edge-1 Some(true)"]);
+        assert!(hear(20).is_empty());
+        assert_eq!(
+            told(&gateways.expire(now + DURATION)),
+            ["edge-1 Some(false)"]
+        );
+    }
+
+    #[test]
+    fn a_gateway_that_died_before_it_was_first_seen_is_not_ready_until_it_renews() {
+        let (now, name) = (Instant::now(), "edge-1".into());
+        let text = encode(row(true), &BTreeMap::from([(shop("b"), failing())]));
+        // A clock that is ahead, one that is behind a little, and either dead or far behind.
+        for later in [-3600, 29] {
+            let changes = Gateways::default().hear(&name, &text, Some(RENEWED), clocks(now, later));
+            assert_eq!(told(&changes.unwrap()), ["web/b true", "edge-1 Some(true)"]);
+        }
+        let mut gateways = Gateways::default();
+        let changes = gateways.hear(&name, &text, Some(RENEWED), clocks(now, 30));
+        assert_eq!(told(&changes.unwrap()), ["edge-1 Some(false)"]);
+        assert!(gateways.expire(now + DURATION).is_empty());
+        // It lives: its clock is behind.
+        let renewed = Some(Timestamp(RENEWED.0 + 10));
+        let changes = gateways.hear(&name, &text, renewed, clocks(now, 3600));
+        assert_eq!(told(&changes.unwrap()), ["web/b true", "edge-1 Some(true)"]);
+    }
+
+    #[test]
+    fn after_a_watch_had_failed_gateways_have_their_time_again_and_the_dead_stay_dead() {
+        let now = Instant::now();
+        let mut gateways = Gateways::default();
+        let text = encode(row(true), &BTreeMap::new());
+        for (name, later) in [("alive", 0), ("dead", 60)] {
+            gateways
+                .hear(&name.into(), &text, Some(RENEWED), clocks(now, later))
+                .unwrap();
+        }
+        gateways.hear_again(now + DURATION * 2);
+        let almost = now + DURATION * 3 - Duration::from_secs(1);
+        assert!(gateways.expire(almost).is_empty());
+        let changes = gateways.expire(now + DURATION * 3);
+        assert_eq!(told(&changes), ["alive Some(false)"]);
     }
 
     #[test]
@@ -338,9 +438,11 @@ mod tests {
         let (now, name) = (Instant::now(), "edge-1".into());
         let mut gateways = Gateways::default();
         let text = encode(row(true), &BTreeMap::new());
-        let renewed = Timestamp(1_000_000);
+        let renewed = RENEWED;
         let day = |seconds: i64| Timestamp(renewed.0 + 24 * 60 * 60 + seconds);
-        gateways.hear(&name, &text, Some(renewed), now).unwrap();
+        gateways
+            .hear(&name, &text, Some(renewed), clocks(now, 0))
+            .unwrap();
         // It was heard just now, so its clock is wrong.
         assert!(gateways.abandoned(day(0)).is_empty());
         let changes = gateways.expire(now + DURATION);
@@ -350,7 +452,9 @@ mod tests {
         assert_eq!(row.why, format!("it has not been heard of since {renewed}"));
         assert!(gateways.abandoned(day(-1)).is_empty());
         assert_eq!(gateways.abandoned(day(0)), [Arc::clone(&name)]);
-        gateways.hear(&name, &text, Some(day(0)), now).unwrap();
+        gateways
+            .hear(&name, &text, Some(day(0)), (now, day(0)))
+            .unwrap();
         assert!(gateways.abandoned(day(0)).is_empty());
     }
 
@@ -371,7 +475,7 @@ mod tests {
         for text in ["", "{}", "null", "[1]", "{\"gateway\": 7}"] {
             assert!(
                 gateways
-                    .hear(&"x".into(), text, None, Instant::now())
+                    .hear(&"x".into(), text, None, clocks(Instant::now(), 0))
                     .is_err()
             );
         }

@@ -10,6 +10,7 @@ use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::time::Timestamp;
 use fairway_config::view::GatewayRow;
 use futures::StreamExt as _;
+use futures::future::{Fuse, FutureExt as _};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
@@ -28,7 +29,7 @@ use crate::feed::lock;
 /// said to be.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How often Leases are looked for that nobody will renew any more.
+/// How often one Lease is removed that nobody will renew any more.
 const SWEEP: Duration = Duration::from_secs(10);
 
 /// What a gateway has to say of Services, until it is written.
@@ -111,7 +112,7 @@ pub(super) async fn keep(
         }
         let changed = std::pin::pin!(reports.changed.notified());
         // What was said meanwhile has left its mark.
-        dirty |= futures::FutureExt::now_or_never(changed).is_some();
+        dirty |= changed.now_or_never().is_some();
     }
     let gone = GatewayRow {
         ready: false,
@@ -171,19 +172,29 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
     let mut tick = tokio::time::interval(PAUSE);
     let mut marks: BTreeMap<ClusterName, Preconditions> = BTreeMap::new();
     let mut swept = Instant::now();
+    // Whoever hears nothing can't say who is silent.
+    let mut deaf = false;
+    let mut removal = pin!(Fuse::terminated());
     loop {
         let event = tokio::select! {
             event = events.next() => match event {
                 Some(event) => event,
                 None => return,
             },
+            () = &mut removal => continue,
             _ = tick.tick() => {
+                if deaf {
+                    continue;
+                }
                 let changes = gateways.expire(Instant::now());
                 shared.publish(changes);
+                // One at a time, while events are heard.
                 if swept.elapsed() >= SWEEP {
                     swept = Instant::now();
-                    for name in gateways.abandoned(now()) {
-                        remove(shared, &name, marks.get(&name)).await;
+                    let name = gateways.abandoned(now()).into_iter().next();
+                    let mark = name.as_ref().and_then(|name| marks.get(name)).cloned();
+                    if let Some((name, mark)) = name.zip(mark) {
+                        removal.set(remove(shared, name, mark).fuse());
                     }
                 }
                 continue;
@@ -193,6 +204,7 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
             Err(error) => {
                 let why = format!("leases can't be watched: {error}");
                 lock(&shared.progress).fails_gateways(why);
+                deaf = true;
                 continue;
             }
             Ok(News::Alive) => None,
@@ -201,6 +213,9 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
         // A list that has begun has not succeeded yet.
         if !matches!(event, Some(Event::Init)) {
             lock(&shared.progress).works_gateways();
+            if std::mem::take(&mut deaf) {
+                gateways.hear_again(Instant::now());
+            }
         }
         let Some(event) = event else { continue };
         let changes = match event {
@@ -237,13 +252,13 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
 }
 
 /// Removes the Lease of a gateway that is gone for good, if it is still as it was last seen.
-async fn remove(shared: &Shared, name: &ClusterName, mark: Option<&Preconditions>) {
-    let Some(mark) = mark.filter(|_| shared.settings.term.holds()) else {
+async fn remove(shared: &Shared, name: ClusterName, mark: Preconditions) {
+    if !shared.settings.term.holds() {
         return;
-    };
+    }
     let leases: Api<Lease> = Api::namespaced(shared.client.clone(), &shared.settings.namespace);
     let parameters = DeleteParams {
-        preconditions: Some(mark.clone()),
+        preconditions: Some(mark),
         ..DeleteParams::default()
     };
     let lease = format!("fairway-gateway-{name}");
@@ -274,7 +289,7 @@ fn hear(
     let Some(text) = text else { return Vec::new() };
     let renewed = lease.spec.as_ref().and_then(|it| it.renew_time.as_ref());
     let renewed = renewed.map(|it| Timestamp(it.0.as_second()));
-    match gateways.hear(name, text, renewed, Instant::now()) {
+    match gateways.hear(name, text, renewed, (Instant::now(), now())) {
         Ok(changes) => changes,
         Err(error) => {
             tracing::warn!(gateway = %name, %error, "what a gateway says can't be read");
