@@ -193,10 +193,12 @@ impl Gateways {
 
     /// Those that have been gone for so long that their Leases may go. Both clocks have to agree: the
     /// gateway's own may be wrong, and this process may have begun a moment ago.
-    pub(super) fn abandoned(&self, now: Timestamp) -> Vec<ClusterName> {
+    pub(super) fn abandoned(&self, clocks: (Instant, Timestamp)) -> Vec<ClusterName> {
+        let (now, wall) = clocks;
         let long = ABANDONED.as_secs().cast_signed();
-        let all = self.all.iter().filter(|(_, gateway)| gateway.gone);
-        all.filter(|(_, gateway)| gateway.renewed.is_some_and(|it| it.0 + long <= now.0))
+        let silent = |gateway: &Gateway| gateway.gone && gateway.heard + DURATION <= now;
+        let all = self.all.iter().filter(|(_, gateway)| silent(gateway));
+        all.filter(|(_, gateway)| gateway.renewed.is_some_and(|it| it.0 + long <= wall.0))
             .map(|(name, _)| Arc::clone(name))
             .collect()
     }
@@ -444,18 +446,26 @@ mod tests {
             .hear(&name, &text, Some(renewed), clocks(now, 0))
             .unwrap();
         // It was heard just now, so its clock is wrong.
-        assert!(gateways.abandoned(day(0)).is_empty());
-        let changes = gateways.expire(now + DURATION);
+        assert!(gateways.abandoned((now, day(0))).is_empty());
+        let silent = now + DURATION;
+        let changes = gateways.expire(silent);
         let [Change::Gateway(_, Some(row))] = &changes[..] else {
             panic!("{changes:?}");
         };
         assert_eq!(row.why, format!("it has not been heard of since {renewed}"));
-        assert!(gateways.abandoned(day(-1)).is_empty());
-        assert_eq!(gateways.abandoned(day(0)), [Arc::clone(&name)]);
+        assert!(gateways.abandoned((silent, day(-1))).is_empty());
+        assert_eq!(gateways.abandoned((silent, day(0))), [Arc::clone(&name)]);
         gateways
-            .hear(&name, &text, Some(day(0)), (now, day(0)))
+            .hear(&name, &text, Some(day(0)), (silent, day(0)))
             .unwrap();
-        assert!(gateways.abandoned(day(0)).is_empty());
+        assert!(gateways.abandoned((silent, day(0))).is_empty());
+        // Seen for the first time, it may be one whose clock is wrong and that renews in a moment.
+        let mut gateways = Gateways::default();
+        gateways
+            .hear(&name, &text, Some(renewed), (now, day(0)))
+            .unwrap();
+        assert!(gateways.abandoned((now, day(0))).is_empty());
+        assert_eq!(gateways.abandoned((silent, day(0))), [name]);
     }
 
     #[test]

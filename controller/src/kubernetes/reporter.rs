@@ -186,12 +186,13 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
                 if deaf {
                     continue;
                 }
-                let changes = gateways.expire(Instant::now());
+                let clocks = (Instant::now(), now());
+                let changes = gateways.expire(clocks.0);
                 shared.publish(changes);
                 // One at a time, while events are heard.
                 if swept.elapsed() >= SWEEP {
                     swept = Instant::now();
-                    let name = gateways.abandoned(now()).into_iter().next();
+                    let name = gateways.abandoned(clocks).into_iter().next();
                     let mark = name.as_ref().and_then(|name| marks.get(name)).cloned();
                     if let Some((name, mark)) = name.zip(mark) {
                         removal.set(remove(shared, name, mark).fuse());
