@@ -156,6 +156,13 @@ pub struct GatewayRow {
     pub flows: u64,
     /// When it started; RFC 3339.
     pub started: String,
+    /// Services with something wrong of which it could not tell the cluster, for want of room.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub omitted: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// A row of `get listeners`.

@@ -247,6 +247,7 @@ impl Gateway {
             connections: counters().map(|counters| counters.active.get()).sum(),
             flows: counters().map(|counters| counters.flows.get()).sum(),
             started: self.started.to_string(),
+            omitted: 0,
         }
     }
 

@@ -34,7 +34,8 @@ pub struct State {
     pools_changed: bool,
     reports: HashMap<ServiceName, Reports>,
     /// Gateways that tell of themselves, and whether they are ready.
-    gateways: BTreeMap<ClusterName, bool>,
+    /// How they are, each taken for the only one.
+    gateways: BTreeMap<ClusterName, Gateways>,
     gateways_heard: bool,
     /// Services to be assigned again.
     changed: BTreeSet<Slot>,
@@ -157,13 +158,14 @@ impl State {
                 Change::Gateway(name, row) => {
                     let before = self.gateways();
                     match row {
-                        Some(row) => self.gateways.insert(Arc::clone(name), row.ready),
+                        Some(row) => self.gateways.insert(Arc::clone(name), Gateways::of(row)),
                         None => self.gateways.remove(name),
                     };
                     self.gateways_heard = true;
-                    // The first that is ready changes what is to be said of every Service. When the
-                    // last one goes, what was said stays until a Service changes: a restart of all
-                    // gateways must not write every status twice.
+                    // The first that is ready changes what is to be said of every Service, and so
+                    // does the last that finds room for all it has to say. When the last one goes,
+                    // what was said stays until a Service changes: a restart of all gateways must not
+                    // write every status twice.
                     if before != Gateways::Ready && self.gateways() == Gateways::Ready {
                         self.restated.extend(self.index.slots());
                     }
@@ -304,10 +306,9 @@ impl State {
     fn gateways(&self) -> Gateways {
         if !self.gateways_heard {
             Gateways::Unheard
-        } else if self.gateways.values().any(|ready| *ready) {
-            Gateways::Ready
         } else {
-            Gateways::None
+            let all = self.gateways.values().copied();
+            all.max().unwrap_or(Gateways::None)
         }
     }
 

@@ -13,6 +13,7 @@ use fairway_config::net::Protocol;
 use fairway_config::pool::Forwarding;
 use fairway_config::service::{Service, ServiceType};
 use fairway_config::time::Timestamp;
+use fairway_config::view::GatewayRow;
 
 use crate::asking;
 use crate::assign::missing_numbers;
@@ -54,14 +55,28 @@ pub(crate) fn put_report(
 }
 
 /// Whether there is a gateway to carry traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Gateways {
     /// None has told of itself: it is in this process, or nobody has listened yet.
     Unheard,
     /// None is ready.
     None,
-    /// One is ready at least.
+    /// One is ready at least, and what those say is all there is to say.
     Ready,
+    /// One is ready at least, and one of those has more to say than it has room for: its silence says
+    /// nothing.
+    Curt,
+}
+
+impl Gateways {
+    /// How it is where there is this one.
+    pub(crate) fn of(row: &GatewayRow) -> Self {
+        match (row.ready, row.omitted) {
+            (false, _) => Self::None,
+            (true, 0) => Self::Ready,
+            (true, _) => Self::Curt,
+        }
+    }
 }
 
 /// What was heard of gateways.
@@ -78,6 +93,7 @@ impl<'a> Heard<'a> {
         match self.gateways {
             Gateways::Unheard => self.reports,
             Gateways::None | Gateways::Ready => Some(self.reports.unwrap_or_default()),
+            Gateways::Curt => self.reports.filter(|reports| !reports.is_empty()),
         }
     }
 }
@@ -389,6 +405,8 @@ fn reported(
     } else if listeners().next().is_some() || gateways == Gateways::Ready {
         let message = "Every listener takes traffic.".to_owned();
         conditions.put(PROGRAMMED, true, "Programmed", message);
+    } else if gateways == Gateways::Curt {
+        conditions.keep([PROGRAMMED]);
     }
 
     let refused: BTreeMap<_, _> = reports

@@ -41,13 +41,6 @@ pub(super) struct Told {
     /// What is wrong with which Service.
     #[serde(default)]
     services: Vec<ServiceTold>,
-    /// Services that there was no room for.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    omitted: usize,
-}
-
-fn is_zero(count: &usize) -> bool {
-    *count == 0
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,31 +63,47 @@ pub(super) fn is_news(report: &Report) -> bool {
         || !report.notices.is_empty()
 }
 
-/// The annotation's text: the gateway, and of the Services as many as there is room for, in order.
+/// The annotation's text: the gateway, and of the Services as many as there is room for. Where there
+/// is not enough the namespace that has the least of it is next: none can take the room of another.
 pub(super) fn encode(gateway: GatewayRow, reports: &BTreeMap<ServiceName, Report>) -> String {
     let mut told = Told {
         gateway,
         services: Vec::new(),
-        omitted: 0,
     };
     let mut bytes = serde_json::to_string(&told).unwrap_or_default().len();
-    for (service, report) in reports.iter().filter(|(_, report)| is_news(report)) {
-        let fails = |it: &&ListenerReport| matches!(it.state, ListenerState::Failed { .. });
-        let entry = ServiceTold {
-            service: service.clone(),
-            listeners: report.listeners.iter().filter(fails).cloned().collect(),
-            refused_endpoints: report.refused_endpoints.clone(),
-            notices: report.notices.clone(),
-        };
-        let size = serde_json::to_string(&entry).unwrap_or_default().len() + 1;
+    let news: Vec<_> = reports.iter().filter(|(_, it)| is_news(it)).collect();
+    let namespaces = news.chunk_by(|(one, _), (other, _)| one.namespace == other.namespace);
+    let mut queues: Vec<_> = namespaces.map(|of| of.iter().map(entry)).collect();
+    // By what a namespace has when it gets what is next of it.
+    let mut turns = BTreeMap::new();
+    for (at, queue) in queues.iter_mut().enumerate() {
+        turns.extend(queue.next().map(|(size, next)| ((size, at), (size, next))));
+    }
+    while let Some(((mut has, at), (size, next))) = turns.pop_first() {
         if bytes + size > MAX_BYTES {
-            told.omitted += 1;
-            continue;
+            told.gateway.omitted += 1;
+            has -= size;
+        } else {
+            bytes += size;
+            told.services.push(next);
         }
-        bytes += size;
-        told.services.push(entry);
+        let next = queues.get_mut(at).and_then(Iterator::next);
+        turns.extend(next.map(|(size, next)| ((has + size, at), (size, next))));
     }
     serde_json::to_string(&told).unwrap_or_default()
+}
+
+/// What is said of a Service, and how many bytes that takes.
+fn entry((service, report): &(&ServiceName, &Report)) -> (usize, ServiceTold) {
+    let fails = |it: &&ListenerReport| matches!(it.state, ListenerState::Failed { .. });
+    let told = ServiceTold {
+        service: (*service).clone(),
+        listeners: report.listeners.iter().filter(fails).cloned().collect(),
+        refused_endpoints: report.refused_endpoints.clone(),
+        notices: report.notices.clone(),
+    };
+    let size = serde_json::to_string(&told).unwrap_or_default().len() + 1;
+    (size, told)
 }
 
 /// Every gateway that has told of itself.
@@ -278,6 +287,7 @@ mod tests {
             connections: 0,
             flows: 0,
             started: String::new(),
+            omitted: 0,
         }
     }
 
@@ -476,7 +486,36 @@ mod tests {
         let text = encode(row(true), &reports);
         assert!(text.len() <= MAX_BYTES + 32);
         let told: Told = serde_json::from_str(&text).unwrap();
-        assert_eq!(told.services.len() + told.omitted, 20_000);
+        assert_eq!(told.services.len() + told.gateway.omitted, 20_000);
+    }
+
+    #[test]
+    fn no_namespace_takes_the_room_of_another_however_much_of_it_fails() {
+        let mut reports: BTreeMap<_, _> = (0..5_000)
+            .map(|n| (ServiceName::new("many", format!("s{n}")), failing()))
+            .collect();
+        let mut large = failing();
+        let notice = Notice {
+            reason: "Much".into(),
+            message: "x".repeat(MAX_BYTES / 2),
+        };
+        large.notices.push(notice);
+        let large_name = ServiceName::new("large", "a");
+        reports.insert(large_name.clone(), large);
+        reports.insert(ServiceName::new("small", "z"), failing());
+        let told: Told = serde_json::from_str(&encode(row(true), &reports)).unwrap();
+        let of = |namespace: &str| {
+            let all = told.services.iter();
+            all.filter(|it| &*it.service.namespace == namespace).count()
+        };
+        assert_eq!(of("small"), 1);
+        assert!(of("many") > 100, "{}", of("many"));
+        assert_eq!(told.services.len() + told.gateway.omitted, 5_002);
+        // With enough room for all, all is said.
+        reports.retain(|name, _| &*name.namespace != "many");
+        let told: Told = serde_json::from_str(&encode(row(true), &reports)).unwrap();
+        assert!(told.services.iter().any(|it| it.service == large_name));
+        assert_eq!((told.services.len(), told.gateway.omitted), (2, 0));
     }
 
     #[test]

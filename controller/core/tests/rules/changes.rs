@@ -111,6 +111,43 @@ fn in_a_cluster_without_a_gateway_the_service_says_so() {
 }
 
 #[test]
+fn where_a_gateway_can_t_tell_of_every_service_none_is_said_to_work_that_was_not() {
+    let in_cluster = Settings {
+        allocates_node_ports: false,
+        gateways_tell: true,
+        ..settings()
+    };
+    let mut world = World::new(in_cluster, vec![pool()]);
+    const WORKS: Option<(bool, &str)> = Some((true, "Programmed"));
+    const FAILS: Option<(bool, &str)> = Some((false, "PortInUse"));
+    let fails = || ListenerState::Failed {
+        reason: "PortInUse".to_owned(),
+        message: "it is taken".to_owned(),
+    };
+    world.gateway("east", true);
+    world.gateway("west", true);
+    world.put([service("works", 1), service("fails", 2)]);
+    world.report("east", "fails", "203.0.113.2:80", fails());
+    assert_eq!(world.condition("works", "Programmed"), WORKS);
+    assert_eq!(world.condition("fails", "Programmed"), FAILS);
+    // What it said of this one has no room any more.
+    world.gateway_that_omits("east", true, 1);
+    world.silence("fails");
+    world.put([service("late", 3)]);
+    assert_eq!(world.condition("works", "Programmed"), WORKS);
+    assert_eq!(world.condition("fails", "Programmed"), FAILS);
+    assert_eq!(world.condition("late", "Programmed"), None);
+    // What it does say is heard.
+    world.report("east", "works", "203.0.113.1:80", fails());
+    assert_eq!(world.condition("works", "Programmed"), FAILS);
+    // There is room again, and it says nothing of the others.
+    world.gateway_that_omits("east", true, 0);
+    assert_eq!(world.condition("works", "Programmed"), FAILS);
+    assert_eq!(world.condition("fails", "Programmed"), WORKS);
+    assert_eq!(world.condition("late", "Programmed"), WORKS);
+}
+
+#[test]
 fn an_address_outlives_its_pool_and_says_so() {
     let mut world = World::new(settings(), vec![pool()]);
     world.put([service("shop", 1)]);

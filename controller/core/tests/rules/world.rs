@@ -239,6 +239,11 @@ impl World {
 
     /// A gateway tells of itself.
     pub(crate) fn gateway(&mut self, name: &str, ready: bool) {
+        self.gateway_that_omits(name, ready, 0);
+    }
+
+    /// A gateway tells of itself, and of so many Services it could not tell.
+    pub(crate) fn gateway_that_omits(&mut self, name: &str, ready: bool, omitted: usize) {
         let row = GatewayRow {
             name: name.to_owned(),
             version: String::new(),
@@ -249,6 +254,7 @@ impl World {
             connections: 0,
             flows: 0,
             started: String::new(),
+            omitted,
         };
         self.apply(vec![Change::Gateway(name.into(), Some(Arc::new(row)))]);
     }
