@@ -6,6 +6,7 @@
 //! older than one that was met before, everything is listed anew.
 
 use std::fmt::Debug;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,8 +28,9 @@ use crate::feed::lock;
 const ASK: Duration = Duration::from_secs(60);
 
 /// How long after a watch has failed it is asked for: a backup is not restored under an API server
-/// that runs.
+/// that runs. One that does not answer is asked again after a wait that doubles up to the longest.
 const ASK_SOON: Duration = Duration::from_secs(2);
+const LONGEST: Duration = Duration::from_secs(20);
 
 /// What a watch tells.
 #[derive(Debug)]
@@ -193,9 +195,10 @@ where
     Box::pin(async move {
         // As little as a list can be; without a version it says what is so now.
         let least = ListParams::default().limit(1);
+        let mut wait = ASK_SOON;
         loop {
             let failed = tokio::time::timeout(ASK, seen.failed.notified()).await;
-            tokio::time::sleep(ASK_SOON).await;
+            tokio::time::sleep(spread(wait, RandomState::new().hash_one(()))).await;
             let newest = seen.newest.load(Ordering::Relaxed);
             let answer = tokio::time::timeout(REQUEST, api.list_metadata(&least)).await;
             match answer {
@@ -209,12 +212,25 @@ where
                     return lock(&seen.fault).answered(failed.is_err());
                 }
                 // It knows no such kind, or does not let us see it: the watch says so.
-                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404) => {}
+                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404) => {
+                    wait = ASK_SOON;
+                }
                 // It is not there yet.
-                Ok(Err(_)) | Err(_) => seen.failed.notify_one(),
+                Ok(Err(_)) | Err(_) => {
+                    wait = (wait * 2).min(LONGEST);
+                    seen.failed.notify_one();
+                }
             }
         }
     })
+}
+
+/// A wait and up to half as much again, as `chance` has it: all watches of all processes fail
+/// together when an API server does, and are not to come back to it together.
+fn spread(wait: Duration, chance: u64) -> Duration {
+    const STEPS: u32 = 1024;
+    let steps = u32::try_from(chance % u64::from(STEPS)).unwrap_or_default();
+    wait + wait / 2 / STEPS * steps
 }
 
 #[cfg(test)]
@@ -256,5 +272,15 @@ mod tests {
         assert_eq!(*lock(&seen.fault), Fault::Refusal);
         seen.note::<Object>(&Ok(Event::InitDone));
         assert_eq!(*lock(&seen.fault), Fault::None);
+    }
+
+    #[test]
+    fn a_wait_is_spread_over_half_as_much_again() {
+        for wait in [ASK_SOON, LONGEST] {
+            let all: Vec<_> = (0..2048).map(|chance| spread(wait, chance)).collect();
+            assert!(all.iter().all(|it| (wait..wait * 3 / 2).contains(it)));
+            assert_eq!(all.first(), Some(&wait));
+            assert!(all.iter().any(|it| *it > wait * 7 / 5));
+        }
     }
 }
