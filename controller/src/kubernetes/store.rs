@@ -17,6 +17,7 @@ use super::known::{Class, Known};
 use super::pace::{self, Pace};
 use super::progress::Progress;
 use super::reporter::{self, Identity, Reports};
+use super::send::Rights;
 use super::snapshot::Snapshot;
 use super::strays::Strays;
 use super::teller::Teller;
@@ -51,6 +52,7 @@ pub(super) struct Shared {
     pub(super) progress: Mutex<Progress>,
     pub(super) strays: Strays,
     pub(super) pace: Pace,
+    pub(super) rights: Rights,
     pub(super) teller: Teller,
     pub(super) reports: Arc<Reports>,
     /// Taken while `known` is held, so that it is written down in the order in which it was heard.
@@ -76,6 +78,7 @@ impl KubernetesStore {
             progress: Mutex::new(Progress::new(reads)),
             strays: Strays::default(),
             pace: Pace::default(),
+            rights: Rights::default(),
             teller,
             reports: Arc::default(),
             snapshot: snapshot.map(Mutex::new),
