@@ -1,10 +1,10 @@
 //! Tells people about Services by Events.
 //!
 //! Events are told beside the work and never hold it up: what can't be told in time is counted and
-//! dropped.
+//! dropped. What a busy API server has no room for (429) is told a little later.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fairway_controller_core::events::Event;
@@ -16,15 +16,23 @@ use k8s_openapi::jiff;
 use kube::Client;
 use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
+use tokio::time::error::Elapsed;
 
 use super::REQUEST;
 use super::known::Record;
+use super::pace::is_refusal;
+use crate::feed::lock;
 
 /// Events that wait, at most.
 const WAITING: usize = 16_384;
 
 /// Requests on their way at a time: few, for statuses go first.
 const CONCURRENT: usize = 4;
+
+/// How often an event is sent that is refused each time, and the first pause before it is sent again;
+/// each is three times the one before, four seconds in all.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The same is not told of a Service again for so long, and so many Services are remembered.
 const SAME: Duration = Duration::from_secs(300);
@@ -72,30 +80,50 @@ async fn tell(
     instance: Arc<str>,
     receiver: mpsc::Receiver<(ObjectReference, Event)>,
 ) {
-    let mut said = Said::default();
+    let said = Mutex::new(Said::default());
     let events = futures::stream::unfold(receiver, async |mut receiver| {
         let event = receiver.recv().await?;
         Some((event, receiver))
     });
     let news = events.filter(|(about, event)| {
-        let is_new = said.is_new(about, event, Instant::now());
+        let is_new = lock(&said).is_new(key(about, event), Instant::now());
         std::future::ready(is_new)
     });
     news.for_each_concurrent(CONCURRENT, |(about, event)| {
         let (client, instance) = (client.clone(), Arc::clone(&instance));
+        let said = &said;
         async move {
             let namespace = about.namespace.clone().unwrap_or_default();
             let events: Api<Sent> = Api::namespaced(client, &namespace);
+            let key = key(&about, &event);
             let made = made(about, event, &instance);
             let parameters = PostParams::default();
-            let answer = tokio::time::timeout(REQUEST, events.create(&parameters, &made)).await;
+            let answer = insist(|| events.create(&parameters, &made)).await;
             if !matches!(answer, Ok(Ok(_))) {
+                // When it is to be told again it is news still.
+                lock(said).forget(&key);
                 metrics::counter!("fairway_events_dropped_total").increment(1);
                 tracing::debug!(?answer, "an event could not be told");
             }
         }
     })
     .await;
+}
+
+/// Sends a request, and a few times again where it is refused.
+async fn insist<T, F>(request: impl Fn() -> F) -> Result<kube::Result<T>, Elapsed>
+where
+    F: Future<Output = kube::Result<T>>,
+{
+    let mut tries = 0;
+    loop {
+        let answer = tokio::time::timeout(REQUEST, request()).await;
+        tries += 1;
+        if tries == TRIES || !matches!(&answer, Ok(Err(error)) if is_refusal(error)) {
+            return answer;
+        }
+        tokio::time::sleep(PAUSE * 3u32.pow(tries - 1)).await;
+    }
 }
 
 fn made(about: ObjectReference, event: Event, instance: &str) -> Sent {
@@ -137,20 +165,24 @@ fn made(about: ObjectReference, event: Event, instance: &str) -> Sent {
     }
 }
 
-/// What was said lately.
+/// What makes two events the same: the object's UID, the reason, and the message.
+type Key = (Option<String>, String, String);
+
+fn key(about: &ObjectReference, event: &Event) -> Key {
+    let (reason, message) = (event.reason.clone(), event.message.clone());
+    (about.uid.clone(), reason, message)
+}
+
+/// What was said lately, or is being said.
 #[derive(Default)]
 struct Said {
-    last: HashMap<(Option<String>, String, String), Instant>,
-    order: VecDeque<(Option<String>, String, String)>,
+    last: HashMap<Key, Instant>,
+    order: VecDeque<Key>,
 }
 
 impl Said {
-    fn is_new(&mut self, about: &ObjectReference, event: &Event, now: Instant) -> bool {
-        let key = (
-            about.uid.clone(),
-            event.reason.clone(),
-            event.message.clone(),
-        );
+    /// Whether this is to be said; from now on it is not.
+    fn is_new(&mut self, key: Key, now: Instant) -> bool {
         if self.last.get(&key).is_some_and(|at| now < *at + SAME) {
             return false;
         }
@@ -163,5 +195,62 @@ impl Said {
             }
         }
         true
+    }
+    /// It could not be said.
+    fn forget(&mut self, key: &Key) {
+        if self.last.remove(key).is_some() {
+            self.order.retain(|it| it != key);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use kube::Error;
+    use kube::core::Status;
+
+    use super::*;
+
+    /// How often a request is sent that is answered with `code` so many times, and whether it came
+    /// about.
+    async fn tries(code: u16, times: u32) -> (u32, bool) {
+        let sent = &AtomicU32::new(0);
+        let answer = insist(|| async move {
+            if sent.fetch_add(1, Ordering::Relaxed) < times {
+                let status = Status::failure("so it is", "Reason").with_code(code);
+                return Err(Error::Api(status.boxed()));
+            }
+            Ok(())
+        });
+        let came_about = answer.await.unwrap().is_ok();
+        (sent.load(Ordering::Relaxed), came_about)
+    }
+
+    #[tokio::test]
+    async fn an_event_that_is_refused_is_sent_again() {
+        assert_eq!(tries(429, 2).await, (3, true));
+        // What is not allowed stays so.
+        assert_eq!(tries(403, 1).await, (1, false));
+    }
+
+    #[test]
+    fn what_could_not_be_said_is_news_again() {
+        let (mut said, now) = (Said::default(), Instant::now());
+        let key = |message: &str| (None, "Assigned".to_owned(), message.to_owned());
+        assert!(said.is_new(key("a"), now) && !said.is_new(key("a"), now));
+        said.forget(&key("a"));
+        assert!(said.order.is_empty());
+        assert!(said.is_new(key("a"), now) && !said.is_new(key("a"), now));
+        assert!(said.is_new(key("a"), now + SAME));
+        for other in 0..REMEMBERED {
+            assert!(said.is_new(key(&other.to_string()), now));
+        }
+        assert_eq!(
+            (said.last.len(), said.order.len()),
+            (REMEMBERED, REMEMBERED)
+        );
     }
 }
