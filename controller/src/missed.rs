@@ -54,11 +54,15 @@ pub(crate) enum Why {
 }
 
 impl Why {
+    fn is_rejected(&self) -> bool {
+        matches!(self, Self::Rejected(_))
+    }
+
     /// The first wait and the longest; in between each is twice the one before.
     ///
     /// What an object was refused for usually comes with the next batch, before the first wait is
     /// over. What is rejected stays so until a person changes something, and a change of the object
-    /// itself does not wait.
+    /// itself waits for no more than the first wait.
     fn waits(&self) -> (Duration, Duration) {
         match self {
             Self::Refused => (Duration::from_millis(20), Duration::from_secs(1)),
@@ -72,6 +76,8 @@ impl Why {
 struct Miss {
     why: Why,
     wait: Duration,
+    /// Since when it is known that the last try was in vain.
+    since: Instant,
     /// When it is tried again; nothing while it is.
     at: Option<Instant>,
 }
@@ -82,6 +88,8 @@ pub(crate) struct Missed {
     all: BTreeMap<Target, Miss>,
     due: BTreeSet<(Instant, Target)>,
     trying: Vec<Target>,
+    /// How many of `all` are rejected.
+    rejected: usize,
 }
 
 impl Missed {
@@ -105,18 +113,29 @@ impl Missed {
         }
         let at = Some(now + wait);
         self.due.insert((now + wait, target.clone()));
-        self.all.insert(target, Miss { why, wait, at });
+        self.rejected += usize::from(why.is_rejected());
+        let since = now;
+        let miss = Miss {
+            why,
+            wait,
+            since,
+            at,
+        };
+        self.all.insert(target, miss);
     }
 
-    /// The object has changed: what was rejected may be taken now, or be wanted no longer.
+    /// The object has changed: what was rejected may be taken now, or be wanted no longer. One that
+    /// changes all the time is not tried all the time.
     pub(crate) fn changed(&mut self, target: &Target, now: Instant) {
         let Some(miss) = self.all.get_mut(target) else {
             return;
         };
         if let (Why::Rejected(_), Some(at)) = (&miss.why, miss.at) {
+            let (first, _) = miss.why.waits();
+            let sooner = at.min(now.max(miss.since + first));
             self.due.remove(&(at, target.clone()));
-            self.due.insert((now, target.clone()));
-            miss.at = Some(now);
+            self.due.insert((sooner, target.clone()));
+            miss.at = Some(sooner);
         }
     }
 
@@ -127,6 +146,7 @@ impl Missed {
 
     fn take(&mut self, target: &Target) -> Option<Miss> {
         let miss = self.all.remove(target)?;
+        self.rejected -= usize::from(miss.why.is_rejected());
         if let Some(at) = miss.at {
             self.due.remove(&(at, target.clone()));
         }
@@ -157,7 +177,7 @@ impl Missed {
     pub(crate) fn tried(&mut self) {
         for target in std::mem::take(&mut self.trying) {
             if self.all.get(&target).is_some_and(|miss| miss.at.is_none()) {
-                self.all.remove(&target);
+                self.take(&target);
             }
         }
     }
@@ -169,9 +189,7 @@ impl Missed {
 
     /// How many the store will not have.
     pub(crate) fn rejected(&self) -> usize {
-        self.iter()
-            .filter(|(_, why)| matches!(why, Why::Rejected(_)))
-            .count()
+        self.rejected
     }
 }
 
@@ -215,15 +233,28 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_object_does_not_wait() {
-        let (mut missed, now) = (Missed::default(), Instant::now());
+    fn a_change_of_the_object_waits_for_a_second_at_most() {
+        let (mut missed, mut now) = (Missed::default(), Instant::now());
         missed.note(target("a"), rejected(), now);
+        for _ in 0..5 {
+            again(&mut missed, &mut now, rejected());
+        }
+        // Whatever happens to it, it has just been tried.
+        let second = Duration::from_secs(1);
         missed.changed(&target("a"), now);
+        assert_eq!(missed.next(), Some(now + second));
+        missed.changed(&target("a"), now + second / 2);
+        assert_eq!(missed.next(), Some(now + second));
+        let wait = again(&mut missed, &mut now, rejected());
+        assert_eq!(wait, Duration::from_secs(64));
+        now += second * 2;
+        missed.changed(&target("a"), now);
+        assert_eq!(missed.rejected(), 1);
         assert_eq!(missed.take_due(now), [target("a")]);
         assert_eq!(missed.next(), None);
         // Nothing is to be written any more.
         missed.tried();
-        assert_eq!(missed.iter().count(), 0);
+        assert_eq!((missed.iter().count(), missed.rejected()), (0, 0));
         // What failed waits: the next try is as likely to fail whatever the object is.
         missed.note(target("a"), WriteOutcome::Failed("away".to_owned()), now);
         missed.changed(&target("a"), now);
@@ -239,5 +270,6 @@ mod tests {
         missed.note(target("a"), WriteOutcome::Written, now);
         missed.remove(&target("b"));
         assert_eq!((missed.next(), missed.iter().count()), (None, 0));
+        assert_eq!(missed.rejected(), 0);
     }
 }
