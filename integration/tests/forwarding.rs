@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use fairway_integration::fairway::Fairway;
-use fairway_integration::manifest::{all, edge_pool, service, slice};
+use fairway_integration::manifest::{all, edge_pool, service, slice, slice_of};
 use fairway_integration::servers::{named, named_udp};
 use fairway_integration::site::{EDGE, EDGE_INSIDE, Site, server, vip};
 use fairway_integration::{clients, tests, wait};
@@ -74,7 +74,11 @@ fn traffic_goes_to_the_node_ports_of_the_nodes() -> Result<()> {
             &node("n1", server(0), ""),
             &node("n2", server(1), ""),
             // Endpoints inside the cluster, which this gateway can't reach and needs not know.
-            &slice("shop", 8080, &[[10, 42, 0, 7].into()]),
+            &slice_of(
+                "shop",
+                &[("t", "TCP", 8080), ("u", "UDP", 8080)],
+                &[[10, 42, 0, 7].into()],
+            ),
         ],
     )?;
     let to = at(fairway.address("default/shop")?.parse()?, 80);
