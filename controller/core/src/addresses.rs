@@ -17,6 +17,8 @@ pub(crate) struct FreeAddresses {
     available: u128,
     /// Addresses that are given to nobody.
     reserved: BTreeSet<u128>,
+    /// How many of them count in the total.
+    kept_back: u128,
     /// How many of them count neither in the total nor as held.
     left_out: u128,
 }
@@ -77,6 +79,7 @@ impl FreeAddresses {
             total: 0,
             available: 0,
             reserved: BTreeSet::new(),
+            kept_back: 0,
             left_out: 0,
         };
         for block in blocks.iter().filter(|b| b.range.family() == family) {
@@ -107,8 +110,7 @@ impl FreeAddresses {
     /// How many addresses there are to be given unasked, free or not. Who holds what does not change
     /// it, so it can be said to those who wait.
     pub(crate) fn to_give(&self) -> u128 {
-        let reserved = self.reserved.iter().map(|address| self.counts(*address));
-        self.total.saturating_sub(reserved.sum())
+        self.total.saturating_sub(self.kept_back)
     }
 
     /// How many of them are free.
@@ -133,16 +135,26 @@ impl FreeAddresses {
 
     /// From now on `address` is given to nobody. Whether somebody holds it is the caller's to say.
     pub(crate) fn reserve(&mut self, address: u128, held: bool) {
-        if self.reserved.insert(address) && !held {
+        if !self.reserved.insert(address) {
+            return;
+        }
+        let counts = self.counts(address);
+        self.kept_back += counts;
+        if !held {
             self.take_free(address);
-            self.left_out += self.counts(address);
+            self.left_out += counts;
         }
     }
 
     /// From now on it may be given again.
     pub(crate) fn unreserve(&mut self, address: u128, held: bool) {
-        if self.reserved.remove(&address) && !held {
-            self.left_out -= self.counts(address);
+        if !self.reserved.remove(&address) {
+            return;
+        }
+        let counts = self.counts(address);
+        self.kept_back -= counts;
+        if !held {
+            self.left_out -= counts;
             self.give_back_free(address);
         }
     }
@@ -307,6 +319,8 @@ mod tests {
                 model = all.iter().copied().filter(|it| !held.contains(it) && !reserved.contains(it)).collect();
                 proptest::prop_assert_eq!(set.lowest(), model.first().copied());
                 proptest::prop_assert_eq!(set.available(), model.len() as u128);
+                let to_give = all.difference(&reserved).count() as u128;
+                proptest::prop_assert_eq!(set.to_give(), to_give);
                 let used = held.intersection(&all).count() as u128;
                 proptest::prop_assert_eq!(set.total(), set.available() + used);
             }
