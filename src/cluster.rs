@@ -103,6 +103,7 @@ pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
         let stop = Stop::default();
         let traffic = Traffic {
             serve_node_ports: ServeNodePorts::UnlessNode,
+            slices_are_known: true,
             ..Traffic::new(traffic, &common.class, cluster.default_class)
         };
         let snapshot = state.as_deref().map(Snapshot::open).transpose();

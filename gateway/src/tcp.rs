@@ -249,6 +249,7 @@ mod tests {
             node_name: None,
             zone: None,
             forward_to: ForwardTo::Endpoints,
+            slices_are_known: false,
             class: "fairway.dev/gateway".into(),
             default_class: true,
             allow_loopback: true,

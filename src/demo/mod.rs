@@ -70,6 +70,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
             node_addresses: vec![block.node.into()],
             serve_node_ports: ServeNodePorts::Always,
             forward_to: ForwardTo::Endpoints,
+            slices_are_known: false,
             drain_timeout: Duration::from_secs(5),
             workers: 2,
             class: DEFAULT_CLASS.into(),

@@ -211,6 +211,7 @@ fn settings() -> Settings {
         node_name: None,
         zone: None,
         forward_to: ForwardTo::Endpoints,
+        slices_are_known: true,
         class: "fairway.dev/gateway".into(),
         default_class: true,
         allow_loopback: false,

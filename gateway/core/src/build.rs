@@ -45,6 +45,9 @@ pub struct Settings {
     pub zone: Option<Arc<str>>,
     /// Where traffic is sent, unless a Service says otherwise.
     pub forward_to: ForwardTo,
+    /// Whether every EndpointSlice that there is is among the objects, as in a cluster: a Service
+    /// without one has no endpoints. In a directory of manifests they may have been left out.
+    pub slices_are_known: bool,
     /// The `loadBalancerClass` of the Services that are ours.
     pub class: Arc<str>,
     /// Whether LoadBalancer Services without a class are ours, too.

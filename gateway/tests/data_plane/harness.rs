@@ -68,6 +68,7 @@ pub fn settings() -> Settings {
         node_name: None,
         zone: None,
         forward_to: ForwardTo::Endpoints,
+        slices_are_known: false,
         class: "fairway.dev/gateway".into(),
         default_class: true,
         allow_loopback: true,

@@ -104,7 +104,7 @@ impl<'a> Gatherer<'a> {
     /// What the Nodes' own proxies have to send the port's traffic to.
     fn behind(&self, port: &ServicePort) -> Behind<'a> {
         let service: &'a Service = &self.stored.service;
-        if self.slices.is_empty() {
+        if self.slices.is_empty() && !self.around.settings.slices_are_known {
             return Behind::Unknown;
         }
         let listed = slices(self.slices)

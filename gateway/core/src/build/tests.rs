@@ -24,6 +24,7 @@ fn settings() -> Settings {
         node_name: None,
         zone: None,
         forward_to: ForwardTo::Endpoints,
+        slices_are_known: false,
         class: "fairway.dev/gateway".into(),
         default_class: true,
         allow_loopback: false,
@@ -613,6 +614,36 @@ fn node_ports_are_used_of_nodes_whose_own_proxy_has_an_endpoint() {
         let nodes = route.ports[0].endpoints.eligible.iter();
         let nodes: Vec<&str> = nodes.filter_map(|it| it.node.as_deref()).collect();
         assert_eq!(nodes.join(" "), wanted, "{policy:?} {states:?}");
+    }
+}
+
+#[test]
+fn node_ports_of_a_service_without_slices_are_used_where_slices_may_be_left_out() {
+    for (slices_are_known, wanted) in [(false, 1), (true, 0)] {
+        let settings = Settings {
+            forward_to: ForwardTo::NodePorts,
+            slices_are_known,
+            ..settings()
+        };
+        let objects = vec![
+            edge(),
+            service(stored("shop", "203.0.113.1")),
+            node("a", &["192.0.2.10"]),
+        ];
+        let mut built = builder(settings, objects);
+        let eligible = |built: &Builder| route(built, "shop").ports[0].endpoints.eligible.len();
+        assert_eq!(eligible(&built), wanted);
+        // The slice comes, and goes again.
+        let shop = slice("shop", "shop-x", &["10.0.0.1@a"]);
+        let name = shop.name.clone();
+        for (change, wanted) in [
+            (slices(shop), 1),
+            (Change::EndpointSlice(name, false, None), wanted),
+        ] {
+            built.apply(&batch(vec![change]));
+            built.build(&resolved);
+            assert_eq!(eligible(&built), wanted);
+        }
     }
 }
 
