@@ -315,14 +315,17 @@ impl State {
     /// What a node has is nobody's to be given. Where it is an address of a pool every Service is
     /// looked at again, as for a change of the pool: there should be none.
     fn put_node(&mut self, name: &ClusterName, node: Option<&Node>) {
+        let mut in_a_pool = false;
         for address in self.ledger.nodes.put(name, node) {
             let holders = self.ledger.tenants.of(address);
             self.restated
                 .extend(holders.iter().map(|holder| holder.slot));
             let (held, node) = (!holders.is_empty(), self.ledger.nodes.node(address));
-            if self.ledger.pools.put_node(address, node, held) {
-                self.changed.extend(self.index.slots());
-            }
+            in_a_pool |= self.ledger.pools.put_node(address, node, held);
+        }
+        // Once, however many addresses a node says that it has.
+        if in_a_pool {
+            self.changed.extend(self.index.slots());
         }
     }
 
