@@ -11,7 +11,7 @@
 //! - [`manifest`]: manifests that would be tedious to write out.
 //! - [`hostile`]: what a tenant may write who means harm.
 //! - [`harness`]: `main` of a test program.
-//! - [`bench`]: clients and servers that cost little, for benchmarks.
+//! - [`mod@bench`]: clients and servers that cost little, for benchmarks.
 //! - [`figures`]: tables, for the measuring programs in `bin`.
 //!
 //! Invariants:

@@ -32,7 +32,8 @@ pub struct Told {
 }
 
 impl Cluster {
-    /// Watches the objects of a kind from now on; see [`Cluster::watch_from`].
+    /// Watches the objects of a kind from now on, every state in order, until the receiver is dropped
+    /// and something changes.
     pub fn watch(&self, kind: &str, namespace: &str) -> Result<Receiver<Told>> {
         let path = self.path(kind, namespace, "")?;
         let list = self.request("GET", &format!("{path}?limit=1"), None)?.1;
