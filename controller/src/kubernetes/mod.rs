@@ -6,8 +6,9 @@
 //! 2. `known` knows the latest of each and what subscribers hear of it, `status` reads and makes
 //!    the status of a Service;
 //! 3. `hear` takes in what watches see, `progress` says what is still to be heard and what is wrong;
-//! 4. `write` says which requests make a decision last, `send` sends them at a `pace` that the API server takes, `teller` tells people of
-//!    them, `strays` puts right what a crash or a person left undone;
+//! 4. `write` says which requests make a decision last, `send` sends them at a `pace` that the API
+//!    server takes, `teller` tells people of them, `strays` puts right what a crash or a person left
+//!    undone;
 //! 5. `gateways` and `reporter`: what gateways say;
 //! 6. `snapshot`: what is known, on disk;
 //! 7. `store`: all of it together;
@@ -15,8 +16,8 @@
 //!
 //! Invariants:
 //! - Nothing is synced before every kind has been listed once.
-//! - Every write names the version of the object that it was made from: a race is lost and never
-//!   won by accident.
+//! - Every write to a Service names the version of it that it was made from: a race is lost and
+//!   never won by accident. A pool's status does not: it is made anew with every change.
 //! - A Service of another provider is never written to.
 
 mod connect;
