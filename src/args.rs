@@ -67,20 +67,28 @@ pub(crate) struct StandaloneArgs {
     /// Fairway's own directory: what was given out, kept through restarts
     #[arg(long, env = "FAIRWAY_STATE", value_name = "DIR")]
     pub(crate) state: PathBuf,
-    /// The range of node ports
-    #[arg(
-        long,
-        env = "FAIRWAY_NODE_PORT_RANGE",
-        value_name = "FIRST-LAST",
-        default_value = "30000-32767"
-    )]
-    pub(crate) node_port_range: NodePortRange,
+    /// Which node ports there are.
+    #[command(flatten)]
+    pub(crate) node_ports: NodePortArgs,
     /// What every long-running command takes.
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
     /// What carries traffic.
     #[command(flatten)]
     pub(crate) traffic: TrafficArgs,
+}
+
+/// Which node ports there are to give.
+#[derive(Debug, Args)]
+pub(crate) struct NodePortArgs {
+    /// The range of node ports
+    #[arg(
+        long,
+        env = "FAIRWAY_NODE_PORT_RANGE",
+        value_name = "FIRST-LAST",
+        default_value = DEFAULT_NODE_PORTS
+    )]
+    pub(crate) node_port_range: NodePortRange,
 }
 
 /// Flags of `controller`.
@@ -95,7 +103,7 @@ pub(crate) struct ControllerArgs {
         long,
         env = "FAIRWAY_NODE_PORT_RANGE",
         value_name = "FIRST-LAST",
-        default_value = "30000-32767"
+        default_value = DEFAULT_NODE_PORTS
     )]
     pub(crate) node_port_range: NodePortRange,
     /// Which cluster.
@@ -124,15 +132,23 @@ pub(crate) struct GatewayArgs {
     pub(crate) traffic: TrafficArgs,
 }
 
-/// Where the cluster is, and what of it is ours.
+/// How the API server is reached.
 #[derive(Debug, Args)]
-pub(crate) struct ClusterArgs {
+pub(crate) struct ApiServerArgs {
     /// How to reach the API server [default: KUBECONFIG, else the Pod's service account]
     #[arg(long, env = "FAIRWAY_KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Which context of the kubeconfig
     #[arg(long, env = "FAIRWAY_CONTEXT", value_name = "NAME")]
     pub(crate) context: Option<String>,
+}
+
+/// Where the cluster is, and what of it is ours.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// Which API server.
+    #[command(flatten)]
+    pub(crate) api_server: ApiServerArgs,
     /// Fairway's own namespace, for its Leases
     #[arg(
         long,
@@ -199,8 +215,19 @@ pub(crate) struct TrafficArgs {
 /// Where the admin address is unless said otherwise.
 pub(crate) const DEFAULT_ADMIN: &str = "127.0.0.1:9901";
 
+/// The node ports that Kubernetes has unless told otherwise.
+const DEFAULT_NODE_PORTS: &str = "30000-32767";
+
 /// The loadBalancerClass that is ours unless said otherwise.
 pub(crate) const DEFAULT_CLASS: &str = "fairway.dev/gateway";
+
+/// The process that is asked.
+#[derive(Debug, Args)]
+pub(crate) struct AskedArgs {
+    /// The admin address of the process to ask
+    #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT", default_value = DEFAULT_ADMIN)]
+    pub(crate) admin: SocketAddr,
+}
 
 /// Flags of `get`.
 #[derive(Debug, Args)]
@@ -214,9 +241,9 @@ pub(crate) struct GetArgs {
     /// How to print it
     #[arg(short, long, value_enum)]
     pub(crate) output: Option<Output>,
-    /// The admin address of the process to ask
-    #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT", default_value = DEFAULT_ADMIN)]
-    pub(crate) admin: SocketAddr,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub(crate) asked: AskedArgs,
 }
 
 /// Flags of `explain`.
@@ -228,9 +255,9 @@ pub(crate) struct ExplainArgs {
     /// Which, as NAMESPACE/NAME
     #[arg(value_name = "NAMESPACE/NAME")]
     pub(crate) name: ServiceName,
-    /// The admin address of the process to ask
-    #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT", default_value = DEFAULT_ADMIN)]
-    pub(crate) admin: SocketAddr,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub(crate) asked: AskedArgs,
 }
 
 /// Flags of `validate`.
@@ -239,14 +266,9 @@ pub(crate) struct ValidateArgs {
     /// Files and directories to check
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
-    /// The range of node ports
-    #[arg(
-        long,
-        env = "FAIRWAY_NODE_PORT_RANGE",
-        value_name = "FIRST-LAST",
-        default_value = "30000-32767"
-    )]
-    pub(crate) node_port_range: NodePortRange,
+    /// Which node ports there are.
+    #[command(flatten)]
+    pub(crate) node_ports: NodePortArgs,
 }
 
 /// Flags of `import`.
@@ -263,12 +285,9 @@ pub(crate) struct ImportArgs {
     /// Create the AddressPools in the cluster; those that are there stay as they are
     #[arg(long)]
     pub(crate) apply: bool,
-    /// How to reach the API server [default: KUBECONFIG, else the Pod's service account]
-    #[arg(long, env = "FAIRWAY_KUBECONFIG", value_name = "FILE")]
-    pub(crate) kubeconfig: Option<PathBuf>,
-    /// Which context of the kubeconfig
-    #[arg(long, env = "FAIRWAY_CONTEXT", value_name = "NAME")]
-    pub(crate) context: Option<String>,
+    /// Which API server.
+    #[command(flatten)]
+    pub(crate) api_server: ApiServerArgs,
 }
 
 /// What can be imported.

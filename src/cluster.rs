@@ -1,5 +1,6 @@
 //! `fairway controller` and `fairway gateway`: each over an API server.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,8 +20,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::WrongConfiguration;
-use crate::args::{ClusterArgs, ControllerArgs, GatewayArgs};
-use crate::process::{self, Addresses, Process, Stop, Traffic};
+use crate::args::{ApiServerArgs, ControllerArgs, GatewayArgs, ProcessArgs};
+use crate::process::{self, Process, Stop, Traffic};
 use crate::views::{Followed, Known};
 
 /// The Lease that the controller who leads holds.
@@ -34,12 +35,9 @@ pub(crate) fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         cluster,
         process: common,
     } = args;
-    crate::logs::start(common.log_format, "info");
-    process::runtime()?.block_on(async {
-        let signals = process::stop_signal()?;
-        let addresses = Addresses::bind(&common)?;
+    process::run(&common, async |addresses| {
         let admin = addresses.admin.local_addr()?;
-        let client = client(&cluster).await?;
+        let client = client(cluster.api_server).await?;
         let recorder = process::recorder()?;
         let stop = Stop::default();
         let name: Arc<str> = node_name.unwrap_or_else(process::host_name).into();
@@ -73,15 +71,8 @@ pub(crate) fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         // Gives the Lease back when the last decision is written.
         tasks.spawn(elector.run(sender, stop.rest.clone()));
         let process = Process::serve(campaign, None, recorder, addresses, stop, work, tasks)?;
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            class = common.class,
-            default_class = cluster.default_class,
-            %admin,
-            "started"
-        );
-        process.run(signals).await;
-        Ok(ExitCode::SUCCESS)
+        started(&common, cluster.default_class, admin);
+        Ok(process)
     })
 }
 
@@ -93,12 +84,9 @@ pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
         process: common,
         traffic,
     } = *args;
-    crate::logs::start(common.log_format, "info");
-    process::runtime()?.block_on(async {
-        let signals = process::stop_signal()?;
-        let addresses = Addresses::bind(&common)?;
+    process::run(&common, async |addresses| {
         let admin = addresses.admin.local_addr()?;
-        let client = client(&cluster).await?;
+        let client = client(cluster.api_server).await?;
         let recorder = process::recorder()?;
         let stop = Stop::default();
         let traffic = Traffic {
@@ -149,15 +137,8 @@ pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
             JoinSet::new(),
             tasks,
         )?;
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            class = common.class,
-            default_class = cluster.default_class,
-            %admin,
-            "started"
-        );
-        process.run(signals).await;
-        Ok(ExitCode::SUCCESS)
+        started(&common, cluster.default_class, admin);
+        Ok(process)
     })
 }
 
@@ -177,8 +158,19 @@ fn row(gateway: &Gateway, store: &KubernetesStore) -> GatewayRow {
     }
 }
 
-async fn client(cluster: &ClusterArgs) -> anyhow::Result<Connection> {
-    connect(cluster.kubeconfig.clone(), cluster.context.clone())
+fn started(common: &ProcessArgs, default_class: bool, admin: SocketAddr) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        class = common.class,
+        default_class,
+        %admin,
+        "started"
+    );
+}
+
+/// Who asks the API server that the flags name.
+pub(crate) async fn client(args: ApiServerArgs) -> anyhow::Result<Connection> {
+    connect(args.kubeconfig, args.context)
         .await
         .map_err(|error| WrongConfiguration(error.to_string()).into())
 }

@@ -16,9 +16,9 @@ pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
         crate::client::encode(&args.name.namespace),
         crate::client::encode(&args.name.name)
     );
-    let body = crate::client::get(args.admin, &path)?;
+    let body = crate::client::get(args.asked.admin, &path)?;
     let explanation: Explanation = serde_json::from_slice(&body)
-        .with_context(|| format!("{} did not answer as Fairway does", args.admin))?;
+        .with_context(|| format!("{} did not answer as Fairway does", args.asked.admin))?;
     crate::print(&render(&explanation))
 }
 

@@ -26,14 +26,14 @@ pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
         What::Gateways => "gateways",
         What::Listeners => "listeners",
     };
-    let body = crate::client::get(args.admin, &format!("/api/v1/{what}"))?;
+    let body = crate::client::get(args.asked.admin, &format!("/api/v1/{what}"))?;
     let code = crate::print(&render(&args, &body, now())?)?;
     if matches!(args.what, What::Services | What::Pools) && !is_for_machines(&args) {
         let query = match &args.namespace {
             Some(namespace) => format!("?namespace={}", crate::client::encode(namespace)),
             None => String::new(),
         };
-        let body = crate::client::get(args.admin, &format!("/api/v1/problems{query}"))?;
+        let body = crate::client::get(args.asked.admin, &format!("/api/v1/problems{query}"))?;
         warn_of(&items::<Problem>(&args, &body)?);
     }
     Ok(code)
@@ -88,7 +88,7 @@ struct View {
 
 fn items<T: DeserializeOwned>(args: &GetArgs, body: &[u8]) -> anyhow::Result<Vec<T>> {
     let list: List<T> = serde_json::from_slice(body)
-        .with_context(|| format!("{} did not answer as Fairway does", args.admin))?;
+        .with_context(|| format!("{} did not answer as Fairway does", args.asked.admin))?;
     Ok(list.items)
 }
 

@@ -12,11 +12,12 @@ use anyhow::{Context as _, bail};
 use fairway_config::crd::AddressPoolSpec;
 use fairway_config::document::documents;
 use fairway_config::import::{Imported, ImportedPool, metallb};
-use fairway_controller::kubernetes::{Connection, connect};
+use fairway_controller::kubernetes::Connection;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::args::{ImportArgs, ImportFrom};
+use crate::cluster::client;
 use crate::{WrongConfiguration, process};
 
 /// How many objects are asked for at a time.
@@ -31,7 +32,7 @@ pub(crate) fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
     let ImportFrom::Metallb = args.what;
     process::runtime()?.block_on(async {
         let client = match args.from.is_empty() || args.apply {
-            true => Some(client(&args).await?),
+            true => Some(client(args.api_server).await?),
             false => None,
         };
         let input = match (&client, args.from.is_empty()) {
@@ -61,12 +62,6 @@ pub(crate) fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
             }
         }
     })
-}
-
-async fn client(args: &ImportArgs) -> anyhow::Result<Connection> {
-    connect(args.kubeconfig.clone(), args.context.clone())
-        .await
-        .map_err(|error| WrongConfiguration(error.to_string()).into())
 }
 
 /// One line for people. That nobody listens is no error.

@@ -1,6 +1,7 @@
 //! What every long-running command is made of: a store, what works over it, the admin address.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -205,6 +206,22 @@ impl Process {
             () = signals.recv() => tracing::warn!("told to stop twice: connections are cut"),
         }
     }
+}
+
+/// Runs a long-running command until SIGTERM or SIGINT; a second one does not wait for connections
+/// to end. `start` is given what the process is looked at by, which is bound before anything else is
+/// done: whoever starts a second one is told at once.
+pub(crate) fn run(
+    args: &ProcessArgs,
+    start: impl AsyncFnOnce(Addresses) -> anyhow::Result<Process>,
+) -> anyhow::Result<ExitCode> {
+    crate::logs::start(args.log_format, "info");
+    runtime()?.block_on(async {
+        let signals = stop_signal()?;
+        let process = start(Addresses::bind(args)?).await?;
+        process.run(signals).await;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// What metrics are recorded with.

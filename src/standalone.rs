@@ -18,20 +18,17 @@ pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
     let StandaloneArgs {
         manifests,
         state,
-        node_port_range,
+        node_ports,
         process: common,
         traffic,
     } = *args;
-    crate::logs::start(common.log_format, "info");
-    process::runtime()?.block_on(async {
-        let signals = process::stop_signal()?;
-        let addresses = Addresses::bind(&common)?;
+    process::run(&common, async |addresses| {
         let admin = addresses.admin.local_addr()?;
         let process = start(Settings {
             manifests: manifests.clone(),
             state: state.clone(),
             addresses,
-            node_ports: node_port_range,
+            node_ports: node_ports.node_port_range,
             traffic: Traffic::new(traffic, &common.class, true),
         })?;
         tracing::info!(
@@ -41,8 +38,7 @@ pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
             %admin,
             "started"
         );
-        process.run(signals).await;
-        Ok(ExitCode::SUCCESS)
+        Ok(process)
     })
 }
 

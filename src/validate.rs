@@ -39,7 +39,7 @@ pub(crate) fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
         all.problems.extend(problems);
         all.files += files;
     }
-    let range = args.node_port_range;
+    let range = args.node_ports.node_port_range;
     let mut problems = all.problems;
     problems.extend(validate::check(
         &all.objects,
