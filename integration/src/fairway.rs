@@ -253,6 +253,26 @@ impl Fairway {
             .clone())
     }
 
+    /// Waits until the endpoint of a Service whose row has `value` in `field` is in that state:
+    /// `eligible`, or why not.
+    pub fn endpoint_is(
+        &self,
+        service: &str,
+        (field, value): (&str, &str),
+        state: &str,
+    ) -> Result<()> {
+        let what = format!("the endpoint of {service} with the {field} {value} is {state}");
+        wait::until_some(&what, || {
+            let rows = self.list("endpoints")?;
+            let is_it = |row: &&Value| text(row, "service") == service && text(row, field) == value;
+            let row = rows.iter().find(is_it).context("it is not listed")?;
+            match text(row, "state") {
+                is if is == state => Ok(()),
+                _ => bail!("{row}"),
+            }
+        })
+    }
+
     /// The row of one Service, `NAMESPACE/NAME`.
     pub fn service(&self, name: &str) -> Result<Value> {
         self.list("services")?

@@ -80,6 +80,20 @@ impl Load {
         })
     }
 
+    /// Waits until a hundred requests have ended since [`take`](Self::take) was last called. At least
+    /// 95 of a hundred were answered, as Kubernetes' own test of a rolling update asks.
+    pub fn mostly_good(&self, what: &str) -> Result<()> {
+        wait::until("there were a hundred requests", || self.ended() >= 100)?;
+        let Tally { good, bad } = self.take();
+        let all = good + bad.len();
+        ensure!(
+            good * 100 >= all * 95,
+            "{what}: {} of {all} were lost: {bad:?}",
+            bad.len()
+        );
+        Ok(())
+    }
+
     /// What became of the requests that ended since this was last called.
     pub fn take(&self) -> Tally {
         std::mem::take(&mut locked(&self.counted).tally)

@@ -12,7 +12,7 @@
 //! All of them are addresses for documentation (RFC 5737, RFC 3849). The farm has no way back to the
 //! clients: traffic that reaches it came through Fairway.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
 
@@ -59,6 +59,11 @@ pub fn vip(n: u8) -> IpAddr {
 /// The external address 2001:db8:f::`n`.
 pub fn vip6(n: u16) -> IpAddr {
     Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, n).into()
+}
+
+/// A port of an address.
+pub fn at(ip: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(ip, port)
 }
 
 impl Site {

@@ -1,18 +1,17 @@
 //! The contract of a LoadBalancer provider, judged by a real API server.
 
-use std::net::{IpAddr, SocketAddr};
-
-use anyhow::{Context, Result, ensure};
-use fairway_integration::cluster::Cluster;
-use fairway_integration::in_cluster::Installed;
+use anyhow::{Result, ensure};
+use fairway_integration::cluster::{Cluster, Pod, Told};
+use fairway_integration::in_cluster::{AtWork, FINALIZER, Installed, health_says};
 use fairway_integration::servers::{echo, named, named_udp};
-use fairway_integration::site::{EDGE, client, server, server6, vip, vip6};
+use fairway_integration::site::{EDGE, at, client, server, server6, vip, vip6};
 use fairway_integration::{clients, tests, wait};
 use serde_json::json;
 
 tests![
     a_service_gets_its_address_its_status_and_its_traffic,
     a_service_of_another_class_stays_untouched_to_the_byte,
+    the_finalizer_comes_before_the_address_and_goes_after_it,
     the_finalizer_is_there_while_there_is_a_load_balancer,
     a_deleted_service_is_torn_down_and_goes,
     without_default_class_only_services_of_our_class_are_ours,
@@ -24,31 +23,12 @@ tests![
     the_health_check_port_answers_while_the_policy_is_local,
 ];
 
-const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
-
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
-}
-
-fn who(installed: &Installed<'_>, to: SocketAddr) -> Option<String> {
-    installed.site.client.run(|| clients::who(to).ok())
-}
-
 fn a_service_gets_its_address_its_status_and_its_traffic() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let _servers = named(&it.site.farm, &[("a", at(server(0), 80))])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    let gateway = it.gateway(&["--default-class"])?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
-    it.service("web", "ports: [{port: 80, targetPort: http}]")?;
-    it.pod("web", 0, server(0), "node-a")?;
-    let address = it.address("web")?;
-    ensure!(address == vip(1), "{address}");
-    wait::until("the address answers", || {
-        who(&it, at(address, 80)).as_deref() == Some("a")
-    })?;
+    let it = AtWork::begin(&cluster)?;
+    let web = it.web_with("ports: [{port: 80, targetPort: http}]")?;
+    ensure!(web.ip == vip(1), "{}", web.ip);
+    it.answers(web.ip, 80, Some("a"))?;
     it.says(
         "web",
         "AddressAssigned",
@@ -61,98 +41,117 @@ fn a_service_gets_its_address_its_status_and_its_traffic() -> Result<()> {
     ensure!(ingress["ports"][0]["port"] == 80, "{ingress}");
     let table = cluster.kubectl(&["get", "service", "web", "-n", "shop"])?;
     ensure!(table.contains("203.0.113.1"), "{table}");
-    wait::until_some("the events tell it", || {
-        let events = it.events("web")?;
-        let told = ["EnsuringLoadBalancer", "EnsuredLoadBalancer"];
-        ensure!(
-            told.iter().all(|it| events.contains(&(*it).to_owned())),
-            "{events:?}"
-        );
-        Ok(())
-    })?;
-    ensure!(gateway.external_ips("shop/web")? == ["203.0.113.1"]);
+    for reason in ["EnsuringLoadBalancer", "EnsuredLoadBalancer"] {
+        it.tells("web", reason, &[])?;
+    }
+    ensure!(it.gateway.external_ips("shop/web")? == ["203.0.113.1"]);
     Ok(())
 }
 
 fn a_service_of_another_class_stays_untouched_to_the_byte() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    it.service(
-        "theirs",
-        "loadBalancerClass: example.com/lb, ports: [{port: 80}]",
+    let it = AtWork::begin(&cluster)?;
+    let spec = "loadBalancerClass: example.com/lb, ports: [{port: 80}]";
+    // One that has what only we would write, one that changes, one that goes.
+    for name in ["theirs", "changes", "goes"] {
+        it.service(name, spec)?;
+        it.change_status(
+            name,
+            json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}),
+        )?;
+    }
+    it.change("theirs", json!({"metadata": {"finalizers": [FINALIZER]}}))?;
+    it.change(
+        "changes",
+        json!({"spec": {"externalTrafficPolicy": "Local"}}),
     )?;
-    cluster.kubectl(&[
-        "patch",
-        "service",
-        "theirs",
-        "-n",
-        "shop",
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        r#"{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.1"}]}}}"#,
-    ])?;
-    let before = it.get("theirs")?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let before = ["theirs", "changes"].map(|name| it.get(name));
+    cluster.delete("Service", "shop", "goes")?;
+    // Services are heard of in the order of their changes.
     it.service("ours", "ports: [{port: 80}]")?;
     it.address("ours")?;
-    ensure!(it.get("theirs")? == before);
+    it.says("ours", "Programmed", &["True"])?;
+    for (name, before) in ["theirs", "changes"].into_iter().zip(before) {
+        let (before, now) = (before?, it.get(name)?);
+        ensure!(now == before, "{before} is {now}");
+        ensure!(it.events(name)?.is_empty(), "{:?}", it.events(name)?);
+    }
+    // Their node ports are served as any Service's are, their external addresses are not.
+    let mut listeners = it.gateway.list("listeners")?;
+    listeners.retain(|row| row["kind"] == "vip" && row["service"] != "ours");
+    ensure!(listeners.is_empty(), "{listeners:?}");
+    // Nobody asks for the finalizer's end but whoever has put it there.
+    it.change("theirs", json!({"metadata": {"finalizers": null}}))
+}
+
+fn the_finalizer_comes_before_the_address_and_goes_after_it() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _controller = it.controlled()?;
+    let told = cluster.watch("Service", "shop")?;
+    it.service("web", "ports: [{port: 80}]")?;
+    it.address("web")?;
+    it.change("web", json!({"spec": {"type": "NodePort"}}))?;
+    it.taken_back("web")?;
+    it.change("web", json!({"spec": {"type": "LoadBalancer"}}))?;
+    it.address("web")?;
+    cluster.delete("Service", "shop", "web")?;
+    // Every state that it went through, in order.
+    let mut steps = Vec::new();
+    loop {
+        let Told { kind, object, .. } = told.recv_timeout(wait::SOON)?;
+        let finalizers = object["metadata"]["finalizers"].to_string();
+        if kind == "DELETED" {
+            break;
+        }
+        let has_address = object["status"]["loadBalancer"]["ingress"].is_array();
+        let step = (finalizers.contains(FINALIZER), has_address);
+        if steps.last() != Some(&step) {
+            steps.push(step);
+        }
+    }
+    let (nothing, finalizer, both) = ((false, false), (true, false), (true, true));
+    let wanted = [
+        nothing, finalizer, both, finalizer, nothing, finalizer, both, finalizer,
+    ];
+    ensure!(steps == wanted, "(finalizer, address): {steps:?}");
     Ok(())
 }
 
 fn the_finalizer_is_there_while_there_is_a_load_balancer() -> Result<()> {
     let cluster = Cluster::shared()?;
     let it = Installed::new(&cluster)?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let _controller = it.controlled()?;
     it.service("web", "ports: [{port: 80}]")?;
     for _ in 0..2 {
-        let address = it.address("web")?;
-        ensure!(address == vip(1), "{address}");
+        it.has("web", &[vip(1)])?;
         ensure!(it.finalizers("web")? == [FINALIZER]);
-        set_type(&cluster, "web", "ClusterIP")?;
-        wait::until_some("everything is taken back", || {
-            ensure!(it.finalizers("web")?.is_empty());
-            ensure!(it.addresses("web")?.is_empty());
-            let conditions = it.get("web")?["status"]["conditions"].clone();
-            ensure!(conditions.is_null(), "{conditions}");
-            Ok::<_, anyhow::Error>(())
-        })?;
-        set_type(&cluster, "web", "LoadBalancer")?;
+        it.change("web", json!({"spec": {"type": "ClusterIP"}}))?;
+        it.taken_back("web")?;
+        it.change("web", json!({"spec": {"type": "LoadBalancer"}}))?;
     }
-    Ok(())
-}
-
-fn set_type(cluster: &Cluster, name: &str, kind: &str) -> Result<()> {
-    let patch = format!("{{\"spec\":{{\"type\":\"{kind}\"}}}}");
-    cluster.kubectl(&["patch", "service", name, "-n", "shop", "-p", &patch])?;
     Ok(())
 }
 
 fn a_deleted_service_is_torn_down_and_goes() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let _servers = named(&it.site.farm, &[("a", at(server(0), 80))])?;
-    it.pool("edge", &["203.0.113.1"])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    let gateway = it.gateway(&["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
-    it.service("web", "ports: [{port: 80, targetPort: http}]")?;
-    it.pod("web", 0, server(0), "node-a")?;
-    let address = it.address("web")?;
-    wait::until("the address answers", || {
-        who(&it, at(address, 80)).is_some()
-    })?;
+    let it = AtWork::begin(&cluster)?;
+    let web = it.web()?;
+    it.answers(web.ip, 80, Some("a"))?;
     // Waits until the object is gone.
     cluster.kubectl(&["delete", "service", "web", "-n", "shop", "--timeout=60s"])?;
-    wait::until("its listeners are gone", || {
-        gateway.list("listeners").is_ok_and(|rows| rows.is_empty())
-    })?;
+    listens_no_more(&it)?;
     // The address is free for the next.
     it.service("next", "ports: [{port: 80}]")?;
-    ensure!(it.address("next")? == address);
-    Ok(())
+    it.has("next", &[web.ip])
+}
+
+fn listens_no_more(it: &AtWork<'_>) -> Result<()> {
+    wait::until_some("its listeners are gone", || {
+        let rows = it.gateway.list("listeners")?;
+        ensure!(rows.is_empty(), "{rows:?}");
+        Ok(())
+    })
 }
 
 fn without_default_class_only_services_of_our_class_are_ours() -> Result<()> {
@@ -173,7 +172,7 @@ fn without_default_class_only_services_of_our_class_are_ours() -> Result<()> {
     // With the type the class may go, and with it whatever was ours.
     let away = json!({"spec": {"type": "NodePort", "loadBalancerClass": null}});
     it.change("ours", away)?;
-    taken_back(&it, "ours")?;
+    it.taken_back("ours")?;
     // What comes back is another's to look after.
     it.change("ours", json!({"spec": {"type": "LoadBalancer"}}))?;
     it.asking(
@@ -187,25 +186,11 @@ fn without_default_class_only_services_of_our_class_are_ours() -> Result<()> {
     Ok(())
 }
 
-/// Waits until nothing of ours is left on a Service.
-fn taken_back(it: &Installed<'_>, name: &str) -> Result<()> {
-    wait::until_some("everything is taken back", || {
-        ensure!(it.finalizers(name)?.is_empty());
-        let status = it.get(name)?["status"].clone();
-        ensure!(status == json!({"loadBalancer": {}}), "{status}");
-        Ok(())
-    })
-}
-
 fn a_live_service_changes_its_type_and_its_ports() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
+    let it = AtWork::begin(&cluster)?;
     let _tcp = named(&it.site.farm, &[("a", at(server(0), 80))])?;
     let _udp = named_udp(&it.site.farm, &[("a", at(server(0), 80))])?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    let gateway = it.gateway(&["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
     let ports = |port: u16| {
         json!([
             {"name": "tcp", "port": port, "targetPort": 80},
@@ -255,25 +240,17 @@ fn a_live_service_changes_its_type_and_its_ports() -> Result<()> {
     it.change("web", json!({"spec": {"type": "ClusterIP"}}))?;
     it.answers(address, 8080, None)?;
     it.answers_udp(address, 8080, None)?;
-    taken_back(&it, "web")?;
-    wait::until("its listeners are gone", || {
-        gateway.list("listeners").is_ok_and(|rows| rows.is_empty())
-    })
+    it.taken_back("web")?;
+    listens_no_more(&it)
 }
 
 fn both_families_and_both_protocols_are_served() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
+    let pool = ["203.0.113.1-203.0.113.9", "2001:db8:f::1-2001:db8:f::9"];
+    let it = AtWork::begin_with(&cluster, &pool, &[])?;
     let ends = [server(0), server6(0)].map(|ip| ("a", at(ip, 80)));
     let _tcp = named(&it.site.farm, &ends)?;
     let _udp = named_udp(&it.site.farm, &ends)?;
-    it.pool(
-        "edge",
-        &["203.0.113.1-203.0.113.9", "2001:db8:f::1-2001:db8:f::9"],
-    )?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    let _gateway = it.gateway(&["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
     let ports = json!([
         {"name": "tcp", "port": 80},
         {"name": "udp", "port": 80, "protocol": "UDP"},
@@ -296,20 +273,15 @@ fn both_families_and_both_protocols_are_served() -> Result<()> {
             spec[key.as_str()] = value.clone();
         }
         it.asking(("shop", name), json!({}), spec)?;
-        let wanted: Vec<String> = wanted.iter().map(IpAddr::to_string).collect();
-        wait::until_some(&format!("{name} has {wanted:?}"), || {
-            let has = it.addresses(name)?;
-            ensure!(has == wanted, "{has:?}");
-            Ok(())
-        })?;
+        it.has(name, &wanted)?;
     }
-    cluster.pod(&fairway_integration::cluster::Pod {
+    cluster.pod(&Pod {
         namespace: "shop",
         name: "web-0",
         labels: &[("app", "web")],
         ips: &[server(0), server6(0)],
         node: "node-a",
-        ..Default::default()
+        ..Pod::default()
     })?;
     for address in [vip(1), vip6(1), vip6(2), vip(2), vip6(3)] {
         it.answers(address, 80, Some("a"))?;
@@ -317,39 +289,24 @@ fn both_families_and_both_protocols_are_served() -> Result<()> {
     }
     // The second family goes, its address with it; the first stays.
     it.change("both", json!({"spec": {"ipFamilyPolicy": "SingleStack"}}))?;
-    wait::until_some("one address is left", || {
-        let has = it.addresses("both")?;
-        ensure!(has == [vip(1).to_string()], "{has:?}");
-        Ok(())
-    })?;
+    it.has("both", &[vip(1)])?;
     it.answers(vip6(1), 80, None)?;
     it.answers(vip(1), 80, Some("a"))
 }
 
 fn without_node_ports_there_is_traffic_and_the_address_stays_when_they_come() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let _servers = named(&it.site.farm, &[("a", at(server(0), 80))])?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    let _gateway = it.gateway(&["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
-    it.service(
-        "web",
-        "allocateLoadBalancerNodePorts: false, ports: [{port: 80}]",
-    )?;
-    it.pod("web", 0, server(0), "node-a")?;
-    let address = it.address("web")?;
-    it.answers(address, 80, Some("a"))?;
-    let node_port =
-        || Ok::<_, anyhow::Error>(it.get("web")?["spec"]["ports"][0]["nodePort"].clone());
+    let it = AtWork::begin(&cluster)?;
+    let web = it.web_with("allocateLoadBalancerNodePorts: false, ports: [{port: 80}]")?;
+    it.answers(web.ip, 80, Some("a"))?;
+    let node_port = || anyhow::Ok(it.get("web")?["spec"]["ports"][0]["nodePort"].clone());
     ensure!(node_port()?.is_null(), "{}", node_port()?);
     it.change(
         "web",
         json!({"spec": {"allocateLoadBalancerNodePorts": true}}),
     )?;
     ensure!(node_port()?.is_u64(), "{}", node_port()?);
-    it.answers(address, 80, Some("a"))?;
+    it.answers(web.ip, 80, Some("a"))?;
     // The opt-out leaves the ports that are there.
     it.change(
         "web",
@@ -358,23 +315,19 @@ fn without_node_ports_there_is_traffic_and_the_address_stays_when_they_come() ->
     it.service("next", "ports: [{port: 80}]")?;
     it.address("next")?;
     ensure!(node_port()?.is_u64(), "{}", node_port()?);
-    ensure!(it.addresses("web")? == [address.to_string()]);
-    it.answers(address, 80, Some("a"))
+    it.has("web", &[web.ip])?;
+    it.answers(web.ip, 80, Some("a"))
 }
 
 fn source_ranges_and_affinity_change_on_a_live_service() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
+    let it = AtWork::begin(&cluster)?;
     let servers = [
         ("a", at(server(0), 80)),
         ("b", at(server(1), 80)),
         ("c", at(server(2), 80)),
     ];
     let _servers = named(&it.site.farm, &servers)?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    let _gateway = it.gateway(&["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
     it.service("web", "ports: [{port: 80}]")?;
     for n in 0..3 {
         it.pod("web", usize::from(n), server(n), "node-a")?;
@@ -429,24 +382,14 @@ fn source_ranges_and_affinity_change_on_a_live_service() -> Result<()> {
 
 fn a_port_that_another_process_holds_is_said_and_taken_when_free() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let _servers = named(&it.site.farm, &[("a", at(server(0), 80))])?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    let _gateway = it.gateway(&["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
+    let it = AtWork::begin(&cluster)?;
     // Whoever listens on all addresses has the port of each.
     let other = echo(&it.site.edge, at([0, 0, 0, 0].into(), 8080))?;
-    it.service(
-        "web",
-        "ports: [{name: a, port: 80}, {name: b, port: 8080, targetPort: 80}]",
-    )?;
-    it.pod("web", 0, server(0), "node-a")?;
-    let address = it.address("web")?;
-    it.answers(address, 80, Some("a"))?;
+    let web = it.web_with("ports: [{name: a, port: 80}, {name: b, port: 8080, targetPort: 80}]")?;
+    it.answers(web.ip, 80, Some("a"))?;
     let ports = || {
         let service = it.get("web")?;
-        Ok::<_, anyhow::Error>(service["status"]["loadBalancer"]["ingress"][0]["ports"].clone())
+        anyhow::Ok(service["status"]["loadBalancer"]["ingress"][0]["ports"].clone())
     };
     wait::until_some("the status has an error at that port alone", || {
         let ports = ports()?;
@@ -458,7 +401,7 @@ fn a_port_that_another_process_holds_is_said_and_taken_when_free() -> Result<()>
     it.says("web", "Programmed", &words)?;
     it.tells("web", "PortInUse", &["8080"])?;
     drop(other);
-    it.answers(address, 8080, Some("a"))?;
+    it.answers(web.ip, 8080, Some("a"))?;
     it.says("web", "Programmed", &["True"])?;
     wait::until_some("the error is gone", || {
         let ports = ports()?;
@@ -469,44 +412,18 @@ fn a_port_that_another_process_holds_is_said_and_taken_when_free() -> Result<()>
 
 fn the_health_check_port_answers_while_the_policy_is_local() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let _servers = named(&it.site.farm, &[("a", at(server(0), 80))])?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    let _gateway = it.gateway(&["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
-    it.service("web", "externalTrafficPolicy: Local, ports: [{port: 80}]")?;
-    it.pod("web", 0, server(0), "node-a")?;
-    let address = it.address("web")?;
-    it.answers(address, 80, Some("a"))?;
-    let port = it.get("web")?["spec"]["healthCheckNodePort"].as_u64();
-    let port = u16::try_from(port.context("the API server gave none")?)?;
-    let ask = || {
-        it.site
-            .client
-            .run(|| clients::http_get(at(EDGE, port), "/"))
-    };
+    let it = AtWork::begin(&cluster)?;
+    let web = it.web_with("externalTrafficPolicy: Local, ports: [{port: 80}]")?;
+    it.answers(web.ip, 80, Some("a"))?;
+    let port = it.health_port("web")?;
     // Every endpoint is as near as any other to a gateway that is no node of the cluster.
-    for (count, status) in [(1, 200), (0, 503)] {
-        wait::until_some(&format!("it says {status}"), || {
-            let answer = ask()?;
-            ensure!(answer.status == status, "{answer:?}");
-            let weight = answer.header("x-load-balancing-endpoint-weight");
-            ensure!(weight == Some(&count.to_string()), "{answer:?}");
-            let body: serde_json::Value = serde_json::from_str(&answer.body)?;
-            ensure!(
-                body["service"] == json!({"namespace": "shop", "name": "web"}),
-                "{body}"
-            );
-            ensure!(body["localEndpoints"] == count, "{body}");
-            Ok(())
-        })?;
-        if count == 1 {
-            cluster.delete("Pod", "shop", "web-0")?;
-        }
-    }
+    health_says(&it.site.client, at(EDGE, port), "web", 1)?;
+    cluster.delete("Pod", "shop", "web-0")?;
+    health_says(&it.site.client, at(EDGE, port), "web", 0)?;
     it.change("web", json!({"spec": {"externalTrafficPolicy": "Cluster"}}))?;
-    wait::until("the health check is closed", || ask().is_err())?;
-    ensure!(it.addresses("web")? == [address.to_string()]);
-    Ok(())
+    wait::until("the health check is closed", || {
+        let ask = || clients::http_get(at(EDGE, port), "/");
+        it.site.client.run(ask).is_err()
+    })?;
+    it.has("web", &[web.ip])
 }

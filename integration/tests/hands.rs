@@ -2,9 +2,9 @@
 
 use anyhow::{Result, ensure};
 use fairway_integration::cluster::Cluster;
-use fairway_integration::in_cluster::Installed;
-use fairway_integration::servers::{named, named_udp};
-use fairway_integration::site::{server, vip};
+use fairway_integration::in_cluster::{AtWork, FINALIZER, Installed};
+use fairway_integration::servers::named;
+use fairway_integration::site::{at, server};
 use fairway_integration::{tests, wait};
 use serde_json::{Value, json};
 
@@ -19,27 +19,11 @@ tests![
     no_annotation_hurts_the_others,
 ];
 
-const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
-
-fn has(it: &Installed<'_>, name: &str, addresses: &[&str]) -> Result<()> {
-    wait::until_some(&format!("{name} has {addresses:?}"), || {
-        let has = it.addresses(name)?;
-        ensure!(has == addresses, "{has:?}");
-        Ok(())
-    })
-}
-
 fn a_status_or_finalizer_that_a_person_edits_is_put_right() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let _servers = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    let _gateway = it.gateway(&["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
-    it.service("web", "ports: [{port: 80}]")?;
-    it.pod("web", 0, server(0), "node-a")?;
-    it.answers(it.address("web")?, 80, Some("a"))?;
+    let it = AtWork::begin(&cluster)?;
+    let web = it.web()?;
+    it.answers(web.ip, 80, Some("a"))?;
     it.says("web", "Programmed", &["True"])?;
     let right = it.get("web")?["status"].clone();
     for edit in [
@@ -71,23 +55,19 @@ fn a_status_or_finalizer_that_a_person_edits_is_put_right() -> Result<()> {
         it.change("web", json!({"metadata": {"finalizers": finalizers}}))?;
         wait::until_some("the finalizer is back", || {
             let finalizers = it.finalizers("web")?;
-            ensure!(
-                finalizers.iter().any(|it| it == FINALIZER),
-                "{finalizers:?}"
-            );
+            ensure!(it.has_finalizer("web")?, "{finalizers:?}");
             Ok(())
         })?;
     }
     it.change("web", json!({"metadata": {"finalizers": [FINALIZER]}}))?;
-    has(&it, "web", &["203.0.113.1"])?;
-    it.answers(vip(1), 80, Some("a"))
+    it.has("web", &[web.ip])?;
+    it.answers(web.ip, 80, Some("a"))
 }
 
 fn conditions_and_finalizers_of_others_stay() -> Result<()> {
     let cluster = Cluster::shared()?;
     let it = Installed::new(&cluster)?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let _controller = it.controlled()?;
     it.service("web", "type: ClusterIP, ports: [{port: 80}]")?;
     let scanned = json!({
         "type": "example.com/Scanned", "status": "True", "reason": "Clean", "message": "",
@@ -127,89 +107,58 @@ fn conditions_and_finalizers_of_others_stay() -> Result<()> {
 
 fn a_node_port_that_a_person_changes_moves_no_address() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let _servers = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    let gateway = it.gateway(&["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
-    it.service("web", "ports: [{port: 80}]")?;
-    it.pod("web", 0, server(0), "node-a")?;
-    let address = it.address("web")?;
-    it.answers(address, 80, Some("a"))?;
+    let it = AtWork::begin(&cluster)?;
+    let web = it.web()?;
+    it.answers(web.ip, 80, Some("a"))?;
     for number in [30061, 30062] {
         let ports = json!([{"port": 80, "protocol": "TCP", "targetPort": 80, "nodePort": number}]);
         it.change("web", json!({"spec": {"ports": ports}}))?;
         wait::until_some("the gateway has heard of it", || {
-            let ports = gateway.node_ports("shop/web")?;
+            let ports = it.gateway.node_ports("shop/web")?;
             ensure!(ports == [number], "{ports:?}");
             Ok(())
         })?;
-        it.answers(address, 80, Some("a"))?;
-        ensure!(it.addresses("web")? == [address.to_string()]);
+        it.answers(web.ip, 80, Some("a"))?;
+        it.has("web", &[web.ip])?;
     }
     Ok(())
 }
 
 fn a_live_service_changes_its_protocol() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let _tcp = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
-    let _udp = named_udp(&it.site.farm, &[("a", (server(0), 80).into())])?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    let _gateway = it.gateway(&["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
-    it.service("web", "ports: [{port: 80}]")?;
-    it.pod("web", 0, server(0), "node-a")?;
-    let address = it.address("web")?;
-    it.answers(address, 80, Some("a"))?;
+    let it = AtWork::begin(&cluster)?;
+    let web = it.web()?;
+    it.answers(web.ip, 80, Some("a"))?;
     for protocols in [&["UDP"][..], &["TCP", "UDP"], &["TCP"], &["UDP", "TCP"]] {
         let port = |protocol: &&str| json!({"name": protocol.to_lowercase(), "port": 80, "protocol": protocol});
         let ports: Vec<Value> = protocols.iter().map(port).collect();
         it.change("web", json!({"spec": {"ports": ports}}))?;
         let there = |protocol: &str| protocols.contains(&protocol).then_some("a");
-        it.answers(address, 80, there("TCP"))?;
-        it.answers_udp(address, 80, there("UDP"))?;
-        has(&it, "web", &[&address.to_string()])?;
+        it.answers(web.ip, 80, there("TCP"))?;
+        it.answers_udp(web.ip, 80, there("UDP"))?;
+        it.has("web", &[web.ip])?;
     }
     Ok(())
 }
 
 fn a_service_goes_through_every_type_and_comes_back() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let _servers = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    let _gateway = it.gateway(&["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
-    it.service("web", "ports: [{port: 80}]")?;
-    it.pod("web", 0, server(0), "node-a")?;
-    let address = it.address("web")?;
-    it.answers(address, 80, Some("a"))?;
+    let it = AtWork::begin(&cluster)?;
+    let web = it.web()?;
+    it.answers(web.ip, 80, Some("a"))?;
     for kind in ["NodePort", "ClusterIP"] {
         it.change("web", json!({"spec": {"type": kind}}))?;
-        has(&it, "web", &[])?;
-        wait::until_some("the finalizer is gone", || {
-            let finalizers = it.finalizers("web")?;
-            ensure!(finalizers.is_empty(), "{finalizers:?}");
-            Ok(())
-        })?;
+        it.taken_back("web")?;
     }
-    it.answers(address, 80, None)?;
+    it.answers(web.ip, 80, None)?;
     it.change("web", json!({"spec": {"type": "LoadBalancer"}}))?;
     it.answers(it.address("web")?, 80, Some("a"))
 }
 
 fn a_service_made_anew_under_the_same_name_is_served() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let _servers = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
-    it.pool("edge", &["203.0.113.1-203.0.113.2"])?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    let _gateway = it.gateway(&["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
+    let it = AtWork::begin_with(&cluster, &["203.0.113.1-203.0.113.2"], &[])?;
+    let _servers = named(&it.site.farm, &[("a", at(server(0), 80))])?;
     it.pod("web", 0, server(0), "node-a")?;
     let make = || it.asking(("shop", "web"), json!({}), json!({}));
     make()?;
@@ -232,14 +181,12 @@ fn a_service_made_anew_under_the_same_name_is_served() -> Result<()> {
 fn a_tenant_takes_no_address_that_is_not_theirs() -> Result<()> {
     let cluster = Cluster::shared()?;
     let it = Installed::new(&cluster)?;
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    cluster.apply(
-        "{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {name: staff}, \
-         spec: {addresses: [203.0.113.64/28], namespaceSelector: \
-         {matchLabels: {kubernetes.io/metadata.name: shop}}}}",
+    it.pool_of(
+        "staff",
+        "addresses: [203.0.113.64/28], \
+         namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}",
     )?;
-    let _controller = it.controller("controller-1", &["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
+    let _controller = it.controlled()?;
     cluster.namespace("tenant")?;
     let key = json!({"fairway.dev/sharing-key": "k", "fairway.dev/sharing-namespaces": "*"});
     it.asking(("shop", "alone"), json!({}), json!({}))?;
@@ -257,7 +204,11 @@ fn a_tenant_takes_no_address_that_is_not_theirs() -> Result<()> {
     )?;
     let tenant = cluster.kubeconfig_of_user("tenant", None)?;
     let outside = ["192.0.2.200", "127.0.0.1", "224.0.0.1", "0.0.0.0", "::1"].map(str::to_owned);
-    let mut wishes = vec![alone.to_string(), shares.to_string(), server(9).to_string()];
+    let mut wishes = vec![
+        alone.to_string(),
+        shares.to_string(),
+        server(18).to_string(),
+    ];
     wishes.extend(["203.0.113.64".to_owned(), "198.18.0.1".to_owned()]);
     wishes.extend(outside);
     let names = [
@@ -319,22 +270,15 @@ fn a_tenant_takes_no_address_that_is_not_theirs() -> Result<()> {
     ];
     let output = cluster.kubectl_as(&tenant, &arguments, "")?;
     ensure!(!output.status.success(), "{output:?}");
-    has(&it, "alone", &[&alone.to_string()])?;
-    has(&it, "shares", &[&shares.to_string()])
+    it.has("alone", &[alone])?;
+    it.has("shares", &[shares])
 }
 
 fn no_annotation_hurts_the_others() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let _servers = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
-    it.pool("edge", &["203.0.113.0/24"])?;
-    let mut controller = it.controller("controller-1", &["--default-class"])?;
-    let mut gateway = it.gateway(&["--default-class"])?;
-    cluster.node("node-a", &[server(9)], &[])?;
-    it.service("web", "ports: [{port: 80}]")?;
-    it.pod("web", 0, server(0), "node-a")?;
-    let address = it.address("web")?;
-    it.answers(address, 80, Some("a"))?;
+    let mut it = AtWork::begin_with(&cluster, &["203.0.113.0/24"], &[])?;
+    let web = it.web()?;
+    it.answers(web.ip, 80, Some("a"))?;
     let names = [
         "fairway.dev/addresses",
         "fairway.dev/pool",
@@ -393,10 +337,10 @@ fn no_annotation_hurts_the_others() -> Result<()> {
         json!({"selector": {"app": "web"}}),
     )?;
     it.answers(it.address("next")?, 80, Some("a"))?;
-    it.answers(address, 80, Some("a"))?;
-    for process in [&mut controller, &mut gateway] {
+    it.answers(web.ip, 80, Some("a"))?;
+    for process in [&mut it.controller, &mut it.gateway] {
         ensure!(process.process()?.ended()?.is_none());
         process.ready()?;
     }
-    has(&it, "web", &[&address.to_string()])
+    it.has("web", &[web.ip])
 }

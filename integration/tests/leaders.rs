@@ -1,9 +1,8 @@
 //! Who decides when there are several controllers, and who may write.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use fairway_integration::cluster::Cluster;
 use fairway_integration::fairway::Fairway;
 use fairway_integration::in_cluster::{Installed, NAMESPACE};
@@ -203,22 +202,12 @@ const MAY_NOT: &[(&str, &[&str])] = &[
 fn the_accounts_may_do_what_they_have_to_and_no_more() -> Result<()> {
     let cluster = Cluster::shared()?;
     let it = Installed::new(&cluster)?;
-    let may = |kubeconfig: &Path, question: &str| {
-        let mut arguments = vec!["auth", "can-i"];
-        arguments.extend(question.split(' '));
-        let output = cluster.kubectl_as(kubeconfig, &arguments, "")?;
-        match String::from_utf8_lossy(&output.stdout).trim() {
-            "yes" => Ok(true),
-            "no" => Ok(false),
-            _ => bail!("{output:?}"),
-        }
-    };
     for (account, questions) in MAY {
         let kubeconfig = it.account(account)?;
         for question in *questions {
             // The API server reads roles in its own time.
             wait::until_some(&format!("{account} may {question}"), || {
-                ensure!(may(&kubeconfig, question)?);
+                ensure!(cluster.may(&kubeconfig, question)?);
                 Ok(())
             })?;
         }
@@ -226,7 +215,10 @@ fn the_accounts_may_do_what_they_have_to_and_no_more() -> Result<()> {
     for (account, questions) in MAY_NOT {
         let kubeconfig = it.account(account)?;
         for question in *questions {
-            ensure!(!may(&kubeconfig, question)?, "{account} may {question}");
+            ensure!(
+                !cluster.may(&kubeconfig, question)?,
+                "{account} may {question}"
+            );
         }
     }
     // And it is so when it is tried.

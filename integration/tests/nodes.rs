@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use fairway_integration::cluster::Cluster;
 use fairway_integration::fairway::{Fairway, text};
-use fairway_integration::in_cluster::Installed;
+use fairway_integration::in_cluster::{Installed, health_says};
 use fairway_integration::lab::{Host, Served};
 use fairway_integration::load::Load;
 use fairway_integration::servers::{named, named_udp};
-use fairway_integration::site::{client, server};
+use fairway_integration::site::{at, client, server};
 use fairway_integration::workers::{Worker, workers};
 use fairway_integration::{clients, tests, wait};
 use serde_json::{Value, json};
@@ -27,10 +27,6 @@ tests![
     who_takes_the_traffic_on_a_node_follows_the_ip_mode,
     source_ranges_hold_for_pods_and_nodes,
 ];
-
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
-}
 
 /// A controller and a gateway on the edge, and a pool 203.0.113.1-9.
 fn running(it: &Installed<'_>) -> Result<(Fairway, Fairway)> {
@@ -89,7 +85,7 @@ fn local_through_node_ports_goes_where_the_pods_are() -> Result<()> {
     let cluster = Cluster::shared()?;
     let it = Installed::new(&cluster)?;
     let [one, two] = workers(&it)?;
-    let _running = running(&it)?;
+    let (_controller, gateway) = running(&it)?;
     let _servers = (
         named(&one.pods, &[("a", at(one.pod_ip(0), 80))])?,
         named(&two.pods, &[("b", at(two.pod_ip(0), 80))])?,
@@ -103,21 +99,27 @@ fn local_through_node_ports_goes_where_the_pods_are() -> Result<()> {
             Ok(())
         })
     };
+    // How the gateway has the nodes.
+    let is =
+        |worker: &Worker, state: &str| gateway.endpoint_is("web", ("node", &worker.name), state);
     // Every node has an endpoint: one client reaches both.
     one.pod(&it, "web", 0)?;
     two.pod(&it, "web", 0)?;
     answer(&["a", "b"])?;
     // One node has none: no connection is lost on it.
     cluster.delete("Pod", "shop", &one.pod_name("web", 0))?;
+    is(&one, "node-excluded")?;
     answer(&["b"])?;
     // The pod moves; the address stays.
     cluster.delete("Pod", "shop", &two.pod_name("web", 0))?;
     it.answers(to.ip(), 80, None)?;
     one.pod(&it, "web", 0)?;
     answer(&["a"])?;
-    ensure!(it.addresses("web")? == [to.ip().to_string()]);
+    it.has("web", &[to.ip()])?;
     // With the policy `Cluster` both nodes serve it.
     it.change("web", json!({"spec": {"externalTrafficPolicy": "Cluster"}}))?;
+    is(&one, "eligible")?;
+    is(&two, "eligible")?;
     answer(&["a"])
 }
 
@@ -135,21 +137,14 @@ fn a_udp_flow_through_node_ports_follows_its_pod() -> Result<()> {
         let ports = json!([{"port": 80, "protocol": "UDP"}]);
         let spec = json!({"externalTrafficPolicy": policy, "ports": ports});
         let to = at(to_node_ports(&it, &name, spec)?, 80);
-        let socket = it.site.client.run(|| clients::udp(Some(client(0)), to))?;
-        let answers = |who: Option<&str>| {
-            wait::until_some(&format!("{who:?} answers the flow ({policy})"), || {
-                let answer = clients::who_on(&socket).ok();
-                ensure!(answer.as_deref() == who, "{answer:?}");
-                Ok(())
-            })
-        };
-        answers(None)?;
+        let flow = it.flow(to)?;
+        flow.answers(None)?;
         one.pod(&it, &name, 0)?;
-        answers(Some("a"))?;
+        flow.answers(Some("a"))?;
         two.pod(&it, &name, 0)?;
         cluster.wait_for_endpoints("shop", &name, &[one.pod_ip(0), two.pod_ip(0)])?;
         cluster.delete("Pod", "shop", &one.pod_name(&name, 0))?;
-        answers(Some("b"))?;
+        flow.answers(Some("b"))?;
     }
     Ok(())
 }
@@ -171,13 +166,8 @@ fn a_rolling_update_behind_node_ports_loses_no_request() -> Result<()> {
     // Each policy has pods at addresses of its own, so that rules which name one are its own.
     for (policy, first) in [("Cluster", 0), ("Local", 6)] {
         let name = policy.to_lowercase();
-        // As the gateway has the node.
-        let state = |worker: &Worker| -> Result<String> {
-            let rows = gateway.list("endpoints")?;
-            let is_it =
-                |row: &&Value| text(row, "service") == name && text(row, "node") == worker.name;
-            let row = rows.iter().find(is_it).context("it is not listed")?;
-            Ok(text(row, "state").to_owned())
+        let is = |worker: &Worker, state: &str| {
+            gateway.endpoint_is(&name, ("node", &worker.name), state)
         };
         let spec = json!({"externalTrafficPolicy": policy});
         let to = at(to_node_ports(&it, &name, spec)?, 80);
@@ -185,10 +175,9 @@ fn a_rolling_update_behind_node_ports_loses_no_request() -> Result<()> {
             let ip = worker.pod_ip(first + round);
             let served = named(&worker.pods, &[("pod", at(ip, 80))])?;
             worker.pod(&it, &name, first + round)?;
-            wait::until_some("the gateway and the node have the new pod", || {
-                ensure!(state(worker)? == "eligible", "{}", state(worker)?);
-                ensure!(knows(worker, ip)?, "not in the node's rules");
-                Ok(())
+            is(worker, "eligible")?;
+            wait::until("the node has the new pod", || {
+                knows(worker, ip).is_ok_and(|knows| knows)
             })?;
             Ok(served)
         };
@@ -203,32 +192,22 @@ fn a_rolling_update_behind_node_ports_loses_no_request() -> Result<()> {
             for (worker, pod) in workers.iter().zip(&mut pods) {
                 let former = worker.pod_name(&name, first + round - 1);
                 cluster.terminate_pod("shop", &former)?;
-                wait::until_some("nothing new is sent to it", || {
-                    if policy == "Local" {
-                        // The node goes on sending it what it gets: so it must get nothing.
-                        ensure!(state(worker)? == "terminating", "{}", state(worker)?);
-                        return Ok(());
-                    }
-                    for worker_with_rules in &workers {
-                        let ip = worker.pod_ip(first + round - 1);
-                        ensure!(!knows(worker_with_rules, ip)?, "it is in the rules");
-                    }
-                    Ok(())
-                })?;
+                if policy == "Local" {
+                    // The node goes on sending it what it gets: so it must get nothing.
+                    is(worker, "terminating")?;
+                } else {
+                    let ip = worker.pod_ip(first + round - 1);
+                    wait::until("nothing new is sent to it", || {
+                        let forgets = |it: &Worker| knows(it, ip).is_ok_and(|knows| !knows);
+                        workers.iter().all(forgets)
+                    })?;
+                }
                 load.settle()?;
                 drop(pod.take());
                 cluster.delete("Pod", "shop", &former)?;
                 *pod = Some(start(worker, round)?);
             }
-            wait::until("there were a hundred requests", || load.ended() >= 100)?;
-            let tally = load.take();
-            let all = tally.good + tally.bad.len();
-            ensure!(
-                tally.good * 100 >= all * 95,
-                "round {round} ({policy}): {} of {all} were lost: {:?}",
-                tally.bad.len(),
-                tally.bad
-            );
+            load.mostly_good(&format!("round {round} ({policy})"))?;
         }
     }
     Ok(())
@@ -351,33 +330,11 @@ fn health_check_ports_are_right_on_every_node() -> Result<()> {
     it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
     it.service("web", "externalTrafficPolicy: Local, ports: [{port: 80}]")?;
     let to = at(it.address("web")?, 80);
-    let port = it.get("web")?["spec"]["healthCheckNodePort"].as_u64();
-    let port = u16::try_from(port.context("the API server gave none")?)?;
-    let ask = |worker: &Worker| {
-        let to = at(worker.ip, port);
-        edges.visitor.run(|| clients::http_get(to, "/"))
-    };
-    let healthy = |worker: &Worker, count: u64| {
-        wait::until_some(&format!("{} has {count}", worker.name), || {
-            let answer = ask(worker)?;
-            ensure!(
-                answer.status == if count > 0 { 200 } else { 503 },
-                "{answer:?}"
-            );
-            let weight = answer.header("x-load-balancing-endpoint-weight");
-            ensure!(weight == Some(&count.to_string()), "{answer:?}");
-            let body: Value = serde_json::from_str(&answer.body)?;
-            let service = json!({"namespace": "shop", "name": "web"});
-            ensure!(
-                body["service"] == service && body["localEndpoints"] == count,
-                "{body}"
-            );
-            Ok(())
-        })
-    };
+    let port = it.health_port("web")?;
     let is_at = |here: [Option<&str>; 2]| -> Result<()> {
         for (by, who) in here.into_iter().enumerate() {
-            healthy(&edges.workers[by], u64::from(who.is_some()))?;
+            let check = at(edges.workers[by].ip, port);
+            health_says(&edges.visitor, check, "web", who.is_some().into())?;
             edges.answers(by, to, who)?;
         }
         Ok(())
@@ -395,7 +352,8 @@ fn health_check_ports_are_right_on_every_node() -> Result<()> {
     for by in [0, 1] {
         let worker = &edges.workers[by];
         wait::until(&format!("it is closed on {}", worker.name), || {
-            ask(worker).is_err()
+            let ask = || clients::http_get(at(worker.ip, port), "/");
+            edges.visitor.run(ask).is_err()
         })?;
         edges.answers(by, to, None)?;
     }
@@ -414,10 +372,10 @@ fn who_takes_the_traffic_on_a_node_follows_the_ip_mode() -> Result<()> {
         ("proxy", "203.0.113.1-203.0.113.9", "Proxy", "Proxy"),
         ("node", "203.0.113.11-203.0.113.19", "Node", "VIP"),
     ] {
-        cluster.apply(&format!(
-            "{{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {{name: {pool}}}, \
-             spec: {{addresses: [{range}], forwarding: {forwarding}}}}}"
-        ))?;
+        it.pool_of(
+            pool,
+            &format!("addresses: [{range}], forwarding: {forwarding}"),
+        )?;
         port += 1;
         let asks = json!({"fairway.dev/pool": pool});
         let spec = json!({"selector": {"app": "web"}, "ports": [{"port": port, "targetPort": 80}]});

@@ -1,20 +1,20 @@
 //! The API server is away, or hangs: gateways go on with what they know, and start with what they
 //! last knew.
 
+use std::ffi::CStr;
 use std::fs;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::cluster::{Cluster, Component};
 use fairway_integration::fairway::Fairway;
-use fairway_integration::in_cluster::Installed;
-use fairway_integration::lab::Served;
-use fairway_integration::servers::named;
+use fairway_integration::in_cluster::{DEFAULT_CLASS, Installed, Web};
 use fairway_integration::site::server;
 use fairway_integration::{clients, tests, wait};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use serde_json::json;
 use tempfile::TempDir;
 
 tests![
@@ -25,87 +25,69 @@ tests![
     a_snapshot_has_one_owner,
 ];
 
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
-}
-
-fn who(installed: &Installed<'_>, to: SocketAddr) -> Option<String> {
-    installed.site.client.run(|| clients::who(to).ok())
-}
-
-/// The Service `shop/web` on port 80 with one endpoint, `a`, and a controller that has given it an
-/// address.
-struct Shop {
-    to: SocketAddr,
+/// [`Web`], with a controller that looks after it and a gateway that keeps what it knows in a folder.
+struct Shop<'a> {
+    gateway: Fairway,
+    web: Web,
     _controller: Fairway,
-    _server: Served,
+    it: Installed<'a>,
+    // Last: the gateway writes there.
+    state: Folder,
 }
 
-impl Shop {
-    fn open(it: &Installed<'_>) -> Result<Self> {
-        let server_named = named(&it.site.farm, &[("a", at(server(0), 80))])?;
-        let controller = it.controller("controller-1", &["--default-class"])?;
-        it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-        it.cluster.node("node-a", &[server(9)], &[])?;
-        it.service("web", "ports: [{port: 80, targetPort: http}]")?;
-        it.pod("web", 0, server(0), "node-a")?;
-        it.cluster.wait_for_endpoints("shop", "web", &[server(0)])?;
+impl<'a> Shop<'a> {
+    fn open(cluster: &'a Cluster) -> Result<Self> {
+        Self::open_in(cluster, Folder::new(None)?)
+    }
+
+    /// Waits until the address answers and the snapshot has all that it takes.
+    fn open_in(cluster: &'a Cluster, state: Folder) -> Result<Self> {
+        let it = Installed::new(cluster)?;
+        let controller = it.controlled()?;
+        let web = it.web()?;
+        let folder = state.path().to_str().context("no UTF-8")?;
+        let gateway = it.gateway(&[DEFAULT_CLASS, "--state", folder])?;
+        it.answers(web.ip, 80, Some("a"))?;
+        until_written(state.path(), &web)?;
         Ok(Self {
-            to: at(it.address("web")?, 80),
+            gateway,
+            web,
             _controller: controller,
-            _server: server_named,
+            it,
+            state,
         })
     }
 
-    fn answers(&self, it: &Installed<'_>) -> bool {
-        who(it, self.to).as_deref() == Some("a")
+    fn answers(&self) -> Result<()> {
+        self.it.answers(self.web.ip, 80, Some("a"))
     }
 
-    fn until_it_answers(&self, it: &Installed<'_>) -> Result<()> {
-        wait::until("the address answers", || self.answers(it))
-    }
-
-    fn connect(&self, it: &Installed<'_>) -> Result<TcpStream> {
-        let mut open = it.site.client.run(|| clients::connect_tcp(self.to))?;
+    fn connect(&self) -> Result<TcpStream> {
+        let connect = || clients::connect_tcp(self.web.to);
+        let mut open = self.it.site.client.run(connect)?;
         clients::ask(&mut open, "who")?;
         Ok(open)
     }
 
     /// For so long, `open` and every new connection answer.
-    fn goes_on(&self, it: &Installed<'_>, open: &mut TcpStream, span: Duration) -> Result<()> {
+    fn goes_on(&self, open: &mut TcpStream, span: Duration) -> Result<()> {
         wait::always(span, "old and new connections answer", || {
-            clients::ask(open, "who").is_ok() && self.answers(it)
+            clients::ask(open, "who").is_ok() && self.it.who(self.web.to).as_deref() == Some("a")
         })
     }
 
     /// Changes the port to `port` and waits until the gateway follows.
-    fn moves_to(&self, it: &Installed<'_>, port: u16) -> Result<()> {
-        let patch =
-            format!(r#"[{{"op": "replace", "path": "/spec/ports/0/port", "value": {port}}}]"#);
-        it.cluster.kubectl(&[
-            "patch",
-            "service",
-            "web",
-            "-n",
-            "shop",
-            "--type=json",
-            "-p",
-            &patch,
-        ])?;
-        wait::until("the gateway follows", || {
-            who(it, at(self.to.ip(), port)).as_deref() == Some("a") && who(it, self.to).is_none()
-        })
+    fn moves_to(&self, port: u16) -> Result<()> {
+        let ports = json!([{"port": port, "targetPort": 80}]);
+        self.it.change("web", json!({"spec": {"ports": ports}}))?;
+        self.it.answers(self.web.ip, port, Some("a"))?;
+        self.it.answers(self.web.ip, 80, None)
     }
 }
 
-fn gateway(it: &Installed<'_>, state: &Path) -> Result<Fairway> {
-    let state = state.to_str().context("no UTF-8")?;
-    it.gateway(&["--default-class", "--state", state])
-}
-
 /// Waits until the snapshot has the Service with its address, and its endpoint.
-fn until_written(state: &Path, shop: &Shop) -> Result<()> {
-    let (vip, endpoint) = (shop.to.ip().to_string(), server(0).to_string());
+fn until_written(state: &Path, web: &Web) -> Result<()> {
+    let (vip, endpoint) = (web.ip.to_string(), server(0).to_string());
     wait::until_some("the snapshot has it", || {
         let text = fs::read_to_string(state.join("memory.jsonl"))?;
         let has = |key: &str, word: &str| {
@@ -126,73 +108,65 @@ fn until_written(state: &Path, shop: &Shop) -> Result<()> {
 
 fn a_gateway_serves_on_and_starts_again_while_the_api_server_is_away() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let state = TempDir::with_prefix("fairway-state-")?;
-    let shop = Shop::open(&it)?;
-    let mut gateway = gateway(&it, state.path())?;
-    shop.until_it_answers(&it)?;
-    until_written(state.path(), &shop)?;
-    let mut open = shop.connect(&it)?;
+    let mut shop = Shop::open(&cluster)?;
+    let mut open = shop.connect()?;
     cluster.stop_component(Component::ApiServer)?;
-    gateway.problem(&["services can't be watched"])?;
-    shop.goes_on(&it, &mut open, Duration::from_secs(5))?;
-    gateway.ready()?;
+    shop.gateway.problem(&["services can't be watched"])?;
+    shop.goes_on(&mut open, Duration::from_secs(5))?;
+    shop.gateway.ready()?;
 
-    gateway.kill();
-    gateway.restart()?;
-    shop.until_it_answers(&it)?;
-    let addresses = gateway.external_ips("shop/web")?;
-    ensure!(addresses == [shop.to.ip().to_string()], "{addresses:?}");
-    gateway.logs(&["a snapshot of what was known stands in"])?;
-    gateway.problem(&[
+    shop.gateway.kill();
+    shop.gateway.restart()?;
+    shop.answers()?;
+    let addresses = shop.gateway.external_ips("shop/web")?;
+    ensure!(addresses == [shop.web.ip.to_string()], "{addresses:?}");
+    shop.gateway
+        .logs(&["a snapshot of what was known stands in"])?;
+    shop.gateway.problem(&[
         "has not been heard yet",
         "services",
         "written down until 20",
     ])?;
-    let mut open = shop.connect(&it)?;
-    shop.goes_on(&it, &mut open, Duration::from_secs(3))?;
-    gateway.ready()?;
+    let mut open = shop.connect()?;
+    shop.goes_on(&mut open, Duration::from_secs(3))?;
+    shop.gateway.ready()?;
 
     cluster.start_component(Component::ApiServer)?;
-    shop.moves_to(&it, 8080)?;
-    wait::until("there is no problem any more", || {
-        gateway
-            .get("/api/v1/problems")
-            .is_ok_and(|response| !response.body.contains("API server"))
+    shop.moves_to(8080)?;
+    wait::until_some("there is no problem any more", || {
+        let problems = shop.gateway.get("/api/v1/problems")?.body;
+        ensure!(!problems.contains("API server"), "{problems}");
+        Ok(())
     })
 }
 
 fn traffic_goes_on_while_etcd_hangs() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let state = TempDir::with_prefix("fairway-state-")?;
-    let shop = Shop::open(&it)?;
-    let mut gateway = gateway(&it, state.path())?;
-    shop.until_it_answers(&it)?;
-    until_written(state.path(), &shop)?;
-    let mut open = shop.connect(&it)?;
+    let mut shop = Shop::open(&cluster)?;
+    let mut open = shop.connect()?;
     cluster.pause_component(Component::Etcd)?;
-    shop.goes_on(&it, &mut open, Duration::from_secs(30))?;
-    gateway.kill();
-    gateway.restart()?;
-    shop.until_it_answers(&it)?;
-    let mut open = shop.connect(&it)?;
+    shop.goes_on(&mut open, Duration::from_secs(30))?;
+    shop.gateway.kill();
+    shop.gateway.restart()?;
+    shop.answers()?;
+    let mut open = shop.connect()?;
     cluster.resume_component(Component::Etcd)?;
     cluster.wait_until_ready(Component::ApiServer)?;
-    shop.goes_on(&it, &mut open, Duration::from_secs(3))?;
-    shop.moves_to(&it, 8080)
+    shop.goes_on(&mut open, Duration::from_secs(3))?;
+    shop.moves_to(8080)
 }
 
 fn without_a_snapshot_a_gateway_says_what_it_waits_for() -> Result<()> {
     let cluster = Cluster::shared()?;
     let it = Installed::new(&cluster)?;
-    let shop = Shop::open(&it)?;
+    let _controller = it.controlled()?;
+    let web = it.web()?;
     let account = it.account("fairway-gateway")?;
     cluster.stop_component(Component::ApiServer)?;
     let mut gateway = Fairway::member(&it.site.edge, "gateway", &account)?.arguments(&[
         "--node-name",
         "edge-1",
-        "--default-class",
+        DEFAULT_CLASS,
     ]);
     gateway.launch()?;
     for plural in ["nodes", "addresspools", "services", "endpointslices"] {
@@ -206,60 +180,64 @@ fn without_a_snapshot_a_gateway_says_what_it_waits_for() -> Result<()> {
             Ok(())
         })?;
     }
-    ensure!(!shop.answers(&it));
+    ensure!(it.who(web.to).is_none());
     cluster.start_component(Component::ApiServer)?;
     gateway.ready()?;
-    shop.until_it_answers(&it)
+    it.answers(web.ip, 80, Some("a"))
 }
 
-/// A file system that goes with this.
-struct Mounted(TempDir);
+/// A folder that goes with this, on a file system of its own where it has a size.
+struct Folder {
+    folder: TempDir,
+    mounted: bool,
+}
 
-impl Mounted {
-    fn new() -> Result<Self> {
+impl Folder {
+    fn new(options: Option<&CStr>) -> Result<Self> {
         let folder = TempDir::with_prefix("fairway-state-")?;
-        let options = c"size=1m";
-        mount(
-            "tmpfs",
-            folder.path(),
-            "tmpfs",
-            MountFlags::empty(),
-            Some(options),
-        )?;
-        Ok(Self(folder))
+        if options.is_some() {
+            let path = folder.path();
+            mount("tmpfs", path, "tmpfs", MountFlags::empty(), options)?;
+        }
+        Ok(Self {
+            folder,
+            mounted: options.is_some(),
+        })
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
     }
 }
 
-impl Drop for Mounted {
+impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
+        if self.mounted {
+            let _ = unmount(self.path(), UnmountFlags::DETACH);
+        }
     }
 }
 
 fn a_full_disk_is_told_and_ends_nothing() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let mounted = Mounted::new()?;
-    let state = mounted.0.path();
-    let shop = Shop::open(&it)?;
-    let mut gateway = gateway(&it, state)?;
-    shop.until_it_answers(&it)?;
-    until_written(state, &shop)?;
-    let ballast = state.join("ballast");
+    let mut shop = Shop::open_in(&cluster, Folder::new(Some(c"size=1m"))?)?;
+    let ballast = shop.state.path().join("ballast");
     // As much as there is room for.
     ensure!(fs::write(&ballast, vec![0; 2 << 20]).is_err());
     // More than is left of the last page of the file.
-    let large = format!("large={}", "x".repeat(10_000));
-    cluster.kubectl(&["annotate", "service", "web", "-n", "shop", &large])?;
+    let large = "x".repeat(10_000);
+    let annotations = json!({"annotations": {"large": large}});
+    shop.it.change("web", json!({"metadata": annotations}))?;
+    let gateway = &shop.gateway;
     gateway.problem(&["snapshot", "can't be written", "No space left"])?;
     ensure!(gateway.metric("fairway_store_errors_total", &["operation=\"snapshot\""])? > 0.0);
-    shop.moves_to(&it, 8080)?;
-    gateway.ready()?;
+    shop.moves_to(8080)?;
+    shop.gateway.ready()?;
     fs::remove_file(ballast)?;
     wait::until_some("what was not written is written", || {
-        let text = fs::read_to_string(state.join("memory.jsonl"))?;
-        ensure!(text.contains(&large[6..]), "{} bytes", text.len());
-        let problems = gateway.get("/api/v1/problems")?.body;
+        let text = fs::read_to_string(shop.state.path().join("memory.jsonl"))?;
+        ensure!(text.contains(&large), "{} bytes", text.len());
+        let problems = shop.gateway.get("/api/v1/problems")?.body;
         ensure!(!problems.contains("can't be written"), "{problems}");
         Ok(())
     })
@@ -267,22 +245,20 @@ fn a_full_disk_is_told_and_ends_nothing() -> Result<()> {
 
 fn a_snapshot_has_one_owner() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let state = TempDir::with_prefix("fairway-state-")?;
-    let mut gateway = gateway(&it, state.path())?;
-    let account = it.account("fairway-gateway")?;
-    let output = gateway.cli(&[
+    let mut shop = Shop::open(&cluster)?;
+    let account = shop.it.account("fairway-gateway")?;
+    let output = shop.gateway.cli(&[
         "gateway",
         "--kubeconfig",
         account.to_str().context("no UTF-8")?,
         "--admin",
         "127.0.0.1:9902",
         "--state",
-        state.path().to_str().context("no UTF-8")?,
+        shop.state.path().to_str().context("no UTF-8")?,
     ])?;
     let said = String::from_utf8(output.stderr)?;
     ensure!(output.status.code() == Some(2), "{}", output.status);
-    let owner = format!("belongs to process {}", gateway.process()?.id());
+    let owner = format!("belongs to process {}", shop.gateway.process()?.id());
     ensure!(said.contains(&owner), "{said}");
     Ok(())
 }

@@ -76,10 +76,7 @@ fn an_address_that_is_asked_for_in_any_dialect_is_given() -> Result<()> {
         it.asking(("shop", name), asks.clone(), spec.clone())?;
     }
     for (name, _, _, wanted) in &asked {
-        it.address(name)?;
-        let wanted: Vec<String> = wanted.iter().map(IpAddr::to_string).collect();
-        let has = it.addresses(name)?;
-        ensure!(has == wanted, "{name}: {has:?}");
+        it.has(name, wanted)?;
     }
     // Of a pool the lowest that is free: one after the other, for which of two is older is counted
     // in seconds.
@@ -142,11 +139,7 @@ fn an_address_that_is_asked_for_in_any_dialect_is_given() -> Result<()> {
     }
     // Another wish on a live Service is granted.
     it.change("core", json!({"spec": {"loadBalancerIP": "203.0.113.19"}}))?;
-    wait::until_some("it has moved", || {
-        let has = it.addresses("core")?;
-        ensure!(has == ["203.0.113.19"], "{has:?}");
-        Ok(())
-    })?;
+    it.has("core", &[vip(19)])?;
     it.tells(
         "core",
         "UpdatedLoadBalancer",
@@ -185,10 +178,7 @@ fn a_full_pool_and_a_quota_are_said_and_end_when_an_address_is_free() -> Result<
     it.tells("late", "EnsuredLoadBalancer", &[&free.to_string()])?;
 
     // A quota counts for each namespace.
-    cluster.apply(
-        "{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {name: fair}, \
-         spec: {addresses: [203.0.113.16/28], quotaPerNamespace: 1}}",
-    )?;
+    it.pool_of("fair", "addresses: [203.0.113.16/28], quotaPerNamespace: 1")?;
     cluster.namespace("yard")?;
     let asks = json!({"fairway.dev/pool": "fair"});
     it.asking(("shop", "first"), asks.clone(), json!({}))?;
@@ -279,11 +269,7 @@ fn a_pool_that_is_wrong_is_refused_with_a_sentence_that_helps() -> Result<()> {
             &["spec.quotaPerNamespace"],
         ),
     ] {
-        let refused = it.cluster.apply(&format!(
-            "{{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {{name: bad}}, \
-             spec: {{{spec}}}}}"
-        ));
-        let Err(why) = refused else {
+        let Err(why) = it.pool_of("bad", spec) else {
             anyhow::bail!("{spec} is taken");
         };
         let why = format!("{why:#}");

@@ -138,10 +138,7 @@ fn kubectl_shows_a_service_that_gets_no_address() -> Result<()> {
     let it = Installed::new(&cluster)?;
     let _controller = it.controller("controller-1", &["--default-class"])?;
     it.pool("edge", &["203.0.113.1"])?;
-    cluster.apply(
-        "{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {name: spare}, \
-         spec: {addresses: [203.0.113.16/28], autoAssign: false}}",
-    )?;
+    it.pool_of("spare", "addresses: [203.0.113.16/28], autoAssign: false")?;
     it.service("first", "ports: [{port: 80}]")?;
     ensure!(it.address("first")? == vip(1));
     let ports = json!([{"name": "http", "port": 80, "nodePort": 30080}]);
@@ -190,11 +187,10 @@ fn kubectl_shows_pools() -> Result<()> {
     let _controller = it.controller("controller-1", &["--default-class"])?;
     it.pool("edge", &["203.0.113.1", "2001:db8:f::1-2001:db8:f::9"])?;
     it.pool("twin", &["203.0.113.0/29"])?;
-    cluster.apply(
-        "{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {name: staff}, \
-         spec: {addresses: [203.0.113.64/28], autoAssign: false, priority: 10, \
-         quotaPerNamespace: 2, forwarding: Node, \
-         namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}}",
+    it.pool_of(
+        "staff",
+        "addresses: [203.0.113.64/28], autoAssign: false, priority: 10, quotaPerNamespace: 2, \
+         forwarding: Node, namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}",
     )?;
     let both = json!({"ipFamilyPolicy": "RequireDualStack"});
     it.asking(("shop", "web"), json!({}), both)?;

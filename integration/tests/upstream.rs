@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use fairway_integration::cluster::Cluster;
-use fairway_integration::fairway::{Fairway, text};
-use fairway_integration::in_cluster::Installed;
+use fairway_integration::in_cluster::{AtWork, Installed};
 use fairway_integration::lab::Served;
 use fairway_integration::load::Load;
 use fairway_integration::servers::{named, named_udp};
-use fairway_integration::site::{EDGE, client, server, vip, vip6};
+use fairway_integration::site::{EDGE, at, server, vip, vip6};
 use fairway_integration::{clients, tests, wait};
 use serde_json::json;
 
@@ -25,20 +24,6 @@ tests![
     the_families_of_a_live_service_change,
     each_step_of_a_load_balancer_is_told_in_an_event,
 ];
-
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
-}
-
-/// A controller and a gateway on the edge, a pool 203.0.113.1-9 and the Nodes `node-a` and
-/// `node-b`.
-fn running(it: &Installed<'_>) -> Result<(Fairway, Fairway)> {
-    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
-    it.cluster.node("node-a", &[server(18)], &[])?;
-    it.cluster.node("node-b", &[server(19)], &[])?;
-    let controller = it.controller("controller-1", &["--default-class"])?;
-    Ok((controller, it.gateway(&["--default-class"])?))
-}
 
 /// Waits until a client that connects is refused, and one that sends a datagram is told so too.
 fn refuses(it: &Installed<'_>, to: SocketAddr, udp: bool) -> Result<()> {
@@ -56,10 +41,9 @@ fn refuses(it: &Installed<'_>, to: SocketAddr, udp: bool) -> Result<()> {
 
 fn without_endpoints_connections_are_refused_and_nothing_answers() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
+    let it = AtWork::begin(&cluster)?;
     let _tcp = named(&it.site.farm, &[("a", at(server(0), 80))])?;
     let _udp = named_udp(&it.site.farm, &[("a", at(server(0), 80))])?;
-    let _running = running(&it)?;
     // A proxy for HTTP could say 503, which is an answer that nobody has given.
     let ports = json!([
         {"name": "tcp", "port": 80, "nodePort": 30061},
@@ -110,10 +94,9 @@ fn without_endpoints_connections_are_refused_and_nothing_answers() -> Result<()>
 
 fn node_ports_follow_a_live_service() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
+    let it = AtWork::begin(&cluster)?;
     let _tcp = named(&it.site.farm, &[("a", at(server(0), 80))])?;
     let _udp = named_udp(&it.site.farm, &[("a", at(server(0), 80))])?;
-    let _running = running(&it)?;
     let ports = |number: Option<u16>| {
         let mut ports = json!([
             {"name": "tcp", "port": 80},
@@ -156,10 +139,10 @@ fn node_ports_follow_a_live_service() -> Result<()> {
 
 fn a_udp_flow_follows_its_pod_from_node_to_node() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
+    let it = AtWork::begin(&cluster)?;
+    cluster.node("node-b", &[server(19)], &[])?;
     let ends = [("a", at(server(0), 80)), ("b", at(server(1), 80))];
     let _servers = named_udp(&it.site.farm, &ends)?;
-    let _running = running(&it)?;
     for policy in ["Cluster", "Local"] {
         let name = policy.to_lowercase();
         let spec = json!({
@@ -169,62 +152,45 @@ fn a_udp_flow_follows_its_pod_from_node_to_node() -> Result<()> {
         let to = at(it.address(&name)?, 80);
         refuses(&it, to, true)?;
         // One socket from beginning to end: its port is what a flow is known by.
-        let socket = it.site.client.run(|| clients::udp(Some(client(0)), to))?;
-        let answers = |who: Option<&str>| {
-            wait::until_some(&format!("{who:?} answers the flow ({policy})"), || {
-                let answer = clients::who_on(&socket).ok();
-                ensure!(answer.as_deref() == who, "{answer:?}");
-                Ok(())
-            })
-        };
-        answers(None)?;
+        let flow = it.flow(to)?;
+        flow.answers(None)?;
         it.pod(&name, 0, server(0), "node-a")?;
-        answers(Some("a"))?;
+        flow.answers(Some("a"))?;
         // The next comes before the first goes, as a Deployment has it, and on another node.
         it.pod(&name, 1, server(1), "node-b")?;
         cluster.wait_for_endpoints("shop", &name, &[server(0), server(1)])?;
         cluster.delete("Pod", "shop", &format!("{name}-0"))?;
-        answers(Some("b"))?;
+        flow.answers(Some("b"))?;
         // And the other way round.
         cluster.delete("Pod", "shop", &format!("{name}-1"))?;
-        answers(None)?;
+        flow.answers(None)?;
         it.pod(&name, 2, server(0), "node-b")?;
-        answers(Some("a"))?;
+        flow.answers(Some("a"))?;
     }
     Ok(())
 }
 
-/// How the gateway has an endpoint of a Service.
-fn state(gateway: &Fairway, service: &str, endpoint: SocketAddr) -> Result<String> {
-    let rows = gateway.list("endpoints")?;
-    let endpoint = endpoint.to_string();
-    let row = rows
-        .iter()
-        .find(|row| text(row, "service") == service && text(row, "endpoint") == endpoint);
-    Ok(text(row.context("it is not listed")?, "state").to_owned())
-}
-
 fn a_rolling_update_loses_no_request() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let (_controller, gateway) = running(&it)?;
+    let it = AtWork::begin(&cluster)?;
+    cluster.node("node-b", &[server(19)], &[])?;
     for policy in ["Cluster", "Local"] {
         let name = policy.to_lowercase();
         let spec = json!({"externalTrafficPolicy": policy});
         it.asking(("shop", &name), json!({}), spec)?;
         // Three pods; each round gives each another address.
         let place = |pod: u8, round: u8| at(server(pod + 3 * (round % 2)), 80);
+        let is = |place: SocketAddr, state: &str| {
+            let field = ("endpoint", place.to_string());
+            it.gateway.endpoint_is(&name, (field.0, &field.1), state)
+        };
         let start = |pod: u8, round: u8| -> Result<Served> {
             let place = place(pod, round);
             let served = named(&it.site.farm, &[("pod", place)])?;
             let number = usize::from(round * 3 + pod);
             let node = ["node-a", "node-b"][usize::from(pod % 2)];
             it.pod(&name, number, place.ip(), node)?;
-            wait::until_some("the gateway has the new pod", || {
-                let state = state(&gateway, &name, place)?;
-                ensure!(state == "eligible", "{state}");
-                Ok(())
-            })?;
+            is(place, "eligible")?;
             Ok(served)
         };
         let mut pods = (0..3)
@@ -243,11 +209,7 @@ fn a_rolling_update_loses_no_request() -> Result<()> {
                 cluster.terminate_pod("shop", &former)?;
                 // The grace, which is a minute in Kubernetes' test, ends when the gateway knows
                 // and what it sent before is answered.
-                wait::until_some("the gateway sends it nothing new", || {
-                    let state = state(&gateway, &name, place(pod, round - 1))?;
-                    ensure!(state == "terminating", "{state}");
-                    Ok(())
-                })?;
+                is(place(pod, round - 1), "terminating")?;
                 load.settle()?;
                 let place = pods.get_mut(usize::from(pod)).context("three pods")?;
                 let none = named(&it.site.farm, &[])?;
@@ -255,15 +217,7 @@ fn a_rolling_update_loses_no_request() -> Result<()> {
                 cluster.delete("Pod", "shop", &former)?;
                 *place = start(pod, round)?;
             }
-            wait::until("there were a hundred requests", || load.ended() >= 100)?;
-            let tally = load.take();
-            let all = tally.good + tally.bad.len();
-            ensure!(
-                tally.good * 100 >= all * 95,
-                "round {round} ({policy}): {} of {all} were lost: {:?}",
-                tally.bad.len(),
-                tally.bad
-            );
+            load.mostly_good(&format!("round {round} ({policy})"))?;
         }
     }
     Ok(())
@@ -271,19 +225,9 @@ fn a_rolling_update_loses_no_request() -> Result<()> {
 
 fn the_families_of_a_live_service_change() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    let _servers = named(&it.site.farm, &[("a", at(server(0), 80))])?;
-    let _running = running(&it)?;
-    it.service("web", "ports: [{port: 80}]")?;
-    it.pod("web", 0, server(0), "node-a")?;
-    let has = |wanted: &[IpAddr]| {
-        wait::until_some(&format!("web has {wanted:?}"), || {
-            let has = it.addresses("web")?;
-            let wanted: Vec<String> = wanted.iter().map(IpAddr::to_string).collect();
-            ensure!(has == wanted, "{has:?}");
-            Ok(())
-        })
-    };
+    let it = AtWork::begin(&cluster)?;
+    let _web = it.web()?;
+    let has = |wanted: &[IpAddr]| it.has("web", wanted);
     let policy = |policy: &str| it.change("web", json!({"spec": {"ipFamilyPolicy": policy}}));
     has(&[vip(1)])?;
     it.says("web", "AddressAssigned", &["True"])?;

@@ -93,6 +93,18 @@ impl Cluster {
         self.client("kubectl", kubeconfig, arguments, input)
     }
 
+    /// Whether whoever has that kubeconfig may do what the words after `kubectl auth can-i` say.
+    pub fn may(&self, kubeconfig: &Path, question: &str) -> Result<bool> {
+        let mut arguments = vec!["auth", "can-i"];
+        arguments.extend(question.split(' '));
+        let output = self.kubectl_as(kubeconfig, &arguments, "")?;
+        match String::from_utf8_lossy(&output.stdout).trim() {
+            "yes" => Ok(true),
+            "no" => Ok(false),
+            _ => bail!("{output:?}"),
+        }
+    }
+
     /// What `helm` prints for the administrator; its failure is one.
     pub fn helm(&self, arguments: &[&str]) -> Result<String> {
         succeeded(
