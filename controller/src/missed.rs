@@ -100,7 +100,7 @@ impl Missed {
             WriteOutcome::Written => return,
             WriteOutcome::Refused => Why::Refused,
             WriteOutcome::Failed(error) => Why::Failed(error),
-            WriteOutcome::Rejected(error) => Why::Rejected(error),
+            WriteOutcome::Rejected(error) | WriteOutcome::Taken(error) => Why::Rejected(error),
         };
         let (first, longest) = why.waits();
         let same = |a: &Why, b: &Why| std::mem::discriminant(a) == std::mem::discriminant(b);

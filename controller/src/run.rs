@@ -147,10 +147,12 @@ impl<S: Store> Controller<S> {
             match &outcome {
                 WriteOutcome::Written => {}
                 WriteOutcome::Refused => again = true,
-                WriteOutcome::Rejected(error) => {
+                WriteOutcome::Rejected(error) | WriteOutcome::Taken(error) => {
                     count_error();
                     if let Target::NodePorts(name) = &target {
-                        shared.state.rejected_node_ports(name, error);
+                        let blames_number = matches!(outcome, WriteOutcome::Taken(_));
+                        let state = &mut shared.state;
+                        state.rejected_node_ports(name, error, blames_number);
                     }
                 }
                 WriteOutcome::Failed(error) => {

@@ -56,6 +56,8 @@ pub enum WriteOutcome {
     /// The store will not have this object so: others may be written all the while. Trying again
     /// makes sense, but not soon.
     Rejected(String),
+    /// As [`WriteOutcome::Rejected`], because of a node port that was asked for: another one may be had.
+    Taken(String),
     /// It could not be done now; nothing that was there is lost, and trying again makes sense.
     Failed(String),
 }

@@ -4,7 +4,8 @@
 //! from giving any. Where such a Service itself says that its traffic goes to node ports, the API
 //! server is asked for numbers that are not known to be taken, from the dynamic band first
 //! (KEP-3668). It may refuse: somebody was faster. Then it is asked for others, each time after a
-//! longer wait, which is the store's to keep. What it gave is never taken back.
+//! longer wait, which is the store's to keep. What it gave is never taken back. Where none is left the
+//! Service waits, at no cost to others, until a number is free.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,7 @@ use fairway_config::exchange::Write;
 use fairway_config::net::Protocol;
 use fairway_config::service::{PortKey, Service};
 
-use crate::index::{Entry, Slot};
+use crate::index::{Entry, Index, Rank, Slot};
 use crate::ledger::Ledger;
 use crate::ports::Use;
 use crate::wants;
@@ -31,6 +32,93 @@ pub(crate) struct Asking {
     /// The wait after a refusal is over. Until then no change of the Service asks again: saying so in
     /// its status is one.
     due: bool,
+    /// Where it stands among those who wait for a free number.
+    place: Option<Place>,
+}
+
+/// How many numbers a Service needs, then its age: one that needs more than there are holds nobody up.
+type Place = (usize, Rank);
+
+/// Whose turn it is to ask.
+#[derive(Debug, Default)]
+pub(crate) struct Askers {
+    /// Those whose time has come.
+    due: BTreeSet<Slot>,
+    /// Those who wait for a free number.
+    waiting: BTreeSet<Place>,
+}
+
+impl Askers {
+    /// It is time to see what this one needs.
+    pub(crate) fn add(&mut self, slot: Slot) {
+        self.due.insert(slot);
+    }
+
+    /// The Service is gone.
+    pub(crate) fn remove(&mut self, slot: Slot, entry: &Entry) {
+        self.due.remove(&slot);
+        if let Some(place) = &entry.asking.place {
+            self.waiting.remove(place);
+        }
+    }
+
+    /// What is to be asked now, and the Services of which there is something to say. Those that were
+    /// `written` just now come later: the two would be made from one version, and the second be refused.
+    pub(crate) fn plan(
+        &mut self,
+        ledger: &mut Ledger,
+        index: &mut Index,
+        written: &BTreeSet<Slot>,
+    ) -> (Vec<Write>, Vec<Slot>) {
+        let (mut writes, mut news) = (Vec::new(), Vec::new());
+        let freed = ledger.numbers.take_freed();
+        for slot in std::mem::take(&mut self.due) {
+            if written.contains(&slot) {
+                self.due.insert(slot);
+            } else {
+                self.plan_one(ledger, index, slot, &mut writes, &mut news);
+            }
+        }
+        while freed && let Some((needed, Rank { slot, .. })) = self.waiting.first() {
+            let (needed, slot) = (*needed, *slot);
+            if ledger.numbers.free() < needed {
+                break;
+            }
+            self.waiting.pop_first();
+            if written.contains(&slot) {
+                self.due.insert(slot);
+            } else {
+                self.plan_one(ledger, index, slot, &mut writes, &mut news);
+            }
+        }
+        (writes, news)
+    }
+
+    fn plan_one(
+        &mut self,
+        ledger: &mut Ledger,
+        index: &mut Index,
+        slot: Slot,
+        writes: &mut Vec<Write>,
+        news: &mut Vec<Slot>,
+    ) {
+        let Some(entry) = index.get_mut(slot) else {
+            return;
+        };
+        if let Some(place) = entry.asking.place.take() {
+            self.waiting.remove(&place);
+        }
+        match plan(ledger, slot, entry) {
+            Plan::Nothing => {}
+            Plan::Ask(write) => writes.push(write),
+            Plan::NoneLeft { needed, is_news } => {
+                let place = (needed, entry.rank.clone());
+                self.waiting.insert(place.clone());
+                entry.asking.place = Some(place);
+                news.extend(is_news.then_some(slot));
+            }
+        }
+    }
 }
 
 /// The ports that need a number and have none.
@@ -78,7 +166,7 @@ pub(crate) fn keep(ledger: &mut Ledger, slot: Slot, entry: &mut Entry) {
 }
 
 /// What is to be asked now. Nothing where nothing is missing, or an answer is still to come.
-pub(crate) fn plan(ledger: &mut Ledger, slot: Slot, entry: &mut Entry) -> Plan {
+fn plan(ledger: &mut Ledger, slot: Slot, entry: &mut Entry) -> Plan {
     let service = &entry.stored.service;
     let missing = missing(ledger, service);
     let asking = &mut entry.asking;
@@ -100,17 +188,26 @@ pub(crate) fn plan(ledger: &mut Ledger, slot: Slot, entry: &mut Entry) -> Plan {
             let is_twin = other.port == key.port && other.protocol != key.protocol;
             is_twin.then_some(*number)
         });
-        let Some(number) = twin.or_else(|| ledger.numbers.lowest_but(&asking.refused)) else {
+        let numbers = &ledger.numbers;
+        let other = || {
+            let other = numbers.lowest_but(&asking.refused);
+            // All that are left were refused: one of them may be free by now.
+            other.or_else(|| {
+                asking.refused.clear();
+                numbers.lowest().ok()
+            })
+        };
+        let Some(number) = twin.or_else(other) else {
             release(ledger, slot, asking);
             asking.numbers.clear();
-            // What was refused may be free by now.
-            let were_refused = !std::mem::take(&mut asking.refused).is_empty();
-            let said = asking.error.clone();
-            if !were_refused || said.is_none() {
-                asking.error = Some("none is left".to_owned());
-            }
             asking.due = true;
-            return Plan::NoneLeft(asking.error != said);
+            let error = Some("none is left".to_owned());
+            let is_news = asking.error != error;
+            asking.error = error;
+            // One number does for both protocols of a port.
+            let ports: BTreeSet<_> = missing.iter().map(|key| key.port).collect();
+            let needed = ports.len();
+            return Plan::NoneLeft { needed, is_news };
         };
         ledger.numbers.take(number, slot, &service.name, wanted);
         asking.numbers.insert(*key, number);
@@ -126,21 +223,30 @@ pub(crate) fn plan(ledger: &mut Ledger, slot: Slot, entry: &mut Entry) -> Plan {
 
 /// What [`plan`] answers.
 #[derive(Debug)]
-pub(crate) enum Plan {
+enum Plan {
     /// Nothing is to be asked.
     Nothing,
-    /// There is no number that could be asked for; whether that is news.
-    NoneLeft(bool),
+    /// There are not as many free numbers as are needed; whether that is news.
+    NoneLeft { needed: usize, is_news: bool },
     /// This.
     Ask(Write),
 }
 
-/// The numbers were refused: others are to be asked for.
-pub(crate) fn refused(ledger: &mut Ledger, slot: Slot, entry: &mut Entry, why: &str) {
+/// The question was turned down: where one of the numbers was the reason others are to be asked for,
+/// else there is nothing wrong with them.
+pub(crate) fn refused(
+    ledger: &mut Ledger,
+    slot: Slot,
+    entry: &mut Entry,
+    why: &str,
+    blames_number: bool,
+) {
     let asking = &mut entry.asking;
     release(ledger, slot, asking);
-    asking.refused.extend(asking.numbers.values());
-    asking.numbers.clear();
+    let numbers = std::mem::take(&mut asking.numbers);
+    if blames_number {
+        asking.refused.extend(numbers.into_values());
+    }
     asking.from = None;
     asking.error = Some(why.to_owned());
 }

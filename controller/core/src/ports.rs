@@ -47,6 +47,8 @@ pub(crate) struct NodePorts {
     static_band: BTreeSet<u16>,
     dynamic_band: BTreeSet<u16>,
     owners: HashMap<u16, Owner>,
+    /// Numbers that were let go of and not taken again since that was last looked at.
+    freed: BTreeSet<u16>,
 }
 
 impl NodePorts {
@@ -59,6 +61,7 @@ impl NodePorts {
             static_band,
             dynamic_band,
             owners: HashMap::new(),
+            freed: BTreeSet::new(),
         }
     }
 
@@ -73,7 +76,17 @@ impl NodePorts {
 
     /// Whether a number is left.
     pub(crate) fn has_free(&self) -> bool {
-        !self.dynamic_band.is_empty() || !self.static_band.is_empty()
+        self.free() > 0
+    }
+
+    /// How many are left.
+    pub(crate) fn free(&self) -> usize {
+        self.dynamic_band.len() + self.static_band.len()
+    }
+
+    /// Whether a number has become free since this was last asked.
+    pub(crate) fn take_freed(&mut self) -> bool {
+        !std::mem::take(&mut self.freed).is_empty()
     }
 
     /// Who holds `number`.
@@ -113,6 +126,7 @@ impl NodePorts {
     pub(crate) fn take(&mut self, number: u16, slot: Slot, name: &ServiceName, wanted: Use) {
         self.static_band.remove(&number);
         self.dynamic_band.remove(&number);
+        self.freed.remove(&number);
         let owner = self.owners.entry(number).or_insert_with(|| Owner {
             slot,
             name: name.clone(),
@@ -129,9 +143,13 @@ impl NodePorts {
             return;
         }
         self.owners.remove(&number);
+        if !self.range.contains(number) {
+            return;
+        }
+        self.freed.insert(number);
         if self.range.is_static(number) {
             self.static_band.insert(number);
-        } else if self.range.contains(number) {
+        } else {
             self.dynamic_band.insert(number);
         }
     }

@@ -13,7 +13,7 @@ use fairway_config::pool::AddressPool;
 use fairway_config::time::Timestamp;
 use fairway_config::view::Section;
 
-use crate::asking::{self, Plan};
+use crate::asking::{self, Askers};
 use crate::assign::{assign, blocked, release, waits_after_removal};
 use crate::explain;
 use crate::index::{Entry, Index, Slot, Standing, Wait};
@@ -42,7 +42,7 @@ pub struct State {
     /// Services whose status is to be made again.
     restated: BTreeSet<Slot>,
     /// Services for which node ports are to be asked of somebody else.
-    asking: BTreeSet<Slot>,
+    asking: Askers,
     /// Whom the Services that went were in the way of.
     wakes: Vec<Wait>,
     services: ServiceCounts,
@@ -115,7 +115,7 @@ impl State {
             gateways: BTreeMap::new(),
             changed: BTreeSet::new(),
             restated: BTreeSet::new(),
-            asking: BTreeSet::new(),
+            asking: Askers::default(),
             wakes: Vec::new(),
             services: ServiceCounts::default(),
             synced: false,
@@ -201,7 +201,7 @@ impl State {
         for slot in &given {
             let service = self.index.get(*slot).map(|entry| &entry.stored.service);
             if service.is_some_and(|it| wants::asks_for_numbers(&self.ledger.settings, it)) {
-                self.asking.insert(*slot);
+                self.asking.add(*slot);
             }
         }
         let lets_go = |slot: &Slot| self.index.get(*slot).is_some_and(|entry| entry.lets_go);
@@ -215,7 +215,11 @@ impl State {
             }
             writes.extend(write);
         }
-        for slot in self.plan_asking(&written, &mut writes) {
+        let (questions, news) = self
+            .asking
+            .plan(&mut self.ledger, &mut self.index, &written);
+        writes.extend(questions);
+        for slot in news {
             writes.extend(self.plan_service(slot, now));
         }
         self.plan_pools(now, &mut writes);
@@ -233,13 +237,14 @@ impl State {
         }
     }
 
-    /// The allocator refused the node ports that it was asked for, and says why. Others are asked for
-    /// when [`State::refused_node_ports`] is said.
-    pub fn rejected_node_ports(&mut self, name: &ServiceName, why: &str) {
+    /// The allocator refused the node ports that it was asked for, and says why; `blames_number`: one of
+    /// them can't be had, else something else stands against it. Others, or the same, are asked for when
+    /// [`State::refused_node_ports`] is said.
+    pub fn rejected_node_ports(&mut self, name: &ServiceName, why: &str, blames_number: bool) {
         let slot = self.index.slot(name);
         if let Some(entry) = slot.and_then(|slot| self.index.get_mut(slot)) {
             let slot = entry.rank.slot;
-            asking::refused(&mut self.ledger, slot, entry, why);
+            asking::refused(&mut self.ledger, slot, entry, why, blames_number);
             self.restated.insert(slot);
         }
     }
@@ -249,7 +254,7 @@ impl State {
         let slot = self.index.slot(name);
         if let Some(entry) = slot.and_then(|slot| self.index.get_mut(slot)) {
             asking::again(entry);
-            self.asking.extend(slot);
+            self.asking.add(entry.rank.slot);
         }
     }
 
@@ -397,8 +402,8 @@ impl State {
         };
         self.changed.remove(&slot);
         self.restated.remove(&slot);
-        self.asking.remove(&slot);
         if let Some(entry) = self.index.remove(slot) {
+            self.asking.remove(slot, &entry);
             *self.services.of(entry.standing) -= 1;
             for held in [&entry.granted, &entry.leaving] {
                 release(&mut self.ledger, slot, held, &entry.granted_to);
@@ -446,32 +451,6 @@ impl State {
             entry.standing = standing;
         }
         plan(entry, status)
-    }
-
-    /// Asks for node ports, of Services that are not written just now: the two would be made from one
-    /// version, and the second be refused. Answers with those of which there is something to say.
-    fn plan_asking(&mut self, written: &BTreeSet<Slot>, writes: &mut Vec<Write>) -> Vec<Slot> {
-        let mut news = Vec::new();
-        for slot in std::mem::take(&mut self.asking) {
-            let Some(entry) = self.index.get_mut(slot) else {
-                continue;
-            };
-            if written.contains(&slot) {
-                self.asking.insert(slot);
-                continue;
-            }
-            match asking::plan(&mut self.ledger, slot, entry) {
-                Plan::Nothing => {}
-                Plan::Ask(write) => writes.push(write),
-                Plan::NoneLeft(is_news) => {
-                    self.asking.insert(slot);
-                    if is_news {
-                        news.push(slot);
-                    }
-                }
-            }
-        }
-        news
     }
 
     fn plan_pools(&mut self, now: Timestamp, writes: &mut Vec<Write>) {

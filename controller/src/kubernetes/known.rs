@@ -102,6 +102,9 @@ pub(super) struct Known {
     services: HashMap<ObjectKey, Record>,
     /// The other objects, with their version.
     others: BTreeMap<ObjectKey, Option<u64>>,
+    /// Nodes, namespaces and pools as they were told: each concerns many Services, and most of what an
+    /// API server has to say of one, heartbeats and counts, concerns none.
+    told: BTreeMap<ObjectKey, Object>,
     /// Objects that have been met since the list of their kind began, while it goes on.
     listed: BTreeMap<Kind, BTreeSet<ObjectKey>>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
@@ -116,6 +119,7 @@ impl Known {
             decides,
             services: HashMap::new(),
             others: BTreeMap::new(),
+            told: BTreeMap::new(),
             listed: BTreeMap::new(),
             problems: BTreeMap::new(),
             version: 0,
@@ -221,15 +225,24 @@ impl Known {
         resource_version: &str,
         now: Timestamp,
     ) -> Option<Change> {
+        let object = match object {
+            Object::Node(it) if self.decides => Object::Node(bare(&it)),
+            object => object,
+        };
+        let concerns_many = matches!(
+            object,
+            Object::Node(_) | Object::Namespace(_) | Object::Pool(_)
+        );
+        let is_told = concerns_many && self.told.get(&key) == Some(&object);
+        if concerns_many && !is_told {
+            self.told.insert(key.clone(), object.clone());
+        }
         let change = match object {
             Object::Service(service) => {
                 return Some(self.take_service(key, service, document, resource_version, now));
             }
             Object::EndpointSlice(it) => Change::EndpointSlice(it.name.clone(), false, Some(it)),
-            Object::Node(it) => {
-                let name = Arc::clone(&it.name);
-                Change::Node(name, Some(if self.decides { bare(&it) } else { it }))
-            }
+            Object::Node(it) => Change::Node(Arc::clone(&it.name), Some(it)),
             Object::Namespace(it) => Change::Namespace(Arc::clone(&it.name), Some(it)),
             Object::Pool(it) => Change::Pool(Arc::clone(&it.name), Some(it)),
             Object::Secret(it) => Change::Secret(it.name.clone(), Some(it)),
@@ -237,7 +250,7 @@ impl Known {
             Object::Endpoints(_) | Object::Other { .. } => return None,
         };
         self.others.insert(key, resource_version.parse().ok());
-        Some(change)
+        (!is_told).then_some(change)
     }
 
     fn take_service(
@@ -347,6 +360,7 @@ impl Known {
 
     fn forget(&mut self, key: &ObjectKey) -> Option<Change> {
         self.problems.remove(key);
+        self.told.remove(key);
         let was_there = self.services.remove(key).is_some() | self.others.remove(key).is_some();
         if !was_there {
             return None;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use fairway_config::exchange::{Held, PoolStatus, Status};
+use fairway_config::exchange::{self, Held, PoolStatus};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::object::{Kind, ObjectKey};
 use fairway_config::service::PortKey;
@@ -13,6 +13,7 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::core::Status;
 use tokio::sync::Mutex;
 use tokio::time::error::Elapsed;
 
@@ -34,7 +35,7 @@ impl Shared {
         name: ServiceName,
         version: u64,
         held: Held,
-        status: Status,
+        status: exchange::Status,
         since: Option<Instant>,
     ) -> WriteOutcome {
         let key = key_of(&name);
@@ -139,8 +140,11 @@ impl Shared {
             namespace: Some(&name.namespace),
             name: &name.name,
         };
+        let taken =
+            matches!(&answer, Ok(Err(kube::Error::Api(status))) if blames_node_port(status));
         let document = match self.judge(answer, &asked).await {
             Ok(document) => document.into_value(Kind::Service),
+            Err(WriteOutcome::Rejected(error)) if taken => return WriteOutcome::Taken(error),
             Err(outcome) => return outcome,
         };
         let mut known = lock(&self.known);
@@ -293,6 +297,15 @@ impl Class {
     }
 }
 
+/// Whether a node port is what an object is not taken for. The allocator names the field; a quota, a
+/// webhook and a patch that does not apply name none or another.
+fn blames_node_port(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes
+        .into_iter()
+        .any(|cause| cause.field.starts_with("spec.ports") && cause.field.ends_with(".nodePort"))
+}
+
 fn outcome<T>(answer: Result<kube::Result<T>, Elapsed>) -> Result<T, (Class, String)> {
     match answer {
         Ok(Ok(answer)) => Ok(answer),
@@ -311,6 +324,8 @@ fn outcome<T>(answer: Result<kube::Result<T>, Elapsed>) -> Result<T, (Class, Str
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde_json::json;
 
     use super::*;
 
@@ -333,6 +348,27 @@ mod tests {
         assert_eq!(rights.of(status, ask).await, Some(true));
         let asked = asked.load(Ordering::Relaxed);
         assert!(asked == 1 || began.elapsed() >= KNOWN, "{asked}");
+    }
+
+    #[test]
+    fn a_node_port_is_blamed_where_the_answer_names_it() {
+        let answer = |details| {
+            let text =
+                json!({"code": 422, "message": "no", "reason": "Invalid", "details": details});
+            serde_json::from_value::<Status>(text)
+        };
+        let cause = |field| json!({"causes": [{"reason": "FieldValueInvalid", "field": field}]});
+        for (details, blames) in [
+            (cause("spec.ports[1].nodePort"), true),
+            (cause("spec.ports[0].port"), false),
+            (cause("spec.healthCheckNodePort"), false),
+            (json!({"name": "shop"}), false),
+            (json!(null), false),
+        ] {
+            let status = answer(details.clone());
+            let found = status.map(|it| blames_node_port(&it));
+            assert!(matches!(found, Ok(found) if found == blames), "{details}");
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(crate) const VALUES: &[&[&str]] = &[
         "defaultClass=true",
         "class=example.com/edge",
         "logFormat=text",
+        "nodePortRange=20000-22767",
     ],
     &["fullnameOverride=edge", "namespace.create=true"],
     &[
@@ -115,6 +116,12 @@ pub(crate) fn the_chart_renders_with_all_kinds_of_values() -> Result<()> {
     let elsewhere = objects(VALUES[3])?;
     let image = &pod(&elsewhere, true)?["containers"][0]["image"];
     ensure!(image == "localhost:5000/fairway:next", "{image}");
+    let own = objects(VALUES[1])?;
+    let arguments = texts(&pod(&own, false)?["containers"][0]["args"]);
+    ensure!(
+        arguments.contains(&"--node-port-range=20000-22767"),
+        "{arguments:?}"
+    );
     Ok(())
 }
 
@@ -206,6 +213,15 @@ pub(crate) fn wrong_values_are_refused_with_a_sentence_that_helps() -> Result<()
             &["/image/repository", "'fairway:1' does not match"],
         ),
         ("logFormat=xml", &["/logFormat", "'text', 'json'"]),
+        ("nodePortRange=30000", &["/nodePortRange", "want string"]),
+        (
+            "nodePortRange=32767-30000",
+            &["nodePortRange: 32767-30000 is no range of ports"],
+        ),
+        (
+            "nodePortRange=30000-70000",
+            &["nodePortRange: 30000-70000 is no range of ports"],
+        ),
         (
             "pools[0].name=edge",
             &["/pools/0", "missing property 'spec'"],

@@ -124,6 +124,8 @@ pub(crate) struct World {
     pub(crate) now: i64,
     /// Node ports that the allocator refuses.
     pub(crate) refuses: BTreeSet<u16>,
+    /// A rule of the cluster is against every question.
+    pub(crate) denies: bool,
     /// Those that it was asked for.
     pub(crate) asked: Vec<u16>,
 }
@@ -136,6 +138,7 @@ impl World {
             pools: BTreeMap::new(),
             now: 5,
             refuses: BTreeSet::new(),
+            denies: false,
             asked: Vec::new(),
         };
         let pools = pools.into_iter();
@@ -291,9 +294,14 @@ impl World {
                     Write::NodePorts { name, numbers, .. } => {
                         let stored = self.services.get_mut(&name.name).unwrap();
                         self.asked.extend(numbers.values());
+                        if self.denies {
+                            let why = "denied the request: not now";
+                            self.state.rejected_node_ports(&name, why, false);
+                            continue;
+                        }
                         if numbers.values().any(|it| self.refuses.contains(it)) {
-                            self.state
-                                .rejected_node_ports(&name, "it is allocated already");
+                            let why = "it is allocated already";
+                            self.state.rejected_node_ports(&name, why, true);
                             continue;
                         }
                         let mut service = Service::clone(&stored.service);

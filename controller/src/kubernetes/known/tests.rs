@@ -219,3 +219,49 @@ fn an_object_that_cannot_be_read_keeps_its_last_good_form() {
         .unwrap();
     assert!(known.problems().is_empty());
 }
+
+#[test]
+fn what_concerns_many_services_is_told_where_what_is_used_of_it_differs() {
+    let node = |version: u32, heartbeat: u32, label: &str, address: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {
+                "name": "a", "resourceVersion": version.to_string(), "labels": {"rack": label},
+            },
+            "status": {
+                "addresses": [{"type": "InternalIP", "address": address}],
+                "conditions": [{"type": "Ready", "lastHeartbeatTime": heartbeat.to_string()}],
+            },
+        })
+    };
+    for decides in [false, true] {
+        let mut known = known(decides);
+        let mut told = |document: Value| known.put(Kind::Node, &document, NOW).is_some();
+        assert!(told(node(1, 1, "r1", "192.0.2.1")));
+        assert!(!told(node(2, 2, "r1", "192.0.2.1")));
+        // A gateway chooses by labels, a controller does not.
+        assert_eq!(told(node(3, 2, "r2", "192.0.2.1")), !decides);
+        assert!(told(node(4, 2, "r2", "192.0.2.2")));
+        assert!(!told(node(3, 2, "r2", "192.0.2.1")));
+        // What is gone is new when it comes again.
+        assert!(known.remove(&node(4, 2, "r2", "192.0.2.2")).is_some());
+        assert!(
+            known
+                .put(Kind::Node, &node(5, 3, "r2", "192.0.2.2"), NOW)
+                .is_some()
+        );
+    }
+    let pool = |version: u32, last: u32, used: u32| {
+        json!({
+            "apiVersion": "fairway.dev/v1alpha1", "kind": "AddressPool",
+            "metadata": {"name": "edge", "resourceVersion": version.to_string()},
+            "spec": {"addresses": [format!("203.0.113.1-203.0.113.{last}")]},
+            "status": {"ipv4": {"total": last, "used": used, "available": last - used}},
+        })
+    };
+    let mut known = known(true);
+    let mut told = |document: Value| known.put(Kind::AddressPool, &document, NOW).is_some();
+    assert!(told(pool(1, 9, 0)));
+    assert!(!told(pool(2, 9, 5)));
+    assert!(told(pool(3, 8, 5)));
+}
