@@ -14,6 +14,7 @@
 mod candidates;
 mod claims;
 mod compose;
+mod dialled;
 mod services;
 mod surroundings;
 
@@ -30,6 +31,7 @@ use fairway_config::view::EndpointRow;
 
 use self::claims::{Claims, Moved};
 use self::compose::Composed;
+use self::dialled::Dialled;
 use self::services::{Entry, Id, Services, SliceKey};
 use self::surroundings::Surroundings;
 use crate::route::{Resolved, Route};
@@ -100,6 +102,8 @@ pub struct Builder {
     on_nodes: HashSet<Id>,
     /// Services with an endpoint on the host itself: one's own listeners must not be among them.
     on_host: HashMap<SocketAddr, BTreeSet<Id>>,
+    /// Who names which address as an endpoint's.
+    dialled: Dialled,
     /// Services whose routes are to be made anew, each once: [`Entry::dirty`] is set.
     dirty: Vec<Id>,
     /// What surrounds all Services has changed.
@@ -120,6 +124,7 @@ impl Builder {
             changed_names: BTreeSet::new(),
             on_nodes: HashSet::new(),
             on_host: HashMap::new(),
+            dialled: Dialled::default(),
             dirty: Vec::new(),
             all_dirty: true,
             synced: false,
@@ -252,14 +257,33 @@ impl Builder {
         let Some(entry) = id.and_then(|id| self.services.get_mut(id)) else {
             return;
         };
-        let before = std::mem::replace(&mut entry.stored, stored.cloned());
-        if is_alike(before.as_deref(), stored.map(Arc::as_ref)) {
+        let old = std::mem::replace(&mut entry.stored, stored.cloned());
+        if is_alike(old.as_deref(), stored.map(Arc::as_ref)) {
             return;
         }
         mark(&mut self.services, &mut self.dirty, &id);
-        let (before, now) = (held(before.as_deref()), held(stored.map(Arc::as_ref)));
+        let (before, now) = (held(old.as_deref()), held(stored.map(Arc::as_ref)));
         if before != now {
             self.hold(before, now);
+        }
+        let (before, now) = (
+            cluster_ips(old.as_deref()),
+            cluster_ips(stored.map(Arc::as_ref)),
+        );
+        if before != now {
+            self.have_cluster_ips(name, before, now);
+        }
+    }
+
+    /// A Service has the cluster IPs `now`, in place of those in `before`: whoever names one of them
+    /// as an endpoint's, or did, is looked at again.
+    fn have_cluster_ips(&mut self, name: &ServiceName, before: &[IpAddr], now: &[IpAddr]) {
+        for (addresses, has) in [(before, false), (now, true)] {
+            for address in addresses {
+                self.around.guard.set_cluster_ip(*address, name, has);
+                let dialling: Vec<_> = self.dialled.by(*address).collect();
+                mark(&mut self.services, &mut self.dirty, &dialling);
+            }
         }
     }
 
@@ -400,6 +424,10 @@ impl Builder {
         self.changed_names.extend(changed);
         reindex(&mut self.on_host, &mut entry.on_host, composed.on_host, id);
         let same = entry.route.as_deref() == composed.route.as_ref();
+        if !same {
+            let routes = (entry.route.as_deref(), composed.route.as_ref());
+            self.dialled.replace(id, routes);
+        }
         let outcome = (!same).then(|| {
             entry.route = composed.route.map(Arc::new);
             (entry.name.clone(), entry.route.clone())
@@ -443,6 +471,10 @@ fn held(stored: Option<&StoredService>) -> &[IpAddr] {
         Some(stored) if stored.service.kind == ServiceType::LoadBalancer => &stored.held.addresses,
         _ => &[],
     }
+}
+
+fn cluster_ips(stored: Option<&StoredService>) -> &[IpAddr] {
+    stored.map_or(&[], |stored| &stored.service.cluster_ips)
 }
 
 /// A Service depends on the keys `now`, no longer on those in `before`, both in order. Returns the

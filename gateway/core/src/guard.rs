@@ -2,14 +2,15 @@
 //!
 //! Without a guard a manifest is a way into the gateway's own network position: `169.254.169.254`
 //! (a cloud's metadata), `127.0.0.1:9901` (the admin address), a VIP (a loop through the gateway
-//! itself). The rules look at addresses alone, so an address that comes from DNS passes the same
+//! itself), the cluster IP of a Service (a loop through the nodes' own proxy, or another tenant's
+//! Service behind the back of its network policies). The rules look at addresses alone, so an address that comes from DNS passes the same
 //! ones as one from an EndpointSlice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use fairway_config::names::ClusterName;
+use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::net::AddressRange;
 
 /// Why an address is never dialled. Displays as the end of a sentence: `is a loopback address`.
@@ -39,6 +40,10 @@ pub enum Refusal {
     /// Outside every pool, and yet held by a Service (its pool was edited or deleted).
     #[error("is the external address of a Service")]
     External,
+    /// The cluster IP of a Service: the nodes' own proxy would send on what is sent there, perhaps to
+    /// where it came from. Kubernetes has it that no endpoint is one.
+    #[error("is the cluster IP of Service {0}")]
+    ClusterIp(ServiceName),
     /// One of the gateway's own listeners; only where loopback is allowed, else the host's
     /// addresses are refused as a whole.
     #[error("is a listener of this gateway")]
@@ -51,6 +56,8 @@ pub struct Guard {
     allow_loopback: bool,
     host: BTreeSet<IpAddr>,
     external: BTreeSet<IpAddr>,
+    /// With the Services that have them: in a cluster one for each, in a directory whoever says so.
+    cluster_ips: BTreeSet<(IpAddr, ServiceName)>,
     pools: BTreeMap<ClusterName, Vec<AddressRange>>,
     /// Ranges of all pools by first address, none of which overlap; see [`merge`].
     ranges: Vec<(AddressRange, ClusterName)>,
@@ -82,6 +89,23 @@ impl Guard {
             None => self.pools.remove(name),
         };
         self.ranges = merge(&self.pools);
+    }
+
+    /// A Service has this cluster IP from now on, or no longer.
+    pub fn set_cluster_ip(&mut self, address: IpAddr, service: &ServiceName, has: bool) {
+        let key = (address.to_canonical(), service.clone());
+        if has {
+            self.cluster_ips.insert(key);
+        } else {
+            self.cluster_ips.remove(&key);
+        }
+    }
+
+    /// The Service whose cluster IP `address` is; the first by name where several say so.
+    fn cluster_ip_of(&self, address: IpAddr) -> Option<&ServiceName> {
+        let nobody = ServiceName::new("", "");
+        let (first, service) = self.cluster_ips.range((address, nobody)..).next()?;
+        (*first == address).then_some(service)
     }
 
     /// Whether loopback and the host's own addresses may be dialled.
@@ -127,6 +151,9 @@ impl Guard {
         }
         if self.external.contains(&address) {
             return Err(Refusal::External);
+        }
+        if let Some(service) = self.cluster_ip_of(address) {
+            return Err(Refusal::ClusterIp(service.clone()));
         }
         let by_kind = match address {
             IpAddr::V4(v4) => check_v4(v4),

@@ -22,6 +22,11 @@ use crate::route::Route;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Id(u32);
 
+impl Id {
+    pub(super) const FIRST: Self = Self(0);
+    pub(super) const LAST: Self = Self(u32::MAX);
+}
+
 /// A v1 Endpoints (`true`) and an EndpointSlice may have the same name. Slices come first.
 pub(super) type SliceKey = (bool, NamespacedName);
 

@@ -647,6 +647,67 @@ fn node_ports_of_a_service_without_slices_are_used_where_slices_may_be_left_out(
     }
 }
 
+#[test]
+fn the_cluster_ip_of_a_service_is_not_dialled_as_long_as_it_has_it() {
+    let internal = |name: &str, address: &str| {
+        service(with(stored(name, "203.0.113.2"), |service| {
+            service.kind = ServiceType::ClusterIP;
+            service.cluster_ips = vec![ip(address)];
+        }))
+    };
+    let hosts = [
+        "10.0.0.1",
+        "10.96.0.10",
+        "64:ff9b::10.96.0.10",
+        "fd00:96::a",
+    ];
+    let shop = with(stored("shop", "203.0.113.1"), |service| {
+        service.has_selector = false;
+    });
+    let other = stored("other", "203.0.113.3");
+    let mut built = builder(
+        settings(),
+        vec![
+            edge(),
+            service(shop),
+            slices(slice("shop", "shop-x", &hosts)),
+            service(other),
+            slices(slice("other", "other-x", &["10.0.0.2"])),
+        ],
+    );
+    assert_eq!(eligible(&route(&built, "shop")).len(), 4);
+    // The slice was there first. Nobody else is looked at.
+    let mut apply = |change| {
+        built.apply(&batch(vec![change]));
+        let changed = built.build(&resolved);
+        let names: Vec<_> = changed
+            .iter()
+            .map(|(name, _)| name.name.to_string())
+            .collect();
+        assert!(!names.contains(&"other".to_owned()), "{names:?}");
+        let route = route(&built, "shop");
+        let refused = route.refused.iter();
+        let refused: Vec<_> = refused
+            .map(|it| format!("{} {}", it.endpoint, it.why))
+            .collect();
+        (eligible(&route).len(), refused.join(", "))
+    };
+    let why = "is the cluster IP of Service web/internal";
+    let both = format!("10.96.0.10:8080 {why}, [64:ff9b::a60:a]:8080 {why}");
+    assert_eq!(apply(internal("internal", "10.96.0.10")), (2, both.clone()));
+    assert_eq!(apply(internal("internal", "10.96.0.10")), (2, both));
+    let six = format!("[fd00:96::a]:8080 {why}");
+    assert_eq!(apply(internal("internal", "fd00:96::a")), (3, six));
+    let gone = Change::Service(ServiceName::new("web", "internal"), None);
+    assert_eq!(apply(gone), (4, String::new()));
+    // One's own is no better.
+    let own = with(stored("shop", "203.0.113.1"), |service| {
+        service.has_selector = false;
+        service.cluster_ips = vec![ip("10.96.0.10")];
+    });
+    assert_eq!(apply(service(own)).0, 2);
+}
+
 /// One of the objects of a small world, in one of a few forms; the last form is its absence.
 fn object(which: usize, form: usize) -> Change {
     let name = ["a", "b", "c"][which % 3];
@@ -660,6 +721,9 @@ fn object(which: usize, form: usize) -> Change {
             } else if form == 4 {
                 service.asks.forward_to = Some(ForwardTo::NodePorts);
             }
+            service.cluster_ips = [["10.0.0.1", "10.0.0.2"], ["10.0.0.3", "fd00::3"]][form % 2]
+                .map(ip)
+                .into();
         })),
         (1, 5) => Change::EndpointSlice(NamespacedName::new("web", name), false, None),
         (1, _) => {
@@ -668,7 +732,7 @@ fn object(which: usize, form: usize) -> Change {
                 "10.0.0.1@a",
                 "127.0.0.1",
                 "192.0.2.1",
-                "203.0.113.9",
+                "fd00::3",
                 "198.51.100.7",
             ];
             let mut slice = slice(owner, name, &hosts[..=form]);

@@ -20,6 +20,9 @@ fn guard(allow_loopback: bool) -> Guard {
         &"six".into(),
         Some(vec![range("2001:db8:5::", "2001:db8:5::ff")]),
     );
+    for address in ["10.96.0.10", "fd00:96::a", "2002:a60:b::1"] {
+        guard.set_cluster_ip(ip(address), &ServiceName::new("web", "shop"), true);
+    }
     guard
 }
 
@@ -68,9 +71,34 @@ fn what_must_not_be_dialled_is_refused_in_every_spelling() {
         ("2001:db8:5::80", "is an address of pool 'six'"),
         ("127.1.0.1", "is an address of pool 'local'"),
         ("198.51.100.99", "is the external address of a Service"),
+        ("10.96.0.9", ""),
+        ("10.96.0.11", ""),
+        ("10.96.0.10", "is the cluster IP of Service web/shop"),
+        ("::ffff:10.96.0.10", "is the cluster IP of Service web/shop"),
+        (
+            "64:ff9b::10.96.0.10",
+            "is the cluster IP of Service web/shop",
+        ),
+        ("fd00:96::a", "is the cluster IP of Service web/shop"),
+        ("2002:a60:b::1", "is the cluster IP of Service web/shop"),
     ] {
         assert_eq!(verdict(&guard, address), why, "{address}");
     }
+}
+
+#[test]
+fn a_cluster_ip_is_refused_as_long_as_a_service_has_it() {
+    let mut guard = Guard::new(true);
+    let address = ip("10.96.0.10");
+    let (a, b) = (ServiceName::new("web", "a"), ServiceName::new("web", "b"));
+    guard.set_cluster_ip(address, &b, true);
+    guard.set_cluster_ip(ip("::ffff:10.96.0.10"), &a, true);
+    let of = |name| format!("is the cluster IP of Service {name}");
+    assert_eq!(verdict(&guard, "10.96.0.10"), of("web/a"));
+    guard.set_cluster_ip(address, &a, false);
+    assert_eq!(verdict(&guard, "10.96.0.10"), of("web/b"));
+    guard.set_cluster_ip(address, &b, false);
+    assert_eq!(verdict(&guard, "10.96.0.10"), "");
 }
 
 #[test]
