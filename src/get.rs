@@ -285,12 +285,24 @@ fn gateways(view: &View, rows: &[GatewayRow]) -> String {
                 view.age(&row.started),
             ];
             if view.wide {
-                cells.push(row.why.clone());
+                cells.push(gateway_message(row));
             }
             cells
         })
         .collect();
     table::render(&heading, rows)
+}
+
+fn gateway_message(row: &GatewayRow) -> String {
+    let omitted = (row.omitted > 0).then(|| {
+        format!(
+            "it has no room to say what is wrong with {} more Services: see its fairway get listeners",
+            row.omitted
+        )
+    });
+    let why = (!row.why.is_empty()).then(|| row.why.clone());
+    let all: Vec<String> = why.into_iter().chain(omitted).collect();
+    all.join("; ")
 }
 
 impl View {

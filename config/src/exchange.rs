@@ -214,6 +214,20 @@ pub struct Report {
     pub eligible_endpoints: usize,
     /// What else there is to say: Local on a gateway that is no node, a name that does not resolve.
     pub notices: Vec<Notice>,
+    /// What is not listed, for want of room.
+    pub unlisted: Unlisted,
+}
+
+/// How much more a [`Report`] would list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Unlisted {
+    /// Listeners that can't take traffic.
+    pub failing_listeners: usize,
+    /// Endpoints that must not be dialled.
+    pub refused_endpoints: usize,
+    /// Notices.
+    pub notices: usize,
 }
 
 /// One listener of a gateway.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use fairway_config::exchange::{Batch, Report};
+use fairway_config::exchange::{Batch, Report, Unlisted};
 use fairway_config::names::ServiceName;
 use fairway_config::net::Protocol;
 use fairway_config::service::Notice;
@@ -379,6 +379,7 @@ impl Control {
                 refused_endpoints: route.refused.clone(),
                 eligible_endpoints: route.ports.iter().map(|p| p.endpoints.eligible.len()).sum(),
                 notices,
+                unlisted: Unlisted::default(),
             });
             let shown = Shown {
                 route: route.clone(),

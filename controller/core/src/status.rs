@@ -385,7 +385,8 @@ fn reported(
                 format!("Gateway {gateway}, {listen}/{protocol}: {message}")
             })
             .collect();
-        let more = failures.count();
+        let unlisted = reports.iter().map(|it| it.unlisted.failing_listeners);
+        let more = failures.count() + unlisted.sum::<usize>();
         if more > 0 {
             sentences.push(format!("{more} more listeners fail"));
         }
@@ -420,7 +421,9 @@ fn reported(
             .take(FAILURES_NAMED)
             .map(|(endpoint, why)| format!("{endpoint} {why}"))
             .collect();
-        let more = refused.len().saturating_sub(FAILURES_NAMED);
+        // All gateways refuse much the same.
+        let unlisted = reports.iter().map(|it| it.unlisted.refused_endpoints);
+        let more = refused.len().saturating_sub(FAILURES_NAMED) + unlisted.max().unwrap_or(0);
         if more > 0 {
             sentences.push(format!("{more} more endpoints are refused"));
         }
@@ -433,11 +436,16 @@ fn reported(
         .flat_map(|report| report.notices.iter().map(|n| (&report.gateway, n)))
         .collect();
     if let Some((_, first)) = notices.first() {
-        let messages: Vec<_> = notices
+        let mut messages: Vec<_> = notices
             .iter()
             .take(FAILURES_NAMED)
             .map(|(gateway, notice)| format!("Gateway {gateway}: {}", notice.message))
             .collect();
+        let unlisted = reports.iter().map(|it| it.unlisted.notices);
+        let more = notices.len().saturating_sub(FAILURES_NAMED) + unlisted.sum::<usize>();
+        if more > 0 {
+            messages.push(format!("{more} more notices"));
+        }
         conditions.put(GATEWAY_NOTICE, true, &first.reason, messages.join("; "));
     }
 }

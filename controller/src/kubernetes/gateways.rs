@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fairway_config::exchange::{Change, ListenerReport, ListenerState, RefusedEndpoint, Report};
+use fairway_config::exchange::{
+    Change, ClaimKind, ListenerReport, ListenerState, RefusedEndpoint, Report, Unlisted,
+};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::service::Notice;
 use fairway_config::time::Timestamp;
@@ -33,6 +35,13 @@ pub(super) const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 /// An object's annotations have 256 KiB; this leaves room for those of others.
 const MAX_BYTES: usize = 192 << 10;
 
+/// Of one Service so much of each kind is said in full, as much as a status names; the rest is counted.
+const NAMED: usize = 3;
+
+/// And so many more of its ports that fail are listed, each with its reason alone: that ends in
+/// `ingress[].ports[].error`.
+const PORTS: usize = 64;
+
 /// The report of a gateway.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Told {
@@ -53,6 +62,12 @@ struct ServiceTold {
     refused_endpoints: Vec<RefusedEndpoint>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     notices: Vec<Notice>,
+    #[serde(default, skip_serializing_if = "is_none")]
+    unlisted: Unlisted,
+}
+
+fn is_none(unlisted: &Unlisted) -> bool {
+    *unlisted == Unlisted::default()
 }
 
 /// Whether people should know of this.
@@ -96,14 +111,37 @@ pub(super) fn encode(gateway: GatewayRow, reports: &BTreeMap<ServiceName, Report
 /// What is said of a Service, and how many bytes that takes.
 fn entry((service, report): &(&ServiceName, &Report)) -> (usize, ServiceTold) {
     let fails = |it: &&ListenerReport| matches!(it.state, ListenerState::Failed { .. });
+    let failing = report.listeners.iter().filter(fails);
+    let mut listeners: Vec<_> = failing.clone().take(NAMED).cloned().collect();
+    let others = failing.clone().skip(NAMED);
+    let of_ports = others.filter(|it| it.kind == ClaimKind::Vip);
+    listeners.extend(of_ports.take(PORTS).map(without_message));
     let told = ServiceTold {
         service: (*service).clone(),
-        listeners: report.listeners.iter().filter(fails).cloned().collect(),
-        refused_endpoints: report.refused_endpoints.clone(),
-        notices: report.notices.clone(),
+        unlisted: Unlisted {
+            failing_listeners: failing.count() - listeners.len(),
+            refused_endpoints: report.refused_endpoints.len().saturating_sub(NAMED),
+            notices: report.notices.len().saturating_sub(NAMED),
+        },
+        listeners,
+        refused_endpoints: report
+            .refused_endpoints
+            .iter()
+            .take(NAMED)
+            .cloned()
+            .collect(),
+        notices: report.notices.iter().take(NAMED).cloned().collect(),
     };
     let size = serde_json::to_string(&told).unwrap_or_default().len() + 1;
     (size, told)
+}
+
+fn without_message(listener: &ListenerReport) -> ListenerReport {
+    let mut listener = listener.clone();
+    if let ListenerState::Failed { message, .. } = &mut listener.state {
+        message.clear();
+    }
+    listener
 }
 
 /// Every gateway that has told of itself.
@@ -255,6 +293,7 @@ fn difference(gateway: &ClusterName, before: Option<&Told>, after: Option<&Told>
             refused_endpoints: told.refused_endpoints,
             eligible_endpoints: 0,
             notices: told.notices,
+            unlisted: told.unlisted,
         };
         changes.push(Change::Report(
             name,
@@ -271,8 +310,7 @@ fn difference(gateway: &ClusterName, before: Option<&Told>, after: Option<&Told>
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
-    use fairway_config::exchange::ClaimKind;
-    use fairway_config::net::{ListenAddr, Protocol};
+    use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
 
     use super::*;
 
@@ -304,6 +342,7 @@ mod tests {
             refused_endpoints: Vec::new(),
             eligible_endpoints: 1,
             notices: Vec::new(),
+            unlisted: Unlisted::default(),
         }
     }
 
@@ -516,6 +555,61 @@ mod tests {
         let told: Told = serde_json::from_str(&encode(row(true), &reports)).unwrap();
         assert!(told.services.iter().any(|it| it.service == large_name));
         assert_eq!((told.services.len(), told.gateway.omitted), (2, 0));
+    }
+
+    #[test]
+    fn of_one_service_a_few_things_are_said_and_the_rest_is_counted() {
+        let mut much = failing();
+        let first = much.listeners[0].clone();
+        let listener = |port, kind| ListenerReport {
+            port,
+            kind,
+            ..first.clone()
+        };
+        let vips = (0..1_000).map(|n| listener(n, ClaimKind::Vip));
+        let node_ports = (0..100).map(|n| listener(n, ClaimKind::NodePort));
+        much.listeners = node_ports.chain(vips).collect();
+        for n in 0..1_000_u16 {
+            much.refused_endpoints.push(RefusedEndpoint {
+                endpoint: EndpointAddr(([127, 0, 0, 1], n).into()),
+                why: "is a loopback address".to_owned(),
+            });
+            much.notices.push(Notice {
+                reason: "PortNotInEndpointSlices".into(),
+                message: format!("port {n} has no endpoints"),
+            });
+        }
+        let reports = BTreeMap::from([(shop("a"), much), (shop("b"), failing())]);
+        let text = encode(row(true), &reports);
+        assert!(text.len() < 16 << 10, "{} bytes", text.len());
+        let told: Told = serde_json::from_str(&text).unwrap();
+        assert_eq!((told.services.len(), told.gateway.omitted), (2, 0));
+        let much = &told.services[0];
+        let ports = much.listeners.iter().filter(|it| it.kind == ClaimKind::Vip);
+        assert_eq!(ports.count(), PORTS);
+        let named = |it: &&ListenerReport| matches!(&it.state, ListenerState::Failed { message, .. } if !message.is_empty());
+        assert_eq!(much.listeners.iter().filter(named).count(), NAMED);
+        assert_eq!(
+            (much.refused_endpoints.len(), much.notices.len()),
+            (NAMED, NAMED)
+        );
+        let rest = Unlisted {
+            failing_listeners: 1_100 - NAMED - PORTS,
+            refused_endpoints: 1_000 - NAMED,
+            notices: 1_000 - NAMED,
+        };
+        assert_eq!(much.unlisted, rest);
+        assert_eq!(told.services[1].unlisted, Unlisted::default());
+        // And so it comes to the controller.
+        let at = clocks(Instant::now(), 0);
+        let changes = Gateways::default().hear(&"x".into(), &text, Some(RENEWED), at);
+        let Some(Change::Report(_, _, Some(report))) = changes.unwrap().into_iter().next() else {
+            panic!("nothing is told");
+        };
+        assert_eq!(
+            (report.listeners.len(), report.unlisted),
+            (NAMED + PORTS, rest)
+        );
     }
 
     #[test]

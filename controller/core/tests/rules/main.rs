@@ -5,6 +5,7 @@
 mod asking;
 mod changes;
 mod nodes;
+mod reports;
 mod world;
 
 use fairway_config::names::ServiceName;

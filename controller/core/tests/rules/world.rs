@@ -219,19 +219,27 @@ impl World {
 
     /// A gateway says how the listener of a port on an address is.
     pub(crate) fn report(&mut self, gateway: &str, name: &str, listen: &str, state: ListenerState) {
-        let report = Report {
-            gateway: gateway.into(),
-            listeners: vec![ListenerReport {
-                listen: fairway_config::net::ListenAddr(listen.parse().unwrap()),
-                protocol: Protocol::Tcp,
-                port: 80,
-                kind: ClaimKind::Vip,
-                state,
-            }],
-            refused_endpoints: vec![],
-            eligible_endpoints: 1,
-            notices: vec![],
-        };
+        self.say(
+            name,
+            Report {
+                gateway: gateway.into(),
+                listeners: vec![ListenerReport {
+                    listen: fairway_config::net::ListenAddr(listen.parse().unwrap()),
+                    protocol: Protocol::Tcp,
+                    port: 80,
+                    kind: ClaimKind::Vip,
+                    state,
+                }],
+                refused_endpoints: vec![],
+                eligible_endpoints: 1,
+                notices: vec![],
+                unlisted: Unlisted::default(),
+            },
+        );
+    }
+
+    /// A gateway says this of a Service.
+    pub(crate) fn say(&mut self, name: &str, report: Report) {
         let name = ServiceName::new("web", name);
         self.apply(vec![Change::Report(
             name,
