@@ -13,7 +13,7 @@ use fairway_integration::manifest::{
     all, edge_pool, load_balancer, pool, service, slice, slice_with,
 };
 use fairway_integration::servers::named;
-use fairway_integration::site::{EDGE, EDGE_INSIDE, Site, server, vip};
+use fairway_integration::site::{EDGE, EDGE_INSIDE, Site, at, server, vip};
 use fairway_integration::{clients, tests, wait};
 
 tests![
@@ -37,10 +37,6 @@ tests![
     a_file_of_many_megabytes_does_no_harm,
     links_that_loop_are_not_followed,
 ];
-
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
-}
 
 /// A site whose Service `good` answers on 203.0.113.15:80, and stays the first of its names.
 struct Scene {

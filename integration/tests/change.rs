@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::manifest::{all, edge_pool, load_balancer, service, slice, slice_of};
 use fairway_integration::servers::{named, named_udp};
-use fairway_integration::site::{EDGE, Site, server, vip};
+use fairway_integration::site::{EDGE, Site, at, server, vip};
 use fairway_integration::{clients, tests, wait};
 
 tests![
@@ -27,10 +27,6 @@ tests![
     flows_do_not_hold_an_exit,
     a_burst_of_changes_is_taken_in_a_bounded_number_of_passes,
 ];
-
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
-}
 
 fn who(site: &Site, to: SocketAddr) -> Option<String> {
     site.client.run(|| clients::who(to).ok())

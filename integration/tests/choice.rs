@@ -10,7 +10,7 @@ use fairway_integration::manifest::{
     all, edge_pool, load_balancer, service, slice, slice_of, slice_with,
 };
 use fairway_integration::servers::{named, named_udp};
-use fairway_integration::site::{EDGE, Site, client, server, vip};
+use fairway_integration::site::{EDGE, Site, at, client, server, vip};
 use fairway_integration::{clients, tests, wait};
 
 tests![
@@ -27,10 +27,6 @@ tests![
     endpoint_slices_count_before_endpoints,
     a_slice_of_weight_zero_is_in_maintenance,
 ];
-
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
-}
 
 /// Servers `a`, `b` and `c` on the farm's first addresses, TCP and UDP.
 fn three(site: &Site) -> Result<(Served, Served)> {

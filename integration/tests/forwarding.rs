@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::manifest::{all, edge_pool, service, slice, slice_of};
 use fairway_integration::servers::{named, named_udp};
-use fairway_integration::site::{EDGE, EDGE_INSIDE, Site, server, vip};
+use fairway_integration::site::{EDGE, EDGE_INSIDE, Site, at, server, vip};
 use fairway_integration::{clients, tests, wait};
 
 tests![
@@ -19,10 +19,6 @@ tests![
     a_gateway_never_forwards_to_itself,
     two_gateways_on_each_others_nodes_make_no_loop,
 ];
-
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
-}
 
 fn node(name: &str, ip: IpAddr, more: &str) -> String {
     format!(

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::manifest::{all, edge_pool, service, slice};
 use fairway_integration::servers::{Nginx, grpc_client, grpc_server, named_http, websocket_echo};
-use fairway_integration::site::{Site, client, server};
+use fairway_integration::site::{Site, at, client, server};
 use fairway_integration::{clients, tests, wait};
 use serde_json::Value;
 
@@ -27,10 +27,6 @@ tests![
     a_client_that_dribbles_its_request_is_cut_off,
     a_malformed_request_is_answered_400,
 ];
-
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
-}
 
 fn web(protocol: &str, more: &str, endpoints: &[IpAddr]) -> String {
     let spec = format!(

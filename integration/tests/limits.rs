@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::manifest::{all, edge_pool, load_balancer, service, slice, slice_of};
 use fairway_integration::servers::{mute, named, named_udp};
-use fairway_integration::site::{BLACK_HOLE, Site, client, server, vip};
+use fairway_integration::site::{BLACK_HOLE, Site, at, client, server, vip};
 use fairway_integration::{clients, tests, wait};
 
 tests![
@@ -20,10 +20,6 @@ tests![
     a_backend_that_never_reads_costs_little_memory,
     more_flows_than_there_are_descriptors_end_nothing,
 ];
-
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
-}
 
 fn shop(port: u16) -> String {
     all(&[

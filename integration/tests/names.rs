@@ -1,13 +1,13 @@
 //! Names that stand in for endpoints.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::manifest::{all, edge_pool, slice_with};
 use fairway_integration::servers::{Dnsmasq, named};
-use fairway_integration::site::{EDGE_INSIDE, Site, server, vip};
+use fairway_integration::site::{EDGE_INSIDE, Site, at, server, vip};
 use fairway_integration::{clients, tests, wait};
 
 tests![
@@ -19,10 +19,6 @@ tests![
 ];
 
 const NAME_SERVER: &str = "192.0.2.30:53";
-
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
-}
 
 fn by_name(name: &str) -> String {
     format!(

@@ -1,23 +1,19 @@
 //! What real people have: manifests written by hand, and what kubectl prints.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::servers::{named, named_udp};
-use fairway_integration::site::{EDGE, Site, client, server, vip};
+use fairway_integration::site::{EDGE, Site, at, client, server, vip};
 use fairway_integration::{clients, tests};
 
 tests![
     hand_written_manifests_work_as_they_are,
     the_output_of_kubectl_works_as_it_is
 ];
-
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
-}
 
 /// Fairway on a folder of integration/manifests, which it only reads.
 fn start(site: &Site, folder: &str) -> Result<Fairway> {

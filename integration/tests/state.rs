@@ -1,7 +1,7 @@
 //! What was given out stays given out.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use fairway_integration::fairway::Fairway;
 use fairway_integration::lab::Served;
 use fairway_integration::manifest::{all, edge_pool, load_balancer, pool, service, slice};
 use fairway_integration::servers::named;
-use fairway_integration::site::{Site, server, vip};
+use fairway_integration::site::{Site, at, server, vip};
 use fairway_integration::{clients, programs, tests, wait};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -26,10 +26,6 @@ tests![
     a_second_process_says_who_holds_the_state,
     an_address_that_was_wished_for_in_the_status_is_granted,
 ];
-
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
-}
 
 fn shop_server(site: &Site) -> Result<Served> {
     named(&site.farm, &[("a", at(server(0), 80))])
