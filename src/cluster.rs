@@ -245,7 +245,15 @@ impl Known for Campaign {
     }
 
     fn explain(&self, service: &ServiceName) -> Option<Vec<Section>> {
-        self.ask(|known| known.explain(service)).flatten()
+        self.ask(|known| known.explain(service)).unwrap_or_else(|| {
+            Some(vec![Section {
+                title: "Standing by".to_owned(),
+                sentences: vec![format!(
+                    "This controller stands by and knows of no Service: ask the one that kubectl \
+                     get lease {LEASE} names, in Fairway's namespace."
+                )],
+            }])
+        })
     }
 
     fn counts(&self) -> Option<Counts> {

@@ -134,9 +134,8 @@ async fn cluster(client: &Connection) -> anyhow::Result<Vec<Value>> {
         ),
         resource("", "v1", "Service", "services"),
     ] {
-        list(client, &resource, &mut all)
-            .await
-            .with_context(|| format!("{} can't be listed", resource.plural))?;
+        let listed = list(client, &resource, &mut all).await;
+        listed.with_context(|| format!("{} can't be listed", resource.plural))?;
     }
     Ok(all)
 }
@@ -154,7 +153,7 @@ async fn list(
             Ok(page) => page,
             // A cluster without this kind has none of it.
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(told(error)),
         };
         for object in page.items {
             // In a list the objects themselves do not say what they are.
@@ -167,6 +166,14 @@ async fn list(
             Some(token) => parameters.continue_token = Some(token),
             None => return Ok(()),
         }
+    }
+}
+
+/// What the API server says, which is a sentence; the rest of its answer is for programs.
+fn told(error: kube::Error) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status) => anyhow::anyhow!("{} ({})", status.message, status.code),
+        error => error.into(),
     }
 }
 
@@ -188,7 +195,10 @@ async fn create(client: &Connection, pools: &[ImportedPool]) -> anyhow::Result<E
             Ok(_) => say(&format!("AddressPool {name} created.")),
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let there = tokio::time::timeout(REQUEST, api.get(name)).await;
-                let there = there.with_context(failed)?.with_context(failed)?;
+                let there = there
+                    .with_context(failed)?
+                    .map_err(told)
+                    .with_context(failed)?;
                 if same(&there, pool) {
                     say(&format!("AddressPool {name} is there already, just so."));
                 } else {
@@ -202,7 +212,7 @@ async fn create(client: &Connection, pools: &[ImportedPool]) -> anyhow::Result<E
             Err(kube::Error::Api(status)) if status.code == 404 => bail!(
                 "the cluster knows no AddressPools: fairway crds | kubectl apply -f - teaches it"
             ),
-            Err(error) => return Err(anyhow::Error::from(error).context(failed())),
+            Err(error) => return Err(told(error).context(failed())),
         }
     }
     Ok(code)

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use fairway_config::exchange::{ClaimKind, ListenerState};
 use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
+use fairway_config::service::ServiceType;
 use fairway_config::view::{
-    EndpointRow, Explanation, GatewayRow, ListenerRow, PoolRow, Readiness, Section, ServiceRow,
+    ConditionRow, EndpointRow, Explanation, GatewayRow, ListenerRow, PoolRow, Readiness, Section,
+    ServiceRow,
 };
 use fairway_controller::{Handle, Onlooker, Store};
 use fairway_controller_core::Counts;
@@ -95,8 +97,16 @@ impl<S: Store> Known for Followed<S> {
         Vec::new()
     }
 
-    fn explain(&self, _: &ServiceName) -> Option<Vec<Section>> {
-        None
+    fn explain(&self, service: &ServiceName) -> Option<Vec<Section>> {
+        let mut rows = self.onlooker.services().into_iter();
+        let row = rows.find(|row| {
+            (&*row.namespace, &*row.name) == (&*service.namespace, &*service.name)
+                && row.kind == ServiceType::LoadBalancer
+        })?;
+        Some(vec![Section {
+            title: "Address".to_owned(),
+            sentences: told(&row),
+        }])
     }
 
     fn counts(&self) -> Option<Counts> {
@@ -119,6 +129,31 @@ impl<S: Store> Known for Followed<S> {
         // Nothing is decided here.
         u64::MAX
     }
+}
+
+/// What the controller has told of a Service, as far as people ask a gateway for it.
+fn told(row: &ServiceRow) -> Vec<String> {
+    let mut sentences: Vec<String> = row
+        .external_ips
+        .iter()
+        .map(|ip| format!("The controller says that it has {ip}."))
+        .collect();
+    let concern = |it: &&ConditionRow| match it.kind.as_str() {
+        // With what this gateway says below.
+        "Programmed" => false,
+        "AddressAssigned" => it.status != "True",
+        _ => true,
+    };
+    let conditions = row.conditions.iter().filter(concern);
+    sentences.extend(conditions.map(|it| it.message.clone()));
+    if sentences.is_empty() {
+        sentences.push(
+            "The controller says nothing of it: it has another loadBalancerClass, or none while \
+             Fairway is not the default, or no controller runs."
+                .to_owned(),
+        );
+    }
+    sentences
 }
 
 /// Everything that a process runs.

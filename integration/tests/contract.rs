@@ -163,11 +163,18 @@ fn without_default_class_only_services_of_our_class_are_ours() -> Result<()> {
     let class = json!({"loadBalancerClass": "fairway.dev/gateway"});
     it.asking(("shop", "ignored"), ignore, class.clone())?;
     let before = (it.get("classless")?, it.get("ignored")?);
-    let _controller = it.controller("controller-1", &[])?;
+    let controller = it.controller("controller-1", &[])?;
+    let gateway = it.gateway(&[])?;
     it.asking(("shop", "ours"), json!({}), class)?;
     let address = it.address("ours")?;
     ensure!(it.finalizers("ours")? == [FINALIZER]);
     ensure!((it.get("classless")?, it.get("ignored")?) == before);
+    // People are told so where they ask, and that the API server lets nobody set a class later.
+    controller.explains("shop/classless", &["--default-class", "make it anew"])?;
+    gateway.explains("shop/classless", &["says nothing of it"])?;
+    gateway.explains("shop/ours", &[&format!("it has {address}")])?;
+    let late = json!({"spec": {"loadBalancerClass": "fairway.dev/gateway"}});
+    ensure!(it.change("classless", late).is_err());
 
     // With the type the class may go, and with it whatever was ours.
     let away = json!({"spec": {"type": "NodePort", "loadBalancerClass": null}});

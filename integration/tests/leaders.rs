@@ -73,6 +73,7 @@ fn one_controller_leads_and_another_goes_on_where_it_stops() -> Result<()> {
     let before = cluster.holders("shop")?;
     // Whoever stands by knows nothing, and is ready.
     ensure!(other.list("services")?.is_empty());
+    other.explains("shop/web-0", &["stands by", "kubectl get lease"])?;
     one.stop()?;
     // It gave back what it had, so that nobody has to wait for its end.
     ensure!(leader(&cluster)?.as_deref() != Some("one"));

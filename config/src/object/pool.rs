@@ -130,7 +130,8 @@ fn blocks(list: &Cursor<'_, '_>, avoid_ends: bool, notices: &mut Vec<Notice>) ->
             notices.push(notice(
                 "HostBitsSet",
                 format!(
-                    "{} is '{}', which stands for {}",
+                    "{} is '{}', which stands for {}: write its first address, or a range if fewer \
+                     are meant",
                     item.path(),
                     Shown(text),
                     block.range
