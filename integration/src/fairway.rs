@@ -31,7 +31,8 @@ pub struct Fairway {
     state: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
-    open_files: Option<u32>,
+    /// A program of the system, and arguments of its own, that what it is to run stands behind.
+    under: Option<(&'static str, Vec<String>)>,
     log: &'static str,
     // Last: it goes after the process that uses it.
     folder: TempDir,
@@ -52,7 +53,7 @@ impl Fairway {
             state,
             arguments: Vec::new(),
             environment: Vec::new(),
-            open_files: None,
+            under: None,
             log: "debug,kube=info,hyper_util=info,rustls=info,tower=info,h2=info",
             folder,
         })
@@ -94,7 +95,18 @@ impl Fairway {
 
     /// How many files it may have open.
     pub fn open_files(mut self, limit: u32) -> Self {
-        self.open_files = Some(limit);
+        self.under = Some(("prlimit", vec![format!("--nofile={limit}:{limit}")]));
+        self
+    }
+
+    /// Which capabilities it and whatever it starts may have at the most: `NET_ADMIN`, …
+    pub fn capabilities(mut self, names: &[&str]) -> Self {
+        let names = names
+            .iter()
+            .map(|name| format!(",+{}", name.to_lowercase()));
+        let bound = format!("--bounding-set=-all{}", names.collect::<String>());
+        let arguments = vec![bound, "--inh-caps=-all".to_owned()];
+        self.under = Some(("setpriv", arguments));
         self
     }
 
@@ -154,13 +166,11 @@ impl Fairway {
     /// Starts the process and does not wait.
     pub fn launch(&mut self) -> Result<()> {
         let fairway = programs::fairway()?;
-        let mut command = match self.open_files {
+        let mut command = match &self.under {
             None => Command::new(fairway),
-            Some(limit) => {
-                let mut command = Command::new(programs::find("prlimit")?);
-                command
-                    .arg(format!("--nofile={limit}:{limit}"))
-                    .arg(fairway);
+            Some((program, arguments)) => {
+                let mut command = Command::new(programs::find(program)?);
+                command.args(arguments).arg(fairway);
                 command
             }
         };
