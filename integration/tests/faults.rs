@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use fairway_config::time::Timestamp;
@@ -114,6 +114,9 @@ fn a_restarted_api_server_and_an_expired_watch_miss_nothing() -> Result<()> {
     Ok(())
 }
 
+/// How long etcd is away while nobody leads.
+const AWAY: Duration = Duration::from_secs(30);
+
 fn etcd_is_away_longer_than_a_term_and_nothing_moves() -> Result<()> {
     let cluster = Cluster::shared()?;
     let shop = Shop::open(&cluster, &["203.0.113.0/24"])?;
@@ -122,6 +125,9 @@ fn etcd_is_away_longer_than_a_term_and_nothing_moves() -> Result<()> {
     shop.served_while(|| {
         cluster.stop_component(Component::Etcd)?;
         shop.it.controller.logs(&["no longer leading"])?;
+        wait::always(AWAY, "the address answers", || {
+            shop.it.who(shop.web.to).as_deref() == Some("a")
+        })?;
         cluster.start_component(Component::Etcd)?;
         cluster.wait_until_ready(Component::ApiServer)?;
         shop.more((0..10).map(|n| format!("after-{n}")))

@@ -7,11 +7,13 @@ use fairway_integration::cluster::Cluster;
 use fairway_integration::fairway::Fairway;
 use fairway_integration::in_cluster::{Installed, NAMESPACE};
 use fairway_integration::{tests, wait};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 tests![
     one_controller_leads_and_another_goes_on_where_it_stops,
     a_leader_killed_in_the_middle_gives_no_address_twice_and_loses_none,
+    a_leader_that_hangs_in_the_middle_and_goes_on_gives_no_address_twice,
     the_accounts_may_do_what_they_have_to_and_no_more,
 ];
 
@@ -146,6 +148,41 @@ fn a_leader_killed_in_the_middle_gives_no_address_twice_and_loses_none() -> Resu
         ensure!(counts["used"] == 0, "{counts}");
         Ok(())
     })
+}
+
+fn a_leader_that_hangs_in_the_middle_and_goes_on_gives_no_address_twice() -> Result<()> {
+    const ALL: usize = 300;
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["10.20.0.0/22"])?;
+    let (mut one, other) = two(&it)?;
+    let witness = cluster.witness("shop")?;
+    let all = services((0..ALL).map(|n| format!("web-{n}")));
+    std::thread::scope(|scope| {
+        let making = scope.spawn(|| cluster.create_all("Service", "shop", &all));
+        until_held(&cluster, 20)?;
+        one.process()?.signal(Signal::STOP)?;
+        making.join().map_err(|_| anyhow::anyhow!("it panicked"))?
+    })?;
+    // Another leads, decides on what is left, and gives what was let go of to somebody else.
+    until_held(&cluster, ALL)?;
+    ensure!(leader(&cluster)?.as_deref() == Some("other"));
+    let freed = cluster.holders("shop")?["web-0"].clone();
+    cluster.delete("Service", "shop", "web-0")?;
+    cluster.wait_gone("Service", "shop", "web-0")?;
+    it.service("next", "ports: [{port: 80}]")?;
+    ensure!(it.address("next")?.to_string() == freed[0]);
+    // What the first had decided is not written any more, whatever it has under way.
+    one.process()?.signal(Signal::CONT)?;
+    one.logs(&["no longer leading"])?;
+    it.service("last", "ports: [{port: 80}]")?;
+    it.address("last")?;
+    ensure!(leader(&cluster)?.as_deref() == Some("other"));
+    ensure!(other.list("services")?.len() > ALL);
+    let held = witness.testifies(true)?;
+    let different: BTreeSet<&String> = held.values().flatten().collect();
+    ensure!(different.len() == ALL + 1, "{} addresses", different.len());
+    Ok(())
 }
 
 /// What each account may do, and what not: the words after `kubectl auth can-i`.
