@@ -231,6 +231,14 @@ impl Campaign {
     }
 }
 
+/// What people are told who ask one that does not lead.
+fn stands_by() -> String {
+    format!(
+        "This controller stands by and knows of nothing: ask the one that kubectl get lease {LEASE} \
+         names, in Fairway's namespace."
+    )
+}
+
 impl Known for Campaign {
     fn services(&self) -> Vec<ServiceRow> {
         self.ask(|known| known.services()).unwrap_or_default()
@@ -248,10 +256,7 @@ impl Known for Campaign {
         self.ask(|known| known.explain(service)).unwrap_or_else(|| {
             Some(vec![Section {
                 title: "Standing by".to_owned(),
-                sentences: vec![format!(
-                    "This controller stands by and knows of no Service: ask the one that kubectl \
-                     get lease {LEASE} names, in Fairway's namespace."
-                )],
+                sentences: vec![stands_by()],
             }])
         })
     }
@@ -262,6 +267,11 @@ impl Known for Campaign {
 
     fn problems(&self) -> Vec<Problem> {
         self.ask(|known| known.problems()).unwrap_or_default()
+    }
+
+    fn note(&self) -> Option<String> {
+        self.ask(|known| known.note())
+            .unwrap_or_else(|| Some(stands_by()))
     }
 
     fn missing(&self) -> Vec<String> {

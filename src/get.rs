@@ -12,7 +12,7 @@ use fairway_config::time::Timestamp;
 use fairway_config::view::{
     ConditionRow, EndpointRow, GatewayRow, List, ListenerRow, PoolRow, PortRow, ServiceRow,
 };
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::args::{GetArgs, Output, What};
 use crate::table;
@@ -28,6 +28,10 @@ pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
     };
     let body = crate::client::get(args.asked.admin, &format!("/api/v1/{what}"))?;
     let code = crate::print(&render(&args, &body, now())?)?;
+    if let Some(note) = list::<IgnoredAny>(&args, &body)?.note {
+        // Where nobody reads standard error there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "note: {}", table::printable(&note));
+    }
     if matches!(args.what, What::Services | What::Pools) && !is_for_machines(&args) {
         let query = match &args.namespace {
             Some(namespace) => format!("?namespace={}", crate::client::encode(namespace)),
@@ -87,9 +91,12 @@ struct View {
 }
 
 fn items<T: DeserializeOwned>(args: &GetArgs, body: &[u8]) -> anyhow::Result<Vec<T>> {
-    let list: List<T> = serde_json::from_slice(body)
-        .with_context(|| format!("{} did not answer as Fairway does", args.asked.admin))?;
-    Ok(list.items)
+    Ok(list(args, body)?.items)
+}
+
+fn list<T: DeserializeOwned>(args: &GetArgs, body: &[u8]) -> anyhow::Result<List<T>> {
+    serde_json::from_slice(body)
+        .with_context(|| format!("{} did not answer as Fairway does", args.asked.admin))
 }
 
 fn in_namespace(args: &GetArgs, namespace: &str) -> bool {
@@ -103,9 +110,10 @@ fn print_rows<T: serde::Serialize>(
     rows: Vec<T>,
     table: impl Fn(&[T]) -> String,
 ) -> anyhow::Result<String> {
+    let list = |items| List { items, note: None };
     Ok(match args.output {
-        Some(Output::Json) => serde_json::to_string_pretty(&List { items: rows })? + "\n",
-        Some(Output::Yaml) => serde_saphyr::to_string(&List { items: rows })?,
+        Some(Output::Json) => serde_json::to_string_pretty(&list(rows))? + "\n",
+        Some(Output::Yaml) => serde_saphyr::to_string(&list(rows))?,
         Some(Output::Wide) | None if rows.is_empty() => match &args.namespace {
             Some(namespace) => format!("No resources found in {namespace} namespace.\n"),
             None => "No resources found.\n".to_owned(),

@@ -32,6 +32,10 @@ pub(crate) trait Known: Send + Sync {
     fn counts(&self) -> Option<Counts>;
     /// What is held back now, and why.
     fn problems(&self) -> Vec<Problem>;
+    /// See [`Views::note`].
+    fn note(&self) -> Option<String> {
+        None
+    }
     /// What is missing until everything is decided and written, a sentence each.
     fn missing(&self) -> Vec<String>;
     /// How much the store has told.
@@ -253,6 +257,10 @@ impl Views for Whole {
 
     fn problems(&self) -> Vec<Problem> {
         self.known.problems()
+    }
+
+    fn note(&self) -> Option<String> {
+        self.known.note()
     }
 
     fn explain(&self, service: &ServiceName) -> Option<Explanation> {

@@ -17,6 +17,9 @@ use crate::service::ServiceType;
 pub struct List<T> {
     /// The rows, ordered by name.
     pub items: Vec<T>,
+    /// Why there may be more than these, a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// A row of `get services`.

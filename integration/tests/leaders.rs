@@ -75,7 +75,11 @@ fn one_controller_leads_and_another_goes_on_where_it_stops() -> Result<()> {
     let before = cluster.holders("shop")?;
     // Whoever stands by knows nothing, and is ready.
     ensure!(other.list("services")?.is_empty());
-    other.explains("shop/web-0", &["stands by", "kubectl get lease"])?;
+    let words =
+        "This controller stands by and knows of nothing: ask the one that kubectl get lease";
+    other.explains("shop/web-0", &[words])?;
+    let told = String::from_utf8(other.cli(&["get", "services"])?.stderr)?;
+    ensure!(told.contains(words), "{told}");
     one.stop()?;
     // It gave back what it had, so that nobody has to wait for its end.
     ensure!(leader(&cluster)?.as_deref() != Some("one"));

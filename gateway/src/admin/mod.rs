@@ -52,6 +52,10 @@ pub trait Views: Send + Sync {
     fn problems(&self) -> Vec<Problem>;
     /// What `explain service` says; nothing where there is no such Service.
     fn explain(&self, service: &ServiceName) -> Option<Explanation>;
+    /// Why lists may not have everything, a sentence for people.
+    fn note(&self) -> Option<String> {
+        None
+    }
     /// Whether everything that can be there is there.
     fn readiness(&self) -> Readiness;
     /// The text of `/metrics`, in the Prometheus text format 0.0.4.
@@ -82,11 +86,11 @@ fn admin(views: Arc<dyn Views>) -> Router {
         .route("/api/v1/endpoints", get(endpoints))
         .route(
             "/api/v1/pools",
-            get(async |State(views): Shared| list(views.pools())),
+            get(async |State(views): Shared| list(&*views, views.pools())),
         )
         .route(
             "/api/v1/gateways",
-            get(async |State(views): Shared| list(views.gateways())),
+            get(async |State(views): Shared| list(&*views, views.gateways())),
         )
         .route("/api/v1/listeners", get(listeners))
         .route("/api/v1/problems", get(problems))
@@ -153,19 +157,19 @@ impl Filter {
 async fn services(State(views): Shared, Query(filter): Query<Filter>) -> Response {
     let mut rows = views.services();
     rows.retain(|row| filter.admits(&row.namespace));
-    list(rows)
+    list(&*views, rows)
 }
 
 async fn endpoints(State(views): Shared, Query(filter): Query<Filter>) -> Response {
     let mut rows = views.endpoints();
     rows.retain(|row| filter.admits(&row.namespace));
-    list(rows)
+    list(&*views, rows)
 }
 
 async fn listeners(State(views): Shared, Query(filter): Query<Filter>) -> Response {
     let mut rows = views.listeners();
     rows.retain(|row| filter.admits(&row.namespace));
-    list(rows)
+    list(&*views, rows)
 }
 
 /// A problem that belongs to no namespace (a file that is not YAML, a pool) is in each.
@@ -176,11 +180,12 @@ async fn problems(State(views): Shared, Query(filter): Query<Filter>) -> Respons
         name.split_once('/')
             .is_none_or(|(namespace, _)| filter.admits(namespace))
     });
-    list(rows)
+    list(&*views, rows)
 }
 
-fn list<T: Serialize>(items: Vec<T>) -> Response {
-    Json(List { items }).into_response()
+fn list<T: Serialize>(views: &dyn Views, items: Vec<T>) -> Response {
+    let note = views.note();
+    Json(List { items, note }).into_response()
 }
 
 async fn explain(
