@@ -141,7 +141,7 @@ pub struct AddressPoolSpec {
     pub announce: Announce,
 }
 
-/// One entry of `spec.addresses`.
+/// A CIDR, a range FIRST-LAST or an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(
