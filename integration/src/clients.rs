@@ -267,7 +267,11 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<Output> {
 
 /// Runs a program of the system to its end, which must be a good one; what it printed.
 pub fn output(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = run(program, arguments)?;
+    succeeded(program, arguments, &run(program, arguments)?)
+}
+
+/// What a program printed, whose end must be a good one.
+pub fn succeeded(program: &str, arguments: &[&str], output: &Output) -> Result<String> {
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);

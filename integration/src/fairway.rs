@@ -411,16 +411,7 @@ impl Fairway {
 
     /// Standard output of a command that must succeed.
     pub fn cli_output(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.cli(arguments)?;
-        if !output.status.success() {
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            bail!(
-                "fairway {}: {}: {stderr}",
-                arguments.join(" "),
-                output.status
-            );
-        }
-        Ok(String::from_utf8(output.stdout)?)
+        clients::succeeded("fairway", arguments, &self.cli(arguments)?)
     }
 
     /// The Service as it stands in the state directory.

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::certificates::Identity;
 use super::{API_ADDRESS, API_PORT, Cluster};
+use crate::clients::succeeded;
 use crate::programs;
 
 /// How long `kubectl` or `helm` may run, in seconds.
@@ -159,19 +160,6 @@ impl Cluster {
             .run(|| command.output())
             .with_context(|| format!("{program} can't be run"))
     }
-}
-
-fn succeeded(program: &str, arguments: &[&str], output: &Output) -> Result<String> {
-    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "{program} {}: {}\n{stdout}{stderr}",
-            arguments.join(" "),
-            output.status
-        );
-    }
-    Ok(stdout)
 }
 
 /// What of `name` a file can be called.

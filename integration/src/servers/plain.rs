@@ -11,10 +11,7 @@ use crate::lab::{Host, Served};
 /// Answers each line over TCP with `NAME PEER`, its own name and the peer's address, at each of the
 /// addresses with the name beside it.
 pub fn named(host: &Host, servers: &[(&str, SocketAddr)]) -> Result<Served> {
-    let servers: Vec<(String, SocketAddr)> = servers
-        .iter()
-        .map(|(name, at)| ((*name).to_owned(), *at))
-        .collect();
+    let servers = owned(servers);
     host.serve(move || {
         for (name, at) in servers {
             let listener = listen(at)?;
@@ -26,12 +23,15 @@ pub fn named(host: &Host, servers: &[(&str, SocketAddr)]) -> Result<Served> {
     })
 }
 
+/// A list of servers that may outlive who named them.
+pub(super) fn owned(servers: &[(&str, SocketAddr)]) -> Vec<(String, SocketAddr)> {
+    let all = servers.iter();
+    all.map(|(name, at)| ((*name).to_owned(), *at)).collect()
+}
+
 /// Answers each datagram with `NAME PEER`, like [`named`].
 pub fn named_udp(host: &Host, servers: &[(&str, SocketAddr)]) -> Result<Served> {
-    let servers: Vec<(String, SocketAddr)> = servers
-        .iter()
-        .map(|(name, at)| ((*name).to_owned(), *at))
-        .collect();
+    let servers = owned(servers);
     host.serve(move || {
         for (name, at) in servers {
             let socket = std::net::UdpSocket::bind(at).with_context(|| at.to_string())?;

@@ -16,17 +16,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
 
-use super::plain::{accept, listen};
+use super::plain::{accept, listen, owned};
 use crate::lab::{Host, Served};
 
 /// Answers HTTP/1.1 and HTTP/2 without TLS with a JSON object of what it saw:
 /// `{"server", "connection", "version", "method", "path", "headers": {…}}`. `connection` counts the
 /// connections that this server has had.
 pub fn named_http(host: &Host, servers: &[(&str, SocketAddr)]) -> Result<Served> {
-    let servers: Vec<(String, SocketAddr)> = servers
-        .iter()
-        .map(|(name, at)| ((*name).to_owned(), *at))
-        .collect();
+    let servers = owned(servers);
     host.serve(move || {
         for (name, at) in servers {
             let listener = listen(at)?;
