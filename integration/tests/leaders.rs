@@ -1,6 +1,7 @@
 //! Who decides when there are several controllers, and who may write.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::cluster::Cluster;
@@ -15,6 +16,7 @@ tests![
     a_leader_killed_in_the_middle_gives_no_address_twice_and_loses_none,
     a_leader_that_hangs_in_the_middle_and_goes_on_gives_no_address_twice,
     the_accounts_may_do_what_they_have_to_and_no_more,
+    a_gateway_writes_its_own_lease_and_no_other,
 ];
 
 const LEASE: &str = "fairway-controller";
@@ -276,5 +278,51 @@ fn the_accounts_may_do_what_they_have_to_and_no_more() -> Result<()> {
         ensure!(said.contains("orbidden"), "{output:?}");
     }
     ensure!(it.get("web")? == before);
+    Ok(())
+}
+
+fn a_gateway_writes_its_own_lease_and_no_other() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    cluster.node("edge-1", &[], &[])?;
+    let _controller = it.controller("controller-1", &[])?;
+    let apply = |kubeconfig: &Path, name: &str| -> Result<String> {
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"holderIdentity": "me"},
+        });
+        let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        let output = cluster.kubectl_as(kubeconfig, &arguments, &lease.to_string())?;
+        ensure!(output.status.success() || !output.stderr.is_empty());
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let outside = it.account("fairway-gateway")?;
+    let bound = cluster.kubeconfig_on_node(NAMESPACE, "fairway-gateway", "edge-1")?;
+    // The API server takes policies in in its own time.
+    wait::until_some("the controllers' Lease is not a gateway's to write", || {
+        let said = apply(&outside, "fairway-controllers")?;
+        ensure!(said.contains("a gateway writes no Lease but"), "{said}");
+        Ok(())
+    })?;
+    for kubeconfig in [&outside, &bound] {
+        for name in ["fairway-controller", "other"] {
+            let said = apply(kubeconfig, name)?;
+            ensure!(said.contains("a gateway writes no Lease but"), "{said}");
+        }
+    }
+    ensure!(leader(&cluster)?.as_deref() == Some("controller-1"));
+    // One in a Pod has a token of its node, and its node's Lease; one outside has its own name.
+    for (kubeconfig, name, wanted) in [
+        (&bound, "edge-1", ""),
+        (&bound, "edge-2", "its own Lease alone: that of node edge-1"),
+        (&outside, "edge-2", ""),
+    ] {
+        let said = apply(kubeconfig, &format!("fairway-gateway-{name}"))?;
+        ensure!(
+            said.contains(wanted) && said.is_empty() == wanted.is_empty(),
+            "{name}: {said}"
+        );
+    }
     Ok(())
 }

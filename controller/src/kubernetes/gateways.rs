@@ -175,7 +175,9 @@ impl Gateways {
         renewed: Option<Timestamp>,
         clocks: (Instant, Timestamp),
     ) -> Result<Vec<Change>, serde_json::Error> {
-        let told: Told = serde_json::from_str(annotation)?;
+        let mut told: Told = serde_json::from_str(annotation)?;
+        // Whose Lease it is, the API server has judged.
+        told.gateway.name = name.to_string();
         let (heard, wall) = clocks;
         let known = self.all.get(name);
         if known.is_some_and(|it| it.told == told && it.renewed == renewed) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::certificates::Identity;
 use super::{API_ADDRESS, API_PORT, Cluster};
@@ -69,14 +69,32 @@ impl Cluster {
 
     /// A kubeconfig for a ServiceAccount, which has to exist; valid for a day.
     pub fn kubeconfig_of_service_account(&self, namespace: &str, name: &str) -> Result<PathBuf> {
+        self.kubeconfig_of_token(namespace, name, "", Value::Null)
+    }
+
+    /// The same with a token that is bound to a Node, as that of a Pod is which runs there.
+    pub fn kubeconfig_on_node(&self, namespace: &str, name: &str, node: &str) -> Result<PathBuf> {
+        let object = self.get("Node", "", node)?.context("no such Node")?;
+        let uid = &object["metadata"]["uid"];
+        let bound = json!({"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid});
+        self.kubeconfig_of_token(namespace, name, node, bound)
+    }
+
+    fn kubeconfig_of_token(
+        &self,
+        namespace: &str,
+        name: &str,
+        node: &str,
+        bound: Value,
+    ) -> Result<PathBuf> {
         let account = self.path("ServiceAccount", namespace, name)?;
         let answer = self.create_at(
             &format!("{account}/token"),
             &json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
-                    "spec": {"expirationSeconds": 86_400}}),
+                    "spec": {"expirationSeconds": 86_400, "boundObjectRef": bound}}),
         )?;
         let token = answer["status"]["token"].as_str().context("no token")?;
-        let file = file_name(&format!("account {namespace} {name}"));
+        let file = file_name(&format!("account {namespace} {name} {node}"));
         self.kubeconfig(&file, &Credentials::Token(token))
     }
 

@@ -7,6 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use fairway_integration::programs;
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -102,6 +105,8 @@ pub(crate) fn the_chart_renders_with_all_kinds_of_values() -> Result<()> {
                 "ClusterRole",
                 "ClusterRoleBinding",
                 "AddressPool",
+                "ValidatingAdmissionPolicy",
+                "ValidatingAdmissionPolicyBinding",
             ];
             if !of_cluster.contains(&object["kind"].as_str().unwrap_or_default()) {
                 ensure!(metadata["namespace"] == NAMESPACE, "{values:?}: {id}");
@@ -141,6 +146,10 @@ pub(crate) fn every_object_is_one_that_the_api_server_knows() -> Result<()> {
                 "RoleBinding" => known::<RoleBinding>(&object),
                 "Service" => known::<Service>(&object),
                 "ServiceAccount" => known::<ServiceAccount>(&object),
+                "ValidatingAdmissionPolicy" => known::<ValidatingAdmissionPolicy>(&object),
+                "ValidatingAdmissionPolicyBinding" => {
+                    known::<ValidatingAdmissionPolicyBinding>(&object)
+                }
                 // Of the operator's CRDs, and of ours.
                 "AddressPool" | "PodMonitor" | "PrometheusRule" | "ServiceMonitor" => Ok(()),
                 other => bail!("a {other} was not expected"),

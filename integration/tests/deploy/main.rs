@@ -32,6 +32,7 @@ tests![
     roles_hold_what_each_part_needs_and_no_more,
     no_role_has_a_wildcard_or_reads_secrets,
     a_gateway_can_write_nothing_but_leases_of_its_own_namespace,
+    a_gateway_is_held_to_its_own_lease,
     the_controller_is_nobody_and_has_no_capability,
     the_gateway_has_two_capabilities,
     the_controller_talks_to_the_api_server_and_to_dns_alone,

@@ -161,6 +161,38 @@ pub(crate) fn a_gateway_can_write_nothing_but_leases_of_its_own_namespace() -> R
     Ok(())
 }
 
+/// Which of them, a role can't say; tests/leaders.rs shows that the API server holds to it.
+pub(crate) fn a_gateway_is_held_to_its_own_lease() -> Result<()> {
+    for values in VALUES {
+        let objects = objects(values)?;
+        let of_kind = |kind: &str| -> Result<&Value> {
+            let mut all = objects.iter().filter(|it| it["kind"] == kind);
+            let one = all
+                .next()
+                .with_context(|| format!("{values:?}: no {kind}"))?;
+            ensure!(all.next().is_none(), "{values:?}: more than one {kind}");
+            Ok(one)
+        };
+        let policy = of_kind("ValidatingAdmissionPolicy")?;
+        let name = policy["metadata"]["name"].as_str().context("no name")?;
+        // Of the account that the gateway has, and where it has rights.
+        let account = object(&objects, "ServiceAccount", name)?;
+        let gateway = object(&objects, "DaemonSet", name)?;
+        let own = &gateway["spec"]["template"]["spec"]["serviceAccountName"];
+        ensure!(*own == account["metadata"]["name"], "{own}");
+        let spec = &policy["spec"];
+        let user = format!("== 'system:serviceaccount:{NAMESPACE}:{name}'");
+        let condition = spec["matchConditions"][0]["expression"].as_str();
+        ensure!(condition.is_some_and(|it| it.ends_with(&user)), "{spec}");
+        ensure!(spec["failurePolicy"] == "Fail");
+        let selector = json!({"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}});
+        ensure!(spec["matchConstraints"]["namespaceSelector"] == selector);
+        let binding = &of_kind("ValidatingAdmissionPolicyBinding")?["spec"];
+        ensure!(*binding == json!({"policyName": name, "validationActions": ["Deny"]}));
+    }
+    Ok(())
+}
+
 /// The containers of a Pod, of which there is one, and what holds for it in either part.
 fn container(pod: &Value) -> Result<&Value> {
     let containers = pod["containers"].as_array().context("no containers")?;
