@@ -185,7 +185,7 @@ fn pending(objects: &[Located], node_ports: NodePortRange) -> Vec<Problem> {
         let Some(located) = places.get(&name) else {
             continue;
         };
-        for (kind, condition) in &status.conditions {
+        for (kind, condition) in status.conditions.iter() {
             if [ADDRESS_ASSIGNED, NODE_PORTS_ALLOCATED].contains(&&**kind) && !condition.status {
                 problems.push(located.place.problem(
                     &located.key.to_string(),

@@ -96,7 +96,7 @@ pub struct Status {
     /// `status.loadBalancer.ingress`.
     pub ingress: Vec<Ingress>,
     /// `status.conditions`, by type.
-    pub conditions: BTreeMap<Arc<str>, Condition>,
+    pub conditions: ConditionMap,
     /// Beside `ingress` the list holds entries that can't be Fairway's. Never so in what is to be
     /// written, so that a status in which it is so is written anew.
     pub has_foreign_ingress: bool,
@@ -147,6 +147,71 @@ pub struct Condition {
     pub since: Timestamp,
 }
 
+/// Conditions by type. An object has a few, and a cluster thousands of objects: they take the room that
+/// they need, where a `BTreeMap` would take that of eleven.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConditionMap(Vec<(Arc<str>, Condition)>);
+
+impl ConditionMap {
+    /// The condition of this type.
+    pub fn get(&self, kind: &str) -> Option<&Condition> {
+        Some(self.get_key_value(kind)?.1)
+    }
+
+    /// The same, with its type.
+    pub fn get_key_value(&self, kind: &str) -> Option<(&Arc<str>, &Condition)> {
+        let (kind, condition) = self.0.get(self.place(kind).ok()?)?;
+        Some((kind, condition))
+    }
+
+    /// Whether there is one of this type.
+    pub fn contains_key(&self, kind: &str) -> bool {
+        self.place(kind).is_ok()
+    }
+
+    /// The condition of this type is so, in place of the one there was.
+    pub fn insert(&mut self, kind: Arc<str>, condition: Condition) {
+        match self.place(&kind) {
+            Ok(at) => {
+                if let Some((_, before)) = self.0.get_mut(at) {
+                    *before = condition;
+                }
+            }
+            Err(at) => self.0.insert(at, (kind, condition)),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of them, ordered by type.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Condition)> {
+        self.0.iter().map(|(kind, condition)| (kind, condition))
+    }
+
+    /// Gives back the room that more of them would have had.
+    pub fn shrink(&mut self) {
+        self.0.shrink_to_fit();
+    }
+
+    fn place(&self, kind: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(other, _)| (**other).cmp(kind))
+    }
+}
+
+impl FromIterator<(Arc<str>, Condition)> for ConditionMap {
+    fn from_iter<T: IntoIterator<Item = (Arc<str>, Condition)>>(all: T) -> Self {
+        let mut map = Self::default();
+        for (kind, condition) in all {
+            map.insert(kind, condition);
+        }
+        map.shrink();
+        map
+    }
+}
+
 /// What the controller wants an object to be from now on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
@@ -185,7 +250,7 @@ pub enum Write {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolStatus {
     /// Conditions by type: `Ready`, `Overlaps`.
-    pub conditions: BTreeMap<Arc<str>, Condition>,
+    pub conditions: ConditionMap,
     /// Counts of each family that the pool has addresses of.
     pub counts: BTreeMap<IpFamily, PoolCount>,
 }
@@ -294,4 +359,32 @@ pub struct RefusedEndpoint {
     pub endpoint: EndpointAddr,
     /// Why: `is a loopback address`, …
     pub why: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_ordered_by_type_and_each_stands_once() {
+        let condition = |message: &str| Condition {
+            status: true,
+            reason: "Because".into(),
+            message: message.to_owned(),
+            since: Timestamp(1),
+        };
+        let all = [("b", "1"), ("c", "2"), ("a", "3"), ("b", "4")];
+        let map: ConditionMap = all
+            .into_iter()
+            .map(|(kind, message)| (Arc::from(kind), condition(message)))
+            .collect();
+        let shown: Vec<_> = map
+            .iter()
+            .map(|(kind, it)| (&**kind, &*it.message))
+            .collect();
+        assert_eq!(shown, [("a", "3"), ("b", "4"), ("c", "2")]);
+        assert_eq!(map.get("c"), Some(&condition("2")));
+        assert!(map.contains_key("a") && !map.contains_key("d") && !map.is_empty());
+        assert_eq!(map.get_key_value("").map(|(kind, _)| kind), None);
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fairway_config::exchange::{Change, Condition, Report, StoredService};
+use fairway_config::exchange::{Change, ConditionMap, Report, StoredService};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::view::{ConditionRow, GatewayRow, PortRow, ServiceRow};
 
@@ -93,7 +93,7 @@ fn service_row(stored: &StoredService, endpoints: usize) -> ServiceRow {
 }
 
 /// Conditions as tables show them.
-pub(crate) fn condition_rows(conditions: &BTreeMap<Arc<str>, Condition>) -> Vec<ConditionRow> {
+pub(crate) fn condition_rows(conditions: &ConditionMap) -> Vec<ConditionRow> {
     conditions
         .iter()
         .map(|(kind, condition)| ConditionRow {

@@ -1,11 +1,12 @@
 //! The JSON shapes of what Fairway adds to a Service: those of the v1 API for `status`, its own for
 //! what a Service holds.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fairway_config::exchange::{Condition, Held, Ingress, IngressPort, IpMode, PoolStatus, Status};
+use fairway_config::exchange::{
+    Condition, ConditionMap, Held, Ingress, IngressPort, IpMode, PoolStatus, Status,
+};
 use fairway_config::net::{IpFamily, Protocol};
 use fairway_config::service::PortKey;
 use serde::{Deserialize, Serialize};
@@ -140,7 +141,7 @@ impl From<&Status> for StatusShape {
 }
 
 /// Conditions as the list that the API has them in.
-pub(crate) fn conditions(conditions: &BTreeMap<Arc<str>, Condition>) -> Vec<ConditionShape> {
+pub(crate) fn conditions(conditions: &ConditionMap) -> Vec<ConditionShape> {
     conditions
         .iter()
         .map(|(kind, condition)| ConditionShape {

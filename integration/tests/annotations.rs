@@ -176,7 +176,11 @@ impl World {
                 };
                 let stored = &self.services[&name];
                 events::events(&stored.status, &stored.held.addresses, &status, true);
-                let said: usize = status.conditions.values().map(|it| it.message.len()).sum();
+                let said: usize = status
+                    .conditions
+                    .iter()
+                    .map(|(_, it)| it.message.len())
+                    .sum();
                 assert!(said < 16_384, "{name}: {said} bytes in conditions");
                 let service = Arc::clone(&stored.service);
                 changes.push(self.store(name, service, held, status));

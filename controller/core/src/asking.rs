@@ -57,7 +57,7 @@ impl Askers {
     /// The Service is gone.
     pub(crate) fn remove(&mut self, slot: Slot, entry: &Entry) {
         self.due.remove(&slot);
-        if let Some(place) = &entry.asking.place {
+        if let Some(place) = entry.asking.as_ref().and_then(|it| it.place.as_ref()) {
             self.waiting.remove(place);
         }
     }
@@ -105,7 +105,7 @@ impl Askers {
         let Some(entry) = index.get_mut(slot) else {
             return;
         };
-        if let Some(place) = entry.asking.place.take() {
+        if let Some(place) = entry.asking.as_mut().and_then(|it| it.place.take()) {
             self.waiting.remove(&place);
         }
         match plan(ledger, slot, entry) {
@@ -114,7 +114,7 @@ impl Askers {
             Plan::NoneLeft { needed, is_news } => {
                 let place = (needed, entry.rank.clone());
                 self.waiting.insert(place.clone());
-                entry.asking.place = Some(place);
+                entry.asking.get_or_insert_default().place = Some(place);
                 news.extend(is_news.then_some(slot));
             }
         }
@@ -135,13 +135,13 @@ pub(crate) fn missing(ledger: &Ledger, service: &Service) -> Vec<PortKey> {
 
 /// What keeps a Service from its numbers.
 pub(crate) fn error<'a>(ledger: &Ledger, entry: &'a Entry) -> Option<&'a str> {
-    let error = entry.asking.error.as_deref()?;
+    let error = entry.asking.as_ref()?.error.as_deref()?;
     (!missing(ledger, &entry.stored.service).is_empty()).then_some(error)
 }
 
 /// Takes off the ledger what was asked for.
-pub(crate) fn release(ledger: &mut Ledger, slot: Slot, asking: &Asking) {
-    for number in asking.numbers.values() {
+pub(crate) fn release(ledger: &mut Ledger, slot: Slot, asking: Option<&Asking>) {
+    for number in asking.into_iter().flat_map(|it| it.numbers.values()) {
         ledger.numbers.release(*number, slot);
     }
 }
@@ -149,7 +149,9 @@ pub(crate) fn release(ledger: &mut Ledger, slot: Slot, asking: &Asking) {
 /// Puts back what was asked for, after the Service has been taken down and has got what it has: a
 /// newer version shows what came of it.
 pub(crate) fn keep(ledger: &mut Ledger, slot: Slot, entry: &mut Entry) {
-    let asking = &mut entry.asking;
+    let Some(asking) = &mut entry.asking else {
+        return;
+    };
     let numbers = std::mem::take(&mut asking.numbers);
     if asking.from != Some(entry.stored.version) {
         asking.from = None;
@@ -169,12 +171,11 @@ pub(crate) fn keep(ledger: &mut Ledger, slot: Slot, entry: &mut Entry) {
 fn plan(ledger: &mut Ledger, slot: Slot, entry: &mut Entry) -> Plan {
     let service = &entry.stored.service;
     let missing = missing(ledger, service);
-    let asking = &mut entry.asking;
     if missing.is_empty() {
-        release(ledger, slot, asking);
-        *asking = Asking::default();
+        release(ledger, slot, entry.asking.take().as_deref());
         return Plan::Nothing;
     }
+    let asking = entry.asking.get_or_insert_default();
     let version = entry.stored.version;
     if asking.from == Some(version) || (asking.error.is_some() && !asking.due) {
         return Plan::Nothing;
@@ -198,7 +199,7 @@ fn plan(ledger: &mut Ledger, slot: Slot, entry: &mut Entry) -> Plan {
             })
         };
         let Some(number) = twin.or_else(other) else {
-            release(ledger, slot, asking);
+            release(ledger, slot, Some(asking));
             asking.numbers.clear();
             asking.due = true;
             let error = Some("none is left".to_owned());
@@ -241,8 +242,8 @@ pub(crate) fn refused(
     why: &str,
     blames_number: bool,
 ) {
-    let asking = &mut entry.asking;
-    release(ledger, slot, asking);
+    let asking = entry.asking.get_or_insert_default();
+    release(ledger, slot, Some(asking));
     let numbers = std::mem::take(&mut asking.numbers);
     if blames_number {
         asking.refused.extend(numbers.into_values());
@@ -253,6 +254,8 @@ pub(crate) fn refused(
 
 /// It is not known what came of it: the same is to be asked again, unless the Service shows it.
 pub(crate) fn again(entry: &mut Entry) {
-    entry.asking.from = None;
-    entry.asking.due = true;
+    if let Some(asking) = &mut entry.asking {
+        asking.from = None;
+        asking.due = true;
+    }
 }

@@ -91,13 +91,13 @@ impl Run<'_> {
             };
             let base = entry.base().clone();
             let mut old = std::mem::take(&mut entry.granted);
-            let left = std::mem::take(&mut entry.leaving);
+            let left = entry.leaving.take().map(|left| *left).unwrap_or_default();
             let terms_changed = std::mem::take(&mut entry.lets_go);
             let service = Arc::clone(&entry.stored.service);
             let old_service = std::mem::replace(&mut entry.granted_to, Arc::clone(&service));
             release(self.ledger, *slot, &old, &old_service);
             release(self.ledger, *slot, &left, &old_service);
-            asking::release(self.ledger, *slot, &entry.asking);
+            asking::release(self.ledger, *slot, entry.asking.as_deref());
             old.addresses.extend(left.addresses);
             let left_numbers = left.node_ports.into_values().collect();
             all.push(Before {
@@ -153,7 +153,7 @@ impl Run<'_> {
         let Some(entry) = self.index.get(slot) else {
             return;
         };
-        let written = entry.written.as_ref().map(|(held, _)| held);
+        let written = entry.written.as_ref().map(|written| &written.0);
         let mut leaving = Held::default();
         for held in [Some(&entry.stored.held), written].into_iter().flatten() {
             for address in &held.addresses {
@@ -181,7 +181,7 @@ impl Run<'_> {
         let ports_leave = |address: &IpAddr| !entry.leaving_ports(*address).is_empty();
         let lets_go = leaving != Held::default() || entry.granted.addresses.iter().any(ports_leave);
         if let Some(entry) = self.index.get_mut(slot) {
-            entry.leaving = leaving;
+            entry.leaving = (leaving != Held::default()).then(|| Box::new(leaving));
             entry.lets_go = lets_go;
         }
     }

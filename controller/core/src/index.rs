@@ -65,8 +65,8 @@ pub(crate) struct Entry {
     pub(crate) granted: Held,
     /// The Service as it was when that was written down.
     pub(crate) granted_to: Arc<Service>,
-    /// What it let go of and the store still shows it to have.
-    pub(crate) leaving: Held,
+    /// What it let go of and the store still shows it to have; nearly always nothing.
+    pub(crate) leaving: Option<Box<Held>>,
     /// Whether the store still shows it to have something that it let go of, a port on a shared
     /// address included.
     pub(crate) lets_go: bool,
@@ -75,10 +75,10 @@ pub(crate) struct Entry {
     /// one, what was written counts as taken.
     pub(crate) written_from: Option<u64>,
     /// What the store holds once it has taken the last write.
-    pub(crate) written: Option<(Held, Status)>,
+    pub(crate) written: Option<Box<(Held, Status)>>,
     pub(crate) standing: Standing,
-    /// Node ports that somebody else is asked for.
-    pub(crate) asking: Asking,
+    /// Node ports that somebody else is asked for, where it is.
+    pub(crate) asking: Option<Box<Asking>>,
 }
 
 impl Entry {
@@ -88,13 +88,13 @@ impl Entry {
             granted: Held::default(),
             granted_to: Arc::clone(&stored.service),
             stored,
-            leaving: Held::default(),
+            leaving: None,
             lets_go: false,
             waits: Vec::new(),
             written_from: None,
             written: None,
             standing: Standing::NotOurs,
-            asking: Asking::default(),
+            asking: None,
         }
     }
 
@@ -110,7 +110,7 @@ impl Entry {
     /// The ports that the store still shows, or soon may show, on an address, and that the Service
     /// does not have any more.
     pub(crate) fn leaving_ports(&self, address: IpAddr) -> Vec<PortKey> {
-        let written = self.written.iter().flat_map(|(_, status)| &status.ingress);
+        let written = self.written.iter().flat_map(|it| &it.1.ingress);
         let shown = self.stored.status.ingress.iter().chain(written);
         let ports = self.stored.service.ports.iter();
         let stays: BTreeSet<_> = ports.map(|port| port.key()).collect();
@@ -128,14 +128,14 @@ impl Entry {
     pub(crate) fn last_status(&self) -> &Status {
         self.written
             .as_ref()
-            .map_or(&self.stored.status, |(_, status)| status)
+            .map_or(&self.stored.status, |written| &written.1)
     }
 
     /// What the store has, as far as can be known.
     pub(crate) fn last_held(&self) -> &Held {
         self.written
             .as_ref()
-            .map_or(&self.stored.held, |(held, _)| held)
+            .map_or(&self.stored.held, |written| &written.0)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fairway_config::exchange::{Condition, PoolCount, PoolStatus};
+use fairway_config::exchange::{Condition, ConditionMap, PoolCount, PoolStatus};
 use fairway_config::names::ClusterName;
 use fairway_config::net::{AddressRange, IpFamily, from_bits, to_bits};
 use fairway_config::pool::AddressPool;
@@ -129,7 +129,7 @@ impl Pool {
 
     /// What its status is to say; conditions that do not change keep their time from `before`.
     pub(crate) fn status(&self, before: Option<&PoolStatus>, now: Timestamp) -> PoolStatus {
-        let mut conditions = BTreeMap::new();
+        let mut conditions = ConditionMap::default();
         let mut put = |kind: &'static str, status: bool, reason: &str, message: String| {
             let kind: Arc<str> = Arc::from(kind);
             let since = before

@@ -380,8 +380,8 @@ impl State {
             && stored.held == entry.granted
             && entry.stored.first_seen == stored.first_seen;
         // It says what was to be said: whatever comes in between has the status made again itself.
-        let told = entry.written.as_ref().is_some_and(|(held, status)| {
-            (held, status) == (&stored.held, &stored.status)
+        let told = entry.written.as_ref().is_some_and(|written| {
+            (&written.0, &written.1) == (&stored.held, &stored.status)
                 && entry.stored.source_problem == stored.source_problem
                 && entry.stored.source == stored.source
         });
@@ -405,11 +405,12 @@ impl State {
         if let Some(entry) = self.index.remove(slot) {
             self.asking.remove(slot, &entry);
             *self.services.of(entry.standing) -= 1;
-            for held in [&entry.granted, &entry.leaving] {
+            let had = || [Some(&entry.granted), entry.leaving.as_deref()];
+            for held in had().into_iter().flatten() {
                 release(&mut self.ledger, slot, held, &entry.granted_to);
             }
-            asking::release(&mut self.ledger, slot, &entry.asking);
-            for held in [&entry.granted, &entry.leaving] {
+            asking::release(&mut self.ledger, slot, entry.asking.as_deref());
+            for held in had().into_iter().flatten() {
                 let waits = waits_after_removal(&self.ledger, held, &entry.granted_to);
                 self.wakes.extend(waits);
             }
@@ -474,7 +475,7 @@ fn plan(entry: &mut Entry, status: fairway_config::exchange::Status) -> Option<W
     }
     let version = entry.stored.version;
     entry.written_from = Some(version);
-    entry.written = Some((entry.granted.clone(), status.clone()));
+    entry.written = Some(Box::new((entry.granted.clone(), status.clone())));
     Some(Write::Service {
         name: entry.stored.service.name.clone(),
         version,

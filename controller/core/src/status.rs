@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::exchange::{
-    ClaimKind, Condition, Ingress, IngressPort, IpMode, ListenerReport, ListenerState, Report,
-    Status,
+    ClaimKind, Condition, ConditionMap, Ingress, IngressPort, IpMode, ListenerReport,
+    ListenerState, Report, Status,
 };
 use fairway_config::names::ClusterName;
 use fairway_config::net::Protocol;
@@ -116,7 +116,7 @@ pub(crate) fn status(
     let mut conditions = Conditions {
         before: &entry.last_status().conditions,
         now,
-        made: BTreeMap::new(),
+        made: ConditionMap::default(),
     };
     let mut standing = Standing::NotOurs;
     let mut ingress = Vec::new();
@@ -148,7 +148,8 @@ pub(crate) fn status(
             }
         }
     }
-    let conditions = conditions.made;
+    let mut conditions = conditions.made;
+    conditions.shrink();
     (
         Status {
             ingress,
@@ -161,9 +162,9 @@ pub(crate) fn status(
 
 /// Conditions in the making.
 struct Conditions<'a> {
-    before: &'a BTreeMap<Arc<str>, Condition>,
+    before: &'a ConditionMap,
     now: Timestamp,
-    made: BTreeMap<Arc<str>, Condition>,
+    made: ConditionMap,
 }
 
 impl Conditions<'_> {

@@ -39,6 +39,7 @@ pub(super) fn read(object: &Value) -> Read {
             None => foreign.push(entry.clone()),
         }
     }
+    read.status.conditions.shrink();
     read.foreign = foreign.into();
     read
 }

@@ -71,11 +71,9 @@ pub(super) fn steps(record: &Record, addresses: &[IpAddr], wanted: &Status) -> V
     let mark = conditions::ADDRESS_ASSIGNED;
     if !record.stored.service.deleting
         && let Some((kind, condition)) = record.stored.status.conditions.get_key_value(mark)
+        && !between.conditions.contains_key(mark)
     {
-        between
-            .conditions
-            .entry(kind.clone())
-            .or_insert_with(|| condition.clone());
+        between.conditions.insert(kind.clone(), condition.clone());
     }
     if record.stored.status != between {
         steps.push(Step::Status(between.clone()));

@@ -212,7 +212,7 @@ fn overlapping_pools_say_so_and_give_an_address_once() {
     assert_eq!(world.got("young"), "10.0.0.3 30087 Assigned");
     for (name, other, used, available) in [("edge", "first", 2, 1), ("first", "edge", 2, 6)] {
         let status = world.pool_status(name);
-        let overlaps = &status.conditions["Overlaps"];
+        let overlaps = &status.conditions.get("Overlaps").unwrap();
         assert!(overlaps.status && *overlaps.reason == *"PoolsOverlap");
         let range = format!("Overlaps with pool '{other}' in 10.0.0.2-10.0.0.3.");
         assert!(overlaps.message.starts_with(&range), "{}", overlaps.message);
@@ -338,7 +338,7 @@ fn what_gateways_report_ends_in_programmed_and_in_the_ports() {
     );
     let status = world.status("shop");
     assert_eq!(
-        status.conditions["Programmed"].message,
+        status.conditions.get("Programmed").unwrap().message,
         "Gateway west, 10.0.0.1:80/TCP: another process holds the port"
     );
     let error = |world: &World| world.status("shop").ingress[0].ports[0].error.clone();
@@ -388,7 +388,14 @@ fn since_is_when_the_status_changed_and_not_the_reason() {
     let mut picky = pool();
     picky.service_selector = label("edge", "yes");
     let mut world = World::new(settings(), vec![]);
-    let since = |world: &World| world.status("shop").conditions["AddressAssigned"].since;
+    let since = |world: &World| {
+        world
+            .status("shop")
+            .conditions
+            .get("AddressAssigned")
+            .unwrap()
+            .since
+    };
     world.now = 10;
     world.put([service("shop", 1)]);
     assert_eq!(since(&world), Timestamp(10));

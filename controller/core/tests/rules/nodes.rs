@@ -10,7 +10,7 @@ fn counts(world: &World) -> (u128, u128, u128) {
 }
 
 fn ready(world: &World) -> (bool, &str) {
-    let ready = &world.pool_status("edge").conditions["Ready"];
+    let ready = &world.pool_status("edge").conditions.get("Ready").unwrap();
     (ready.status, &ready.message)
 }
 
