@@ -4,10 +4,15 @@
 //! an older one, and a watch that goes on from where it ended is told nothing until the versions have
 //! come that far again, which may take days. Whoever asks for the present version sees it: where it is
 //! older than one that was met before, everything is listed anew.
+//!
+//! One that was restored to a moment ago is soon as far as it was, and what was changed on the way there
+//! would not be told. But no backup is restored in a moment: where a watch has failed and nobody answers
+//! when the version is first asked for, a few seconds later, everything is listed anew, too. Most API
+//! servers would have that anyway after a restart (410).
 
 use std::fmt::Debug;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -79,6 +84,7 @@ where
                                 );
                                 watch.events = begin(&api, &config);
                             }
+                            Answer::Away => watch.events = begin(&api, &config),
                         }
                     }
                 }
@@ -102,6 +108,8 @@ enum Answer {
     Unsure,
     /// The versions have gone back.
     Rewound,
+    /// They may have gone back and come as far again.
+    Away,
 }
 
 /// What a watch failed with last, where it has not been heard of since.
@@ -149,6 +157,8 @@ impl Fault {
 struct Seen {
     newest: AtomicU64,
     fault: Mutex<Fault>,
+    /// The watch has failed, and no list has begun since.
+    cut: AtomicBool,
     failed: Notify,
 }
 
@@ -161,11 +171,29 @@ impl Seen {
             }
             Ok(Event::InitDone) => *lock(&self.fault) = Fault::None,
             // A list that has begun has not succeeded yet.
-            Ok(Event::Init) => {}
+            Ok(Event::Init) => self.cut.store(false, Ordering::Relaxed),
             Err(error) => {
+                self.cut.store(true, Ordering::Relaxed);
                 *lock(&self.fault) = Fault::of(error);
                 self.failed.notify_one();
             }
+        }
+    }
+
+    /// What an answer says that came at this version; `away`: the question had first been asked in vain;
+    /// `quiet`: see [`Fault::answered`].
+    fn answered(&self, version: Option<&str>, away: bool, quiet: bool) -> Answer {
+        let newest = self.newest.load(Ordering::Relaxed);
+        let now = self.version(version);
+        let was_cut = self.cut.swap(false, Ordering::Relaxed);
+        if now.is_some_and(|now| now < newest) {
+            self.newest
+                .store(now.unwrap_or_default(), Ordering::Relaxed);
+            Answer::Rewound
+        } else if away && was_cut {
+            Answer::Away
+        } else {
+            lock(&self.fault).answered(quiet)
         }
     }
 
@@ -195,28 +223,25 @@ where
     Box::pin(async move {
         // As little as a list can be; without a version it says what is so now.
         let least = ListParams::default().limit(1);
-        let mut wait = ASK_SOON;
+        let (mut wait, mut away) = (ASK_SOON, false);
         loop {
             let failed = tokio::time::timeout(ASK, seen.failed.notified()).await;
             tokio::time::sleep(spread(wait, RandomState::new().hash_one(()))).await;
-            let newest = seen.newest.load(Ordering::Relaxed);
             let answer = tokio::time::timeout(REQUEST, api.list_metadata(&least)).await;
             match answer {
                 Ok(Ok(list)) => {
-                    let now = seen.version(list.metadata.resource_version.as_deref());
-                    if now.is_some_and(|now| now < newest) {
-                        seen.newest
-                            .store(now.unwrap_or_default(), Ordering::Relaxed);
-                        return Answer::Rewound;
-                    }
-                    return lock(&seen.fault).answered(failed.is_err());
+                    let version = list.metadata.resource_version;
+                    return seen.answered(version.as_deref(), away, failed.is_err());
                 }
                 // It knows no such kind, or does not let us see it: the watch says so.
                 Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404) => {
                     wait = ASK_SOON;
                 }
-                // It is not there yet.
-                Ok(Err(_)) | Err(_) => {
+                // It is not there yet, or has no time.
+                answer => {
+                    let busy =
+                        matches!(&answer, Ok(Err(kube::Error::Api(status))) if status.code == 429);
+                    away |= !busy;
                     wait = (wait * 2).min(LONGEST);
                     seen.failed.notify_one();
                 }
@@ -272,6 +297,30 @@ mod tests {
         assert_eq!(*lock(&seen.fault), Fault::Refusal);
         seen.note::<Object>(&Ok(Event::InitDone));
         assert_eq!(*lock(&seen.fault), Fault::None);
+    }
+
+    #[test]
+    fn after_an_absence_everything_is_listed_anew_where_the_watch_did_not_do_so_itself() {
+        type Object = kube::core::PartialObjectMeta<k8s_openapi::api::core::v1::Service>;
+        let failed = || Error::WatchStartFailed(kube::Error::Api(status(503)));
+        let seen = Seen::default();
+        assert_eq!(seen.answered(Some("100"), false, true), Answer::Alive);
+        // Back at 90, and at 120 when it is asked: nobody can tell.
+        seen.note::<Object>(&Err(failed()));
+        assert_eq!(seen.answered(Some("120"), true, false), Answer::Away);
+        assert_eq!(seen.answered(Some("121"), false, true), Answer::Alive);
+        // It was there all the time, or the watch was.
+        seen.note::<Object>(&Err(failed()));
+        assert_eq!(seen.answered(Some("122"), false, false), Answer::Alive);
+        assert_eq!(seen.answered(Some("123"), true, false), Answer::Alive);
+        // The watch has begun to list by itself.
+        seen.note::<Object>(&Err(failed()));
+        seen.note::<Object>(&Ok(Event::Init));
+        assert_eq!(seen.answered(Some("124"), true, false), Answer::Alive);
+        // And what has gone back has, whoever was away.
+        seen.note::<Object>(&Err(failed()));
+        assert_eq!(seen.answered(Some("90"), true, false), Answer::Rewound);
+        assert_eq!(seen.answered(Some("91"), false, false), Answer::Alive);
     }
 
     #[test]
