@@ -1,12 +1,13 @@
 //! The sockets of one listener, on all workers.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::{TaskTrackerToken, TrackedFuture};
 
 use crate::descriptors::Permit;
+use crate::engine::{Command, Mailbox};
 use crate::hops::Guard;
 
 /// The sockets of one listener, on all workers: what they take, how they are told to close, and how
@@ -26,6 +27,8 @@ struct Sockets {
     guard: Guard,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// The workers that accept at them, by this number.
+    accepting: OnceLock<(u32, Vec<Arc<Mailbox>>)>,
     _permit: Permit,
 }
 
@@ -36,8 +39,14 @@ impl Binding {
             guard,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            accepting: OnceLock::new(),
             _permit: permit,
         }))
+    }
+
+    /// These workers accept at its sockets, by that number. Said once.
+    pub(crate) fn accepted_by(&self, number: u32, workers: Vec<Arc<Mailbox>>) {
+        let _ = self.0.accepting.set((number, workers));
     }
 
     /// What the sockets take.
@@ -49,16 +58,16 @@ impl Binding {
     pub(crate) fn close(&self) {
         self.0.stop.cancel();
         self.0.tasks.close();
+        if let Some((number, workers)) = self.0.accepting.get() {
+            for worker in workers {
+                worker.send(Command::Close(*number));
+            }
+        }
     }
 
     /// Waits until they have, those included that no worker has got to yet.
     pub(crate) async fn closed(&self) {
         self.0.tasks.wait().await;
-    }
-
-    /// What tells a task that it is to close its socket.
-    pub(crate) fn stop(&self) -> CancellationToken {
-        self.0.stop.clone()
     }
 
     /// Waits until the sockets are told to close.

@@ -318,7 +318,11 @@ impl Control {
 
     fn drain_endpoints(&mut self, port: Arc<Port>) {
         let drain = self.settings.drain_timeout;
-        if let Some(until) = port.drain(std::time::Instant::now(), drain) {
+        let drained = port.drain(std::time::Instant::now(), drain);
+        if drained.cut {
+            self.programmer.cut();
+        }
+        if let Some(until) = drained.next {
             let until = Instant::from_std(until);
             self.drains
                 .entry(until)
@@ -340,6 +344,7 @@ impl Control {
                     Drain::Endpoints(port) => self.drain_endpoints(port),
                 }
             }
+            self.programmer.cut();
         }
     }
 
@@ -399,16 +404,14 @@ impl Control {
     async fn stop(mut self) {
         tracing::info!("no longer accepting, connections drain");
         self.programmer.close().await;
+        self.programmer.drain();
         self.shared.connections.close();
         let ended = self.shared.connections.wait();
         if tokio::time::timeout(self.settings.drain_timeout, ended)
             .await
             .is_err()
         {
-            tracing::warn!(
-                connections = self.shared.connections.len(),
-                "time to drain is over, connections are cut"
-            );
+            tracing::warn!("time to drain is over, connections are cut");
             let draining = self
                 .drains
                 .into_values()
@@ -424,6 +427,7 @@ impl Control {
             for port in draining.chain(serving) {
                 port.cut.cancel();
             }
+            self.programmer.cut();
             let _ = tokio::time::timeout(CUT, self.shared.connections.wait()).await;
         }
         self.programmer.end().await;

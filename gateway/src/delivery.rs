@@ -11,7 +11,6 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
-use socket2::SockRef;
 use tokio_util::sync::CancellationToken;
 
 /// How soon it is looked again whether the client has all, doubled up to [`SELDOM`]. Most have it a
@@ -33,18 +32,43 @@ pub(crate) fn unacknowledged(socket: &impl AsFd) -> usize {
     queued.map_or(0, |bytes| usize::try_from(bytes).unwrap_or_default())
 }
 
-/// Waits until the peer of a TCP socket has acknowledged all that was written, the end of the
-/// stream included where that was said. False where it never will: the connection is gone, or it
-/// was `cut` before.
+/// How it stands with what was written to a TCP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// Its peer has acknowledged all, the end of the stream included where that was said.
+    Done,
+    /// Some is under way.
+    UnderWay,
+    /// The connection is gone, and some was under way.
+    Lost,
+}
+
+/// How it stands with what was written to a TCP socket.
 ///
 /// Where nothing is under way, as after most connections, this is one system call.
+pub(crate) fn state(socket: &impl AsFd) -> Delivery {
+    if unacknowledged(socket) == 0 {
+        return Delivery::Done;
+    }
+    // In this order: what has just ended well has nothing under way any more.
+    if rustix::net::getpeername(socket).is_ok() {
+        Delivery::UnderWay
+    } else if unacknowledged(socket) == 0 {
+        Delivery::Done
+    } else {
+        Delivery::Lost
+    }
+}
+
+/// Waits until nothing that was written to a TCP socket is under way. False where its peer will never
+/// have it: the connection is gone, or it was `cut` before.
 pub(crate) async fn delivered(socket: &impl AsFd, cut: &CancellationToken) -> bool {
     let mut pause = SOON;
-    while unacknowledged(socket) > 0 {
-        // In this order: what has just ended well has nothing under way any more.
-        let connected = SockRef::from(socket).peer_addr().is_ok();
-        if !connected {
-            return unacknowledged(socket) == 0;
+    loop {
+        match state(socket) {
+            Delivery::Done => return true,
+            Delivery::Lost => return false,
+            Delivery::UnderWay => {}
         }
         let sleep = tokio::time::sleep(pause);
         if cut.run_until_cancelled(sleep).await.is_none() {
@@ -52,7 +76,6 @@ pub(crate) async fn delivered(socket: &impl AsFd, cut: &CancellationToken) -> bo
         }
         pause = (pause * 2).min(SELDOM);
     }
-    true
 }
 
 #[cfg(test)]
@@ -61,6 +84,8 @@ mod tests {
 
     use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
+
+    use socket2::SockRef;
 
     use super::*;
 

@@ -12,13 +12,11 @@
 //! ports hold is never taken back, so that ports that fill up one after the other, and are never done,
 //! leave an eighth each of what the one before did.
 
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::{Notify, Semaphore};
 
 use crate::counters::Counter;
 
@@ -42,19 +40,19 @@ const POOLED: usize = 512;
 /// More than this is not asked for: the kernel's own default bound for a process (`fs.nr_open`).
 const MOST: u64 = 1 << 20;
 
-/// How long to wait where the kernel refuses although the budget does not: the host as a whole may
-/// be short of files or of memory for sockets.
-const EXHAUSTED: Duration = Duration::from_millis(100);
-
 /// How often it is logged that accepting pauses, at most.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// Tells a worker that there is leave again.
+type Waker = Box<dyn Fn() + Send + Sync>;
+
 /// A budget of file descriptors.
-#[derive(Debug)]
 pub(crate) struct Descriptors {
-    free: Semaphore,
-    /// Told when something is given back.
-    released: Notify,
+    free: AtomicUsize,
+    /// Somebody is to be told when something is given back.
+    awaited: AtomicBool,
+    /// Who.
+    waiting: OnceLock<Vec<Waker>>,
     total: usize,
     pooled: usize,
     /// Somebody waits, or did so last.
@@ -89,8 +87,7 @@ impl Drop for Permit {
         if let Some(share) = &self.share {
             share.0.fetch_sub(count, Ordering::Relaxed);
         }
-        self.descriptors.free.add_permits(count);
-        self.descriptors.released.notify_waiters();
+        self.descriptors.give(count);
     }
 }
 
@@ -131,12 +128,11 @@ impl Descriptors {
         let workers = workers.max(1);
         let reserve = RESERVE.max(limit / 10).min(limit / 2);
         let pooled = (limit / 8 / workers).min(POOLED);
-        let total = limit
-            .saturating_sub(reserve + pooled * workers)
-            .min(Semaphore::MAX_PERMITS);
+        let total = limit.saturating_sub(reserve + pooled * workers);
         Self {
-            free: Semaphore::new(total),
-            released: Notify::new(),
+            free: AtomicUsize::new(total),
+            awaited: AtomicBool::new(false),
+            waiting: OnceLock::new(),
             total,
             pooled,
             pausing: AtomicBool::new(false),
@@ -157,8 +153,19 @@ impl Descriptors {
 
     /// Brings the metric up to date.
     pub(crate) fn observe(&self) {
-        let used = self.total.saturating_sub(self.free.available_permits());
+        let used = self.total.saturating_sub(self.free());
         metrics::gauge!(DESCRIPTORS, "state" => "used").set(used as f64);
+    }
+
+    /// Whom to tell that something was given back, after [`Self::take_or_pause`] gave nothing. May be
+    /// said once.
+    pub(crate) fn wake(&self, waiting: Vec<Waker>) {
+        let _ = self.waiting.set(waiting);
+    }
+
+    /// How many are free.
+    fn free(&self) -> usize {
+        self.free.load(Ordering::Relaxed)
     }
 
     /// Takes so many, if there are as many and the port that they are for may have them; none where
@@ -167,59 +174,64 @@ impl Descriptors {
         if !self.allows(share, count) {
             return None;
         }
-        self.free.try_acquire_many(count).ok()?.forget();
+        let less = |free: usize| free.checked_sub(count as usize);
+        self.free
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, less)
+            .ok()?;
         if self.pausing.load(Ordering::Relaxed) {
             self.go_on();
         }
         Some(self.permit(share, count))
     }
 
-    /// Takes so many for what can be done without, if that leaves to others what no port may have.
-    pub(crate) fn take_spare(self: &Arc<Self>, count: u32) -> Option<Permit> {
-        let left = self.free.available_permits().checked_sub(count as usize)?;
-        (left > self.total / (MULTIPLE + 1))
-            .then(|| self.take(None, count))
-            .flatten()
-    }
-
-    /// Waits until the port may have so many, and there are as many, in the order of those who wait
-    /// for that.
-    pub(crate) async fn wait(self: &Arc<Self>, share: Option<&Arc<Share>>, count: u32) -> Permit {
-        self.pause(if self.free.available_permits() < count as usize {
+    /// The same for who waits where there are none: it is told when something is given back.
+    pub(crate) fn take_or_pause(
+        self: &Arc<Self>,
+        share: Option<&Arc<Share>>,
+        count: u32,
+    ) -> Option<Permit> {
+        if let Some(permit) = self.take(share, count) {
+            return Some(permit);
+        }
+        self.pause(if self.free() < count as usize {
             "the limit of file descriptors is used up"
         } else {
             "a port has its share of the file descriptors"
         });
-        let mut released = pin!(self.released.notified());
-        loop {
-            // Listens before it looks, so that nothing that is given back meanwhile is missed.
-            released.as_mut().enable();
-            if self.allows(share, count) {
-                break;
+        self.awaited.store(true, Ordering::SeqCst);
+        // What was given back just before it was said is not told.
+        self.take(share, count)
+    }
+
+    fn give(&self, count: usize) {
+        self.free.fetch_add(count, Ordering::SeqCst);
+        if self.awaited.load(Ordering::SeqCst) && self.awaited.swap(false, Ordering::SeqCst) {
+            for wake in self.waiting.get().into_iter().flatten() {
+                wake();
             }
-            released.as_mut().await;
-            released.set(self.released.notified());
         }
-        match self.free.acquire_many(count).await {
-            Ok(permit) => permit.forget(),
-            // It is never closed.
-            Err(_closed) => std::future::pending().await,
-        }
-        self.permit(share, count)
+    }
+
+    /// Takes so many for what can be done without, if that leaves to others what no port may have.
+    pub(crate) fn take_spare(self: &Arc<Self>, count: u32) -> Option<Permit> {
+        let left = self.free().checked_sub(count as usize)?;
+        (left > self.total / (MULTIPLE + 1))
+            .then(|| self.take(None, count))
+            .flatten()
     }
 
     /// Whether a port may have so many more. One that holds nothing has its turn with the others.
     fn allows(&self, share: Option<&Arc<Share>>, count: u32) -> bool {
         let held = share.map_or(0, |share| share.0.load(Ordering::Relaxed));
         let count = count as usize;
-        let left = self.free.available_permits().saturating_sub(count);
+        let left = self.free().saturating_sub(count);
         held == 0 || held + count <= MULTIPLE * left
     }
 
-    /// Waits a little, as the kernel had none although there should be some.
-    pub(crate) async fn exhausted(&self, error: &std::io::Error) {
+    /// The kernel had none although there should be some: the host as a whole may be short of files
+    /// or of memory for sockets.
+    pub(crate) fn exhausted(&self, error: &std::io::Error) {
         self.pause(&error.to_string());
-        tokio::time::sleep(EXHAUSTED).await;
     }
 
     fn permit(self: &Arc<Self>, share: Option<&Arc<Share>>, count: u32) -> Permit {
@@ -267,6 +279,12 @@ impl Descriptors {
         if std::mem::take(&mut logged.open) {
             tracing::info!("accepting goes on");
         }
+    }
+}
+
+impl std::fmt::Debug for Descriptors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} descriptors", self.free(), self.total)
     }
 }
 

@@ -14,8 +14,7 @@ use tokio::task::AbortHandle;
 
 use crate::counters::ConnectError;
 use crate::descriptors::Permit;
-use crate::dial::Active;
-use crate::port::Port;
+use crate::port::{Active, Port};
 use crate::slot::{Slot, Target};
 
 /// A flow that no endpoint has answered goes after this, one that has been answered after

@@ -70,6 +70,11 @@ impl Gateway {
             what: "a worker",
             source,
         })?;
+        let wakers = workers.iter().map(|worker| {
+            let mailbox = worker.mailbox().clone();
+            Box::new(move || mailbox.wake()) as _
+        });
+        shared.descriptors.wake(wakers.collect());
         let gateway = Self {
             name: settings.name.clone(),
             started: now(),
@@ -258,7 +263,7 @@ impl Gateway {
 
     /// Bytes that passed from socket to socket without entering this process.
     pub fn spliced_bytes(&self) -> u64 {
-        crate::relay::SPLICED.get()
+        crate::engine::spliced()
     }
 }
 

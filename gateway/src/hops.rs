@@ -27,7 +27,6 @@ use std::os::fd::AsFd;
 use fairway_config::net::{ClientAddr, Protocol};
 use fairway_gateway_core::route::RoutePort;
 use socket2::{SockFilter, SockRef};
-use tokio::net::TcpStream;
 
 use crate::counters::Rejection;
 
@@ -49,14 +48,14 @@ impl Hops {
     /// None is left: it is a loop.
     pub(crate) fn left(
         route: &RoutePort,
-        stream: &TcpStream,
+        socket: &impl AsFd,
         client: ClientAddr,
     ) -> Result<Option<Self>, Rejection> {
         if !forwards(route) {
             return Ok(None);
         }
         // What can't be told is none: better refused than without end.
-        let arrived = arrived(stream, client).unwrap_or_default();
+        let arrived = arrived(socket, client).unwrap_or_default();
         Self::after(arrived).map(Some).ok_or(Rejection::Loop)
     }
 
@@ -146,8 +145,8 @@ fn unforwarded(is_ipv4: bool) -> [SockFilter; 4] {
 /// How many hops the last packet of a connection's handshake had left. Linux keeps them where a
 /// datagram socket has those of its multicasts, for connections without another use
 /// (`tcp_v4_syn_recv_sock` in net/ipv4/tcp_ipv4.c, and its like for IPv6).
-fn arrived(stream: &TcpStream, client: ClientAddr) -> io::Result<u32> {
-    let socket = SockRef::from(stream);
+fn arrived(socket: &impl AsFd, client: ClientAddr) -> io::Result<u32> {
+    let socket = SockRef::from(socket);
     if client.0.is_ipv4() {
         socket.multicast_ttl_v4()
     } else {

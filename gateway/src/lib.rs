@@ -6,12 +6,11 @@
 //!    out. It is fed by `host` (the addresses of this host) and `names` (DNS);
 //! 3. `programmer`: from claims to sockets, with `socket` (binding) and `local` (routes that make a
 //!    VIP local); `slot`: one place to listen and whom it serves; `binding`: its sockets;
-//! 4. `worker`: pinned threads with a runtime each; `context`: what the tasks of one share, `shared`:
-//!    what all do;
-//! 5. `tcp`, `dial`, `relay`, `delivery`: a connection from accept until its client has the last
-//!    byte, with `buffers` it borrows and `descriptors` it needs leave for, and `hops` that end
-//!    loops; `udp`, `flows`: datagrams;
-//!    `health`: `healthCheckNodePort`;
+//! 4. `worker`: pinned threads, two for each processor: one for `engine`, one for `tasks`; `context`:
+//!    what the tasks of one share, `shared`: what all do;
+//! 5. `engine`: TCP connections from accept until the client has the last byte, with `delivery`,
+//!    `buffers` they borrow and `descriptors` they need leave for, and `hops` that end loops; `udp`,
+//!    `flows`: datagrams; `health`: `healthCheckNodePort`;
 //! 6. [`port`]: what TCP, UDP and HTTP share of a port; [`counters`]: what its metrics are made of;
 //! 7. [`http`]: ports that are balanced by request, on pingora;
 //! 8. [`admin`], [`metrics`]: what people and scrapers see.
@@ -35,7 +34,7 @@ mod control;
 pub mod counters;
 mod delivery;
 mod descriptors;
-mod dial;
+mod engine;
 mod flows;
 pub mod gateway;
 mod health;
@@ -48,13 +47,12 @@ mod names;
 pub mod port;
 mod programmer;
 mod published;
-mod relay;
 pub mod reports;
 pub mod settings;
 mod shared;
 mod slot;
 mod socket;
-mod tcp;
+mod tasks;
 mod udp;
 mod worker;
 

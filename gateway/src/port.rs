@@ -69,6 +69,38 @@ pub struct EndpointState {
     leaving: Mutex<Option<Instant>>,
 }
 
+/// Counts as a connection, or a flow, of an endpoint for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Active(Arc<EndpointState>);
+
+impl Active {
+    /// One more.
+    pub(crate) fn new(state: Arc<EndpointState>) -> Self {
+        state.active.increment();
+        Self(state)
+    }
+
+    /// The endpoint's state.
+    pub(crate) fn state(&self) -> &EndpointState {
+        &self.0
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.decrement();
+    }
+}
+
+/// How it stands with endpoints that are listed no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// When it is to be looked again, if ever.
+    pub next: Option<Instant>,
+    /// Some that have connections were cut.
+    pub cut: bool,
+}
+
 impl Port {
     /// A port with its first route. `seed` makes its round-robin start somewhere.
     pub fn new(route: Arc<RoutePort>, seed: u64) -> Self {
@@ -153,14 +185,15 @@ impl Port {
     }
 
     /// Looks after endpoints that the route lists no more: they keep their connections until
-    /// `drain` is over and are cut then. Returns when it is to be called again, if ever.
-    pub fn drain(&self, now: Instant, drain: Duration) -> Option<Instant> {
+    /// `drain` is over and are cut then.
+    pub fn drain(&self, now: Instant, drain: Duration) -> Drained {
         let route = self.route.load();
         let mut endpoints = self
             .endpoints
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let mut next: Option<Instant> = None;
+        let mut cut = false;
         endpoints.retain(|addr, state| {
             let mut leaving = state.leaving.lock().unwrap_or_else(PoisonError::into_inner);
             if route.endpoints.lists(*addr) {
@@ -169,14 +202,16 @@ impl Port {
             }
             let until = *leaving.get_or_insert(now + drain);
             // One that is held elsewhere is just being dialled, or has connections.
-            if until <= now || Arc::strong_count(state) == 1 {
+            let used = Arc::strong_count(state) > 1;
+            if until <= now || !used {
+                cut |= used;
                 state.cut.cancel();
                 return false;
             }
             next = Some(next.map_or(until, |next| next.min(until)));
             true
         });
-        next
+        Drained { next, cut }
     }
 }
 

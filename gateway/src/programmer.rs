@@ -23,10 +23,11 @@ use tokio::time::Instant;
 use self::entry::{Claimants, Entry, Failed, Standing};
 pub(crate) use self::opener::Opener;
 use crate::binding::Binding;
+use crate::engine::Command;
 use crate::port::Port;
 use crate::slot::{Place, Slot, Target};
 use crate::socket::BindError;
-use crate::worker::Command;
+use crate::tasks::Task;
 
 /// How often it is looked whether the last connection to an address that retires has ended.
 const RETIRE: Duration = Duration::from_millis(100);
@@ -143,7 +144,7 @@ impl Programmer {
                 {
                     if place.protocol == Protocol::Udp {
                         for worker in &self.opener.workers {
-                            worker.command(Command::Sweep(entry.slot.clone())).await;
+                            worker.tasks().send(Task::Sweep(entry.slot.clone()));
                         }
                     }
                 }
@@ -392,6 +393,20 @@ impl Programmer {
         }
         for binding in closing {
             binding.closed().await;
+        }
+    }
+
+    /// Connections whose port or endpoint is cut are to end now.
+    pub(crate) fn cut(&self) {
+        for worker in &self.opener.workers {
+            worker.mailbox().send(Command::Cut);
+        }
+    }
+
+    /// Nothing comes any more: workers are to say when their last connection has ended.
+    pub(crate) fn drain(&self) {
+        for worker in &self.opener.workers {
+            worker.mailbox().send(Command::Drain);
         }
     }
 

@@ -215,15 +215,20 @@ fn unbound(place: Place, freebind: bool, shared: bool) -> io::Result<Socket> {
 /// proxy, a connection may be silent for as long as both ends are there.
 ///
 /// Connections inherit it from the socket that they were accepted from.
-pub(crate) fn tune(socket: &impl AsFd) {
-    let socket = SockRef::from(socket);
+fn tune(socket: &impl AsFd) {
+    // It can't fail on a TCP socket; and a connection works without it.
+    let _ = SockRef::from(socket).set_tcp_nodelay(true);
+    keep_alive(socket);
+}
+
+/// Lets the kernel find out that a silent peer is gone.
+pub(crate) fn keep_alive(socket: &impl AsFd) {
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(15))
         .with_retries(4);
-    // Neither can fail on a TCP socket; and a connection works without them.
-    let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_keepalive(&keepalive);
+    // As above.
+    let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }
 
 /// Makes room for datagrams that come while their worker is busy.

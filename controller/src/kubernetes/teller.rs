@@ -26,8 +26,8 @@ use crate::feed::lock;
 /// Events that wait, at most.
 const WAITING: usize = 16_384;
 
-/// Requests on their way at a time: few, for statuses go first.
-const CONCURRENT: usize = 4;
+/// Requests on their way at a time: statuses go first, and an API server has only so many processors.
+const CONCURRENT: usize = 1;
 
 /// How often an event is sent that is refused each time, and the first pause before it is sent again;
 /// each is three times the one before, four seconds in all.

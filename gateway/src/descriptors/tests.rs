@@ -1,7 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use futures::FutureExt;
-
 use super::*;
 
 #[test]
@@ -23,40 +21,35 @@ fn the_budget_leaves_a_part_to_the_rest_of_the_process() {
     }
 }
 
-#[tokio::test]
-async fn who_waits_gets_what_is_given_back_in_order() {
+#[test]
+fn who_was_turned_away_is_told_once_when_something_is_given_back() {
     let descriptors = Arc::new(Descriptors::new(16, 1));
+    let told = Arc::new(AtomicUsize::new(0));
+    let waker = {
+        let told = told.clone();
+        move || {
+            told.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    descriptors.wake(vec![Box::new(waker)]);
     let all = u32::try_from(descriptors.total()).unwrap();
-    let taken = descriptors.take(None, all).unwrap();
-    assert!(descriptors.take(None, 1).is_none());
-    let mut first = pin!(descriptors.wait(None, all));
-    let mut second = pin!(descriptors.wait(None, 1));
-    assert!(first.as_mut().now_or_never().is_none());
-    assert!(second.as_mut().now_or_never().is_none());
+    let taken = descriptors.take(None, all - 1).unwrap();
+    drop(descriptors.take(None, 1).unwrap());
+    assert_eq!(told.load(Ordering::Relaxed), 0, "nobody waits");
+    assert!(descriptors.take_or_pause(None, 2).is_none());
+    assert!(descriptors.take_or_pause(None, 2).is_none());
     assert_eq!(descriptors.pauses.get(), 1, "one row of pauses");
     drop(taken);
-    let first = first.now_or_never().unwrap();
-    assert!(second.as_mut().now_or_never().is_none());
-    drop(first);
-    drop(second.now_or_never().unwrap());
-    assert!(descriptors.take(None, all).is_some());
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+    drop(descriptors.take_or_pause(None, all).unwrap());
+    assert_eq!(told.load(Ordering::Relaxed), 1, "nobody waits any more");
     assert!(!descriptors.pausing.load(Ordering::Relaxed), "it goes on");
-}
-
-#[tokio::test]
-async fn who_no_longer_waits_takes_nothing() {
-    let descriptors = Arc::new(Descriptors::new(16, 1));
-    let all = u32::try_from(descriptors.total()).unwrap();
-    let taken = descriptors.take(None, all).unwrap();
-    assert!(descriptors.wait(None, 2).now_or_never().is_none());
-    drop(taken);
-    assert!(descriptors.take(None, all).is_some());
 }
 
 /// A budget of 800.
 fn eight_hundred() -> Arc<Descriptors> {
     let mut descriptors = Descriptors::new(0, 1);
-    descriptors.free.add_permits(800);
+    descriptors.free = AtomicUsize::new(800);
     descriptors.total = 800;
     Arc::new(descriptors)
 }
@@ -103,24 +96,32 @@ fn ports_that_want_all_get_the_same() {
         let held = share.0.load(Ordering::Relaxed);
         assert!((150..=156).contains(&held), "{held}");
     }
-    assert!(descriptors.free.available_permits() >= 20);
+    assert!(descriptors.free() >= 20);
 }
 
-#[tokio::test]
-async fn a_port_that_has_its_share_waits_until_anything_is_given_back() {
+#[test]
+fn a_port_that_has_its_share_gets_more_as_soon_as_anything_is_given_back() {
     let descriptors = eight_hundred();
     let (greedy, other) = (Arc::new(Share::default()), Arc::new(Share::default()));
     let others = fill(&descriptors, &other).split_off(300);
     let mut taken = fill(&descriptors, &greedy);
-    {
-        let mut waiting = pin!(descriptors.wait(Some(&greedy), CONNECTION));
-        assert!(waiting.as_mut().now_or_never().is_none());
-        drop(others);
-        taken.extend(waiting.now_or_never());
-    }
+    assert!(
+        descriptors
+            .take_or_pause(Some(&greedy), CONNECTION)
+            .is_none()
+    );
+    drop(others);
+    taken.extend(descriptors.take_or_pause(Some(&greedy), CONNECTION));
     taken.extend(fill(&descriptors, &greedy));
-    let mut waiting = pin!(descriptors.wait(Some(&greedy), CONNECTION));
-    assert!(waiting.as_mut().now_or_never().is_none());
+    assert!(
+        descriptors
+            .take_or_pause(Some(&greedy), CONNECTION)
+            .is_none()
+    );
     taken.pop();
-    assert!(waiting.now_or_never().is_some());
+    assert!(
+        descriptors
+            .take_or_pause(Some(&greedy), CONNECTION)
+            .is_some()
+    );
 }

@@ -7,10 +7,12 @@ use socket2::SockFilter;
 
 use crate::binding::Binding;
 use crate::descriptors::Descriptors;
+use crate::engine::{Command, Listening};
 use crate::local::LocalRoutes;
 use crate::slot::{Place, Slot, Target};
 use crate::socket::{self, BindError, Sockets};
-use crate::worker::{Command, Worker};
+use crate::tasks::Task;
+use crate::worker::Worker;
 
 /// [`socket::bind`], or what a test has in its place.
 pub(super) type Bind =
@@ -22,6 +24,8 @@ pub(crate) struct Opener {
     pub(super) routes: LocalRoutes,
     descriptors: Arc<Descriptors>,
     bind: Bind,
+    /// The last number that the sockets of a place were given.
+    number: u32,
 }
 
 impl std::fmt::Debug for Opener {
@@ -55,6 +59,7 @@ impl Opener {
             routes,
             descriptors,
             bind,
+            number: 0,
         }
     }
 
@@ -104,24 +109,39 @@ impl Opener {
         };
         let fail = |error| BindError::of(place, &error);
         let binding = Binding::new(guard, permit);
-        let mut commands = Vec::with_capacity(count);
         match sockets {
             Sockets::Tcp(listeners) => {
-                for (worker, listener) in self.workers.iter().zip(listeners) {
-                    let listener = worker.register_tcp(listener).map_err(fail)?;
-                    commands.push(Command::Tcp(listener, slot.clone(), binding.part()));
+                // Four thousand million changes of listeners later the first are long gone.
+                self.number = self.number.wrapping_add(1);
+                let number = self.number;
+                let workers = || self.workers.iter().zip(&listeners);
+                // All stand, or none.
+                for (worker, listener) in workers() {
+                    worker.mailbox().register(listener, number).map_err(fail)?;
+                }
+                let mailboxes = workers().map(|(worker, _)| worker.mailbox().clone());
+                binding.accepted_by(number, mailboxes.collect());
+                for (worker, socket) in self.workers.iter().zip(listeners) {
+                    let listening = Listening {
+                        socket,
+                        slot: slot.clone(),
+                        _part: binding.part(),
+                    };
+                    worker
+                        .mailbox()
+                        .send(Command::Listen(number, Box::new(listening)));
                 }
             }
             Sockets::Udp(sockets) => {
+                let mut tasks = Vec::with_capacity(count);
                 for (worker, socket) in self.workers.iter().zip(sockets) {
-                    let socket = worker.register_udp(socket).map_err(fail)?;
-                    commands.push(Command::Udp(socket, slot.clone(), binding.part()));
+                    let socket = worker.tasks().register(socket).map_err(fail)?;
+                    tasks.push(Task::Udp(socket, slot.clone(), binding.part()));
+                }
+                for (worker, task) in self.workers.iter().zip(tasks) {
+                    worker.tasks().send(task);
                 }
             }
-        }
-        // All stand, or none.
-        for (worker, command) in self.workers.iter().zip(commands) {
-            worker.command(command).await;
         }
         Ok(binding)
     }

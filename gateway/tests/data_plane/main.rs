@@ -8,6 +8,7 @@
     clippy::panic
 )]
 
+mod carrying;
 mod delivery;
 mod harness;
 mod listeners;

@@ -1,0 +1,256 @@
+//! Accepting: who comes in, and who waits while there is no leave for another connection.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fairway_config::net::ClientAddr;
+use fairway_config::service::AppProtocol;
+use rustix::net::{SocketFlags, acceptfrom_with};
+
+use super::Engine;
+use super::connection::Connection;
+use super::mailbox::Listening;
+use super::poll::Token;
+use crate::descriptors::{CONNECTION, Permit};
+use crate::hops::Hops;
+use crate::port::Open;
+use crate::slot::{Slot, Target};
+use crate::socket;
+use crate::tasks::{Accepted, Tasks};
+
+/// Connections accepted at one socket before others have their turn, at most.
+const MOST: u32 = 64;
+
+/// How long to wait before it is tried again where the kernel had no file or no memory, or nobody
+/// said that there is leave again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The sockets that a worker accepts at.
+pub(super) struct Listeners {
+    by_number: HashMap<u32, Listener>,
+    /// Those that wait for leave, in the order in which they have their turn.
+    paused: VecDeque<u32>,
+    /// When those are tried again, whatever is said.
+    retry: Option<Instant>,
+    tasks: Tasks,
+}
+
+struct Listener {
+    listening: Listening,
+    /// How many are accepted at once: so many as there were lately. One more would cost a system
+    /// call that accepts nothing.
+    batch: u32,
+    paused: bool,
+}
+
+/// How accepting at a socket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepting {
+    /// For now; epoll tells when there is more.
+    Enough,
+    /// There is no leave for another connection.
+    NoLeave,
+}
+
+impl Listeners {
+    pub(super) fn new(tasks: Tasks) -> Self {
+        Self {
+            by_number: HashMap::new(),
+            paused: VecDeque::new(),
+            retry: None,
+            tasks,
+        }
+    }
+
+    pub(super) fn insert(&mut self, number: u32, listening: Listening) {
+        let listener = Listener {
+            listening,
+            batch: 1,
+            paused: false,
+        };
+        self.by_number.insert(number, listener);
+    }
+
+    /// When those that wait for leave are tried again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.retry.is_some_and(|retry| retry <= now)
+    }
+}
+
+impl Engine {
+    /// Connections wait at a socket.
+    pub(super) fn accept(&mut self, number: u32) {
+        let Some(listener) = self.listeners.by_number.get(&number) else {
+            // Its command is on its way.
+            self.commands();
+            return;
+        };
+        let (slot, batch) = (listener.listening.slot.clone(), listener.batch);
+        let (accepted, end) = self.accept_at(number, &slot, batch);
+        let Some(listener) = self.listeners.by_number.get_mut(&number) else {
+            return;
+        };
+        listener.batch = if accepted == batch {
+            (batch * 2).min(MOST)
+        } else {
+            accepted.max(1)
+        };
+        if end == Accepting::NoLeave && !listener.paused {
+            listener.paused = true;
+            let socket = &listener.listening.socket;
+            let listen = self
+                .mailbox
+                .poll()
+                .listen(socket, Token::Listener(number), false);
+            if let Err(error) = listen {
+                tracing::warn!(%error, "a listener can't be paused");
+            }
+            self.listeners.paused.push_back(number);
+            self.listeners.retry = Some(Instant::now() + PAUSE);
+        }
+    }
+
+    /// There may be leave again.
+    pub(super) fn resume(&mut self) {
+        self.listeners.retry = None;
+        for _ in 0..self.listeners.paused.len() {
+            let Some(number) = self.listeners.paused.pop_front() else {
+                break;
+            };
+            let Some(listener) = self.listeners.by_number.get(&number) else {
+                continue;
+            };
+            let slot = listener.listening.slot.clone();
+            // One each: who waits has his turn.
+            let (_, end) = self.accept_at(number, &slot, 1);
+            let Some(listener) = self.listeners.by_number.get_mut(&number) else {
+                continue;
+            };
+            if end == Accepting::NoLeave {
+                self.listeners.paused.push_back(number);
+                continue;
+            }
+            listener.paused = false;
+            let socket = &listener.listening.socket;
+            let listen = self
+                .mailbox
+                .poll()
+                .listen(socket, Token::Listener(number), true);
+            if let Err(error) = listen {
+                tracing::warn!(%error, "a listener can't go on");
+            }
+        }
+        if !self.listeners.paused.is_empty() {
+            self.listeners.retry = Some(Instant::now() + PAUSE);
+        }
+    }
+
+    /// Accepts what waits at a socket, and closes it: what waits was told that it is connected.
+    pub(super) fn close(&mut self, number: u32) {
+        let Some(listener) = self.listeners.by_number.get(&number) else {
+            return;
+        };
+        let slot = listener.listening.slot.clone();
+        self.accept_at(number, &slot, u32::MAX);
+        self.listeners.by_number.remove(&number);
+        self.listeners.paused.retain(|paused| *paused != number);
+    }
+
+    /// Accepts as many at most. Returns how many there were, and why no more.
+    fn accept_at(&mut self, number: u32, slot: &Arc<Slot>, most: u32) -> (u32, Accepting) {
+        let mut accepted = 0;
+        while accepted < most {
+            let target = slot.target.load_full();
+            let descriptors = &self.shared.descriptors;
+            // Leave first: a client that was accepted and can't be carried is worse off than one
+            // that waits in the kernel's queue.
+            let Some(permit) = descriptors.take_or_pause(target.share(), CONNECTION) else {
+                return (accepted, Accepting::NoLeave);
+            };
+            let Some(listener) = self.listeners.by_number.get(&number) else {
+                break;
+            };
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match acceptfrom_with(&listener.listening.socket, flags) {
+                Ok((socket, from)) => {
+                    accepted += 1;
+                    let from = from.and_then(|from| SocketAddr::try_from(from).ok());
+                    // A TCP client has an address of IPv4 or IPv6.
+                    if let Some(from) = from {
+                        self.begin(socket, ClientAddr(from), permit, slot, &target);
+                    }
+                }
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(error) if socket::is_of_one_connection(&error.into()) => {
+                    tracing::debug!(listen = %slot.listen, %error, "accept");
+                }
+                Err(error) => {
+                    drop(permit);
+                    descriptors.exhausted(&error.into());
+                    return (accepted, Accepting::NoLeave);
+                }
+            }
+        }
+        (accepted, Accepting::Enough)
+    }
+
+    /// Starts what a connection is for.
+    fn begin(
+        &mut self,
+        socket: OwnedFd,
+        from: ClientAddr,
+        permit: Permit,
+        slot: &Arc<Slot>,
+        target: &Target,
+    ) {
+        let (port, kind) = match target {
+            Target::Health(health) => {
+                let health = health.clone();
+                let probe = Accepted::Probe { health };
+                return self.listeners.tasks.hand(socket, permit, probe);
+            }
+            Target::Port { port, kind } => (port, *kind),
+        };
+        let port = Open::new(port.clone());
+        let (app, hops) = {
+            let route = port.route();
+            let admitted = port.admit(&route, kind, from.0.ip());
+            let hops = admitted.and_then(|()| {
+                Hops::left(&route, &socket, from).inspect_err(|why| port.counters.reject(*why))
+            });
+            match hops {
+                Ok(hops) => (route.app, hops),
+                Err(_rejected) => {
+                    socket::reset_on_close(&socket);
+                    // In this order: a reset needs the way that the connection has while it counts.
+                    drop(socket);
+                    return drop(port);
+                }
+            }
+        };
+        let listen = slot.listen;
+        match app {
+            AppProtocol::Opaque => {
+                let connection = Connection::new(socket, from, listen, hops, port, permit);
+                let number = self.connections.insert(connection);
+                self.step(number, Connection::dial);
+            }
+            AppProtocol::Http | AppProtocol::H2c => {
+                let request = Accepted::Http {
+                    from,
+                    listen,
+                    hops,
+                    port,
+                };
+                self.listeners.tasks.hand(socket, permit, request);
+            }
+        }
+    }
+}

@@ -1,0 +1,492 @@
+//! A connection from its accept until its client has the last byte: what it is doing, and what it
+//! waits for.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use super::direction::{Direction, Progress, Side, Tools};
+use super::poll::{EventFlags, Poll, Token, Watch};
+use crate::counters::{ConnectError, Rejection};
+use crate::delivery::{self, Delivery};
+use crate::descriptors::Permit;
+use crate::hops::Hops;
+use crate::port::{Active, Open};
+use crate::shared::Shared;
+use crate::socket;
+
+/// How many endpoints are tried for one connection.
+const TRIES: usize = 4;
+
+/// No endpoint is tried any more when this has passed since the first.
+const BOUND: Duration = Duration::from_secs(10);
+
+/// How long an endpoint has for its answer while there are others to try: more than the one second
+/// after which TCP repeats a SYN that was lost (RFC 6298).
+const IMPATIENT: Duration = Duration::from_millis(1500);
+
+/// Most endpoints answer within this. Only where one does not, it is looked meanwhile whether the
+/// client goes away.
+const FRESH: Duration = Duration::from_millis(50);
+
+/// How long to wait where the kernel has no file or no memory for another socket just now.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// Connections that live this long are worth the system calls that make the kernel find out whether
+/// the endpoint is still there.
+const YOUNG: Duration = Duration::from_secs(10);
+
+/// How soon it is looked again whether the client has all. Most have it a round trip later.
+const SOON: Duration = Duration::from_millis(10);
+const SELDOM: Duration = Duration::from_millis(500);
+
+/// For how long it is looked every [`SOON`].
+const LOOKS: u8 = 10;
+
+/// What a connection waits for that comes with time alone: the list that it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Wait {
+    /// For an endpoint's answer, a moment.
+    Fresh,
+    /// The same, while there are others to try.
+    Impatient,
+    /// The same of the last that is tried.
+    Patient,
+    /// Until the kernel has a socket.
+    Exhausted,
+    /// Until it is old enough for keep-alive probes.
+    Young,
+    /// Until its client has all.
+    Soon,
+    /// The same, of a client that takes its time.
+    Seldom,
+}
+
+impl Wait {
+    pub(super) const COUNT: usize = 7;
+    pub(super) const ALL: [Self; Self::COUNT] = [
+        Self::Fresh,
+        Self::Impatient,
+        Self::Patient,
+        Self::Exhausted,
+        Self::Young,
+        Self::Soon,
+        Self::Seldom,
+    ];
+
+    /// How long.
+    pub(super) fn duration(self, shared: &Shared) -> Duration {
+        match self {
+            Self::Fresh => FRESH,
+            Self::Impatient => IMPATIENT.min(shared.connect_timeout).saturating_sub(FRESH),
+            Self::Patient => shared.connect_timeout.saturating_sub(FRESH),
+            Self::Exhausted => EXHAUSTED,
+            Self::Young => YOUNG,
+            Self::Soon => SOON,
+            Self::Seldom => SELDOM,
+        }
+    }
+}
+
+/// What is to become of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It goes on waiting for what it waits for.
+    Stay,
+    /// It is to be looked at after so long.
+    Wait(Wait),
+    /// It waits for its sockets alone.
+    Rest,
+    /// It has more to do, when others have had their turn.
+    More,
+    /// It is over.
+    Over,
+}
+
+/// A connection.
+pub(super) struct Connection {
+    client: Side,
+    endpoint: Option<Side>,
+    up: Direction,
+    down: Direction,
+    stage: Stage,
+    from: ClientAddr,
+    listen: ListenAddr,
+    /// Counts as one of the endpoint's.
+    active: Option<Active>,
+    /// After the sockets: a reset needs the way that the connection has while it is counted.
+    port: Open,
+    /// Given back when both sockets are closed.
+    _permit: Permit,
+}
+
+enum Stage {
+    /// An endpoint is being looked for.
+    Dialling(Dial),
+    /// Bytes are carried.
+    Carrying,
+    /// All is written and the endpoint is done; the client has not got all yet. So many times it was
+    /// looked.
+    Delivering(u8),
+}
+
+/// The search for an endpoint.
+struct Dial {
+    hops: Option<Hops>,
+    /// The endpoint that is being tried, and since when.
+    trying: Option<(EndpointAddr, Instant)>,
+    /// There is no other after it.
+    last: bool,
+    tried: Vec<EndpointAddr>,
+    bound: Instant,
+    error: Option<io::Error>,
+}
+
+/// What a connection works with.
+pub(super) struct World<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) poll: &'a Poll,
+    pub(super) tools: Tools<'a>,
+    pub(super) number: u32,
+}
+
+impl Connection {
+    /// A connection that was just accepted and admitted.
+    pub(super) fn new(
+        socket: OwnedFd,
+        from: ClientAddr,
+        listen: ListenAddr,
+        hops: Option<Hops>,
+        port: Open,
+        permit: Permit,
+    ) -> Self {
+        port.counters.touch();
+        Self {
+            client: Side::of_client(socket),
+            endpoint: None,
+            up: Direction::default(),
+            down: Direction::default(),
+            stage: Stage::Dialling(Dial {
+                hops,
+                trying: None,
+                last: false,
+                tried: Vec::new(),
+                bound: Instant::now() + BOUND,
+                error: None,
+            }),
+            from,
+            listen,
+            active: None,
+            port,
+            _permit: permit,
+        }
+    }
+
+    /// Its client's socket has something to say.
+    pub(super) fn client_event(&mut self, flags: EventFlags, world: &mut World<'_>) -> Step {
+        self.client.note(flags);
+        if flags.contains(EventFlags::ERR)
+            && let Some(error) = failure(&self.client)
+        {
+            return self.fail(&error);
+        }
+        match self.stage {
+            Stage::Carrying => self.carry(world),
+            Stage::Dialling(_) | Stage::Delivering(_) => Step::Stay,
+        }
+    }
+
+    /// Its endpoint's socket has something to say.
+    pub(super) fn endpoint_event(&mut self, flags: EventFlags, world: &mut World<'_>) -> Step {
+        let Some(endpoint) = &mut self.endpoint else {
+            return Step::Stay;
+        };
+        endpoint.note(flags);
+        let error = if flags.intersects(EventFlags::ERR) {
+            failure(endpoint)
+        } else {
+            None
+        };
+        match (&self.stage, error) {
+            (Stage::Dialling(_), Some(error)) => self.not_reached(error, world),
+            (Stage::Dialling(_), None) if flags.contains(EventFlags::OUT) => self.reached(world),
+            (Stage::Carrying, Some(error)) => self.fail(&error),
+            (Stage::Carrying, None) => self.carry(world),
+            (Stage::Dialling(_) | Stage::Delivering(_), _) => Step::Stay,
+        }
+    }
+
+    /// What it waited for has not come within its time.
+    pub(super) fn due(&mut self, wait: Wait, world: &mut World<'_>) -> Step {
+        match (wait, &mut self.stage) {
+            (Wait::Fresh, Stage::Dialling(dial)) => {
+                let last = dial.last;
+                if let Err(error) = self.watch_client(world) {
+                    return self.fail(&error);
+                }
+                Step::Wait(if last { Wait::Patient } else { Wait::Impatient })
+            }
+            (Wait::Impatient | Wait::Patient, Stage::Dialling(_)) => {
+                self.not_reached(io::ErrorKind::TimedOut.into(), world)
+            }
+            (Wait::Exhausted, Stage::Dialling(_)) => self.dial(world),
+            (Wait::Young, Stage::Carrying) => {
+                if let Some(endpoint) = &self.endpoint {
+                    socket::keep_alive(&endpoint.socket);
+                }
+                Step::Rest
+            }
+            (Wait::Soon | Wait::Seldom, Stage::Delivering(_)) => self.deliver(),
+            _ => Step::Rest,
+        }
+    }
+
+    /// It is its turn again.
+    pub(super) fn more(&mut self, world: &mut World<'_>) -> Step {
+        match self.stage {
+            Stage::Carrying => self.carry(world),
+            Stage::Dialling(_) | Stage::Delivering(_) => Step::Stay,
+        }
+    }
+
+    /// Whether its port or its endpoint has had its time.
+    pub(super) fn is_cut(&self) -> bool {
+        self.port.cut.is_cancelled()
+            || self
+                .active
+                .as_ref()
+                .is_some_and(|active| active.state().cut.is_cancelled())
+    }
+
+    /// Ends it before its time.
+    pub(super) fn cut(&mut self) {
+        self.fail(&io::ErrorKind::ConnectionAborted.into());
+    }
+
+    /// Tries the next endpoint.
+    pub(super) fn dial(&mut self, world: &mut World<'_>) -> Step {
+        let Stage::Dialling(dial) = &mut self.stage else {
+            return Step::Stay;
+        };
+        loop {
+            let now = Instant::now();
+            let route = self.port.route();
+            let picked = if dial.tried.len() < TRIES && now < dial.bound {
+                let tick = world.shared.clock.now();
+                self.port.pick(&route, self.from.0.ip(), tick, &dial.tried)
+            } else {
+                None
+            };
+            let Some(endpoint) = picked else {
+                break;
+            };
+            let addr = endpoint.addr;
+            dial.last = dial.tried.len() + 1 == TRIES
+                || route.endpoints.eligible.len() <= dial.tried.len() + 1;
+            drop(route);
+            // Counted from here on, so that choices by load see connections that are being made.
+            self.active = Some(Active::new(self.port.endpoint(addr)));
+            match connect(addr, dial.hops, world) {
+                Ok(socket) => {
+                    self.endpoint = Some(Side::of_endpoint(socket));
+                    dial.trying = Some((addr, now));
+                    return Step::Wait(match (self.client.watched, dial.last) {
+                        (false, _) => Wait::Fresh,
+                        (true, false) => Wait::Impatient,
+                        (true, true) => Wait::Patient,
+                    });
+                }
+                Err(error) if socket::is_exhausted(&error) => {
+                    self.active = None;
+                    world.shared.descriptors.exhausted(&error);
+                    dial.error = Some(error);
+                    return Step::Wait(Wait::Exhausted);
+                }
+                Err(error) => {
+                    unreached(&self.port, addr, &error);
+                    dial.tried.push(addr);
+                    dial.error = Some(error);
+                }
+            }
+        }
+        self.active = None;
+        match dial.error.take() {
+            Some(error) => self.fail(&error),
+            None => {
+                self.port.counters.reject(Rejection::NoEndpoint);
+                self.log("there is no endpoint");
+                socket::reset_on_close(&self.client.socket);
+                Step::Over
+            }
+        }
+    }
+
+    /// The endpoint that is being tried could not be reached.
+    fn not_reached(&mut self, error: io::Error, world: &mut World<'_>) -> Step {
+        self.endpoint = None;
+        if let Stage::Dialling(dial) = &mut self.stage
+            && let Some((addr, _)) = dial.trying.take()
+        {
+            unreached(&self.port, addr, &error);
+            dial.tried.push(addr);
+            dial.error = Some(error);
+        }
+        self.dial(world)
+    }
+
+    /// The endpoint answers.
+    fn reached(&mut self, world: &mut World<'_>) -> Step {
+        if let Stage::Dialling(dial) = &self.stage
+            && let Some((_, began)) = dial.trying
+        {
+            self.port.counters.connect.observe(began.elapsed());
+        }
+        self.stage = Stage::Carrying;
+        match self.carry(world) {
+            // What has not ended at once is waited for.
+            Step::Stay => match self.watch_client(world) {
+                Ok(()) => Step::Wait(Wait::Young),
+                Err(error) => self.fail(&error),
+            },
+            other => other,
+        }
+    }
+
+    /// Carries what there is, both ways.
+    fn carry(&mut self, world: &mut World<'_>) -> Step {
+        let Some(endpoint) = &mut self.endpoint else {
+            return Step::Stay;
+        };
+        let client = &mut self.client;
+        let counters = &self.port.counters;
+        let (up, down) = (&mut self.up, &mut self.down);
+        let was = (up.has_ended(), down.has_ended());
+        let carried = up
+            .carry(client, endpoint, &counters.received, &mut world.tools)
+            .and_then(|up| {
+                let down = down.carry(endpoint, client, &counters.transmitted, &mut world.tools)?;
+                Ok((up, down))
+            });
+        match carried {
+            Err(error) => self.fail(&error),
+            Ok((Progress::Ended, Progress::Ended)) => self.end(),
+            Ok((up, down)) => {
+                if up == Progress::Ended && !was.0 {
+                    Direction::shut(endpoint);
+                }
+                if down == Progress::Ended && !was.1 {
+                    Direction::shut(client);
+                }
+                if up == Progress::More || down == Progress::More {
+                    Step::More
+                } else {
+                    Step::Stay
+                }
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Both sides have said all, and it is written.
+    fn end(&mut self) -> Step {
+        // The endpoint has nothing to do with what is left.
+        self.endpoint = None;
+        self.active = None;
+        if delivery::unacknowledged(&self.client.socket) == 0 {
+            self.port.counters.completed.increment();
+            return Step::Over;
+        }
+        Direction::shut(&self.client);
+        self.stage = Stage::Delivering(0);
+        Step::Wait(Wait::Soon)
+    }
+
+    /// Looks whether the client has all. A socket that is closed before goes on sending, but only
+    /// while its address is one of this host's: the local route of a VIP may go once nobody is
+    /// connected any more.
+    fn deliver(&mut self) -> Step {
+        let Stage::Delivering(looks) = &mut self.stage else {
+            return Step::Stay;
+        };
+        *looks = looks.saturating_add(1);
+        let wait = if *looks < LOOKS {
+            Wait::Soon
+        } else {
+            Wait::Seldom
+        };
+        match delivery::state(&self.client.socket) {
+            Delivery::UnderWay => Step::Wait(wait),
+            Delivery::Done => {
+                self.port.counters.completed.increment();
+                Step::Over
+            }
+            Delivery::Lost => self.fail(&io::ErrorKind::ConnectionReset.into()),
+        }
+    }
+
+    /// It ends as it should not: who is still there learns that by a reset.
+    fn fail(&mut self, error: &io::Error) -> Step {
+        self.port.counters.failed.increment();
+        self.log(error);
+        for side in std::iter::once(&self.client).chain(&self.endpoint) {
+            socket::reset_on_close(&side.socket);
+        }
+        Step::Over
+    }
+
+    fn log(&self, why: impl std::fmt::Display) {
+        tracing::debug!(client = %self.from, listen = %self.listen, %why, "connection reset");
+    }
+
+    /// From now on it is said what comes from the client.
+    fn watch_client(&mut self, world: &World<'_>) -> io::Result<()> {
+        if !self.client.watched {
+            let token = Token::Client(world.number);
+            world.poll.add(&self.client.socket, token, Watch::Edge)?;
+            self.client.watched = true;
+        }
+        Ok(())
+    }
+}
+
+/// Begins to connect to an endpoint. The connection's leave to open a socket holds for it.
+fn connect(addr: EndpointAddr, hops: Option<Hops>, world: &World<'_>) -> io::Result<OwnedFd> {
+    let family = if addr.0.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    if let Some(hops) = hops {
+        hops.set(&socket, addr.0.is_ipv4())?;
+    }
+    match rustix::net::connect(&socket, &addr.0) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let token = Token::Endpoint(world.number);
+    world.poll.add(&socket, token, Watch::Edge)?;
+    Ok(socket)
+}
+
+/// What is wrong with a side, if anything is.
+fn failure(side: &Side) -> Option<io::Error> {
+    match rustix::net::sockopt::socket_error(&side.socket) {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) | Err(error) => Some(error.into()),
+    }
+}
+
+/// An endpoint could not be reached.
+fn unreached(port: &Open, addr: EndpointAddr, error: &io::Error) {
+    let why = ConnectError::of(error);
+    port.counters.connect_error(why);
+    tracing::debug!(endpoint = %addr, reason = why.as_str(), %error, "endpoint not reached");
+}

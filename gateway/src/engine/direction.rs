@@ -1,0 +1,377 @@
+//! One direction of a connection: bytes from one side to the other, in bounded memory.
+//!
+//! It reads only what it can write on at once or hold, and reads on once that is written: a reader
+//! that is slow slows its writer down and costs at most what was read last. Bytes are read into a
+//! buffer that all connections of a worker share; what the other side does not take at once is kept
+//! in one of its own size. A stream that grows is spliced: its bytes pass from socket to socket
+//! through a pipe and never enter this process.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::io::Errno;
+use rustix::ioctl::{Getter, Opcode, ioctl};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::pipe::SpliceFlags;
+
+use super::poll::EventFlags;
+use crate::buffers::{self, Pipe};
+use crate::counters::Counter;
+use crate::descriptors::Descriptors;
+
+/// What is read at once at most.
+pub(super) const BUFFER: usize = 64 << 10;
+
+/// From how many bytes on a direction is spliced.
+const GROWN: u64 = 128 << 10;
+
+/// A splice that moves less than this is not worth its second system call: the direction goes back
+/// to copying until it fills the buffer again.
+const WORTHWHILE: usize = 8 << 10;
+
+/// `SIOCATMARK` of asm-generic/sockios.h.
+const SIOCATMARK: Opcode = 0x8905;
+
+/// Bytes that were spliced, over the whole process. A test holds it above zero: a splice that never
+/// happens costs nothing but speed, so nobody would notice.
+static SPLICED: AtomicU64 = AtomicU64::new(0);
+
+/// How many bytes were spliced.
+pub(crate) fn spliced() -> u64 {
+    SPLICED.load(Ordering::Relaxed)
+}
+
+/// One side of a connection, as far as it is known how it stands: what epoll says by edge, and what
+/// the last system call said.
+#[derive(Debug)]
+pub(super) struct Side {
+    pub(super) socket: OwnedFd,
+    /// There may be something to read.
+    pub(super) readable: bool,
+    /// There may be room to write.
+    pub(super) writable: bool,
+    /// Its last byte is here, or it was reset.
+    ended: bool,
+    /// It has sent urgent data: a read may end before it although there is more.
+    urgent: bool,
+    /// Small segments leave at once.
+    prompt: bool,
+    /// epoll has it.
+    pub(super) watched: bool,
+}
+
+impl Side {
+    /// A client's, that was just accepted: a read or a write will tell how it stands.
+    pub(super) fn of_client(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            readable: true,
+            writable: true,
+            ended: false,
+            urgent: false,
+            // As the socket that listens.
+            prompt: true,
+            watched: false,
+        }
+    }
+
+    /// An endpoint's, that is being connected: epoll will tell.
+    pub(super) fn of_endpoint(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            readable: false,
+            writable: false,
+            ended: false,
+            urgent: false,
+            prompt: false,
+            watched: true,
+        }
+    }
+
+    /// What epoll says.
+    pub(super) fn note(&mut self, flags: EventFlags) {
+        self.ended |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
+        self.urgent |= flags.contains(EventFlags::PRI);
+        self.readable |= flags.intersects(EventFlags::IN | EventFlags::ERR) || self.ended;
+        self.writable |= flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP);
+    }
+}
+
+/// What a direction works with.
+pub(super) struct Tools<'a> {
+    /// Where bytes are read into: of [`BUFFER`] bytes.
+    pub(super) buffer: &'a mut [u8],
+    /// Leave to open a pipe.
+    pub(super) descriptors: &'a Arc<Descriptors>,
+    /// How often may be read yet before others have their turn.
+    pub(super) turns: &'a mut u32,
+}
+
+/// How far a direction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// One of the sides has to do something.
+    Waits,
+    /// It has had its turns, and there is more.
+    More,
+    /// The reader's last byte is written.
+    Ended,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+pub(super) struct Direction {
+    holds: Holds,
+    /// Bytes written so far.
+    total: u64,
+    /// The last read filled what it was read into.
+    full: bool,
+    /// The reader says no more.
+    ended: bool,
+}
+
+/// What a direction has read and not yet written.
+#[derive(Debug, Default)]
+enum Holds {
+    #[default]
+    Nothing,
+    Bytes {
+        bytes: Box<[u8]>,
+        from: usize,
+    },
+    Piped {
+        pipe: Pipe,
+        bytes: usize,
+    },
+}
+
+impl Direction {
+    /// Whether the reader has ended and all of it is written.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended && matches!(self.holds, Holds::Nothing)
+    }
+
+    /// Carries what there is.
+    ///
+    /// # Errors
+    /// One of the sides was reset or failed.
+    pub(super) fn carry(
+        &mut self,
+        reader: &mut Side,
+        writer: &mut Side,
+        counter: &Counter,
+        tools: &mut Tools<'_>,
+    ) -> io::Result<Progress> {
+        loop {
+            if !self.write_held(writer, counter)? {
+                return Ok(Progress::Waits);
+            }
+            if self.ended {
+                return Ok(Progress::Ended);
+            }
+            if !reader.readable {
+                return Ok(Progress::Waits);
+            }
+            if *tools.turns == 0 {
+                return Ok(Progress::More);
+            }
+            *tools.turns -= 1;
+            if reader.urgent && !self.pass_urgent(reader, writer)? {
+                return Ok(Progress::Waits);
+            }
+            let spliced = if self.full && self.total >= GROWN && !reader.urgent {
+                self.splice(reader, tools)?
+            } else {
+                false
+            };
+            if !spliced {
+                self.copy(reader, writer, counter, tools)?;
+            }
+        }
+    }
+
+    /// Passes an urgent byte on as one, where it is the next (RFC 6093; what comes before it was
+    /// read, as no read crosses it). False where the writer does not take it yet. (splice(2) would
+    /// not get past it.)
+    fn pass_urgent(&mut self, reader: &Side, writer: &mut Side) -> io::Result<bool> {
+        if !at_mark(&reader.socket) {
+            return Ok(true);
+        }
+        let mut byte = [0];
+        let peek = RecvFlags::OOB | RecvFlags::PEEK;
+        let Ok((_, 1)) = rustix::net::recv(&reader.socket, &mut byte, peek) else {
+            // It is passed already, or not here yet.
+            return Ok(true);
+        };
+        if !writer.writable {
+            return Ok(false);
+        }
+        let flags = SendFlags::OOB | SendFlags::NOSIGNAL;
+        match rustix::net::send(&writer.socket, &byte, flags) {
+            Ok(_) => {
+                let _ = rustix::net::recv(&reader.socket, &mut byte, RecvFlags::OOB);
+                Ok(true)
+            }
+            Err(Errno::AGAIN) => {
+                writer.writable = false;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Says to the writer that no more comes. It may be gone, which the other direction finds out.
+    pub(super) fn shut(writer: &Side) {
+        let _ = rustix::net::shutdown(&writer.socket, Shutdown::Write);
+    }
+
+    /// Reads once, and writes what was read as far as the writer takes it.
+    fn copy(
+        &mut self,
+        reader: &mut Side,
+        writer: &mut Side,
+        counter: &Counter,
+        tools: &mut Tools<'_>,
+    ) -> io::Result<()> {
+        let room = tools.buffer.len();
+        let read = rustix::net::recv(&reader.socket, &mut *tools.buffer, RecvFlags::empty());
+        let read = match read {
+            Ok((_, read)) => read,
+            Err(Errno::AGAIN) => {
+                reader.readable = false;
+                return Ok(());
+            }
+            Err(Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        self.full = read == room;
+        if read < room {
+            // All that had come was read, and with it the end if that had come too: the socket's
+            // queue is in order. Only urgent data makes a read stop before the queue is empty.
+            self.ended = read == 0 || (reader.ended && !reader.urgent);
+            reader.readable = reader.urgent || reader.ended;
+        }
+        let bytes = tools.buffer.get(..read).unwrap_or_default();
+        let mut written = 0;
+        self.hurry(writer);
+        while writer.writable && written < read {
+            let rest = bytes.get(written..).unwrap_or_default();
+            match send(writer, rest) {
+                Ok(sent) => written += sent,
+                Err(Errno::AGAIN) => writer.writable = false,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.count(written, counter);
+        if written < read {
+            self.holds = Holds::Bytes {
+                bytes: bytes.get(written..).unwrap_or_default().into(),
+                from: 0,
+            };
+        }
+        Ok(())
+    }
+
+    /// Reads into a pipe; false where there is none to be had.
+    fn splice(&mut self, reader: &mut Side, tools: &mut Tools<'_>) -> io::Result<bool> {
+        let Some(pipe) = buffers::take_pipe(tools.descriptors) else {
+            return Ok(false);
+        };
+        match splice(&reader.socket, &pipe.write, buffers::PIPE) {
+            Ok(0) => {
+                self.ended = true;
+                buffers::give_pipe(pipe);
+            }
+            Ok(bytes) => {
+                self.full = bytes >= WORTHWHILE;
+                self.holds = Holds::Piped { pipe, bytes };
+            }
+            Err(error) => {
+                buffers::give_pipe(pipe);
+                match error {
+                    Errno::AGAIN => reader.readable = false,
+                    Errno::INTR => {}
+                    _ => return Err(error.into()),
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes what is held; true where nothing is left of it.
+    fn write_held(&mut self, writer: &mut Side, counter: &Counter) -> io::Result<bool> {
+        loop {
+            if matches!(self.holds, Holds::Nothing) {
+                return Ok(true);
+            }
+            if !writer.writable {
+                return Ok(false);
+            }
+            self.hurry(writer);
+            let written = match &mut self.holds {
+                Holds::Nothing => return Ok(true),
+                Holds::Bytes { bytes, from } => {
+                    let sent = send(writer, bytes.get(*from..).unwrap_or_default());
+                    sent.inspect(|sent| *from += sent)
+                }
+                Holds::Piped { pipe, bytes } => {
+                    let spliced = splice(&pipe.read, &writer.socket, *bytes);
+                    spliced.inspect(|spliced| {
+                        *bytes -= spliced;
+                        SPLICED.fetch_add(*spliced as u64, Ordering::Relaxed);
+                    })
+                }
+            };
+            match written {
+                Ok(written) => self.count(written, counter),
+                Err(Errno::AGAIN) => writer.writable = false,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.holds = match std::mem::take(&mut self.holds) {
+                Holds::Bytes { bytes, from } if from == bytes.len() => Holds::Nothing,
+                Holds::Piped { pipe, bytes: 0 } => {
+                    buffers::give_pipe(pipe);
+                    Holds::Nothing
+                }
+                other => other,
+            };
+        }
+    }
+
+    /// Only what is written while something else is under way would wait for company (Nagle's
+    /// algorithm, RFC 896): so the first write of a connection needs no word about it.
+    fn hurry(&self, writer: &mut Side) {
+        if self.total > 0 && !writer.prompt {
+            writer.prompt = true;
+            // It can't fail on a TCP socket, and a connection works without.
+            let _ = rustix::net::sockopt::set_tcp_nodelay(&writer.socket, true);
+        }
+    }
+
+    fn count(&mut self, written: usize, counter: &Counter) {
+        self.total += written as u64;
+        counter.add(written as u64);
+    }
+}
+
+/// Whether the next byte to be read is an urgent one.
+#[expect(unsafe_code, reason = "rustix has no function for this ioctl")]
+fn at_mark(socket: &OwnedFd) -> bool {
+    // SAFETY: sockatmark(3), tcp(7): SIOCATMARK takes a pointer to an int, which it writes.
+    let at = unsafe { ioctl(socket, Getter::<SIOCATMARK, i32>::new()) };
+    at.is_ok_and(|at| at != 0)
+}
+
+fn send(writer: &Side, bytes: &[u8]) -> rustix::io::Result<usize> {
+    rustix::net::send(&writer.socket, bytes, SendFlags::NOSIGNAL)
+}
+
+/// The length is capped: a larger one than a pipe holds brings nothing, and `usize::MAX` is EINVAL.
+fn splice(from: impl AsFd, to: impl AsFd, bytes: usize) -> rustix::io::Result<usize> {
+    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+    rustix::pipe::splice(from, None, to, None, bytes, flags)
+}

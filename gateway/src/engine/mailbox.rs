@@ -1,0 +1,88 @@
+//! What a worker is told by others, and how it is woken for it.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::poll::{Poll, Token, Watch};
+use crate::binding::Part;
+use crate::slot::Slot;
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Accept there, by that number.
+    Listen(u32, Box<Listening>),
+    /// Accept what waits there, and close it.
+    Close(u32),
+    /// Look whose time to drain is over.
+    Cut,
+    /// Nothing is accepted any more: when the last connection has ended, say so.
+    Drain,
+    /// End, whatever is still open.
+    Stop,
+}
+
+/// A socket that listens, and for whom.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    /// The socket.
+    pub(crate) socket: TcpListener,
+    /// Whom it serves.
+    pub(crate) slot: Arc<Slot>,
+    /// Until this is dropped the socket counts as open.
+    pub(crate) _part: Part,
+}
+
+/// A worker, as those see it who have something for it.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    poll: Poll,
+    commands: Mutex<Vec<Command>>,
+}
+
+impl Mailbox {
+    /// # Errors
+    /// As [`Poll::new`].
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            poll: Poll::new()?,
+            commands: Mutex::default(),
+        })
+    }
+
+    /// Makes a socket one that the worker waits for; who does so is told of a failure at once.
+    /// [`Command::Listen`] is to follow.
+    ///
+    /// # Errors
+    /// As [`Poll::add`].
+    pub(crate) fn register(&self, socket: &TcpListener, number: u32) -> io::Result<()> {
+        self.poll.add(socket, Token::Listener(number), Watch::Level)
+    }
+
+    /// Gives the worker a command.
+    pub(crate) fn send(&self, command: Command) {
+        let mut commands = self.lock();
+        commands.push(command);
+        if commands.len() == 1 {
+            self.poll.wake();
+        }
+    }
+
+    /// Wakes the worker.
+    pub(crate) fn wake(&self) {
+        self.poll.wake();
+    }
+
+    pub(super) fn poll(&self) -> &Poll {
+        &self.poll
+    }
+
+    pub(super) fn take(&self) -> Vec<Command> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Command>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

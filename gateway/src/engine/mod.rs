@@ -1,0 +1,197 @@
+//! A worker's connections: one thread, one epoll, one loop.
+//!
+//! A connection whose bytes nobody looks at is a number, two sockets and what is known of them: an
+//! idle one holds no buffer, no timer of its own and no task. `slab` keeps them, `poll` waits for
+//! their sockets, by edge, `accept` lets them in, [`connection`] is what one does, `direction` how
+//! its bytes go. What needs a runtime (HTTP, health checks) is handed to the worker's
+//! [tasks](crate::tasks).
+//!
+//! Nothing here blocks, and no connection has more than [`TURNS`] reads before the others have
+//! theirs.
+
+mod accept;
+mod connection;
+mod direction;
+mod mailbox;
+mod poll;
+mod slab;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use self::accept::Listeners;
+use self::connection::{Connection, Step, Wait, World};
+pub(crate) use self::direction::spliced;
+use self::direction::{BUFFER, Tools};
+pub(crate) use self::mailbox::{Command, Listening, Mailbox};
+use self::poll::{EventFlags, Events, Token};
+use self::slab::Slab;
+use crate::shared::Shared;
+use crate::tasks::Tasks;
+
+/// How often one connection may read before others have their turn.
+const TURNS: u32 = 16;
+
+type Connections = Slab<Connection, { Wait::COUNT }>;
+
+/// A worker's connections.
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox>,
+    listeners: Listeners,
+    connections: Connections,
+    /// Those that have more to do.
+    again: Vec<u32>,
+    buffer: Box<[u8]>,
+    /// Held as long as connections may come.
+    open: Option<TaskTrackerToken>,
+    draining: bool,
+    stopped: bool,
+}
+
+impl Engine {
+    pub(crate) fn new(shared: Arc<Shared>, mailbox: Arc<Mailbox>, tasks: Tasks) -> Self {
+        Self {
+            listeners: Listeners::new(tasks),
+            connections: Slab::new(),
+            again: Vec::new(),
+            buffer: vec![0; BUFFER].into_boxed_slice(),
+            open: Some(shared.connections.token()),
+            draining: false,
+            stopped: false,
+            shared,
+            mailbox,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::new();
+        while !self.stopped {
+            let timeout = self.timeout();
+            if let Err(error) = events.wait(self.mailbox.poll(), timeout) {
+                // None of the errors of epoll_wait(2) can be met here.
+                tracing::error!(%error, "a worker can't wait for its sockets");
+                return;
+            }
+            let again = std::mem::take(&mut self.again);
+            for at in 0..events.len() {
+                if let Some((token, flags)) = events.get(at) {
+                    self.event(token, flags);
+                }
+            }
+            for number in again {
+                self.step(number, Connection::more);
+            }
+            self.expire();
+            self.connections.reclaim();
+            if self.draining && self.connections.len() == 0 {
+                self.open = None;
+            }
+        }
+    }
+
+    fn event(&mut self, token: Token, flags: EventFlags) {
+        match token {
+            Token::Wake => {
+                self.commands();
+                self.resume();
+            }
+            Token::Listener(number) => self.accept(number),
+            Token::Client(number) => {
+                self.step(number, |connection, world| {
+                    connection.client_event(flags, world)
+                });
+            }
+            Token::Endpoint(number) => {
+                self.step(number, |connection, world| {
+                    connection.endpoint_event(flags, world)
+                });
+            }
+        }
+    }
+
+    fn commands(&mut self) {
+        for command in self.mailbox.take() {
+            match command {
+                Command::Listen(number, listening) => self.listeners.insert(number, *listening),
+                Command::Close(number) => self.close(number),
+                Command::Cut => self.cut(),
+                Command::Drain => self.draining = true,
+                Command::Stop => self.stopped = true,
+            }
+        }
+    }
+
+    /// Lets a connection do what it can, and files it under what it waits for then.
+    fn step(&mut self, number: u32, act: impl FnOnce(&mut Connection, &mut World<'_>) -> Step) {
+        let Some(connection) = self.connections.get(number) else {
+            return;
+        };
+        let mut turns = TURNS;
+        let mut world = World {
+            shared: &self.shared,
+            poll: self.mailbox.poll(),
+            tools: Tools {
+                buffer: &mut self.buffer,
+                descriptors: &self.shared.descriptors,
+                turns: &mut turns,
+            },
+            number,
+        };
+        match act(connection, &mut world) {
+            Step::Stay => {}
+            Step::Wait(wait) => {
+                self.connections.enlist(number, wait as u8, Instant::now());
+            }
+            Step::Rest => self.connections.delist(number),
+            Step::More => self.again.push(number),
+            Step::Over => drop(self.connections.remove(number)),
+        }
+    }
+
+    /// Looks after those whose time has come.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        for wait in Wait::ALL {
+            let after = wait.duration(&self.shared);
+            while let Some(number) = self.connections.due(wait as u8, now, after) {
+                self.step(number, |connection, world| connection.due(wait, world));
+            }
+        }
+        if self.listeners.is_due(now) {
+            self.resume();
+        }
+    }
+
+    /// How long nothing has to be done without an event.
+    fn timeout(&mut self) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let now = Instant::now();
+        let due = Wait::ALL.into_iter().filter_map(|wait| {
+            let since = self.connections.since(wait as u8)?;
+            Some(since + wait.duration(&self.shared))
+        });
+        let due = due.chain(self.listeners.due()).min()?;
+        Some(due.saturating_duration_since(now))
+    }
+
+    /// Ends the connections whose port or endpoint has had its time.
+    fn cut(&mut self) {
+        for number in self.connections.numbers() {
+            let Some(connection) = self.connections.get(number) else {
+                continue;
+            };
+            if connection.is_cut() {
+                connection.cut();
+                drop(self.connections.remove(number));
+            }
+        }
+    }
+}

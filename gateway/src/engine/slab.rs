@@ -1,0 +1,169 @@
+//! Connections by number, and in lists by what they wait for.
+//!
+//! They live in chunks that never move, so that a thousand more cost a thousand more and never a
+//! copy of all. A number that is given back is given out again only after [`Slab::reclaim`]: events
+//! that were fetched before are about the connection that had it.
+
+use std::time::{Duration, Instant};
+
+/// Connections in one chunk.
+const CHUNK: usize = 64;
+
+/// No connection.
+const NONE: u32 = u32::MAX;
+
+/// Values by number, each in one list of `LISTS` at most. A list is in the order in which its members
+/// came, which is that in which their time comes.
+pub(super) struct Slab<T, const LISTS: usize> {
+    chunks: Vec<Box<[Entry<T>]>>,
+    free: Vec<u32>,
+    /// Given back, and not yet given out again.
+    gone: Vec<u32>,
+    len: usize,
+    lists: [Ends; LISTS],
+}
+
+struct Entry<T> {
+    value: Option<T>,
+    list: Option<u8>,
+    previous: u32,
+    next: u32,
+    since: Option<Instant>,
+}
+
+#[derive(Clone, Copy)]
+struct Ends {
+    first: u32,
+    last: u32,
+}
+
+impl<T, const LISTS: usize> Slab<T, LISTS> {
+    pub(super) fn new() -> Self {
+        Self {
+            chunks: Vec::new(),
+            free: Vec::new(),
+            gone: Vec::new(),
+            len: 0,
+            lists: [Ends {
+                first: NONE,
+                last: NONE,
+            }; LISTS],
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Numbers that have been given out.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u32> + use<T, LISTS> {
+        0..u32::try_from(self.chunks.len() * CHUNK).unwrap_or(NONE)
+    }
+
+    pub(super) fn insert(&mut self, value: T) -> u32 {
+        if self.free.is_empty() {
+            let first = self.chunks.len() * CHUNK;
+            let chunk = (0..CHUNK).map(|_| Entry {
+                value: None,
+                list: None,
+                previous: NONE,
+                next: NONE,
+                since: None,
+            });
+            self.chunks.push(chunk.collect());
+            // The lowest first. (There are never as many file descriptors as a u32 counts.)
+            self.free
+                .extend((first..first + CHUNK).rev().map(|number| number as u32));
+        }
+        let number = self.free.pop().unwrap_or(NONE);
+        if let Some(entry) = self.entry(number) {
+            entry.value = Some(value);
+            self.len += 1;
+        }
+        number
+    }
+
+    pub(super) fn get(&mut self, number: u32) -> Option<&mut T> {
+        self.entry(number)?.value.as_mut()
+    }
+
+    pub(super) fn remove(&mut self, number: u32) -> Option<T> {
+        self.delist(number);
+        let value = self.entry(number)?.value.take()?;
+        self.len -= 1;
+        self.gone.push(number);
+        Some(value)
+    }
+
+    /// Numbers that were given back may be given out again.
+    pub(super) fn reclaim(&mut self) {
+        self.free.append(&mut self.gone);
+    }
+
+    /// Puts a value at the end of a list, and out of the one that it was in.
+    pub(super) fn enlist(&mut self, number: u32, list: u8, now: Instant) {
+        self.delist(number);
+        let Some(ends) = self.lists.get(usize::from(list)).copied() else {
+            return;
+        };
+        let Some(entry) = self.entry(number) else {
+            return;
+        };
+        entry.list = Some(list);
+        entry.since = Some(now);
+        entry.previous = ends.last;
+        entry.next = NONE;
+        match self.entry(ends.last) {
+            Some(last) => last.next = number,
+            None => self.set_ends(list, |ends| ends.first = number),
+        }
+        self.set_ends(list, |ends| ends.last = number);
+    }
+
+    /// Takes a value out of its list.
+    pub(super) fn delist(&mut self, number: u32) {
+        let Some(entry) = self.entry(number) else {
+            return;
+        };
+        let Some(list) = entry.list.take() else {
+            return;
+        };
+        let (previous, next) = (entry.previous, entry.next);
+        match self.entry(previous) {
+            Some(entry) => entry.next = next,
+            None => self.set_ends(list, |ends| ends.first = next),
+        }
+        match self.entry(next) {
+            Some(entry) => entry.previous = previous,
+            None => self.set_ends(list, |ends| ends.last = previous),
+        }
+    }
+
+    /// Since when the first of a list is in it.
+    pub(super) fn since(&mut self, list: u8) -> Option<Instant> {
+        let first = self.lists.get(usize::from(list))?.first;
+        self.entry(first)?.since
+    }
+
+    /// The first of a list, where it has been there for so long; out of the list.
+    pub(super) fn due(&mut self, list: u8, now: Instant, after: Duration) -> Option<u32> {
+        let first = self.lists.get(usize::from(list))?.first;
+        let since = self.entry(first)?.since?;
+        if now.saturating_duration_since(since) < after {
+            return None;
+        }
+        self.delist(first);
+        Some(first)
+    }
+
+    fn set_ends(&mut self, list: u8, set: impl FnOnce(&mut Ends)) {
+        if let Some(ends) = self.lists.get_mut(usize::from(list)) {
+            set(ends);
+        }
+    }
+
+    fn entry(&mut self, number: u32) -> Option<&mut Entry<T>> {
+        let number = number as usize;
+        self.chunks.get_mut(number / CHUNK)?.get_mut(number % CHUNK)
+    }
+}

@@ -1,0 +1,266 @@
+//! TCP: what passes through a connection, whatever way and order the two ends choose.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fairway_config::net::Protocol;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::harness::*;
+use crate::local::in_namespace;
+
+const PORT: u16 = 4010;
+
+/// A gateway with one Service, and what its endpoint listens with.
+async fn running(of: &str) -> (Running, Spec, SocketAddr, TcpListener) {
+    let vip = vip();
+    let spec = service(of, vip, PORT, Protocol::Tcp);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = listener.local_addr().unwrap();
+    let running = Running::start(settings(), spec.with(&[backend])).await;
+    let vip = SocketAddr::new(vip, PORT);
+    running.listening(vip).await;
+    (running, spec, vip, listener)
+}
+
+async fn connected(vip: SocketAddr, listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = within(TcpStream::connect(vip)).await.unwrap();
+    let (server, _) = within(listener.accept()).await.unwrap();
+    (client, server)
+}
+
+/// The connections of the one port that ended well, and that did not.
+fn ended(running: &Running) -> (u64, u64) {
+    let port = running.gateway.ports().remove(0).1;
+    (port.counters.completed.get(), port.counters.failed.get())
+}
+
+/// xorshift (Marsaglia, 2003): a test is to be repeatable.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % bound as u64).unwrap()
+    }
+}
+
+/// Writes `bytes` in pieces of random length, and says the end.
+async fn write(
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    bytes: Vec<u8>,
+    mut random: Random,
+    most: usize,
+) {
+    let mut rest = &*bytes;
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at((1 + random.below(most)).min(rest.len()));
+        to.write_all(piece).await.unwrap();
+        rest = after;
+        if random.below(4) == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    to.shutdown().await.unwrap();
+}
+
+/// Reads to the end in pieces of random length.
+async fn read(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut random: Random,
+    most: usize,
+) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut piece = vec![0; most];
+    loop {
+        let length = 1 + random.below(most);
+        let read = from.read(&mut piece[..length]).await.unwrap();
+        if read == 0 {
+            return all;
+        }
+        all.extend_from_slice(&piece[..read]);
+        if random.below(8) == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_byte_of_many_connections_arrives_in_order_whatever_the_pieces() {
+    let (running, _, vip, listener) = running("pieces").await;
+    let seed = std::process::id();
+    println!("seed {seed}");
+    let mut random = Random((u64::from(seed) << 8) | 1);
+    let mut all = Vec::new();
+    for number in 0..48 {
+        let (client, server) = connected(vip, &listener).await;
+        // Some are spliced, some fit into one segment.
+        let length = |random: &mut Random| match number % 4 {
+            0 => random.below(64),
+            1 => random.below(100_000),
+            2 => 0,
+            _ => random.below(3_000_000),
+        };
+        let most = 1 + random.below(if number % 3 == 0 { 100 } else { 200_000 });
+        let mut content = |length: usize| -> Vec<u8> {
+            let first = random.below(251);
+            (0..length).map(|n| (first + n * 7 % 251) as u8).collect()
+        };
+        let lengths = (
+            length(&mut Random(number + 1)),
+            length(&mut Random(number + 77)),
+        );
+        let (up, down) = (content(lengths.0), content(lengths.1));
+        let next = move |n: u64| Random((u64::from(seed) ^ ((number * 8 + n + 1) << 20)) | 1);
+        let (client_read, client_write) = client.into_split();
+        let (server_read, server_write) = server.into_split();
+        let small = most.min(lengths.0.max(lengths.1) / 50 + 100);
+        all.push(tokio::spawn(async move {
+            let (_, _, heard, said) = tokio::join!(
+                write(client_write, up.clone(), next(1), small.max(most)),
+                write(server_write, down.clone(), next(2), small.max(most)),
+                read(server_read, next(3), small.max(most)),
+                read(client_read, next(4), small.max(most)),
+            );
+            assert!(heard == up, "connection {number}, up: {}", heard.len());
+            assert!(said == down, "connection {number}, down: {}", said.len());
+        }));
+    }
+    for one in all {
+        within(one).await.unwrap();
+    }
+    until("all are over", || async { ended(&running) == (48, 0) }).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn single_bytes_pass_at_once_both_ways() {
+    let (running, _, vip, listener) = running("bytes").await;
+    let (mut client, mut server) = connected(vip, &listener).await;
+    client.set_nodelay(true).unwrap();
+    server.set_nodelay(true).unwrap();
+    // Each waits for the one before: bytes that wait for company would never come.
+    for byte in 0..=255 {
+        client.write_u8(byte).await.unwrap();
+        assert_eq!(within(server.read_u8()).await.unwrap(), byte);
+        server.write_u8(!byte).await.unwrap();
+        assert_eq!(within(client.read_u8()).await.unwrap(), !byte);
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn both_ends_may_end_at_once() {
+    let (running, _, vip, listener) = running("both").await;
+    for _ in 0..50 {
+        let (mut client, mut server) = connected(vip, &listener).await;
+        client.write_all(b"up").await.unwrap();
+        server.write_all(b"down").await.unwrap();
+        let (up, down) = tokio::join!(client.shutdown(), server.shutdown());
+        up.and(down).unwrap();
+        let (mut heard, mut said) = (String::new(), String::new());
+        within(server.read_to_string(&mut heard)).await.unwrap();
+        within(client.read_to_string(&mut said)).await.unwrap();
+        assert_eq!((&*heard, &*said), ("up", "down"));
+    }
+    until("all are over", || async { ended(&running) == (50, 0) }).await;
+    running.stop().await;
+}
+
+/// Urgent bytes stay where they are in the stream, and urgent; before, behind and after a splice.
+#[tokio::test]
+async fn urgent_bytes_pass_as_such() {
+    let (running, _, vip, listener) = running("urgent").await;
+    let (client, server) = connected(vip, &listener).await;
+    let (client, server) = (client.into_std().unwrap(), server.into_std().unwrap());
+    let talk = tokio::task::spawn_blocking(move || {
+        for socket in [&client, &server] {
+            socket.set_nonblocking(false).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        // Then a read says where they are: it stops before, and the byte is read as any other.
+        SockRef::from(&server).set_out_of_band_inline(true).unwrap();
+        for length in [10, 1, 1_000_000, 3] {
+            let bytes = vec![b'.'; length];
+            std::io::Write::write_all(&mut &client, &bytes).unwrap();
+            SockRef::from(&client).send_out_of_band(b"!").unwrap();
+            std::io::Write::write_all(&mut &client, b"after").unwrap();
+            let mut all = vec![0; length + 6];
+            std::io::Read::read_exact(&mut &server, &mut all).unwrap();
+            assert_eq!(all.iter().position(|byte| *byte == b'!'), Some(length));
+            assert!(all.ends_with(b"!after"), "{length}");
+        }
+    });
+    within(talk).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_outlives_changes_of_everything_around_it() {
+    let (running, mut spec, vip, listener) = running("changes").await;
+    let backend = listener.local_addr().unwrap();
+    let (mut client, mut server) = connected(vip, &listener).await;
+    let other = echo().await;
+    for round in 0..4_u8 {
+        match round {
+            0 => running.send(spec.endpoints(&[backend, other])).await,
+            1 => {
+                spec.service.source_ranges = vec!["127.0.0.0/8".parse().unwrap()];
+                running.send(vec![spec.change()]).await;
+            }
+            2 => running.send(spec.endpoints(&[other])).await,
+            _ => running.send(vec![spec.gone()]).await,
+        }
+        client.write_u8(round).await.unwrap();
+        assert_eq!(within(server.read_u8()).await.unwrap(), round);
+        server.write_u8(round).await.unwrap();
+        assert_eq!(within(client.read_u8()).await.unwrap(), round);
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn ports_that_are_used_up_are_said_and_those_of_another_endpoint_are_used() {
+    let test = "carrying::ports_that_are_used_up_are_said_and_those_of_another_endpoint_are_used";
+    if !in_namespace(test) {
+        return;
+    }
+    let (running, spec, vip, listener) = running("ports").await;
+    let backend = listener.local_addr().unwrap();
+    let second = TcpListener::bind("127.99.99.99:0").await.unwrap();
+    // Each connection takes one towards the VIP and one towards the endpoint.
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50003").unwrap();
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(connected(vip, &listener).await);
+    }
+    let from = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    from.bind(&SocketAddr::from(([127, 0, 0, 1], 49_000)).into())
+        .unwrap();
+    from.connect(&vip.into()).unwrap();
+    from.set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let error = std::io::Read::read(&mut &from, &mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let port = running.gateway.ports().remove(0).1;
+    assert_eq!(port.counters.connect_errors()["exhausted"], 1);
+    // What is open goes on.
+    let (client, server) = &mut open[0];
+    client.write_u8(7).await.unwrap();
+    assert_eq!(within(server.read_u8()).await.unwrap(), 7);
+    running
+        .send(spec.endpoints(&[backend, second.local_addr().unwrap()]))
+        .await;
+    let both = || async { running.gateway.endpoints().len() == 2 };
+    until("there are two endpoints", both).await;
+    let from = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    from.bind(&SocketAddr::from(([127, 0, 0, 1], 49_001)).into())
+        .unwrap();
+    from.connect(&vip.into()).unwrap();
+    within(second.accept()).await.unwrap();
+    running.stop().await;
+}
