@@ -310,6 +310,9 @@ impl Views for Whole {
     }
 
     fn metrics(&self) -> String {
+        if let Some(gateway) = &self.gateway {
+            gateway.observe();
+        }
         metrics::render(&self.snapshot()) + &self.recorder.render()
     }
 }

@@ -2,9 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::{TaskTrackerToken, TrackedFuture};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::descriptors::Permit;
 use crate::engine::{Command, Mailbox};
@@ -15,20 +14,19 @@ use crate::hops::Guard;
 #[derive(Clone, Debug)]
 pub(crate) struct Binding(Arc<Sockets>);
 
-/// One of the sockets, on its way to the task that will have it.
+/// Goes with one of the sockets: until it is dropped the socket counts as open.
 #[derive(Debug)]
 pub(crate) struct Part {
-    pub(crate) binding: Binding,
-    token: TaskTrackerToken,
+    guard: Guard,
+    _open: TaskTrackerToken,
 }
 
 #[derive(Debug)]
 struct Sockets {
     guard: Guard,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-    /// The workers that accept at them, by this number.
-    accepting: OnceLock<(u32, Vec<Arc<Mailbox>>)>,
+    open: TaskTracker,
+    /// The workers that have them, by this number.
+    workers: OnceLock<(u32, Vec<Arc<Mailbox>>)>,
     _permit: Permit,
 }
 
@@ -37,16 +35,15 @@ impl Binding {
     pub(crate) fn new(guard: Guard, permit: Permit) -> Self {
         Self(Arc::new(Sockets {
             guard,
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            accepting: OnceLock::new(),
+            open: TaskTracker::new(),
+            workers: OnceLock::new(),
             _permit: permit,
         }))
     }
 
-    /// These workers accept at its sockets, by that number. Said once.
-    pub(crate) fn accepted_by(&self, number: u32, workers: Vec<Arc<Mailbox>>) {
-        let _ = self.0.accepting.set((number, workers));
+    /// These workers have its sockets, by that number. Said once.
+    pub(crate) fn served_by(&self, number: u32, workers: Vec<Arc<Mailbox>>) {
+        let _ = self.0.workers.set((number, workers));
     }
 
     /// What the sockets take.
@@ -56,9 +53,8 @@ impl Binding {
 
     /// Tells the sockets to close.
     pub(crate) fn close(&self) {
-        self.0.stop.cancel();
-        self.0.tasks.close();
-        if let Some((number, workers)) = self.0.accepting.get() {
+        self.0.open.close();
+        if let Some((number, workers)) = self.0.workers.get() {
             for worker in workers {
                 worker.send(Command::Close(*number));
             }
@@ -67,33 +63,21 @@ impl Binding {
 
     /// Waits until they have, those included that no worker has got to yet.
     pub(crate) async fn closed(&self) {
-        self.0.tasks.wait().await;
+        self.0.open.wait().await;
     }
 
-    /// Waits until the sockets are told to close.
-    pub(crate) fn stopped(&self) -> WaitForCancellationFuture<'_> {
-        self.0.stop.cancelled()
-    }
-
-    /// One of the sockets: from now on there is one left until its task is gone.
+    /// What goes with one of the sockets.
     pub(crate) fn part(&self) -> Part {
         Part {
-            binding: self.clone(),
-            token: self.0.tasks.token(),
+            guard: self.0.guard,
+            _open: self.0.open.token(),
         }
-    }
-
-    /// A task that has one of the sockets beside the one that it is for.
-    pub(crate) fn track<F: Future>(&self, task: F) -> TrackedFuture<F> {
-        self.0.tasks.track_future(task)
     }
 }
 
 impl Part {
-    /// The task that has the socket.
-    pub(crate) fn track<F: Future>(self, task: F) -> TrackedFuture<F> {
-        let tracked = self.binding.track(task);
-        drop(self.token);
-        tracked
+    /// What the socket takes.
+    pub(crate) fn guard(&self) -> Guard {
+        self.guard
     }
 }

@@ -4,7 +4,6 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Semaphore;
 
-use crate::flows::Flows;
 use crate::health;
 use crate::http;
 use crate::shared::Shared;
@@ -13,8 +12,6 @@ use crate::shared::Shared;
 pub(crate) struct Context {
     /// What all workers share.
     pub(crate) shared: Arc<Shared>,
-    /// The worker's UDP flows.
-    pub(crate) flows: Flows,
     /// The worker's HTTP side, made when the first connection asks for it: its pools take most of a
     /// megabyte, and many gateways carry no HTTP.
     http: OnceLock<http::Server>,
@@ -24,10 +21,9 @@ pub(crate) struct Context {
 
 impl Context {
     /// What the worker's tasks start with.
-    pub(crate) fn new(shared: Arc<Shared>, flows: Flows) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            flows,
             http: OnceLock::new(),
             probes: health::permits(),
         }

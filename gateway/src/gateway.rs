@@ -256,6 +256,11 @@ impl Gateway {
         }
     }
 
+    /// Brings those metrics up to date that nobody counts as things happen.
+    pub fn observe(&self) {
+        self.shared.descriptors.observe();
+    }
+
     /// How often accepting paused because the process or a port had no file descriptors left.
     pub fn accept_pauses(&self) -> u64 {
         self.shared.descriptors.pauses.get()

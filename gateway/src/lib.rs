@@ -8,9 +8,9 @@
 //!    VIP local); `slot`: one place to listen and whom it serves; `binding`: its sockets;
 //! 4. `worker`: pinned threads, two for each processor: one for `engine`, one for `tasks`; `context`:
 //!    what the tasks of one share, `shared`: what all do;
-//! 5. `engine`: TCP connections from accept until the client has the last byte, with `delivery`,
-//!    `buffers` they borrow and `descriptors` they need leave for, and `hops` that end loops; `udp`,
-//!    `flows`: datagrams; `health`: `healthCheckNodePort`;
+//! 5. `engine`: TCP connections from accept until the client has the last byte, and UDP flows, with
+//!    `delivery`, `pipes` they borrow, `descriptors` they need leave for, and `hops` that end loops;
+//!    `health`: `healthCheckNodePort`;
 //! 6. [`port`]: what TCP, UDP and HTTP share of a port; [`counters`]: what its metrics are made of;
 //! 7. [`http`]: ports that are balanced by request, on pingora;
 //! 8. [`admin`], [`metrics`]: what people and scrapers see.
@@ -28,14 +28,12 @@
 
 pub mod admin;
 mod binding;
-mod buffers;
 mod context;
 mod control;
 pub mod counters;
 mod delivery;
 mod descriptors;
 mod engine;
-mod flows;
 pub mod gateway;
 mod health;
 mod hops;
@@ -44,6 +42,7 @@ pub mod http;
 pub mod local;
 pub mod metrics;
 mod names;
+mod pipes;
 pub mod port;
 mod programmer;
 mod published;
@@ -53,7 +52,6 @@ mod shared;
 mod slot;
 mod socket;
 mod tasks;
-mod udp;
 mod worker;
 
 pub use crate::gateway::Gateway;

@@ -27,7 +27,6 @@ use crate::engine::Command;
 use crate::port::Port;
 use crate::slot::{Place, Slot, Target};
 use crate::socket::BindError;
-use crate::tasks::Task;
 
 /// How often it is looked whether the last connection to an address that retires has ended.
 const RETIRE: Duration = Duration::from_millis(100);
@@ -144,7 +143,8 @@ impl Programmer {
                 {
                     if place.protocol == Protocol::Udp {
                         for worker in &self.opener.workers {
-                            worker.tasks().send(Task::Sweep(entry.slot.clone()));
+                            let sweep = Command::Sweep(entry.slot.clone());
+                            worker.mailbox().send(sweep);
                         }
                     }
                 }

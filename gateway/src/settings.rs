@@ -27,6 +27,8 @@ pub struct Settings {
     /// UDP flows at once, over all Services; none: a third of the file descriptors that the
     /// process may open, at most 16,384.
     pub max_flows: Option<usize>,
+    /// Whether the kernel may take and give rows of datagrams as one (UDP GSO and GRO).
+    pub udp_offload: bool,
 }
 
 impl Settings {
@@ -41,6 +43,7 @@ impl Settings {
             make_local: true,
             name_server: None,
             max_flows: None,
+            udp_offload: true,
         }
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) connections: TaskTracker,
     /// UDP flows at once, over all workers.
     pub(crate) max_flows: usize,
+    /// The kernel may take and give rows of datagrams as one.
+    pub(crate) udp_offload: bool,
 }
 
 impl Shared {
@@ -39,6 +41,7 @@ impl Shared {
             stopping,
             connections: TaskTracker::new(),
             max_flows: settings.max_flows.unwrap_or(flows),
+            udp_offload: settings.udp_offload,
         }
     }
 }

@@ -15,7 +15,6 @@ use crate::tasks::Tasks;
 #[derive(Debug)]
 pub(crate) struct Worker {
     mailbox: Arc<Mailbox>,
-    tasks: Tasks,
     threads: [JoinHandle<()>; 2],
 }
 
@@ -26,8 +25,8 @@ impl Worker {
     /// The system has no more threads, or no more file descriptors.
     pub(crate) fn start(number: usize, shared: Arc<Shared>, flows: usize) -> io::Result<Self> {
         let mailbox = Arc::new(Mailbox::new()?);
-        let (tasks, running) = Tasks::start(number, shared.clone(), flows)?;
-        let engine = Engine::new(shared, mailbox.clone(), tasks.clone());
+        let (tasks, running) = Tasks::start(number, shared.clone())?;
+        let engine = Engine::new(number, shared, mailbox.clone(), tasks, flows);
         let carrying = std::thread::Builder::new()
             .name(format!("fairway-work-{number}"))
             .spawn(move || {
@@ -36,25 +35,18 @@ impl Worker {
             })?;
         Ok(Self {
             mailbox,
-            tasks,
             threads: [carrying, running],
         })
     }
 
-    /// What tells its connections something.
+    /// What tells it something.
     pub(crate) fn mailbox(&self) -> &Arc<Mailbox> {
         &self.mailbox
-    }
-
-    /// What takes its other tasks.
-    pub(crate) fn tasks(&self) -> &Tasks {
-        &self.tasks
     }
 
     /// Ends the worker and what it still does.
     pub(crate) fn stop(self) {
         self.mailbox.send(Command::Stop);
-        drop(self.tasks);
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a worker panicked");

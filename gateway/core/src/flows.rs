@@ -32,9 +32,25 @@ pub struct FlowKey {
     pub listen: ListenAddr,
 }
 
-/// Names a flow, and never another one of the same table.
+/// Names a flow, and no other one of the same table among the four thousand million that come next.
+/// Later ones are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FlowId(pub u64);
+pub struct FlowId(u64);
+
+impl FlowId {
+    /// No flow has it.
+    const NONE: Self = Self(u64::MAX);
+
+    fn new(serial: u32, slot: u32) -> Self {
+        Self((u64::from(serial) << 32) | u64::from(slot))
+    }
+
+    /// A number below [`Limits::flows`], that of no other flow as long as there is this one.
+    pub fn slot(self) -> u32 {
+        // The lower half.
+        self.0 as u32
+    }
+}
 
 /// Bounds and timeouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +90,10 @@ pub struct Flow {
 #[derive(Debug)]
 pub struct FlowTable {
     limits: Limits,
-    next_id: u64,
+    serial: u32,
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_key: HashMap<FlowKey, u32, Seed>,
-    by_id: HashMap<FlowId, u32, Seed>,
     by_client: HashMap<IpAddr, Vec<u32>, Seed>,
     by_endpoint: HashMap<EndpointAddr, Vec<u32>, Seed>,
     unreplied: Recency,
@@ -102,11 +117,10 @@ impl FlowTable {
         let seed = Seed(seed);
         Self {
             limits,
-            next_id: 0,
+            serial: 0,
             slots: Vec::new(),
             free: Vec::new(),
             by_key: HashMap::with_hasher(seed),
-            by_id: HashMap::with_hasher(seed),
             by_client: HashMap::with_hasher(seed),
             by_endpoint: HashMap::with_hasher(seed),
             unreplied: Recency::new(),
@@ -134,9 +148,9 @@ impl FlowTable {
         now: Tick,
     ) -> (FlowId, Option<FlowId>) {
         let gone = self.make_room(&key).map(|slot| self.drop_slot(slot));
-        let id = FlowId(self.next_id);
-        self.next_id += 1;
         let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
+        let id = FlowId::new(self.serial, slot);
+        self.serial = self.serial.wrapping_add(1);
         let of_client = self.by_client.entry(key.client.0.ip()).or_default();
         let of_endpoint = self.by_endpoint.entry(endpoint).or_default();
         let entry = Slot {
@@ -154,7 +168,6 @@ impl FlowTable {
             None => self.slots.push(entry),
         }
         self.by_key.insert(key, slot);
-        self.by_id.insert(id, slot);
         self.unreplied.push(slot);
         (id, gone)
     }
@@ -162,7 +175,7 @@ impl FlowTable {
     /// The endpoint answered on a flow, which keeps it alive: where the answer belongs; nothing if
     /// the flow is gone.
     pub fn replied(&mut self, id: FlowId, now: Tick) -> Option<FlowKey> {
-        let slot = *self.by_id.get(&id)?;
+        let slot = self.slot(id)?;
         let entry = &mut self.slots[slot as usize];
         if !entry.replied {
             entry.replied = true;
@@ -175,7 +188,7 @@ impl FlowTable {
 
     /// Ends a flow; whether there was one.
     pub fn close(&mut self, id: FlowId) -> bool {
-        let slot = self.by_id.get(&id).copied();
+        let slot = self.slot(id);
         slot.map(|slot| self.drop_slot(slot)).is_some()
     }
 
@@ -235,6 +248,12 @@ impl FlowTable {
         self.by_key.is_empty()
     }
 
+    /// The slot of a flow that is there.
+    fn slot(&self, id: FlowId) -> Option<u32> {
+        let entry = self.slots.get(id.slot() as usize)?;
+        (entry.flow.id == id).then_some(id.slot())
+    }
+
     fn expired(&self, now: Tick) -> Option<u32> {
         let oldest = [self.unreplied.oldest(), self.replied.oldest()];
         let mut slots = oldest.into_iter().flatten();
@@ -259,7 +278,7 @@ impl FlowTable {
     /// About the idlest flow of one client, unanswered before answered: the idlest of 16 that move
     /// through the list with each new flow. An exact order per client would cost every datagram.
     fn idlest(&self, of_client: &[u32]) -> Option<u32> {
-        let start = self.next_id as usize % of_client.len().max(1);
+        let start = self.serial as usize % of_client.len().max(1);
         let sample = of_client
             .iter()
             .cycle()
@@ -302,7 +321,7 @@ impl FlowTable {
             self.unreplied.remove(slot);
         }
         self.by_key.remove(&key);
-        self.by_id.remove(&flow.id);
+        self.slots[slot as usize].flow.id = FlowId::NONE;
         let moved = take_out(&mut self.by_client, key.client.0.ip(), in_client);
         if let Some(moved) = moved {
             self.slots[moved as usize].in_client = in_client;

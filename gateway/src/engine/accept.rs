@@ -43,6 +43,8 @@ struct Listener {
     /// How many are accepted at once: so many as there were lately. One more would cost a system
     /// call that accepts nothing.
     batch: u32,
+    /// The round of the worker's loop in which so many were accepted.
+    round: u64,
     paused: bool,
 }
 
@@ -69,6 +71,7 @@ impl Listeners {
         let listener = Listener {
             listening,
             batch: 1,
+            round: 0,
             paused: false,
         };
         self.by_number.insert(number, listener);
@@ -97,11 +100,13 @@ impl Engine {
         let Some(listener) = self.listeners.by_number.get_mut(&number) else {
             return;
         };
-        listener.batch = if accepted == batch {
-            (batch * 2).min(MOST)
-        } else {
-            accepted.max(1)
-        };
+        if accepted < batch {
+            listener.batch = accepted.max(1);
+        } else if listener.round + 1 == self.round {
+            // As in the round before, and more were left.
+            listener.batch = (batch * 2).min(MOST);
+        }
+        listener.round = self.round;
         if end == Accepting::NoLeave && !listener.paused {
             listener.paused = true;
             let socket = &listener.listening.socket;

@@ -17,9 +17,9 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustix::pipe::SpliceFlags;
 
 use super::poll::EventFlags;
-use crate::buffers::{self, Pipe};
 use crate::counters::Counter;
 use crate::descriptors::Descriptors;
+use crate::pipes::{self, Pipe};
 
 /// What is read at once at most.
 pub(super) const BUFFER: usize = 64 << 10;
@@ -255,7 +255,9 @@ impl Direction {
         }
         let bytes = tools.buffer.get(..read).unwrap_or_default();
         let mut written = 0;
-        self.hurry(writer);
+        if read > 0 {
+            self.hurry(writer);
+        }
         while writer.writable && written < read {
             let rest = bytes.get(written..).unwrap_or_default();
             match send(writer, rest) {
@@ -277,20 +279,20 @@ impl Direction {
 
     /// Reads into a pipe; false where there is none to be had.
     fn splice(&mut self, reader: &mut Side, tools: &mut Tools<'_>) -> io::Result<bool> {
-        let Some(pipe) = buffers::take_pipe(tools.descriptors) else {
+        let Some(pipe) = pipes::take(tools.descriptors) else {
             return Ok(false);
         };
-        match splice(&reader.socket, &pipe.write, buffers::PIPE) {
+        match splice(&reader.socket, &pipe.write, pipes::SIZE) {
             Ok(0) => {
                 self.ended = true;
-                buffers::give_pipe(pipe);
+                pipes::give(pipe);
             }
             Ok(bytes) => {
                 self.full = bytes >= WORTHWHILE;
                 self.holds = Holds::Piped { pipe, bytes };
             }
             Err(error) => {
-                buffers::give_pipe(pipe);
+                pipes::give(pipe);
                 match error {
                     Errno::AGAIN => reader.readable = false,
                     Errno::INTR => {}
@@ -334,7 +336,7 @@ impl Direction {
             self.holds = match std::mem::take(&mut self.holds) {
                 Holds::Bytes { bytes, from } if from == bytes.len() => Holds::Nothing,
                 Holds::Piped { pipe, bytes: 0 } => {
-                    buffers::give_pipe(pipe);
+                    pipes::give(pipe);
                     Holds::Nothing
                 }
                 other => other,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::poll::{Poll, Token, Watch};
@@ -13,6 +14,11 @@ use crate::slot::Slot;
 pub(crate) enum Command {
     /// Accept there, by that number.
     Listen(u32, Box<Listening>),
+    /// Take datagrams there, by that number.
+    Receive(u32, Box<Receiving>),
+    /// The Service behind a UDP listener changed: end the flows whose endpoint is not eligible any
+    /// more.
+    Sweep(Arc<Slot>),
     /// Accept what waits there, and close it.
     Close(u32),
     /// Look whose time to drain is over.
@@ -32,6 +38,17 @@ pub(crate) struct Listening {
     pub(crate) slot: Arc<Slot>,
     /// Until this is dropped the socket counts as open.
     pub(crate) _part: Part,
+}
+
+/// A socket that takes datagrams, and for whom.
+#[derive(Debug)]
+pub(crate) struct Receiving {
+    /// The socket.
+    pub(crate) socket: OwnedFd,
+    /// Whom it serves.
+    pub(crate) slot: Arc<Slot>,
+    /// Until this is dropped the socket counts as open.
+    pub(crate) part: Part,
 }
 
 /// A worker, as those see it who have something for it.
@@ -56,8 +73,17 @@ impl Mailbox {
     ///
     /// # Errors
     /// As [`Poll::add`].
-    pub(crate) fn register(&self, socket: &TcpListener, number: u32) -> io::Result<()> {
+    pub(crate) fn register_tcp(&self, socket: &TcpListener, number: u32) -> io::Result<()> {
         self.poll.add(socket, Token::Listener(number), Watch::Level)
+    }
+
+    /// The same for datagrams; [`Command::Receive`] is to follow.
+    ///
+    /// # Errors
+    /// As [`Poll::add`].
+    pub(crate) fn register_udp(&self, socket: &OwnedFd, number: u32) -> io::Result<()> {
+        self.poll
+            .add(socket, Token::Datagrams(number), Watch::Level)
     }
 
     /// Gives the worker a command.

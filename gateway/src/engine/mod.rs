@@ -13,8 +13,10 @@ mod accept;
 mod connection;
 mod direction;
 mod mailbox;
+mod packets;
 mod poll;
 mod slab;
+mod udp;
 #[cfg(test)]
 mod tests;
 
@@ -27,14 +29,18 @@ use self::accept::Listeners;
 use self::connection::{Connection, Step, Wait, World};
 pub(crate) use self::direction::spliced;
 use self::direction::{BUFFER, Tools};
-pub(crate) use self::mailbox::{Command, Listening, Mailbox};
+pub(crate) use self::mailbox::{Command, Listening, Mailbox, Receiving};
 use self::poll::{EventFlags, Events, Token};
 use self::slab::Slab;
+use self::udp::{Datagrams, Surroundings};
 use crate::shared::Shared;
 use crate::tasks::Tasks;
 
 /// How often one connection may read before others have their turn.
 const TURNS: u32 = 16;
+
+/// How often UDP flows that are idle for too long are looked for.
+const EXPIRY: Duration = Duration::from_secs(1);
 
 type Connections = Slab<Connection, { Wait::COUNT }>;
 
@@ -44,23 +50,38 @@ pub(crate) struct Engine {
     mailbox: Arc<Mailbox>,
     listeners: Listeners,
     connections: Connections,
+    datagrams: Datagrams,
+    /// When UDP flows that are idle for too long are looked for.
+    expiry: Instant,
     /// Those that have more to do.
     again: Vec<u32>,
     buffer: Box<[u8]>,
     /// Held as long as connections may come.
     open: Option<TaskTrackerToken>,
+    /// How often it was looked what there is to do.
+    round: u64,
     draining: bool,
     stopped: bool,
 }
 
 impl Engine {
-    pub(crate) fn new(shared: Arc<Shared>, mailbox: Arc<Mailbox>, tasks: Tasks) -> Self {
+    /// The worker of that number, with so many UDP flows at most.
+    pub(crate) fn new(
+        number: usize,
+        shared: Arc<Shared>,
+        mailbox: Arc<Mailbox>,
+        tasks: Tasks,
+        flows: usize,
+    ) -> Self {
         Self {
             listeners: Listeners::new(tasks),
             connections: Slab::new(),
+            datagrams: Datagrams::new(number as u64, flows, shared.udp_offload),
+            expiry: Instant::now() + EXPIRY,
             again: Vec::new(),
             buffer: vec![0; BUFFER].into_boxed_slice(),
             open: Some(shared.connections.token()),
+            round: 0,
             draining: false,
             stopped: false,
             shared,
@@ -78,6 +99,7 @@ impl Engine {
                 tracing::error!(%error, "a worker can't wait for its sockets");
                 return;
             }
+            self.round += 1;
             let again = std::mem::take(&mut self.again);
             for at in 0..events.len() {
                 if let Some((token, flags)) = events.get(at) {
@@ -102,6 +124,24 @@ impl Engine {
                 self.resume();
             }
             Token::Listener(number) => self.accept(number),
+            Token::Datagrams(number) => {
+                if !self.datagrams.knows(number) {
+                    // Its command is on its way.
+                    self.commands();
+                }
+                let around = Surroundings {
+                    shared: &self.shared,
+                    poll: self.mailbox.poll(),
+                };
+                self.datagrams.receive(number, &around);
+            }
+            Token::Flow(slot) => {
+                let around = Surroundings {
+                    shared: &self.shared,
+                    poll: self.mailbox.poll(),
+                };
+                self.datagrams.answers(slot, flags, &around);
+            }
             Token::Client(number) => {
                 self.step(number, |connection, world| {
                     connection.client_event(flags, world)
@@ -119,7 +159,14 @@ impl Engine {
         for command in self.mailbox.take() {
             match command {
                 Command::Listen(number, listening) => self.listeners.insert(number, *listening),
-                Command::Close(number) => self.close(number),
+                Command::Receive(number, receiving) => {
+                    self.datagrams.insert(number, *receiving);
+                }
+                Command::Sweep(slot) => self.datagrams.sweep(&slot),
+                Command::Close(number) => {
+                    self.close(number);
+                    self.datagrams.close(number);
+                }
                 Command::Cut => self.cut(),
                 Command::Drain => self.draining = true,
                 Command::Stop => self.stopped = true,
@@ -166,6 +213,10 @@ impl Engine {
         if self.listeners.is_due(now) {
             self.resume();
         }
+        if self.expiry <= now {
+            self.expiry = now + EXPIRY;
+            self.datagrams.expire(self.shared.clock.now());
+        }
     }
 
     /// How long nothing has to be done without an event.
@@ -178,7 +229,8 @@ impl Engine {
             let since = self.connections.since(wait as u8)?;
             Some(since + wait.duration(&self.shared))
         });
-        let due = due.chain(self.listeners.due()).min()?;
+        let expiry = self.datagrams.has_flows().then_some(self.expiry);
+        let due = due.chain(self.listeners.due()).chain(expiry).min()?;
         Some(due.saturating_duration_since(now))
     }
 

@@ -19,6 +19,10 @@ pub(crate) enum Token {
     Wake,
     /// A socket that listens.
     Listener(u32),
+    /// A socket that takes datagrams.
+    Datagrams(u32),
+    /// The socket of a UDP flow.
+    Flow(u32),
     /// The client's side of a connection.
     Client(u32),
     /// The endpoint's side of one.
@@ -32,6 +36,8 @@ impl Token {
             Self::Listener(number) => (1, number),
             Self::Client(number) => (2, number),
             Self::Endpoint(number) => (3, number),
+            Self::Datagrams(number) => (4, number),
+            Self::Flow(number) => (5, number),
         };
         EventData::new_u64((kind << 32) | u64::from(number))
     }
@@ -44,6 +50,8 @@ impl Token {
             1 => Self::Listener(number),
             2 => Self::Client(number),
             3 => Self::Endpoint(number),
+            4 => Self::Datagrams(number),
+            5 => Self::Flow(number),
             _ => Self::Wake,
         }
     }

@@ -1,5 +1,6 @@
 //! What brings a place up: its address made local, its sockets bound, and each given to a worker.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use fairway_config::exchange::ClaimKind;
@@ -7,11 +8,10 @@ use socket2::SockFilter;
 
 use crate::binding::Binding;
 use crate::descriptors::Descriptors;
-use crate::engine::{Command, Listening};
+use crate::engine::{Command, Listening, Receiving};
 use crate::local::LocalRoutes;
 use crate::slot::{Place, Slot, Target};
 use crate::socket::{self, BindError, Sockets};
-use crate::tasks::Task;
 use crate::worker::Worker;
 
 /// [`socket::bind`], or what a test has in its place.
@@ -109,18 +109,18 @@ impl Opener {
         };
         let fail = |error| BindError::of(place, &error);
         let binding = Binding::new(guard, permit);
+        // Four thousand million changes of listeners later the first are long gone.
+        self.number = self.number.wrapping_add(1);
+        let number = self.number;
         match sockets {
             Sockets::Tcp(listeners) => {
-                // Four thousand million changes of listeners later the first are long gone.
-                self.number = self.number.wrapping_add(1);
-                let number = self.number;
                 let workers = || self.workers.iter().zip(&listeners);
                 // All stand, or none.
                 for (worker, listener) in workers() {
-                    worker.mailbox().register(listener, number).map_err(fail)?;
+                    worker.mailbox().register_tcp(listener, number).map_err(fail)?;
                 }
                 let mailboxes = workers().map(|(worker, _)| worker.mailbox().clone());
-                binding.accepted_by(number, mailboxes.collect());
+                binding.served_by(number, mailboxes.collect());
                 for (worker, socket) in self.workers.iter().zip(listeners) {
                     let listening = Listening {
                         socket,
@@ -133,13 +133,24 @@ impl Opener {
                 }
             }
             Sockets::Udp(sockets) => {
-                let mut tasks = Vec::with_capacity(count);
-                for (worker, socket) in self.workers.iter().zip(sockets) {
-                    let socket = worker.tasks().register(socket).map_err(fail)?;
-                    tasks.push(Task::Udp(socket, slot.clone(), binding.part()));
+                let sockets: Vec<OwnedFd> = sockets.into_iter().map(Into::into).collect();
+                let workers = || self.workers.iter().zip(&sockets);
+                for (worker, socket) in workers() {
+                    worker
+                        .mailbox()
+                        .register_udp(socket, number)
+                        .map_err(fail)?;
                 }
-                for (worker, task) in self.workers.iter().zip(tasks) {
-                    worker.tasks().send(task);
+                let mailboxes = workers().map(|(worker, _)| worker.mailbox().clone());
+                binding.served_by(number, mailboxes.collect());
+                for (worker, socket) in self.workers.iter().zip(sockets) {
+                    let receiving = Receiving {
+                        socket,
+                        slot: slot.clone(),
+                        part: binding.part(),
+                    };
+                    let command = Command::Receive(number, Box::new(receiving));
+                    worker.mailbox().send(command);
                 }
             }
         }
