@@ -201,6 +201,10 @@ pub(crate) struct TrafficArgs {
     /// Threads that carry traffic [default: the cores]
     #[arg(long, env = "FAIRWAY_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: Option<u16>,
+    /// Take and send UDP datagrams one by one, for a network driver that does segmentation (GSO, GRO)
+    /// wrong
+    #[arg(long, env = "FAIRWAY_NO_UDP_OFFLOAD", hide_short_help = true)]
+    pub(crate) no_udp_offload: bool,
     /// This node's name [default: the host's name]
     #[arg(long, env = "FAIRWAY_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,

@@ -58,6 +58,7 @@ pub(crate) struct Traffic {
     pub(crate) slices_are_known: bool,
     pub(crate) drain_timeout: Duration,
     pub(crate) workers: usize,
+    pub(crate) udp_offload: bool,
     pub(crate) class: Arc<str>,
     pub(crate) default_class: bool,
     pub(crate) allow_loopback: bool,
@@ -75,6 +76,7 @@ impl Traffic {
             slices_are_known: false,
             drain_timeout: args.drain_timeout,
             workers: args.workers.map_or_else(cores, usize::from),
+            udp_offload: !args.no_udp_offload,
             class: class.into(),
             default_class,
             allow_loopback: args.allow_loopback_endpoints,
@@ -104,6 +106,7 @@ impl Traffic {
         };
         let settings = fairway_gateway::Settings {
             workers: self.workers,
+            udp_offload: self.udp_offload,
             drain_timeout: self.drain_timeout,
             name_server: self.name_server,
             ..fairway_gateway::Settings::new(self.name.clone(), core)
