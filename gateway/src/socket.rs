@@ -142,6 +142,8 @@ pub(crate) fn bind(
                 let socket = socket?;
                 tune(&socket);
                 socket.listen(BACKLOG).map_err(fail)?;
+                // Now: listen(2) forgets it.
+                answer_with_data(&socket);
                 Ok(socket.into())
             });
             Ok(Sockets::Tcp(listeners.collect::<Result<_, _>>()?))
@@ -219,6 +221,12 @@ fn tune(socket: &impl AsFd) {
     // It can't fail on a TCP socket; and a connection works without it.
     let _ = SockRef::from(socket).set_tcp_nodelay(true);
     keep_alive(socket);
+}
+
+/// Lets the kernel wait a moment for data that an acknowledgement can go with (tcp(7), `TCP_QUICKACK`):
+/// at the start of a connection it would acknowledge each segment at once, by a packet of its own.
+pub(crate) fn answer_with_data(socket: &impl AsFd) {
+    let _ = rustix::net::sockopt::set_tcp_quickack(socket, false);
 }
 
 /// Lets the kernel find out that a silent peer is gone.

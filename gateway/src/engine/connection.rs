@@ -115,6 +115,8 @@ pub(super) struct Connection {
     up: Direction,
     down: Direction,
     stage: Stage,
+    /// It is among those that have more to do.
+    queued: bool,
     from: ClientAddr,
     listen: ListenAddr,
     /// Counts as one of the endpoint's.
@@ -179,6 +181,7 @@ impl Connection {
                 bound: Instant::now() + BOUND,
                 error: None,
             }),
+            queued: false,
             from,
             listen,
             active: None,
@@ -235,6 +238,10 @@ impl Connection {
                 self.not_reached(io::ErrorKind::TimedOut.into(), world)
             }
             (Wait::Exhausted, Stage::Dialling(_)) => self.dial(world),
+            // The endpoint answered, and there was more to do than could be done at once.
+            (Wait::Fresh | Wait::Impatient | Wait::Patient, Stage::Carrying) => {
+                Step::Wait(Wait::Young)
+            }
             (Wait::Young, Stage::Carrying) => {
                 if let Some(endpoint) = &self.endpoint {
                     socket::keep_alive(&endpoint.socket);
@@ -246,8 +253,14 @@ impl Connection {
         }
     }
 
+    /// Whether it is to be put among those that have more to do: once.
+    pub(super) fn queue(&mut self) -> bool {
+        !std::mem::replace(&mut self.queued, true)
+    }
+
     /// It is its turn again.
     pub(super) fn more(&mut self, world: &mut World<'_>) -> Step {
+        self.queued = false;
         match self.stage {
             Stage::Carrying => self.carry(world),
             Stage::Dialling(_) | Stage::Delivering(_) => Step::Stay,
@@ -347,13 +360,18 @@ impl Connection {
             self.port.counters.connect.observe(began.elapsed());
         }
         self.stage = Stage::Carrying;
-        match self.carry(world) {
-            // What has not ended at once is waited for.
-            Step::Stay => match self.watch_client(world) {
-                Ok(()) => Step::Wait(Wait::Young),
-                Err(error) => self.fail(&error),
-            },
-            other => other,
+        if let Some(endpoint) = &self.endpoint {
+            socket::answer_with_data(&endpoint.socket);
+        }
+        let step = self.carry(world);
+        if step == Step::Over {
+            return step;
+        }
+        // What has not ended at once is waited for.
+        match self.watch_client(world) {
+            Err(error) => self.fail(&error),
+            Ok(()) if step == Step::Stay => Step::Wait(Wait::Young),
+            Ok(()) => step,
         }
     }
 
@@ -366,10 +384,11 @@ impl Connection {
         let counters = &self.port.counters;
         let (up, down) = (&mut self.up, &mut self.down);
         let was = (up.has_ended(), down.has_ended());
-        let carried = up
-            .carry(client, endpoint, &counters.received, &mut world.tools)
-            .and_then(|up| {
-                let down = down.carry(endpoint, client, &counters.transmitted, &mut world.tools)?;
+        // What the endpoint has said passes before it is found that it takes nothing any more.
+        let carried = down
+            .carry(endpoint, client, &counters.transmitted, &mut world.tools)
+            .and_then(|down| {
+                let up = up.carry(client, endpoint, &counters.received, &mut world.tools)?;
                 Ok((up, down))
             });
         match carried {

@@ -24,12 +24,15 @@ use crate::pipes::{self, Pipe};
 /// What is read at once at most.
 pub(super) const BUFFER: usize = 64 << 10;
 
+/// How often a direction may read before others have their turn.
+const TURNS: u32 = 16;
+
 /// From how many bytes on a direction is spliced.
 const GROWN: u64 = 128 << 10;
 
-/// A splice that moves less than this is not worth its second system call: the direction goes back
-/// to copying until it fills the buffer again.
-const WORTHWHILE: usize = 8 << 10;
+/// A read that moves less than this is not worth a splice's second system call: the direction is
+/// copied until one brings as much again.
+const WORTHWHILE: usize = 16 << 10;
 
 /// `SIOCATMARK` of asm-generic/sockios.h.
 const SIOCATMARK: Opcode = 0x8905;
@@ -105,8 +108,6 @@ pub(super) struct Tools<'a> {
     pub(super) buffer: &'a mut [u8],
     /// Leave to open a pipe.
     pub(super) descriptors: &'a Arc<Descriptors>,
-    /// How often may be read yet before others have their turn.
-    pub(super) turns: &'a mut u32,
 }
 
 /// How far a direction is.
@@ -126,8 +127,8 @@ pub(super) struct Direction {
     holds: Holds,
     /// Bytes written so far.
     total: u64,
-    /// The last read filled what it was read into.
-    full: bool,
+    /// The last read was [`WORTHWHILE`].
+    large: bool,
     /// The reader says no more.
     ended: bool,
 }
@@ -164,6 +165,7 @@ impl Direction {
         counter: &Counter,
         tools: &mut Tools<'_>,
     ) -> io::Result<Progress> {
+        let mut turns = TURNS;
         loop {
             if !self.write_held(writer, counter)? {
                 return Ok(Progress::Waits);
@@ -174,14 +176,14 @@ impl Direction {
             if !reader.readable {
                 return Ok(Progress::Waits);
             }
-            if *tools.turns == 0 {
+            if turns == 0 {
                 return Ok(Progress::More);
             }
-            *tools.turns -= 1;
+            turns -= 1;
             if reader.urgent && !self.pass_urgent(reader, writer)? {
                 return Ok(Progress::Waits);
             }
-            let spliced = if self.full && self.total >= GROWN && !reader.urgent {
+            let spliced = if self.large && self.total >= GROWN && !reader.urgent {
                 self.splice(reader, tools)?
             } else {
                 false
@@ -246,7 +248,7 @@ impl Direction {
             Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        self.full = read == room;
+        self.large = read >= WORTHWHILE;
         if read < room {
             // All that had come was read, and with it the end if that had come too: the socket's
             // queue is in order. Only urgent data makes a read stop before the queue is empty.
@@ -288,7 +290,7 @@ impl Direction {
                 pipes::give(pipe);
             }
             Ok(bytes) => {
-                self.full = bytes >= WORTHWHILE;
+                self.large = bytes >= WORTHWHILE;
                 self.holds = Holds::Piped { pipe, bytes };
             }
             Err(error) => {

@@ -6,8 +6,8 @@
 //! its bytes go. What needs a runtime (HTTP, health checks) is handed to the worker's
 //! [tasks](crate::tasks).
 //!
-//! Nothing here blocks, and no connection has more than [`TURNS`] reads before the others have
-//! theirs.
+//! Nothing here blocks, and no connection reads more than a few times before the others have their
+//! turn.
 
 mod accept;
 mod connection;
@@ -16,9 +16,9 @@ mod mailbox;
 mod packets;
 mod poll;
 mod slab;
-mod udp;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,9 +35,6 @@ use self::slab::Slab;
 use self::udp::{Datagrams, Surroundings};
 use crate::shared::Shared;
 use crate::tasks::Tasks;
-
-/// How often one connection may read before others have their turn.
-const TURNS: u32 = 16;
 
 /// How often UDP flows that are idle for too long are looked for.
 const EXPIRY: Duration = Duration::from_secs(1);
@@ -179,14 +176,12 @@ impl Engine {
         let Some(connection) = self.connections.get(number) else {
             return;
         };
-        let mut turns = TURNS;
         let mut world = World {
             shared: &self.shared,
             poll: self.mailbox.poll(),
             tools: Tools {
                 buffer: &mut self.buffer,
                 descriptors: &self.shared.descriptors,
-                turns: &mut turns,
             },
             number,
         };
@@ -196,7 +191,8 @@ impl Engine {
                 self.connections.enlist(number, wait as u8, Instant::now());
             }
             Step::Rest => self.connections.delist(number),
-            Step::More => self.again.push(number),
+            Step::More if connection.queue() => self.again.push(number),
+            Step::More => {}
             Step::Over => drop(self.connections.remove(number)),
         }
     }

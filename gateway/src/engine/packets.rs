@@ -7,7 +7,10 @@
 //! The one place of the data plane that speaks to the kernel by pointers: neither the standard library
 //! nor rustix has these calls.
 
-#![expect(unsafe_code, reason = "no safe wrapper has recvmmsg(2) and UDP_SEGMENT")]
+#![expect(
+    unsafe_code,
+    reason = "no safe wrapper has recvmmsg(2) and UDP_SEGMENT"
+)]
 
 use std::io;
 use std::mem;
@@ -308,7 +311,9 @@ mod tests {
     fn a_row_arrives_as_the_datagrams_that_it_is_of() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let (to, from, at) = pair(address);
-            let pieces: Vec<Vec<u8>> = (0..5).map(|n| vec![n; if n == 4 { 3 } else { 100 }]).collect();
+            let pieces: Vec<Vec<u8>> = (0..5)
+                .map(|n| vec![n; if n == 4 { 3 } else { 100 }])
+                .collect();
             let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
             assert!(is_row(&pieces));
             send(&from, Some(&at), &pieces, Some(100)).unwrap();
@@ -327,7 +332,15 @@ mod tests {
                 poll(&mut [PollFd::new(&to, PollFlags::IN)], None).unwrap();
                 let count = inbox.receive(&to, BATCH).unwrap();
                 for row in (0..count).filter_map(|at| inbox.get(at)) {
-                    assert_eq!(row.from.unwrap().port(), socket2::SockRef::from(&from).local_addr().unwrap().as_socket().unwrap().port());
+                    assert_eq!(
+                        row.from.unwrap().port(),
+                        socket2::SockRef::from(&from)
+                            .local_addr()
+                            .unwrap()
+                            .as_socket()
+                            .unwrap()
+                            .port()
+                    );
                     assert_eq!(row.count(), row.datagrams().count());
                     got.extend(row.datagrams().map(<[u8]>::to_vec));
                 }
@@ -356,7 +369,10 @@ mod tests {
                 got.push((row.from.unwrap(), row.datagrams().next().unwrap().to_vec()));
             }
         }
-        assert_eq!((got[0].1.len(), got[1].1.len(), got[2].1.len()), (3, 0, 65_507));
+        assert_eq!(
+            (got[0].1.len(), got[1].1.len(), got[2].1.len()),
+            (3, 0, 65_507)
+        );
         assert_eq!(got[0].0, got[2].0);
         assert_ne!(got[0].0, got[1].0);
     }

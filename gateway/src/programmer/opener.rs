@@ -117,7 +117,10 @@ impl Opener {
                 let workers = || self.workers.iter().zip(&listeners);
                 // All stand, or none.
                 for (worker, listener) in workers() {
-                    worker.mailbox().register_tcp(listener, number).map_err(fail)?;
+                    worker
+                        .mailbox()
+                        .register_tcp(listener, number)
+                        .map_err(fail)?;
                 }
                 let mailboxes = workers().map(|(worker, _)| worker.mailbox().clone());
                 binding.served_by(number, mailboxes.collect());

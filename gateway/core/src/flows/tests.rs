@@ -245,7 +245,10 @@ fn simulate(seed: u64) {
 fn invariants(table: &FlowTable, model: &Model) {
     assert_eq!(table.len(), model.0.len());
     assert!(table.len() <= table.limits.flows);
-    let live = table.slots.iter().filter(|slot| slot.flow.id != FlowId::NONE);
+    let live = table
+        .slots
+        .iter()
+        .filter(|slot| slot.flow.id != FlowId::NONE);
     assert_eq!(live.count(), table.by_key.len());
     assert_eq!(table.slots.len(), table.free.len() + table.len());
     for (list, slot_of) in [

@@ -1,6 +1,7 @@
 //! Measures Fairway beside its peers: the same client, the same servers, the same machine, in turns.
 //! Prints a page in Markdown and writes all figures as JSON to the file that is named as argument.
-//! Run it by `cargo xtask bench peers`.
+//! Run it by `cargo xtask bench peers`. By hand the number of rounds may follow, and which groups of
+//! figures alone are measured: requests, connections, latency, streams, datagrams, memory.
 //!
 //! ```text
 //!   client ──── edge ──── farm
@@ -36,11 +37,12 @@ fn main() -> Result<()> {
         Some(text) => text.parse()?,
         None => ROUNDS,
     };
+    let groups: Vec<String> = arguments.collect();
     let site = Site::new()?;
     let addresses: Vec<_> = (0..SERVERS).map(server).collect();
     let _backend = Backend::start(&site.farm, &addresses)?;
     let mut paths = Paths::start(&site)?;
-    let figures = rounds::measure(&site, &mut paths, rounds)?;
+    let figures = rounds::measure(&site, &mut paths, rounds, &groups)?;
     println!("{}", report::page(&figures, rounds));
     if let Some(path) = json {
         fs::write(path, report::json(&figures, rounds)?)?;

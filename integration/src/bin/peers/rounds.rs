@@ -201,8 +201,14 @@ fn at(way: Way, port: u16) -> SocketAddr {
     SocketAddr::new(way.address(), port)
 }
 
-/// All rounds. In each, every way has its turn at everything.
-pub(crate) fn measure(site: &Site, paths: &mut Paths, rounds: usize) -> Result<Figures> {
+/// All rounds. In each, every way has its turn at everything, or at these groups of figures alone.
+pub(crate) fn measure(
+    site: &Site,
+    paths: &mut Paths,
+    rounds: usize,
+    groups: &[String],
+) -> Result<Figures> {
+    let is_wanted = |group: &str| groups.is_empty() || groups.iter().any(|wanted| wanted == group);
     let mut bench = Bench {
         site,
         paths,
@@ -217,28 +223,48 @@ pub(crate) fn measure(site: &Site, paths: &mut Paths, rounds: usize) -> Result<F
     }
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
-        bench.requests(slowest * HALF)?;
-        bench.streams()?;
-        bench.datagrams()?;
+        if is_wanted("requests") {
+            bench.requests()?;
+        }
+        if is_wanted("connections") {
+            bench.connections()?;
+        }
+        if is_wanted("latency") {
+            bench.latency(slowest * HALF)?;
+        }
+        if is_wanted("streams") {
+            bench.streams()?;
+        }
+        if is_wanted("datagrams") {
+            bench.datagrams()?;
+        }
     }
-    bench.memory()?;
+    if is_wanted("memory") {
+        bench.memory()?;
+    }
     Ok(bench.figures)
 }
 
 impl Bench<'_> {
-    fn requests(&mut self, half: f64) -> Result<()> {
+    fn requests(&mut self) -> Result<()> {
         self.round(
             &Way::ALL,
             (REQUEST_CPU, Some(REQUEST_OWN)),
             |way| requests::keep_alive(at(way, KEEPS), CONNECTIONS, TURN),
             |figures, way, outcome, _| figures.add(REQUESTS, way, outcome.rate()),
-        )?;
+        )
+    }
+
+    fn connections(&mut self) -> Result<()> {
         self.round(
             &Way::ALL,
             (VISIT_CPU, Some(VISIT_OWN)),
             |way| requests::new_connections(at(way, CLOSES), CONNECTIONS, TURN),
             |figures, way, outcome, _| figures.add(VISITS, way, outcome.rate()),
-        )?;
+        )
+    }
+
+    fn latency(&mut self, half: f64) -> Result<()> {
         let micros = |time: Duration| time.as_secs_f64() * 1e6;
         let mut direct = (0.0, 0.0);
         for way in Way::ALL {
