@@ -12,7 +12,7 @@
 //! ports hold is never taken back, so that ports that fill up one after the other, and are never done,
 //! leave an eighth each of what the one before did.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -199,6 +199,7 @@ impl Descriptors {
             "a port has its share of the file descriptors"
         });
         self.awaited.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         // What was given back just before it was said is not told.
         self.take(share, count)
     }

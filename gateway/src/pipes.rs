@@ -2,7 +2,7 @@
 //!
 //! Each worker thread has its own store of them, so that lending takes no lock.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -17,7 +17,11 @@ pub(crate) const SIZE: usize = 256 << 10;
 /// How many a thread keeps at most.
 const KEPT: usize = 16;
 
+/// How many a thread has at most: who reads slowly keeps one, with all that is in it.
+const MOST: usize = 512;
+
 thread_local! {
+    static OPEN: Cell<usize> = const { Cell::new(0) };
     static STORE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -29,15 +33,27 @@ pub(crate) struct Pipe {
     _permit: Permit,
 }
 
-/// Borrows a pipe; none where the process has no file descriptors to spare for one.
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // A thread that ends may have closed its count already.
+        let _ = OPEN.try_with(|open| open.set(open.get().saturating_sub(1)));
+    }
+}
+
+/// Borrows a pipe; none where the process has no file descriptors to spare for one, or
+/// the thread has too many.
 pub(crate) fn take(descriptors: &Arc<Descriptors>) -> Option<Pipe> {
     if let Some(pipe) = STORE.with_borrow_mut(Vec::pop) {
         return Some(pipe);
+    }
+    if OPEN.get() >= MOST {
+        return None;
     }
     let permit = descriptors.take_spare(2)?;
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).ok()?;
     // A smaller pipe is one that works.
     let _ = rustix::pipe::fcntl_setpipe_size(&write, SIZE);
+    OPEN.set(OPEN.get() + 1);
     Some(Pipe {
         read,
         write,

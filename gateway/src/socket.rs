@@ -243,6 +243,7 @@ pub(crate) fn keep_alive(socket: &impl AsFd) {
 pub(crate) fn queue_datagrams(socket: &Socket) {
     // A smaller buffer than asked for is one that works.
     let _ = socket.set_recv_buffer_size(UDP_BUFFER);
+    let _ = socket.set_send_buffer_size(UDP_BUFFER);
 }
 
 /// Makes the coming close of a connection a reset, so that the peer learns that it did not end as

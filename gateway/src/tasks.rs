@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use fairway_config::net::{ClientAddr, ListenAddr};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::context::Context;
 use crate::descriptors::Permit;
@@ -40,6 +41,8 @@ pub(crate) enum Accepted {
         hops: Option<Hops>,
         /// Which port.
         port: Open,
+        /// Counts from its accept on: the process ends when the last one has.
+        open: TaskTrackerToken,
     },
     /// A probe of a `healthCheckNodePort`.
     Probe {
@@ -118,16 +121,16 @@ fn carry(task: Task, context: &Arc<Context>) {
             listen,
             hops,
             port,
+            open,
         } => {
-            let tracker = context.shared.connections.clone();
-            tokio::spawn(tracker.track_future(async move {
+            tokio::spawn(async move {
                 let clock = context.shared.clock;
                 context
                     .http()
                     .serve(stream, listen, from, hops, port, clock)
                     .await;
-                drop(permit);
-            }));
+                drop((permit, open));
+            });
         }
     }
 }

@@ -31,7 +31,12 @@ impl Worker {
             .name(format!("fairway-work-{number}"))
             .spawn(move || {
                 pin(number);
-                engine.run();
+                let run = std::panic::AssertUnwindSafe(|| engine.run());
+                if std::panic::catch_unwind(run).is_err() {
+                    // Its listeners would take clients that nobody carries: better to be started anew.
+                    tracing::error!("a worker panicked, which is a bug; the process ends");
+                    std::process::abort();
+                }
             })?;
         Ok(Self {
             mailbox,

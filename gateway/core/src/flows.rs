@@ -5,9 +5,10 @@
 //! one either way: the two timeouts of Linux' conntrack (`nf_conntrack_udp_timeout`, 30 s, and
 //! `nf_conntrack_udp_timeout_stream`, 120 s; Documentation/networking/nf_conntrack-sysctl.rst).
 //!
-//! The table is bounded. When it is full, the flow that is idle the longest goes, one that was
-//! never answered before one that was: so a flood from invented addresses drives out itself. One
-//! client address has a bound of its own, so that it can't drive out others.
+//! The table is bounded. When it is full, the flow that is idle the longest goes: of those that were
+//! never answered where they are more than an eighth, so that a flood from invented addresses drives out
+//! itself, and of those that were answered where they are fewer, so that new clients have their time to
+//! be answered. One client address has a bound of its own, so that it can't drive out others.
 //!
 //! Every operation takes constant time, [`FlowTable::evict`] and [`FlowTable::expire`] for each
 //! flow that goes.
@@ -22,6 +23,9 @@ use siphasher::sip::SipHasher13;
 
 use crate::recency::Recency;
 use crate::route::Tick;
+
+/// A full table has room for this part of it (an eighth) of flows that were not answered yet.
+const UNREPLIED_SHARE: usize = 8;
 
 /// What tells flows apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -270,13 +274,19 @@ impl FlowTable {
         if of_client.len() >= self.limits.per_client.max(1) {
             return self.idlest(of_client);
         }
-        let full = self.len() >= self.limits.flows.max(1);
-        full.then(|| self.unreplied.oldest().or(self.replied.oldest()))
-            .flatten()
+        if self.len() < self.limits.flows.max(1) {
+            return None;
+        }
+        let (unreplied, replied) = (self.unreplied.oldest(), self.replied.oldest());
+        if self.unreplied.len() > self.limits.flows / UNREPLIED_SHARE {
+            unreplied.or(replied)
+        } else {
+            replied.or(unreplied)
+        }
     }
 
-    /// About the idlest flow of one client, unanswered before answered: the idlest of 16 that move
-    /// through the list with each new flow. An exact order per client would cost every datagram.
+    /// About the idlest flow of one client: the idlest of 16 that move through the list with each new
+    /// flow. An exact order per client would cost every datagram.
     fn idlest(&self, of_client: &[u32]) -> Option<u32> {
         let start = self.serial as usize % of_client.len().max(1);
         let sample = of_client
@@ -286,7 +296,7 @@ impl FlowTable {
             .take(of_client.len().min(16));
         let slots = sample.map(|slot| (&self.slots[*slot as usize], *slot));
         slots
-            .min_by_key(|(entry, _)| (entry.replied, entry.seen))
+            .min_by_key(|(entry, _)| entry.seen)
             .map(|(_, slot)| slot)
     }
 

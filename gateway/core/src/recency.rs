@@ -12,6 +12,7 @@ pub(crate) struct Recency {
     links: Vec<Link>,
     oldest: u32,
     newest: u32,
+    len: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +28,13 @@ impl Recency {
             links: Vec::new(),
             oldest: NONE,
             newest: NONE,
+            len: 0,
         }
+    }
+
+    /// How many slots are in it.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// A slot that is not in the order becomes its newest.
@@ -51,10 +58,12 @@ impl Recency {
             newest => self.links[newest as usize].newer = slot,
         }
         self.newest = slot;
+        self.len += 1;
     }
 
     /// A slot that is in the order leaves it.
     pub(crate) fn remove(&mut self, slot: u32) {
+        self.len -= 1;
         let Link { older, newer } = self.links[slot as usize];
         match older {
             NONE => self.oldest = newer,

@@ -28,6 +28,9 @@ const MOST: u32 = 64;
 /// said that there is leave again.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How soon it is tried again where somebody said so.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// The sockets that a worker accepts at.
 pub(super) struct Listeners {
     by_number: HashMap<u32, Listener>,
@@ -35,6 +38,8 @@ pub(super) struct Listeners {
     paused: VecDeque<u32>,
     /// When those are tried again, whatever is said.
     retry: Option<Instant>,
+    /// When they were tried last.
+    resumed: Instant,
     tasks: Tasks,
 }
 
@@ -63,6 +68,7 @@ impl Listeners {
             by_number: HashMap::new(),
             paused: VecDeque::new(),
             retry: None,
+            resumed: Instant::now(),
             tasks,
         }
     }
@@ -122,9 +128,25 @@ impl Engine {
         }
     }
 
+    /// There may be leave again: now, or where it was tried just now, in a moment. (A port that has its
+    /// share waits for what others give back, and is told of all of it.)
+    pub(super) fn resume_soon(&mut self) {
+        if self.listeners.paused.is_empty() {
+            return;
+        }
+        let soon = self.listeners.resumed + MOMENT;
+        if soon <= Instant::now() {
+            self.resume();
+        } else {
+            let retry = self.listeners.retry.map_or(soon, |retry| retry.min(soon));
+            self.listeners.retry = Some(retry);
+        }
+    }
+
     /// There may be leave again.
     pub(super) fn resume(&mut self) {
         self.listeners.retry = None;
+        self.listeners.resumed = Instant::now();
         for _ in 0..self.listeners.paused.len() {
             let Some(number) = self.listeners.paused.pop_front() else {
                 break;
@@ -253,6 +275,7 @@ impl Engine {
                     listen,
                     hops,
                     port,
+                    open: self.shared.connections.token(),
                 };
                 self.listeners.tasks.hand(socket, permit, request);
             }

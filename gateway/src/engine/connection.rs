@@ -196,6 +196,12 @@ impl Connection {
         if flags.contains(EventFlags::ERR)
             && let Some(error) = failure(&self.client)
         {
+            // What it said before is still there.
+            if let (Stage::Carrying, Some(endpoint)) = (&self.stage, &mut self.endpoint) {
+                let received = &self.port.counters.received;
+                let client = &mut self.client;
+                let _ = self.up.carry(client, endpoint, received, &mut world.tools);
+            }
             return self.fail(&error);
         }
         match self.stage {
@@ -218,7 +224,15 @@ impl Connection {
         match (&self.stage, error) {
             (Stage::Dialling(_), Some(error)) => self.not_reached(error, world),
             (Stage::Dialling(_), None) if flags.contains(EventFlags::OUT) => self.reached(world),
-            (Stage::Carrying, Some(error)) => self.fail(&error),
+            (Stage::Carrying, Some(error)) => {
+                // What it said before is still there.
+                let transmitted = &self.port.counters.transmitted;
+                let client = &mut self.client;
+                let _ = self
+                    .down
+                    .carry(endpoint, client, transmitted, &mut world.tools);
+                self.fail(&error)
+            }
             (Stage::Carrying, None) => self.carry(world),
             (Stage::Dialling(_) | Stage::Delivering(_), _) => Step::Stay,
         }
@@ -304,15 +318,15 @@ impl Connection {
             drop(route);
             // Counted from here on, so that choices by load see connections that are being made.
             self.active = Some(Active::new(self.port.endpoint(addr)));
+            // It may have gone since, and nobody would look after its connections any more.
+            if !self.port.route().endpoints.lists(addr) {
+                continue;
+            }
             match connect(addr, dial.hops, world) {
                 Ok(socket) => {
                     self.endpoint = Some(Side::of_endpoint(socket));
                     dial.trying = Some((addr, now));
-                    return Step::Wait(match (self.client.watched, dial.last) {
-                        (false, _) => Wait::Fresh,
-                        (true, false) => Wait::Impatient,
-                        (true, true) => Wait::Patient,
-                    });
+                    return Step::Wait(Wait::Fresh);
                 }
                 Err(error) if socket::is_exhausted(&error) => {
                     self.active = None;

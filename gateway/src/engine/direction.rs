@@ -1,7 +1,7 @@
 //! One direction of a connection: bytes from one side to the other, in bounded memory.
 //!
 //! It reads only what it can write on at once or hold, and reads on once that is written: a reader
-//! that is slow slows its writer down and costs at most what was read last. Bytes are read into a
+//! that is slow slows its writer down and costs at most what was read last: 64 KiB, or a pipe of 256. Bytes are read into a
 //! buffer that all connections of a worker share; what the other side does not take at once is kept
 //! in one of its own size. A stream that grows is spliced: its bytes pass from socket to socket
 //! through a pipe and never enter this process.
@@ -24,8 +24,9 @@ use crate::pipes::{self, Pipe};
 /// What is read at once at most.
 pub(super) const BUFFER: usize = 64 << 10;
 
-/// How often a direction may read before others have their turn.
-const TURNS: u32 = 16;
+/// How often a direction may read before others have their turn: a mebibyte of a stream that is
+/// spliced.
+const TURNS: u32 = 4;
 
 /// From how many bytes on a direction is spliced.
 const GROWN: u64 = 128 << 10;
@@ -97,7 +98,8 @@ impl Side {
     pub(super) fn note(&mut self, flags: EventFlags) {
         self.ended |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
         self.urgent |= flags.contains(EventFlags::PRI);
-        self.readable |= flags.intersects(EventFlags::IN | EventFlags::ERR) || self.ended;
+        self.readable |=
+            flags.intersects(EventFlags::IN | EventFlags::PRI | EventFlags::ERR) || self.ended;
         self.writable |= flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP);
     }
 }

@@ -97,14 +97,14 @@ impl Engine {
                 return;
             }
             self.round += 1;
-            let again = std::mem::take(&mut self.again);
+            // First: a number that was given back in the last round may be given out in this one.
+            for number in std::mem::take(&mut self.again) {
+                self.step(number, Connection::more);
+            }
             for at in 0..events.len() {
                 if let Some((token, flags)) = events.get(at) {
                     self.event(token, flags);
                 }
-            }
-            for number in again {
-                self.step(number, Connection::more);
             }
             self.expire();
             self.connections.reclaim();
@@ -118,7 +118,7 @@ impl Engine {
         match token {
             Token::Wake => {
                 self.commands();
-                self.resume();
+                self.resume_soon();
             }
             Token::Listener(number) => self.accept(number),
             Token::Datagrams(number) => {

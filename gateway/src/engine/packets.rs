@@ -4,8 +4,7 @@
 //! one flow goes through the network stack as one (`UDP_SEGMENT`, and `UDP_GRO` the other way; udp(7)),
 //! which is where the time of a datagram goes.
 //!
-//! The one place of the data plane that speaks to the kernel by pointers: neither the standard library
-//! nor rustix has these calls.
+//! Neither the standard library nor rustix has these calls.
 
 #![expect(
     unsafe_code,

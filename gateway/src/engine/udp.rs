@@ -145,10 +145,19 @@ impl Datagrams {
         }
     }
 
+    /// The way of a flow is gone; not that of one that has its slot now.
     fn forget(&mut self, id: FlowId) {
-        if let Some(way) = self.ways.get_mut(id.slot() as usize) {
+        if let Some(way) = self.ways.get_mut(id.slot() as usize)
+            && way.as_ref().is_some_and(|way| way.id == id)
+        {
             *way = None;
         }
+    }
+
+    /// The way of a flow that is there.
+    fn way(&self, id: FlowId) -> Option<&Way> {
+        let way = self.ways.get(id.slot() as usize)?.as_ref()?;
+        (way.id == id).then_some(way)
     }
 
     /// Datagrams wait at a socket that listens.
@@ -189,9 +198,11 @@ impl Datagrams {
                 client: ClientAddr(client),
                 listen,
             };
-            let flow = self.table.received(key, now).map(|flow| flow.id);
-            if let Some(id) = flow.or_else(|| self.open(number, key, None, now, around)) {
-                sorted.push((id, at));
+            if let Some(flow) = self.table.received(key, now) {
+                sorted.push((flow.id, at));
+            } else if let Some(id) = self.open(number, key, None, now, around) {
+                // At once: the next one that opens may drive it out.
+                self.forward(id, &[(id, at)]);
             }
         }
         // Stable: the datagrams of a flow stay in order.
@@ -204,7 +215,7 @@ impl Datagrams {
                 continue;
             }
             // The endpoint refuses: once more, to another one.
-            let Some(way) = self.ways.get(id.slot() as usize).and_then(Option::as_ref) else {
+            let Some(way) = self.way(*id) else {
                 continue;
             };
             let (key, refused) = (
@@ -225,7 +236,7 @@ impl Datagrams {
 
     /// Sends some of the batch to the endpoint of their flow; false where it refuses.
     fn forward(&self, id: FlowId, group: &[(FlowId, usize)]) -> bool {
-        let Some(way) = self.ways.get(id.slot() as usize).and_then(Option::as_ref) else {
+        let Some(way) = self.way(id) else {
             return true;
         };
         if way.refused {
@@ -415,6 +426,10 @@ fn send_rows<'a>(
             }
             continue;
         }
+        if count == waiting.len() {
+            outgoing.row(&waiting);
+            count = 0;
+        }
         if let Some(place) = waiting.get_mut(count) {
             *place = row.bytes;
         }
@@ -439,6 +454,14 @@ struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
+    /// The endpoint refuses: what is left goes elsewhere.
+    fn refused(&self) -> bool {
+        let refused = io::ErrorKind::ConnectionRefused;
+        self.error
+            .as_ref()
+            .is_some_and(|error| error.kind() == refused)
+    }
+
     /// Sends what is none, one or a row.
     fn row(&mut self, pieces: &[&[u8]]) {
         match pieces {
@@ -451,7 +474,16 @@ impl Outgoing<'_> {
     }
 
     fn message(&mut self, pieces: &[&[u8]], count: usize, segment: Option<u16>) {
-        match packets::send(self.socket, self.to, pieces, segment) {
+        if self.refused() {
+            return;
+        }
+        let send = || packets::send(self.socket, self.to, pieces, segment);
+        // A socket tells of what became of an earlier datagram, once, and sends nothing.
+        let sent = match send() {
+            Err(error) if segment.is_none() && !is_of_the_peer(&error) => send(),
+            sent => sent,
+        };
+        match sent {
             Ok(()) => {
                 self.sent += count as u64;
                 self.bytes += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
@@ -468,7 +500,7 @@ impl Outgoing<'_> {
     }
 }
 
-/// Whether an error would be met again, in whatever way it is sent.
+/// Whether it is no use to send again, in whatever way.
 fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -184,6 +184,11 @@ async fn urgent_bytes_pass_as_such() {
         }
         // Then a read says where they are: it stops before, and the byte is read as any other.
         SockRef::from(&server).set_out_of_band_inline(true).unwrap();
+        // Alone: nothing else makes anybody look.
+        SockRef::from(&client).send_out_of_band(b"?").unwrap();
+        let mut byte = [0];
+        std::io::Read::read_exact(&mut &server, &mut byte).unwrap();
+        assert_eq!(byte, *b"?");
         for length in [10, 1, 1_000_000, 3] {
             let bytes = vec![b'.'; length];
             std::io::Write::write_all(&mut &client, &bytes).unwrap();
@@ -196,6 +201,35 @@ async fn urgent_bytes_pass_as_such() {
         }
     });
     within(talk).await.unwrap();
+    running.stop().await;
+}
+
+/// A peer that closes with something unread resets: what it said before is read all the same.
+#[tokio::test]
+async fn what_was_said_before_a_reset_arrives() {
+    let (running, _, vip, listener) = running("last-words").await;
+    for _ in 0..50 {
+        let (mut client, mut server) = connected(vip, &listener).await;
+        client
+            .write_all(b"a request that is too large")
+            .await
+            .unwrap();
+        within(server.readable()).await.unwrap();
+        server.write_all(b"413").await.unwrap();
+        drop(server);
+        let mut said = [0; 3];
+        within(client.read_exact(&mut said)).await.unwrap();
+        assert_eq!(&said, b"413");
+
+        let (mut client, mut server) = connected(vip, &listener).await;
+        server.write_all(b"a banner").await.unwrap();
+        within(client.readable()).await.unwrap();
+        client.write_all(b"a line of a log").await.unwrap();
+        drop(client);
+        let mut heard = [0; 15];
+        within(server.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(&heard, b"a line of a log");
+    }
     running.stop().await;
 }
 

@@ -183,3 +183,46 @@ async fn every_datagram_of_a_burst_arrives_as_it_was() {
         running.stop().await;
     }
 }
+
+/// Many more clients than flows there may be, all at once: some go without an answer, and none hears
+/// what another asked.
+#[tokio::test]
+async fn a_full_table_keeps_clients_apart() {
+    let (spec, vip) = udp("full");
+    let mut settings = settings();
+    settings.max_flows = Some(4);
+    let running = Running::start(settings, spec.with(&[udp_echo().await, udp_echo().await])).await;
+    running.listening(vip).await;
+    let mut clients = Vec::new();
+    for _ in 0..24 {
+        clients.push(client(vip).await);
+    }
+    let mut room = vec![0; 2048];
+    let mut answers = 0;
+    for round in 0..40 {
+        for (number, client) in clients.iter().enumerate() {
+            client
+                .send(format!("{round} of {number}").as_bytes())
+                .await
+                .unwrap();
+        }
+        for (number, client) in clients.iter().enumerate() {
+            while let Ok(length) = client.try_recv(&mut room) {
+                let answer = String::from_utf8_lossy(&room[..length]).into_owned();
+                assert!(
+                    answer.ends_with(&format!(" of {number}")),
+                    "{number}: {answer}"
+                );
+                answers += 1;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    // Whoever asks again is heard in the end.
+    for (number, client) in clients.iter().enumerate() {
+        let what = format!("at last of {number}");
+        asked(client, what.as_bytes()).await;
+    }
+    println!("{answers} answers at once");
+    running.stop().await;
+}

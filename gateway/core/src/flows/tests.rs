@@ -71,6 +71,25 @@ fn a_full_table_drops_the_unanswered_before_the_answered_and_the_idle_before_the
 }
 
 #[test]
+fn a_table_full_of_answered_flows_gives_new_ones_their_time() {
+    let mut table = FlowTable::new(1, limits(16, 16));
+    let answered: Vec<_> = (1..=16)
+        .map(|client| {
+            let (id, _) = table.open(key(client, 1), endpoint(1), Tick(client));
+            table.replied(id, Tick(client));
+            id
+        })
+        .collect();
+    let mut open = |client| table.open(key(client, 1), endpoint(1), Tick(client));
+    let (first, gone) = open(21);
+    assert_eq!(gone, Some(answered[0]));
+    assert_eq!(open(22).1, Some(answered[1]));
+    assert_eq!(open(23).1, Some(answered[2]));
+    // More than an eighth: who asks and is not answered goes before who was.
+    assert_eq!(open(24).1, Some(first));
+}
+
+#[test]
 fn a_client_at_its_bound_drives_out_its_own_flows_alone() {
     let mut table = FlowTable::new(1, limits(1_000, 10));
     let (other, _) = table.open(key(2, 1), endpoint(1), Tick(0));
@@ -168,6 +187,7 @@ fn simulate(seed: u64) {
                         .filter(|e| e.0.client.0.ip() == key.client.0.ip())
                         .count();
                     let was_full = model.0.len() >= limits.flows;
+                    let unreplied_before = model.0.values().filter(|e| !e.3).count();
                     let (id, gone) = table.open(key, to, Tick(now));
                     match gone {
                         Some(gone) => {
@@ -180,8 +200,14 @@ fn simulate(seed: u64) {
                                     || (own && of_client >= limits.per_client)
                             );
                             if same.is_none() && of_client < limits.per_client {
-                                let worst = model.0.values().map(|e| (e.3, e.2)).min();
-                                assert!(worst.is_none_or(|worst| (entry.3, entry.2) <= worst));
+                                let unreplied = unreplied_before > limits.flows / 8;
+                                let of_kind =
+                                    |e: &&(FlowKey, EndpointAddr, u64, bool)| e.3 != unreplied;
+                                let others = model.0.values().filter(of_kind);
+                                let worst = others.map(|e| e.2).min();
+                                // Of the other kind only where there is none of this.
+                                assert!(entry.3 != unreplied || worst.is_none());
+                                assert!(worst.is_none_or(|worst| entry.2 <= worst));
                             }
                         }
                         None => {
