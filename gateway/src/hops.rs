@@ -7,8 +7,9 @@
 //! connections. A proxy between that knows nothing of this starts anew; what is left to the
 //! endpoint is more than any network between a gateway and its nodes needs.
 //!
-//! A datagram's hops can't be read without `unsafe`: they are a control message of recvmsg(2). So
-//! UDP has a coarser rule: what such a port sends on has [`FORWARDED`] hops, fewer than any system
+//! A datagram's hops come as a control message of its own, which each datagram of every port would
+//! pay for, and a flow's socket has one number for all that it sends. So UDP has a coarser rule, which
+//! the kernel keeps: what such a port sends on has [`FORWARDED`] hops, fewer than any system
 //! starts with, and its sockets take nothing that has so few left ([`Guard`]). A datagram is thus
 //! forwarded to a node port once, and by the next such port no more. The kernel drops it; it counts
 //! as a drop of the socket (`/proc/net/udp`, `ss -ulnpm`) and not as one of Fairway's. The price: on
