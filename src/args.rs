@@ -201,6 +201,10 @@ pub(crate) struct TrafficArgs {
     /// Threads that carry traffic [default: the cores]
     #[arg(long, env = "FAIRWAY_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: Option<u16>,
+    /// Have sockets of its own for each external address and port, where the kernel could steer
+    /// connections (with CAP_BPF and CAP_NET_ADMIN)
+    #[arg(long, env = "FAIRWAY_NO_STEERING", hide_short_help = true)]
+    pub(crate) no_steering: bool,
     /// Take and send UDP datagrams one by one, for a network driver that does segmentation (GSO, GRO)
     /// wrong
     #[arg(long, env = "FAIRWAY_NO_UDP_OFFLOAD", hide_short_help = true)]

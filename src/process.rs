@@ -58,6 +58,7 @@ pub(crate) struct Traffic {
     pub(crate) slices_are_known: bool,
     pub(crate) drain_timeout: Duration,
     pub(crate) workers: usize,
+    pub(crate) steering: bool,
     pub(crate) udp_offload: bool,
     pub(crate) class: Arc<str>,
     pub(crate) default_class: bool,
@@ -76,6 +77,7 @@ impl Traffic {
             slices_are_known: false,
             drain_timeout: args.drain_timeout,
             workers: args.workers.map_or_else(cores, usize::from),
+            steering: !args.no_steering,
             udp_offload: !args.no_udp_offload,
             class: class.into(),
             default_class,
@@ -106,6 +108,7 @@ impl Traffic {
         };
         let settings = fairway_gateway::Settings {
             workers: self.workers,
+            steering: self.steering,
             udp_offload: self.udp_offload,
             drain_timeout: self.drain_timeout,
             name_server: self.name_server,

@@ -2,12 +2,15 @@
 
 use std::sync::{Arc, OnceLock};
 
+use fairway_config::net::{ListenAddr, Protocol};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::descriptors::Permit;
 use crate::engine::{Command, Mailbox};
 use crate::hops::Guard;
+use crate::slot::Place;
+use crate::steering::Steering;
 
 /// The sockets of one listener, on all workers: what they take, how they are told to close, and how
 /// one knows that they are.
@@ -25,9 +28,17 @@ pub(crate) struct Part {
 struct Sockets {
     guard: Guard,
     open: TaskTracker,
-    /// The workers that have them, by this number.
-    workers: OnceLock<(u32, Vec<Arc<Mailbox>>)>,
+    served: OnceLock<Served>,
     _permit: Permit,
+}
+
+/// Who is told to close them.
+#[derive(Debug)]
+enum Served {
+    /// The workers that have sockets of that number.
+    Sockets(u32, Vec<Arc<Mailbox>>),
+    /// The kernel, and the workers to which it steers.
+    Steered(ListenAddr, Arc<Steering>, Vec<Arc<Mailbox>>),
 }
 
 impl Binding {
@@ -36,14 +47,24 @@ impl Binding {
         Self(Arc::new(Sockets {
             guard,
             open: TaskTracker::new(),
-            workers: OnceLock::new(),
+            served: OnceLock::new(),
             _permit: permit,
         }))
     }
 
     /// These workers have its sockets, by that number. Said once.
     pub(crate) fn served_by(&self, number: u32, workers: Vec<Arc<Mailbox>>) {
-        let _ = self.0.workers.set((number, workers));
+        let _ = self.0.served.set(Served::Sockets(number, workers));
+    }
+
+    /// It has none: the kernel steers to these workers. Said once.
+    pub(crate) fn steered(
+        &self,
+        listen: ListenAddr,
+        by: Arc<Steering>,
+        workers: Vec<Arc<Mailbox>>,
+    ) {
+        let _ = self.0.served.set(Served::Steered(listen, by, workers));
     }
 
     /// What the sockets take.
@@ -54,9 +75,22 @@ impl Binding {
     /// Tells the sockets to close.
     pub(crate) fn close(&self) {
         self.0.open.close();
-        if let Some((number, workers)) = self.0.workers.get() {
-            for worker in workers {
-                worker.send(Command::Close(*number));
+        match self.0.served.get() {
+            None => {}
+            Some(Served::Sockets(number, workers)) => {
+                for worker in workers {
+                    worker.send(Command::Close(*number));
+                }
+            }
+            Some(Served::Steered(listen, steering, workers)) => {
+                // In this order: what comes from now on is refused by the kernel.
+                steering.refuse(Place {
+                    listen: *listen,
+                    protocol: Protocol::Tcp,
+                });
+                for worker in workers {
+                    worker.send(Command::Unsteer(*listen));
+                }
             }
         }
     }

@@ -98,7 +98,11 @@ impl Control {
         workers: Vec<Worker>,
     ) -> Self {
         let routes = LocalRoutes::open(settings.make_local).await;
-        let programmer = Programmer::new(Opener::new(workers, shared.descriptors.clone(), routes));
+        let mut opener = Opener::new(workers, shared.descriptors.clone(), routes);
+        if settings.steering {
+            opener.steer();
+        }
+        let programmer = Programmer::new(opener);
         Self {
             shared,
             published,

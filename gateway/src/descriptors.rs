@@ -204,6 +204,19 @@ impl Descriptors {
         self.take(share, count)
     }
 
+    /// What was taken for no port is for this one from now on; false where the port may not have so
+    /// many more.
+    pub(crate) fn charge(&self, permit: &mut Permit, share: Option<&Arc<Share>>) -> bool {
+        let Some(share) = share else { return true };
+        // It is taken already: so what is free is looked at as it was before.
+        if !self.allows(Some(share), 0) {
+            return false;
+        }
+        share.0.fetch_add(permit.count as usize, Ordering::Relaxed);
+        permit.share = Some(share.clone());
+        true
+    }
+
     fn give(&self, count: usize) {
         self.free.fetch_add(count, Ordering::SeqCst);
         if self.awaited.load(Ordering::SeqCst) && self.awaited.swap(false, Ordering::SeqCst) {

@@ -51,6 +51,7 @@ pub mod settings;
 mod shared;
 mod slot;
 mod socket;
+mod steering;
 mod tasks;
 mod worker;
 

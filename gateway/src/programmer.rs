@@ -158,6 +158,7 @@ impl Programmer {
                 }
                 (Standing::Listening(binding), false) => {
                     binding.close();
+                    self.opener.refuse(place);
                     closing.push(binding.clone());
                     entry.standing = Standing::Refusing;
                 }
@@ -189,6 +190,7 @@ impl Programmer {
             }
             Standing::New | Standing::Refusing => {}
         }
+        self.opener.release(place);
         let address = place.listen.0.ip();
         if self.opener.routes.is_ours(address) {
             let ports = self.retiring.entry(address).or_default();
@@ -218,7 +220,10 @@ impl Programmer {
         } else {
             // The kernel refuses for us, as long as the address is its own.
             let local = self.opener.ensure_local(place, &target).await;
-            local.map(|()| Standing::Refusing)
+            local.map(|()| {
+                self.opener.refuse(place);
+                Standing::Refusing
+            })
         };
         let standing = standing.unwrap_or_else(|error| {
             let failed = Failed::next(previous.as_ref(), error, Instant::now());

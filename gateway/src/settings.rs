@@ -27,6 +27,9 @@ pub struct Settings {
     /// UDP flows at once, over all Services; none: a third of the file descriptors that the
     /// process may open, at most 16,384.
     pub max_flows: Option<usize>,
+    /// Whether connections to external addresses are steered by the kernel, where the process may
+    /// (CAP_BPF and CAP_NET_ADMIN).
+    pub steering: bool,
     /// Whether the kernel may take and give rows of datagrams as one (UDP GSO and GRO).
     pub udp_offload: bool,
 }
@@ -43,6 +46,7 @@ impl Settings {
             make_local: true,
             name_server: None,
             max_flows: None,
+            steering: true,
             udp_offload: true,
         }
     }

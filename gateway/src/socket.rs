@@ -162,6 +162,41 @@ pub(crate) fn bind(
     }
 }
 
+/// Whether nobody has this place.
+///
+/// # Errors
+/// Somebody has.
+pub(crate) fn probe(place: Place) -> Result<(), BindError> {
+    bound(place, &[], true, false).map(drop)
+}
+
+/// Sockets that listen at one address and port together, one for each worker.
+pub(crate) fn group(at: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let mut at = at;
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = Socket::new(
+            Domain::for_address(at),
+            Type::STREAM.nonblocking().cloexec(),
+            None,
+        )?;
+        if at.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_reuse_port(true)?;
+        socket.bind(&at.into())?;
+        tune(&socket);
+        socket.listen(BACKLOG)?;
+        // Now: listen(2) forgets it.
+        answer_with_data(&socket);
+        let listener = TcpListener::from(socket);
+        // The first one finds a port that is free.
+        at = listener.local_addr()?;
+        sockets.push(listener);
+    }
+    Ok(sockets)
+}
+
 fn bound(
     place: Place,
     filter: &[SockFilter],

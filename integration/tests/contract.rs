@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use fairway_integration::cluster::{Cluster, Pod, Told};
-use fairway_integration::in_cluster::{AtWork, FINALIZER, Installed, health_says};
+use fairway_integration::in_cluster::{ADDRESSES, AtWork, FINALIZER, Installed, health_says};
 use fairway_integration::servers::{echo, named, named_udp};
 use fairway_integration::site::{EDGE, at, client, server, server6, vip, vip6};
 use fairway_integration::{clients, tests, wait};
@@ -392,8 +392,9 @@ fn source_ranges_and_affinity_change_on_a_live_service() -> Result<()> {
 
 fn a_port_that_another_process_holds_is_said_and_taken_when_free() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let it = AtWork::begin(&cluster)?;
-    // Whoever listens on all addresses has the port of each.
+    // Whoever listens on all addresses has the port of each, where connections are not steered.
+    let without = [("FAIRWAY_NO_STEERING", "true")];
+    let it = AtWork::begin_with(&cluster, ADDRESSES, &without)?;
     let other = echo(&it.site.edge, at([0, 0, 0, 0].into(), 8080))?;
     let web = it.web_with("ports: [{name: a, port: 80}, {name: b, port: 8080, targetPort: 80}]")?;
     it.answers(web.ip, 80, Some("a"))?;

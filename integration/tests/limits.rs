@@ -14,6 +14,7 @@ use fairway_integration::{clients, tests, wait};
 
 tests![
     out_of_file_descriptors_accepting_pauses_and_goes_on,
+    a_steered_port_that_has_its_share_turns_away_and_another_is_served,
     clients_that_send_nothing_are_in_nobodys_way,
     a_client_that_never_reads_costs_little_memory,
     a_backend_that_hangs_is_in_nobodys_way,
@@ -42,7 +43,10 @@ fn memory(fairway: &mut Fairway) -> Result<u64> {
 fn out_of_file_descriptors_accepting_pauses_and_goes_on() -> Result<()> {
     let site = Site::new()?;
     let _server = named(&site.farm, &[("a", at(server(0), 80))])?;
-    let mut fairway = Fairway::prepare(&site.edge)?.open_files(256);
+    // With sockets of its own: what is steered can't wait, see below.
+    let mut fairway = Fairway::prepare(&site.edge)?
+        .open_files(256)
+        .arguments(&["--no-steering"]);
     fairway.write("shop.yaml", &shop(80))?;
     fairway.launch()?;
     fairway.ready()?;
@@ -83,6 +87,52 @@ fn out_of_file_descriptors_accepting_pauses_and_goes_on() -> Result<()> {
         fairway
             .get("/livez")
             .is_ok_and(|response| response.status == 200)
+    })
+}
+
+fn a_steered_port_that_has_its_share_turns_away_and_another_is_served() -> Result<()> {
+    let site = Site::new()?;
+    let _server = named(&site.farm, &[("a", at(server(0), 80))])?;
+    let mut fairway = Fairway::prepare(&site.edge)?.open_files(256);
+    let other = [
+        &*shop(80),
+        &load_balancer("other", vip(2), 80, 80),
+        &slice("other", 80, &[server(0)]),
+    ];
+    fairway.write("shop.yaml", &all(&other))?;
+    fairway.launch()?;
+    fairway.ready()?;
+    fairway.logs(&["steered by the kernel"])?;
+    site.client.run(|| {
+        let held: Vec<TcpStream> = (0..250)
+            .filter_map(|_| clients::connect_tcp(at(vip(1), 80)).ok())
+            .collect();
+        wait::until("who comes too much is turned away", || {
+            fairway
+                .metric(
+                    "fairway_rejected_total",
+                    &["reason=\"limit\"", "service=\"shop\""],
+                )
+                .is_ok_and(|n| n >= 1.0)
+        })?;
+        // Those of another Service are not in its way, and what is open goes on.
+        for _ in 0..3 {
+            ensure!(clients::who(at(vip(2), 80))? == "a");
+        }
+        let served = held.into_iter().filter_map(|mut stream| {
+            let answer = clients::ask(&mut stream, "who").ok()?;
+            answer.starts_with("a ").then_some(stream)
+        });
+        let served: Vec<TcpStream> = served.collect();
+        ensure!(
+            (20..200).contains(&served.len()),
+            "{} of 250 were served",
+            served.len()
+        );
+        drop(served);
+        wait::until("new connections are served again", || {
+            clients::who(at(vip(1), 80)).is_ok()
+        })
     })
 }
 

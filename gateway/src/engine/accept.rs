@@ -6,14 +6,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fairway_config::net::ClientAddr;
+use fairway_config::net::{ClientAddr, ListenAddr};
 use fairway_config::service::AppProtocol;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::Engine;
 use super::connection::Connection;
-use super::mailbox::Listening;
+use super::mailbox::{Listening, Steered};
 use super::poll::Token;
+use crate::counters::Rejection;
 use crate::descriptors::{CONNECTION, Permit};
 use crate::hops::Hops;
 use crate::port::Open;
@@ -34,6 +35,8 @@ const MOMENT: Duration = Duration::from_millis(1);
 /// The sockets that a worker accepts at.
 pub(super) struct Listeners {
     by_number: HashMap<u32, Listener>,
+    /// Whom places serve whose connections are steered.
+    steered: HashMap<ListenAddr, Steered>,
     /// Those that wait for leave, in the order in which they have their turn.
     paused: VecDeque<u32>,
     /// When those are tried again, whatever is said.
@@ -66,6 +69,7 @@ impl Listeners {
     pub(super) fn new(tasks: Tasks) -> Self {
         Self {
             by_number: HashMap::new(),
+            steered: HashMap::new(),
             paused: VecDeque::new(),
             retry: None,
             resumed: Instant::now(),
@@ -81,6 +85,11 @@ impl Listeners {
             paused: false,
         };
         self.by_number.insert(number, listener);
+    }
+
+    /// Connections that are steered from that place are for whom it serves.
+    pub(super) fn steer(&mut self, steered: Steered) {
+        self.steered.insert(steered.slot.listen, steered);
     }
 
     /// When those that wait for leave are tried again.
@@ -102,7 +111,7 @@ impl Engine {
             return;
         };
         let (slot, batch) = (listener.listening.slot.clone(), listener.batch);
-        let (accepted, end) = self.accept_at(number, &slot, batch);
+        let (accepted, end) = self.accept_at(number, slot.as_ref(), batch);
         let Some(listener) = self.listeners.by_number.get_mut(&number) else {
             return;
         };
@@ -156,7 +165,7 @@ impl Engine {
             };
             let slot = listener.listening.slot.clone();
             // One each: who waits has his turn.
-            let (_, end) = self.accept_at(number, &slot, 1);
+            let (_, end) = self.accept_at(number, slot.as_ref(), 1);
             let Some(listener) = self.listeners.by_number.get_mut(&number) else {
                 continue;
             };
@@ -185,20 +194,54 @@ impl Engine {
             return;
         };
         let slot = listener.listening.slot.clone();
-        self.accept_at(number, &slot, u32::MAX);
+        self.accept_at(number, slot.as_ref(), u32::MAX);
         self.listeners.by_number.remove(&number);
         self.listeners.paused.retain(|paused| *paused != number);
     }
 
+    /// No connection is steered from that place any more; those that are here already are accepted.
+    pub(super) fn unsteer(&mut self, listen: ListenAddr) {
+        let listeners = self.listeners.by_number.iter();
+        let shared = listeners.filter(|(_, listener)| listener.listening.slot.is_none());
+        let shared: Vec<u32> = shared.map(|(number, _)| *number).collect();
+        for number in shared {
+            self.accept_at(number, None, u32::MAX);
+        }
+        self.listeners.steered.remove(&listen);
+    }
+
+    /// Starts what a connection is for that was steered here.
+    fn begin_steered(&mut self, socket: OwnedFd, from: ClientAddr, mut permit: Permit) {
+        let listen = rustix::net::getsockname(&socket)
+            .ok()
+            .and_then(|listen| SocketAddr::try_from(listen).ok());
+        let steered = listen.and_then(|listen| self.listeners.steered.get(&ListenAddr(listen)));
+        let Some(steered) = steered else {
+            // It serves nobody any more, or somebody on this host has found the socket.
+            return socket::reset_on_close(&socket);
+        };
+        let slot = steered.slot.clone();
+        let target = slot.target.load_full();
+        // It was accepted before it was known whose it is: it can't wait, it would keep the others.
+        if !self.shared.descriptors.charge(&mut permit, target.share()) {
+            if let Target::Port { port, .. } = &*target {
+                port.counters.reject(Rejection::Limit);
+            }
+            return socket::reset_on_close(&socket);
+        }
+        self.begin(socket, from, permit, &slot, &target);
+    }
+
     /// Accepts as many at most. Returns how many there were, and why no more.
-    fn accept_at(&mut self, number: u32, slot: &Arc<Slot>, most: u32) -> (u32, Accepting) {
+    fn accept_at(&mut self, number: u32, slot: Option<&Arc<Slot>>, most: u32) -> (u32, Accepting) {
         let mut accepted = 0;
         while accepted < most {
-            let target = slot.target.load_full();
+            let target = slot.map(|slot| slot.target.load_full());
+            let share = target.as_deref().and_then(Target::share);
             let descriptors = &self.shared.descriptors;
             // Leave first: a client that was accepted and can't be carried is worse off than one
             // that waits in the kernel's queue.
-            let Some(permit) = descriptors.take_or_pause(target.share(), CONNECTION) else {
+            let Some(permit) = descriptors.take_or_pause(share, CONNECTION) else {
                 return (accepted, Accepting::NoLeave);
             };
             let Some(listener) = self.listeners.by_number.get(&number) else {
@@ -210,13 +253,17 @@ impl Engine {
                     accepted += 1;
                     let from = from.and_then(|from| SocketAddr::try_from(from).ok());
                     // A TCP client has an address of IPv4 or IPv6.
-                    if let Some(from) = from {
-                        self.begin(socket, ClientAddr(from), permit, slot, &target);
+                    let Some(from) = from.map(ClientAddr) else {
+                        continue;
+                    };
+                    match slot.zip(target) {
+                        Some((slot, target)) => self.begin(socket, from, permit, slot, &target),
+                        None => self.begin_steered(socket, from, permit),
                     }
                 }
                 Err(rustix::io::Errno::AGAIN) => break,
                 Err(error) if socket::is_of_one_connection(&error.into()) => {
-                    tracing::debug!(listen = %slot.listen, %error, "accept");
+                    tracing::debug!(%error, "accept");
                 }
                 Err(error) => {
                     drop(permit);

@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use fairway_config::net::ListenAddr;
+
 use super::poll::{Poll, Token, Watch};
 use crate::binding::Part;
 use crate::slot::Slot;
@@ -19,6 +21,10 @@ pub(crate) enum Command {
     /// The Service behind a UDP listener changed: end the flows whose endpoint is not eligible any
     /// more.
     Sweep(Arc<Slot>),
+    /// Connections that are steered from that place are for that one.
+    Steer(Box<Steered>),
+    /// Accept what was steered from that place; there is no more.
+    Unsteer(ListenAddr),
     /// Accept what waits there, and close it.
     Close(u32),
     /// Look whose time to drain is over.
@@ -34,9 +40,18 @@ pub(crate) enum Command {
 pub(crate) struct Listening {
     /// The socket.
     pub(crate) socket: TcpListener,
+    /// Whom it serves; none where what arrives is [steered](crate::steering).
+    pub(crate) slot: Option<Arc<Slot>>,
+    /// Until this is dropped the socket counts as open.
+    pub(crate) _part: Option<Part>,
+}
+
+/// A place whose connections are steered, and for whom.
+#[derive(Debug)]
+pub(crate) struct Steered {
     /// Whom it serves.
     pub(crate) slot: Arc<Slot>,
-    /// Until this is dropped the socket counts as open.
+    /// Until this is dropped the place counts as open.
     pub(crate) _part: Part,
 }
 

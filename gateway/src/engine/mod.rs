@@ -29,7 +29,7 @@ use self::accept::Listeners;
 use self::connection::{Connection, Step, Wait, World};
 pub(crate) use self::direction::spliced;
 use self::direction::{BUFFER, Tools};
-pub(crate) use self::mailbox::{Command, Listening, Mailbox, Receiving};
+pub(crate) use self::mailbox::{Command, Listening, Mailbox, Receiving, Steered};
 use self::poll::{EventFlags, Events, Token};
 use self::slab::Slab;
 use self::udp::{Datagrams, Surroundings};
@@ -159,6 +159,8 @@ impl Engine {
                 Command::Receive(number, receiving) => {
                     self.datagrams.insert(number, *receiving);
                 }
+                Command::Steer(steered) => self.listeners.steer(*steered),
+                Command::Unsteer(listen) => self.unsteer(listen),
                 Command::Sweep(slot) => self.datagrams.sweep(&slot),
                 Command::Close(number) => {
                     self.close(number);

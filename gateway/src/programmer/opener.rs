@@ -1,17 +1,20 @@
 //! What brings a place up: its address made local, its sockets bound, and each given to a worker.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use fairway_config::exchange::ClaimKind;
+use fairway_config::net::Protocol;
 use socket2::SockFilter;
 
 use crate::binding::Binding;
 use crate::descriptors::Descriptors;
-use crate::engine::{Command, Listening, Receiving};
+use crate::engine::{Command, Listening, Receiving, Steered};
 use crate::local::LocalRoutes;
 use crate::slot::{Place, Slot, Target};
 use crate::socket::{self, BindError, Sockets};
+use crate::steering::{self, Steering};
 use crate::worker::Worker;
 
 /// [`socket::bind`], or what a test has in its place.
@@ -26,6 +29,8 @@ pub(crate) struct Opener {
     bind: Bind,
     /// The last number that the sockets of a place were given.
     number: u32,
+    /// Where the kernel steers connections.
+    steering: Option<Arc<Steering>>,
 }
 
 impl std::fmt::Debug for Opener {
@@ -60,6 +65,105 @@ impl Opener {
             descriptors,
             bind,
             number: 0,
+            steering: None,
+        }
+    }
+
+    /// From now on connections to external addresses are steered, if that can be: then each of them
+    /// needs no socket of its own.
+    pub(crate) fn steer(&mut self) {
+        let steering = Steering::open().and_then(|steering| {
+            for kind in steering::KINDS {
+                // A host may have no IPv6.
+                match self.arrive(&steering, kind) {
+                    Err(_) if kind == 1 => {}
+                    other => other?,
+                }
+            }
+            Ok(steering)
+        });
+        match steering {
+            Ok(steering) => {
+                tracing::info!("connections to external addresses are steered by the kernel");
+                self.steering = Some(Arc::new(steering));
+            }
+            Err(error) => tracing::info!(
+                %error,
+                "each external address and port has sockets of its own; with CAP_BPF and \
+                 CAP_NET_ADMIN the kernel could steer them (Linux 5.9 or later)"
+            ),
+        }
+    }
+
+    /// Opens the sockets where what is steered arrives.
+    fn arrive(&mut self, steering: &Steering, kind: u32) -> io::Result<()> {
+        let sockets = socket::group(steering::at(kind), self.workers.len())?;
+        self.number = self.number.wrapping_add(1);
+        let number = self.number;
+        if let Some(first) = sockets.first() {
+            steering.arrive(kind, first)?;
+        }
+        for (worker, socket) in self.workers.iter().zip(sockets) {
+            worker.mailbox().register_tcp(&socket, number)?;
+            let listening = Listening {
+                socket,
+                slot: None,
+                _part: None,
+            };
+            let command = Command::Listen(number, Box::new(listening));
+            worker.mailbox().send(command);
+        }
+        Ok(())
+    }
+
+    /// Has connections to a place steered.
+    async fn steered(
+        &mut self,
+        place: Place,
+        target: &Target,
+        slot: &Arc<Slot>,
+        steering: Arc<Steering>,
+    ) -> Result<Binding, BindError> {
+        self.ensure_local(place, target).await?;
+        if !self.routes.is_ours(place.listen.0.ip()) {
+            // The host's own address: what the host has there stays the host's.
+            socket::probe(place)?;
+        }
+        let permit = self
+            .descriptors
+            .take(None, 0)
+            .ok_or(BindError::OutOfFiles)?;
+        let binding = Binding::new(target.guard(), permit);
+        let mailboxes = self.workers.iter().map(|worker| worker.mailbox().clone());
+        binding.steered(place.listen, steering.clone(), mailboxes.collect());
+        // They know before anything comes.
+        for worker in &self.workers {
+            let steered = Steered {
+                slot: slot.clone(),
+                _part: binding.part(),
+            };
+            worker.mailbox().send(Command::Steer(Box::new(steered)));
+        }
+        if let Err(error) = steering.steer(place.listen) {
+            binding.close();
+            return Err(BindError::of(place, &error));
+        }
+        Ok(binding)
+    }
+
+    /// At an external address that is nobody's but ours nobody else is to get what comes.
+    pub(super) fn refuse(&self, place: Place) {
+        if let Some(steering) = &self.steering
+            && self.routes.is_ours(place.listen.0.ip())
+        {
+            steering.refuse(place);
+        }
+    }
+
+    /// A place is nobody's any more, or has sockets of its own.
+    pub(super) fn release(&self, place: Place) {
+        if let Some(steering) = &self.steering {
+            steering.release(place);
         }
     }
 
@@ -87,6 +191,12 @@ impl Opener {
         target: &Target,
         slot: &Arc<Slot>,
     ) -> Result<Binding, BindError> {
+        if let Some(steering) = &self.steering
+            && place.protocol == Protocol::Tcp
+            && target.kind() == ClaimKind::Vip
+        {
+            return self.steered(place, target, slot, steering.clone()).await;
+        }
         let address = place.listen.0.ip();
         let count = match target {
             Target::Port { .. } => self.workers.len(),
@@ -127,8 +237,8 @@ impl Opener {
                 for (worker, socket) in self.workers.iter().zip(listeners) {
                     let listening = Listening {
                         socket,
-                        slot: slot.clone(),
-                        _part: binding.part(),
+                        slot: Some(slot.clone()),
+                        _part: Some(binding.part()),
                     };
                     worker
                         .mailbox()
@@ -157,6 +267,7 @@ impl Opener {
                 }
             }
         }
+        self.release(place);
         Ok(binding)
     }
 

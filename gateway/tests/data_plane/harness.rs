@@ -79,6 +79,8 @@ pub fn settings() -> Settings {
     Settings {
         workers: 2,
         make_local: false,
+        // It would be asked for every connection of this host.
+        steering: false,
         drain_timeout: Duration::from_millis(300),
         ..Settings::new("test".into(), core)
     }

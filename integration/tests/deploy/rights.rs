@@ -230,12 +230,15 @@ pub(crate) fn the_controller_is_nobody_and_has_no_capability() -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn the_gateway_has_two_capabilities() -> Result<()> {
+pub(crate) fn the_gateway_has_three_capabilities() -> Result<()> {
     let objects = objects(&[])?;
     let pod = pod(&objects, true)?;
     let own = container(pod)?;
     let added = texts(&own["securityContext"]["capabilities"]["add"]);
-    ensure!(added == ["NET_ADMIN", "NET_BIND_SERVICE"], "{added:?}");
+    ensure!(
+        added == ["BPF", "NET_ADMIN", "NET_BIND_SERVICE"],
+        "{added:?}"
+    );
     // One place of the host's, and no more.
     let path = json!({"path": "/var/lib/fairway", "type": "DirectoryOrCreate"});
     ensure!(

@@ -1,0 +1,213 @@
+//! bpf(2): maps, a program, and its link to a network namespace.
+//!
+//! Everything goes with its file descriptor: when the process ends, however it ends, nothing is left.
+
+#![expect(unsafe_code, reason = "no safe wrapper has bpf(2)")]
+
+use std::ffi::CStr;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use super::program::Instruction;
+
+/// Commands of `enum bpf_cmd` of linux/bpf.h.
+const MAP_CREATE: libc::c_long = 0;
+const MAP_UPDATE_ELEM: libc::c_long = 2;
+const MAP_DELETE_ELEM: libc::c_long = 3;
+const PROG_LOAD: libc::c_long = 5;
+const LINK_CREATE: libc::c_long = 28;
+
+/// `BPF_MAP_TYPE_HASH`, `BPF_MAP_TYPE_SOCKMAP`, `BPF_PROG_TYPE_SK_LOOKUP`, `BPF_SK_LOOKUP`.
+const HASH: u32 = 1;
+const SOCKMAP: u32 = 15;
+const SK_LOOKUP_PROGRAM: u32 = 30;
+const SK_LOOKUP_ATTACH: u32 = 36;
+
+/// `BPF_F_NO_PREALLOC`: an entry takes memory when it comes.
+const NO_PREALLOC: u32 = 1;
+
+/// The helpers that the program calls are for programs under the GPL, or that say so: sk_assign is not
+/// one of them.
+const LICENSE: &CStr = c"Apache-2.0";
+
+/// `union bpf_attr`, as far as it is used: the kernel takes a shorter one and thinks zeroes.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Default)]
+struct MapCreate {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
+
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct MapElement {
+    map: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct ProgramLoad {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach: u32,
+}
+
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct LinkCreate {
+    program: u32,
+    target: u32,
+    attach: u32,
+    flags: u32,
+}
+
+/// A map from keys of `K` bytes to values of `V`.
+#[derive(Debug)]
+pub(super) struct Map<const K: usize, const V: usize>(OwnedFd);
+
+impl<const K: usize, const V: usize> Map<K, V> {
+    fn create(kind: u32, entries: u32, flags: u32) -> io::Result<Self> {
+        let attribute = MapCreate {
+            kind,
+            key_size: K as u32,
+            value_size: V as u32,
+            max_entries: entries,
+            flags,
+        };
+        // SAFETY: a new map is a file descriptor of our own.
+        unsafe { descriptor(MAP_CREATE, &attribute) }.map(Self)
+    }
+
+    /// The map as a program names it.
+    pub(super) fn number(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
+    /// Puts a value there.
+    ///
+    /// # Errors
+    /// E2BIG: it is full; or there is no memory.
+    pub(super) fn set(&self, key: [u8; K], value: [u8; V]) -> io::Result<()> {
+        self.element(MAP_UPDATE_ELEM, &key, Some(&value))
+    }
+
+    /// Removes what is there.
+    ///
+    /// # Errors
+    /// ENOENT: nothing was there.
+    pub(super) fn remove(&self, key: [u8; K]) -> io::Result<()> {
+        self.element(MAP_DELETE_ELEM, &key, None)
+    }
+
+    fn element(
+        &self,
+        command: libc::c_long,
+        key: &[u8; K],
+        value: Option<&[u8; V]>,
+    ) -> io::Result<()> {
+        let attribute = MapElement {
+            map: self.0.as_raw_fd().cast_unsigned(),
+            _pad: 0,
+            key: ptr::from_ref(key) as u64,
+            value: value.map_or(0, |value| ptr::from_ref(value) as u64),
+            flags: 0,
+        };
+        // SAFETY: key and value are as long as the map was made for, and outlive the call.
+        unsafe { bpf(command, &attribute) }.map(drop)
+    }
+}
+
+/// A map of so many entries at most.
+pub(super) fn hash<const K: usize, const V: usize>(entries: u32) -> io::Result<Map<K, V>> {
+    Map::create(HASH, entries, NO_PREALLOC)
+}
+
+/// A map from numbers to sockets.
+pub(super) fn sockets(entries: u32) -> io::Result<Map<4, 8>> {
+    Map::create(SOCKMAP, entries, 0)
+}
+
+/// Has the network namespace of this thread run a program for each lookup of a socket, until what is
+/// returned is closed.
+///
+/// # Errors
+/// The process may not (CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN), or the kernel can't (before 5.9).
+pub(super) fn attach(program: &[Instruction]) -> io::Result<OwnedFd> {
+    let mut name = [0; 16];
+    for (to, from) in name.iter_mut().zip(*b"fairway_steer") {
+        *to = from;
+    }
+    let attribute = ProgramLoad {
+        kind: SK_LOOKUP_PROGRAM,
+        count: u32::try_from(program.len()).unwrap_or(u32::MAX),
+        instructions: program.as_ptr() as u64,
+        license: LICENSE.as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+        name,
+        interface: 0,
+        attach: SK_LOOKUP_ATTACH,
+    };
+    // SAFETY: instructions and licence outlive the call; a new program is a descriptor of our own.
+    let program = unsafe { descriptor(PROG_LOAD, &attribute) }?;
+    let namespace = std::fs::File::open("/proc/thread-self/ns/net")?;
+    let attribute = LinkCreate {
+        program: program.as_raw_fd().cast_unsigned(),
+        target: namespace.as_fd().as_raw_fd().cast_unsigned(),
+        attach: SK_LOOKUP_ATTACH,
+        flags: 0,
+    };
+    // SAFETY: a new link is a file descriptor of our own.
+    unsafe { descriptor(LINK_CREATE, &attribute) }
+}
+
+/// A call that makes a file descriptor.
+///
+/// # Safety
+/// As [`bpf`], and what it returns is a descriptor that nobody else owns.
+unsafe fn descriptor<T>(command: libc::c_long, attribute: &T) -> io::Result<OwnedFd> {
+    // SAFETY: as the caller says.
+    let number = unsafe { bpf(command, attribute) }?;
+    let number = i32::try_from(number).map_err(io::Error::other)?;
+    // SAFETY: as the caller says.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// # Safety
+/// `attribute` is what the command takes, and what it points to is there.
+unsafe fn bpf<T>(command: libc::c_long, attribute: &T) -> io::Result<libc::c_long> {
+    // SAFETY: as the caller says.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            ptr::from_ref(attribute),
+            mem::size_of::<T>(),
+        )
+    };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(answer)
+}

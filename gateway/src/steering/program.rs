@@ -1,0 +1,287 @@
+//! The program that the kernel runs for each new connection, as instructions.
+//!
+//! ```text
+//! key = address and port that are asked for, and the protocol
+//! place = places[key]            not there: the kernel looks on as ever
+//!                                REFUSED: nobody gets it, and the client is told so
+//! socket = sockets[place]        not there: as well
+//! assign(socket)                 and one of its SO_REUSEPORT group is taken
+//! ```
+//!
+//! Instruction set: Documentation/bpf/standardization/instruction-set.rst; what the program is given:
+//! `struct bpf_sk_lookup` of linux/bpf.h.
+
+use std::net::{IpAddr, SocketAddr};
+
+use fairway_config::net::Protocol;
+
+/// Bytes of a [`key`].
+pub(super) const KEY: usize = 20;
+
+/// One instruction, as the kernel wants it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Instruction {
+    code: u8,
+    /// Destination in the lower half, source in the upper one.
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+/// A register.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum R {
+    R0,
+    R1,
+    R2,
+    R3,
+    R6 = 6,
+    R7,
+    /// The frame pointer.
+    R10 = 10,
+}
+
+/// Where the program jumps to when there is nothing for it to do, and where nobody is to get it.
+const PASS: i16 = i16::MAX;
+const REFUSE: i16 = i16::MAX - 1;
+
+/// In place of a kind of sockets: what comes to this place is refused.
+pub(super) const REFUSED: u32 = i32::MAX.cast_unsigned();
+
+/// Helpers, by their numbers in linux/bpf.h.
+const MAP_LOOKUP_ELEM: i32 = 1;
+const SK_RELEASE: i32 = 86;
+const SK_ASSIGN: i32 = 124;
+
+/// `SK_DROP` and `SK_PASS` of linux/bpf.h.
+const SK_DROP: i32 = 0;
+const SK_PASS: i32 = 1;
+
+/// Fields of `struct bpf_sk_lookup`.
+const FAMILY: i16 = 8;
+const PROTOCOL: i16 = 12;
+const LOCAL_IP4: i16 = 40;
+const LOCAL_IP6: i16 = 44;
+const LOCAL_PORT: i16 = 60;
+
+/// `AF_INET` of linux/socket.h.
+const INET: i32 = 2;
+
+/// Where the key is on the stack, and where the number of a socket.
+const AT_KEY: i16 = -24;
+const AT_PLACE: i16 = -32;
+
+/// The key of a place, as [`program`] makes it: the address as 16 bytes (an IPv4 one in the first
+/// four), the port in the machine's order, and the protocol's number.
+pub(super) fn key(listen: SocketAddr, protocol: Protocol) -> [u8; KEY] {
+    let mut address = [0; 16];
+    match listen.ip() {
+        IpAddr::V4(ip) => {
+            for (to, from) in address.iter_mut().zip(ip.octets()) {
+                *to = from;
+            }
+        }
+        IpAddr::V6(ip) => address = ip.octets(),
+    }
+    let protocol: u16 = match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    };
+    let mut key = [0; KEY];
+    let bytes = address
+        .into_iter()
+        .chain(listen.port().to_ne_bytes())
+        .chain(protocol.to_ne_bytes());
+    for (to, from) in key.iter_mut().zip(bytes) {
+        *to = from;
+    }
+    key
+}
+
+/// The program, over two maps by their file descriptors: from key to place, from place to socket.
+pub(super) fn program(places: i32, sockets: i32) -> Vec<Instruction> {
+    use R::{R0, R1, R2, R3, R6, R7, R10};
+    let mut code = vec![
+        // What the program is given is in R1, which calls overwrite.
+        copy(R6, R1),
+        // The key: zeroes, then what differs.
+        set(R2, 0),
+        store64(R10, AT_KEY, R2),
+        store64(R10, AT_KEY + 8, R2),
+        load32(R2, R6, FAMILY),
+        jump_unless_equal(R2, INET, 3),
+        // IPv4.
+        load32(R2, R6, LOCAL_IP4),
+        store32(R10, AT_KEY, R2),
+        jump(8),
+        // IPv6.
+        load32(R2, R6, LOCAL_IP6),
+        store32(R10, AT_KEY, R2),
+        load32(R2, R6, LOCAL_IP6 + 4),
+        store32(R10, AT_KEY + 4, R2),
+        load32(R2, R6, LOCAL_IP6 + 8),
+        store32(R10, AT_KEY + 8, R2),
+        load32(R2, R6, LOCAL_IP6 + 12),
+        store32(R10, AT_KEY + 12, R2),
+        // Both.
+        load32(R2, R6, LOCAL_PORT),
+        store16(R10, AT_KEY + 16, R2),
+        load32(R2, R6, PROTOCOL),
+        store16(R10, AT_KEY + 18, R2),
+    ];
+    code.extend(map(R1, places));
+    code.extend([
+        copy(R2, R10),
+        add(R2, AT_KEY.into()),
+        call(MAP_LOOKUP_ELEM),
+        jump_if_equal(R0, 0, PASS),
+        load32(R2, R0, 0),
+        jump_if_equal(R2, REFUSED.cast_signed(), REFUSE),
+        store32(R10, AT_PLACE, R2),
+    ]);
+    code.extend(map(R1, sockets));
+    code.extend([
+        copy(R2, R10),
+        add(R2, AT_PLACE.into()),
+        call(MAP_LOOKUP_ELEM),
+        jump_if_equal(R0, 0, PASS),
+        copy(R7, R0),
+        copy(R1, R6),
+        copy(R2, R7),
+        set(R3, 0),
+        call(SK_ASSIGN),
+        // The lookup took a reference.
+        copy(R1, R7),
+        call(SK_RELEASE),
+    ]);
+    let pass = code.len();
+    code.extend([set(R0, SK_PASS), exit()]);
+    let refuse = code.len();
+    code.extend([set(R0, SK_DROP), exit()]);
+    for (at, instruction) in code.iter_mut().enumerate() {
+        let to = match instruction.offset {
+            PASS => pass,
+            REFUSE => refuse,
+            _ => continue,
+        };
+        // A jump counts from the instruction behind it; there are some forty.
+        instruction.offset = i16::try_from(to - at - 1).unwrap_or(0);
+    }
+    code
+}
+
+const fn instruction(code: u8, to: R, from: R, offset: i16, immediate: i32) -> Instruction {
+    Instruction {
+        code,
+        registers: to as u8 | ((from as u8) << 4),
+        offset,
+        immediate,
+    }
+}
+
+/// `BPF_ALU64 | BPF_MOV | BPF_X`
+const fn copy(to: R, from: R) -> Instruction {
+    instruction(0xbf, to, from, 0, 0)
+}
+
+/// `BPF_ALU64 | BPF_MOV | BPF_K`
+const fn set(to: R, value: i32) -> Instruction {
+    instruction(0xb7, to, R::R0, 0, value)
+}
+
+/// `BPF_ALU64 | BPF_ADD | BPF_K`
+const fn add(to: R, value: i32) -> Instruction {
+    instruction(0x07, to, R::R0, 0, value)
+}
+
+/// `BPF_LDX | BPF_MEM | BPF_W`
+const fn load32(to: R, from: R, offset: i16) -> Instruction {
+    instruction(0x61, to, from, offset, 0)
+}
+
+/// `BPF_STX | BPF_MEM | BPF_H`
+const fn store16(to: R, offset: i16, from: R) -> Instruction {
+    instruction(0x6b, to, from, offset, 0)
+}
+
+/// `BPF_STX | BPF_MEM | BPF_W`
+const fn store32(to: R, offset: i16, from: R) -> Instruction {
+    instruction(0x63, to, from, offset, 0)
+}
+
+/// `BPF_STX | BPF_MEM | BPF_DW`
+const fn store64(to: R, offset: i16, from: R) -> Instruction {
+    instruction(0x7b, to, from, offset, 0)
+}
+
+/// `BPF_JMP | BPF_JA`
+const fn jump(offset: i16) -> Instruction {
+    instruction(0x05, R::R0, R::R0, offset, 0)
+}
+
+/// `BPF_JMP | BPF_JEQ | BPF_K`
+const fn jump_if_equal(of: R, value: i32, offset: i16) -> Instruction {
+    instruction(0x15, of, R::R0, offset, value)
+}
+
+/// `BPF_JMP | BPF_JNE | BPF_K`
+const fn jump_unless_equal(of: R, value: i32, offset: i16) -> Instruction {
+    instruction(0x55, of, R::R0, offset, value)
+}
+
+/// `BPF_JMP | BPF_CALL`
+const fn call(helper: i32) -> Instruction {
+    instruction(0x85, R::R0, R::R0, 0, helper)
+}
+
+/// `BPF_JMP | BPF_EXIT`
+const fn exit() -> Instruction {
+    instruction(0x95, R::R0, R::R0, 0, 0)
+}
+
+/// `BPF_LD | BPF_DW | BPF_IMM` with `BPF_PSEUDO_MAP_FD`: a map, of two instructions.
+const fn map(to: R, descriptor: i32) -> [Instruction; 2] {
+    [
+        instruction(0x18, to, R::R1, 0, descriptor),
+        instruction(0, R::R0, R::R0, 0, 0),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn keys_of_places_differ_in_everything_that_tells_them_apart() {
+        let places: Vec<(SocketAddr, Protocol)> = vec![
+            ("192.0.2.1:80".parse().unwrap(), Protocol::Tcp),
+            ("192.0.2.1:80".parse().unwrap(), Protocol::Udp),
+            ("192.0.2.1:81".parse().unwrap(), Protocol::Tcp),
+            ("192.0.2.2:80".parse().unwrap(), Protocol::Tcp),
+            ("[2001:db8::1]:80".parse().unwrap(), Protocol::Tcp),
+            ("[2001:db8::2]:80".parse().unwrap(), Protocol::Tcp),
+        ];
+        let keys: std::collections::BTreeSet<_> = places
+            .iter()
+            .map(|(listen, protocol)| key(*listen, *protocol))
+            .collect();
+        assert_eq!(keys.len(), places.len());
+        assert!(key(places[0].0, Protocol::Tcp).starts_with(&[192, 0, 2, 1, 0]));
+    }
+
+    #[test]
+    fn every_jump_stays_in_the_program() {
+        let code = program(3, 4);
+        for (at, instruction) in code.iter().enumerate() {
+            if matches!(instruction.code, 0x05 | 0x15 | 0x55) {
+                let to = at + 1 + usize::try_from(instruction.offset).unwrap();
+                assert!(to < code.len() && code[to].code != 0, "{at} jumps to {to}");
+            }
+        }
+    }
+}

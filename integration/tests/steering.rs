@@ -1,0 +1,195 @@
+//! Connections to external addresses are steered by the kernel: no address and port has a socket of
+//! its own, and what the host itself listens at does not stand in the way.
+
+use std::fs;
+use std::net::TcpListener;
+
+use anyhow::{Context, Result, ensure};
+use fairway_integration::fairway::Fairway;
+use fairway_integration::lab::{Host, Served};
+use fairway_integration::manifest::{all, load_balancer, pool, service, slice, slice_of};
+use fairway_integration::servers::named;
+use fairway_integration::site::{EDGE, Site, at, server, server6, vip, vip6};
+use fairway_integration::{clients, tests, wait};
+
+tests![
+    a_port_that_the_host_uses_at_all_its_addresses_is_served_at_an_external_one,
+    at_an_address_of_the_hosts_own_what_the_host_has_comes_first,
+    thousands_of_places_take_no_sockets_and_change_without_them,
+    nothing_is_left_of_one_that_was_killed,
+    without_steering_every_place_has_sockets_of_its_own,
+];
+
+/// What a host itself has at port 22 of all its addresses: says who it is, and closes.
+fn sshd(edge: &Host) -> Result<Served> {
+    named(edge, &[("sshd", "0.0.0.0:22".parse()?)])
+}
+
+fn a_port_that_the_host_uses_at_all_its_addresses_is_served_at_an_external_one() -> Result<()> {
+    let site = Site::new()?;
+    let _sshd = sshd(&site.edge)?;
+    let _server = named(
+        &site.farm,
+        &[("git", at(server(0), 22)), ("git6", at(server6(0), 22))],
+    )?;
+    let families = "ipFamilyPolicy: RequireDualStack";
+    let spec = format!("type: LoadBalancer, {families}, ports: [{{port: 22}}]");
+    let manifests = all(&[
+        &pool(
+            "edge",
+            &["203.0.113.1-203.0.113.9", "2001:db8:f::1-2001:db8:f::9"],
+        ),
+        &service("git", &spec),
+        &slice("git", 22, &[server(0)]),
+    ]);
+    let mut fairway = Fairway::start(&site.edge, &[("git.yaml", &manifests)])?;
+    fairway.logs(&["steered by the kernel"])?;
+    site.client.run(|| {
+        for to in [at(vip(1), 22), at(vip6(1), 22)] {
+            ensure!(clients::who(to).with_context(|| to.to_string())? == "git");
+        }
+        // The host's own address is the host's.
+        ensure!(clients::who(at(EDGE, 22))? == "sshd");
+        Ok(())
+    })?;
+    // Without an endpoint it is refused: what the host has there is not for who asks the Service.
+    fairway.write(
+        "git.yaml",
+        &all(&[
+            &pool(
+                "edge",
+                &["203.0.113.1-203.0.113.9", "2001:db8:f::1-2001:db8:f::9"],
+            ),
+            &service("git", &spec),
+        ]),
+    )?;
+    fairway.settle("gone")?;
+    site.client.run(|| {
+        for to in [at(vip(1), 22), at(vip6(1), 22)] {
+            let refused = clients::connect_tcp(to)
+                .err()
+                .map(|error| error.to_string());
+            ensure!(
+                refused.as_ref().is_some_and(|why| why.contains("refused")),
+                "{to}: {refused:?}"
+            );
+        }
+        ensure!(clients::who(at(EDGE, 22))? == "sshd");
+        Ok(())
+    })
+}
+
+fn at_an_address_of_the_hosts_own_what_the_host_has_comes_first() -> Result<()> {
+    let site = Site::new()?;
+    let _sshd = sshd(&site.edge)?;
+    let _server = named(
+        &site.farm,
+        &[("git", at(server(0), 22)), ("web", at(server(0), 80))],
+    )?;
+    let manifests = all(&[
+        &pool("edge", &[&format!("{EDGE}-{EDGE}")]),
+        &service(
+            "git",
+            "type: LoadBalancer, ports: [{name: ssh, port: 22}, {name: http, port: 80}]",
+        ),
+        &slice_of(
+            "git",
+            &[("ssh", "TCP", 22), ("http", "TCP", 80)],
+            &[server(0)],
+        ),
+    ]);
+    let mut fairway = Fairway::prepare(&site.edge)?;
+    fairway.write("git.yaml", &manifests)?;
+    fairway.launch()?;
+    site.client.run(|| {
+        wait::until("the Service answers where nobody else does", || {
+            clients::who(at(EDGE, 80)).is_ok_and(|who| who == "web")
+        })
+    })?;
+    fairway.logs(&["PortInUse"])?;
+    ensure!(site.client.run(|| clients::who(at(EDGE, 22)))? == "sshd");
+    Ok(())
+}
+
+fn thousands_of_places_take_no_sockets_and_change_without_them() -> Result<()> {
+    const SERVICES: usize = 1500;
+    let site = Site::new()?;
+    let _server = named(
+        &site.farm,
+        &[("a", at(server(0), 8080)), ("b", at(server(1), 8080))],
+    )?;
+    let spec = "type: LoadBalancer, allocateLoadBalancerNodePorts: false, \
+                ports: [{name: one, port: 80}, {name: two, port: 443}]";
+    let ports = [("one", "TCP", 8080), ("two", "TCP", 8080)];
+    let of = |n: usize, to| slice_of(&format!("s{n}"), &ports, &[to]);
+    let mut parts = vec![pool("edge", &["10.128.0.0/16"])];
+    parts.extend((0..SERVICES).map(|n| service(&format!("s{n}"), spec)));
+    parts.extend((1..SERVICES).map(|n| of(n, server(0))));
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    site.client.ip("route add 10.128.0.0/16 via 198.51.100.1")?;
+    let manifests = [("all.yaml", &*all(&parts)), ("one.yaml", &of(0, server(0)))];
+    let mut fairway = Fairway::start(&site.edge, &manifests)?;
+    let files = fs::read_dir(format!("/proc/{}/fd", fairway.process()?.id()))?.count();
+    ensure!(files < 200, "{files} files are open");
+    let address = fairway.address("default/s0")?.parse()?;
+    site.client.run(|| {
+        for port in [80, 443] {
+            ensure!(clients::who(at(address, port))? == "a");
+        }
+        Ok(())
+    })?;
+    fairway.write("one.yaml", &of(0, server(1)))?;
+    site.client.run(|| {
+        wait::until("the other one answers", || {
+            clients::who(at(address, 443)).is_ok_and(|who| who == "b")
+        })
+    })
+}
+
+fn nothing_is_left_of_one_that_was_killed() -> Result<()> {
+    let site = Site::new()?;
+    let _sshd = sshd(&site.edge)?;
+    let _server = named(&site.farm, &[("git", at(server(0), 22))])?;
+    let manifests = all(&[
+        &pool("edge", &["203.0.113.1-203.0.113.9"]),
+        &load_balancer("git", vip(1), 22, 22),
+        &slice("git", 22, &[server(0)]),
+    ]);
+    let mut fairway = Fairway::start(&site.edge, &[("git.yaml", &manifests)])?;
+    let who = |to| site.client.run(|| clients::who(to));
+    ensure!(who(at(vip(1), 22))? == "git");
+    fairway.kill();
+    // Its local route is still there, and nothing takes what comes but the host.
+    wait::until("the kernel has let go", || {
+        who(at(vip(1), 22)).is_ok_and(|who| who == "sshd")
+    })?;
+    fairway.restart()?;
+    ensure!(who(at(vip(1), 22))? == "git");
+    ensure!(who(at(EDGE, 22))? == "sshd");
+    Ok(())
+}
+
+fn without_steering_every_place_has_sockets_of_its_own() -> Result<()> {
+    let site = Site::new()?;
+    let _server = named(&site.farm, &[("a", at(server(0), 8080))])?;
+    let manifests = all(&[
+        &pool("edge", &["203.0.113.1-203.0.113.9"]),
+        &load_balancer("shop", vip(1), 80, 8080),
+        &slice("shop", 8080, &[server(0)]),
+    ]);
+    let mut fairway = Fairway::prepare(&site.edge)?.arguments(&["--no-steering"]);
+    fairway.write("shop.yaml", &manifests)?;
+    fairway.launch()?;
+    fairway.ready()?;
+    site.client.run(|| {
+        ensure!(clients::who(at(vip(1), 80))? == "a");
+        Ok(())
+    })?;
+    site.edge.run(|| {
+        ensure!(
+            TcpListener::bind(at(vip(1), 80)).is_err(),
+            "nobody listens there"
+        );
+        Ok(())
+    })
+}
