@@ -185,6 +185,8 @@ pub struct Counters {
     pub active: Gauge,
     /// UDP flows now.
     pub flows: Gauge,
+    /// UDP flows that had to go for others, before they were idle for long enough.
+    pub flows_evicted: Counter,
     /// Bytes from clients.
     pub received: Counter,
     /// Bytes to clients.

@@ -174,6 +174,18 @@ fn render_ports(out: &mut Exposition, snapshot: &Snapshot) {
         family.sample(labels, counters.flows.get());
     }
     let mut family = out.family(
+        "fairway_flows_evicted_total",
+        Kind::Counter,
+        "UDP flows that had to go for others before their time: the table was full, or their client had \
+         its share.",
+    );
+    for Touched {
+        labels, counters, ..
+    } in udp()
+    {
+        family.sample(labels, counters.flows_evicted.get());
+    }
+    let mut family = out.family(
         "fairway_receive_bytes_total",
         Kind::Counter,
         "Bytes from clients.",

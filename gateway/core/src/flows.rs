@@ -1,4 +1,4 @@
-//! The UDP flow table, sans-I/O: which endpoint the datagrams of a client go to, and for how long.
+//! The UDP flow table, sans-I/O: which flows there are, and for how long.
 //!
 //! A flow is a client's socket and the address it sends to. It lives for [`Limits::unreplied`]
 //! after its last datagram until its endpoint answers, then for [`Limits::replied`] after the last
@@ -10,15 +10,14 @@
 //! itself, and of those that were answered where they are fewer, so that new clients have their time to
 //! be answered. One client address has a bound of its own, so that it can't drive out others.
 //!
-//! Every operation takes constant time, [`FlowTable::evict`] and [`FlowTable::expire`] for each
-//! flow that goes.
+//! Every operation takes constant time, [`FlowTable::expire`] for each flow that goes.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr};
+use fairway_config::net::{ClientAddr, ListenAddr};
 use siphasher::sip::SipHasher13;
 
 use crate::recency::Recency;
@@ -81,15 +80,6 @@ impl Default for Limits {
     }
 }
 
-/// A flow as the table gives it out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
-    /// Its id.
-    pub id: FlowId,
-    /// Where its datagrams go to.
-    pub endpoint: EndpointAddr,
-}
-
 /// The flows of one worker.
 #[derive(Debug)]
 pub struct FlowTable {
@@ -99,7 +89,6 @@ pub struct FlowTable {
     free: Vec<u32>,
     by_key: HashMap<FlowKey, u32, Seed>,
     by_client: HashMap<IpAddr, Vec<u32>, Seed>,
-    by_endpoint: HashMap<EndpointAddr, Vec<u32>, Seed>,
     unreplied: Recency,
     replied: Recency,
 }
@@ -107,12 +96,11 @@ pub struct FlowTable {
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     key: FlowKey,
-    flow: Flow,
+    id: FlowId,
     seen: Tick,
     replied: bool,
-    /// Where it stands in the list of its client, and in that of its endpoint.
+    /// Where it stands in the list of its client.
     in_client: u32,
-    in_endpoint: u32,
 }
 
 impl FlowTable {
@@ -126,7 +114,6 @@ impl FlowTable {
             free: Vec::new(),
             by_key: HashMap::with_hasher(seed),
             by_client: HashMap::with_hasher(seed),
-            by_endpoint: HashMap::with_hasher(seed),
             unreplied: Recency::new(),
             replied: Recency::new(),
         }
@@ -134,39 +121,31 @@ impl FlowTable {
 
     /// A datagram came from a client: its flow, if it has one, which this keeps alive. A flow whose
     /// time is over is none, whether [`Self::expire`] has been called since or not.
-    pub fn received(&mut self, key: FlowKey, now: Tick) -> Option<Flow> {
+    pub fn received(&mut self, key: FlowKey, now: Tick) -> Option<FlowId> {
         let slot = *self.by_key.get(&key)?;
         if self.slots[slot as usize].deadline(&self.limits) < now {
             return None;
         }
         self.touch(slot, now);
-        Some(self.slots[slot as usize].flow)
+        Some(self.slots[slot as usize].id)
     }
 
-    /// A new flow to `endpoint`, and the flow that had to go for it. A flow of the same key is
+    /// A new flow, and the flow that had to go for it. A flow of the same key is
     /// replaced.
-    pub fn open(
-        &mut self,
-        key: FlowKey,
-        endpoint: EndpointAddr,
-        now: Tick,
-    ) -> (FlowId, Option<FlowId>) {
+    pub fn open(&mut self, key: FlowKey, now: Tick) -> (FlowId, Option<FlowId>) {
         let gone = self.make_room(&key).map(|slot| self.drop_slot(slot));
         let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
         let id = FlowId::new(self.serial, slot);
         self.serial = self.serial.wrapping_add(1);
         let of_client = self.by_client.entry(key.client.0.ip()).or_default();
-        let of_endpoint = self.by_endpoint.entry(endpoint).or_default();
         let entry = Slot {
             key,
-            flow: Flow { id, endpoint },
+            id,
             seen: now,
             replied: false,
             in_client: of_client.len() as u32,
-            in_endpoint: of_endpoint.len() as u32,
         };
         of_client.push(slot);
-        of_endpoint.push(slot);
         match self.slots.get_mut(slot as usize) {
             Some(free) => *free = entry,
             None => self.slots.push(entry),
@@ -196,43 +175,6 @@ impl FlowTable {
         slot.map(|slot| self.drop_slot(slot)).is_some()
     }
 
-    /// Ends the flows to an endpoint on those listeners that `on` says yes to: the endpoint is gone
-    /// from one Service, and may still be in another. Their ids, oldest first.
-    pub fn evict(
-        &mut self,
-        endpoint: EndpointAddr,
-        on: impl Fn(ListenAddr) -> bool,
-    ) -> Vec<FlowId> {
-        let all = self
-            .by_endpoint
-            .get(&endpoint)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let going = all
-            .iter()
-            .copied()
-            .filter(|slot| on(self.slots[*slot as usize].key.listen));
-        let going: Vec<_> = going.collect();
-        self.drop_all(going)
-    }
-
-    /// Ends the flows on a listener that is gone. Their ids, oldest first. Looks at every flow.
-    pub fn close_listener(&mut self, listen: ListenAddr) -> Vec<FlowId> {
-        let of_listener = self.by_key.iter().filter(|(key, _)| key.listen == listen);
-        let going: Vec<_> = of_listener.map(|(_, slot)| *slot).collect();
-        self.drop_all(going)
-    }
-
-    /// The last moment of the flow that expires next: call [`Self::expire`] after it. It moves away
-    /// with every datagram, and never nearer but by a new flow.
-    pub fn next_deadline(&self) -> Option<Tick> {
-        let oldest = [self.unreplied.oldest(), self.replied.oldest()];
-        let slots = oldest.into_iter().flatten();
-        slots
-            .map(|slot| self.slots[slot as usize].deadline(&self.limits))
-            .min()
-    }
-
     /// Ends the flows whose time is over. Their ids.
     pub fn expire(&mut self, now: Tick) -> Vec<FlowId> {
         let mut gone = Vec::new();
@@ -255,7 +197,7 @@ impl FlowTable {
     /// The slot of a flow that is there.
     fn slot(&self, id: FlowId) -> Option<u32> {
         let entry = self.slots.get(id.slot() as usize)?;
-        (entry.flow.id == id).then_some(id.slot())
+        (entry.id == id).then_some(id.slot())
     }
 
     fn expired(&self, now: Tick) -> Option<u32> {
@@ -310,19 +252,12 @@ impl FlowTable {
         }
     }
 
-    fn drop_all(&mut self, slots: Vec<u32>) -> Vec<FlowId> {
-        let mut gone: Vec<_> = slots.into_iter().map(|slot| self.drop_slot(slot)).collect();
-        gone.sort();
-        gone
-    }
-
     fn drop_slot(&mut self, slot: u32) -> FlowId {
         let Slot {
             key,
-            flow,
+            id,
             replied,
             in_client,
-            in_endpoint,
             ..
         } = self.slots[slot as usize];
         if replied {
@@ -331,17 +266,13 @@ impl FlowTable {
             self.unreplied.remove(slot);
         }
         self.by_key.remove(&key);
-        self.slots[slot as usize].flow.id = FlowId::NONE;
+        self.slots[slot as usize].id = FlowId::NONE;
         let moved = take_out(&mut self.by_client, key.client.0.ip(), in_client);
         if let Some(moved) = moved {
             self.slots[moved as usize].in_client = in_client;
         }
-        let moved = take_out(&mut self.by_endpoint, flow.endpoint, in_endpoint);
-        if let Some(moved) = moved {
-            self.slots[moved as usize].in_endpoint = in_endpoint;
-        }
         self.free.push(slot);
-        flow.id
+        id
     }
 }
 

@@ -154,6 +154,14 @@ impl Datagrams {
         }
     }
 
+    /// A flow had to go for another one, before its time.
+    fn drive_out(&mut self, id: FlowId) {
+        if let Some(way) = self.way(id) {
+            way.port.counters.flows_evicted.increment();
+        }
+        self.forget(id);
+    }
+
     /// The way of a flow that is there.
     fn way(&self, id: FlowId) -> Option<&Way> {
         let way = self.ways.get(id.slot() as usize)?.as_ref()?;
@@ -198,8 +206,8 @@ impl Datagrams {
                 client: ClientAddr(client),
                 listen,
             };
-            if let Some(flow) = self.table.received(key, now) {
-                sorted.push((flow.id, at));
+            if let Some(id) = self.table.received(key, now) {
+                sorted.push((id, at));
             } else if let Some(id) = self.open(number, key, None, now, around) {
                 // At once: the next one that opens may drive it out.
                 self.forward(id, &[(id, at)]);
@@ -311,9 +319,9 @@ impl Datagrams {
         if self.rows {
             packets::coalesce(&socket);
         }
-        let (id, evicted) = self.table.open(key, endpoint, now);
+        let (id, evicted) = self.table.open(key, now);
         if let Some(evicted) = evicted {
-            self.forget(evicted);
+            self.drive_out(evicted);
         }
         if let Err(error) = around
             .poll

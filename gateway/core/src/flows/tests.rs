@@ -13,13 +13,6 @@ fn key(client: u64, port: u64) -> FlowKey {
     }
 }
 
-fn endpoint(n: u64) -> EndpointAddr {
-    EndpointAddr(SocketAddr::new(
-        Ipv4Addr::from_bits(0x0a00_0000 + n as u32).into(),
-        53,
-    ))
-}
-
 fn limits(flows: usize, per_client: usize) -> Limits {
     Limits {
         flows,
@@ -31,43 +24,33 @@ fn limits(flows: usize, per_client: usize) -> Limits {
 #[test]
 fn a_flow_lives_30_s_until_it_is_answered_and_120_s_from_then_on() {
     let mut table = FlowTable::new(1, Limits::default());
-    let (id, _) = table.open(key(1, 1), endpoint(1), Tick(0));
-    assert_eq!(table.next_deadline(), Some(Tick(30_000)));
+    let (id, _) = table.open(key(1, 1), Tick(0));
     assert_eq!(table.expire(Tick(30_000)), []);
-    let flow = Flow {
-        id,
-        endpoint: endpoint(1),
-    };
-    assert_eq!(table.received(key(1, 1), Tick(30_000)), Some(flow));
-    assert_eq!(table.next_deadline(), Some(Tick(60_000)));
+    assert_eq!(table.received(key(1, 1), Tick(30_000)), Some(id));
     assert_eq!(table.replied(id, Tick(60_000)), Some(key(1, 1)));
-    assert_eq!(table.next_deadline(), Some(Tick(180_000)));
     assert_eq!(
         table.received(key(1, 1), Tick(180_001)),
         None,
         "over, though not swept yet"
     );
     assert_eq!(table.expire(Tick(180_001)), [id]);
-    assert_eq!((table.len(), table.next_deadline()), (0, None));
+    assert!(table.is_empty());
     assert_eq!(table.replied(id, Tick(180_001)), None);
 }
 
 #[test]
 fn a_full_table_drops_the_unanswered_before_the_answered_and_the_idle_before_the_busy() {
     let mut table = FlowTable::new(1, limits(3, 3));
-    let (answered, _) = table.open(key(1, 1), endpoint(1), Tick(0));
+    let (answered, _) = table.open(key(1, 1), Tick(0));
     table.replied(answered, Tick(0));
-    let (busy, _) = table.open(key(2, 1), endpoint(1), Tick(1));
-    let (idle, _) = table.open(key(3, 1), endpoint(1), Tick(2));
+    let (busy, _) = table.open(key(2, 1), Tick(1));
+    let (idle, _) = table.open(key(3, 1), Tick(2));
     table.received(key(2, 1), Tick(3));
-    let (fourth, gone) = table.open(key(4, 1), endpoint(1), Tick(4));
+    let (fourth, gone) = table.open(key(4, 1), Tick(4));
     assert_eq!(gone, Some(idle));
     table.replied(fourth, Tick(5));
     table.replied(busy, Tick(6));
-    assert_eq!(
-        table.open(key(5, 1), endpoint(1), Tick(7)).1,
-        Some(answered)
-    );
+    assert_eq!(table.open(key(5, 1), Tick(7)).1, Some(answered));
 }
 
 #[test]
@@ -75,12 +58,12 @@ fn a_table_full_of_answered_flows_gives_new_ones_their_time() {
     let mut table = FlowTable::new(1, limits(16, 16));
     let answered: Vec<_> = (1..=16)
         .map(|client| {
-            let (id, _) = table.open(key(client, 1), endpoint(1), Tick(client));
+            let (id, _) = table.open(key(client, 1), Tick(client));
             table.replied(id, Tick(client));
             id
         })
         .collect();
-    let mut open = |client| table.open(key(client, 1), endpoint(1), Tick(client));
+    let mut open = |client| table.open(key(client, 1), Tick(client));
     let (first, gone) = open(21);
     assert_eq!(gone, Some(answered[0]));
     assert_eq!(open(22).1, Some(answered[1]));
@@ -92,45 +75,26 @@ fn a_table_full_of_answered_flows_gives_new_ones_their_time() {
 #[test]
 fn a_client_at_its_bound_drives_out_its_own_flows_alone() {
     let mut table = FlowTable::new(1, limits(1_000, 10));
-    let (other, _) = table.open(key(2, 1), endpoint(1), Tick(0));
-    let (first, _) = table.open(key(1, 0), endpoint(1), Tick(1));
+    let (other, _) = table.open(key(2, 1), Tick(0));
+    let (first, _) = table.open(key(1, 0), Tick(1));
     for port in 1..10 {
-        assert_eq!(
-            table.open(key(1, port), endpoint(1), Tick(1 + port)).1,
-            None
-        );
+        assert_eq!(table.open(key(1, port), Tick(1 + port)).1, None);
     }
-    assert_eq!(table.open(key(1, 10), endpoint(1), Tick(20)).1, Some(first));
+    assert_eq!(table.open(key(1, 10), Tick(20)).1, Some(first));
     assert_eq!(table.len(), 11);
     assert!(table.close(other));
 }
 
-#[test]
-fn the_flows_of_an_endpoint_end_at_once_and_only_on_the_listeners_meant() {
-    let mut table = FlowTable::new(1, Limits::default());
-    let elsewhere = FlowKey {
-        listen: ListenAddr("203.0.113.2:53".parse().unwrap()),
-        ..key(1, 1)
-    };
-    let (here, _) = table.open(key(1, 1), endpoint(1), Tick(0));
-    let (there, _) = table.open(elsewhere, endpoint(1), Tick(0));
-    let (other, _) = table.open(key(2, 1), endpoint(2), Tick(0));
-    assert_eq!(
-        table.evict(endpoint(1), |listen| listen == key(1, 1).listen),
-        [here]
-    );
-    assert_eq!(table.evict(endpoint(1), |_| true), [there]);
-    assert_eq!(table.evict(endpoint(1), |_| true), []);
-    assert_eq!(table.close_listener(key(2, 1).listen), [other]);
-}
-
 /// What the table should be, in the plainest form.
 #[derive(Default)]
-struct Model(BTreeMap<FlowId, (FlowKey, EndpointAddr, u64, bool)>);
+struct Model(BTreeMap<FlowId, Entry>);
+
+/// The key, when it was seen, whether it was answered.
+type Entry = (FlowKey, u64, bool);
 
 impl Model {
     fn deadline(&self, id: FlowId) -> u64 {
-        let (_, _, seen, replied) = self.0[&id];
+        let (_, seen, replied) = self.0[&id];
         seen + if replied { 120_000 } else { 30_000 }
     }
 
@@ -174,12 +138,10 @@ fn simulate(seed: u64) {
             0..10 => {
                 let found = table.received(key, Tick(now));
                 let live = model.find(key).filter(|id| model.deadline(*id) >= now);
-                assert_eq!(found.map(|flow| flow.id), live);
+                assert_eq!(found, live);
                 if let Some(id) = live {
-                    model.0.get_mut(&id).unwrap().2 = now;
-                    assert_eq!(found.unwrap().endpoint, model.0[&id].1);
+                    model.0.get_mut(&id).unwrap().1 = now;
                 } else {
-                    let to = endpoint(random(5));
                     let same = model.find(key);
                     let of_client = model
                         .0
@@ -187,8 +149,8 @@ fn simulate(seed: u64) {
                         .filter(|e| e.0.client.0.ip() == key.client.0.ip())
                         .count();
                     let was_full = model.0.len() >= limits.flows;
-                    let unreplied_before = model.0.values().filter(|e| !e.3).count();
-                    let (id, gone) = table.open(key, to, Tick(now));
+                    let unreplied_before = model.0.values().filter(|e| !e.2).count();
+                    let (id, gone) = table.open(key, Tick(now));
                     match gone {
                         Some(gone) => {
                             let entry = model.0.remove(&gone).expect("what goes was there");
@@ -201,13 +163,12 @@ fn simulate(seed: u64) {
                             );
                             if same.is_none() && of_client < limits.per_client {
                                 let unreplied = unreplied_before > limits.flows / 8;
-                                let of_kind =
-                                    |e: &&(FlowKey, EndpointAddr, u64, bool)| e.3 != unreplied;
+                                let of_kind = |e: &&Entry| e.2 != unreplied;
                                 let others = model.0.values().filter(of_kind);
-                                let worst = others.map(|e| e.2).min();
+                                let worst = others.map(|e| e.1).min();
                                 // Of the other kind only where there is none of this.
-                                assert!(entry.3 != unreplied || worst.is_none());
-                                assert!(worst.is_none_or(|worst| entry.2 <= worst));
+                                assert!(entry.2 != unreplied || worst.is_none());
+                                assert!(worst.is_none_or(|worst| entry.1 <= worst));
                             }
                         }
                         None => {
@@ -215,7 +176,7 @@ fn simulate(seed: u64) {
                         }
                     }
                     assert!(
-                        model.0.insert(id, (key, to, now, false)).is_none(),
+                        model.0.insert(id, (key, now, false)).is_none(),
                         "ids are new"
                     );
                 }
@@ -225,22 +186,11 @@ fn simulate(seed: u64) {
                 if !ids.is_empty() {
                     let id = ids[random(ids.len() as u64) as usize];
                     let entry = model.0.get_mut(&id).unwrap();
-                    (entry.2, entry.3) = (now, true);
+                    (entry.1, entry.2) = (now, true);
                     assert_eq!(table.replied(id, Tick(now)), Some(entry.0));
                 }
             }
-            15 => {
-                let to = endpoint(random(5));
-                let going: Vec<_> = model
-                    .0
-                    .iter()
-                    .filter(|(_, e)| e.1 == to)
-                    .map(|(id, _)| *id)
-                    .collect();
-                assert_eq!(table.evict(to, |_| true), going);
-                model.0.retain(|_, entry| entry.1 != to);
-            }
-            16 => {
+            15..17 => {
                 let ids: Vec<_> = model.0.keys().copied().collect();
                 if !ids.is_empty() {
                     let id = ids[random(ids.len() as u64) as usize];
@@ -262,8 +212,6 @@ fn simulate(seed: u64) {
                 model.0.retain(|id, _| !over.contains(id));
             }
         }
-        let next = model.0.keys().map(|id| Tick(model.deadline(*id))).min();
-        assert_eq!(table.next_deadline(), next);
         invariants(&table, &model);
     }
 }
@@ -271,30 +219,15 @@ fn simulate(seed: u64) {
 fn invariants(table: &FlowTable, model: &Model) {
     assert_eq!(table.len(), model.0.len());
     assert!(table.len() <= table.limits.flows);
-    let live = table
-        .slots
-        .iter()
-        .filter(|slot| slot.flow.id != FlowId::NONE);
+    let live = table.slots.iter().filter(|slot| slot.id != FlowId::NONE);
     assert_eq!(live.count(), table.by_key.len());
     assert_eq!(table.slots.len(), table.free.len() + table.len());
-    for (list, slot_of) in [
-        (
-            table.by_client.values().collect::<Vec<_>>(),
-            (|slot| slot.in_client) as fn(&Slot) -> u32,
-        ),
-        (table.by_endpoint.values().collect(), |slot| {
-            slot.in_endpoint
-        }),
-    ] {
-        assert_eq!(
-            list.iter().map(|slots| slots.len()).sum::<usize>(),
-            table.len()
-        );
-        for slots in list {
-            assert!(!slots.is_empty(), "no empty list is left behind");
-            for (at, slot) in slots.iter().enumerate() {
-                assert_eq!(slot_of(&table.slots[*slot as usize]) as usize, at);
-            }
+    let listed: usize = table.by_client.values().map(Vec::len).sum();
+    assert_eq!(listed, table.len());
+    for slots in table.by_client.values() {
+        assert!(!slots.is_empty(), "no empty list is left behind");
+        for (at, slot) in slots.iter().enumerate() {
+            assert_eq!(table.slots[*slot as usize].in_client as usize, at);
         }
     }
     assert!(
