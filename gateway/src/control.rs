@@ -5,7 +5,6 @@
 //! path: take in, build, program, report.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use fairway_config::net::Protocol;
 use fairway_config::service::Notice;
 use fairway_gateway_core::build::Builder;
 use fairway_gateway_core::route::Route;
+use fairway_gateway_core::sources::Sources;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,10 @@ pub(crate) struct Control {
     seed: u64,
     /// Whether every object that there was at the start has been taken in.
     synced: bool,
+    /// The host's addresses and their links.
+    links: host::Addresses,
+    /// Which of the builder's own addresses the workers know.
+    sources: Option<u64>,
     /// The sequence of the last batch that was taken in.
     taken: u64,
     /// Reports that are still to be said.
@@ -85,7 +89,7 @@ enum Event {
     Stop,
     Objects(Batch),
     StoreGone,
-    Host(BTreeSet<IpAddr>),
+    Host(host::Addresses),
     Name(crate::names::Answer),
     Time,
 }
@@ -113,6 +117,8 @@ impl Control {
             drains: BTreeMap::new(),
             seed: 0,
             synced: false,
+            links: host::Addresses::new(),
+            sources: None,
             taken: 0,
             unsent: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -134,7 +140,7 @@ impl Control {
             () = shutdown.cancelled() => {}
             known = addresses.wait_for(Option::is_some) => {
                 let known = known.ok().and_then(|known| known.clone());
-                self.builder.set_host_addresses(known.unwrap_or_default());
+                self.host(known.unwrap_or_default());
             }
         }
         let mut store = true;
@@ -156,7 +162,7 @@ impl Control {
                 Event::StoreGone => store = false,
                 Event::Objects(batch) => self.objects(batch, &mut objects).await,
                 Event::Host(known) => {
-                    self.builder.set_host_addresses(known);
+                    self.host(known);
                     self.rebuild().await;
                     let touched = self.programmer.addresses_changed().await;
                     self.report(touched);
@@ -177,6 +183,27 @@ impl Control {
         }
         watching.abort();
         self.stop().await;
+    }
+
+    /// The host has these addresses now.
+    fn host(&mut self, known: host::Addresses) {
+        self.builder
+            .set_host_addresses(known.keys().copied().collect());
+        self.links = known;
+        self.sources = None;
+        self.set_sources();
+    }
+
+    /// Tells the workers which addresses they may dial from, where that has changed.
+    fn set_sources(&mut self) {
+        let (version, own) = self.builder.own_addresses();
+        if self.sources == Some(version) {
+            return;
+        }
+        let own = own.iter().filter_map(|own| self.links.get_key_value(own));
+        let sources = Sources::new(own.map(|(address, link)| (*address, *link)));
+        self.shared.sources.store(Arc::new(sources));
+        self.sources = Some(version);
     }
 
     /// Takes in a batch and those that wait behind it.
@@ -235,6 +262,7 @@ impl Control {
             fairway_config::endpoints::EndpointHost::Name(name) => names.addresses(name),
         };
         let built = self.builder.build(&resolved);
+        self.set_sources();
         self.names.want(self.builder.take_changed_names());
         let mut programmed = false;
         let mut updates = Vec::with_capacity(built.len());

@@ -1,6 +1,6 @@
 //! The addresses of this host: where node ports are served, and what is never dialled.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,9 +16,12 @@ const RESYNC: Duration = Duration::from_secs(30);
 /// How long to wait after something went wrong.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// The addresses of a host, each with the index of its interface.
+pub(crate) type Addresses = BTreeMap<IpAddr, u32>;
+
 /// Tells what addresses the interfaces of this host have, and again whenever that changes. Ends
 /// when nobody wants to know any more.
-pub(crate) async fn watch(addresses: watch::Sender<Option<BTreeSet<IpAddr>>>) {
+pub(crate) async fn watch(addresses: watch::Sender<Option<Addresses>>) {
     loop {
         let Err(error) = follow(&addresses).await else {
             return;
@@ -31,7 +34,7 @@ pub(crate) async fn watch(addresses: watch::Sender<Option<BTreeSet<IpAddr>>>) {
     }
 }
 
-async fn follow(addresses: &watch::Sender<Option<BTreeSet<IpAddr>>>) -> Result<(), Error> {
+async fn follow(addresses: &watch::Sender<Option<Addresses>>) -> Result<(), Error> {
     // Subscribed before the first look, so that nothing is missed between.
     let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
     let (connection, handle, mut notices) = rtnetlink::new_multicast_connection(&groups)?;
@@ -72,9 +75,13 @@ enum Error {
     Closed,
 }
 
-async fn dump(handle: &rtnetlink::Handle) -> Result<BTreeSet<IpAddr>, rtnetlink::Error> {
+async fn dump(handle: &rtnetlink::Handle) -> Result<Addresses, rtnetlink::Error> {
     let messages: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
-    Ok(messages.iter().filter_map(address).collect())
+    let links = messages.iter().map(|message| message.header.index);
+    let addresses = messages.iter().map(address).zip(links);
+    Ok(addresses
+        .filter_map(|(address, link)| Some((address?, link)))
+        .collect())
 }
 
 /// The address of one message. `Local` is the host's own where there are two: `Address` is then

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use fairway_gateway_core::sources::Sources;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) connections: TaskTracker,
     /// UDP flows at once, over all workers.
     pub(crate) max_flows: usize,
+    /// Which addresses endpoints may be dialled from.
+    pub(crate) sources: ArcSwap<Sources>,
     /// The kernel may take and give rows of datagrams as one.
     pub(crate) udp_offload: bool,
 }
@@ -41,6 +45,7 @@ impl Shared {
             stopping,
             connections: TaskTracker::new(),
             max_flows: settings.max_flows.unwrap_or(flows),
+            sources: ArcSwap::default(),
             udp_offload: settings.udp_offload,
         }
     }

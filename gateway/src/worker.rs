@@ -26,7 +26,7 @@ impl Worker {
     pub(crate) fn start(number: usize, shared: Arc<Shared>, flows: usize) -> io::Result<Self> {
         let mailbox = Arc::new(Mailbox::new()?);
         let (tasks, running) = Tasks::start(number, shared.clone())?;
-        let engine = Engine::new(number, shared, mailbox.clone(), tasks, flows);
+        let engine = Engine::new(shared, mailbox.clone(), tasks, flows);
         let carrying = std::thread::Builder::new()
             .name(format!("fairway-work-{number}"))
             .spawn(move || {

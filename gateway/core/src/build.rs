@@ -170,6 +170,12 @@ impl Builder {
         }
     }
 
+    /// The addresses of the host that are nobody else's: no pool's and no Service's. With a number that
+    /// is another one whenever they have changed.
+    pub fn own_addresses(&self) -> (u64, &BTreeSet<IpAddr>) {
+        self.around.guard.host()
+    }
+
     /// The DNS names that routes have come to need the addresses of (true), or need no more, since
     /// this was last asked.
     pub fn take_changed_names(&mut self) -> BTreeMap<Arc<str>, bool> {

@@ -55,6 +55,8 @@ pub enum Refusal {
 pub struct Guard {
     allow_loopback: bool,
     host: BTreeSet<IpAddr>,
+    /// How often `host` has changed.
+    version: u64,
     external: BTreeSet<IpAddr>,
     /// With the Services that have them: in a cluster one for each, in a directory whoever says so.
     cluster_ips: BTreeSet<(IpAddr, ServiceName)>,
@@ -77,9 +79,15 @@ impl Guard {
     /// that is news.
     pub fn set_own(&mut self, host: BTreeSet<IpAddr>, external: BTreeSet<IpAddr>) -> bool {
         let news = self.host != host || self.external != external;
+        self.version += u64::from(self.host != host);
         self.host = host;
         self.external = external;
         news
+    }
+
+    /// The host's addresses, and a number that is another one whenever they have changed.
+    pub fn host(&self) -> (u64, &BTreeSet<IpAddr>) {
+        (self.version, &self.host)
     }
 
     /// A pool now has these ranges; none where it is gone.

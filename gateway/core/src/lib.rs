@@ -8,7 +8,8 @@
 //! 3. [`eligible`]: every readiness, traffic-policy and topology rule, in one function;
 //! 4. [`build`]: from stored objects to routes, at the cost of what changed;
 //! 5. [`rank`], [`affinity`], `turns`, [`pick`]: from a client to an endpoint;
-//! 6. [`flows`]: the UDP flow table.
+//! 6. [`flows`]: the UDP flow table;
+//! 7. [`sources`]: which of the host's addresses endpoints are dialled from.
 
 pub mod affinity;
 pub mod build;
@@ -19,6 +20,7 @@ pub mod pick;
 pub mod rank;
 mod recency;
 pub mod route;
+pub mod sources;
 #[cfg(test)]
 mod testing;
 mod turns;

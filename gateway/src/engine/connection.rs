@@ -2,6 +2,7 @@
 //! waits for.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::direction::{Direction, Progress, Side, Tools};
 use super::poll::{EventFlags, Poll, Token, Watch};
+use super::source::{self, StandIns};
 use crate::counters::{ConnectError, Rejection};
 use crate::delivery::{self, Delivery};
 use crate::descriptors::Permit;
@@ -140,6 +142,8 @@ enum Stage {
 /// The search for an endpoint.
 struct Dial {
     hops: Option<Hops>,
+    /// The client has said something already.
+    early: bool,
     /// The endpoint that is being tried, and since when.
     trying: Option<(EndpointAddr, Instant)>,
     /// There is no other after it.
@@ -153,6 +157,7 @@ struct Dial {
 pub(super) struct World<'a> {
     pub(super) shared: &'a Shared,
     pub(super) poll: &'a Poll,
+    pub(super) stand_ins: &'a mut StandIns,
     pub(super) tools: Tools<'a>,
     pub(super) number: u32,
 }
@@ -175,6 +180,7 @@ impl Connection {
             down: Direction::default(),
             stage: Stage::Dialling(Dial {
                 hops,
+                early: false,
                 trying: None,
                 last: false,
                 tried: Vec::new(),
@@ -316,13 +322,16 @@ impl Connection {
             dial.last = dial.tried.len() + 1 == TRIES
                 || route.endpoints.eligible.len() <= dial.tried.len() + 1;
             drop(route);
+            // What the client has said already goes with the last step of the handshake.
+            dial.early |=
+                dial.tried.is_empty() && self.up.read_early(&self.client, &mut world.tools);
             // Counted from here on, so that choices by load see connections that are being made.
             self.active = Some(Active::new(self.port.endpoint(addr)));
             // It may have gone since, and nobody would look after its connections any more.
             if !self.port.route().endpoints.lists(addr) {
                 continue;
             }
-            match connect(addr, dial.hops, world) {
+            match connect(addr, dial, world) {
                 Ok(socket) => {
                     self.endpoint = Some(Side::of_endpoint(socket));
                     dial.trying = Some((addr, now));
@@ -368,15 +377,17 @@ impl Connection {
 
     /// The endpoint answers.
     fn reached(&mut self, world: &mut World<'_>) -> Step {
-        if let Stage::Dialling(dial) = &self.stage
-            && let Some((_, began)) = dial.trying
-        {
-            self.port.counters.connect.observe(began.elapsed());
+        if let Stage::Dialling(dial) = &self.stage {
+            if let Some((_, began)) = dial.trying {
+                self.port.counters.connect.observe(began.elapsed());
+            }
+            if let Some(endpoint) = &self.endpoint
+                && !dial.early
+            {
+                socket::answer_with_data(&endpoint.socket);
+            }
         }
         self.stage = Stage::Carrying;
-        if let Some(endpoint) = &self.endpoint {
-            socket::answer_with_data(&endpoint.socket);
-        }
         let step = self.carry(world);
         if step == Step::Over {
             return step;
@@ -402,6 +413,9 @@ impl Connection {
         let carried = down
             .carry(endpoint, client, &counters.transmitted, &mut world.tools)
             .and_then(|down| {
+                if down == Progress::Ended && !was.1 && !was.0 {
+                    Direction::shut(client);
+                }
                 let up = up.carry(client, endpoint, &counters.received, &mut world.tools)?;
                 Ok((up, down))
             });
@@ -411,9 +425,6 @@ impl Connection {
             Ok((up, down)) => {
                 if up == Progress::Ended && !was.0 {
                     Direction::shut(endpoint);
-                }
-                if down == Progress::Ended && !was.1 {
-                    Direction::shut(client);
                 }
                 if up == Progress::More || down == Progress::More {
                     Step::More
@@ -489,7 +500,17 @@ impl Connection {
 }
 
 /// Begins to connect to an endpoint. The connection's leave to open a socket holds for it.
-fn connect(addr: EndpointAddr, hops: Option<Hops>, world: &World<'_>) -> io::Result<OwnedFd> {
+fn connect(addr: EndpointAddr, dial: &Dial, world: &mut World<'_>) -> io::Result<OwnedFd> {
+    let sources = world.shared.sources.load();
+    let socket = world
+        .stand_ins
+        .dial(addr, &sources, |source| dial_from(source, addr, dial))?;
+    let token = Token::Endpoint(world.number);
+    world.poll.add(&socket, token, Watch::Edge)?;
+    Ok(socket)
+}
+
+fn dial_from(source: Option<IpAddr>, addr: EndpointAddr, dial: &Dial) -> io::Result<OwnedFd> {
     let family = if addr.0.is_ipv4() {
         AddressFamily::INET
     } else {
@@ -497,15 +518,20 @@ fn connect(addr: EndpointAddr, hops: Option<Hops>, world: &World<'_>) -> io::Res
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    if let Some(hops) = hops {
+    if let Some(hops) = dial.hops {
         hops.set(&socket, addr.0.is_ipv4())?;
+    }
+    if dial.early {
+        // Now: else the handshake would end with a packet of its own.
+        socket::answer_with_data(&socket);
+    }
+    if let Some(source) = source {
+        source::bind(&socket, source)?;
     }
     match rustix::net::connect(&socket, &addr.0) {
         Ok(()) | Err(Errno::INPROGRESS) => {}
         Err(error) => return Err(error.into()),
     }
-    let token = Token::Endpoint(world.number);
-    world.poll.add(&socket, token, Watch::Edge)?;
     Ok(socket)
 }
 

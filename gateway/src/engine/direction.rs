@@ -24,6 +24,9 @@ use crate::pipes::{self, Pipe};
 /// What is read at once at most.
 pub(super) const BUFFER: usize = 64 << 10;
 
+/// What is read at most before there is an endpoint: it takes memory that long.
+const EARLY: usize = 2 << 10;
+
 /// How often a direction may read before others have their turn: a mebibyte of a stream that is
 /// spliced.
 const TURNS: u32 = 4;
@@ -58,6 +61,8 @@ pub(super) struct Side {
     pub(super) writable: bool,
     /// Its last byte is here, or it was reset.
     ended: bool,
+    /// It was reset, or has another error.
+    failed: bool,
     /// It has sent urgent data: a read may end before it although there is more.
     urgent: bool,
     /// Small segments leave at once.
@@ -74,6 +79,7 @@ impl Side {
             readable: true,
             writable: true,
             ended: false,
+            failed: false,
             urgent: false,
             // As the socket that listens.
             prompt: true,
@@ -88,6 +94,7 @@ impl Side {
             readable: false,
             writable: false,
             ended: false,
+            failed: false,
             urgent: false,
             prompt: false,
             watched: true,
@@ -97,6 +104,7 @@ impl Side {
     /// What epoll says.
     pub(super) fn note(&mut self, flags: EventFlags) {
         self.ended |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
+        self.failed |= flags.contains(EventFlags::ERR);
         self.urgent |= flags.contains(EventFlags::PRI);
         self.readable |=
             flags.intersects(EventFlags::IN | EventFlags::PRI | EventFlags::ERR) || self.ended;
@@ -156,7 +164,29 @@ impl Direction {
         self.ended && matches!(self.holds, Holds::Nothing)
     }
 
-    /// Carries what there is.
+    /// Reads what the reader has said already, a little of it, before there is somebody to write it to;
+    /// false where it has said nothing.
+    pub(super) fn read_early(&mut self, reader: &Side, tools: &mut Tools<'_>) -> bool {
+        if !matches!(self.holds, Holds::Nothing) {
+            return true;
+        }
+        let Some(room) = tools.buffer.get_mut(..EARLY) else {
+            return false;
+        };
+        // What is wrong is met again when there is somebody.
+        let Ok((_, read @ 1..)) = rustix::net::recv(&reader.socket, &mut *room, RecvFlags::empty())
+        else {
+            return false;
+        };
+        self.holds = Holds::Bytes {
+            bytes: room.get(..read).unwrap_or_default().into(),
+            from: 0,
+        };
+        true
+    }
+
+    /// Carries what there is. Once it is ended, the writer has to be told so at once: what was written
+    /// last waits for that.
     ///
     /// # Errors
     /// One of the sides was reset or failed.
@@ -259,12 +289,14 @@ impl Direction {
         }
         let bytes = tools.buffer.get(..read).unwrap_or_default();
         let mut written = 0;
-        if read > 0 {
+        // What is last waits for the end, so that both go in one segment; after an error none comes.
+        let last = self.ended && !reader.failed;
+        if read > 0 && !last {
             self.hurry(writer);
         }
         while writer.writable && written < read {
             let rest = bytes.get(written..).unwrap_or_default();
-            match send(writer, rest) {
+            match send(writer, rest, last) {
                 Ok(sent) => written += sent,
                 Err(Errno::AGAIN) => writer.writable = false,
                 Err(Errno::INTR) => {}
@@ -320,7 +352,8 @@ impl Direction {
             let written = match &mut self.holds {
                 Holds::Nothing => return Ok(true),
                 Holds::Bytes { bytes, from } => {
-                    let sent = send(writer, bytes.get(*from..).unwrap_or_default());
+                    let rest = bytes.get(*from..).unwrap_or_default();
+                    let sent = send(writer, rest, false);
                     sent.inspect(|sent| *from += sent)
                 }
                 Holds::Piped { pipe, bytes } => {
@@ -372,8 +405,11 @@ fn at_mark(socket: &OwnedFd) -> bool {
     at.is_ok_and(|at| at != 0)
 }
 
-fn send(writer: &Side, bytes: &[u8]) -> rustix::io::Result<usize> {
-    rustix::net::send(&writer.socket, bytes, SendFlags::NOSIGNAL)
+/// Where `more` is to come at once, the kernel waits for it before it sends what is no full segment.
+fn send(writer: &Side, bytes: &[u8], more: bool) -> rustix::io::Result<usize> {
+    let mut flags = SendFlags::NOSIGNAL;
+    flags.set(SendFlags::MORE, more);
+    rustix::net::send(&writer.socket, bytes, flags)
 }
 
 /// The length is capped: a larger one than a pipe holds brings nothing, and `usize::MAX` is EINVAL.

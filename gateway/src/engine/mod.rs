@@ -16,10 +16,12 @@ mod mailbox;
 mod packets;
 mod poll;
 mod slab;
+mod source;
 #[cfg(test)]
 mod tests;
 mod udp;
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,7 @@ use self::direction::{BUFFER, Tools};
 pub(crate) use self::mailbox::{Command, Listening, Mailbox, Receiving, Steered};
 use self::poll::{EventFlags, Events, Token};
 use self::slab::Slab;
+use self::source::StandIns;
 use self::udp::{Datagrams, Surroundings};
 use crate::shared::Shared;
 use crate::tasks::Tasks;
@@ -52,6 +55,7 @@ pub(crate) struct Engine {
     expiry: Instant,
     /// Those that have more to do.
     again: Vec<u32>,
+    stand_ins: StandIns,
     buffer: Box<[u8]>,
     /// Held as long as connections may come.
     open: Option<TaskTrackerToken>,
@@ -62,20 +66,22 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// The worker of that number, with so many UDP flows at most.
+    /// A worker's, with so many UDP flows at most.
     pub(crate) fn new(
-        number: usize,
         shared: Arc<Shared>,
         mailbox: Arc<Mailbox>,
         tasks: Tasks,
         flows: usize,
     ) -> Self {
+        // Nobody can know it: so nobody can choose addresses that meet in one bucket.
+        let seed = RandomState::new().hash_one(0);
         Self {
             listeners: Listeners::new(tasks),
             connections: Slab::new(),
-            datagrams: Datagrams::new(number as u64, flows, shared.udp_offload),
+            datagrams: Datagrams::new(seed, flows, shared.udp_offload),
             expiry: Instant::now() + EXPIRY,
             again: Vec::new(),
+            stand_ins: StandIns::default(),
             buffer: vec![0; BUFFER].into_boxed_slice(),
             open: Some(shared.connections.token()),
             round: 0,
@@ -181,6 +187,7 @@ impl Engine {
         let mut world = World {
             shared: &self.shared,
             poll: self.mailbox.poll(),
+            stand_ins: &mut self.stand_ins,
             tools: Tools {
                 buffer: &mut self.buffer,
                 descriptors: &self.shared.descriptors,

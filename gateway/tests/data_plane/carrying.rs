@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::*;
-use crate::local::in_namespace;
+use crate::local::{in_namespace, ip};
 
 const PORT: u16 = 4010;
 
@@ -258,8 +258,8 @@ async fn a_connection_outlives_changes_of_everything_around_it() {
 }
 
 #[tokio::test]
-async fn ports_that_are_used_up_are_said_and_those_of_another_endpoint_are_used() {
-    let test = "carrying::ports_that_are_used_up_are_said_and_those_of_another_endpoint_are_used";
+async fn ports_that_are_used_up_are_said_and_those_of_another_endpoint_or_address_are_used() {
+    let test = "carrying::ports_that_are_used_up_are_said_and_those_of_another_endpoint_or_address_are_used";
     if !in_namespace(test) {
         return;
     }
@@ -272,10 +272,7 @@ async fn ports_that_are_used_up_are_said_and_those_of_another_endpoint_are_used(
     for _ in 0..4 {
         open.push(connected(vip, &listener).await);
     }
-    let from = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    from.bind(&SocketAddr::from(([127, 0, 0, 1], 49_000)).into())
-        .unwrap();
-    from.connect(&vip.into()).unwrap();
+    let from = client_from(49_000, vip);
     from.set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
     let error = std::io::Read::read(&mut &from, &mut [0]).unwrap_err();
@@ -291,10 +288,43 @@ async fn ports_that_are_used_up_are_said_and_those_of_another_endpoint_are_used(
         .await;
     let both = || async { running.gateway.endpoints().len() == 2 };
     until("there are two endpoints", both).await;
-    let from = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    from.bind(&SocketAddr::from(([127, 0, 0, 1], 49_001)).into())
-        .unwrap();
-    from.connect(&vip.into()).unwrap();
+    let _from = client_from(49_001, vip);
     within(second.accept()).await.unwrap();
+    // Another address of the host has as many ports again, as soon as it is known.
+    running.send(spec.endpoints(&[backend])).await;
+    ip("addr add 127.0.0.2/8 dev lo");
+    let port = std::cell::Cell::new(49_002);
+    let from = || async {
+        let from = client_from(port.replace(port.get() + 1), vip);
+        let accepted = tokio::time::timeout(Duration::from_millis(200), listener.accept()).await;
+        drop(from);
+        accepted.is_ok_and(|accepted| accepted.unwrap().1.ip().to_string() == "127.0.0.2")
+    };
+    until("the other address stands in", from).await;
+    // And goes on doing so at once.
+    let exhausted = running
+        .gateway
+        .ports()
+        .remove(0)
+        .1
+        .counters
+        .connect_errors()["exhausted"];
+    for _ in 0..3 {
+        let _from = client_from(port.replace(port.get() + 1), vip);
+        let (_, from) = within(listener.accept()).await.unwrap();
+        assert_eq!(from.ip().to_string(), "127.0.0.2");
+    }
+    let port = running.gateway.ports().remove(0).1;
+    assert_eq!(port.counters.connect_errors()["exhausted"], exhausted);
     running.stop().await;
+}
+
+/// A client that takes none of the ports that the others take.
+fn client_from(from: u16, vip: SocketAddr) -> socket2::Socket {
+    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    client
+        .bind(&SocketAddr::from(([127, 0, 0, 1], from)).into())
+        .unwrap();
+    client.connect(&vip.into()).unwrap();
+    client
 }
