@@ -142,8 +142,6 @@ pub(crate) fn bind(
                 let socket = socket?;
                 tune(&socket);
                 socket.listen(BACKLOG).map_err(fail)?;
-                // Now: listen(2) forgets it.
-                answer_with_data(&socket);
                 Ok(socket.into())
             });
             Ok(Sockets::Tcp(listeners.collect::<Result<_, _>>()?))
@@ -187,8 +185,6 @@ pub(crate) fn group(at: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>
         socket.bind(&at.into())?;
         tune(&socket);
         socket.listen(BACKLOG)?;
-        // Now: listen(2) forgets it.
-        answer_with_data(&socket);
         let listener = TcpListener::from(socket);
         // The first one finds a port that is free.
         at = listener.local_addr()?;
@@ -258,10 +254,11 @@ fn tune(socket: &impl AsFd) {
     keep_alive(socket);
 }
 
-/// Lets the kernel wait a moment for data that an acknowledgement can go with (tcp(7), `TCP_QUICKACK`):
-/// at the start of a connection it would acknowledge each segment at once, by a packet of its own.
-pub(crate) fn answer_with_data(socket: &impl AsFd) {
-    let _ = rustix::net::sockopt::set_tcp_quickack(socket, false);
+/// Whether the kernel acknowledges at once (tcp(7), `TCP_QUICKACK`), as it does at the start of a
+/// connection, or waits for data that an acknowledgement can go with: up to 40 ms, in which a peer that
+/// sends in two pieces may hold the second one back (Nagle's algorithm, RFC 896).
+pub(crate) fn acknowledge_at_once(socket: &impl AsFd, at_once: bool) {
+    let _ = rustix::net::sockopt::set_tcp_quickack(socket, at_once);
 }
 
 /// Lets the kernel find out that a silent peer is gone.

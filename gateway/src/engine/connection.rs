@@ -377,20 +377,22 @@ impl Connection {
 
     /// The endpoint answers.
     fn reached(&mut self, world: &mut World<'_>) -> Step {
+        let mut early = false;
         if let Stage::Dialling(dial) = &self.stage {
             if let Some((_, began)) = dial.trying {
                 self.port.counters.connect.observe(began.elapsed());
             }
-            if let Some(endpoint) = &self.endpoint
-                && !dial.early
-            {
-                socket::answer_with_data(&endpoint.socket);
-            }
+            early = dial.early;
         }
         self.stage = Stage::Carrying;
         let step = self.carry(world);
         if step == Step::Over {
             return step;
+        }
+        if let Some(endpoint) = &self.endpoint
+            && early
+        {
+            socket::acknowledge_at_once(&endpoint.socket, true);
         }
         // What has not ended at once is waited for.
         match self.watch_client(world) {
@@ -522,8 +524,8 @@ fn dial_from(source: Option<IpAddr>, addr: EndpointAddr, dial: &Dial) -> io::Res
         hops.set(&socket, addr.0.is_ipv4())?;
     }
     if dial.early {
-        // Now: else the handshake would end with a packet of its own.
-        socket::answer_with_data(&socket);
+        // Else the handshake would end with a packet of its own.
+        socket::acknowledge_at_once(&socket, false);
     }
     if let Some(source) = source {
         source::bind(&socket, source)?;

@@ -233,6 +233,40 @@ async fn what_was_said_before_a_reset_arrives() {
     running.stop().await;
 }
 
+/// Either end may hold its second piece back until its first one is acknowledged (Nagle's algorithm),
+/// which a kernel that waits for data to send along does 40 ms later.
+#[tokio::test]
+async fn who_sends_in_two_pieces_does_not_wait_for_an_acknowledgement() {
+    let (running, _spec, vip, listener) = running("pieces").await;
+    let mut times = Vec::new();
+    for round in 0..20 {
+        let began = std::time::Instant::now();
+        let mut client = within(TcpStream::connect(vip)).await.unwrap();
+        if round % 2 == 0 {
+            client.write_all(b"one").await.unwrap();
+            client.write_all(b"two").await.unwrap();
+        }
+        let (mut server, _) = within(listener.accept()).await.unwrap();
+        if round % 2 == 1 {
+            client.write_all(b"one").await.unwrap();
+            client.write_all(b"two").await.unwrap();
+        }
+        let mut six = [0; 6];
+        within(server.read_exact(&mut six)).await.unwrap();
+        server.write_all(b"and").await.unwrap();
+        server.write_all(b"too").await.unwrap();
+        within(client.read_exact(&mut six)).await.unwrap();
+        times.push((began.elapsed(), round % 2));
+    }
+    for when in [0, 1] {
+        let times = times.iter().filter(|(_, at)| *at == when);
+        let fastest = times.min().unwrap().0;
+        // It would be all of them, and each of them at least this long.
+        assert!(fastest < Duration::from_millis(38), "{fastest:?}");
+    }
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn a_connection_outlives_changes_of_everything_around_it() {
     let (running, mut spec, vip, listener) = running("changes").await;
