@@ -209,7 +209,7 @@ fn echo(socket: &UdpSocket) {
 }
 
 /// A socket at an address that several threads have.
-fn shared(at: SocketAddr, kind: SocketType) -> Result<rustix::fd::OwnedFd> {
+pub(super) fn shared(at: SocketAddr, kind: SocketType) -> Result<rustix::fd::OwnedFd> {
     let family = match at {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,

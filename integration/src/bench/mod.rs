@@ -6,12 +6,14 @@
 //!
 //! - `poll`: an event loop.
 //! - [`backend`]: who answers.
+//! - [`least`]: a forwarder that does nothing else.
 //! - [`requests`]: who asks and waits, over few or many connections.
 //! - [`streams`]: who takes as much as comes.
 //! - [`datagrams`]: who asks over UDP.
 
 pub mod backend;
 pub mod datagrams;
+pub mod least;
 mod poll;
 pub mod requests;
 pub mod streams;

@@ -21,6 +21,8 @@ pub(super) struct Ready {
     /// The number that it was given.
     pub(super) number: usize,
     pub(super) writable: bool,
+    /// Its other end says no more.
+    pub(super) last: bool,
 }
 
 impl Poll {
@@ -33,7 +35,10 @@ impl Poll {
     /// Tells of this socket when something comes, and once when it can be written to: edges, so
     /// that nothing has to be asked for again.
     pub(super) fn watch(&self, socket: impl AsFd, number: usize) -> io::Result<()> {
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        let flags = epoll::EventFlags::IN
+            | epoll::EventFlags::OUT
+            | epoll::EventFlags::RDHUP
+            | epoll::EventFlags::ET;
         Ok(epoll::add(
             &self.epoll,
             socket,
@@ -68,6 +73,7 @@ impl Poll {
         ready.extend(events.iter().map(|event| Ready {
             number: event.data.u64() as usize,
             writable: { event.flags }.contains(epoll::EventFlags::OUT),
+            last: { event.flags }.contains(epoll::EventFlags::RDHUP),
         }));
         Ok(())
     }

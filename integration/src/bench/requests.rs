@@ -89,6 +89,16 @@ pub fn serial(to: SocketAddr, span: Duration) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// One short connection: asks once, and reads until the server has closed it.
+pub fn visit(to: SocketAddr) -> Result<()> {
+    let mut stream = clients::connect_tcp(to)?;
+    stream.write_all(&ASKS)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    ensure!(answer.len() == ANSWER, "{} bytes", answer.len());
+    Ok(())
+}
+
 /// Connections that are open and have carried a request each, and do nothing more.
 pub fn idle(to: SocketAddr, connections: usize) -> Result<Vec<TcpStream>> {
     (0..connections)
@@ -115,7 +125,10 @@ pub fn new_connections(to: SocketAddr, at_a_time: usize, span: Duration) -> Resu
         while start.elapsed() < span {
             poll.wait(&mut ready, PATIENCE)?;
             ensure!(!ready.is_empty(), "nothing came for {PATIENCE:?} from {to}");
-            for Ready { number, writable } in ready.drain(..) {
+            for Ready {
+                number, writable, ..
+            } in ready.drain(..)
+            {
                 let visit = all.get_mut(number).context("no such number")?;
                 match visit.go_on(writable) {
                     Ok(false) => continue,

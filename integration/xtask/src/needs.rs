@@ -34,6 +34,7 @@ const NEEDS: &[Need] = &[
 /// What else the benchmark of peers needs: the peers. A path that is absolute stands for itself.
 const PEERS: &[Need] = &[
     ("haproxy", "haproxy"),
+    ("strace", "strace"),
     (
         "/usr/lib/nginx/modules/ngx_stream_module.so",
         "libnginx-mod-stream",

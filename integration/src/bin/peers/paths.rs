@@ -11,13 +11,17 @@ use fairway_integration::fairway::Fairway;
 use fairway_integration::lab::{Host, Process};
 use fairway_integration::site::{Site, server, vip};
 use fairway_integration::{clients, programs, wait};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Servers behind each path.
 pub(crate) const SERVERS: u8 = 4;
 
+/// The argument that makes this program a forwarder.
+pub(crate) const LEAST: &str = "least";
+
 /// Files that a process may have open here; see `ulimit -Hn`.
-const FILES: u32 = 20_000;
+pub(crate) const FILES: u32 = 20_000;
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +34,8 @@ pub(crate) enum Way {
     Nginx,
     /// A map of destinations in nftables, as kube-proxy has it: the kernel's own.
     Nftables,
+    /// A forwarder that does nothing else: what sockets cost.
+    Least,
 }
 
 impl fmt::Display for Way {
@@ -40,17 +46,19 @@ impl fmt::Display for Way {
             Self::HaProxy => "HAProxy",
             Self::Nginx => "nginx stream",
             Self::Nftables => "nftables DNAT",
+            Self::Least => "least",
         })
     }
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Direct,
         Self::Fairway,
         Self::HaProxy,
         Self::Nginx,
         Self::Nftables,
+        Self::Least,
     ];
 
     /// Where a client finds the servers this way.
@@ -61,17 +69,21 @@ impl Way {
             Self::HaProxy => vip(2),
             Self::Nginx => vip(3),
             Self::Nftables => vip(4),
+            Self::Least => vip(5),
         }
     }
 
     /// Whether it is a process that carries bytes.
     pub(crate) fn is_process(self) -> bool {
-        matches!(self, Self::Fairway | Self::HaProxy | Self::Nginx)
+        matches!(
+            self,
+            Self::Fairway | Self::HaProxy | Self::Nginx | Self::Least
+        )
     }
 
-    /// HAProxy has no UDP.
+    /// HAProxy has no UDP, nor has the least.
     pub(crate) fn carries_udp(self) -> bool {
-        self != Self::HaProxy
+        !matches!(self, Self::HaProxy | Self::Least)
     }
 }
 
@@ -80,6 +92,9 @@ pub(crate) struct Paths {
     fairway: Fairway,
     haproxy: Process,
     nginx: Process,
+    least: Process,
+    edge: Host,
+    has_rules: bool,
     _folder: TempDir,
 }
 
@@ -95,17 +110,20 @@ impl Paths {
         site.edge.sysctl("ipv4/ip_forward", "1")?;
         site.client.ip("route add 192.0.2.0/24 via 198.51.100.1")?;
         site.farm.ip("route add 198.51.100.0/24 via 192.0.2.1")?;
-        for way in [Way::HaProxy, Way::Nginx] {
+        for way in [Way::HaProxy, Way::Nginx, Way::Least] {
             site.edge.addresses("lo", &[(way.address(), 32)])?;
         }
-        let paths = Self {
+        let mut paths = Self {
             fairway: fairway(&site.edge)?,
             haproxy: haproxy(&site.edge, &folder)?,
             nginx: nginx(&site.edge, &folder)?,
+            least: least(&site.edge)?,
+            edge: site.edge.clone(),
+            has_rules: false,
             _folder: folder,
         };
-        nftables(&site.edge)?;
         for way in Way::ALL {
+            paths.turn(way)?;
             for port in [KEEPS, CLOSES, SENDS] {
                 let at = SocketAddr::new(way.address(), port);
                 wait::until(&format!("{way} answers at {at}"), || {
@@ -116,6 +134,23 @@ impl Paths {
         Ok(paths)
     }
 
+    /// The rules of nftables are there while it is their turn: where there are some, the kernel tracks
+    /// every connection of the host, at the cost of whoever carries them.
+    pub(crate) fn turn(&mut self, way: Way) -> Result<()> {
+        if (way == Way::Nftables) != self.has_rules {
+            self.has_rules = way == Way::Nftables;
+            nft(
+                &self.edge,
+                if self.has_rules {
+                    rules()
+                } else {
+                    "delete table ip bench\n".into()
+                },
+            )?;
+        }
+        Ok(())
+    }
+
     /// The process that carries the bytes, its children included; none where the kernel does.
     pub(crate) fn process(&mut self, way: Way) -> Result<Option<u32>> {
         Ok(match way {
@@ -123,7 +158,29 @@ impl Paths {
             Way::Fairway => Some(self.fairway.process()?.id()),
             Way::HaProxy => Some(self.haproxy.id()),
             Way::Nginx => Some(self.nginx.id()),
+            Way::Least => Some(self.least.id()),
         })
+    }
+}
+
+impl Drop for Paths {
+    fn drop(&mut self) {
+        end(&mut self.nginx);
+    }
+}
+
+/// Ends a process that has children, and these: whoever has its output waits for them, too.
+pub(crate) fn end(process: &mut Process) {
+    let id = process.id();
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+    // First itself: it would start others in their place.
+    if process.signal(Signal::KILL).is_ok() {
+        let _ = process.wait(wait::SOON);
+    }
+    for child in children.unwrap_or_default().split_whitespace() {
+        if let Some(child) = child.parse().ok().and_then(Pid::from_raw) {
+            let _ = kill_process(child, Signal::KILL);
+        }
     }
 }
 
@@ -192,13 +249,18 @@ fn haproxy(edge: &Host, folder: &TempDir) -> Result<Process> {
     edge.spawn(command)
 }
 
-fn nginx(edge: &Host, folder: &TempDir) -> Result<Process> {
-    let path = folder.path().display();
-    let module = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules"]
+/// nginx's module for TCP and UDP.
+pub(crate) fn stream_module() -> Result<String> {
+    ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules"]
         .map(|folder| format!("{folder}/ngx_stream_module.so"))
         .into_iter()
         .find(|file| fs::exists(file).unwrap_or(false))
-        .context("nginx has no stream module: apt-get install libnginx-mod-stream")?;
+        .context("nginx has no stream module: apt-get install libnginx-mod-stream")
+}
+
+fn nginx(edge: &Host, folder: &TempDir) -> Result<Process> {
+    let path = folder.path().display();
+    let module = stream_module()?;
     let mut text = format!(
         "load_module {module};\ndaemon off; user root; pid {path}/nginx.pid; error_log stderr \
          crit;\nworker_processes 2; worker_cpu_affinity auto; worker_rlimit_nofile {FILES};\nevents \
@@ -224,22 +286,33 @@ fn nginx(edge: &Host, folder: &TempDir) -> Result<Process> {
     edge.spawn(command)
 }
 
-fn nftables(edge: &Host) -> Result<()> {
+/// This program by another name; see [`fairway_integration::bench::least`].
+fn least(edge: &Host) -> Result<Process> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(LEAST).arg(Way::Least.address().to_string());
+    command.args(servers().map(|server| server.to_string()));
+    edge.spawn(command)
+}
+
+fn rules() -> String {
     let chosen: Vec<String> = servers()
         .enumerate()
         .map(|(n, server)| format!("{n} : {server}"))
         .collect();
-    let rules = format!(
+    format!(
         "table ip bench {{\n  chain services {{\n    dnat to numgen random mod {SERVERS} map {{ {} \
          }}\n  }}\n  map services {{\n    type ipv4_addr : verdict\n    elements = {{ {} : goto \
          services }}\n  }}\n  chain prerouting {{\n    type nat hook prerouting priority dstnat\n    \
          ip daddr vmap @services\n  }}\n}}\n",
         chosen.join(", "),
         Way::Nftables.address(),
-    );
+    )
+}
+
+fn nft(edge: &Host, script: String) -> Result<()> {
     let mut nft = Command::new(programs::find("nft")?);
     let file = tempfile::NamedTempFile::new()?;
-    fs::write(&file, rules)?;
+    fs::write(&file, script)?;
     nft.arg("-f").arg(file.path());
     let output = edge.run(|| nft.output())?;
     anyhow::ensure!(

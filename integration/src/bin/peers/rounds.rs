@@ -12,14 +12,17 @@ use fairway_integration::bench::{Outcome, requests, streams};
 use fairway_integration::site::Site;
 use fairway_integration::wait;
 
-use crate::cpu;
 use crate::paths::{Paths, Way};
+use crate::{cpu, syscalls};
 
 /// How long each turn takes.
-const TURN: Duration = Duration::from_millis(1500);
+pub(crate) const TURN: Duration = Duration::from_millis(1500);
+
+/// Connections of a turn of one at a time.
+const SINGLES: u32 = 10;
 
 /// Connections that ask at the same time.
-const CONNECTIONS: usize = 64;
+pub(crate) const CONNECTIONS: usize = 64;
 
 /// Idle connections whose memory is measured.
 const IDLE: usize = 5000;
@@ -62,6 +65,12 @@ const STREAM: Figure = figure("one stream", "Gb/s", true, 1.2);
 const STREAM_CPU: Figure = figure("added CPU of one stream", "ms/GB", false, 0.8);
 const STREAMS: Figure = figure("8 streams", "Gb/s", true, 1.2);
 const STREAMS_CPU: Figure = figure("added CPU of 8 streams", "ms/GB", false, 0.8);
+const CALLS: Figure = figure(
+    "system calls of a short connection, besides waiting",
+    "calls",
+    false,
+    0.0,
+);
 const IDLE_MEMORY: Figure = figure("memory of an idle connection", "KB", false, 0.0);
 
 /// UDP: what is sent, and the figures of it.
@@ -147,10 +156,24 @@ struct Bench<'a> {
     site: &'a Site,
     paths: &'a mut Paths,
     figures: Figures,
+    round: usize,
 }
 
 impl Bench<'_> {
+    /// Whose turn it is: directly first, the others there and back, for what one leaves behind (sockets in
+    /// TIME_WAIT, say) is there for the next.
+    fn order(&self) -> [Way; 6] {
+        let mut order = Way::ALL;
+        if self.round.is_multiple_of(2)
+            && let [_direct, others @ ..] = &mut order
+        {
+            others.reverse();
+        }
+        order
+    }
+
     fn turn(&mut self, way: Way, load: impl FnOnce() -> Result<Outcome> + Send) -> Result<Turn> {
+        self.paths.turn(way)?;
         let process = self.paths.process(way)?;
         let own = || process.map(cpu::of).transpose();
         let (machine, before) = (cpu::machine()?, own()?);
@@ -197,6 +220,20 @@ impl Bench<'_> {
     }
 }
 
+/// A turn of one connection after the other: which processors the threads of one have is a matter of
+/// luck, and worth more than what is to be compared.
+fn several(load: impl Fn(Duration) -> Result<Outcome>) -> Result<Outcome> {
+    let mut all = Outcome::default();
+    for _ in 0..SINGLES {
+        let one = load(TURN / SINGLES)?;
+        all.count += one.count;
+        all.failed += one.failed;
+        all.span += one.span;
+        all.latencies.extend(one.latencies);
+    }
+    Ok(all)
+}
+
 fn at(way: Way, port: u16) -> SocketAddr {
     SocketAddr::new(way.address(), port)
 }
@@ -206,13 +243,24 @@ pub(crate) fn measure(
     site: &Site,
     paths: &mut Paths,
     rounds: usize,
-    groups: &[String],
+    is_wanted: &dyn Fn(&str) -> bool,
 ) -> Result<Figures> {
-    let is_wanted = |group: &str| groups.is_empty() || groups.iter().any(|wanted| wanted == group);
+    const LOADS: [&str; 6] = [
+        "requests",
+        "connections",
+        "latency",
+        "streams",
+        "datagrams",
+        "memory",
+    ];
+    if !LOADS.into_iter().any(is_wanted) {
+        return Ok(Figures::default());
+    }
     let mut bench = Bench {
         site,
         paths,
         figures: Figures::default(),
+        round: 0,
     };
     let mut slowest = f64::INFINITY;
     for way in Way::ALL.into_iter().filter(|way| way.is_process()) {
@@ -223,6 +271,7 @@ pub(crate) fn measure(
     }
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
+        bench.round = round;
         if is_wanted("requests") {
             bench.requests()?;
         }
@@ -242,13 +291,16 @@ pub(crate) fn measure(
     if is_wanted("memory") {
         bench.memory()?;
     }
+    if is_wanted("connections") {
+        bench.calls()?;
+    }
     Ok(bench.figures)
 }
 
 impl Bench<'_> {
     fn requests(&mut self) -> Result<()> {
         self.round(
-            &Way::ALL,
+            &self.order(),
             (REQUEST_CPU, Some(REQUEST_OWN)),
             |way| requests::keep_alive(at(way, KEEPS), CONNECTIONS, TURN),
             |figures, way, outcome, _| figures.add(REQUESTS, way, outcome.rate()),
@@ -257,7 +309,7 @@ impl Bench<'_> {
 
     fn connections(&mut self) -> Result<()> {
         self.round(
-            &Way::ALL,
+            &self.order(),
             (VISIT_CPU, Some(VISIT_OWN)),
             |way| requests::new_connections(at(way, CLOSES), CONNECTIONS, TURN),
             |figures, way, outcome, _| figures.add(VISITS, way, outcome.rate()),
@@ -267,8 +319,10 @@ impl Bench<'_> {
     fn latency(&mut self, half: f64) -> Result<()> {
         let micros = |time: Duration| time.as_secs_f64() * 1e6;
         let mut direct = (0.0, 0.0);
-        for way in Way::ALL {
-            let mut turn = self.turn(way, || requests::serial(at(way, KEEPS), TURN))?;
+        for way in self.order() {
+            let mut turn = self.turn(way, || {
+                several(|span| requests::serial(at(way, KEEPS), span))
+            })?;
             let (half, most) = (turn.outcome.latency(0.5), turn.outcome.latency(0.99));
             if way == Way::Direct {
                 direct = (micros(half), micros(most));
@@ -277,7 +331,7 @@ impl Bench<'_> {
                 self.figures.add(SERIAL_99, way, micros(most) - direct.1);
             }
         }
-        for way in Way::ALL {
+        for way in self.order() {
             let mut turn = self.turn(way, || {
                 requests::paced(at(way, KEEPS), CONNECTIONS, half, TURN)
             })?;
@@ -291,8 +345,12 @@ impl Bench<'_> {
     fn streams(&mut self) -> Result<()> {
         for (count, rate, cpu) in [(1, STREAM, STREAM_CPU), (8, STREAMS, STREAMS_CPU)] {
             let mut limit = 0.0;
-            for way in Way::ALL {
-                let turn = self.turn(way, || streams::take(at(way, SENDS), count, TURN))?;
+            for way in self.order() {
+                let to = at(way, SENDS);
+                let turn = self.turn(way, || match count {
+                    1 => several(|span| streams::take(to, 1, span)),
+                    _ => streams::take(to, count, TURN),
+                })?;
                 // A byte's microseconds are a gigabyte's 10⁶ milliseconds.
                 let cpu_of_a_gigabyte = turn.machine * 1e6;
                 if way == Way::Direct {
@@ -307,14 +365,19 @@ impl Bench<'_> {
     }
 
     fn datagrams(&mut self) -> Result<()> {
-        let ways: Vec<Way> = Way::ALL
+        let ways: Vec<Way> = self
+            .order()
             .into_iter()
             .filter(|way| way.carries_udp())
             .collect();
         for (load, rate, cpu, lost) in UDP {
             let mut limit = 0.0;
             for way in &ways {
-                let turn = self.turn(*way, || datagrams::echo(at(*way, ECHOES), load, TURN))?;
+                let to = at(*way, ECHOES);
+                let turn = self.turn(*way, || match load.flows {
+                    1 => several(|span| datagrams::echo(to, load, span)),
+                    _ => datagrams::echo(to, load, TURN),
+                })?;
                 let outcome = &turn.outcome;
                 self.figures.add(rate, *way, outcome.rate());
                 let sent = (outcome.count + outcome.failed).max(1) as f64;
@@ -327,6 +390,17 @@ impl Bench<'_> {
                     let added = (turn.machine - limit).max(0.01);
                     self.figures.add(cpu, *way, 1e6 / added);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// By strace, which slows everything down: after all else.
+    fn calls(&mut self) -> Result<()> {
+        for way in Way::ALL {
+            if let Some(process) = self.paths.process(way)? {
+                let calls = syscalls::of(process, way, &self.site.client, &self.site.edge)?;
+                self.figures.add(CALLS, way, calls);
             }
         }
         Ok(())
