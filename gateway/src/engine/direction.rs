@@ -1,10 +1,10 @@
 //! One direction of a connection: bytes from one side to the other, in bounded memory.
 //!
 //! It reads only what it can write on at once or hold, and reads on once that is written: a reader
-//! that is slow slows its writer down and costs at most what was read last: 64 KiB, or a pipe of 256. Bytes are read into a
-//! buffer that all connections of a worker share; what the other side does not take at once is kept
-//! in one of its own size. A stream that grows is spliced: its bytes pass from socket to socket
-//! through a pipe and never enter this process.
+//! that is slow slows its writer down and costs at most what was read last: 64 KiB, or a pipe of a
+//! mebibyte, of which a worker has 128. Bytes are read into a buffer that all connections of a worker
+//! share; what the other side does not take at once is kept in one of its own size. A stream that grows is
+//! spliced: its bytes pass from socket to socket through a pipe and never enter this process.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,8 +27,7 @@ pub(super) const BUFFER: usize = 64 << 10;
 /// What is read at most before there is an endpoint: it takes memory that long.
 const EARLY: usize = 2 << 10;
 
-/// How often a direction may read before others have their turn: a mebibyte of a stream that is
-/// spliced.
+/// How often a direction may read before others have their turn.
 const TURNS: u32 = 4;
 
 /// From how many bytes on a direction is spliced.
