@@ -2,8 +2,11 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use fairway_integration::bench::backend::{Backend, ECHOES};
+use fairway_integration::bench::datagrams::{self, Datagrams};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::manifest::{
     all, edge_pool, load_balancer, pool, service, slice, slice_of,
@@ -17,6 +20,7 @@ use fairway_integration::{clients, tests, wait};
 tests![
     tcp_reaches_an_endpoint_by_address_and_by_node_port,
     udp_reaches_an_endpoint_by_address_and_by_node_port,
+    rows_of_datagrams_pass_where_the_mtu_is_smaller_than_they_are,
     tcp_and_udp_use_one_port_number,
     both_families_carry_traffic,
     node_ports_are_not_served_on_pool_addresses,
@@ -87,6 +91,43 @@ fn udp_reaches_an_endpoint_by_address_and_by_node_port() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Some of them are sent as one, which a device with a smaller MTU does not take; and then one by one,
+/// in fragments.
+fn rows_of_datagrams_pass_where_the_mtu_is_smaller_than_they_are() -> Result<()> {
+    const LENGTH: usize = 1400;
+    for (inside, outside) in [(1280, 1500), (1500, 1280), (1280, 1280)] {
+        let site = Site::new()?;
+        site.edge.ip(&format!(
+            "link set back mtu {inside}\nlink set front mtu {outside}"
+        ))?;
+        site.farm.ip(&format!("link set dev up mtu {inside}"))?;
+        site.client.ip(&format!("link set dev up mtu {outside}"))?;
+        let _servers = Backend::start(&site.farm, &[server(0)])?;
+        let spec = format!("type: LoadBalancer, ports: [{{port: {ECHOES}, protocol: UDP}}]");
+        let manifests = all(&[
+            &edge_pool(),
+            &service("echo", &spec),
+            &slice_of("echo", &[("", "UDP", ECHOES)], &[server(0)]),
+        ]);
+        let fairway = Fairway::start(&site.edge, &[("echo.yaml", &manifests)])?;
+        let to = at(fairway.address("default/echo")?.parse()?, ECHOES);
+        let load = Datagrams {
+            flows: 4,
+            length: LENGTH,
+            window: 32,
+        };
+        let span = Duration::from_millis(300);
+        let outcome = site.client.run(|| datagrams::echo(to, load, span))?;
+        ensure!(
+            outcome.count >= 100,
+            "{inside}, {outside}: {} came back, {} did not",
+            outcome.count,
+            outcome.failed
+        );
+    }
+    Ok(())
 }
 
 fn tcp_and_udp_use_one_port_number() -> Result<()> {
