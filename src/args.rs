@@ -201,6 +201,10 @@ pub(crate) struct TrafficArgs {
     /// Threads that carry traffic [default: the cores]
     #[arg(long, env = "FAIRWAY_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: Option<u16>,
+    /// Bind each worker to a processor: for machines that do nothing else, whose network cards give each
+    /// processor a queue of its own
+    #[arg(long, env = "FAIRWAY_PIN_WORKERS", hide_short_help = true)]
+    pub(crate) pin_workers: bool,
     /// Have sockets of its own for each external address and port, where the kernel could steer
     /// connections (with CAP_BPF and CAP_NET_ADMIN)
     #[arg(long, env = "FAIRWAY_NO_STEERING", hide_short_help = true)]

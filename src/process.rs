@@ -58,6 +58,7 @@ pub(crate) struct Traffic {
     pub(crate) slices_are_known: bool,
     pub(crate) drain_timeout: Duration,
     pub(crate) workers: usize,
+    pub(crate) pin_workers: bool,
     pub(crate) steering: bool,
     pub(crate) udp_offload: bool,
     pub(crate) class: Arc<str>,
@@ -77,6 +78,7 @@ impl Traffic {
             slices_are_known: false,
             drain_timeout: args.drain_timeout,
             workers: args.workers.map_or_else(cores, usize::from),
+            pin_workers: args.pin_workers,
             steering: !args.no_steering,
             udp_offload: !args.no_udp_offload,
             class: class.into(),
@@ -108,6 +110,7 @@ impl Traffic {
         };
         let settings = fairway_gateway::Settings {
             workers: self.workers,
+            pin_workers: self.pin_workers,
             steering: self.steering,
             udp_offload: self.udp_offload,
             drain_timeout: self.drain_timeout,

@@ -6,7 +6,7 @@
 //!    out. It is fed by `host` (the addresses of this host) and `names` (DNS);
 //! 3. `programmer`: from claims to sockets, with `socket` (binding) and `local` (routes that make a
 //!    VIP local); `slot`: one place to listen and whom it serves; `binding`: its sockets;
-//! 4. `worker`: pinned threads, two for each processor: one for `engine`, one for `tasks`; `context`:
+//! 4. `worker`: two threads for each processor: one for `engine`, one for `tasks`; `context`:
 //!    what the tasks of one share, `shared`: what all do;
 //! 5. `engine`: TCP connections from accept until the client has the last byte, and UDP flows, with
 //!    `delivery`, `pipes` they borrow, `descriptors` they need leave for, and `hops` that end loops;

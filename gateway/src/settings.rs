@@ -12,6 +12,8 @@ pub struct Settings {
     pub name: ClusterName,
     /// Worker threads; at least one is started.
     pub workers: usize,
+    /// Whether each worker stays on one processor.
+    pub pin_workers: bool,
     /// What the routes are built with.
     pub core: fairway_gateway_core::build::Settings,
     /// How long connections may go on once their endpoint, their Service or the process is told to
@@ -40,6 +42,7 @@ impl Settings {
         Self {
             name,
             workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            pin_workers: false,
             core,
             drain_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),

@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) max_flows: usize,
     /// Which addresses endpoints may be dialled from.
     pub(crate) sources: ArcSwap<Sources>,
+    /// Each worker stays on a processor.
+    pub(crate) pin_workers: bool,
     /// The kernel may take and give rows of datagrams as one.
     pub(crate) udp_offload: bool,
 }
@@ -46,6 +48,7 @@ impl Shared {
             connections: TaskTracker::new(),
             max_flows: settings.max_flows.unwrap_or(flows),
             sources: ArcSwap::default(),
+            pin_workers: settings.pin_workers,
             udp_offload: settings.udp_offload,
         }
     }

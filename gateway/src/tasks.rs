@@ -67,11 +67,14 @@ impl Tasks {
             .build()?;
         // Bounded by the file descriptors that what is in it holds.
         let (tasks, received) = mpsc::unbounded_channel();
+        let pinned = shared.pin_workers;
         let context = Arc::new(Context::new(shared));
         let thread = std::thread::Builder::new()
             .name(format!("fairway-task-{number}"))
             .spawn(move || {
-                pin(number);
+                if pinned {
+                    pin(number);
+                }
                 runtime.block_on(run(received, context));
                 // What still runs has had its time.
                 runtime.shutdown_background();

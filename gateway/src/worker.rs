@@ -1,5 +1,6 @@
-//! Workers: a pinned thread for connections that are carried as they are, and one beside it, on the
-//! same processor, for what needs a runtime. A connection lives where it was accepted.
+//! Workers: a thread for connections that are carried as they are, and one beside it for what needs a
+//! runtime. A connection lives where it was accepted. Where the settings say so, both are bound to one
+//! processor.
 
 use std::io;
 use std::sync::Arc;
@@ -25,12 +26,15 @@ impl Worker {
     /// The system has no more threads, or no more file descriptors.
     pub(crate) fn start(number: usize, shared: Arc<Shared>, flows: usize) -> io::Result<Self> {
         let mailbox = Arc::new(Mailbox::new()?);
+        let pinned = shared.pin_workers;
         let (tasks, running) = Tasks::start(number, shared.clone())?;
         let engine = Engine::new(shared, mailbox.clone(), tasks, flows);
         let carrying = std::thread::Builder::new()
             .name(format!("fairway-work-{number}"))
             .spawn(move || {
-                pin(number);
+                if pinned {
+                    pin(number);
+                }
                 let run = std::panic::AssertUnwindSafe(|| engine.run());
                 if std::panic::catch_unwind(run).is_err() {
                     // Its listeners would take clients that nobody carries: better to be started anew.

@@ -73,6 +73,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
             slices_are_known: false,
             drain_timeout: Duration::from_secs(5),
             workers: 2,
+            pin_workers: false,
             // On the machine of whoever tries it, nothing is changed.
             steering: false,
             udp_offload: true,
