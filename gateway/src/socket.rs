@@ -14,7 +14,7 @@ use crate::slot::Place;
 
 /// Connections that the kernel keeps for us until they are accepted; it caps this at
 /// `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// What the kernel queues of datagrams while a worker is busy, in bytes; it caps this at
 /// `net.core.rmem_max`. It counts what a datagram takes in memory, and lets that be twice this: some

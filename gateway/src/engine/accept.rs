@@ -19,7 +19,7 @@ use crate::descriptors::{CONNECTION, Permit};
 use crate::hops::Hops;
 use crate::port::Open;
 use crate::slot::{Slot, Target};
-use crate::socket;
+use crate::socket::{self, BACKLOG};
 use crate::tasks::{Accepted, Tasks};
 
 /// Connections accepted at one socket before others have their turn, at most.
@@ -205,7 +205,8 @@ impl Engine {
         let shared = listeners.filter(|(_, listener)| listener.listening.slot.is_none());
         let shared: Vec<u32> = shared.map(|(number, _)| *number).collect();
         for number in shared {
-            self.accept_at(number, None, u32::MAX);
+            // No more waited there when the kernel was told; others may come without end.
+            self.accept_at(number, None, BACKLOG.unsigned_abs());
         }
         self.listeners.steered.remove(&listen);
     }

@@ -15,6 +15,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 /// is free takes the kernel a look at all of them.
 const STANDS_IN: Duration = Duration::from_secs(1);
 
+/// How many addresses are tried for one connection: each costs a look at all of its ports, and a worker
+/// does nothing else meanwhile.
+const TRIES: usize = 8;
+
 /// How long an endpoint is not tried that no address has a port for.
 const NONE: Duration = Duration::from_millis(100);
 
@@ -49,7 +53,7 @@ impl StandIns {
             other => return other,
         }
         let usual = usual(endpoint)?;
-        let others = sources.beside(usual).map(Some);
+        let others = sources.beside(usual).take(TRIES).map(Some);
         // The usual one, too, where another one was tried first.
         for source in first.map(|_| None).into_iter().chain(others) {
             match dial(source) {
