@@ -10,8 +10,9 @@ use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::direction::{Direction, Progress, Side, Tools};
+use super::direction::{Direction, Progress, Tools};
 use super::poll::{EventFlags, Poll, Token, Watch};
+use super::side::Side;
 use super::source::{self, StandIns};
 use crate::counters::{ConnectError, Rejection};
 use crate::delivery::{self, Delivery};
@@ -198,7 +199,7 @@ impl Connection {
 
     /// Its client's socket has something to say.
     pub(super) fn client_event(&mut self, flags: EventFlags, world: &mut World<'_>) -> Step {
-        self.client.note(flags);
+        let news = self.client.note(flags);
         if flags.contains(EventFlags::ERR)
             && let Some(error) = failure(&self.client)
         {
@@ -211,8 +212,12 @@ impl Connection {
             return self.fail(&error);
         }
         match self.stage {
-            Stage::Carrying => self.carry(world),
-            Stage::Dialling(_) | Stage::Delivering(_) => Step::Stay,
+            Stage::Carrying if news => self.carry(world),
+            Stage::Carrying if !self.queued => {
+                self.client.hush(Token::Client(world.number), world.poll);
+                Step::Stay
+            }
+            Stage::Carrying | Stage::Dialling(_) | Stage::Delivering(_) => Step::Stay,
         }
     }
 
@@ -221,7 +226,7 @@ impl Connection {
         let Some(endpoint) = &mut self.endpoint else {
             return Step::Stay;
         };
-        endpoint.note(flags);
+        let news = endpoint.note(flags);
         let error = if flags.intersects(EventFlags::ERR) {
             failure(endpoint)
         } else {
@@ -239,8 +244,12 @@ impl Connection {
                     .carry(endpoint, client, transmitted, &mut world.tools);
                 self.fail(&error)
             }
-            (Stage::Carrying, None) => self.carry(world),
-            (Stage::Dialling(_) | Stage::Delivering(_), _) => Step::Stay,
+            (Stage::Carrying, None) if news => self.carry(world),
+            (Stage::Carrying, None) if !self.queued => {
+                endpoint.hush(Token::Endpoint(world.number), world.poll);
+                Step::Stay
+            }
+            (Stage::Carrying | Stage::Dialling(_) | Stage::Delivering(_), _) => Step::Stay,
         }
     }
 
@@ -419,6 +428,8 @@ impl Connection {
                     Direction::shut(client);
                 }
                 let up = up.carry(client, endpoint, &counters.received, &mut world.tools)?;
+                client.listen(Token::Client(world.number), world.poll)?;
+                endpoint.listen(Token::Endpoint(world.number), world.poll)?;
                 Ok((up, down))
             });
         match carried {

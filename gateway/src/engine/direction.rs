@@ -16,7 +16,7 @@ use rustix::ioctl::{Getter, Opcode, ioctl};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustix::pipe::SpliceFlags;
 
-use super::poll::EventFlags;
+use super::side::Side;
 use crate::counters::Counter;
 use crate::descriptors::Descriptors;
 use crate::pipes::{self, Pipe};
@@ -47,68 +47,6 @@ static SPLICED: AtomicU64 = AtomicU64::new(0);
 /// How many bytes were spliced.
 pub(crate) fn spliced() -> u64 {
     SPLICED.load(Ordering::Relaxed)
-}
-
-/// One side of a connection, as far as it is known how it stands: what epoll says by edge, and what
-/// the last system call said.
-#[derive(Debug)]
-pub(super) struct Side {
-    pub(super) socket: OwnedFd,
-    /// There may be something to read.
-    pub(super) readable: bool,
-    /// There may be room to write.
-    pub(super) writable: bool,
-    /// Its last byte is here, or it was reset.
-    ended: bool,
-    /// It was reset, or has another error.
-    failed: bool,
-    /// It has sent urgent data: a read may end before it although there is more.
-    urgent: bool,
-    /// Small segments leave at once.
-    prompt: bool,
-    /// epoll has it.
-    pub(super) watched: bool,
-}
-
-impl Side {
-    /// A client's, that was just accepted: a read or a write will tell how it stands.
-    pub(super) fn of_client(socket: OwnedFd) -> Self {
-        Self {
-            socket,
-            readable: true,
-            writable: true,
-            ended: false,
-            failed: false,
-            urgent: false,
-            // As the socket that listens.
-            prompt: true,
-            watched: false,
-        }
-    }
-
-    /// An endpoint's, that is being connected: epoll will tell.
-    pub(super) fn of_endpoint(socket: OwnedFd) -> Self {
-        Self {
-            socket,
-            readable: false,
-            writable: false,
-            ended: false,
-            failed: false,
-            urgent: false,
-            prompt: false,
-            watched: true,
-        }
-    }
-
-    /// What epoll says.
-    pub(super) fn note(&mut self, flags: EventFlags) {
-        self.ended |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
-        self.failed |= flags.contains(EventFlags::ERR);
-        self.urgent |= flags.contains(EventFlags::PRI);
-        self.readable |=
-            flags.intersects(EventFlags::IN | EventFlags::PRI | EventFlags::ERR) || self.ended;
-        self.writable |= flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP);
-    }
 }
 
 /// What a direction works with.
@@ -227,15 +165,17 @@ impl Direction {
 
     /// Passes an urgent byte on as one, where it is the next (RFC 6093; what comes before it was
     /// read, as no read crosses it). False where the writer does not take it yet. (splice(2) would
-    /// not get past it.)
+    /// not get past it.) One that a client says before anything else, and before its connection is
+    /// watched, is read as any other byte.
     fn pass_urgent(&mut self, reader: &Side, writer: &mut Side) -> io::Result<bool> {
         if !at_mark(&reader.socket) {
             return Ok(true);
         }
+        // As the sockets that listen: else a read would leave it out.
+        let _ = rustix::net::sockopt::set_socket_oobinline(&reader.socket, true);
         let mut byte = [0];
-        let peek = RecvFlags::OOB | RecvFlags::PEEK;
-        let Ok((_, 1)) = rustix::net::recv(&reader.socket, &mut byte, peek) else {
-            // It is passed already, or not here yet.
+        let Ok((_, 1)) = rustix::net::recv(&reader.socket, &mut byte, RecvFlags::PEEK) else {
+            // It is not here yet.
             return Ok(true);
         };
         if !writer.writable {
@@ -244,7 +184,7 @@ impl Direction {
         let flags = SendFlags::OOB | SendFlags::NOSIGNAL;
         match rustix::net::send(&writer.socket, &byte, flags) {
             Ok(_) => {
-                let _ = rustix::net::recv(&reader.socket, &mut byte, RecvFlags::OOB);
+                let _ = rustix::net::recv(&reader.socket, &mut byte, RecvFlags::empty());
                 Ok(true)
             }
             Err(Errno::AGAIN) => {

@@ -15,6 +15,7 @@ mod direction;
 mod mailbox;
 mod packets;
 mod poll;
+mod side;
 mod slab;
 mod source;
 #[cfg(test)]

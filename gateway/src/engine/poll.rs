@@ -9,6 +9,13 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 pub(super) use rustix::event::epoll::EventFlags;
 
+/// What is said of a socket that is watched by edge.
+const EDGES: EventFlags = EventFlags::IN
+    .union(EventFlags::OUT)
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::PRI)
+    .union(EventFlags::ET);
+
 /// Events taken at once.
 const EVENTS: usize = 256;
 
@@ -96,13 +103,7 @@ impl Poll {
     pub(crate) fn add(&self, socket: impl AsFd, token: Token, watch: Watch) -> io::Result<()> {
         let flags = match watch {
             Watch::Level => EventFlags::IN,
-            Watch::Edge => {
-                EventFlags::IN
-                    | EventFlags::OUT
-                    | EventFlags::RDHUP
-                    | EventFlags::PRI
-                    | EventFlags::ET
-            }
+            Watch::Edge => EDGES,
         };
         Ok(epoll::add(&self.epoll, socket, token.data(), flags)?)
     }
@@ -113,6 +114,17 @@ impl Poll {
             EventFlags::IN
         } else {
             EventFlags::empty()
+        };
+        Ok(epoll::modify(&self.epoll, socket, token.data(), flags)?)
+    }
+
+    /// Of a socket that is watched by edge nothing is said for a while but its end, or all is again: then
+    /// at once how it stands.
+    pub(super) fn hush(&self, socket: impl AsFd, token: Token, hush: bool) -> io::Result<()> {
+        let flags = if hush {
+            EventFlags::RDHUP | EventFlags::ET
+        } else {
+            EDGES
         };
         Ok(epoll::modify(&self.epoll, socket, token.data(), flags)?)
     }

@@ -1,10 +1,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::poll::{EventFlags, Events, Poll, Token, Watch};
+use super::side::Side;
 use super::slab::Slab;
 
 /// What a slab is told.
@@ -102,4 +106,62 @@ proptest! {
             prop_assert_eq!(slab.get(number).copied(), Some(value));
         }
     }
+}
+
+/// Waits for so long at most; what is said of the one socket that is watched.
+fn said(poll: &Poll, events: &mut Events, limit: Duration) -> Option<EventFlags> {
+    events.wait(poll, Some(limit)).unwrap();
+    events.get(0).map(|(_, flags)| flags)
+}
+
+#[test]
+fn a_side_that_is_not_read_on_says_once_more_that_something_came_and_then_when_all_is_read() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_nodelay(true).unwrap();
+    let (mut socket, _) = listener.accept().unwrap();
+    let (poll, mut events, token) = (Poll::new().unwrap(), Events::new(), Token::Client(7));
+    let (now, long) = (Duration::ZERO, Duration::from_secs(20));
+    let mut side = Side::of_endpoint(socket.try_clone().unwrap().into());
+    poll.add(&side.socket, token, Watch::Edge).unwrap();
+    assert!(
+        side.note(said(&poll, &mut events, long).unwrap()),
+        "there is room to write"
+    );
+
+    // What nobody reads is news once.
+    client.write_all(b"1").unwrap();
+    assert!(side.note(said(&poll, &mut events, long).unwrap()));
+    client.write_all(b"2").unwrap();
+    assert!(!side.note(said(&poll, &mut events, long).unwrap()));
+    side.hush(token, &poll);
+    client.write_all(b"3").unwrap();
+    // It has come, as it can be read, and nothing was said.
+    let mut all = [0; 3];
+    socket.read_exact(&mut all).unwrap();
+    assert_eq!((&all, said(&poll, &mut events, now)), (b"123", None));
+
+    // As long as something is there, nothing changes; once all is read, what came meanwhile is said.
+    side.listen(token, &poll).unwrap();
+    client.write_all(b"4").unwrap();
+    socket.peek(&mut [0]).unwrap();
+    assert_eq!(said(&poll, &mut events, now), None);
+    side.readable = false;
+    side.listen(token, &poll).unwrap();
+    assert!(side.note(said(&poll, &mut events, long).unwrap()));
+    assert!(side.readable);
+
+    // As well where there was no room.
+    side.hush(token, &poll);
+    assert_eq!(said(&poll, &mut events, now), None);
+    side.writable = false;
+    side.listen(token, &poll).unwrap();
+    assert!(side.note(said(&poll, &mut events, long).unwrap()));
+    assert!(side.writable);
+
+    // The end is said in any case.
+    side.hush(token, &poll);
+    drop(client);
+    assert!(side.note(said(&poll, &mut events, long).unwrap()));
+    assert!(side.ended);
 }
