@@ -243,14 +243,15 @@ fn unbound(place: Place, freebind: bool, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sets what every proxied connection has: no delay for small segments, and probes that find out
-/// that a silent peer is gone. There is no idle timeout for plain TCP: as with the nodes' own
+/// Sets what every proxied connection has: no delay for small segments, no urgent byte that a read leaves
+/// out, and probes that find out that a silent peer is gone. There is no idle timeout for plain TCP: as with the nodes' own
 /// proxy, a connection may be silent for as long as both ends are there.
 ///
 /// Connections inherit it from the socket that they were accepted from.
 fn tune(socket: &impl AsFd) {
     // It can't fail on a TCP socket; and a connection works without it.
     let _ = SockRef::from(socket).set_tcp_nodelay(true);
+    let _ = SockRef::from(socket).set_out_of_band_inline(true);
     keep_alive(socket);
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fairway_config::net::Protocol;
+use rustix::net::RecvFlags;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -201,6 +202,22 @@ async fn urgent_bytes_pass_as_such() {
         }
     });
     within(talk).await.unwrap();
+
+    // Who does not ask for it in line has it beside the others.
+    let (mut client, mut server) = connected(vip, &listener).await;
+    let mut byte = [0];
+    client.write_all(b"1").await.unwrap();
+    within(server.read_exact(&mut byte)).await.unwrap();
+    SockRef::from(&client).send_out_of_band(b"!").unwrap();
+    client.write_all(b"2").await.unwrap();
+    until("the urgent byte is here", || async {
+        let mut byte = [0];
+        let received = rustix::net::recv(&server, &mut byte, RecvFlags::OOB);
+        received.is_ok_and(|(_, read)| (read, byte) == (1, *b"!"))
+    })
+    .await;
+    within(server.read_exact(&mut byte)).await.unwrap();
+    assert_eq!(byte, *b"2");
     running.stop().await;
 }
 
@@ -297,11 +314,22 @@ async fn ports_that_are_used_up_are_said_and_those_of_another_endpoint_or_addres
     if !in_namespace(test) {
         return;
     }
-    let (running, spec, vip, listener) = running("ports").await;
+    let vip = SocketAddr::new(vip(), PORT);
+    let spec = service("ports", vip.ip(), PORT, Protocol::Tcp);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = listener.local_addr().unwrap();
+    // Each worker finds by itself which addresses have ports.
+    let settings = fairway_gateway::Settings {
+        workers: 1,
+        ..settings()
+    };
+    let running = Running::start(settings, spec.with(&[backend])).await;
+    running.listening(vip).await;
     let second = TcpListener::bind("127.99.99.99:0").await.unwrap();
     // Each connection takes one towards the VIP and one towards the endpoint.
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50003").unwrap();
+    // And gives it back when it ends: none is to be held for what may still be on its way.
+    std::fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "0").unwrap();
     let mut open = Vec::new();
     for _ in 0..4 {
         open.push(connected(vip, &listener).await);
