@@ -56,7 +56,7 @@ fn main() -> Result<()> {
         true => Some(services::measure(rounds)?),
         false => None,
     };
-    println!("{}", report::page(&figures, services.as_ref(), rounds));
+    println!("{}", report::page(&figures, services.as_ref(), rounds)?);
     if let Some(path) = json {
         fs::write(path, report::json(&figures, services.as_ref(), rounds)?)?;
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::paths::Way;
 use crate::reload::Reloaded;
-use crate::rounds::{Figure, Figures};
+use crate::rounds::{Figure, Figures, congestion_control};
 use crate::services::{COUNTS, Services, Who};
 
 /// A median, and the smallest and the largest beside it.
@@ -65,14 +65,12 @@ fn short(value: f64) -> String {
     }
 }
 
-/// That of new sockets (tcp(7)).
-fn congestion_control() -> String {
-    let name = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
-    name.unwrap_or_default().trim().to_uppercase()
-}
-
 /// The page.
-pub(crate) fn page(figures: &Figures, services: Option<&Services>, rounds: usize) -> String {
+pub(crate) fn page(
+    figures: &Figures,
+    services: Option<&Services>,
+    rounds: usize,
+) -> Result<String> {
     let mut text = format!(
         "# Beside its peers\n\nMeasured by `cargo xtask bench peers` on {}. Client, gateway and \
          servers are in three network namespaces on the same cores; the ways take turns, {rounds} \
@@ -83,9 +81,10 @@ pub(crate) fn page(figures: &Figures, services: Option<&Services>, rounds: usize
          default. HAProxy has two threads and splices streams, nginx two workers with `reuseport`; \
          nftables is the kernel's own way, whose rules are there in its turns alone. `least` is a \
          forwarder of two threads that accepts, connects, reads, writes and closes, and nothing more \
-         (`integration/src/bench/least.rs`): what sockets cost, whoever uses them. All use the machine's congestion control, {}.\n\n| figure |",
+         (`integration/src/bench/least.rs`): what sockets cost, whoever uses them. All use the machine's congestion control, {}, streams \
+         Reno besides.\n\n| figure |",
         figures::today_here(),
-        congestion_control()
+        congestion_control()?.to_uppercase()
     );
     for way in Way::ALL {
         let _ = write!(text, " {way} |");
@@ -117,7 +116,7 @@ pub(crate) fn page(figures: &Figures, services: Option<&Services>, rounds: usize
     if let Some(services) = services {
         text += &table_of_services(services);
     }
-    text + include_str!("why.md")
+    Ok(text + include_str!("why.md"))
 }
 
 /// Thousands of Services.

@@ -1,6 +1,7 @@
 //! What is measured, in which order.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
@@ -65,6 +66,10 @@ const STREAM: Figure = figure("one stream", "Gb/s", true, 1.2);
 const STREAM_CPU: Figure = figure("added CPU of one stream", "ms/GB", false, 0.8);
 const STREAMS: Figure = figure("8 streams", "Gb/s", true, 1.2);
 const STREAMS_CPU: Figure = figure("added CPU of 8 streams", "ms/GB", false, 0.8);
+const RENO: Figure = figure("one stream, Reno", "Gb/s", true, 1.2);
+const RENO_CPU: Figure = figure("added CPU of one stream, Reno", "ms/GB", false, 0.8);
+const RENOS: Figure = figure("8 streams, Reno", "Gb/s", true, 1.2);
+const RENOS_CPU: Figure = figure("added CPU of 8 streams, Reno", "ms/GB", false, 0.8);
 const CALLS: Figure = figure(
     "system calls of a short connection, besides waiting",
     "calls",
@@ -342,8 +347,30 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// By the machine's congestion control, and by Reno where that is another: BBR sends by timers, which
+    /// cost every way more than anything else does. (CUBIC, which most machines have, does not, but a
+    /// namespace may have it from its machine alone.)
     fn streams(&mut self) -> Result<()> {
-        for (count, rate, cpu) in [(1, STREAM, STREAM_CPU), (8, STREAMS, STREAMS_CPU)] {
+        self.streams_by([(1, STREAM, STREAM_CPU), (8, STREAMS, STREAMS_CPU)])?;
+        let machine = congestion_control()?;
+        if machine != "reno" {
+            self.set_congestion_control("reno")?;
+            self.streams_by([(1, RENO, RENO_CPU), (8, RENOS, RENOS_CPU)])?;
+            self.set_congestion_control(&machine)?;
+        }
+        Ok(())
+    }
+
+    /// Of connections that are made from now on (tcp(7)).
+    fn set_congestion_control(&self, name: &str) -> Result<()> {
+        for host in [&self.site.client, &self.site.edge, &self.site.farm] {
+            host.sysctl("ipv4/tcp_congestion_control", name)?;
+        }
+        Ok(())
+    }
+
+    fn streams_by(&mut self, loads: [(usize, Figure, Figure); 2]) -> Result<()> {
+        for (count, rate, cpu) in loads {
             let mut limit = 0.0;
             for way in self.order() {
                 let to = at(way, SENDS);
@@ -428,6 +455,13 @@ impl Bench<'_> {
         }
         Ok(())
     }
+}
+
+/// The machine's, which its namespaces begin with.
+pub(crate) fn congestion_control() -> Result<String> {
+    let path = "/proc/sys/net/ipv4/tcp_congestion_control";
+    let name = fs::read_to_string(path).with_context(|| path.to_owned())?;
+    Ok(name.trim().to_owned())
 }
 
 /// A process' memory once it does not move any more.
