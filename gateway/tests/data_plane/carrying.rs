@@ -1,6 +1,8 @@
 //! TCP: what passes through a connection, whatever way and order the two ends choose.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fairway_config::net::Protocol;
@@ -173,6 +175,41 @@ async fn both_ends_may_end_at_once() {
 }
 
 /// Urgent bytes stay where they are in the stream, and urgent; before, behind and after a splice.
+/// While it stands still the gateway does not listen to who writes to it: it has to do so again.
+#[tokio::test]
+async fn a_reader_that_stood_still_has_what_is_said_once_it_has_caught_up() {
+    // More than all buffers on the way hold.
+    const ALL: usize = 32 << 20;
+    let (running, _, vip, listener) = running("stands-still").await;
+    let (mut client, mut server) = connected(vip, &listener).await;
+    let said = AtomicUsize::new(0);
+    let writes = async {
+        let piece = [b'.'; 16 << 10];
+        while said.load(Relaxed) < ALL {
+            client.write_all(&piece).await.unwrap();
+            said.fetch_add(piece.len(), Relaxed);
+        }
+    };
+    let reads = async {
+        let (mut last, mut same) = (0, 0);
+        while same < 20 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let now = said.load(Relaxed);
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+        }
+        assert!(last < ALL, "it never stood still");
+        let mut all = vec![0; ALL];
+        server.read_exact(&mut all).await.unwrap();
+    };
+    within(async { tokio::join!(writes, reads) }).await;
+    for round in 0..10 {
+        client.write_u8(round).await.unwrap();
+        assert_eq!(within(server.read_u8()).await.unwrap(), round);
+    }
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn urgent_bytes_pass_as_such() {
     let (running, _, vip, listener) = running("urgent").await;
