@@ -1,6 +1,7 @@
 //! The API server is away, or hangs: gateways go on with what they know, and start with what they
 //! last knew.
 
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::fs;
 use std::net::TcpStream;
@@ -90,14 +91,18 @@ fn until_written(state: &Path, web: &Web) -> Result<()> {
     let (vip, endpoint) = (web.ip.to_string(), server(0).to_string());
     wait::until_some("the snapshot has it", || {
         let text = fs::read_to_string(state.join("memory.jsonl"))?;
+        // An object's last line is how it is; a Service may have had other slices that are gone.
+        let objects: HashMap<_, _> = text
+            .lines()
+            .filter_map(|line| line.split_once('\t'))
+            .collect();
         let has = |key: &str, word: &str| {
-            let mut lines = text.lines().rev();
-            let last = lines.find(|line| line.starts_with(key));
-            last.is_some_and(|line| line.contains(word))
+            let mut objects = objects.iter();
+            objects.any(|(name, object)| name.starts_with(key) && object.contains(word))
         };
         ensure!(state.join("snapshot.json").exists());
         ensure!(
-            has("Service shop/web\t", &format!("\"ip\":\"{vip}\"")),
+            has("Service shop/web", &format!("\"ip\":\"{vip}\"")),
             "{text}"
         );
         ensure!(has("EndpointSlice shop/web-", &endpoint), "{text}");
