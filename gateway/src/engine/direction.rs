@@ -153,6 +153,7 @@ impl Direction {
                 return Ok(Progress::Waits);
             }
             let spliced = if self.large && self.total >= GROWN && !reader.urgent {
+                reader.put_in_line();
                 self.splice(reader, tools)?
             } else {
                 false
@@ -167,12 +168,11 @@ impl Direction {
     /// read, as no read crosses it). False where the writer does not take it yet. (splice(2) would
     /// not get past it.) One that a client says before anything else, and before its connection is
     /// watched, is read as any other byte.
-    fn pass_urgent(&mut self, reader: &Side, writer: &mut Side) -> io::Result<bool> {
+    fn pass_urgent(&mut self, reader: &mut Side, writer: &mut Side) -> io::Result<bool> {
         if !at_mark(&reader.socket) {
             return Ok(true);
         }
-        // As the sockets that listen: else a read would leave it out.
-        let _ = rustix::net::sockopt::set_socket_oobinline(&reader.socket, true);
+        reader.put_in_line();
         let mut byte = [0];
         let Ok((_, 1)) = rustix::net::recv(&reader.socket, &mut byte, RecvFlags::PEEK) else {
             // It is not here yet.
@@ -225,6 +225,8 @@ impl Direction {
             // queue is in order. Only urgent data makes a read stop before the queue is empty.
             self.ended = read == 0 || (reader.ended && !reader.urgent);
             reader.readable = reader.urgent || reader.ended;
+        } else {
+            reader.put_in_line();
         }
         let bytes = tools.buffer.get(..read).unwrap_or_default();
         let mut written = 0;
@@ -259,7 +261,12 @@ impl Direction {
         };
         match splice(&reader.socket, &pipe.write, pipes::SIZE) {
             Ok(0) => {
-                self.ended = true;
+                // It stops at an urgent byte, too, which nobody may have told of yet.
+                if at_mark(&reader.socket) {
+                    reader.urgent = true;
+                } else {
+                    self.ended = true;
+                }
                 pipes::give(pipe);
             }
             Ok(bytes) => {

@@ -26,6 +26,8 @@ pub(super) struct Side {
     pub(super) watched: bool,
     /// epoll says nothing but the end: all else is known.
     hushed: bool,
+    /// Its urgent bytes are read at their place.
+    in_line: bool,
 }
 
 impl Side {
@@ -42,6 +44,8 @@ impl Side {
             prompt: true,
             watched: false,
             hushed: false,
+            // As the socket that listens.
+            in_line: true,
         }
     }
 
@@ -57,6 +61,7 @@ impl Side {
             prompt: false,
             watched: true,
             hushed: false,
+            in_line: false,
         }
     }
 
@@ -82,6 +87,17 @@ impl Side {
         if self.readable && self.writable && !self.hushed {
             // Where it fails, it is woken as before.
             self.hushed = poll.hush(&self.socket, token, true).is_ok();
+            self.put_in_line();
+        }
+    }
+
+    /// A read that begins at an urgent byte is to read it: else it leaves it out. It matters where one
+    /// begins that nobody was told for, which those of short connections never do.
+    pub(super) fn put_in_line(&mut self) {
+        if !self.in_line {
+            self.in_line = true;
+            // It can't fail on a TCP socket.
+            let _ = rustix::net::sockopt::set_socket_oobinline(&self.socket, true);
         }
     }
 

@@ -258,6 +258,29 @@ async fn urgent_bytes_pass_as_such() {
     running.stop().await;
 }
 
+/// A large answer with an urgent byte in it, of an endpoint that ends while nobody reads.
+#[tokio::test]
+async fn an_urgent_byte_ends_no_stream() {
+    const BEFORE: usize = 3 << 20;
+    let (running, _, vip, listener) = running("urgent-amid").await;
+    for _ in 0..5 {
+        let (mut client, mut server) = connected(vip, &listener).await;
+        SockRef::from(&client).set_out_of_band_inline(true).unwrap();
+        let answer = async {
+            server.write_all(&vec![b'.'; BEFORE]).await.unwrap();
+            SockRef::from(&server).send_out_of_band(b"!").unwrap();
+            server.write_all(b"after").await.unwrap();
+            server.shutdown().await.unwrap();
+        };
+        within(answer).await;
+        let mut all = Vec::new();
+        within(client.read_to_end(&mut all)).await.unwrap();
+        assert_eq!(all.len(), BEFORE + 6);
+        assert!(all.ends_with(b"!after"));
+    }
+    running.stop().await;
+}
+
 /// A peer that closes with something unread resets: what it said before is read all the same.
 #[tokio::test]
 async fn what_was_said_before_a_reset_arrives() {
