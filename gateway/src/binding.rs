@@ -4,11 +4,11 @@ use std::sync::{Arc, OnceLock};
 
 use fairway_config::net::{ListenAddr, Protocol};
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::descriptors::Permit;
 use crate::engine::{Command, Mailbox};
 use crate::hops::Guard;
+use crate::part::Part;
 use crate::slot::Place;
 use crate::steering::Steering;
 
@@ -16,13 +16,6 @@ use crate::steering::Steering;
 /// one knows that they are.
 #[derive(Clone, Debug)]
 pub(crate) struct Binding(Arc<Sockets>);
-
-/// Goes with one of the sockets: until it is dropped the socket counts as open.
-#[derive(Debug)]
-pub(crate) struct Part {
-    guard: Guard,
-    _open: TaskTrackerToken,
-}
 
 #[derive(Debug)]
 struct Sockets {
@@ -102,16 +95,6 @@ impl Binding {
 
     /// What goes with one of the sockets.
     pub(crate) fn part(&self) -> Part {
-        Part {
-            guard: self.0.guard,
-            _open: self.0.open.token(),
-        }
-    }
-}
-
-impl Part {
-    /// What the socket takes.
-    pub(crate) fn guard(&self) -> Guard {
-        self.guard
+        Part::new(self.0.guard, self.0.open.token())
     }
 }

@@ -42,6 +42,8 @@ pub mod http;
 pub mod local;
 pub mod metrics;
 mod names;
+mod part;
+mod pinning;
 mod pipes;
 pub mod port;
 mod programmer;

@@ -15,10 +15,10 @@ use crate::context::Context;
 use crate::descriptors::Permit;
 use crate::health;
 use crate::hops::Hops;
+use crate::pinning::pin;
 use crate::port::Open;
 use crate::shared::Shared;
 use crate::slot::Health;
-use crate::worker::pin;
 
 /// A connection to carry.
 #[derive(Debug)]

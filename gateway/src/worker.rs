@@ -6,9 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use rustix::thread::CpuSet;
-
 use crate::engine::{Command, Engine, Mailbox};
+use crate::pinning::pin;
 use crate::shared::Shared;
 use crate::tasks::Tasks;
 
@@ -61,24 +60,5 @@ impl Worker {
                 tracing::error!("a worker panicked");
             }
         }
-    }
-}
-
-/// Binds the calling thread to one of the processors that the process may use. A thread that can't
-/// be bound works as well, with colder caches.
-pub(crate) fn pin(number: usize) {
-    let Ok(allowed) = rustix::thread::sched_getaffinity(None) else {
-        return;
-    };
-    let usable: Vec<usize> = (0..CpuSet::MAX_CPU)
-        .filter(|cpu| allowed.is_set(*cpu))
-        .collect();
-    let Some(cpu) = number.checked_rem(usable.len()).and_then(|n| usable.get(n)) else {
-        return;
-    };
-    let mut set = CpuSet::new();
-    set.set(*cpu);
-    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
-        tracing::debug!(%error, "worker not pinned");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use fairway_config::net::ListenAddr;
 
 use super::poll::{Poll, Token, Watch};
-use crate::binding::Part;
+use crate::part::Part;
 use crate::slot::Slot;
 
 /// What a worker is told.
