@@ -213,6 +213,10 @@ pub(crate) struct TrafficArgs {
     /// wrong
     #[arg(long, env = "FAIRWAY_NO_UDP_OFFLOAD", hide_short_help = true)]
     pub(crate) no_udp_offload: bool,
+    /// Make each system call by itself, where several could be handed to the kernel together (by
+    /// io_uring)
+    #[arg(long, env = "FAIRWAY_NO_IO_URING", hide_short_help = true)]
+    pub(crate) no_io_uring: bool,
     /// This node's name [default: the host's name]
     #[arg(long, env = "FAIRWAY_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,

@@ -61,6 +61,7 @@ pub(crate) struct Traffic {
     pub(crate) pin_workers: bool,
     pub(crate) steering: bool,
     pub(crate) udp_offload: bool,
+    pub(crate) io_uring: bool,
     pub(crate) class: Arc<str>,
     pub(crate) default_class: bool,
     pub(crate) allow_loopback: bool,
@@ -81,6 +82,7 @@ impl Traffic {
             pin_workers: args.pin_workers,
             steering: !args.no_steering,
             udp_offload: !args.no_udp_offload,
+            io_uring: !args.no_io_uring,
             class: class.into(),
             default_class,
             allow_loopback: args.allow_loopback_endpoints,
@@ -113,6 +115,7 @@ impl Traffic {
             pin_workers: self.pin_workers,
             steering: self.steering,
             udp_offload: self.udp_offload,
+            io_uring: self.io_uring,
             drain_timeout: self.drain_timeout,
             name_server: self.name_server,
             ..fairway_gateway::Settings::new(self.name.clone(), core)

@@ -270,6 +270,11 @@ impl Gateway {
     pub fn spliced_bytes(&self) -> u64 {
         crate::engine::spliced()
     }
+
+    /// Messages that were written together with others.
+    pub fn exchanged_messages(&self) -> u64 {
+        crate::engine::exchanged()
+    }
 }
 
 fn endpoints(service: &ServiceName, shown: &Shown) -> Vec<EndpointRow> {

@@ -34,6 +34,9 @@ pub struct Settings {
     pub steering: bool,
     /// Whether the kernel may take and give rows of datagrams as one (UDP GSO and GRO).
     pub udp_offload: bool,
+    /// Whether system calls of several connections are handed to the kernel together, where it takes them
+    /// so (io_uring).
+    pub io_uring: bool,
 }
 
 impl Settings {
@@ -51,6 +54,7 @@ impl Settings {
             max_flows: None,
             steering: true,
             udp_offload: true,
+            io_uring: true,
         }
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) pin_workers: bool,
     /// The kernel may take and give rows of datagrams as one.
     pub(crate) udp_offload: bool,
+    /// System calls of several connections may be made together.
+    pub(crate) io_uring: bool,
 }
 
 impl Shared {
@@ -50,6 +52,7 @@ impl Shared {
             sources: ArcSwap::default(),
             pin_workers: settings.pin_workers,
             udp_offload: settings.udp_offload,
+            io_uring: settings.io_uring,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Bytes from clients to servers and back, over every kind of listener.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, UdpSocket};
+use std::fs;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -16,6 +17,8 @@ use fairway_integration::site::{
     BLACK_HOLE, EDGE, EDGE_INSIDE, Site, at, client, server, server6, vip, vip6,
 };
 use fairway_integration::{clients, tests, wait};
+use rustix::net::sockopt::set_socket_linger;
+use rustix::process::Signal;
 
 tests![
     tcp_reaches_an_endpoint_by_address_and_by_node_port,
@@ -27,6 +30,7 @@ tests![
     source_ranges_guard_the_address_and_not_the_node_port,
     a_service_without_endpoints_refuses_at_once,
     a_connection_is_tried_on_the_remaining_endpoints,
+    what_an_endpoint_said_before_its_reset_arrives_whatever_else_is_said,
     traffic_is_counted,
 ];
 
@@ -308,6 +312,59 @@ fn a_connection_is_tried_on_the_remaining_endpoints() -> Result<()> {
         let reason = format!("reason=\"{reason}\"");
         let errors = fairway.metric("fairway_connect_errors_total", &[labels[0], &reason])?;
         ensure!(errors >= 1.0, "{reason} was not counted");
+    }
+    Ok(())
+}
+
+/// A worker that finds both at once, the answer with the reset and what its client says, is not to look
+/// at the client first: what is written to a socket that was reset takes its error away.
+fn what_an_endpoint_said_before_its_reset_arrives_whatever_else_is_said() -> Result<()> {
+    let site = Site::new()?;
+    let to = at(server(0), 80);
+    let listener = site.farm.run(|| TcpListener::bind(to))?;
+    let manifests = all(&[
+        &edge_pool(),
+        &load_balancer("shop", vip(1), 80, 80),
+        &slice("shop", 80, &[server(0)]),
+    ]);
+    let mut fairway = Fairway::prepare(&site.edge)?.arguments(&["--workers", "1"]);
+    fairway.write("shop.yaml", &manifests)?;
+    fairway.launch()?;
+    fairway.ready()?;
+    let mut pairs = Vec::new();
+    for _ in 0..8 {
+        let mut client = site.client.run(|| clients::connect_tcp(at(vip(1), 80)))?;
+        let (mut server, _) = listener.accept()?;
+        // Both ways are open before the worker stands still.
+        let mut byte = [0];
+        client.write_all(b"?")?;
+        server.read_exact(&mut byte)?;
+        server.write_all(b"!")?;
+        client.read_exact(&mut byte)?;
+        pairs.push((client, server));
+    }
+    let process = fairway.process()?.id();
+    fairway.process()?.signal(Signal::STOP)?;
+    wait::until("the process stands still", || {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|after| after.starts_with(" T"))
+    })?;
+    let mut waiting = Vec::new();
+    for (mut client, mut server) in pairs {
+        server.write_all(b"the answer")?;
+        set_socket_linger(&server, Some(Duration::ZERO))?;
+        drop(server);
+        client.write_all(b"something else")?;
+        waiting.push(client);
+    }
+    fairway.process()?.signal(Signal::CONT)?;
+    for (number, mut client) in waiting.into_iter().enumerate() {
+        let mut all = Vec::new();
+        // A reset follows.
+        let _ = client.read_to_end(&mut all);
+        ensure!(all == b"the answer", "connection {number}: {all:?}");
     }
     Ok(())
 }

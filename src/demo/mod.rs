@@ -77,6 +77,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
             // On the machine of whoever tries it, nothing is changed.
             steering: false,
             udp_offload: true,
+            io_uring: true,
             class: DEFAULT_CLASS.into(),
             default_class: true,
             allow_loopback: true,

@@ -12,9 +12,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::direction::{Direction, Progress, Tools};
 use super::poll::{EventFlags, Poll, Token, Watch};
+use super::ring::SLOT;
 use super::side::Side;
 use super::source::{self, StandIns};
-use crate::counters::{ConnectError, Rejection};
+use crate::counters::{ConnectError, Counter, Rejection};
 use crate::delivery::{self, Delivery};
 use crate::descriptors::Permit;
 use crate::hops::Hops;
@@ -111,6 +112,18 @@ pub(super) enum Step {
     Over,
 }
 
+/// What a side that spoke together with others has said.
+pub(super) enum Heard {
+    /// A message of so many bytes, to be written as it is.
+    Message(usize),
+    /// Nothing, yet.
+    Nothing,
+    /// What is to be looked at by itself.
+    Other,
+    /// The connection is broken.
+    Failed(io::Error),
+}
+
 /// A connection.
 pub(super) struct Connection {
     client: Side,
@@ -120,6 +133,8 @@ pub(super) struct Connection {
     stage: Stage,
     /// It is among those that have more to do.
     queued: bool,
+    /// An event of this round is about it that has yet to be dealt with: no other goes before.
+    claimed: bool,
     from: ClientAddr,
     listen: ListenAddr,
     /// Counts as one of the endpoint's.
@@ -189,6 +204,7 @@ impl Connection {
                 error: None,
             }),
             queued: false,
+            claimed: false,
             from,
             listen,
             active: None,
@@ -199,6 +215,7 @@ impl Connection {
 
     /// Its client's socket has something to say.
     pub(super) fn client_event(&mut self, flags: EventFlags, world: &mut World<'_>) -> Step {
+        self.claimed = false;
         let news = self.client.note(flags);
         if flags.contains(EventFlags::ERR)
             && let Some(error) = failure(&self.client)
@@ -223,6 +240,7 @@ impl Connection {
 
     /// Its endpoint's socket has something to say.
     pub(super) fn endpoint_event(&mut self, flags: EventFlags, world: &mut World<'_>) -> Step {
+        self.claimed = false;
         let Some(endpoint) = &mut self.endpoint else {
             return Step::Stay;
         };
@@ -294,6 +312,87 @@ impl Connection {
             Stage::Carrying => self.carry(world),
             Stage::Dialling(_) | Stage::Delivering(_) => Step::Stay,
         }
+    }
+
+    /// Whether what that side has to say may go together with what others have: nothing else is under way.
+    /// It is claimed then, until it [has spoken](Self::has_spoken).
+    pub(super) fn may_speak(&mut self, token: Token) -> bool {
+        if self.claimed || self.queued || !matches!(self.stage, Stage::Carrying) {
+            return false;
+        }
+        if !(self.up.is_brief() && self.down.is_brief()) {
+            return false;
+        }
+        let Some((_, reader, writer, _)) = self.way(token) else {
+            return false;
+        };
+        if !(reader.may_speak() && writer.may_be_told()) {
+            return false;
+        }
+        self.claimed = true;
+        true
+    }
+
+    /// An event about it is left for later in this round.
+    pub(super) fn claim(&mut self) {
+        self.claimed = true;
+    }
+
+    /// Nothing of what it said is to be dealt with any more.
+    pub(super) fn has_spoken(&mut self) {
+        self.claimed = false;
+    }
+
+    /// The socket of a side.
+    pub(super) fn reader(&mut self, token: Token) -> Option<&OwnedFd> {
+        self.way(token).map(|(_, reader, _, _)| &reader.socket)
+    }
+
+    /// The socket of the side that hears what this one says.
+    pub(super) fn writer(&mut self, token: Token) -> Option<&OwnedFd> {
+        self.way(token).map(|(_, _, writer, _)| &writer.socket)
+    }
+
+    /// What became of a read from that side; none where it was not tried.
+    pub(super) fn heard(&mut self, token: Token, result: Option<Result<usize, Errno>>) -> Heard {
+        let Some((direction, reader, writer, _)) = self.way(token) else {
+            return Heard::Nothing;
+        };
+        match result {
+            Some(Ok(read)) if direction.heard(read, SLOT, reader, writer) => Heard::Message(read),
+            Some(Err(Errno::AGAIN)) => Heard::Nothing,
+            // The socket's own: it says that once, and the end from then on.
+            Some(Err(error)) if !is_of_the_call(error) => Heard::Failed(error.into()),
+            // It is to be read by itself.
+            None | Some(_) => {
+                reader.readable = true;
+                Heard::Other
+            }
+        }
+    }
+
+    /// What became of writing that to the other side; none where it was not tried. Returns whether there
+    /// is more to do.
+    pub(super) fn said(
+        &mut self,
+        token: Token,
+        bytes: &[u8],
+        result: Option<Result<usize, Errno>>,
+    ) -> bool {
+        let Some((direction, reader, writer, counter)) = self.way(token) else {
+            return false;
+        };
+        direction.said(bytes, result, reader, writer, counter)
+    }
+
+    /// The way of what that side says.
+    fn way(&mut self, from: Token) -> Option<(&mut Direction, &mut Side, &mut Side, &Counter)> {
+        let endpoint = self.endpoint.as_mut()?;
+        let (client, counters) = (&mut self.client, &self.port.counters);
+        Some(match from {
+            Token::Client(_) => (&mut self.up, client, endpoint, &counters.received),
+            _ => (&mut self.down, endpoint, client, &counters.transmitted),
+        })
     }
 
     /// Whether its port or its endpoint has had its time.
@@ -488,7 +587,7 @@ impl Connection {
     }
 
     /// It ends as it should not: who is still there learns that by a reset.
-    fn fail(&mut self, error: &io::Error) -> Step {
+    pub(super) fn fail(&mut self, error: &io::Error) -> Step {
         self.port.counters.failed.increment();
         self.log(error);
         for side in std::iter::once(&self.client).chain(&self.endpoint) {
@@ -546,6 +645,14 @@ fn dial_from(source: Option<IpAddr>, addr: EndpointAddr, dial: &Dial) -> io::Res
         Err(error) => return Err(error.into()),
     }
     Ok(socket)
+}
+
+/// Whether the error says that a call was not made, and nothing of its socket.
+fn is_of_the_call(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::INTR | Errno::NOMEM | Errno::NOBUFS | Errno::INVAL | Errno::CANCELED
+    )
 }
 
 /// What is wrong with a side, if anything is.

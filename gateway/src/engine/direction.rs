@@ -101,6 +101,56 @@ impl Direction {
         self.ended && matches!(self.holds, Holds::Nothing)
     }
 
+    /// Whether nothing is on its way, and what comes is as a rule little.
+    pub(super) fn is_brief(&self) -> bool {
+        !self.large && !self.ended && matches!(self.holds, Holds::Nothing)
+    }
+
+    /// So many bytes were read where there was so much room, to be written at once; false where there
+    /// is more to it than that.
+    pub(super) fn heard(
+        &mut self,
+        read: usize,
+        room: usize,
+        reader: &mut Side,
+        writer: &mut Side,
+    ) -> bool {
+        if read == 0 {
+            // A read says so again.
+            reader.ended = true;
+            return false;
+        }
+        self.note_read(read, room, reader);
+        self.hurry(writer);
+        true
+    }
+
+    /// It was tried to write these bytes; what is left of them is kept. Returns whether the direction has
+    /// more to do.
+    pub(super) fn said(
+        &mut self,
+        bytes: &[u8],
+        result: Option<rustix::io::Result<usize>>,
+        reader: &Side,
+        writer: &mut Side,
+        counter: &Counter,
+    ) -> bool {
+        // An error is met again.
+        let written = match result {
+            Some(Ok(written)) => written.min(bytes.len()),
+            Some(Err(_)) | None => 0,
+        };
+        self.count(written, counter);
+        if written == bytes.len() {
+            return reader.readable;
+        }
+        self.hold(bytes, written);
+        if result == Some(Err(Errno::AGAIN)) {
+            writer.writable = false;
+        }
+        true
+    }
+
     /// Reads what the reader has said already, a little of it, before there is somebody to write it to;
     /// false where it has said nothing.
     pub(super) fn read_early(&mut self, reader: &Side, tools: &mut Tools<'_>) -> bool {
@@ -219,15 +269,7 @@ impl Direction {
             Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        self.large = read >= WORTHWHILE;
-        if read < room {
-            // All that had come was read, and with it the end if that had come too: the socket's
-            // queue is in order. Only urgent data makes a read stop before the queue is empty.
-            self.ended = read == 0 || (reader.ended && !reader.urgent);
-            reader.readable = reader.urgent || reader.ended;
-        } else {
-            reader.put_in_line();
-        }
+        self.note_read(read, room, reader);
         let bytes = tools.buffer.get(..read).unwrap_or_default();
         let mut written = 0;
         // What is last waits for the end, so that both go in one segment; after an error none comes.
@@ -246,12 +288,31 @@ impl Direction {
         }
         self.count(written, counter);
         if written < read {
-            self.holds = Holds::Bytes {
-                bytes: bytes.get(written..).unwrap_or_default().into(),
-                from: 0,
-            };
+            self.hold(bytes, written);
         }
         Ok(())
+    }
+
+    /// So many bytes were read where there was so much room.
+    fn note_read(&mut self, read: usize, room: usize, reader: &mut Side) {
+        self.large = read >= WORTHWHILE;
+        if read < room {
+            // All that had come was read, and with it the end if that had come too: the socket's
+            // queue is in order. Only urgent data makes a read stop before the queue is empty.
+            self.ended = read == 0 || (reader.ended && !reader.urgent);
+            reader.readable = reader.urgent || reader.ended;
+        } else {
+            reader.readable = true;
+            reader.put_in_line();
+        }
+    }
+
+    /// Keeps what is not written of it.
+    fn hold(&mut self, bytes: &[u8], written: usize) {
+        self.holds = Holds::Bytes {
+            bytes: bytes.get(written..).unwrap_or_default().into(),
+            from: 0,
+        };
     }
 
     /// Reads into a pipe; false where there is none to be had.

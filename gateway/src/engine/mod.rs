@@ -3,7 +3,7 @@
 //! A connection whose bytes nobody looks at is a number, two sockets and what is known of them: an
 //! idle one holds no buffer, no timer of its own and no task. `slab` keeps them, `poll` waits for
 //! their sockets, by edge, `accept` lets them in, [`connection`] is what one does, `direction` how
-//! its bytes go. What needs a runtime (HTTP, health checks) is handed to the worker's
+//! its bytes go, `exchange` how small messages of several go together. What needs a runtime (HTTP, health checks) is handed to the worker's
 //! [tasks](crate::tasks).
 //!
 //! Nothing here blocks, and no connection reads more than a few times before the others have their
@@ -12,9 +12,11 @@
 mod accept;
 mod connection;
 mod direction;
+mod exchange;
 mod mailbox;
 mod packets;
 mod poll;
+mod ring;
 mod side;
 mod slab;
 mod source;
@@ -32,6 +34,8 @@ use self::accept::Listeners;
 use self::connection::{Connection, Step, Wait, World};
 pub(crate) use self::direction::spliced;
 use self::direction::{BUFFER, Tools};
+use self::exchange::Exchange;
+pub(crate) use self::exchange::exchanged;
 pub(crate) use self::mailbox::{Command, Listening, Mailbox, Receiving, Steered};
 use self::poll::{EventFlags, Events, Token};
 use self::slab::Slab;
@@ -58,6 +62,8 @@ pub(crate) struct Engine {
     again: Vec<u32>,
     stand_ins: StandIns,
     buffer: Box<[u8]>,
+    /// Where calls are made together.
+    exchange: Option<Exchange>,
     /// Held as long as connections may come.
     open: Option<TaskTrackerToken>,
     /// How often it was looked what there is to do.
@@ -84,6 +90,7 @@ impl Engine {
             again: Vec::new(),
             stand_ins: StandIns::default(),
             buffer: vec![0; BUFFER].into_boxed_slice(),
+            exchange: shared.io_uring.then(Exchange::new).flatten(),
             open: Some(shared.connections.token()),
             round: 0,
             draining: false,
@@ -108,6 +115,7 @@ impl Engine {
             for number in std::mem::take(&mut self.again) {
                 self.step(number, Connection::more);
             }
+            self.exchange(&mut events);
             for at in 0..events.len() {
                 if let Some((token, flags)) = events.get(at) {
                     self.event(token, flags);

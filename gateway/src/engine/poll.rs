@@ -37,6 +37,14 @@ pub(crate) enum Token {
 }
 
 impl Token {
+    /// The connection that it is about.
+    pub(super) fn connection(self) -> Option<u32> {
+        match self {
+            Self::Client(number) | Self::Endpoint(number) => Some(number),
+            Self::Wake | Self::Listener(_) | Self::Datagrams(_) | Self::Flow(_) => None,
+        }
+    }
+
     fn data(self) -> EventData {
         let (kind, number) = match self {
             Self::Wake => (0, 0),
@@ -156,6 +164,12 @@ impl Events {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Leaves those of which that is true.
+    pub(super) fn retain(&mut self, mut left: impl FnMut(Token, EventFlags) -> bool) {
+        self.0
+            .retain(|event| left(Token::of(event.data), event.flags));
     }
 
     pub(super) fn len(&self) -> usize {

@@ -81,6 +81,17 @@ impl Side {
         news
     }
 
+    /// A message that comes is all that is new: it was read to its end before, it takes what there is, and
+    /// is well.
+    pub(super) fn may_speak(&self) -> bool {
+        self.writable && !(self.readable || self.ended || self.failed || self.urgent)
+    }
+
+    /// What comes is taken, as far as is known, and it is said when it is not so any more.
+    pub(super) fn may_be_told(&self) -> bool {
+        self.writable && !self.failed && !self.hushed
+    }
+
     /// More has come that can't be read yet, as the other side takes nothing: the rest of it is not to
     /// wake the worker segment by segment. (The kernel wakes for urgent data as for any.)
     pub(super) fn hush(&mut self, token: Token, poll: &Poll) {

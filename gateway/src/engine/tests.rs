@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::direction::Direction;
 use super::poll::{EventFlags, Events, Poll, Token, Watch};
 use super::side::Side;
 use super::slab::Slab;
+use crate::counters::Counter;
 
 /// What a slab is told.
 #[derive(Clone, Debug)]
@@ -164,4 +166,57 @@ fn a_side_that_is_not_read_on_says_once_more_that_something_came_and_then_when_a
     drop(client);
     assert!(side.note(said(&poll, &mut events, long).unwrap()));
     assert!(side.ended);
+}
+
+/// Two sides that are well, with nothing to read and room to write.
+fn sides() -> (Side, Side) {
+    let side = || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut side = Side::of_client(socket.into());
+        side.readable = false;
+        side
+    };
+    (side(), side())
+}
+
+#[test]
+fn a_message_that_goes_with_others_leaves_a_direction_as_if_it_had_gone_by_itself() {
+    use rustix::io::Errno;
+    let bytes = [b'.'; 1000];
+    // What was read where 1000 bytes would fit, and whether it is a message to be written.
+    for (read, is_message) in [(0, false), (1, true), (999, true), (1000, true)] {
+        let ((mut reader, mut writer), mut direction) = (sides(), Direction::default());
+        let heard = direction.heard(read, 1000, &mut reader, &mut writer);
+        assert_eq!(heard, is_message, "{read}");
+        assert_eq!(reader.ended, read == 0, "{read}");
+        assert_eq!(reader.readable, read == 1000, "more may be there: {read}");
+        assert!(
+            !direction.has_ended(),
+            "the end is said by a read by itself"
+        );
+    }
+    // What became of writing it; what is counted; is there more to do; does the writer take more; is
+    // nothing kept.
+    let cases = [
+        (Some(Ok(1000)), 1000, false, true, true),
+        (Some(Ok(300)), 300, true, true, false),
+        (Some(Err(Errno::AGAIN)), 0, true, false, false),
+        (Some(Err(Errno::INTR)), 0, true, true, false),
+        (Some(Err(Errno::PIPE)), 0, true, true, false),
+        (None, 0, true, true, false),
+    ];
+    for (result, counted, more, writable, is_brief) in cases {
+        let ((mut reader, mut writer), mut direction) = (sides(), Direction::default());
+        let counter = Counter::default();
+        assert!(direction.heard(1000, 2000, &mut reader, &mut writer));
+        let has_more = direction.said(&bytes, result, &reader, &mut writer, &counter);
+        let stands = (
+            counter.get(),
+            has_more,
+            writer.writable,
+            direction.is_brief(),
+        );
+        assert_eq!(stands, (counted, more, writable, is_brief), "{result:?}");
+    }
 }

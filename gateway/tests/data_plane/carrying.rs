@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fairway_config::net::Protocol;
+use fairway_gateway::Settings;
 use rustix::net::RecvFlags;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,11 +19,15 @@ const PORT: u16 = 4010;
 
 /// A gateway with one Service, and what its endpoint listens with.
 async fn running(of: &str) -> (Running, Spec, SocketAddr, TcpListener) {
+    running_with(of, settings()).await
+}
+
+async fn running_with(of: &str, settings: Settings) -> (Running, Spec, SocketAddr, TcpListener) {
     let vip = vip();
     let spec = service(of, vip, PORT, Protocol::Tcp);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = listener.local_addr().unwrap();
-    let running = Running::start(settings(), spec.with(&[backend])).await;
+    let running = Running::start(settings, spec.with(&[backend])).await;
     let vip = SocketAddr::new(vip, PORT);
     running.listening(vip).await;
     (running, spec, vip, listener)
@@ -94,8 +99,16 @@ async fn read(
 
 #[tokio::test]
 async fn every_byte_of_many_connections_arrives_in_order_whatever_the_pieces() {
-    let (running, _, vip, listener) = running("pieces").await;
-    let seed = std::process::id();
+    for io_uring in [true, false] {
+        let seed = std::process::id();
+        carry_pieces(io_uring, seed).await;
+    }
+}
+
+async fn carry_pieces(io_uring: bool, seed: u32) {
+    let mut settings = settings();
+    settings.io_uring = io_uring;
+    let (running, _, vip, listener) = running_with("pieces", settings).await;
     println!("seed {seed}");
     let mut random = Random((u64::from(seed) << 8) | 1);
     let mut all = Vec::new();
@@ -137,6 +150,59 @@ async fn every_byte_of_many_connections_arrives_in_order_whatever_the_pieces() {
         within(one).await.unwrap();
     }
     until("all are over", || async { ended(&running) == (48, 0) }).await;
+    running.stop().await;
+}
+
+/// Many that say little at the same time, of which most wait for an answer: what goes through the kernel
+/// together comes out where it belongs.
+#[tokio::test]
+async fn messages_that_go_together_arrive_where_they_belong() {
+    const CONNECTIONS: u8 = 32;
+    const MESSAGES: usize = 2000;
+    let mut settings = settings();
+    settings.workers = 1;
+    let (running, _, vip, listener) = running_with("together", settings).await;
+    let mut all = Vec::new();
+    for number in 0..CONNECTIONS {
+        let (mut client, mut server) = connected(vip, &listener).await;
+        all.push(tokio::spawn(async move {
+            let says = async {
+                for message in 0..MESSAGES {
+                    let length = 1 + (message * 31 + usize::from(number)) % 1500;
+                    client.write_all(&vec![number; length]).await.unwrap();
+                    if number % 4 != 0 {
+                        assert_eq!(client.read_u8().await.unwrap(), number);
+                    }
+                }
+                client.shutdown().await.unwrap();
+                client
+            };
+            let hears = async {
+                let mut room = vec![0; 2000];
+                for message in 0..MESSAGES {
+                    let length = 1 + (message * 31 + usize::from(number)) % 1500;
+                    server.read_exact(&mut room[..length]).await.unwrap();
+                    assert!(room[..length].iter().all(|byte| *byte == number));
+                    if number % 4 != 0 {
+                        server.write_u8(number).await.unwrap();
+                    }
+                }
+                assert_eq!(server.read(&mut room).await.unwrap(), 0);
+            };
+            tokio::join!(says, hears)
+        }));
+    }
+    for one in all {
+        within(one).await.unwrap();
+    }
+    until("all are over", || async {
+        ended(&running) == (CONNECTIONS.into(), 0)
+    })
+    .await;
+    match io_uring::IoUring::new(1) {
+        Ok(_) => assert!(running.gateway.exchanged_messages() > 0),
+        Err(error) => println!("no io_uring here: {error}"),
+    }
     running.stop().await;
 }
 

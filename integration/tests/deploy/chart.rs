@@ -57,6 +57,7 @@ pub(crate) const VALUES: &[&[&str]] = &[
         "gateway.forwardTo=node-ports",
         "gateway.drainTimeoutSeconds=600",
         "gateway.workers=2",
+        "gateway.seccompProfile.type=Unconfined",
         "gateway.nodeAddresses={192.0.2.1,2001:db8::1}",
         "gateway.metrics.address=[$(POD_IP)]",
         "gateway.stateDir=/data/fairway",

@@ -80,9 +80,9 @@ pub(crate) fn page(
          and the largest beside it, to HAProxy or nginx, whichever is better. Fairway is as it is by \
          default. HAProxy has two threads and splices streams, nginx two workers with `reuseport`; \
          nftables is the kernel's own way, whose rules are there in its turns alone. `least` is a \
-         forwarder of two threads that accepts, connects, reads, writes and closes, and nothing more \
-         (`integration/src/bench/least.rs`): what sockets cost, whoever uses them. All use the machine's congestion control, {}, streams \
-         Reno besides.\n\n| figure |",
+         forwarder of two threads that accepts, connects, reads, writes and closes, each by a call \
+         of its own, and nothing more (`integration/src/bench/least.rs`): what sockets cost who uses \
+         them like that. All use the machine's congestion control, {}, streams Reno besides.\n\n| figure |",
         figures::today_here(),
         congestion_control()?.to_uppercase()
     );
