@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use fairway_config::conditions;
 use fairway_config::exchange::{ClaimKind, ListenerState};
 use fairway_config::problem::Problem;
 use fairway_config::service::ServiceType;
@@ -253,7 +254,7 @@ fn pools(view: &View, rows: &[PoolRow]) -> String {
                 cells.push(
                     row.conditions
                         .iter()
-                        .filter(|c| is_trouble(c))
+                        .filter(|it| conditions::is_trouble(&it.kind, it.status == "True"))
                         .map(said)
                         .next()
                         .unwrap_or_default(),
@@ -364,18 +365,8 @@ fn status(row: &ServiceRow) -> String {
     }
     row.conditions
         .iter()
-        .find(|c| is_trouble(c))
+        .find(|it| conditions::is_trouble(&it.kind, it.status == "True"))
         .map_or_else(|| "OK".to_owned(), said)
-}
-
-/// Whether a condition says that something is wrong: most are good when True, these when False.
-fn is_trouble(condition: &ConditionRow) -> bool {
-    let wanted = if matches!(condition.kind.as_str(), "OutOfPool" | "Overlaps") {
-        "False"
-    } else {
-        "True"
-    };
-    condition.status != wanted
 }
 
 fn said(condition: &ConditionRow) -> String {

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use fairway_config::conditions::{ADDRESS_ASSIGNED, NODE_PORTS_ALLOCATED};
 use fairway_config::endpoints::{EndpointHost, EndpointSlice};
 use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
 use fairway_config::field::FieldProblem;
@@ -17,7 +18,6 @@ use fairway_config::problem::Problem;
 use fairway_config::time::Timestamp;
 use fairway_config::validate::{self, Located};
 use fairway_controller::directory::{Declared, declared};
-use fairway_controller_core::conditions::{ADDRESS_ASSIGNED, NODE_PORTS_ALLOCATED};
 use fairway_controller_core::{NodePortRange, Settings, State};
 use fairway_gateway_core::guard::Guard;
 

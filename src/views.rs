@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fairway_config::conditions;
 use fairway_config::exchange::{ClaimKind, ListenerState};
 use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
@@ -144,8 +145,8 @@ fn told(row: &ServiceRow) -> Vec<String> {
         .collect();
     let concern = |it: &&ConditionRow| match it.kind.as_str() {
         // With what this gateway says below.
-        "Programmed" => false,
-        "AddressAssigned" => it.status != "True",
+        conditions::PROGRAMMED => false,
+        conditions::ADDRESS_ASSIGNED => it.status != "True",
         _ => true,
     };
     let conditions = row.conditions.iter().filter(concern);

@@ -11,7 +11,8 @@
 //! 4. [`document`] turns text into documents, [`field`] reads fields and collects problems,
 //!    [`object`] turns one document into one object; [`validate`] checks what several of them say
 //!    together, [`crd`] is the schema of our own kinds;
-//! 5. [`exchange`]: what passes through a store between controller and gateway;
+//! 5. [`exchange`]: what passes through a store between controller and gateway; [`conditions`]: the
+//!    conditions of Services and pools that Fairway writes;
 //! 6. [`view`]: what people are shown;
 //! 7. [`import`]: coming from another load balancer.
 //!
@@ -23,6 +24,7 @@
 
 pub mod annotations;
 pub mod cluster;
+pub mod conditions;
 pub mod crd;
 pub mod document;
 pub mod endpoints;

@@ -31,10 +31,10 @@ fn a_service_gets_its_address_its_status_and_its_traffic() -> Result<()> {
     it.answers(web.ip, 80, Some("a"))?;
     it.says(
         "web",
-        "AddressAssigned",
+        "fairway.dev/AddressAssigned",
         &["True", "Assigned", "203.0.113.1"],
     )?;
-    it.says("web", "Programmed", &["True"])?;
+    it.says("web", "fairway.dev/Programmed", &["True"])?;
     let service = it.get("web")?;
     let ingress = &service["status"]["loadBalancer"]["ingress"][0];
     ensure!(ingress["ipMode"] == "Proxy", "{ingress}");
@@ -70,7 +70,7 @@ fn a_service_of_another_class_stays_untouched_to_the_byte() -> Result<()> {
     // Services are heard of in the order of their changes.
     it.service("ours", "ports: [{port: 80}]")?;
     it.address("ours")?;
-    it.says("ours", "Programmed", &["True"])?;
+    it.says("ours", "fairway.dev/Programmed", &["True"])?;
     for (name, before) in ["theirs", "changes"].into_iter().zip(before) {
         let (before, now) = (before?, it.get(name)?);
         ensure!(now == before, "{before} is {now}");
@@ -409,11 +409,11 @@ fn a_port_that_another_process_holds_is_said_and_taken_when_free() -> Result<()>
         Ok(())
     })?;
     let words = ["False", "PortInUse", "8080", "edge-1"];
-    it.says("web", "Programmed", &words)?;
+    it.says("web", "fairway.dev/Programmed", &words)?;
     it.tells("web", "PortInUse", &["8080"])?;
     drop(other);
     it.answers(web.ip, 8080, Some("a"))?;
-    it.says("web", "Programmed", &["True"])?;
+    it.says("web", "fairway.dev/Programmed", &["True"])?;
     wait::until_some("the error is gone", || {
         let ports = ports()?;
         ensure!(ports[1].get("error").is_none(), "{ports}");

@@ -55,7 +55,7 @@ fn two_namespaces_share_an_address_where_both_say_so() -> Result<()> {
         let service = ("Service", "yard", other.as_str());
         let refused = |it: &Value| {
             let said = it["status"]["conditions"].to_string();
-            said.contains("\"AddressAssigned\"") && said.contains("Sharing")
+            said.contains("\"fairway.dev/AddressAssigned\"") && said.contains("Sharing")
         };
         cluster.wait_for(service, "one side alone is not enough", refused)?;
         let patch = json!({"metadata": {"annotations": {namespaces: "shop"}}});

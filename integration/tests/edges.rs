@@ -91,7 +91,7 @@ fn an_address_of_a_node_is_given_to_nobody() -> Result<()> {
     let asks = json!({"fairway.dev/addresses": "203.0.113.1"});
     it.asking(("shop", "greedy"), asks, json!({}))?;
     let words = ["NodeAddress", "203.0.113.1", "node 'node-a'"];
-    it.says("greedy", "AddressAssigned", &words)?;
+    it.says("greedy", "fairway.dev/AddressAssigned", &words)?;
     it.tells("greedy", "SyncLoadBalancerFailed", &words)?;
     let edge = || cluster.get_json("AddressPool", "", "edge");
     wait::until_some("the pool tells what it leaves out", || {
@@ -109,7 +109,7 @@ fn an_address_of_a_node_is_given_to_nobody() -> Result<()> {
     cluster.node("node-b", &[vip(2)], &[])?;
     it.says(
         "web",
-        "OutOfPool",
+        "fairway.dev/OutOfPool",
         &["True", "NodeAddress", "node 'node-b'"],
     )?;
     ensure!(it.addresses("web")? == ["203.0.113.2"]);
@@ -156,7 +156,11 @@ fn node_ports_are_asked_for_where_the_service_itself_sends_its_traffic_there() -
         "NodePortsRefused",
         &["29999", "forward-to: node-ports"],
     )?;
-    it.says("web", "NodePortsAllocated", &["True", "Allocated"])?;
+    it.says(
+        "web",
+        "fairway.dev/NodePortsAllocated",
+        &["True", "Allocated"],
+    )?;
     ensure!(it.address("web")? == vip(2));
     ensure!(it.address("plain")? == vip(1));
     ensure!(numbers("plain")? == [None]);
@@ -220,13 +224,13 @@ fn what_a_former_provider_left_in_the_status_is_removed() -> Result<()> {
     is("old", &[])?;
     it.service("new", "ports: [{port: 80}]")?;
     for ingress in &left {
-        it.says("new", "AddressAssigned", &["False", "NoPools"])?;
+        it.says("new", "fairway.dev/AddressAssigned", &["False", "NoPools"])?;
         it.change_status("new", json!({"loadBalancer": {"ingress": ingress}}))?;
         is("new", &[])?;
     }
     it.pool("edge", &["203.0.113.1-203.0.113.4"])?;
     for name in ["old", "new"] {
-        it.says(name, "AddressAssigned", &["True"])?;
+        it.says(name, "fairway.dev/AddressAssigned", &["True"])?;
         let address = it.address(name)?.to_string();
         is(name, &[&address])?;
         for ingress in &left {

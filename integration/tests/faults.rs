@@ -365,9 +365,9 @@ fn addresses_stay_while_the_definition_of_pools_is_gone() -> Result<()> {
         for process in [&shop.it.controller, &shop.it.gateway] {
             process.problem(&["CustomResourceDefinition is not installed"])?;
         }
-        it.says("web", "OutOfPool", &["True", "203.0.113.1"])?;
+        it.says("web", "fairway.dev/OutOfPool", &["True", "203.0.113.1"])?;
         it.service("next", "ports: [{port: 80}]")?;
-        it.says("next", "AddressAssigned", &["False", "NoPools"])?;
+        it.says("next", "fairway.dev/AddressAssigned", &["False", "NoPools"])?;
         shop.is_sound()?;
 
         cluster.apply(MANIFESTS)?;
@@ -378,7 +378,9 @@ fn addresses_stay_while_the_definition_of_pools_is_gone() -> Result<()> {
         wait::until_some("its address is of a pool again", || {
             let service = it.get("web")?;
             ensure!(
-                !service["status"].to_string().contains("OutOfPool"),
+                !service["status"]
+                    .to_string()
+                    .contains("fairway.dev/OutOfPool"),
                 "{service}"
             );
             Ok(())

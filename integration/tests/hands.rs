@@ -24,7 +24,7 @@ fn a_status_or_finalizer_that_a_person_edits_is_put_right() -> Result<()> {
     let it = AtWork::begin(&cluster)?;
     let web = it.web()?;
     it.answers(web.ip, 80, Some("a"))?;
-    it.says("web", "Programmed", &["True"])?;
+    it.says("web", "fairway.dev/Programmed", &["True"])?;
     let right = it.get("web")?["status"].clone();
     for edit in [
         json!({"loadBalancer": null}),

@@ -339,7 +339,7 @@ fn every_live_address_stays_as_it_is_when_fairway_takes_over() -> Result<()> {
             let conditions = &service["status"]["conditions"];
             let conditions = conditions.as_array().into_iter().flatten();
             conditions
-                .filter(|it| it["type"] == "AddressAssigned")
+                .filter(|it| it["type"] == "fairway.dev/AddressAssigned")
                 .any(|it| it["status"] == "True")
         })?;
         let ingress = service["status"]["loadBalancer"]["ingress"].as_array();

@@ -105,7 +105,7 @@ fn an_address_that_is_asked_for_in_any_dialect_is_given() -> Result<()> {
     it.asking(("shop", "share-c"), asks, spec)?;
     it.says(
         "share-c",
-        "AddressAssigned",
+        "fairway.dev/AddressAssigned",
         &["False", "SharingPortClash", "203.0.113.20"],
     )?;
 
@@ -133,7 +133,7 @@ fn an_address_that_is_asked_for_in_any_dialect_is_given() -> Result<()> {
         ),
     ] {
         it.asking(("shop", name), asks, none.clone())?;
-        it.says(name, "AddressAssigned", &["False", reason])?;
+        it.says(name, "fairway.dev/AddressAssigned", &["False", reason])?;
         it.tells(name, "SyncLoadBalancerFailed", &[reason])?;
         ensure!(it.addresses(name)?.is_empty());
     }
@@ -160,8 +160,8 @@ fn a_full_pool_and_a_quota_are_said_and_end_when_an_address_is_free() -> Result<
     }
     it.service("late", "ports: [{port: 80}]")?;
     let words = ["PoolExhausted", "'edge'", "all 2 IPv4 addresses are held"];
-    it.says("late", "AddressAssigned", &words)?;
-    let condition = it.condition("late", "AddressAssigned")?;
+    it.says("late", "fairway.dev/AddressAssigned", &words)?;
+    let condition = it.condition("late", "fairway.dev/AddressAssigned")?;
     let message = condition
         .strip_prefix("False PoolExhausted ")
         .context("another form")?;
@@ -186,7 +186,7 @@ fn a_full_pool_and_a_quota_are_said_and_end_when_an_address_is_free() -> Result<
     it.asking(("shop", "second"), asks.clone(), json!({}))?;
     it.says(
         "second",
-        "AddressAssigned",
+        "fairway.dev/AddressAssigned",
         &["QuotaExceeded", "quota of 1"],
     )?;
     it.tells(
@@ -214,12 +214,12 @@ fn a_pool_in_use_that_is_edited_or_deleted_takes_no_address_away() -> Result<()>
     let address = it.address("web")?;
     ensure!(address == vip(1));
     it.pool("edge", &["203.0.113.5-203.0.113.9"])?;
-    it.says("web", "OutOfPool", &["True", "203.0.113.1"])?;
+    it.says("web", "fairway.dev/OutOfPool", &["True", "203.0.113.1"])?;
     it.tells("web", "OutOfPool", &["203.0.113.1"])?;
     cluster.kubectl(&["delete", "apool", "edge", "--timeout=60s"])?;
     it.service("next", "ports: [{port: 80}]")?;
-    it.says("next", "AddressAssigned", &["False", "NoPools"])?;
-    it.says("web", "OutOfPool", &["True", "203.0.113.1"])?;
+    it.says("next", "fairway.dev/AddressAssigned", &["False", "NoPools"])?;
+    it.says("web", "fairway.dev/OutOfPool", &["True", "203.0.113.1"])?;
     // Nor does a new controller.
     controller.restart()?;
     it.pool("fresh", &["203.0.113.8"])?;
@@ -229,7 +229,8 @@ fn a_pool_in_use_that_is_edited_or_deleted_takes_no_address_away() -> Result<()>
     wait::until_some("the condition goes when the pool is back", || {
         let service = it.get("web")?;
         let conditions = service["status"]["conditions"].as_array();
-        let there = conditions.is_some_and(|all| all.iter().any(|it| it["type"] == "OutOfPool"));
+        let there = conditions
+            .is_some_and(|all| all.iter().any(|it| it["type"] == "fairway.dev/OutOfPool"));
         ensure!(!there, "{service}");
         Ok::<_, anyhow::Error>(())
     })?;

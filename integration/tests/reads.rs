@@ -179,9 +179,9 @@ fn a_gateway_that_joins_or_goes_writes_to_no_service() -> Result<()> {
         .collect();
     cluster.create_all("Service", "shop", &others)?;
     for n in 0..20 {
-        it.says(&format!("other-{n}"), "Programmed", &["True"])?;
+        it.says(&format!("other-{n}"), "fairway.dev/Programmed", &["True"])?;
     }
-    it.says("web", "Programmed", &["True"])?;
+    it.says("web", "fairway.dev/Programmed", &["True"])?;
     let versions = || -> Result<Vec<Value>> {
         let all = cluster.list("Service", "shop", "")?;
         Ok(all

@@ -92,7 +92,7 @@ fn the_state_is_the_whole_service() -> Result<()> {
     ensure!(
         conditions
             .iter()
-            .any(|c| c["type"] == "AddressAssigned" && c["status"] == "True")
+            .any(|c| c["type"] == "fairway.dev/AddressAssigned" && c["status"] == "True")
     );
     Ok(())
 }

@@ -63,7 +63,7 @@ fn essence(service: &Value) -> Value {
 fn is_decided(service: &Value) -> bool {
     let conditions = service["status"]["conditions"].as_array();
     let mut conditions = conditions.into_iter().flatten();
-    conditions.any(|it| it["type"] == "AddressAssigned")
+    conditions.any(|it| it["type"] == "fairway.dev/AddressAssigned")
         || service["metadata"]["annotations"]["kube-vip.io/ignore"] == "true"
 }
 
@@ -96,7 +96,7 @@ fn two_hundred_services_of_a_hostile_tenant_leave_the_others_alone() -> Result<(
     let mut before = Vec::new();
     for (name, address) in &others {
         it.answers(*address, 80, Some("a"))?;
-        it.says(name, "Programmed", &["True"])?;
+        it.says(name, "fairway.dev/Programmed", &["True"])?;
         before.push(essence(&it.get(name)?));
     }
 

@@ -89,7 +89,7 @@ fn without_endpoints_connections_are_refused_and_nothing_answers() -> Result<()>
     cluster.set_pod_ready("shop", "web-2", false)?;
     all_refuse()?;
     // It is as it should be, not failed.
-    it.says("web", "Programmed", &["True"])
+    it.says("web", "fairway.dev/Programmed", &["True"])
 }
 
 fn node_ports_follow_a_live_service() -> Result<()> {
@@ -230,7 +230,7 @@ fn the_families_of_a_live_service_change() -> Result<()> {
     let has = |wanted: &[IpAddr]| it.has("web", wanted);
     let policy = |policy: &str| it.change("web", json!({"spec": {"ipFamilyPolicy": policy}}));
     has(&[vip(1)])?;
-    it.says("web", "AddressAssigned", &["True"])?;
+    it.says("web", "fairway.dev/AddressAssigned", &["True"])?;
     // Where no pool has the other family, who prefers both is content with one, and who requires
     // both keeps what it has and is told.
     policy("PreferDualStack")?;
@@ -238,15 +238,15 @@ fn the_families_of_a_live_service_change() -> Result<()> {
     it.service("marker", "ports: [{port: 80}]")?;
     it.address("marker")?;
     has(&[vip(1)])?;
-    it.says("web", "AddressAssigned", &["True"])?;
+    it.says("web", "fairway.dev/AddressAssigned", &["True"])?;
     policy("RequireDualStack")?;
-    it.says("web", "AddressAssigned", &["False", "IPv6"])?;
+    it.says("web", "fairway.dev/AddressAssigned", &["False", "IPv6"])?;
     it.tells("web", "SyncLoadBalancerFailed", &["IPv6"])?;
     has(&[vip(1)])?;
     it.answers(vip(1), 80, Some("a"))?;
     it.pool("six", &["2001:db8:f::1-2001:db8:f::9"])?;
     has(&[vip(1), vip6(1)])?;
-    it.says("web", "AddressAssigned", &["True"])?;
+    it.says("web", "fairway.dev/AddressAssigned", &["True"])?;
     it.answers(vip6(1), 80, Some("a"))?;
     policy("SingleStack")?;
     has(&[vip(1)])?;

@@ -153,7 +153,7 @@ fn may_keep(holder: &Holder, address: IpAddr, drafts: &[Draft], imported: &mut I
         if !selects || !of_namespace {
             imported.warnings.push(format!(
                 "{holder} holds {address} of AddressPool {}, which does not select it: it keeps it, \
-                 with the condition OutOfPool, and would not get it again.",
+                 with the condition fairway.dev/OutOfPool, and would not get it again.",
                 draft.name
             ));
         }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use fairway_config::exchange::{Condition, Status};
 
-use crate::conditions::{
+use fairway_config::conditions::{
     ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, NODE_PORTS_ALLOCATED, OUT_OF_POOL, PROGRAMMED,
 };
 

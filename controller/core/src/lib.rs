@@ -9,7 +9,7 @@
 //!    with the rules of who may have what;
 //! 3. `index`: the Services, and who waits for what; `assign`: who gets what; `asking`: node ports
 //!    that somebody else allocates;
-//! 4. `refusal`, [`conditions`], `status`, `explain`: the same reasons, for statuses and for people;
+//! 4. `refusal`, `status`, `explain`: the same reasons, for statuses and for people;
 //! 5. `state`: what is fed and asked.
 //!
 //! Invariants:
@@ -30,7 +30,6 @@
 //!   but for a change of an AddressPool, or of a node that has an address of one. Thousands on one address, thousands of addresses under one
 //!   key and thousands of ports cost their own change no more than their number.
 
-pub mod conditions;
 pub mod events;
 
 mod addresses;

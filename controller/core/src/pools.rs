@@ -11,7 +11,7 @@ use fairway_config::pool::AddressPool;
 use fairway_config::time::Timestamp;
 
 use crate::addresses::FreeAddresses;
-use crate::conditions::{OVERLAPS, READY};
+use fairway_config::conditions::{OVERLAPS, READY};
 
 /// How many nodes a message names.
 const NODES_NAMED: usize = 3;

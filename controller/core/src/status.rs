@@ -1,4 +1,4 @@
-//! Makes the status of a Service: its [`conditions`](crate::conditions) and `status.loadBalancer`.
+//! Makes the status of a Service: its [`conditions`](fairway_config::conditions) and `status.loadBalancer`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,14 +17,14 @@ use fairway_config::view::GatewayRow;
 
 use crate::asking;
 use crate::assign::missing_numbers;
-use crate::conditions::{
-    ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE, NODE_PORTS_ALLOCATED,
-    OUT_OF_POOL, PROGRAMMED, SOURCE_CURRENT,
-};
 use crate::index::{Entry, Standing};
 use crate::ledger::Ledger;
 use crate::ports::{NumberRefusal, Use};
 use crate::wants::{self, NumberWant};
+use fairway_config::conditions::{
+    ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE, NODE_PORTS_ALLOCATED,
+    OUT_OF_POOL, PROGRAMMED, SOURCE_CURRENT,
+};
 
 /// What gateways say of one Service, in the order of their names.
 pub(crate) type Reports = Vec<Arc<Report>>;

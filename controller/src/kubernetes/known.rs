@@ -8,12 +8,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::cluster::Node;
+use fairway_config::conditions;
 use fairway_config::exchange::{Change, Held, StoredService};
 use fairway_config::object::{self, Kind, Object, ObjectKey};
 use fairway_config::problem::{Place, Problem};
 use fairway_config::service::{Service, ServiceType};
 use fairway_config::time::Timestamp;
-use fairway_controller_core::conditions;
 use serde_json::Value;
 
 use super::status;

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fairway_config::conditions;
 use fairway_config::exchange::{Condition, Ingress, IngressPort, IpMode, PoolStatus, Status};
 use fairway_config::net::Protocol;
 use fairway_config::service::PortKey;
-use fairway_controller_core::conditions;
 use serde_json::{Value, json};
 
 use crate::shape;
@@ -136,15 +136,18 @@ mod tests {
                 "ports": [{"port": 80, "protocol": "TCP", "error": "PortInUse"}],
             }]},
             "conditions": [
-                {"type": "AddressAssigned", "status": "True", "reason": "Assigned",
+                {"type": "fairway.dev/AddressAssigned", "status": "True", "reason": "Assigned",
                  "message": "203.0.113.1 is assigned.", "lastTransitionTime": "2026-01-01T00:00:00Z"},
                 {"type": "example.com/Scanned", "status": "True", "reason": "Clean",
+                 "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                // The Gateway API's word, or another load balancer's: not ours without our prefix.
+                {"type": "Programmed", "status": "False", "reason": "Pending",
                  "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"},
             ],
         }});
         let found = read(&object);
         assert_eq!(found.status.ingress.len(), 1);
-        assert_eq!(found.foreign.len(), 1);
+        assert_eq!(found.foreign.len(), 2);
         let mut patched = patch("7", &found.status, &found.foreign);
         assert_eq!(patched["metadata"]["resourceVersion"], "7");
         let again = read(&patched);

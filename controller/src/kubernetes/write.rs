@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use fairway_config::conditions;
 use fairway_config::exchange::Status;
 use fairway_config::service::PortKey;
-use fairway_controller_core::conditions;
 use serde_json::{Value, json};
 
 use super::known::{FINALIZER, Record};

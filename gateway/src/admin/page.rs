@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write};
 
+use fairway_config::conditions;
 use fairway_config::exchange::ListenerState;
 use fairway_config::problem::Problem;
 use fairway_config::view::{
@@ -359,14 +360,7 @@ fn standing(conditions: &[ConditionRow]) -> (Tone, String) {
     }
     let wanting: Vec<String> = conditions
         .iter()
-        .filter(|condition| {
-            // The conditions that report something wrong by being true.
-            let wanted = match condition.kind.as_str() {
-                "OutOfPool" | "Overlaps" => "False",
-                _ => "True",
-            };
-            condition.status != wanted
-        })
+        .filter(|it| conditions::is_trouble(&it.kind, it.status == "True"))
         .map(|condition| format!("{}: {}", condition.reason, condition.message))
         .collect();
     match wanting.is_empty() {

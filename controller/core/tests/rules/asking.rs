@@ -47,15 +47,24 @@ fn numbers_are_asked_for_where_the_service_itself_says_so_and_nowhere_else() {
     assert_eq!(world.asked, [30087, 30087]);
     assert_eq!(world.got("plain"), "10.0.0.1 - Assigned");
     let allocated = Some((true, "Allocated"));
-    assert_eq!(world.condition("both", "NodePortsAllocated"), allocated);
-    assert_eq!(world.condition("plain", "NodePortsAllocated"), None);
+    assert_eq!(
+        world.condition("both", "fairway.dev/NodePortsAllocated"),
+        allocated
+    );
+    assert_eq!(
+        world.condition("plain", "fairway.dev/NodePortsAllocated"),
+        None
+    );
     // It is asked once, and what was given stays when the annotation goes.
     let mut without = asking("both", 5);
     without.asks.forward_to = None;
     without.ports = vec![port(Protocol::Tcp, 53, Some(30087))];
     world.put([without]);
     assert_eq!(world.asked.len(), 2);
-    assert_eq!(world.condition("both", "NodePortsAllocated"), None);
+    assert_eq!(
+        world.condition("both", "fairway.dev/NodePortsAllocated"),
+        None
+    );
 }
 
 #[test]
@@ -70,13 +79,19 @@ fn a_number_that_is_refused_is_followed_by_another_and_said_meanwhile() {
     world.ask_again("web");
     assert_eq!(world.asked, [30086, 30087]);
     let refused = Some((false, "NodePortsRefused"));
-    assert_eq!(world.condition("web", "NodePortsAllocated"), refused);
+    assert_eq!(
+        world.condition("web", "fairway.dev/NodePortsAllocated"),
+        refused
+    );
     let why = world.explain("web", "Node ports").join(" ");
     assert!(why.contains("it is allocated already"), "{why}");
     world.ask_again("web");
     assert_eq!(world.asked, [30086, 30087, 30088]);
     let allocated = Some((true, "Allocated"));
-    assert_eq!(world.condition("web", "NodePortsAllocated"), allocated);
+    assert_eq!(
+        world.condition("web", "fairway.dev/NodePortsAllocated"),
+        allocated
+    );
     // What was refused to one is no secret, but may be free for another by now.
     world.refuses.clear();
     world.put([asking("next", 2)]);
@@ -93,11 +108,17 @@ fn where_no_number_is_left_it_is_said_and_asked_for_when_one_is_free() {
     world.put([asking("first", 1), asking("second", 2)]);
     assert_eq!(world.asked, [30000]);
     let refused = Some((false, "NodePortsRefused"));
-    assert_eq!(world.condition("second", "NodePortsAllocated"), refused);
+    assert_eq!(
+        world.condition("second", "fairway.dev/NodePortsAllocated"),
+        refused
+    );
     world.delete("first");
     assert_eq!(world.asked, [30000, 30000]);
     let allocated = Some((true, "Allocated"));
-    assert_eq!(world.condition("second", "NodePortsAllocated"), allocated);
+    assert_eq!(
+        world.condition("second", "fairway.dev/NodePortsAllocated"),
+        allocated
+    );
 }
 
 #[test]
@@ -108,7 +129,10 @@ fn a_question_that_is_denied_is_asked_again_with_the_same_number() {
     world.ask_again("web");
     assert_eq!(world.asked, [30086, 30086]);
     let refused = Some((false, "NodePortsRefused"));
-    assert_eq!(world.condition("web", "NodePortsAllocated"), refused);
+    assert_eq!(
+        world.condition("web", "fairway.dev/NodePortsAllocated"),
+        refused
+    );
     let why = world.explain("web", "Node ports").join(" ");
     assert!(why.contains("not now"), "{why}");
     // Nobody's number is kept meanwhile.
@@ -172,7 +196,10 @@ fn a_number_that_becomes_free_is_asked_for_by_as_many_as_it_serves() {
     world.denies = false;
     world.ask_again("fifth");
     let allocated = Some((true, "Allocated"));
-    assert_eq!(world.condition("fifth", "NodePortsAllocated"), allocated);
+    assert_eq!(
+        world.condition("fifth", "fairway.dev/NodePortsAllocated"),
+        allocated
+    );
     // Its time comes, and there is none: it waits as the others do, until it wants none any more.
     world.ask_again("fourth");
     let mut without = asking("fourth", 4);
@@ -181,6 +208,9 @@ fn a_number_that_becomes_free_is_asked_for_by_as_many_as_it_serves() {
     world.delete("fifth");
     assert_eq!(world.asked.len(), 4);
     world.delete("holder");
-    assert_eq!(world.condition("two", "NodePortsAllocated"), allocated);
+    assert_eq!(
+        world.condition("two", "fairway.dev/NodePortsAllocated"),
+        allocated
+    );
     assert_eq!(world.asked.len(), 6);
 }

@@ -38,11 +38,17 @@ fn a_range_that_is_full_is_said_and_ends_with_the_first_that_goes() {
     assert_eq!(world.got("old"), "10.0.0.1 30000 Assigned");
     assert_eq!(world.got("young"), "10.0.0.2 - Assigned");
     let full = Some((false, "NodePortsExhausted"));
-    assert_eq!(world.condition("young", "NodePortsAllocated"), full);
+    assert_eq!(
+        world.condition("young", "fairway.dev/NodePortsAllocated"),
+        full
+    );
     world.delete("old");
     assert_eq!(world.got("young"), "10.0.0.2 30000 Assigned");
     let good = Some((true, "Allocated"));
-    assert_eq!(world.condition("young", "NodePortsAllocated"), good);
+    assert_eq!(
+        world.condition("young", "fairway.dev/NodePortsAllocated"),
+        good
+    );
 }
 
 #[test]
@@ -68,7 +74,10 @@ fn in_a_cluster_node_ports_are_what_the_spec_says() {
     world.put([with, service("without", 2)]);
     assert_eq!(world.got("with"), "10.0.0.1 31000 Assigned");
     assert_eq!(world.got("without"), "10.0.0.2 - Assigned");
-    assert_eq!(world.condition("without", "NodePortsAllocated"), None);
+    assert_eq!(
+        world.condition("without", "fairway.dev/NodePortsAllocated"),
+        None
+    );
 }
 
 #[test]
@@ -91,21 +100,21 @@ fn in_a_cluster_without_a_gateway_the_service_says_so() {
         elsewhere,
     ]);
     const NONE: Option<(bool, &str)> = Some((false, "NoGateway"));
-    assert_eq!(world.condition("shop", "Programmed"), NONE);
+    assert_eq!(world.condition("shop", "fairway.dev/Programmed"), NONE);
     // Nothing is to be carried by one.
-    assert_eq!(world.condition("late", "Programmed"), None);
-    assert_eq!(world.condition("elsewhere", "Programmed"), None);
+    assert_eq!(world.condition("late", "fairway.dev/Programmed"), None);
+    assert_eq!(world.condition("elsewhere", "fairway.dev/Programmed"), None);
     world.gateway("edge-1", false);
-    assert_eq!(world.condition("shop", "Programmed"), NONE);
+    assert_eq!(world.condition("shop", "fairway.dev/Programmed"), NONE);
     world.gateway("edge-1", true);
     assert_eq!(
-        world.condition("shop", "Programmed"),
+        world.condition("shop", "fairway.dev/Programmed"),
         Some((true, "Programmed"))
     );
     // A restart of all gateways is no news of every Service.
     world.gateway("edge-1", false);
     assert_eq!(
-        world.condition("shop", "Programmed"),
+        world.condition("shop", "fairway.dev/Programmed"),
         Some((true, "Programmed"))
     );
 }
@@ -128,36 +137,36 @@ fn where_a_gateway_can_t_tell_of_every_service_none_is_said_to_work_that_was_not
     world.gateway("west", true);
     world.put([service("works", 1), service("fails", 2)]);
     world.report("east", "fails", "203.0.113.2:80", fails());
-    assert_eq!(world.condition("works", "Programmed"), WORKS);
-    assert_eq!(world.condition("fails", "Programmed"), FAILS);
+    assert_eq!(world.condition("works", "fairway.dev/Programmed"), WORKS);
+    assert_eq!(world.condition("fails", "fairway.dev/Programmed"), FAILS);
     // What it said of this one has no room any more.
     world.gateway_that_omits("east", true, 1);
     world.silence("fails");
     world.put([service("late", 3)]);
-    assert_eq!(world.condition("works", "Programmed"), WORKS);
-    assert_eq!(world.condition("fails", "Programmed"), FAILS);
-    assert_eq!(world.condition("late", "Programmed"), None);
+    assert_eq!(world.condition("works", "fairway.dev/Programmed"), WORKS);
+    assert_eq!(world.condition("fails", "fairway.dev/Programmed"), FAILS);
+    assert_eq!(world.condition("late", "fairway.dev/Programmed"), None);
     // What it does say is heard.
     world.report("east", "works", "203.0.113.1:80", fails());
-    assert_eq!(world.condition("works", "Programmed"), FAILS);
+    assert_eq!(world.condition("works", "fairway.dev/Programmed"), FAILS);
     // There is room again, and it says nothing of the others.
     world.gateway_that_omits("east", true, 0);
-    assert_eq!(world.condition("works", "Programmed"), FAILS);
-    assert_eq!(world.condition("fails", "Programmed"), WORKS);
-    assert_eq!(world.condition("late", "Programmed"), WORKS);
+    assert_eq!(world.condition("works", "fairway.dev/Programmed"), FAILS);
+    assert_eq!(world.condition("fails", "fairway.dev/Programmed"), WORKS);
+    assert_eq!(world.condition("late", "fairway.dev/Programmed"), WORKS);
 }
 
 #[test]
 fn an_address_outlives_its_pool_and_says_so() {
     let mut world = World::new(settings(), vec![pool()]);
     world.put([service("shop", 1)]);
-    assert_eq!(world.condition("shop", "OutOfPool"), None);
+    assert_eq!(world.condition("shop", "fairway.dev/OutOfPool"), None);
     let elsewhere = || other_pool("edge", "10.1.0.0", "10.1.0.3");
 
     world.pool(elsewhere());
     assert_eq!(world.got("shop"), "10.0.0.1 30086 Assigned");
     assert_eq!(
-        world.condition("shop", "OutOfPool"),
+        world.condition("shop", "fairway.dev/OutOfPool"),
         Some((true, "OutOfPool"))
     );
     // Nobody else gets it, asked for or not.
@@ -169,7 +178,7 @@ fn an_address_outlives_its_pool_and_says_so() {
     world.delete_pool("edge");
     assert_eq!(world.got("shop"), "10.0.0.1 30086 Assigned");
     world.pool(pool());
-    assert_eq!(world.condition("shop", "OutOfPool"), None);
+    assert_eq!(world.condition("shop", "fairway.dev/OutOfPool"), None);
 
     // A selector that leaves it out takes nothing away, either.
     let mut picky = pool();
@@ -177,7 +186,7 @@ fn an_address_outlives_its_pool_and_says_so() {
     world.pool(picky);
     assert_eq!(world.got("shop"), "10.0.0.1 30086 Assigned");
     assert_eq!(
-        world.condition("shop", "OutOfPool"),
+        world.condition("shop", "fairway.dev/OutOfPool"),
         Some((true, "NotSelected"))
     );
 }
@@ -320,7 +329,7 @@ fn two_that_swap_their_ports_never_have_one_both() {
 fn what_gateways_report_ends_in_programmed_and_in_the_ports() {
     let mut world = World::new(settings(), vec![pool()]);
     world.put([service("shop", 1)]);
-    assert_eq!(world.condition("shop", "Programmed"), None);
+    assert_eq!(world.condition("shop", "fairway.dev/Programmed"), None);
     let failed = || ListenerState::Failed {
         reason: "PortInUse".into(),
         message: "another process holds the port".into(),
@@ -328,17 +337,21 @@ fn what_gateways_report_ends_in_programmed_and_in_the_ports() {
     let listen = "10.0.0.1:80";
     world.report("east", "shop", listen, ListenerState::Listening);
     assert_eq!(
-        world.condition("shop", "Programmed"),
+        world.condition("shop", "fairway.dev/Programmed"),
         Some((true, "Programmed"))
     );
     world.report("west", "shop", listen, failed());
     assert_eq!(
-        world.condition("shop", "Programmed"),
+        world.condition("shop", "fairway.dev/Programmed"),
         Some((false, "PortInUse"))
     );
     let status = world.status("shop");
     assert_eq!(
-        status.conditions.get("Programmed").unwrap().message,
+        status
+            .conditions
+            .get("fairway.dev/Programmed")
+            .unwrap()
+            .message,
         "Gateway west, 10.0.0.1:80/TCP: another process holds the port"
     );
     let error = |world: &World| world.status("shop").ingress[0].ports[0].error.clone();
@@ -346,7 +359,7 @@ fn what_gateways_report_ends_in_programmed_and_in_the_ports() {
     // No endpoint is no failure.
     world.report("west", "shop", listen, ListenerState::Refusing);
     assert_eq!(
-        world.condition("shop", "Programmed"),
+        world.condition("shop", "fairway.dev/Programmed"),
         Some((true, "Programmed"))
     );
     assert_eq!(error(&world), None);
@@ -366,7 +379,7 @@ fn what_gateways_said_stays_until_they_are_heard_again() {
     world.restart(settings(), vec![pool()]);
     assert_eq!(*world.status("shop"), before);
     world.silence("shop");
-    assert_eq!(world.condition("shop", "Programmed"), None);
+    assert_eq!(world.condition("shop", "fairway.dev/Programmed"), None);
     assert_eq!(world.status("shop").ingress[0].ports[0].error, None);
 }
 
@@ -392,7 +405,7 @@ fn since_is_when_the_status_changed_and_not_the_reason() {
         world
             .status("shop")
             .conditions
-            .get("AddressAssigned")
+            .get("fairway.dev/AddressAssigned")
             .unwrap()
             .since
     };
@@ -402,14 +415,14 @@ fn since_is_when_the_status_changed_and_not_the_reason() {
     world.now = 20;
     world.pool(picky);
     assert_eq!(
-        world.condition("shop", "AddressAssigned"),
+        world.condition("shop", "fairway.dev/AddressAssigned"),
         Some((false, "NotSelected"))
     );
     assert_eq!(since(&world), Timestamp(10));
     world.now = 30;
     world.pool(pool());
     assert_eq!(
-        world.condition("shop", "AddressAssigned"),
+        world.condition("shop", "fairway.dev/AddressAssigned"),
         Some((true, "Assigned"))
     );
     assert_eq!(since(&world), Timestamp(30));
@@ -423,7 +436,7 @@ fn sctp_and_notices_are_said() {
     world.put([odd]);
     assert_eq!(world.got("odd"), "10.0.0.1 30086 Assigned");
     assert_eq!(
-        world.condition("odd", "Accepted"),
+        world.condition("odd", "fairway.dev/Accepted"),
         Some((false, "UnsupportedProtocol"))
     );
     let ports = &world.status("odd").ingress[0].ports;

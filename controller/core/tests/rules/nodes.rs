@@ -56,7 +56,7 @@ fn who_has_the_address_of_a_node_that_comes_later_keeps_it_and_says_so() {
         world.node("a", &["10.0.0.1"]);
         assert_eq!(world.got("web"), "10.0.0.1 30086 Assigned", "{restarted}");
         let out = Some((true, "NodeAddress"));
-        assert_eq!(world.condition("web", "OutOfPool"), out);
+        assert_eq!(world.condition("web", "fairway.dev/OutOfPool"), out);
         assert_eq!(counts(&world), (3, 1, 2));
         let pool = other_pool("edge", "10.0.0.1", "10.0.0.3");
         world.restart(settings(), vec![pool]);

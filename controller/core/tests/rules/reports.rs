@@ -52,8 +52,11 @@ fn a_few_things_are_named_and_the_rest_is_counted_listed_or_not() {
         let message = &world.status("shop").conditions.get(kind).unwrap().message;
         assert!(message.ends_with(words), "{message}");
     };
-    ends("Programmed", "; 15 more listeners fail");
+    ends("fairway.dev/Programmed", "; 15 more listeners fail");
     // Both refuse the same.
-    ends("EndpointsAllowed", "; 21 more endpoints are refused");
-    ends("GatewayNotice", "; 35 more notices");
+    ends(
+        "fairway.dev/EndpointsAllowed",
+        "; 21 more endpoints are refused",
+    );
+    ends("fairway.dev/GatewayNotice", "; 35 more notices");
 }

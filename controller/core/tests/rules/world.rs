@@ -388,7 +388,7 @@ impl World {
         let numbers = held.node_ports.values().map(ToString::to_string);
         let health = held.health_check_node_port.map(|n| format!("+{n}"));
         let conditions = &self.status(name).conditions;
-        let reason = conditions.get("AddressAssigned");
+        let reason = conditions.get("fairway.dev/AddressAssigned");
         format!(
             "{} {} {}",
             list(held.addresses.iter().map(ToString::to_string).collect()),

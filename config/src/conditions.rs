@@ -1,0 +1,54 @@
+//! What a Service's status says.
+//!
+//! | type | on | True | False |
+//! |---|---|---|---|
+//! | `fairway.dev/AddressAssigned` | LoadBalancer Services that are ours | `Assigned` | why an address is missing: `NoPools`, `NoSuchPool`, `PoolExhausted`, `QuotaExceeded`, `NotSelected`, `NotAutoAssigned`, `NoAddressOfFamily`, `AddressInNoPool`, `AddressNotInPool`, `AddressHeld`, `NodeAddress`, `SharingPortClash`, `SharingWithoutConsent`, `FamilyNotWanted`, `DualStackUnavailable` |
+//! | `fairway.dev/NodePortsAllocated` | Services that want node ports, where Fairway allocates them or asks for them | `Allocated` | `NodePortOutOfRange`, `NodePortHeld`, `NodePortUsedTwice`, `NodePortsExhausted`, `NodePortsRefused` |
+//! | `fairway.dev/Programmed` | Services of which a gateway has reported listeners | `Programmed`: every one takes traffic | the reason of the first listener that can't |
+//! | `fairway.dev/OutOfPool` | Services that hold an address which no pool would give them now | `OutOfPool`, `NotSelected`, `NodeAddress` | never written |
+//! | `fairway.dev/Accepted` | Services with something well-formed and wrong | never written | the reason of the first notice |
+//! | `fairway.dev/SourceCurrent` | Services whose source can't be read | never written | `SourceUnreadable` |
+//! | `fairway.dev/EndpointsAllowed` | Services with endpoints that a gateway must not dial | never written | `EndpointsRefused` |
+//! | `fairway.dev/GatewayNotice` | Services of which a gateway has something else to say | the reason of the first notice | never written |
+//!
+//! A condition that says that something is wrong is there only while it is. A Service of which
+//! nothing is to be said gets no status.
+
+/// Whether a LoadBalancer Service has the addresses that it wants.
+pub const ADDRESS_ASSIGNED: &str = "fairway.dev/AddressAssigned";
+/// Whether a Service has the node ports that it wants.
+pub const NODE_PORTS_ALLOCATED: &str = "fairway.dev/NodePortsAllocated";
+/// Whether every listener for a Service takes traffic, on every gateway that has reported.
+pub const PROGRAMMED: &str = "fairway.dev/Programmed";
+/// True: a Service keeps an address that no pool would give it now.
+pub const OUT_OF_POOL: &str = "fairway.dev/OutOfPool";
+/// False: something in the Service is well-formed and wrong, and is left out.
+pub const ACCEPTED: &str = "fairway.dev/Accepted";
+/// False: the source of the Service can't be read, and its last good form is in force.
+pub const SOURCE_CURRENT: &str = "fairway.dev/SourceCurrent";
+/// False: some endpoints are refused.
+pub const ENDPOINTS_ALLOWED: &str = "fairway.dev/EndpointsAllowed";
+/// True: a gateway has something to say that is no failure.
+pub const GATEWAY_NOTICE: &str = "fairway.dev/GatewayNotice";
+/// All that Fairway writes to Services; the others there are somebody else's.
+pub const OF_SERVICES: [&str; 8] = [
+    ADDRESS_ASSIGNED,
+    NODE_PORTS_ALLOCATED,
+    PROGRAMMED,
+    OUT_OF_POOL,
+    ACCEPTED,
+    SOURCE_CURRENT,
+    ENDPOINTS_ALLOWED,
+    GATEWAY_NOTICE,
+];
+/// Whether addresses of a pool can be given out.
+pub const READY: &str = "Ready";
+/// True: a pool has addresses in common with another one.
+pub const OVERLAPS: &str = "Overlaps";
+
+/// Whether a condition says that something is wrong. Most are good when True; a few report a fault
+/// by being True.
+pub fn is_trouble(kind: &str, status: bool) -> bool {
+    let is_good_when_true = !matches!(kind, OUT_OF_POOL | OVERLAPS);
+    status != is_good_when_true
+}
