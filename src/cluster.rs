@@ -19,8 +19,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::WrongConfiguration;
 use crate::args::{ApiServerArgs, ControllerArgs, GatewayArgs, ProcessArgs};
+use crate::outcome::WrongConfiguration;
 use crate::process::{self, Process, Stop, Traffic};
 use crate::views::{Followed, Known};
 

@@ -19,7 +19,7 @@ pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let body = crate::client::get(args.asked.admin, &path)?;
     let explanation: Explanation = serde_json::from_slice(&body)
         .with_context(|| format!("{} did not answer as Fairway does", args.asked.admin))?;
-    crate::print(&render(&explanation))
+    crate::outcome::print(&render(&explanation))
 }
 
 /// As text: a heading a section, a sentence a line.

@@ -28,7 +28,7 @@ pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
         What::Listeners => "listeners",
     };
     let body = crate::client::get(args.asked.admin, &format!("/api/v1/{what}"))?;
-    let code = crate::print(&render(&args, &body, now())?)?;
+    let code = crate::outcome::print(&render(&args, &body, now())?)?;
     if let Some(note) = list::<IgnoredAny>(&args, &body)?.note {
         // Where nobody reads standard error there is nobody to tell.
         let _ = writeln!(std::io::stderr(), "note: {}", table::printable(&note));

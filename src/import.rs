@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 
 use crate::args::{ImportArgs, ImportFrom};
 use crate::cluster::client;
-use crate::{WrongConfiguration, process};
+use crate::outcome::WrongConfiguration;
+use crate::process;
 
 /// How many objects are asked for at a time.
 const PAGE: u32 = 500;
@@ -53,7 +54,7 @@ pub(crate) fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|pool| serde_saphyr::to_string(&pool.manifest()))
             .collect::<Result<_, _>>()?;
-        crate::print(&manifests.join("---\n"))?;
+        crate::outcome::print(&manifests.join("---\n"))?;
         match client.filter(|_| args.apply) {
             Some(client) => create(&client, &imported.pools).await,
             None => {

@@ -3,7 +3,7 @@
 //! Reading order: [`args`] is every command and flag; [`process`] is what every long-running
 //! command is made of; [`standalone`] wires controller and gateway over a directory, for itself and
 //! for [`demo`], [`cluster`] each of them over an API server; [`views`] is what the admin address
-//! shows;
+//! shows; [`outcome`] is what a command comes to;
 //! [`get`], [`explain`], [`validate`] and [`import`] are the commands that print and end.
 
 mod args;
@@ -14,6 +14,7 @@ mod explain;
 mod get;
 mod import;
 mod logs;
+mod outcome;
 mod process;
 mod standalone;
 mod table;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use args::{Cli, Command};
+use outcome::{WrongConfiguration, print};
 
 /// Gives back what is not used any more within a second, from a thread of its own: how it is set is
 /// in `.cargo/config.toml`, for it is built in.
@@ -48,11 +50,6 @@ fn main() -> ExitCode {
         }
     }
 }
-
-/// The class of errors that end with 2: nothing was tried, because what was asked for can't be.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct WrongConfiguration(String);
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
@@ -77,14 +74,5 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "fairway", &mut text);
             print(&String::from_utf8(text)?)
         }
-    }
-}
-
-/// Prints to standard output. A reader that went away (`| head`) is no error.
-fn print(text: &str) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
     }
 }

@@ -17,8 +17,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::WrongConfiguration;
 use crate::args::{ProcessArgs, TrafficArgs};
+use crate::outcome::WrongConfiguration;
 use crate::views::{Known, Whole};
 
 /// How often what the recorder's histograms collected is worked off.

@@ -9,8 +9,8 @@ use fairway_controller::{Controller, DirectorySettings, DirectoryStore, OpenErro
 use fairway_controller_core::NodePortRange;
 use tokio::task::JoinSet;
 
-use crate::WrongConfiguration;
 use crate::args::StandaloneArgs;
+use crate::outcome::WrongConfiguration;
 use crate::process::{self, Addresses, Process, Stop, Traffic};
 
 /// Runs until SIGTERM or SIGINT; a second one does not wait for connections to end.

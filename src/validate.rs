@@ -21,8 +21,8 @@ use fairway_controller::directory::{Declared, declared};
 use fairway_controller_core::{NodePortRange, Settings, State};
 use fairway_gateway_core::guard::Guard;
 
-use crate::WrongConfiguration;
 use crate::args::{DEFAULT_CLASS, ValidateArgs};
+use crate::outcome::WrongConfiguration;
 
 /// Checks the paths, prints what is wrong, ends with 1 where anything is.
 pub(crate) fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
@@ -60,18 +60,18 @@ pub(crate) fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
     problems.sort();
     problems.dedup();
     for problem in &problems {
-        crate::print(&format!("{problem}\n"))?;
+        crate::outcome::print(&format!("{problem}\n"))?;
     }
     let (files, objects) = (all.files, all.objects.len());
     if problems.is_empty() {
-        crate::print(&format!(
+        crate::outcome::print(&format!(
             "{} in {}: no problems\n",
             count(objects, "object"),
             count(files, "file")
         ))?;
         return Ok(ExitCode::SUCCESS);
     }
-    crate::print(&format!(
+    crate::outcome::print(&format!(
         "{} in {}: {}\n",
         count(objects, "object"),
         count(files, "file"),

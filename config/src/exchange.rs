@@ -19,7 +19,6 @@ use crate::net::{EndpointAddr, IpFamily, ListenAddr, Protocol};
 use crate::pool::AddressPool;
 use crate::service::{Notice, PortKey, Service};
 use crate::time::Timestamp;
-use crate::view::GatewayRow;
 
 /// A number of changes that belong together.
 #[derive(Clone, Debug, Default)]
@@ -264,6 +263,37 @@ pub struct PoolCount {
     pub used: u128,
     /// Neither.
     pub available: u128,
+}
+
+/// What a gateway says of itself: a row of `get gateways`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayRow {
+    /// Its name: the node's.
+    pub name: String,
+    /// Fairway's version.
+    pub version: String,
+    /// Whether every listener that can stand stands and every status is written.
+    pub ready: bool,
+    /// Why it is not ready, in a sentence; empty where it is.
+    pub why: String,
+    /// Listeners that take traffic.
+    pub listening: usize,
+    /// Listeners that can't.
+    pub failed: usize,
+    /// TCP connections now.
+    pub connections: u64,
+    /// UDP flows now.
+    pub flows: u64,
+    /// When it started; RFC 3339.
+    pub started: String,
+    /// Services with something wrong of which it could not tell the cluster, for want of room.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub omitted: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// What a gateway says of one Service.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::exchange::GatewayRow;
 use crate::exchange::{ListenerReport, PoolCount};
 use crate::net::{EndpointAddr, IpFamily, Protocol};
 use crate::pool::Forwarding;
@@ -135,37 +136,6 @@ pub struct PoolRow {
     pub counts: std::collections::BTreeMap<IpFamily, PoolCount>,
     /// Its conditions.
     pub conditions: Vec<ConditionRow>,
-}
-
-/// A row of `get gateways`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct GatewayRow {
-    /// Its name: the node's.
-    pub name: String,
-    /// Fairway's version.
-    pub version: String,
-    /// Whether every listener that can stand stands and every status is written.
-    pub ready: bool,
-    /// Why it is not ready, in a sentence; empty where it is.
-    pub why: String,
-    /// Listeners that take traffic.
-    pub listening: usize,
-    /// Listeners that can't.
-    pub failed: usize,
-    /// TCP connections now.
-    pub connections: u64,
-    /// UDP flows now.
-    pub flows: u64,
-    /// When it started; RFC 3339.
-    pub started: String,
-    /// Services with something wrong of which it could not tell the cluster, for want of room.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub omitted: usize,
-}
-
-fn is_zero(count: &usize) -> bool {
-    *count == 0
 }
 
 /// A row of `get listeners`.

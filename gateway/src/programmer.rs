@@ -20,6 +20,7 @@ use fairway_config::names::ServiceName;
 use fairway_config::net::{ListenAddr, Protocol};
 use tokio::time::Instant;
 
+pub(crate) use self::entry::Wanted;
 use self::entry::{Claimants, Entry, Failed, Standing};
 pub(crate) use self::opener::Opener;
 use crate::binding::Binding;
@@ -30,15 +31,6 @@ use crate::socket::BindError;
 
 /// How often it is looked whether the last connection to an address that retires has ended.
 const RETIRE: Duration = Duration::from_millis(100);
-
-/// What a Service wants at one place.
-#[derive(Clone, Debug)]
-pub(crate) struct Wanted {
-    pub(crate) place: Place,
-    /// The port that reports show.
-    pub(crate) port: u16,
-    pub(crate) target: Target,
-}
 
 /// What stands, and for whom.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 
 mod backends;
 mod round;
+mod targets;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -13,7 +14,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use fairway_config::service::ForwardTo;
-use fairway_config::view::ServiceRow;
 use fairway_controller_core::NodePortRange;
 use fairway_gateway_core::build::ServeNodePorts;
 
@@ -21,15 +21,10 @@ use crate::args::{DEFAULT_ADMIN, DEFAULT_CLASS, DemoArgs, LogFormat};
 use crate::process::{self, Addresses, Process, Traffic};
 use crate::standalone;
 use backends::Backend;
+use targets::{CHAT, ECHO, STICKY, Targets, WEB};
 
 /// How long the edge may take to stand before the demo gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The demo's port numbers. All but the last are ports of the demo's own addresses.
-const WEB: u16 = 8080;
-const STICKY: u16 = 8081;
-const CHAT: u16 = 8082;
-const ECHO: u16 = 5300;
 
 /// Runs it until Ctrl-C, or for one round.
 pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
@@ -115,8 +110,8 @@ async fn stand_and_show(
     }
     let services = process.services();
     let table = crate::get::services_table(&services, crate::get::now());
-    let targets = Targets::of(&services, block)?;
-    crate::print(&format!(
+    let targets = Targets::of(&services, block.node)?;
+    crate::outcome::print(&format!(
         "Fairway {}: an edge on this machine. Backends: {}. Pool: {}.\n\n{table}\n",
         env!("CARGO_PKG_VERSION"),
         backends::NAMES.join(", "),
@@ -124,9 +119,9 @@ async fn stand_and_show(
     ))?;
     let web = targets.web;
     let outcome = tokio::task::spawn_blocking(move || round::run(&targets)).await?;
-    crate::print(&outcome.text)?;
+    crate::outcome::print(&outcome.text)?;
     if !once {
-        crate::print(&format!(
+        crate::outcome::print(&format!(
             "\nTry it:       curl http://{web}/\n\
              Look at it:   http://{admin}/\n\
              Ask it:       fairway explain service demo/web{}\n\
@@ -164,40 +159,6 @@ impl Block {
     /// The first address that is given out: the pool leaves its ends alone.
     fn first(self) -> Ipv4Addr {
         Ipv4Addr::new(127, self.n, 0, 1)
-    }
-}
-
-/// Where the demo's Services are to be reached.
-#[derive(Clone, Copy, Debug)]
-struct Targets {
-    web: SocketAddr,
-    sticky: SocketAddr,
-    chat: SocketAddr,
-    echo: SocketAddr,
-    api: SocketAddr,
-}
-
-impl Targets {
-    /// As the Services' statuses say.
-    fn of(services: &[ServiceRow], block: Block) -> anyhow::Result<Self> {
-        let named = |name: &str| {
-            let row = services.iter().find(|row| row.name == name);
-            row.with_context(|| format!("the demo's Service '{name}' is not there"))
-        };
-        let vip = |name: &str, port: u16| {
-            let address = named(name)?.external_ips.first().copied();
-            let address = address.with_context(|| format!("'{name}' got no external address"))?;
-            anyhow::Ok(SocketAddr::new(address, port))
-        };
-        let node_port = named("api")?.ports.first().and_then(|port| port.node_port);
-        let node_port = node_port.context("'api' got no node port")?;
-        Ok(Self {
-            web: vip("web", WEB)?,
-            sticky: vip("sticky", STICKY)?,
-            chat: vip("chat", CHAT)?,
-            echo: vip("echo", ECHO)?,
-            api: SocketAddr::from((block.node, node_port)),
-        })
     }
 }
 

@@ -6,7 +6,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use super::{Targets, backends};
+use super::backends;
+use super::targets::Targets;
 
 /// How many requests each Service gets: a multiple of the backends, so that equal shares show.
 const REQUESTS: usize = 9;

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::json;
 
-use super::Imported;
+use super::imported::Imported;
 use super::metallb::Pool;
 use crate::field::Shown;
 use crate::net::{AddressRange, IpFamily, from_bits, to_bits};

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Map, json};
 
+use super::imported::Imported;
 use super::metallb::{Advertisement, Found, Pool};
-use super::{Imported, selectors};
+use super::selectors;
 use crate::crd::AddressPoolSpec;
 
 /// Says what announces the pool, and writes down what restricts it.

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::addresses::Entries;
+use super::draft::{Draft, NAMESPACE_NAME, free_name};
+use super::imported::Imported;
 use super::metallb::Holder;
-use super::{Draft, Entries, Imported, NAMESPACE_NAME, free_name, selectors};
+use super::selectors;
 use crate::annotations::parse;
 use crate::crd::{AddressPoolSpec, Announce};
 use crate::pool::Forwarding;

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Imported, selectors};
+use super::imported::Imported;
+use super::selectors;
 use crate::field::Shown;
 
 /// The namespace of an object that names none.

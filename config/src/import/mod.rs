@@ -6,12 +6,14 @@
 //!
 //! Reading order: `metallb` reads MetalLB's objects and the Services, `addresses` and `selectors`
 //! turn their fields into ours, `announce` says what becomes of the advertisements, `live` sees to
-//! the addresses that are held.
+//! the addresses that are held. `imported` is what comes of it, `draft` a pool on the way there.
 //!
 //! Facts are of MetalLB 0.16: the CRDs `metallb.io/v1beta1`, and how its allocator reads them.
 
 mod addresses;
 mod announce;
+mod draft;
+mod imported;
 mod live;
 mod metallb;
 mod selectors;
@@ -20,90 +22,16 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use self::addresses::Entries;
+use self::draft::{Draft, NAMESPACE_NAME, free_name};
+use self::imported::PRIORITY;
+pub use self::imported::{Imported, ImportedPool};
 use self::metallb::{Allocation, Found, Pool};
 use crate::annotations::parse;
 use crate::crd::{AddressEntry, AddressPoolSpec, Announce};
 use crate::field::Shown;
-use crate::net::AddressRange;
 use crate::pool::{Forwarding, MAX_ENTRIES};
-
-/// The label that every namespace has, with its name.
-const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
-
-/// The priority of a pool that says none.
-const PRIORITY: i64 = 100;
-
-/// What an import comes to.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Imported {
-    /// The AddressPools, in the order in which they should be printed.
-    pub pools: Vec<ImportedPool>,
-    /// What becomes of what, in sentences.
-    pub said: Vec<String>,
-    /// What a person has to look at before going on, in sentences.
-    pub warnings: Vec<String>,
-}
-
-/// An AddressPool that an import makes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ImportedPool {
-    /// Its name.
-    pub name: String,
-    /// What it declares.
-    pub spec: AddressPoolSpec,
-}
-
-impl ImportedPool {
-    /// As a manifest, without the fields that say what is so anyway.
-    pub fn manifest(&self) -> Value {
-        let mut spec = json!(self.spec);
-        let usual = [
-            ("serviceSelector", json!({})),
-            ("namespaceSelector", json!({})),
-            ("announce", json!({})),
-            ("avoidEnds", json!(false)),
-            ("priority", json!(PRIORITY)),
-            ("forwarding", json!(Forwarding::default())),
-        ];
-        if let Some(fields) = spec.as_object_mut() {
-            fields.retain(|name, value| {
-                !usual
-                    .iter()
-                    .any(|(known, default)| name == known && value == default)
-            });
-        }
-        json!({
-            "apiVersion": "fairway.dev/v1alpha1",
-            "kind": "AddressPool",
-            "metadata": {"name": self.name},
-            "spec": spec,
-        })
-    }
-}
-
-/// An AddressPool in the making.
-#[derive(Debug)]
-struct Draft {
-    name: String,
-    /// The namespace and the name of the IPAddressPool; none for a pool of what was in none.
-    origin: Option<(String, String)>,
-    /// What MetalLB's entries held, avoided addresses among them.
-    origin_ranges: Vec<AddressRange>,
-    entries: Entries,
-    spec: AddressPoolSpec,
-}
-
-impl Draft {
-    /// Where the ranges of the IPAddressPool hold `address`.
-    fn came_from_here(&self, address: std::net::IpAddr) -> bool {
-        self.origin_ranges
-            .iter()
-            .any(|range| range.contains(address))
-    }
-}
 
 /// AddressPools for MetalLB's IPAddressPools and for the addresses that Services hold. Documents of
 /// kinds that have nothing to do with it are passed over.
@@ -288,24 +216,6 @@ impl Ranks {
         };
         i32::try_from(rank).unwrap_or(i32::MAX)
     }
-}
-
-/// A name that is not taken yet, `name` if it can be had, and takes it.
-fn free_name(name: &str, namespace: &str, names: &mut BTreeSet<String>) -> String {
-    let mut candidate = name.to_owned();
-    let mut number = if namespace.is_empty() { 2 } else { 1 };
-    while names.contains(&candidate) || !parse::is_dns_subdomain(&candidate) {
-        // A name can be so long that nothing fits behind it.
-        let short: String = name.chars().take(150).collect();
-        let short = short.trim_end_matches(['-', '.']);
-        candidate = match number {
-            1 => format!("{namespace}-{short}"),
-            _ => format!("{short}-{number}"),
-        };
-        number += 1;
-    }
-    names.insert(candidate.clone());
-    candidate
 }
 
 /// MetalLB refuses pools that overlap, so they come from files that were never in force together.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Kind, ObjectKey};
+use super::key::{Kind, ObjectKey, is_name};
 use crate::annotations::parse;
 use crate::field::Cursor;
 
@@ -56,11 +56,6 @@ fn name<'v>(field: &Cursor<'v, '_>, kind: Kind) -> Option<&'v str> {
         field.wrong(must);
     }
     legal.then_some(text)
-}
-
-/// Whether an object can be called so: a part of a path that leads nowhere else.
-pub(super) fn is_name(text: &str) -> bool {
-    parse::is_dns_subdomain(text)
 }
 
 /// Stands in for the key of an object that has none, while the rest of it is read for its problems.

@@ -7,55 +7,36 @@
 //! longer wait, which is the store's to keep. What it gave is never taken back. Where none is left the
 //! Service waits, at no cost to others, until a number is free.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use fairway_config::exchange::Write;
 use fairway_config::net::Protocol;
 use fairway_config::service::{PortKey, Service};
 
-use crate::index::{Entry, Index, Rank, Slot};
+use crate::index::{Entry, Index};
 use crate::ledger::Ledger;
+use crate::node_port_request::{NodePortRequest, Place};
 use crate::ports::Use;
+use crate::queue::{QueueKey, ServiceSlot};
 use crate::wants;
-
-/// What is asked for a Service.
-#[derive(Debug, Default)]
-pub(crate) struct Asking {
-    /// Numbers that count as taken, because they were asked for.
-    numbers: BTreeMap<PortKey, u16>,
-    /// The version of the Service that was asked for them; none: to be asked.
-    from: Option<u64>,
-    /// Numbers that were refused.
-    refused: BTreeSet<u16>,
-    /// Why, or that there is none left.
-    error: Option<String>,
-    /// The wait after a refusal is over. Until then no change of the Service asks again: saying so in
-    /// its status is one.
-    due: bool,
-    /// Where it stands among those who wait for a free number.
-    place: Option<Place>,
-}
-
-/// How many numbers a Service needs, then its age: one that needs more than there are holds nobody up.
-type Place = (usize, Rank);
 
 /// Whose turn it is to ask.
 #[derive(Debug, Default)]
 pub(crate) struct Askers {
     /// Those whose time has come.
-    due: BTreeSet<Slot>,
+    due: BTreeSet<ServiceSlot>,
     /// Those who wait for a free number.
     waiting: BTreeSet<Place>,
 }
 
 impl Askers {
     /// It is time to see what this one needs.
-    pub(crate) fn add(&mut self, slot: Slot) {
+    pub(crate) fn add(&mut self, slot: ServiceSlot) {
         self.due.insert(slot);
     }
 
     /// The Service is gone.
-    pub(crate) fn remove(&mut self, slot: Slot, entry: &Entry) {
+    pub(crate) fn remove(&mut self, slot: ServiceSlot, entry: &Entry) {
         self.due.remove(&slot);
         if let Some(place) = entry.asking.as_ref().and_then(|it| it.place.as_ref()) {
             self.waiting.remove(place);
@@ -68,8 +49,8 @@ impl Askers {
         &mut self,
         ledger: &mut Ledger,
         index: &mut Index,
-        written: &BTreeSet<Slot>,
-    ) -> (Vec<Write>, Vec<Slot>) {
+        written: &BTreeSet<ServiceSlot>,
+    ) -> (Vec<Write>, Vec<ServiceSlot>) {
         let (mut writes, mut news) = (Vec::new(), Vec::new());
         let freed = ledger.numbers.take_freed();
         for slot in std::mem::take(&mut self.due) {
@@ -79,7 +60,7 @@ impl Askers {
                 self.plan_one(ledger, index, slot, &mut writes, &mut news);
             }
         }
-        while freed && let Some((needed, Rank { slot, .. })) = self.waiting.first() {
+        while freed && let Some((needed, QueueKey { slot, .. })) = self.waiting.first() {
             let (needed, slot) = (*needed, *slot);
             if ledger.numbers.free() < needed {
                 break;
@@ -98,9 +79,9 @@ impl Askers {
         &mut self,
         ledger: &mut Ledger,
         index: &mut Index,
-        slot: Slot,
+        slot: ServiceSlot,
         writes: &mut Vec<Write>,
-        news: &mut Vec<Slot>,
+        news: &mut Vec<ServiceSlot>,
     ) {
         let Some(entry) = index.get_mut(slot) else {
             return;
@@ -140,7 +121,7 @@ pub(crate) fn error<'a>(ledger: &Ledger, entry: &'a Entry) -> Option<&'a str> {
 }
 
 /// Takes off the ledger what was asked for.
-pub(crate) fn release(ledger: &mut Ledger, slot: Slot, asking: Option<&Asking>) {
+pub(crate) fn release(ledger: &mut Ledger, slot: ServiceSlot, asking: Option<&NodePortRequest>) {
     for number in asking.into_iter().flat_map(|it| it.numbers.values()) {
         ledger.numbers.release(*number, slot);
     }
@@ -148,7 +129,7 @@ pub(crate) fn release(ledger: &mut Ledger, slot: Slot, asking: Option<&Asking>) 
 
 /// Puts back what was asked for, after the Service has been taken down and has got what it has: a
 /// newer version shows what came of it.
-pub(crate) fn keep(ledger: &mut Ledger, slot: Slot, entry: &mut Entry) {
+pub(crate) fn keep(ledger: &mut Ledger, slot: ServiceSlot, entry: &mut Entry) {
     let Some(asking) = &mut entry.asking else {
         return;
     };
@@ -168,7 +149,7 @@ pub(crate) fn keep(ledger: &mut Ledger, slot: Slot, entry: &mut Entry) {
 }
 
 /// What is to be asked now. Nothing where nothing is missing, or an answer is still to come.
-fn plan(ledger: &mut Ledger, slot: Slot, entry: &mut Entry) -> Plan {
+fn plan(ledger: &mut Ledger, slot: ServiceSlot, entry: &mut Entry) -> Plan {
     let service = &entry.stored.service;
     let missing = missing(ledger, service);
     if missing.is_empty() {
@@ -237,7 +218,7 @@ enum Plan {
 /// else there is nothing wrong with them.
 pub(crate) fn refused(
     ledger: &mut Ledger,
-    slot: Slot,
+    slot: ServiceSlot,
     entry: &mut Entry,
     why: &str,
     blames_number: bool,

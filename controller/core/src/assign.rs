@@ -2,7 +2,7 @@
 //!
 //! [`assign`] works on the Services that changed and on those whose wait may be over, never on all.
 //! Its result is that of working on all of them, because every reason for which a Service was
-//! refused is a [`Wait`], and every change that could end such a reason wakes who waits for it.
+//! refused is a [`WaitsFor`], and every change that could end such a reason wakes who waits for it.
 //!
 //! The order of giving: requested addresses and node ports, then what the author's copy of the
 //! status names, then the lowest that is free; in each, the older Service first.
@@ -24,9 +24,10 @@ use self::run::Run;
 pub(crate) use self::wakes::waits_after_removal;
 use self::wakes::{same_terms, taken_waits};
 use crate::asking;
-use crate::index::{Entry, Index, Rank, Ranked, Slot, Wait};
+use crate::index::{Entry, Index};
 use crate::ledger::{Ledger, Way};
 use crate::ports::Use;
+use crate::queue::{QueueKey, ServiceQueue, ServiceSlot, WaitsFor};
 use crate::tenants::Leaving;
 use crate::wants::{self, NumberWant};
 
@@ -35,13 +36,13 @@ use crate::wants::{self, NumberWant};
 pub(crate) fn assign(
     ledger: &mut Ledger,
     index: &mut Index,
-    changed: BTreeSet<Slot>,
-    wakes: Vec<Wait>,
-) -> Vec<Slot> {
+    changed: BTreeSet<ServiceSlot>,
+    wakes: Vec<WaitsFor>,
+) -> Vec<ServiceSlot> {
     let mut run = Run {
         ledger,
         index,
-        next: Ranked::new(),
+        next: ServiceQueue::new(),
         given: Vec::new(),
     };
     let changed = run.with_rivals(changed);
@@ -56,7 +57,7 @@ pub(crate) fn assign(
 impl Run<'_> {
     /// The changed Services, with those who may be in the way of what these hold: who of them keeps
     /// it is decided among all.
-    fn with_rivals(&self, changed: BTreeSet<Slot>) -> Ranked {
+    fn with_rivals(&self, changed: BTreeSet<ServiceSlot>) -> ServiceQueue {
         let mut slots = changed.clone();
         for entry in changed.iter().filter_map(|slot| self.index.get(*slot)) {
             let base = entry.base();
@@ -74,9 +75,9 @@ impl Run<'_> {
     }
 
     /// Takes down everything that the changed Services have and puts back what they may keep.
-    fn keep(&mut self, changed: &Ranked) {
+    fn keep(&mut self, changed: &ServiceQueue) {
         struct Before {
-            slot: Slot,
+            slot: ServiceSlot,
             service: Arc<Service>,
             base: Held,
             old: Held,
@@ -85,7 +86,7 @@ impl Run<'_> {
             left_numbers: Vec<u16>,
         }
         let mut all = Vec::with_capacity(changed.len());
-        for Rank { slot, .. } in changed {
+        for QueueKey { slot, .. } in changed {
             let Some(entry) = self.index.get_mut(*slot) else {
                 continue;
             };
@@ -134,8 +135,8 @@ impl Run<'_> {
         }
         for before in &all {
             for number in &before.left_numbers {
-                self.wake(&Wait::NodePort(*number));
-                self.wake(&Wait::AnyNodePort);
+                self.wake(&WaitsFor::NodePort(*number));
+                self.wake(&WaitsFor::AnyNodePort);
             }
             let same = !before.terms_changed && same_terms(&before.old_service, &before.service);
             self.wake_after(
@@ -149,7 +150,7 @@ impl Run<'_> {
     }
 
     /// Holds back what a Service let go of until the store shows it.
-    fn hold_back(&mut self, slot: Slot, service: &Arc<Service>) {
+    fn hold_back(&mut self, slot: ServiceSlot, service: &Arc<Service>) {
         let Some(entry) = self.index.get(slot) else {
             return;
         };
@@ -188,7 +189,7 @@ impl Run<'_> {
 
     fn keep_addresses(
         &mut self,
-        slot: Slot,
+        slot: ServiceSlot,
         service: &Arc<Service>,
         base: &Held,
         mut newcomers: Option<&mut BTreeSet<(IpAddr, PortKey)>>,
@@ -242,7 +243,7 @@ impl Run<'_> {
             && self.ledger.pools.containing(address).next().is_some()
     }
 
-    fn note_address(&mut self, slot: Slot, address: IpAddr, families: &[IpFamily]) {
+    fn note_address(&mut self, slot: ServiceSlot, address: IpAddr, families: &[IpFamily]) {
         if let Some(entry) = self.index.get_mut(slot) {
             entry.granted.addresses.push(address);
             let place = |a: &IpAddr| families.iter().position(|f| *f == IpFamily::of(*a));
@@ -251,7 +252,7 @@ impl Run<'_> {
     }
 
     /// Gives out, in rounds: what one Service takes can be what another waited to share.
-    fn give(&mut self) -> Vec<Slot> {
+    fn give(&mut self) -> Vec<ServiceSlot> {
         let mut touched = BTreeSet::new();
         while !self.next.is_empty() {
             let mut round = std::mem::take(&mut self.next);
@@ -286,18 +287,18 @@ impl Run<'_> {
     }
 
     /// Whether there is still something of which many wait for one.
-    fn is_over(&self, wait: &Wait) -> bool {
+    fn is_over(&self, wait: &WaitsFor) -> bool {
         match wait {
-            Wait::Pool(name, family) => {
+            WaitsFor::Pool(name, family) => {
                 let pool = self.ledger.pools.get(name);
                 pool.is_some_and(|pool| pool.free(*family).available() > 0)
             }
-            Wait::AnyNodePort => self.ledger.numbers.has_free(),
+            WaitsFor::AnyNodePort => self.ledger.numbers.has_free(),
             _ => false,
         }
     }
 
-    fn give_addresses(&mut self, slot: Slot, way: Way) {
+    fn give_addresses(&mut self, slot: ServiceSlot, way: Way) {
         let Some(entry) = self.index.get(slot) else {
             return;
         };
@@ -346,7 +347,7 @@ impl Run<'_> {
     }
 
     /// Notes what the Service waits for now; answers with that and what it waited for before.
-    fn renew_waits(&mut self, slot: Slot) -> Vec<Wait> {
+    fn renew_waits(&mut self, slot: ServiceSlot) -> Vec<WaitsFor> {
         let Some(entry) = self.index.get(slot) else {
             return Vec::new();
         };
@@ -355,13 +356,13 @@ impl Run<'_> {
         if wants::wants_address(&self.ledger.settings, service) {
             let held = &entry.granted.addresses;
             self.ledger.waits(service, held, &mut waits);
-            waits.extend(blocked(self.ledger, entry).map(Wait::Address));
+            waits.extend(blocked(self.ledger, entry).map(WaitsFor::Address));
         }
         if self.ledger.settings.allocates_node_ports {
             let missing = missing_numbers(service, &entry.granted);
             waits.extend(missing.into_iter().filter_map(|(_, want)| match want {
-                NumberWant::Asked(number) => Some(Wait::NodePort(number)),
-                NumberWant::Any => Some(Wait::AnyNodePort),
+                NumberWant::Asked(number) => Some(WaitsFor::NodePort(number)),
+                NumberWant::Any => Some(WaitsFor::AnyNodePort),
                 NumberWant::None | NumberWant::KeepOnly => None,
             }));
         }
@@ -373,7 +374,7 @@ impl Run<'_> {
 }
 
 /// Takes everything that a Service has off the ledger.
-pub(crate) fn release(ledger: &mut Ledger, slot: Slot, held: &Held, service: &Service) {
+pub(crate) fn release(ledger: &mut Ledger, slot: ServiceSlot, held: &Held, service: &Service) {
     for address in &held.addresses {
         ledger.release_address(*address, service);
     }

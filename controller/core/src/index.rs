@@ -5,45 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::exchange::{Held, Status, StoredService};
-use fairway_config::names::{ClusterName, ServiceName};
-use fairway_config::net::IpFamily;
+use fairway_config::names::ServiceName;
 use fairway_config::service::{PortKey, Service};
-use fairway_config::time::Timestamp;
 
-use crate::asking::Asking;
-
-/// Stands for a Service inside the controller while the Service is there.
-pub(crate) type Slot = usize;
-
-/// The order in which Services are served: by age, then name; the slot comes along.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Rank {
-    born: Timestamp,
-    name: ServiceName,
-    pub(crate) slot: Slot,
-}
-
-/// Services in their order.
-pub(crate) type Ranked = BTreeSet<Rank>;
-
-/// What a Service that lacks something waits for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Wait {
-    /// A free address of a pool that has none.
-    Pool(ClusterName, IpFamily),
-    /// The end of the free addresses of a pool: it would be said in another sentence.
-    PoolEmpty(ClusterName, IpFamily),
-    /// What a namespace holds of a pool with a quota.
-    Quota(ClusterName, Arc<str>),
-    /// A change of who holds an address.
-    Address(IpAddr),
-    /// A change of what is shared under a key.
-    Sharing(Arc<str>),
-    /// A change of who holds a node port.
-    NodePort(u16),
-    /// Any free node port.
-    AnyNodePort,
-}
+use crate::node_port_request::NodePortRequest;
+use crate::queue::{QueueKey, ServiceQueue, ServiceSlot, WaitsFor};
 
 /// How a Service stands, for counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,7 +26,7 @@ pub(crate) enum Standing {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) stored: Arc<StoredService>,
-    pub(crate) rank: Rank,
+    pub(crate) rank: QueueKey,
     /// What the ledger has down for it.
     pub(crate) granted: Held,
     /// The Service as it was when that was written down.
@@ -70,7 +36,7 @@ pub(crate) struct Entry {
     /// Whether the store still shows it to have something that it let go of, a port on a shared
     /// address included.
     pub(crate) lets_go: bool,
-    pub(crate) waits: Vec<Wait>,
+    pub(crate) waits: Vec<WaitsFor>,
     /// The stored version that the last write was made from. As long as the store shows no other
     /// one, what was written counts as taken.
     pub(crate) written_from: Option<u64>,
@@ -78,13 +44,13 @@ pub(crate) struct Entry {
     pub(crate) written: Option<Box<(Held, Status)>>,
     pub(crate) standing: Standing,
     /// Node ports that somebody else is asked for, where it is.
-    pub(crate) asking: Option<Box<Asking>>,
+    pub(crate) asking: Option<Box<NodePortRequest>>,
 }
 
 impl Entry {
-    pub(crate) fn new(slot: Slot, stored: Arc<StoredService>) -> Self {
+    pub(crate) fn new(slot: ServiceSlot, stored: Arc<StoredService>) -> Self {
         Self {
-            rank: Rank::of(slot, &stored),
+            rank: QueueKey::of(slot, &stored),
             granted: Held::default(),
             granted_to: Arc::clone(&stored.service),
             stored,
@@ -139,44 +105,34 @@ impl Entry {
     }
 }
 
-impl Rank {
-    pub(crate) fn of(slot: Slot, stored: &StoredService) -> Self {
-        Self {
-            born: stored.service.created.unwrap_or(stored.first_seen),
-            name: stored.service.name.clone(),
-            slot,
-        }
-    }
-}
-
 /// All Services, by slot and by name.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     entries: Vec<Option<Entry>>,
-    vacant: Vec<Slot>,
-    by_name: HashMap<ServiceName, Slot>,
-    by_namespace: HashMap<Arc<str>, BTreeSet<Slot>>,
-    waiting: HashMap<Wait, Ranked>,
+    vacant: Vec<ServiceSlot>,
+    by_name: HashMap<ServiceName, ServiceSlot>,
+    by_namespace: HashMap<Arc<str>, BTreeSet<ServiceSlot>>,
+    waiting: HashMap<WaitsFor, ServiceQueue>,
 }
 
 impl Index {
-    pub(crate) fn slot(&self, name: &ServiceName) -> Option<Slot> {
+    pub(crate) fn slot(&self, name: &ServiceName) -> Option<ServiceSlot> {
         self.by_name.get(name).copied()
     }
 
-    pub(crate) fn get(&self, slot: Slot) -> Option<&Entry> {
+    pub(crate) fn get(&self, slot: ServiceSlot) -> Option<&Entry> {
         self.entries.get(slot)?.as_ref()
     }
 
-    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut Entry> {
+    pub(crate) fn get_mut(&mut self, slot: ServiceSlot) -> Option<&mut Entry> {
         self.entries.get_mut(slot)?.as_mut()
     }
 
-    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> {
+    pub(crate) fn slots(&self) -> impl Iterator<Item = ServiceSlot> {
         (0..self.entries.len()).filter(|&slot| self.get(slot).is_some())
     }
 
-    pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = Slot> {
+    pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = ServiceSlot> {
         self.by_namespace
             .get(namespace)
             .into_iter()
@@ -185,7 +141,7 @@ impl Index {
     }
 
     /// A Service that was not there before.
-    pub(crate) fn insert(&mut self, stored: Arc<StoredService>) -> Slot {
+    pub(crate) fn insert(&mut self, stored: Arc<StoredService>) -> ServiceSlot {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.entries.push(None);
             self.entries.len() - 1
@@ -203,7 +159,7 @@ impl Index {
     }
 
     /// A Service is gone; it waits for nothing any more.
-    pub(crate) fn remove(&mut self, slot: Slot) -> Option<Entry> {
+    pub(crate) fn remove(&mut self, slot: ServiceSlot) -> Option<Entry> {
         self.set_waits(slot, Vec::new());
         let entry = self.entries.get_mut(slot)?.take()?;
         let name = &entry.rank.name;
@@ -219,7 +175,7 @@ impl Index {
     }
 
     /// From now on the Service waits for these, in place of what it waited for.
-    pub(crate) fn set_waits(&mut self, slot: Slot, mut waits: Vec<Wait>) {
+    pub(crate) fn set_waits(&mut self, slot: ServiceSlot, mut waits: Vec<WaitsFor>) {
         waits.sort();
         waits.dedup();
         let Some(entry) = self.entries.get_mut(slot).and_then(Option::as_mut) else {
@@ -246,7 +202,7 @@ impl Index {
     }
 
     /// All who wait for it.
-    pub(crate) fn waiting(&self, wait: &Wait) -> impl Iterator<Item = &Rank> {
+    pub(crate) fn waiting(&self, wait: &WaitsFor) -> impl Iterator<Item = &QueueKey> {
         self.waiting.get(wait).into_iter().flatten()
     }
 
@@ -256,7 +212,11 @@ impl Index {
     }
 
     /// The first who waits for it, behind `after`.
-    pub(crate) fn next_waiting(&self, wait: &Wait, after: Option<&Rank>) -> Option<&Rank> {
+    pub(crate) fn next_waiting(
+        &self,
+        wait: &WaitsFor,
+        after: Option<&QueueKey>,
+    ) -> Option<&QueueKey> {
         use std::ops::Bound::{Excluded, Unbounded};
         let ranked = self.waiting.get(wait)?;
         match after {

@@ -9,10 +9,10 @@ use fairway_config::names::ClusterName;
 use fairway_config::net::IpFamily;
 use fairway_config::service::{IpFamilyPolicy, Service};
 
-use crate::index::{Slot, Wait};
 use crate::nodes::NodeAddresses;
 use crate::pools::{Pool, Pools};
 use crate::ports::NodePorts;
+use crate::queue::{ServiceSlot, WaitsFor};
 use crate::refusal::{PoolRefusal, Refusal, Trial};
 use crate::settings::Settings;
 use crate::tenants::{Leaving, Tenants};
@@ -63,7 +63,7 @@ impl Ledger {
     pub(crate) fn take_address(
         &mut self,
         address: IpAddr,
-        slot: Slot,
+        slot: ServiceSlot,
         service: &Arc<Service>,
         leaving: Leaving,
     ) {
@@ -337,13 +337,13 @@ impl Ledger {
     }
 
     /// What a Service that lacks a family waits for.
-    pub(crate) fn waits(&self, service: &Service, held: &[IpAddr], waits: &mut Vec<Wait>) {
+    pub(crate) fn waits(&self, service: &Service, held: &[IpAddr], waits: &mut Vec<WaitsFor>) {
         let namespace = &service.name.namespace;
-        let by_number = |address: IpAddr, waits: &mut Vec<Wait>| {
-            waits.push(Wait::Address(address));
+        let by_number = |address: IpAddr, waits: &mut Vec<WaitsFor>| {
+            waits.push(WaitsFor::Address(address));
             for pool in self.pools.containing(address) {
                 if pool.config.quota_per_namespace.is_some() {
-                    waits.push(Wait::Quota(pool.name().clone(), Arc::clone(namespace)));
+                    waits.push(WaitsFor::Quota(pool.name().clone(), Arc::clone(namespace)));
                 }
             }
         };
@@ -360,18 +360,18 @@ impl Ledger {
                 by_number(wish, waits);
             }
             if let Some(key) = &service.asks.sharing_key {
-                waits.push(Wait::Sharing(Arc::clone(key)));
+                waits.push(WaitsFor::Sharing(Arc::clone(key)));
             }
             for pool in self.pools.iter() {
                 let name = pool.name();
                 match self.admits(pool, service, family, held) {
-                    Ok(()) => waits.push(Wait::PoolEmpty(name.clone(), family)),
-                    Err(PoolRefusal::Full(..)) => waits.push(Wait::Pool(name.clone(), family)),
+                    Ok(()) => waits.push(WaitsFor::PoolEmpty(name.clone(), family)),
+                    Err(PoolRefusal::Full(..)) => waits.push(WaitsFor::Pool(name.clone(), family)),
                     Err(PoolRefusal::Quota(_)) => {}
                     Err(_) => continue,
                 }
                 if pool.config.quota_per_namespace.is_some() {
-                    waits.push(Wait::Quota(name.clone(), Arc::clone(namespace)));
+                    waits.push(WaitsFor::Quota(name.clone(), Arc::clone(namespace)));
                 }
             }
         }

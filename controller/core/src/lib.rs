@@ -7,8 +7,9 @@
 //! 1. `settings`: class and node-port range; `wants`: what a Service is entitled to;
 //! 2. `addresses`, `pools`, `nodes`, `tenants`, `ports`: what there is and who has it; `ledger`: all of it,
 //!    with the rules of who may have what;
-//! 3. `index`: the Services, and who waits for what; `assign`: who gets what; `asking`: node ports
-//!    that somebody else allocates;
+//! 3. `queue`: the order in which Services are served, and what they wait for; `index`: the
+//!    Services; `assign`: who gets what; `asking`: node ports that somebody else allocates, by
+//!    `node_port_request`s;
 //! 4. `refusal`, `status`, `explain`: the same reasons, for statuses and for people;
 //! 5. `state`: what is fed and asked.
 //!
@@ -38,9 +39,11 @@ mod assign;
 mod explain;
 mod index;
 mod ledger;
+mod node_port_request;
 mod nodes;
 mod pools;
 mod ports;
+mod queue;
 mod refusal;
 mod settings;
 mod state;

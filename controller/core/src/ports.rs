@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use fairway_config::names::ServiceName;
 use fairway_config::service::PortKey;
 
-use crate::index::Slot;
+use crate::queue::ServiceSlot;
 use crate::settings::NodePortRange;
 
 /// What a Service uses a number for.
@@ -35,7 +35,7 @@ pub(crate) enum NumberRefusal {
 /// Who has a number, and what for.
 #[derive(Debug)]
 struct Owner {
-    slot: Slot,
+    slot: ServiceSlot,
     name: ServiceName,
     uses: Vec<Use>,
 }
@@ -90,7 +90,7 @@ impl NodePorts {
     }
 
     /// Who holds `number`.
-    pub(crate) fn owner(&self, number: u16) -> Option<Slot> {
+    pub(crate) fn owner(&self, number: u16) -> Option<ServiceSlot> {
         self.owners.get(&number).map(|owner| owner.slot)
     }
 
@@ -99,7 +99,7 @@ impl NodePorts {
     pub(crate) fn may_take(
         &self,
         number: u16,
-        slot: Slot,
+        slot: ServiceSlot,
         wanted: Use,
         held: bool,
     ) -> Result<(), NumberRefusal> {
@@ -123,7 +123,7 @@ impl NodePorts {
     }
 
     /// Notes that a Service has `number`.
-    pub(crate) fn take(&mut self, number: u16, slot: Slot, name: &ServiceName, wanted: Use) {
+    pub(crate) fn take(&mut self, number: u16, slot: ServiceSlot, name: &ServiceName, wanted: Use) {
         self.static_band.remove(&number);
         self.dynamic_band.remove(&number);
         self.freed.remove(&number);
@@ -138,7 +138,7 @@ impl NodePorts {
     }
 
     /// Notes that a Service does not use `number` any more, for anything.
-    pub(crate) fn release(&mut self, number: u16, slot: Slot) {
+    pub(crate) fn release(&mut self, number: u16, slot: ServiceSlot) {
         if self.owner(number) != Some(slot) {
             return;
         }

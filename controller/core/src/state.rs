@@ -16,9 +16,10 @@ use fairway_config::view::Section;
 use crate::asking::{self, Askers};
 use crate::assign::{assign, blocked, release, waits_after_removal};
 use crate::explain;
-use crate::index::{Entry, Index, Slot, Standing, Wait};
+use crate::index::{Entry, Index, Standing};
 use crate::ledger::Ledger;
 use crate::pools::Pools;
+use crate::queue::{QueueKey, ServiceSlot, WaitsFor};
 use crate::settings::Settings;
 use crate::status::{self, Gateways, Heard, Reports};
 use crate::wants;
@@ -38,13 +39,13 @@ pub struct State {
     gateways: BTreeMap<ClusterName, Gateways>,
     gateways_heard: bool,
     /// Services to be assigned again.
-    changed: BTreeSet<Slot>,
+    changed: BTreeSet<ServiceSlot>,
     /// Services whose status is to be made again.
-    restated: BTreeSet<Slot>,
+    restated: BTreeSet<ServiceSlot>,
     /// Services for which node ports are to be asked of somebody else.
     asking: Askers,
     /// Whom the Services that went were in the way of.
-    wakes: Vec<Wait>,
+    wakes: Vec<WaitsFor>,
     services: ServiceCounts,
     synced: bool,
 }
@@ -204,8 +205,8 @@ impl State {
                 self.asking.add(*slot);
             }
         }
-        let lets_go = |slot: &Slot| self.index.get(*slot).is_some_and(|entry| entry.lets_go);
-        let (releases, grants): (Vec<Slot>, Vec<Slot>) =
+        let lets_go = |slot: &ServiceSlot| self.index.get(*slot).is_some_and(|entry| entry.lets_go);
+        let (releases, grants): (Vec<ServiceSlot>, Vec<ServiceSlot>) =
             given.into_iter().chain(restated).partition(lets_go);
         let (mut writes, mut written) = (Vec::new(), BTreeSet::new());
         for slot in grants.into_iter().chain(releases) {
@@ -365,7 +366,7 @@ impl State {
             self.remove_service(name);
             return self.put_service(name, stored);
         }
-        let rank = crate::index::Rank::of(slot, stored);
+        let rank = QueueKey::of(slot, stored);
         if rank != entry.rank {
             // What it waits for is noted under its rank.
             self.index.set_waits(slot, Vec::new());
@@ -433,7 +434,7 @@ impl State {
     }
 
     /// The difference between what a Service has in the store and what it should have.
-    fn plan_service(&mut self, slot: Slot, now: Timestamp) -> Option<Write> {
+    fn plan_service(&mut self, slot: ServiceSlot, now: Timestamp) -> Option<Write> {
         let entry = self.index.get(slot)?;
         if blocked(&self.ledger, entry).next().is_some() {
             return None;

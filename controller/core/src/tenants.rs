@@ -7,12 +7,12 @@ use std::sync::Arc;
 use fairway_config::names::ServiceName;
 use fairway_config::service::{PortKey, Service, SharingNamespaces};
 
-use crate::index::Slot;
+use crate::queue::ServiceSlot;
 
 /// A Service on an address, as it was when it took it.
 #[derive(Debug)]
 pub(crate) struct Tenant {
-    pub(crate) slot: Slot,
+    pub(crate) slot: ServiceSlot,
     pub(crate) service: Arc<Service>,
     /// What the store still shows it to have here, beyond what it has now.
     pub(crate) leaving: Leaving,
@@ -139,7 +139,7 @@ impl Tenants {
 
     /// Those with whom it is to be settled anew who has `address` if a Service that is on it turns
     /// into `service`.
-    pub(crate) fn rivals(&self, address: IpAddr, service: &Service) -> Vec<Slot> {
+    pub(crate) fn rivals(&self, address: IpAddr, service: &Service) -> Vec<ServiceSlot> {
         let tenants = self.of(address);
         let first = self.staying(address).next();
         if first.is_some_and(|first| !same_key(&first.service, service)) {
@@ -197,7 +197,7 @@ impl Tenants {
     pub(crate) fn add(
         &mut self,
         address: IpAddr,
-        slot: Slot,
+        slot: ServiceSlot,
         service: &Arc<Service>,
         leaving: Leaving,
     ) -> bool {

@@ -5,9 +5,10 @@ use std::time::Instant;
 use fairway_config::exchange::Change;
 use fairway_config::object::Kind;
 
+use super::settings::{Reads, now};
+use super::shared::Shared;
 use super::snapshot::Snapshot;
 use super::watch::Seen;
-use super::{Reads, Shared, now};
 use crate::feed::lock;
 
 impl Shared {

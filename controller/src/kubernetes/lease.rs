@@ -1,6 +1,5 @@
 //! Takes part in an election over a Lease, and says who leads.
 
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -11,10 +10,10 @@ use kube::api::{Api, PostParams};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::REQUEST;
 use super::election::{Candidate, DURATION, Move, RETRY, Record};
 use super::pace::is_refusal;
-use crate::feed::lock;
+use super::settings::REQUEST;
+use super::term::Term;
 
 /// After a try for which the API server had no room.
 const REFUSED: Duration = Duration::from_millis(200);
@@ -28,21 +27,6 @@ pub struct Elector {
     /// The Lease as it was last seen: what a move is made from.
     lease: Option<Lease>,
     term: Term,
-}
-
-/// Whether this process leads, at this moment. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Term(Arc<Mutex<Option<Instant>>>);
-
-impl Term {
-    /// Whether a write may begin now.
-    pub fn holds(&self) -> bool {
-        lock(&self.0).is_some_and(|until| Instant::now() < until)
-    }
-
-    pub(super) fn set(&self, until: Option<Instant>) {
-        *lock(&self.0) = until;
-    }
 }
 
 impl Elector {

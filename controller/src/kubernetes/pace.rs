@@ -11,7 +11,8 @@ use kube::Error;
 use tokio::sync::Semaphore;
 use tokio::time::error::Elapsed;
 
-use super::{REQUEST, Term};
+use super::settings::REQUEST;
+use super::term::Term;
 use crate::feed::lock;
 
 /// On their way at a time, at most.

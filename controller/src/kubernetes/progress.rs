@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use fairway_config::object::Kind;
 use fairway_config::time::Timestamp;
 
-use super::Reads;
 use super::document::resource;
+use super::settings::Reads;
 
 /// How the watches are.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ use kube::{Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use super::REQUEST;
+use super::settings::REQUEST;
 use crate::feed::lock;
 
 /// How often the present version is asked for while nothing is wrong: a bookmark, which nobody here

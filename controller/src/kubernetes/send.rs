@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fairway_config::exchange::{self, Held, PoolStatus};
 use fairway_config::names::{ClusterName, ServiceName};
@@ -14,20 +14,16 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::Status;
-use tokio::sync::Mutex;
 use tokio::time::error::Elapsed;
 
 use super::document::{Document, resource};
 use super::known::Record;
+use super::settings::{REQUEST, key_of, now};
+use super::shared::Shared;
+use super::status;
 use super::write::{self, Step};
-use super::{REQUEST, Shared, key_of, now, status};
 use crate::feed::lock;
 use crate::store::WriteOutcome;
-
-/// How long it is remembered what our role allows, and that nobody said: a rule against thousands of
-/// Services is met by thousands of requests in a moment.
-const KNOWN: Duration = Duration::from_secs(10);
-const UNKNOWN: Duration = Duration::from_secs(1);
 
 impl Shared {
     pub(super) async fn write_service(
@@ -211,34 +207,6 @@ impl Shared {
     }
 }
 
-/// What can be patched: a kind of objects, or a subresource of it.
-type Patched = (Kind, Option<&'static str>);
-
-/// What our role allows, as was last heard: the same in all namespaces.
-#[derive(Debug, Default)]
-pub(super) struct Rights {
-    /// Held while it is asked: of many that want to know, one asks.
-    heard: Mutex<BTreeMap<Patched, (Option<bool>, Instant)>>,
-}
-
-impl Rights {
-    async fn of<F>(&self, patched: Patched, ask: impl FnOnce() -> F) -> Option<bool>
-    where
-        F: Future<Output = Option<bool>>,
-    {
-        let mut heard = self.heard.lock().await;
-        if let Some((allowed, at)) = heard.get(&patched) {
-            let holds = if allowed.is_some() { KNOWN } else { UNKNOWN };
-            if at.elapsed() < holds {
-                return *allowed;
-            }
-        }
-        let allowed = ask().await;
-        heard.insert(patched, (allowed, Instant::now()));
-        allowed
-    }
-}
-
 fn not_leading() -> WriteOutcome {
     WriteOutcome::Failed("another controller leads".to_owned())
 }
@@ -323,32 +291,9 @@ fn outcome<T>(answer: Result<kube::Result<T>, Elapsed>) -> Result<T, (Class, Str
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use serde_json::json;
 
     use super::*;
-
-    #[tokio::test]
-    async fn of_many_that_want_to_know_a_right_one_asks() {
-        let (rights, asked) = (Rights::default(), AtomicUsize::new(0));
-        let ask = || async {
-            asked.fetch_add(1, Ordering::Relaxed);
-            tokio::task::yield_now().await;
-            Some(true)
-        };
-        let status = (Kind::Service, Some("status"));
-        let began = Instant::now();
-        let all = (0..100).map(|_| rights.of(status, ask));
-        let answers = futures::future::join_all(all).await;
-        assert!(answers.into_iter().all(|it| it == Some(true)));
-        // Another right is another question.
-        let other = rights.of((Kind::Service, None), || async { Some(false) });
-        assert_eq!(other.await, Some(false));
-        assert_eq!(rights.of(status, ask).await, Some(true));
-        let asked = asked.load(Ordering::Relaxed);
-        assert!(asked == 1 || began.elapsed() >= KNOWN, "{asked}");
-    }
 
     #[test]
     fn a_node_port_is_blamed_where_the_answer_names_it() {

@@ -16,12 +16,14 @@ use tokio_util::sync::CancellationToken;
 use super::known::{Class, Known};
 use super::pace::{self, Pace};
 use super::progress::Progress;
-use super::reporter::{self, Identity, Reports};
-use super::send::Rights;
+use super::reporter::{self, Identity};
+use super::rights::Rights;
+use super::settings::{KubernetesSettings, Reads};
+use super::shared::Shared;
 use super::snapshot::Snapshot;
 use super::strays::Strays;
 use super::teller::Teller;
-use super::{KubernetesSettings, Reads, watch};
+use super::{gateway_leases, watch};
 use crate::feed::{Feed, lock};
 use crate::store::{Store, WriteOutcome};
 
@@ -39,24 +41,6 @@ impl fmt::Debug for KubernetesStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KubernetesStore").finish_non_exhaustive()
     }
-}
-
-/// What the tasks of a store work on.
-pub(super) struct Shared {
-    pub(super) client: Client,
-    pub(super) settings: KubernetesSettings,
-    pub(super) feed: Feed,
-    /// Held while what came out of it is published, so that it is told in the order in which it
-    /// was taken in.
-    pub(super) known: Mutex<Known>,
-    pub(super) progress: Mutex<Progress>,
-    pub(super) strays: Strays,
-    pub(super) pace: Pace,
-    pub(super) rights: Rights,
-    pub(super) teller: Teller,
-    pub(super) reports: Arc<Reports>,
-    /// Taken while `known` is held, so that it is written down in the order in which it was heard.
-    pub(super) snapshot: Option<Mutex<Snapshot>>,
 }
 
 impl KubernetesStore {
@@ -102,7 +86,7 @@ impl KubernetesStore {
             tasks.spawn(async move { cleaning.clean_up().await });
             let listening = Arc::clone(&shared);
             tasks.spawn(async move {
-                reporter::listen(&listening, &listening.settings.namespace).await;
+                gateway_leases::listen(&listening, &listening.settings.namespace).await;
             });
         }
         Self {

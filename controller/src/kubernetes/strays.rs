@@ -1,28 +1,20 @@
-//! Puts right finalizers that were left behind, or taken away.
+//! Services whose finalizer is to be looked at, each when its time has come.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use fairway_config::exchange::Change;
 use fairway_config::object::ObjectKey;
-use futures::StreamExt as _;
 use tokio::sync::Notify;
 
-use super::known::Known;
-use super::{Shared, key_of, write};
 use crate::feed::lock;
-use crate::store::WriteOutcome;
 
 /// How long a finalizer may be all that is left of a Service, or all that is missing, before it is
 /// put right: the write that leaves it so usually goes on to do that itself.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The longest wait between two tries; each is twice the one before.
-const LONGEST: Duration = Duration::from_secs(300);
-
-/// So many are put right at a time: one for which the API server has no room holds up no other.
-const CONCURRENT: usize = 4;
+pub(super) const LONGEST: Duration = Duration::from_secs(300);
 
 /// Services whose finalizer is to be looked at.
 #[derive(Debug, Default)]
@@ -66,13 +58,13 @@ impl Waiting {
 }
 
 impl Strays {
-    fn push(&self, key: ObjectKey, wait: Duration) {
+    pub(super) fn push(&self, key: ObjectKey, wait: Duration) {
         lock(&self.waiting).push(key, wait, Instant::now());
         self.came.notify_one();
     }
 
     /// The next one, when its time has come, and how long it waited.
-    async fn next(&self) -> (ObjectKey, Duration) {
+    pub(super) async fn next(&self) -> (ObjectKey, Duration) {
         loop {
             let (due, next) = {
                 let mut waiting = lock(&self.waiting);
@@ -94,52 +86,12 @@ impl Strays {
     }
 }
 
-impl Shared {
-    /// Looks at the finalizer of a Service that changed.
-    pub(super) fn note_stray(&self, known: &Known, change: &Change) {
-        let Change::Service(name, Some(_)) = change else {
-            return;
-        };
-        let key = key_of(name);
-        if known.is_stray(&key) {
-            self.strays.push(key, PATIENCE);
-        }
-    }
-
-    /// Puts finalizers right, for ever.
-    pub(super) async fn clean_up(&self) {
-        futures::stream::unfold((), |()| async { Some((self.strays.next().await, ())) })
-            .for_each_concurrent(CONCURRENT, |(key, waited)| self.put_right(key, waited))
-            .await;
-    }
-
-    async fn put_right(&self, key: ObjectKey, waited: Duration) {
-        let record = {
-            let known = lock(&self.known);
-            known
-                .service(&key)
-                .filter(|_| known.is_stray(&key))
-                .cloned()
-        };
-        let Some(record) = record else { return };
-        let addresses = match record.wants_finalizer() {
-            true => record.stored.held.addresses.clone(),
-            false => Vec::new(),
-        };
-        let steps = write::steps(&record, &addresses, &record.stored.status);
-        let outcome = self.go(&key, &record, &addresses, steps, None).await;
-        if let WriteOutcome::Failed(error) | WriteOutcome::Rejected(error) = outcome {
-            tracing::warn!(service = %key, error, "its finalizer can't be put right");
-            self.strays.push(key, (waited * 2).min(LONGEST));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use fairway_config::names::ServiceName;
 
     use super::*;
+    use crate::kubernetes::settings::key_of;
 
     #[test]
     fn one_that_changes_while_it_waits_waits_once() {

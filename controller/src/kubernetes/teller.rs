@@ -18,9 +18,9 @@ use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
 use tokio::time::error::Elapsed;
 
-use super::REQUEST;
 use super::known::Record;
 use super::pace::is_refusal;
+use super::settings::REQUEST;
 use crate::feed::lock;
 
 /// Events that wait, at most.

@@ -9,7 +9,8 @@ use kube::runtime::watcher::{Config, Error, Event};
 
 use super::document::{Document, resource};
 use super::rewind::{News, watched};
-use super::{Shared, WATCH_SECONDS};
+use super::settings::WATCH_SECONDS;
+use super::shared::Shared;
 use crate::feed::lock;
 
 /// Objects in one page of a first list; a Node is as large as a dozen others, for it names the images

@@ -16,7 +16,9 @@ mod claims;
 mod compose;
 mod dialled;
 mod services;
+mod settings;
 mod surroundings;
+mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
@@ -25,63 +27,17 @@ use std::sync::Arc;
 
 use fairway_config::endpoints::EndpointSlice;
 use fairway_config::exchange::{Batch, Change, StoredService};
-use fairway_config::names::{ClusterName, NamespacedName, ServiceName};
-use fairway_config::service::{ForwardTo, ServiceType};
+use fairway_config::names::{NamespacedName, ServiceName};
+use fairway_config::service::ServiceType;
 use fairway_config::view::EndpointRow;
 
 use self::claims::{Claims, Moved};
 use self::compose::Composed;
 use self::dialled::Dialled;
 use self::services::{Entry, Id, Services, SliceKey};
+pub use self::settings::{ServeNodePorts, Settings};
 use self::surroundings::Surroundings;
 use crate::route::{Resolved, Route};
-
-/// What a gateway is told at its start.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The gateway's name, in notices.
-    pub gateway: ClusterName,
-    /// The Node it runs on, if it runs on one.
-    pub node_name: Option<ClusterName>,
-    /// The zone it is in, where its Node does not say so.
-    pub zone: Option<Arc<str>>,
-    /// Where traffic is sent, unless a Service says otherwise.
-    pub forward_to: ForwardTo,
-    /// Whether every EndpointSlice that there is is among the objects, as in a cluster: a Service
-    /// without one has no endpoints. In a directory of manifests they may have been left out.
-    pub slices_are_known: bool,
-    /// The `loadBalancerClass` of the Services that are ours.
-    pub class: Arc<str>,
-    /// Whether LoadBalancer Services without a class are ours, too.
-    pub default_class: bool,
-    /// Lets loopback and the host's own addresses be dialled, the gateway's own listeners excepted.
-    pub allow_loopback: bool,
-    /// What the process listens on for itself (admin, metrics): never dialled. The unspecified
-    /// address stands for all of the host's.
-    pub admin: Vec<SocketAddr>,
-    /// Whether node ports are served, and health check ports with them.
-    pub serve_node_ports: ServeNodePorts,
-    /// Where node ports are served. None: on every address of the host but
-    /// - those of pools and those that a Service holds: they may belong to another Service;
-    /// - IPv6 link-local ones, which mean nothing without an interface, and multicast;
-    /// - loopback ones other than `127.0.0.1` and `::1`. These two are served, as kube-proxy's
-    ///   iptables mode does: `curl localhost:30080` is what people try first.
-    ///
-    /// The first rule holds for listed ones as well.
-    pub node_addresses: Option<Vec<IpAddr>>,
-}
-
-/// Whether a gateway serves node ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServeNodePorts {
-    /// It does.
-    Always,
-    /// Unless it runs on a Node: there the nodes' own proxy (kube-proxy or what stands in for it)
-    /// captures them before a socket sees anything.
-    UnlessNode,
-    /// It does not.
-    Never,
-}
 
 /// Keeps an index of the objects and the routes made of them.
 #[derive(Debug)]
@@ -379,9 +335,9 @@ impl Builder {
             let entry = self.services.get(*id);
             let stored = entry.and_then(|entry| entry.stored.as_deref());
             let wants = stored
-                .map(|stored| claims::wants(stored, &self.around))
+                .map(|stored| wants::wants(stored, &self.around))
                 .unwrap_or_default();
-            let age = stored.map(claims::age).unwrap_or_default();
+            let age = stored.map(wants::age).unwrap_or_default();
             self.claims
                 .set(&mut self.services, *id, age, wants, &mut moved);
         }

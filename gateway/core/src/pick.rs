@@ -102,7 +102,7 @@ impl Balancer {
             return eligible.get(at);
         }
         let untried: Vec<_> = untried(eligible, tried).collect();
-        let turns = Turns::of(untried.iter().copied());
+        let turns = Turns::of(untried.iter().map(|endpoint| endpoint.weight));
         let at = turns.place(untried.len(), || next(&self.retry_turn))?;
         untried.get(at).copied()
     }

@@ -104,7 +104,7 @@ pub struct EndpointSet {
 impl EndpointSet {
     /// A set of these, each ordered by address.
     pub fn new(eligible: Vec<Endpoint>, excluded: Vec<Excluded>) -> Self {
-        let turns = Turns::of(eligible.iter());
+        let turns = Turns::of(eligible.iter().map(|endpoint| endpoint.weight));
         Self {
             eligible,
             excluded,

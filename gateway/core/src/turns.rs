@@ -5,8 +5,6 @@
 //! time are far apart in the list: a stride of about the golden ratio of the sum, without a common
 //! divisor, visits every place once and keeps the turns of one endpoint well apart.
 
-use crate::route::Endpoint;
-
 /// The turns of a list of endpoints; made with the list, so that a pick does not walk it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Turns {
@@ -23,9 +21,9 @@ pub(crate) enum Turns {
 }
 
 impl Turns {
-    /// The turns of `endpoints`.
-    pub(crate) fn of<'a>(endpoints: impl Iterator<Item = &'a Endpoint> + Clone) -> Self {
-        let weights = || endpoints.clone().map(|endpoint| u64::from(endpoint.weight));
+    /// The turns of endpoints of these weights.
+    pub(crate) fn of(weights: impl Iterator<Item = u16> + Clone) -> Self {
+        let weights = || weights.clone().map(u64::from);
         let first = weights().next();
         if weights().all(|weight| Some(weight) == first) {
             return Self::Equal;

@@ -11,6 +11,7 @@ mod connections;
 mod page;
 #[cfg(test)]
 mod tests;
+mod views;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,44 +24,13 @@ use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use fairway_config::names::ServiceName;
-use fairway_config::problem::Problem;
-use fairway_config::view::{
-    EndpointRow, Explanation, GatewayRow, List, ListenerRow, PoolRow, Readiness, ServiceRow,
-};
+use fairway_config::view::{List, Readiness};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::views::Views;
 use crate::metrics::exposition;
-
-/// What the admin address shows. Called for each request, on the admin's runtime; rows come
-/// ordered by name.
-pub trait Views: Send + Sync {
-    /// Fairway's version.
-    fn version(&self) -> String;
-    /// What `get services` shows.
-    fn services(&self) -> Vec<ServiceRow>;
-    /// What `get endpoints` shows.
-    fn endpoints(&self) -> Vec<EndpointRow>;
-    /// What `get pools` shows.
-    fn pools(&self) -> Vec<PoolRow>;
-    /// What `get gateways` shows.
-    fn gateways(&self) -> Vec<GatewayRow>;
-    /// What `get listeners` shows.
-    fn listeners(&self) -> Vec<ListenerRow>;
-    /// What is wrong in the manifests now.
-    fn problems(&self) -> Vec<Problem>;
-    /// What `explain service` says; nothing where there is no such Service.
-    fn explain(&self, service: &ServiceName) -> Option<Explanation>;
-    /// Why lists may not have everything, a sentence for people.
-    fn note(&self) -> Option<String> {
-        None
-    }
-    /// Whether everything that can be there is there.
-    fn readiness(&self) -> Readiness;
-    /// The text of `/metrics`, in the Prometheus text format 0.0.4.
-    fn metrics(&self) -> String;
-}
 
 /// Serves everything on `listener` until `shutdown`.
 pub async fn serve(listener: TcpListener, views: Arc<dyn Views>, shutdown: CancellationToken) {

@@ -9,7 +9,7 @@ use fairway_config::view::{
     ConditionRow, EndpointRow, GatewayRow, ListenerRow, PoolRow, Readiness, ServiceRow,
 };
 
-use super::Views;
+use super::views::Views;
 
 const STYLE: &str = include_str!("page.css");
 /// How many rows a table has at most: a page that is loaded every 5 s must not be of megabytes.

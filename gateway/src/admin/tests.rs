@@ -5,8 +5,12 @@ use std::sync::Mutex;
 
 use fairway_config::exchange::{ClaimKind, ListenerReport, ListenerState};
 use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
+use fairway_config::problem::Problem;
 use fairway_config::service::ServiceType;
-use fairway_config::view::{ConditionRow, PortRow, Section};
+use fairway_config::view::{
+    ConditionRow, EndpointRow, Explanation, GatewayRow, ListenerRow, PoolRow, PortRow, Section,
+    ServiceRow,
+};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;

@@ -1,6 +1,5 @@
 //! Accepting: who comes in, and who waits while there is no leave for another connection.
 
-use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -12,7 +11,6 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::Engine;
 use super::connection::Connection;
-use super::mailbox::{Listening, Steered};
 use super::poll::Token;
 use crate::counters::Rejection;
 use crate::descriptors::{CONNECTION, Permit};
@@ -20,7 +18,7 @@ use crate::hops::Hops;
 use crate::port::Open;
 use crate::slot::{Slot, Target};
 use crate::socket::{self, BACKLOG};
-use crate::tasks::{Accepted, Tasks};
+use crate::tasks::Accepted;
 
 /// Connections accepted at one socket before others have their turn, at most.
 const MOST: u32 = 64;
@@ -32,30 +30,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How soon it is tried again where somebody said so.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// The sockets that a worker accepts at.
-pub(super) struct Listeners {
-    by_number: HashMap<u32, Listener>,
-    /// Whom places serve whose connections are steered.
-    steered: HashMap<ListenAddr, Steered>,
-    /// Those that wait for leave, in the order in which they have their turn.
-    paused: VecDeque<u32>,
-    /// When those are tried again, whatever is said.
-    retry: Option<Instant>,
-    /// When they were tried last.
-    resumed: Instant,
-    tasks: Tasks,
-}
-
-struct Listener {
-    listening: Listening,
-    /// How many are accepted at once: so many as there were lately. One more would cost a system
-    /// call that accepts nothing.
-    batch: u32,
-    /// The round of the worker's loop in which so many were accepted.
-    round: u64,
-    paused: bool,
-}
-
 /// How accepting at a socket ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accepting {
@@ -63,43 +37,6 @@ enum Accepting {
     Enough,
     /// There is no leave for another connection.
     NoLeave,
-}
-
-impl Listeners {
-    pub(super) fn new(tasks: Tasks) -> Self {
-        Self {
-            by_number: HashMap::new(),
-            steered: HashMap::new(),
-            paused: VecDeque::new(),
-            retry: None,
-            resumed: Instant::now(),
-            tasks,
-        }
-    }
-
-    pub(super) fn insert(&mut self, number: u32, listening: Listening) {
-        let listener = Listener {
-            listening,
-            batch: 1,
-            round: 0,
-            paused: false,
-        };
-        self.by_number.insert(number, listener);
-    }
-
-    /// Connections that are steered from that place are for whom it serves.
-    pub(super) fn steer(&mut self, steered: Steered) {
-        self.steered.insert(steered.slot.listen, steered);
-    }
-
-    /// When those that wait for leave are tried again.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.retry
-    }
-
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.retry.is_some_and(|retry| retry <= now)
-    }
 }
 
 impl Engine {

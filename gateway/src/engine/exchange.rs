@@ -6,13 +6,13 @@
 //! goes, from where it stands then.
 
 use std::io;
-use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Engine;
 use super::connection::{Connection, Heard};
 use super::poll::{EventFlags, Events, Token};
-use super::ring::{Ring, SLOTS};
+use super::ring::SLOTS;
+use super::speakers::{Exchange, Speaker};
 
 /// Messages that were written together with others, over the whole process. A test holds it above zero.
 static EXCHANGED: AtomicU64 = AtomicU64::new(0);
@@ -20,43 +20,6 @@ static EXCHANGED: AtomicU64 = AtomicU64::new(0);
 /// How many messages were written together with others.
 pub(crate) fn exchanged() -> u64 {
     EXCHANGED.load(Ordering::Relaxed)
-}
-
-/// What it takes to make calls together.
-pub(super) struct Exchange {
-    ring: Ring,
-    /// Whose messages they are, by slot.
-    speakers: Vec<Speaker>,
-}
-
-/// A side of a connection that has something to say.
-struct Speaker {
-    token: Token,
-    flags: EventFlags,
-    /// What it said and has yet to be written.
-    said: Option<usize>,
-}
-
-impl Exchange {
-    /// None where the kernel does not make calls together, which is said once.
-    pub(super) fn new() -> Option<Self> {
-        static SAID: Once = Once::new();
-        match Ring::new() {
-            Ok(ring) => Some(Self {
-                ring,
-                speakers: Vec::with_capacity(SLOTS),
-            }),
-            Err(error) => {
-                SAID.call_once(|| {
-                    tracing::info!(
-                        %error,
-                        "no io_uring: each system call is made by itself (see --no-io-uring)"
-                    );
-                });
-                None
-            }
-        }
-    }
 }
 
 impl Engine {

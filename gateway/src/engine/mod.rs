@@ -2,8 +2,8 @@
 //!
 //! A connection whose bytes nobody looks at is a number, two sockets and what is known of them: an
 //! idle one holds no buffer, no timer of its own and no task. `slab` keeps them, `poll` waits for
-//! their sockets, by edge, `accept` lets them in, [`connection`] is what one does, `direction` how
-//! its bytes go, `exchange` how small messages of several go together. What needs a runtime (HTTP, health checks) is handed to the worker's
+//! their sockets, by edge, `accept` lets them in at its `listeners`, [`connection`] is what one does, `direction` how
+//! its bytes go, `exchange` how small messages of several (`speakers`) go together. What needs a runtime (HTTP, health checks) is handed to the worker's
 //! [tasks](crate::tasks).
 //!
 //! Nothing here blocks, and no connection reads more than a few times before the others have their
@@ -13,6 +13,7 @@ mod accept;
 mod connection;
 mod direction;
 mod exchange;
+mod listeners;
 mod mailbox;
 mod packets;
 mod poll;
@@ -20,6 +21,7 @@ mod ring;
 mod side;
 mod slab;
 mod source;
+mod speakers;
 #[cfg(test)]
 mod tests;
 mod udp;
@@ -30,16 +32,16 @@ use std::time::{Duration, Instant};
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use self::accept::Listeners;
 use self::connection::{Connection, Step, Wait, World};
 pub(crate) use self::direction::spliced;
 use self::direction::{BUFFER, Tools};
-use self::exchange::Exchange;
 pub(crate) use self::exchange::exchanged;
+use self::listeners::Listeners;
 pub(crate) use self::mailbox::{Command, Listening, Mailbox, Receiving, Steered};
 use self::poll::{EventFlags, Events, Token};
 use self::slab::Slab;
 use self::source::StandIns;
+use self::speakers::Exchange;
 use self::udp::{Datagrams, Surroundings};
 use crate::shared::Shared;
 use crate::tasks::Tasks;

@@ -18,9 +18,10 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::connection::{Connection, Phase};
 use super::failure::Failure;
-use super::{
+use super::forwarded;
+use super::limits::{
     CLIENT, CONNECTION_WINDOW, ENDPOINT, ENDPOINTS_TRIED, POOLED, STREAM_IDLE, STREAM_WINDOW,
-    STREAMS, forwarded,
+    STREAMS,
 };
 use crate::counters::{ConnectError, Rejection};
 use crate::descriptors::{Descriptors, Permit};

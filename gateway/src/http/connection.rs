@@ -19,7 +19,7 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use tokio::sync::Notify;
 
-use super::{ENDPOINT, HEAD};
+use super::limits::{ENDPOINT, HEAD};
 use crate::hops::Hops;
 use crate::port::{Clock, EndpointState, Open};
 

@@ -24,6 +24,7 @@ mod app;
 mod connection;
 mod failure;
 mod forwarded;
+mod limits;
 mod stream;
 
 use std::sync::Arc;
@@ -41,41 +42,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::app::App;
 use self::connection::{Connection, Phase};
+use self::limits::{KEEP_ALIVE, STREAM_WINDOW, TRIES};
 use self::stream::Downstream;
 use crate::delivery;
 use crate::descriptors::Descriptors;
 use crate::hops::Hops;
 use crate::port::{Clock, Open};
 use crate::socket;
-
-/// From a connection's accept to its first byte, and from the first byte of a request's head to
-/// its last, however many reads it takes.
-pub(crate) const HEAD: Duration = Duration::from_secs(30);
-/// How long an h2 connection without a stream stays open; pingora's own for HTTP/1.1 is the same.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
-/// Between two reads of a request's body, and for a write to a client to get on.
-const CLIENT: Duration = Duration::from_secs(60);
-/// Between two reads from an endpoint, and for a write to it to get on.
-const ENDPOINT: Duration = Duration::from_secs(60);
-/// The same where silence is normal: upgraded connections and h2 streams.
-const STREAM_IDLE: Duration = Duration::from_secs(3600);
-/// How long an unused connection to an endpoint is kept.
-const POOLED: Duration = Duration::from_secs(30);
-/// At how many endpoints a request is tried when connecting fails.
-const ENDPOINTS_TRIED: usize = 3;
-/// How often a request is tried in all: [`ENDPOINTS_TRIED`], and pooled connections that turn out
-/// to be dead.
-const TRIES: usize = 5;
-/// How many streams share an h2 connection to an endpoint.
-const STREAMS: usize = 100;
-/// How much of an h2 stream may be on its way, in bytes: what a client that does not read can make
-/// the gateway hold. (pingora's default for an endpoint's stream is 8 MiB.)
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// The same of all streams of a connection to an endpoint together: one that is not read must not
-/// hold up the others.
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-/// How many bytes a request's head may have over HTTP/1.1. Over h2 pingora sets 64 KiB too.
-pub(crate) const HEAD_BYTES: usize = 64 * 1024;
 
 /// The HTTP side of one worker. Must be used on one single-threaded runtime.
 pub struct Server {

@@ -23,9 +23,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::HEAD_BYTES;
 use super::connection::{Connection, Phase};
 use super::failure::Failure;
+use super::limits::HEAD_BYTES;
 use crate::delivery;
 
 /// What an h2 client with prior knowledge begins with (RFC 9113, section 3.4).

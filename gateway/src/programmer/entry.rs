@@ -7,9 +7,8 @@ use fairway_config::exchange::ClaimKind;
 use fairway_config::names::ServiceName;
 use tokio::time::Instant;
 
-use super::Wanted;
 use crate::binding::Binding;
-use crate::slot::Slot;
+use crate::slot::{Place, Slot, Target};
 use crate::socket::BindError;
 
 /// After a failure a place is tried again after the first, then after ever longer times.
@@ -18,6 +17,15 @@ const RETRY_LONGEST: Duration = Duration::from_secs(1);
 /// The longest where nothing changes by itself: an address that is not the host's. (One that comes
 /// to an interface is noticed; see [`super::Programmer::addresses_changed`].)
 const RETRY_ADDRESS: Duration = Duration::from_secs(5);
+
+/// What a Service wants at one place.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) place: Place,
+    /// The port that reports show.
+    pub(crate) port: u16,
+    pub(crate) target: Target,
+}
 
 /// One place.
 #[derive(Debug)]

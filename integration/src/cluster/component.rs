@@ -5,8 +5,8 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::addresses::{API_ADDRESS, API_ADDRESS_6, API_PORT, DOOR_PORT};
 use super::certificates::{Authority, Identity};
-use super::{API_ADDRESS, API_ADDRESS_6, API_PORT};
 use crate::programs;
 
 /// A program of the control plane, in the order in which they are started.
@@ -52,9 +52,6 @@ impl Component {
         }
     }
 }
-
-/// Where [`Component::Door`] listens, on loopback.
-pub(super) const DOOR_PORT: u16 = 8001;
 
 /// Controllers whose work tests look at. Left out is what needs kubelets: without their heartbeats
 /// the node lifecycle controller would declare every node dead.

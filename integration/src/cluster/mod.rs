@@ -24,7 +24,7 @@
 //! - `proxy`: kube-proxy.
 //! - `witness`: what Services were at every moment.
 //! - `shared`: one control plane for the tests of a program, and the clean-up after each.
-//! - `component`, `certificates`, `folder`, `request`, `kinds`: what these stand on.
+//! - `addresses`, `component`, `certificates`, `kubeconfig`, `folder`, `request`, `kinds`: what these stand on.
 //!
 //! Lessons:
 //! - A Pod is refused until its namespace has the ServiceAccount `default`
@@ -35,10 +35,12 @@
 //! - A JSON merge patch of a status replaces the whole list of conditions.
 
 mod access;
+mod addresses;
 mod certificates;
 mod component;
 mod folder;
 mod kinds;
+mod kubeconfig;
 mod objects;
 mod proxy;
 mod request;
@@ -57,24 +59,18 @@ use rustix::process::Signal;
 
 use crate::lab::{Host, Process, wire};
 use crate::{clients, wait};
-use access::Credentials;
+pub use addresses::{API_ADDRESS, API_ADDRESS_6, API_PORT};
 use certificates::Authority;
 pub use component::Component;
 use component::Files;
 use folder::Folder;
 use kinds::Kind;
+use kubeconfig::{Credentials, write_kubeconfig};
 pub use objects::Pod;
 pub use proxy::KubeProxy;
 pub use shared::{Shared, end};
 pub use watching::Told;
 pub use witness::{Holders, Witness};
-
-/// Where the API server is for every attached host.
-pub const API_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-/// The same over IPv6.
-pub const API_ADDRESS_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 1);
-/// Its port.
-pub const API_PORT: u16 = 6443;
 
 /// How long a component may take to start: generous, because several tests and compilers may share
 /// two cores.
@@ -309,7 +305,7 @@ fn files(folder: &Folder, authority: &Authority) -> Result<Files> {
     let kubeconfig = |file: &str, user: &str, group: Option<&str>, server: Ipv4Addr| {
         let identity = authority.client(file, user, group)?;
         let path = folder.join(format!("{file}.kubeconfig"));
-        access::write_kubeconfig(
+        write_kubeconfig(
             &path,
             &authority.certificate(),
             server,

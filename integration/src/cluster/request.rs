@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use super::component::DOOR_PORT;
+use super::addresses::DOOR_PORT;
 use crate::lab::Host;
 
 /// How long an answer is waited for. The API server gives up on etcd before that.

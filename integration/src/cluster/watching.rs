@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::Cluster;
-use super::component::DOOR_PORT;
+use super::addresses::DOOR_PORT;
 use crate::lab::Host;
 
 /// Before a watch is begun again that could not be.

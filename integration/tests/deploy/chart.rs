@@ -22,7 +22,7 @@ use serde_json::Value;
 use crate::helm::{
     MANIFESTS, NAMESPACE, documents, helm, object, objects, pod, template_of, text, texts,
 };
-use crate::project;
+use crate::project::project;
 
 /// Values of which each must render, besides none at all.
 pub(crate) const VALUES: &[&[&str]] = &[

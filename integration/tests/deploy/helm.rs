@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use fairway_integration::programs;
 use serde_json::Value;
 
-use crate::project;
+use crate::project::project;
 
 /// How the plain manifests are made of the chart.
 pub(crate) const MANIFESTS: &[&str] = &["--include-crds", "--set", "namespace.create=true"];

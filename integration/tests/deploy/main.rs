@@ -5,11 +5,10 @@
 
 mod chart;
 mod helm;
+mod project;
 mod promql;
 mod rights;
 mod watching;
-
-use std::path::{Path, PathBuf};
 
 use chart::*;
 use fairway_integration::tests;
@@ -42,8 +41,3 @@ tests![
     every_metric_that_is_watched_is_exposed,
     the_operators_objects_hold_the_same_alerts_and_dashboard,
 ];
-
-/// A file of the project's, by its path from the top.
-fn project(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
-}

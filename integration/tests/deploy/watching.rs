@@ -12,7 +12,7 @@ use fairway_integration::{clients, programs, wait};
 use serde_json::Value;
 
 use crate::helm::{object, objects};
-use crate::project;
+use crate::project::project;
 use crate::promql::{Matcher, named};
 
 /// Labels that Prometheus gives to whatever it scrapes.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use crate::path::with_path;
 use crate::step::{self, Tally, cargo};
 use crate::{cache, needs, tools};
 
@@ -21,11 +22,11 @@ pub(crate) fn test(install: bool, filter: Option<&str>) -> Result<(), String> {
     if filter.is_none() {
         step::run(
             "format",
-            step::with_path(&mut cargo(&root, &target)).args(["fmt", "--all", "--check"]),
+            with_path(&mut cargo(&root, &target)).args(["fmt", "--all", "--check"]),
         )?;
         step::run(
             "clippy",
-            step::with_path(&mut cargo(&root, &target)).args([
+            with_path(&mut cargo(&root, &target)).args([
                 "clippy",
                 "--workspace",
                 "--all-targets",
@@ -39,7 +40,7 @@ pub(crate) fn test(install: bool, filter: Option<&str>) -> Result<(), String> {
     }
     step::run(
         "build",
-        step::with_path(&mut cargo(&root, &target)).args(["build", "--workspace"]),
+        with_path(&mut cargo(&root, &target)).args(["build", "--workspace"]),
     )?;
 
     let mut tally = Tally::default();
@@ -49,12 +50,12 @@ pub(crate) fn test(install: bool, filter: Option<&str>) -> Result<(), String> {
         .args(filter)
         .env("FAIRWAY_BIN", target.join("debug/fairway"))
         .env("FAIRWAY_TEST_TOOLS", tools);
-    let outcome = step::run_lines("tests", step::with_path(&mut tests), |line| tally.add(line));
+    let outcome = step::run_lines("tests", with_path(&mut tests), |line| tally.add(line));
     if outcome.is_ok() && filter.is_none() {
         let mut doc = cargo(&root, &target);
         doc.args(["doc", "--workspace", "--no-deps", "--quiet"])
             .env("RUSTDOCFLAGS", "-D warnings");
-        step::run("documentation", step::with_path(&mut doc))?;
+        step::run("documentation", with_path(&mut doc))?;
     }
     eprintln!("==> all of it took {:.0} s", start.elapsed().as_secs_f64());
     println!("{} passed, {} failed", tally.passed, tally.failed);
@@ -81,7 +82,7 @@ pub(crate) fn bench(filter: Option<&str>) -> Result<(), String> {
         .args(["bench", "--package", "fairway-controller-core", "--package"])
         .args(["fairway-gateway-core", "--benches", "--"])
         .args(filter);
-    step::run("benchmarks", step::with_path(&mut bench))
+    step::run("benchmarks", with_path(&mut bench))
 }
 
 /// Measures the cores, and a release build from outside, alone and in a cluster, and writes the
@@ -126,7 +127,7 @@ fn build_release(programs: &[&str]) -> Result<(), String> {
     for program in programs {
         build.args(["--bin", program]);
     }
-    step::run("release build", step::with_path(&mut build))
+    step::run("release build", with_path(&mut build))
 }
 
 /// A measuring program, to be run.
@@ -142,7 +143,7 @@ fn measuring(program: &str) -> Command {
 /// Runs it; what it printed.
 fn printed(name: &str, command: &mut Command) -> Result<String, String> {
     let mut page = String::new();
-    step::run_lines(name, step::with_path(command), |line| {
+    step::run_lines(name, with_path(command), |line| {
         page.push_str(line);
         page.push('\n');
     })?;

@@ -5,6 +5,7 @@
 //!
 //! - [`arguments`]: what was asked for.
 //! - [`needs`]: which programs the tests need, and how to get them.
+//! - [`path`]: where programs are.
 //! - [`cache`]: where what is built for tests is kept.
 //! - [`tools`]: the Go programs that tests run.
 //! - [`step`]: running one thing, with its duration and its outcome.
@@ -14,6 +15,7 @@ mod arguments;
 mod cache;
 mod commands;
 mod needs;
+mod path;
 mod step;
 mod tools;
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::path::search_path;
 use crate::step;
 
 /// A program and the Debian package that has it.
@@ -40,19 +41,6 @@ const PEERS: &[Need] = &[
         "libnginx-mod-stream",
     ),
 ];
-
-/// Where programs are besides `$PATH`: a user's own often lacks the last three, and Go's own
-/// installer puts it where no `$PATH` looks.
-const FOLDERS: &[&str] = &["/usr/local/go/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"];
-
-/// `$PATH` and [`FOLDERS`], for the programs that are started from here.
-pub(crate) fn search_path() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = env::var_os("PATH")
-        .map(|path| env::split_paths(&path).collect())
-        .unwrap_or_default();
-    folders.extend(FOLDERS.iter().map(PathBuf::from));
-    folders
-}
 
 /// What work is to be done, for which something has to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::needs;
-
 /// Runs `command` as the step `name`, its output going where this process's goes.
 pub(crate) fn run(name: &str, command: &mut Command) -> Result<(), String> {
     timed(name, || {
@@ -60,14 +58,6 @@ pub(crate) fn cargo(root: &Path, target: &Path) -> Command {
     // CARGO is set by the cargo that runs this program: the same toolchain goes on.
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root).env("CARGO_TARGET_DIR", target);
-    command
-}
-
-/// Lets the program and what it starts find what [`needs`] found.
-pub(crate) fn with_path(command: &mut Command) -> &mut Command {
-    if let Ok(path) = std::env::join_paths(needs::search_path()) {
-        command.env("PATH", path);
-    }
     command
 }
 

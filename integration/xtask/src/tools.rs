@@ -14,6 +14,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::path::with_path;
 use crate::{cache, step};
 
 /// How many packages are compiled at a time, at most: the largest ones take half a gigabyte each.
@@ -136,7 +137,7 @@ fn built(module: &Module, source: &Path, assets: Option<&Path>) -> Result<Option
             // No program needs C; without it they run wherever the kernel does.
             .env("CGO_ENABLED", "0");
         step::timed(&title, || {
-            compile(step::with_path(&mut go), LIMIT, &mut |line| {
+            compile(with_path(&mut go), LIMIT, &mut |line| {
                 eprintln!("{line}");
             })
         })?;

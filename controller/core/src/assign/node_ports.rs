@@ -8,13 +8,13 @@ use fairway_config::net::Protocol;
 use fairway_config::service::{PortKey, Service};
 
 use super::run::Run;
-use crate::index::{Slot, Wait};
 use crate::ledger::Ledger;
 use crate::ports::Use;
+use crate::queue::{ServiceSlot, WaitsFor};
 use crate::wants::{self, NumberWant};
 
 impl Run<'_> {
-    pub(super) fn keep_numbers(&mut self, slot: Slot, service: &Service, base: &Held) {
+    pub(super) fn keep_numbers(&mut self, slot: ServiceSlot, service: &Service, base: &Held) {
         let ours = self.ledger.settings.allocates_node_ports;
         for port in &service.ports {
             let key = port.key();
@@ -45,7 +45,7 @@ impl Run<'_> {
     }
 
     /// Takes a number where it may be had.
-    fn take_number(&mut self, slot: Slot, wanted: Use, number: u16, held: bool) -> bool {
+    fn take_number(&mut self, slot: ServiceSlot, wanted: Use, number: u16, held: bool) -> bool {
         let numbers = &mut self.ledger.numbers;
         if numbers.may_take(number, slot, wanted, held).is_err() {
             return false;
@@ -64,7 +64,7 @@ impl Run<'_> {
         true
     }
 
-    pub(super) fn give_numbers(&mut self, slot: Slot, asked: bool) {
+    pub(super) fn give_numbers(&mut self, slot: ServiceSlot, asked: bool) {
         if !self.ledger.settings.allocates_node_ports {
             return;
         }
@@ -86,14 +86,14 @@ impl Run<'_> {
             };
             if self.take_number(slot, wanted, number, false) {
                 self.given.push(slot);
-                self.wake(&Wait::NodePort(number));
+                self.wake(&WaitsFor::NodePort(number));
             }
         }
     }
 
     /// The number for a port that asks for none: what the same port has in the other protocol, as
     /// Kubernetes does for DNS, else the lowest that is free.
-    fn number_for(&self, slot: Slot, wanted: Use) -> Option<u16> {
+    fn number_for(&self, slot: ServiceSlot, wanted: Use) -> Option<u16> {
         let numbers = &self.ledger.numbers;
         if let Use::Port(key) = wanted {
             let granted = &self.index.get(slot)?.granted.node_ports;
@@ -125,7 +125,7 @@ pub(crate) fn missing_numbers(service: &Service, granted: &Held) -> Vec<(Use, Nu
 }
 
 /// Whom it concerns that a Service has other numbers than it had.
-pub(super) fn number_waits(ledger: &Ledger, old: &Held, new: &Held, waits: &mut Vec<Wait>) {
+pub(super) fn number_waits(ledger: &Ledger, old: &Held, new: &Held, waits: &mut Vec<WaitsFor>) {
     if old.node_ports == new.node_ports && old.health_check_node_port == new.health_check_node_port
     {
         return;
@@ -136,8 +136,8 @@ pub(super) fn number_waits(ledger: &Ledger, old: &Held, new: &Held, waits: &mut 
     };
     let (old, new) = (numbers(old), numbers(new));
     if !old.is_subset(&new) && ledger.numbers.has_free() {
-        waits.push(Wait::AnyNodePort);
+        waits.push(WaitsFor::AnyNodePort);
     }
     let moved = old.symmetric_difference(&new);
-    waits.extend(moved.copied().map(Wait::NodePort));
+    waits.extend(moved.copied().map(WaitsFor::NodePort));
 }

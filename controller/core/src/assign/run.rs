@@ -1,24 +1,25 @@
 //! What one run of assigning works on.
 
-use crate::index::{Index, Ranked, Slot, Wait};
+use crate::index::Index;
 use crate::ledger::Ledger;
+use crate::queue::{ServiceQueue, ServiceSlot, WaitsFor};
 
 /// One run of assigning.
 pub(super) struct Run<'a> {
     pub(super) ledger: &'a mut Ledger,
     pub(super) index: &'a mut Index,
     /// Who is to be served in the next round.
-    pub(super) next: Ranked,
+    pub(super) next: ServiceQueue,
     /// Who was given something, each time.
-    pub(super) given: Vec<Slot>,
+    pub(super) given: Vec<ServiceSlot>,
 }
 
 impl Run<'_> {
     /// Puts those who wait for it into the next round. Of those who wait for one of many alike
     /// only the first: it passes the word on while there is something left.
-    pub(super) fn wake(&mut self, wait: &Wait) {
+    pub(super) fn wake(&mut self, wait: &WaitsFor) {
         match wait {
-            Wait::Pool(..) | Wait::AnyNodePort => {
+            WaitsFor::Pool(..) | WaitsFor::AnyNodePort => {
                 self.next
                     .extend(self.index.next_waiting(wait, None).cloned());
             }

@@ -9,14 +9,14 @@ use fairway_config::service::Service;
 
 use super::node_ports::number_waits;
 use super::run::Run;
-use crate::index::{Slot, Wait};
 use crate::ledger::Ledger;
+use crate::queue::{ServiceSlot, WaitsFor};
 
 impl Run<'_> {
     /// Wakes those whom the difference of what a changed Service had and has may concern.
     pub(super) fn wake_after(
         &mut self,
-        slot: Slot,
+        slot: ServiceSlot,
         old: &Held,
         was: &Service,
         service: &Service,
@@ -47,7 +47,11 @@ impl Run<'_> {
 }
 
 /// What a Service that is gone may have been in the way of.
-pub(crate) fn waits_after_removal(ledger: &Ledger, held: &Held, service: &Service) -> Vec<Wait> {
+pub(crate) fn waits_after_removal(
+    ledger: &Ledger,
+    held: &Held,
+    service: &Service,
+) -> Vec<WaitsFor> {
     let mut waits = Vec::new();
     for address in &held.addresses {
         released_waits(ledger, *address, service, &mut waits);
@@ -68,11 +72,11 @@ pub(super) fn same_terms(a: &Service, b: &Service) -> bool {
 }
 
 /// Whom it concerns that a Service let go of an address.
-fn released_waits(ledger: &Ledger, address: IpAddr, service: &Service, waits: &mut Vec<Wait>) {
+fn released_waits(ledger: &Ledger, address: IpAddr, service: &Service, waits: &mut Vec<WaitsFor>) {
     let family = IpFamily::of(address);
     for pool in ledger.pools.containing(address) {
         if pool.free(family).available() > 0 {
-            waits.push(Wait::Pool(pool.name().clone(), family));
+            waits.push(WaitsFor::Pool(pool.name().clone(), family));
         }
     }
     address_waits(ledger, address, service, waits);
@@ -83,31 +87,31 @@ pub(super) fn taken_waits(
     ledger: &Ledger,
     address: IpAddr,
     service: &Service,
-    waits: &mut Vec<Wait>,
+    waits: &mut Vec<WaitsFor>,
 ) {
     let family = IpFamily::of(address);
     for pool in ledger.pools.containing(address) {
         if pool.free(family).available() == 0 {
-            waits.push(Wait::PoolEmpty(pool.name().clone(), family));
+            waits.push(WaitsFor::PoolEmpty(pool.name().clone(), family));
         }
     }
     address_waits(ledger, address, service, waits);
 }
 
-fn address_waits(ledger: &Ledger, address: IpAddr, service: &Service, waits: &mut Vec<Wait>) {
-    waits.push(Wait::Address(address));
+fn address_waits(ledger: &Ledger, address: IpAddr, service: &Service, waits: &mut Vec<WaitsFor>) {
+    waits.push(WaitsFor::Address(address));
     // Its own key, and that of those who stay: it may have been in their way without having theirs.
     let keys = [
         service.asks.sharing_key.as_ref(),
         ledger.tenants.sharing_key(address),
     ];
     for key in keys.into_iter().flatten() {
-        waits.push(Wait::Sharing(Arc::clone(key)));
+        waits.push(WaitsFor::Sharing(Arc::clone(key)));
     }
     for pool in ledger.pools.containing(address) {
         if pool.config.quota_per_namespace.is_some() {
             let namespace = Arc::clone(&service.name.namespace);
-            waits.push(Wait::Quota(pool.name().clone(), namespace));
+            waits.push(WaitsFor::Quota(pool.name().clone(), namespace));
         }
     }
 }

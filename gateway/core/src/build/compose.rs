@@ -11,9 +11,10 @@ use fairway_config::service::{
 use fairway_config::view::EndpointRow;
 
 use super::candidates::{Gatherer, first_family};
-use super::claims::{Claims, Want};
+use super::claims::Claims;
 use super::services::{Entry, Id, Services};
 use super::surroundings::Surroundings;
+use super::wants::Want;
 use crate::eligible::{Candidate, Eligible, Policy, eligible};
 use crate::guard::Refusal;
 use crate::route::{Claim, EndpointSet, HealthCheck, Resolved, Route, RoutePort, Sources, Why};

@@ -15,7 +15,7 @@ use fairway_config::exchange::StoredService;
 use fairway_config::names::{NamespacedName, ServiceName};
 use fairway_config::time::Timestamp;
 
-use super::claims::Want;
+use super::wants::Want;
 use crate::route::Route;
 
 /// Stands for a Service as long as anything of it is known.

@@ -10,7 +10,7 @@ use fairway_config::names::ClusterName;
 use fairway_config::pool::{AddressPool, Forwarding};
 use fairway_config::service::{ForwardTo, Service, ServiceType};
 
-use super::{ServeNodePorts, Settings};
+use super::settings::{ServeNodePorts, Settings};
 use crate::guard::Guard;
 
 #[derive(Debug)]

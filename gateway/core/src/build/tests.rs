@@ -9,8 +9,8 @@ use fairway_config::net::{AddressRange, IpFamily, Protocol};
 use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
 use fairway_config::selector::Selector;
 use fairway_config::service::{
-    AppProtocol, Asks, ExternalTrafficPolicy, IpFamilyPolicy, PortKey, Service, ServicePort,
-    TargetPort,
+    AppProtocol, Asks, ExternalTrafficPolicy, ForwardTo, IpFamilyPolicy, PortKey, Service,
+    ServicePort, TargetPort,
 };
 use fairway_config::time::Timestamp;
 use proptest::prelude::*;

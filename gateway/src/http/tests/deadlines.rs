@@ -1,7 +1,7 @@
 //! On a paused clock, which goes on by itself whenever nothing else can.
 
 use super::*;
-use crate::http::{HEAD, HEAD_BYTES};
+use crate::http::limits::{HEAD, HEAD_BYTES};
 use tokio::time::{Instant, sleep};
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,57 @@
+//! What an import comes to.
+
+use serde_json::{Value, json};
+
+use crate::crd::AddressPoolSpec;
+use crate::pool::Forwarding;
+
+/// The priority of a pool that says none.
+pub(super) const PRIORITY: i64 = 100;
+
+/// What an import comes to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Imported {
+    /// The AddressPools, in the order in which they should be printed.
+    pub pools: Vec<ImportedPool>,
+    /// What becomes of what, in sentences.
+    pub said: Vec<String>,
+    /// What a person has to look at before going on, in sentences.
+    pub warnings: Vec<String>,
+}
+
+/// An AddressPool that an import makes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImportedPool {
+    /// Its name.
+    pub name: String,
+    /// What it declares.
+    pub spec: AddressPoolSpec,
+}
+
+impl ImportedPool {
+    /// As a manifest, without the fields that say what is so anyway.
+    pub fn manifest(&self) -> Value {
+        let mut spec = json!(self.spec);
+        let usual = [
+            ("serviceSelector", json!({})),
+            ("namespaceSelector", json!({})),
+            ("announce", json!({})),
+            ("avoidEnds", json!(false)),
+            ("priority", json!(PRIORITY)),
+            ("forwarding", json!(Forwarding::default())),
+        ];
+        if let Some(fields) = spec.as_object_mut() {
+            fields.retain(|name, value| {
+                !usual
+                    .iter()
+                    .any(|(known, default)| name == known && value == default)
+            });
+        }
+        json!({
+            "apiVersion": "fairway.dev/v1alpha1",
+            "kind": "AddressPool",
+            "metadata": {"name": self.name},
+            "spec": spec,
+        })
+    }
+}

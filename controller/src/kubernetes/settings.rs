@@ -1,0 +1,77 @@
+//! How a store over an API server is set up, and what all of it goes by.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fairway_config::names::ServiceName;
+use fairway_config::object::{Kind, ObjectKey};
+use fairway_config::time::Timestamp;
+
+use super::term::Term;
+
+/// After so long without a word a connection counts as dead, in seconds. The API server ends a
+/// watch after this time by itself, and the next one goes on where it ended.
+pub(super) const WATCH_SECONDS: u32 = 60;
+
+/// How long a request may take. Shorter than what a leader has left of its lease when it may still
+/// write, so that no request of a former leader is on its way when the next one begins.
+pub(super) const REQUEST: Duration = Duration::from_secs(4);
+
+/// How a [`KubernetesStore`] is set up.
+#[derive(Clone, Debug)]
+pub struct KubernetesSettings {
+    /// `spec.loadBalancerClass` of the Services that are ours.
+    pub class: Arc<str>,
+    /// Whether those without a class are ours, too.
+    pub default_class: bool,
+    /// What is read.
+    pub reads: Reads,
+    /// Whether this process leads, without which nothing is written.
+    pub term: Term,
+    /// Fairway's own namespace, in which gateways have their Leases.
+    pub namespace: String,
+    /// This process' own name, in Events.
+    pub instance: Arc<str>,
+}
+
+/// What is read from the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// What a controller decides on: Services, AddressPools, the labels of Namespaces, and the
+    /// addresses of Nodes.
+    Controller,
+    /// What a gateway serves: Services, EndpointSlices, Nodes and AddressPools.
+    Gateway,
+}
+
+impl Reads {
+    pub(super) fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::Controller => &[
+                Kind::Namespace,
+                Kind::Node,
+                Kind::AddressPool,
+                Kind::Service,
+            ],
+            Self::Gateway => &[
+                Kind::Node,
+                Kind::AddressPool,
+                Kind::Service,
+                Kind::EndpointSlice,
+            ],
+        }
+    }
+}
+
+pub(super) fn key_of(name: &ServiceName) -> ObjectKey {
+    ObjectKey {
+        kind: Kind::Service,
+        namespace: Some(Arc::clone(&name.namespace)),
+        name: Arc::clone(&name.name),
+    }
+}
+
+pub(super) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Timestamp(since.map_or(0, |since| since.as_secs().cast_signed()))
+}

@@ -1,0 +1,34 @@
+//! What the tasks of a store work on.
+
+use std::sync::{Arc, Mutex};
+
+use kube::Client;
+
+use super::known::Known;
+use super::pace::Pace;
+use super::progress::Progress;
+use super::reporter::Reports;
+use super::rights::Rights;
+use super::settings::KubernetesSettings;
+use super::snapshot::Snapshot;
+use super::strays::Strays;
+use super::teller::Teller;
+use crate::feed::Feed;
+
+/// What the tasks of a store work on.
+pub(super) struct Shared {
+    pub(super) client: Client,
+    pub(super) settings: KubernetesSettings,
+    pub(super) feed: Feed,
+    /// Held while what came out of it is published, so that it is told in the order in which it
+    /// was taken in.
+    pub(super) known: Mutex<Known>,
+    pub(super) progress: Mutex<Progress>,
+    pub(super) strays: Strays,
+    pub(super) pace: Pace,
+    pub(super) rights: Rights,
+    pub(super) teller: Teller,
+    pub(super) reports: Arc<Reports>,
+    /// Taken while `known` is held, so that it is written down in the order in which it was heard.
+    pub(super) snapshot: Option<Mutex<Snapshot>>,
+}

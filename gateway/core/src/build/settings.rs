@@ -1,0 +1,54 @@
+//! What a gateway is told at its start.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use fairway_config::names::ClusterName;
+use fairway_config::service::ForwardTo;
+
+/// What a gateway is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The gateway's name, in notices.
+    pub gateway: ClusterName,
+    /// The Node it runs on, if it runs on one.
+    pub node_name: Option<ClusterName>,
+    /// The zone it is in, where its Node does not say so.
+    pub zone: Option<Arc<str>>,
+    /// Where traffic is sent, unless a Service says otherwise.
+    pub forward_to: ForwardTo,
+    /// Whether every EndpointSlice that there is is among the objects, as in a cluster: a Service
+    /// without one has no endpoints. In a directory of manifests they may have been left out.
+    pub slices_are_known: bool,
+    /// The `loadBalancerClass` of the Services that are ours.
+    pub class: Arc<str>,
+    /// Whether LoadBalancer Services without a class are ours, too.
+    pub default_class: bool,
+    /// Lets loopback and the host's own addresses be dialled, the gateway's own listeners excepted.
+    pub allow_loopback: bool,
+    /// What the process listens on for itself (admin, metrics): never dialled. The unspecified
+    /// address stands for all of the host's.
+    pub admin: Vec<SocketAddr>,
+    /// Whether node ports are served, and health check ports with them.
+    pub serve_node_ports: ServeNodePorts,
+    /// Where node ports are served. None: on every address of the host but
+    /// - those of pools and those that a Service holds: they may belong to another Service;
+    /// - IPv6 link-local ones, which mean nothing without an interface, and multicast;
+    /// - loopback ones other than `127.0.0.1` and `::1`. These two are served, as kube-proxy's
+    ///   iptables mode does: `curl localhost:30080` is what people try first.
+    ///
+    /// The first rule holds for listed ones as well.
+    pub node_addresses: Option<Vec<IpAddr>>,
+}
+
+/// Whether a gateway serves node ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServeNodePorts {
+    /// It does.
+    Always,
+    /// Unless it runs on a Node: there the nodes' own proxy (kube-proxy or what stands in for it)
+    /// captures them before a socket sees anything.
+    UnlessNode,
+    /// It does not.
+    Never,
+}
