@@ -62,15 +62,17 @@ pub(crate) fn start(settings: Settings) -> anyhow::Result<Process> {
     } = settings;
     let recorder = process::recorder()?;
     let stop = Stop::default();
-    let store = DirectoryStore::open(DirectorySettings::new(manifests, state)).map_err(
-        |error| match error {
-            OpenError::State(error) => anyhow::Error::from(WrongConfiguration(format!(
-                "{:#}",
-                anyhow::Error::from(error)
-            ))),
-            other => other.into(),
-        },
-    )?;
+    let store =
+        DirectoryStore::open(DirectorySettings::new(manifests, state)).map_err(|error| {
+            match error {
+                OpenError::Watch { .. } => error.into(),
+                // What was asked for can't be.
+                OpenError::State(_) | OpenError::Nested { .. } | OpenError::NoManifests { .. } => {
+                    let whole = format!("{:#}", anyhow::Error::from(error));
+                    anyhow::Error::from(WrongConfiguration(whole))
+                }
+            }
+        })?;
     let store = Arc::new(store);
     let (controller, handle) = Controller::new(
         store.clone(),

@@ -475,12 +475,12 @@ fn flags_are_environment_variables_too() -> Result<()> {
     let mut command = Command::new(programs::fairway()?);
     command
         .arg("standalone")
-        .env("FAIRWAY_MANIFESTS", folder.path());
-    command.env("FAIRWAY_STATE", folder.path().join("state"));
+        .env("FAIRWAY_MANIFESTS", folder.path().join("manifests"))
+        .env("FAIRWAY_STATE", folder.path().join("state"));
     command
         .env("FAIRWAY_ADMIN", "127.0.0.1:7777")
         .env("FAIRWAY_LOG_FORMAT", "json");
-    std::fs::create_dir(folder.path().join("state"))?;
+    std::fs::create_dir(folder.path().join("manifests"))?;
     let _process = host.spawn(command)?;
     let to = "127.0.0.1:7777".parse()?;
     wait::until("the admin address answers", || {

@@ -1,13 +1,14 @@
 //! A store over a directory of manifests: files in, files out.
 //!
 //! Reading order:
-//! 1. `scan` finds and reads files, `watch` hears of their changes, `manifest` turns text
-//!    into objects;
+//! 1. `scan` finds and reads files, `links` says where links lead, `watch` hears of changes, `manifest`
+//!    turns text into objects;
 //! 2. `catalog` knows which file declares what and what is held back, `absence` when a file
 //!    that is gone counts as deleted;
 //! 3. `holding` is what an object in force has and what a Service keeps when it changes, `changes`
 //!    what subscribers hear of it, `ledger` has all of it and what of it is not yet on disk;
-//! 4. `memory` and `render` say what is written; `offline` reads manifests without any of this;
+//! 4. `memory` and `render` say what is written, `recovery` reads it after a restart; `offline` reads
+//!    manifests without any of this;
 //! 5. `worker` is the thread that does all of this, one thing after the other; `survey` is its
 //!    part that finds out what has changed, `writeback` the one that makes decisions last,
 //!    `visible` what it lets others see.
@@ -31,10 +32,12 @@ mod catalog;
 mod changes;
 mod holding;
 mod ledger;
+mod links;
 mod manifest;
 mod memory;
 mod offline;
 mod parallel;
+mod recovery;
 mod render;
 mod scan;
 mod settings;

@@ -34,7 +34,7 @@ pub fn declared(path: &Path) -> io::Result<Declared> {
         declared.add(&path.display().to_string(), path);
         return Ok(declared);
     }
-    let survey = scan::survey(path, &mut |_, _| {})?;
+    let survey = scan::survey(path, None, &mut |_, _| {})?;
     for (directory, why) in &survey.unlisted {
         declared.problem(&path.join(&**directory).display().to_string(), why);
     }

@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::links::{self, LinkTargets};
+
 /// A larger manifest is not read: 20,000 Services with all that a cluster adds take a third of it.
 pub(super) const MAX_BYTES: u64 = 64 << 20;
 
@@ -77,10 +79,44 @@ pub(super) struct Survey {
     pub(super) directories: BTreeMap<Arc<str>, Identity>,
     /// Directories below the root that are there and can't be listed, and why.
     pub(super) unlisted: BTreeMap<Arc<str>, String>,
-    /// Where the links point to: directories elsewhere whose changes matter.
-    pub(super) targets: BTreeSet<PathBuf>,
-    /// Whether there are links at all, those that lead nowhere included.
-    pub(super) links: bool,
+    /// Names that lead into Fairway's own state: what is there is no manifest.
+    pub(super) own: BTreeSet<Arc<str>>,
+    /// Where the links lead: what changes there matters. Empty where there are no links.
+    pub(super) targets: LinkTargets,
+}
+
+/// Fairway's own state directory, which is never read for manifests: what is written there after each
+/// change would be taken for a change.
+#[derive(Clone, Debug)]
+pub(super) struct OwnState {
+    /// Without links.
+    path: PathBuf,
+    identity: Option<Identity>,
+}
+
+impl OwnState {
+    /// Of that path.
+    pub(super) fn new(state: &Path) -> Self {
+        Self {
+            path: links::follow(state).end,
+            identity: fs::metadata(state).ok().map(|it| Identity::of(&it)),
+        }
+    }
+
+    /// Whether the path without links is it or lies in it.
+    pub(super) fn holds(&self, path: &Path) -> bool {
+        path.starts_with(&self.path)
+    }
+
+    /// Whether it lies below the path without links.
+    pub(super) fn is_below(&self, path: &Path) -> bool {
+        self.path.starts_with(path)
+    }
+
+    /// Whether the directory is it, perhaps mounted at another place.
+    pub(super) fn is(&self, directory: &Metadata) -> bool {
+        self.identity == Some(Identity::of(directory))
+    }
 }
 
 /// Whether a file of this name is a manifest.
@@ -92,8 +128,13 @@ pub(super) fn is_manifest(name: &str) -> bool {
 }
 
 /// Walks everything below `root`; `enter` hears of each directory before it is listed, so that a
-/// watch set there misses nothing. An error is one of the root itself.
-pub(super) fn survey(root: &Path, enter: &mut dyn FnMut(&str, &Path)) -> io::Result<Survey> {
+/// watch set there misses nothing. What leads into `own` is not entered. An error is one of the root
+/// itself.
+pub(super) fn survey(
+    root: &Path,
+    own: Option<&OwnState>,
+    enter: &mut dyn FnMut(&str, &Path),
+) -> io::Result<Survey> {
     let metadata = fs::metadata(root)?;
     if !metadata.is_dir() {
         return Err(io::Error::other("is not a directory"));
@@ -103,8 +144,8 @@ pub(super) fn survey(root: &Path, enter: &mut dyn FnMut(&str, &Path)) -> io::Res
         files: BTreeMap::new(),
         directories: BTreeMap::new(),
         unlisted: BTreeMap::new(),
-        targets: BTreeSet::new(),
-        links: false,
+        own: BTreeSet::new(),
+        targets: LinkTargets::new(),
     };
     // A link that leads back up names a directory that has been entered before.
     let mut entered = BTreeSet::from([survey.root]);
@@ -117,7 +158,7 @@ pub(super) fn survey(root: &Path, enter: &mut dyn FnMut(&str, &Path)) -> io::Res
             Ok(names) => {
                 for name in names.iter().rev() {
                     let below = join(&directory, name);
-                    if let Some(identity) = survey.meet(root, below.clone(), name)
+                    if let Some(identity) = survey.meet(root, own, below.clone(), name)
                         && entered.insert(identity)
                     {
                         open.push((below, identity));
@@ -141,14 +182,26 @@ pub(super) fn survey(root: &Path, enter: &mut dyn FnMut(&str, &Path)) -> io::Res
 
 impl Survey {
     /// Takes note of one name; that of a directory to enter, if it is one.
-    fn meet(&mut self, root: &Path, below: Arc<str>, name: &str) -> Option<Identity> {
+    fn meet(
+        &mut self,
+        root: &Path,
+        own: Option<&OwnState>,
+        below: Arc<str>,
+        name: &str,
+    ) -> Option<Identity> {
         let path = root.join(&*below);
         let link = fs::symlink_metadata(&path).is_ok_and(|it| it.is_symlink());
         if link {
-            self.links = true;
-            self.targets.extend(targets(&path));
+            links::note(&mut self.targets, &path, &below);
+            if own.is_some_and(|own| own.holds(&links::follow(&path).end)) {
+                self.own.insert(below);
+                return None;
+            }
         }
         match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() && own.is_some_and(|own| own.is(&metadata)) => {
+                self.own.insert(below);
+            }
             Ok(metadata) if metadata.is_dir() => return Some(Identity::of(&metadata)),
             found if is_manifest(name) => {
                 if let Some(sighting) = sighting(found, link) {
@@ -272,19 +325,6 @@ fn list(directory: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// The directories in which a change moves what a link leads to: the one that the link names, and
-/// the one where following it to the end arrives.
-fn targets(link: &Path) -> impl Iterator<Item = PathBuf> {
-    let named = fs::read_link(link)
-        .ok()
-        .and_then(|target| Some(link.parent()?.join(target)));
-    let end = fs::canonicalize(link).ok();
-    named
-        .into_iter()
-        .chain(end)
-        .filter_map(|target| fs::canonicalize(target.parent()?).ok())
-}
-
 fn join(directory: &str, name: &str) -> Arc<str> {
     if directory.is_empty() {
         name.into()
@@ -301,7 +341,7 @@ mod tests {
     use super::*;
 
     fn files(root: &Path) -> Vec<String> {
-        let survey = survey(root, &mut |_, _| {}).unwrap();
+        let survey = survey(root, None, &mut |_, _| {}).unwrap();
         survey.files.keys().map(|path| path.to_string()).collect()
     }
 
@@ -334,7 +374,7 @@ mod tests {
         symlink("loop.yaml", root.path().join("loop.yaml")).unwrap();
         symlink(elsewhere.path(), root.path().join("z")).unwrap();
         symlink(elsewhere.path().join("x.yaml"), root.path().join("y.yaml")).unwrap();
-        let survey = survey(root.path(), &mut |_, _| {}).unwrap();
+        let survey = survey(root.path(), None, &mut |_, _| {}).unwrap();
         let paths: Vec<_> = survey.files.keys().map(|path| &**path).collect();
         assert_eq!(paths, ["loop.yaml", "y.yaml", "z/x.yaml"]);
         assert!(matches!(survey.files["loop.yaml"], Sighting::Unreadable(_)));
@@ -342,11 +382,27 @@ mod tests {
             survey.files["y.yaml"],
             Sighting::File { link: true, .. }
         ));
-        assert!(
-            survey
-                .targets
-                .contains(&elsewhere.path().canonicalize().unwrap())
-        );
+        let elsewhere = elsewhere.path().canonicalize().unwrap();
+        assert!(survey.targets[&elsewhere]["x.yaml"].contains("y.yaml"));
+    }
+
+    #[test]
+    fn the_state_directory_is_never_entered() {
+        let top = tempfile::tempdir().unwrap();
+        let (root, state) = (top.path().join("manifests"), top.path().join("state"));
+        fs::create_dir_all(root.join("shop")).unwrap();
+        fs::create_dir_all(state.join("services/web")).unwrap();
+        fs::write(state.join("services/web/a.yaml"), "").unwrap();
+        symlink(top.path(), root.join("above")).unwrap();
+        symlink(&state, root.join("shop/itself")).unwrap();
+        symlink("../../state/services", root.join("shop/services")).unwrap();
+        symlink("../state/services/web/a.yaml", root.join("a.yaml")).unwrap();
+        let own = OwnState::new(&state);
+        let survey = survey(&root, Some(&own), &mut |_, _| {}).unwrap();
+        assert_eq!(survey.files.keys().count(), 0, "{:?}", survey.files);
+        let own: Vec<_> = survey.own.iter().map(|path| &**path).collect();
+        let wanted = ["a.yaml", "above/state", "shop/itself", "shop/services"];
+        assert_eq!(own, wanted);
     }
 
     #[test]

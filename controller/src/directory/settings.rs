@@ -1,9 +1,11 @@
 //! How a store over a directory is set up, and why it could not be.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::links;
+use super::scan::OwnState;
 use crate::state::TakeError;
 
 /// How a [`DirectoryStore`](super::DirectoryStore) is set up.
@@ -36,12 +38,83 @@ impl DirectorySettings {
     }
 }
 
+impl DirectorySettings {
+    /// Whether manifests and state are apart: what Fairway writes would be read as manifests, and the
+    /// Services in it could not be deleted.
+    pub(super) fn check(&self) -> Result<(), OpenError> {
+        let apart = |how: String| OpenError::Nested {
+            how,
+            state: self.state.clone(),
+        };
+        let own = OwnState::new(&self.state);
+        let manifests = links::follow(&self.manifests).end;
+        let shown = self.manifests.display();
+        if own.holds(&manifests) {
+            return Err(apart(if own.is_below(&manifests) {
+                format!("the manifest directory {shown} is the state directory")
+            } else {
+                format!("the manifest directory {shown} lies in the state directory")
+            }));
+        }
+        if own.is_below(&manifests) {
+            return Err(apart(format!(
+                "the state directory lies in the manifest directory {shown}"
+            )));
+        }
+        let leads_there = |link: &Path| {
+            let end = links::follow(link).end;
+            own.holds(&end) || own.is_below(&end)
+        };
+        match links::find(&self.manifests, &leads_there) {
+            Some(link) => Err(apart(format!(
+                "the link {} leads to the state directory, to what is in it or to what it lies in",
+                link.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether there is a manifest directory.
+    pub(super) fn check_manifests(&self) -> Result<(), OpenError> {
+        match std::fs::read_dir(&self.manifests) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(OpenError::NoManifests {
+                manifests: self.manifests.clone(),
+                source,
+            }),
+        }
+    }
+}
+
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The state directory can't be had.
     #[error(transparent)]
     State(#[from] TakeError),
+    /// The manifests and the state are not apart.
+    #[error(
+        "{how} ({}): Fairway would take what it writes for manifests; name a directory with --state \
+         that is apart from the manifests",
+        state.display()
+    )]
+    Nested {
+        /// Which of them lies in the other, as a clause.
+        how: String,
+        /// The state directory.
+        state: PathBuf,
+    },
+    /// There is no manifest directory, and nothing that an earlier run read could stand in for it.
+    #[error(
+        "the manifest directory {} can't be read: make it, or name another one with --manifests",
+        manifests.display()
+    )]
+    NoManifests {
+        /// The manifest directory.
+        manifests: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The kernel refuses what the store needs to wait for changes, or a thread.
     #[error("can't wait for changes of {}", manifests.display())]
     Watch {

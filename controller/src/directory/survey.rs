@@ -33,12 +33,13 @@ impl Worker {
         let began = Instant::now();
         self.watcher.begin();
         let watcher = &mut self.watcher;
-        let found = scan::survey(&root, &mut |below, path| watcher.enter(below, path));
-        let (targets, links) = match &found {
-            Ok(survey) => (survey.targets.clone(), survey.links),
+        let own = Some(&self.own);
+        let mut found = scan::survey(&root, own, &mut |below, path| watcher.enter(below, path));
+        let targets = match &mut found {
+            Ok(survey) => std::mem::take(&mut survey.targets),
             Err(_) => Default::default(),
         };
-        self.watcher.end(&root, &targets, links);
+        let unheard = self.watcher.end(&root, targets);
         let now = Instant::now();
         let asked = Look {
             at: self.survey.at.min(now),
@@ -47,7 +48,12 @@ impl Worker {
         // What the next one finds unheard of came about after this one began.
         self.survey.after = began;
         match found {
-            Ok(survey) => self.take(&root, survey, asked, now),
+            Ok(survey) => {
+                self.take(&root, survey, asked, now);
+                if unheard {
+                    self.survey.at = now;
+                }
+            }
             Err(error) => {
                 self.survey.at = now + ABSENT;
                 self.absent(&format!("can't be read: {error}"), now);
@@ -93,15 +99,15 @@ impl Worker {
         if elsewhere && !self.catalog.is_empty() {
             self.absence.interrupt(now);
         }
-        let problems: Vec<_> = survey
-            .unlisted
-            .iter()
-            .map(|(path, why)| {
-                let message = format!("{why}; what was declared below it stays in force");
-                problem(path, message)
-            })
-            .collect();
-        self.of_directories(problems);
+        let unlisted = survey.unlisted.iter().map(|(path, why)| {
+            let message = format!("{why}; what was declared below it stays in force");
+            problem(path, message)
+        });
+        let own = survey.own.iter().map(|path| {
+            let message = "leads into Fairway's own state directory: nothing there is a manifest";
+            problem(path, message)
+        });
+        self.of_directories(unlisted.chain(own).collect());
         let gone: Vec<_> = self
             .catalog
             .paths()
@@ -192,7 +198,7 @@ impl Worker {
                 let in_place = former.is_none_or(|former| former == stamp.identity);
                 let age = age(&stamp);
                 let wait = age.and_then(|age| SETTLED.checked_sub(age));
-                let wait = wait.filter(|_| in_place && !link && !told);
+                let wait = wait.filter(|_| in_place && !told);
                 if wait.is_none() {
                     self.found(came_about(age.filter(|_| !link), look, Instant::now()));
                     changed.push(Arc::clone(path));

@@ -8,12 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
+use super::links::LinkTargets;
 use super::scan::is_manifest;
 
 /// Where something has changed.
@@ -28,10 +29,17 @@ pub(super) enum Hint {
     Gone(Arc<str>),
     /// A manifest is being written: look when it is closed, which will be heard of.
     Writing(Arc<str>),
+    /// What the link of that name leads to was written and closed: look at once.
+    LookBehind(Arc<str>),
+    /// What the link of that name leads to is there, and was not: perhaps it is about to be written.
+    MadeBehind(Arc<str>),
+    /// A name of a manifest is there that was not: a file that is about to be written, which will be
+    /// heard of, or a link, of which nothing else will be heard.
+    Made(Arc<str>),
+    /// Another name came or went: it matters where it is or was a link to a directory.
+    Other(Arc<str>),
     /// Something else moved: look at everything.
     Survey,
-    /// Something that a link leads to is being written: look at everything in a while.
-    SurveyLater,
 }
 
 /// What a watch is there for; one directory can be watched for several reasons.
@@ -39,8 +47,8 @@ pub(super) enum Hint {
 struct Watched {
     /// Its path below the root, where it is part of the survey.
     directory: Option<Arc<str>>,
-    /// Links lead into it.
-    target: bool,
+    /// What is in it that decides where links lead.
+    targets: BTreeMap<String, BTreeSet<Arc<str>>>,
     /// The root stands in it, under this name.
     holds_root: Option<String>,
     /// Set anew in this survey.
@@ -94,13 +102,23 @@ impl Watcher {
     }
 
     /// The survey has ended: watches where its links lead to and where its root stands.
-    pub(super) fn end(&mut self, root: &Path, targets: &BTreeSet<PathBuf>, links: bool) {
-        self.links = links;
-        for target in targets {
-            if let Some(watched) = self.watch(target, contents()) {
-                watched.target = true;
+    /// Says whether a directory that links lead through was not watched before: what happened in it
+    /// since the survey came by was not heard of.
+    pub(super) fn end(&mut self, root: &Path, targets: LinkTargets) -> bool {
+        self.links = !targets.is_empty();
+        let before = self.watches.len();
+        for (directory, names) in targets {
+            let holds_content = names.values().any(|manifests| !manifests.is_empty());
+            let flags = if holds_content {
+                contents()
+            } else {
+                names_alone()
+            };
+            if let Some(watched) = self.watch(&directory, flags) {
+                watched.targets = names;
             }
         }
+        let is_new = self.watches.len() > before;
         let name = root.file_name().map(|name| name.to_string_lossy());
         if let (Some(name), Some(parent)) = (name, root.parent()) {
             let parent = if parent.as_os_str().is_empty() {
@@ -108,12 +126,7 @@ impl Watcher {
             } else {
                 parent
             };
-            // What else goes on in there is none of ours: /tmp or /var can be busy.
-            let flags = WatchFlags::CREATE
-                | WatchFlags::MOVED_FROM
-                | WatchFlags::MOVED_TO
-                | WatchFlags::DELETE;
-            if let Some(watched) = self.watch(parent, flags) {
+            if let Some(watched) = self.watch(parent, names_alone()) {
                 watched.holds_root = Some(name.into_owned());
             }
         }
@@ -128,6 +141,7 @@ impl Watcher {
             // It has gone by itself where the directory has.
             let _ = inotify::remove_watch(&self.inotify, watch);
         }
+        is_new
     }
 
     fn watch(&mut self, path: &Path, flags: WatchFlags) -> Option<&mut Watched> {
@@ -190,6 +204,12 @@ fn contents() -> WatchFlags {
         | WatchFlags::EXCL_UNLINK
 }
 
+/// What comes and goes in a directory. What else goes on in there is none of ours: /tmp or /var can be
+/// busy.
+fn names_alone() -> WatchFlags {
+    WatchFlags::CREATE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO | WatchFlags::DELETE
+}
+
 /// What one event means for one watch.
 fn hint(
     watched: &Watched,
@@ -200,7 +220,7 @@ fn hint(
 ) {
     let Some(name) = name else {
         // Of the directory itself: moved, removed, unmounted, its mode changed.
-        if watched.directory.is_some() || watched.target {
+        if watched.directory.is_some() || !watched.targets.is_empty() {
             hints.push(Hint::Survey);
         }
         return;
@@ -214,12 +234,17 @@ fn hint(
     if watched.holds_root.as_deref() == Some(name) && moved {
         hints.push(Hint::Survey);
     }
-    if watched.target {
-        hints.push(if writing {
-            Hint::SurveyLater
+    if let Some(manifests) = watched.targets.get(name) {
+        let hint = if writing {
+            Some(Hint::Writing as fn(Arc<str>) -> Hint)
+        } else if flags.contains(ReadFlags::CLOSE_WRITE) {
+            Some(Hint::LookBehind as _)
         } else {
-            Hint::Survey
-        });
+            // It may lead elsewhere now, or nowhere, or at last to something.
+            hints.push(Hint::Survey);
+            made.then_some(Hint::MadeBehind as _)
+        };
+        hints.extend(manifests.iter().cloned().filter_map(|it| Some(hint?(it))));
     }
     let Some(directory) = &watched.directory else {
         return;
@@ -232,14 +257,18 @@ fn hint(
         }
     } else if flags.contains(ReadFlags::ISDIR) {
         hints.push(Hint::Survey);
-    } else if is_manifest(name) {
-        let path: Arc<str> = if directory.is_empty() {
-            name.into()
-        } else {
-            format!("{directory}/{name}").into()
-        };
-        hints.push(if writing || made {
+        return;
+    }
+    let path: Arc<str> = if directory.is_empty() {
+        name.into()
+    } else {
+        format!("{directory}/{name}").into()
+    };
+    if is_manifest(name) {
+        hints.push(if writing {
             Hint::Writing(path)
+        } else if made {
+            Hint::Made(path)
         } else if flags.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) {
             Hint::Gone(path)
         } else if flags.contains(ReadFlags::ATTRIB) {
@@ -247,6 +276,8 @@ fn hint(
         } else {
             Hint::Look(path)
         });
+    } else if moved {
+        hints.push(Hint::Other(path));
     }
 }
 
@@ -262,8 +293,10 @@ mod tests {
     fn watch(root: &Path) -> Watcher {
         let mut watcher = Watcher::new().unwrap();
         watcher.begin();
-        let survey = scan::survey(root, &mut |below, path| watcher.enter(below, path)).unwrap();
-        watcher.end(root, &survey.targets, survey.links);
+        let survey = scan::survey(root, None, &mut |below, path| {
+            watcher.enter(below, path);
+        });
+        watcher.end(root, survey.unwrap().targets);
         watcher
     }
 
@@ -274,7 +307,7 @@ mod tests {
         let mut watcher = watch(root.path());
         let path: Arc<str> = "sub/a.yaml".into();
         let file = fs::File::create(root.path().join(&*path)).unwrap();
-        assert_eq!(watcher.hints(), [Hint::Writing(Arc::clone(&path))]);
+        assert_eq!(watcher.hints(), [Hint::Made(Arc::clone(&path))]);
         std::io::Write::write_all(&mut &file, b"kind").unwrap();
         assert_eq!(watcher.hints(), [Hint::Writing(Arc::clone(&path))]);
         drop(file);
@@ -299,7 +332,7 @@ mod tests {
         fs::write(root.path().join("a.yaml"), "").unwrap();
         let mut watcher = watch(root.path());
         scan::read(&root.path().join("a.yaml")).unwrap_or_else(|_| panic!());
-        scan::survey(root.path(), &mut |_, _| {}).unwrap();
+        scan::survey(root.path(), None, &mut |_, _| {}).unwrap();
         assert_eq!(watcher.hints(), []);
     }
 
@@ -347,9 +380,10 @@ mod tests {
         let before = watcher.watches.len();
         fs::rename(root.path().join("sub"), root.path().join(".sub")).unwrap();
         watcher.begin();
-        let survey = scan::survey(root.path(), &mut |below, path| watcher.enter(below, path));
-        let survey = survey.unwrap();
-        watcher.end(root.path(), &survey.targets, survey.links);
+        let survey = scan::survey(root.path(), None, &mut |below, path| {
+            watcher.enter(below, path);
+        });
+        watcher.end(root.path(), survey.unwrap().targets);
         assert_eq!(watcher.watches.len(), before - 1);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +17,8 @@ use super::absence::Absence;
 use super::catalog::Catalog;
 use super::ledger::Ledger;
 use super::memory;
-use super::scan::Identity;
+use super::recovery;
+use super::scan::{Identity, OwnState};
 use super::settings::{DirectorySettings, OpenError};
 use super::visible::Visible;
 use super::watch::{Hint, Watcher};
@@ -70,6 +72,8 @@ pub(super) struct Worker {
     inbox: mpsc::Receiver<Message>,
     wake: Arc<OwnedFd>,
     _lock: Lock,
+    /// The state directory, of which nothing is read as a manifest.
+    pub(super) own: OwnState,
     pub(super) disk: Disk,
     pub(super) journal: Journal,
     /// Some of it can't be read: it is to be written anew without that.
@@ -127,12 +131,17 @@ impl Worker {
         inbox: mpsc::Receiver<Message>,
         wake: Arc<OwnedFd>,
     ) -> Result<Self, OpenError> {
+        settings.check()?;
         make_directory(&settings.state)?;
         let lock = Lock::take(&settings.state)?;
-        let loaded = memory::load(&settings.state).map_err(|source| TakeError::State {
+        let loaded = recovery::load(&settings.state).map_err(|source| TakeError::State {
             path: settings.state.clone(),
             source,
         })?;
+        if loaded.records.is_empty() {
+            // What an earlier run read can stand in for it, but there is nothing of the kind.
+            settings.check_manifests()?;
+        }
         let watcher = Watcher::new().map_err(|error| OpenError::Watch {
             manifests: settings.manifests.clone(),
             source: error.into(),
@@ -152,6 +161,7 @@ impl Worker {
             inbox,
             wake,
             _lock: lock,
+            own: OwnState::new(&settings.state),
             disk: Disk::new(settings.state.clone()),
             journal: loaded.journal,
             journal_broken: !loaded.problems.is_empty(),
@@ -255,7 +265,26 @@ impl Worker {
     fn note(&mut self, hint: Hint) {
         let now = Instant::now();
         match hint {
-            Hint::Look(path) => {
+            // Where a link leads is to be watched, too.
+            Hint::Look(path) | Hint::Touched(path) | Hint::Made(path) if self.is_link(&path) => {
+                self.survey_by(now);
+            }
+            Hint::Other(path) => {
+                if self.directories.contains_key(&path) || self.is_link(&path) {
+                    self.survey_by(now);
+                }
+            }
+            Hint::MadeBehind(path) => {
+                let found = std::fs::metadata(self.settings.manifests.join(&*path));
+                if found.is_ok_and(|it| it.is_file() && it.len() == 0) {
+                    self.expect(path, now).at = now + PATIENCE;
+                }
+            }
+            // A second name for a file that is there is not written to.
+            Hint::Made(path) if !self.has_two_names(&path) => {
+                self.expect(path, now).at = now + PATIENCE;
+            }
+            Hint::Look(path) | Hint::LookBehind(path) | Hint::Made(path) => {
                 let look = self.expect(path, now);
                 look.at = look.at.min(now);
             }
@@ -272,8 +301,17 @@ impl Worker {
                 }
             }
             Hint::Survey => self.survey_by(now),
-            Hint::SurveyLater => self.survey_by(now + PATIENCE),
         }
+    }
+
+    fn is_link(&self, path: &str) -> bool {
+        let found = std::fs::symlink_metadata(self.settings.manifests.join(path));
+        found.is_ok_and(|it| it.is_symlink())
+    }
+
+    fn has_two_names(&self, path: &str) -> bool {
+        let found = std::fs::symlink_metadata(self.settings.manifests.join(path));
+        found.is_ok_and(|it| it.is_file() && it.nlink() > 1)
     }
 
     /// The look at a file of which something was heard.

@@ -9,7 +9,7 @@
 //! and never counted: whoever waited for it was not told. When most of the file is history it is
 //! written anew, beside its place, and renamed over it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -47,6 +47,8 @@ pub(crate) struct Journal {
 pub(crate) struct Contents {
     /// What is remembered of each key, as JSON.
     pub(crate) records: BTreeMap<String, String>,
+    /// The keys of which it was said last that they are gone.
+    pub(crate) removed: BTreeSet<String>,
     /// Lines that are none, counted from 1, and why.
     pub(crate) broken: Vec<(usize, &'static str)>,
 }
@@ -209,8 +211,10 @@ fn contents(bytes: &[u8]) -> Contents {
         match line.split_once('\t') {
             Some((key, "")) => {
                 contents.records.remove(key);
+                contents.removed.insert(key.to_owned());
             }
             Some((key, json)) => {
+                contents.removed.remove(key);
                 contents.records.insert(key.to_owned(), json.to_owned());
             }
             None => contents.broken.push((number + 1, "has no key")),

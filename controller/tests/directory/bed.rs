@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
 use fairway_config::net::Protocol;
 use fairway_config::service::PortKey;
-use fairway_controller::{DirectorySettings, DirectoryStore, Store, WriteOutcome};
+use fairway_controller::{Controller, DirectorySettings, DirectoryStore, Store, WriteOutcome};
+use fairway_controller_core::Settings;
 use tokio::sync::mpsc::Receiver;
+use tokio_util::sync::CancellationToken;
 
 /// The port of a Service that listens where the web does.
 pub(crate) const TCP_80: PortKey = PortKey {
@@ -26,6 +28,8 @@ pub(crate) struct Bed {
     _above: tempfile::TempDir,
     pub(crate) manifests: PathBuf,
     pub(crate) state: PathBuf,
+    /// How often everything is looked at, whatever was heard.
+    pub(crate) resync: Duration,
     store: Option<Arc<DirectoryStore>>,
     batches: Option<Receiver<Batch>>,
     pub(crate) services: BTreeMap<String, Arc<StoredService>>,
@@ -42,6 +46,7 @@ impl Bed {
         Self {
             state: above.path().join("state"),
             manifests,
+            resync: Duration::from_secs(2),
             _above: above,
             store: None,
             batches: None,
@@ -59,7 +64,7 @@ impl Bed {
         DirectorySettings {
             // Long enough for what is held to be seen, however busy the machine is.
             grace: Duration::from_secs(3),
-            resync: Duration::from_secs(2),
+            resync: self.resync,
             // There is no gateway.
             first_report: Duration::ZERO,
             ..DirectorySettings::new(&self.manifests, &self.state)
@@ -163,6 +168,49 @@ impl Bed {
             .await;
     }
 }
+
+impl Bed {
+    /// Runs a controller over the directories until everything is given out and written: what each
+    /// Service has then, and the problems. `count` Services have an external address.
+    pub(crate) async fn run(&self, count: usize) -> (Rows, Vec<String>) {
+        let store = Arc::new(DirectoryStore::open(self.settings()).unwrap());
+        let (controller, handle) = Controller::new(
+            store,
+            Settings {
+                class: "fairway.dev/gateway".into(),
+                default_class: true,
+                node_ports: Default::default(),
+                allocates_node_ports: true,
+                gateways_tell: false,
+            },
+        );
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(controller.run(stop.clone()));
+        let deadline = Instant::now() + PATIENCE;
+        let rows = loop {
+            let rows = handle.services();
+            let given = rows.iter().filter(|row| !row.external_ips.is_empty());
+            if given.count() == count && handle.missing().is_empty() {
+                break rows;
+            }
+            assert!(Instant::now() < deadline, "{:?}", handle.missing());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        let problems = handle.problems();
+        stop.cancel();
+        running.await.unwrap();
+        let held = rows.into_iter().map(|row| {
+            let ports = row.ports.iter().map(|port| port.node_port);
+            let all = ports.chain([row.health_check_node_port]).collect();
+            (row.name, (row.external_ips, all))
+        });
+        let said = problems.iter().map(ToString::to_string).collect();
+        (held.collect(), said)
+    }
+}
+
+/// What each Service has: its addresses, its node ports, and its health check port.
+pub(crate) type Rows = BTreeMap<String, (Vec<std::net::IpAddr>, Vec<Option<u16>>)>;
 
 /// A Service of type LoadBalancer with one port.
 pub(crate) fn service(name: &str, port: u16) -> String {

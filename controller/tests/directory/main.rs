@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod absence;
+mod apart;
 mod bed;
 mod changes;
 mod crash;
+mod links;
 mod memory;
 mod mounts;
 mod order;
 mod reading;
+mod recovery;

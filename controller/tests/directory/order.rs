@@ -1,56 +1,10 @@
 //! Whatever the order of files and however often it is started, a Service keeps what it was given.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::sync::Arc;
-use std::time::Duration;
 
-use fairway_controller::{Controller, DirectoryStore};
-use fairway_controller_core::Settings;
 use proptest::prelude::*;
-use tokio_util::sync::CancellationToken;
 
-use super::bed::{Bed, PATIENCE, service};
-
-type Rows = BTreeMap<String, (Vec<std::net::IpAddr>, Vec<Option<u16>>)>;
-
-/// What each Service has once all is settled.
-async fn run(bed: &Bed, count: usize) -> Rows {
-    let store = Arc::new(DirectoryStore::open(bed.settings()).unwrap());
-    let (controller, handle) = Controller::new(
-        store,
-        Settings {
-            class: "fairway.dev/gateway".into(),
-            default_class: true,
-            node_ports: Default::default(),
-            allocates_node_ports: true,
-            gateways_tell: false,
-        },
-    );
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(controller.run(stop.clone()));
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    let rows = loop {
-        let rows = handle.services();
-        let given = rows.iter().filter(|row| !row.external_ips.is_empty());
-        if given.count() == count && handle.missing().is_empty() {
-            break rows;
-        }
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{:?}",
-            handle.missing()
-        );
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    };
-    stop.cancel();
-    running.await.unwrap();
-    let held = rows.into_iter().map(|row| {
-        let ports = row.ports.iter().map(|port| port.node_port).collect();
-        (row.name, (row.external_ips, ports))
-    });
-    held.collect()
-}
+use super::bed::{Bed, Rows, service};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
@@ -80,7 +34,7 @@ proptest! {
             for (n, text) in texts.iter().enumerate() {
                 bed.put(&format!("{n}.yaml"), text);
             }
-            let rows = runtime.block_on(run(&bed, order.len()));
+            let rows = runtime.block_on(bed.run(order.len())).0;
             prop_assert_eq!(first.get_or_insert_with(|| rows.clone()), &rows);
         }
     }

@@ -1,0 +1,320 @@
+//! Reads what an earlier run left in the state directory.
+//!
+//! The journal is what counts. The views, `services/NAMESPACE/NAME.yaml`, say the same for people, so
+//! they are a second copy of what each Service holds. Where the journal lacks a Service that has a
+//! view, or has an older version of it, the journal has lost lines, whatever else looks right about
+//! it: it was emptied, removed, cut short or put back from an old copy. Then the view counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fairway_config::exchange::Held;
+use fairway_config::object::{self, Kind, ObjectKey};
+use fairway_config::problem::Problem;
+
+use super::manifest::Entry;
+use super::memory::{self, Record, ServiceMemory};
+use super::parallel;
+use crate::shape::StatusShape;
+use crate::state::disk::is_temporary;
+use crate::state::journal::{self, Contents, Journal};
+
+/// So many files are named in a problem; of the others the number is given.
+const NAMED: usize = 5;
+
+/// What was remembered when the state directory was taken over.
+pub(super) struct Loaded {
+    pub(super) journal: Journal,
+    pub(super) records: Vec<Record>,
+    /// What of it was lost.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Reads everything that is remembered. Files that were never put in their place are removed.
+pub(super) fn load(state: &Path) -> io::Result<Loaded> {
+    let mut views = Vec::new();
+    for top in ["services", "pools"] {
+        list(&state.join(top), &mut views)?;
+    }
+    let journal_is_there = state.join(journal::PATH).try_exists()?;
+    let (journal, contents) = Journal::open(state)?;
+    let mut losses = Losses {
+        missing: !journal_is_there,
+        empty: contents.records.is_empty() && contents.removed.is_empty(),
+        ..Losses::default()
+    };
+    let mut records = decode(&contents, &mut losses);
+    let expected: BTreeMap<PathBuf, &Record> = records
+        .values()
+        .map(|record| (state.join(memory::shown(&record.entry.key)), record))
+        .collect();
+    let found = parallel::map(&views, |view| compare(view, expected.get(view).copied()));
+    for (view, found) in views.iter().zip(found) {
+        match found {
+            Found::Same => {}
+            Found::Newer(memory, key) => {
+                if let Some(record) = records.get_mut(&key) {
+                    // After a crash a view may be ahead by a status alone: that is no loss.
+                    let same = record.service.as_ref().map(|it| &it.held) == Some(&memory.held);
+                    record.service = Some(memory);
+                    losses.outdated += usize::from(!same);
+                }
+            }
+            Found::Unknown(record) => {
+                let key = &record.entry.key;
+                let is_loss = key.kind == Kind::Service
+                    && !contents.removed.contains(&key.to_string())
+                    && !losses.unreadable.contains(&key.to_string());
+                losses.unknown += usize::from(is_loss);
+                records.entry(key.clone()).or_insert(record);
+            }
+            Found::Unreadable if view.starts_with(state.join("services")) => {
+                losses.lost.push(view.clone());
+            }
+            // Nothing depends on what a pool's view says.
+            Found::Unreadable => {}
+        }
+    }
+    losses.used = losses.missing && state.join(memory::ROOT).try_exists()?;
+    Ok(Loaded {
+        journal,
+        records: records.into_values().collect(),
+        problems: losses.problem(state).into_iter().collect(),
+    })
+}
+
+/// What the lines of the journal say.
+fn decode(contents: &Contents, losses: &mut Losses) -> BTreeMap<ObjectKey, Record> {
+    let broken = contents.broken.iter();
+    losses.faults = broken.map(|(n, why)| format!("line {n} {why}")).collect();
+    let lines: Vec<_> = contents.records.iter().collect();
+    let decoded = parallel::map(&lines, |(_, json)| memory::decode(json));
+    let mut records = BTreeMap::new();
+    for ((key, _), decoded) in lines.into_iter().zip(decoded) {
+        match decoded {
+            Ok(record) => {
+                records.insert(record.entry.key.clone(), record);
+            }
+            Err(why) => {
+                losses.faults.push(format!("the line of {key} {why}"));
+                losses.unreadable.insert(key.clone());
+            }
+        }
+    }
+    records
+}
+
+/// What a view says in comparison with the journal.
+enum Found {
+    /// Nothing else.
+    Same,
+    /// A later version of the same object.
+    Newer(ServiceMemory, ObjectKey),
+    /// An object that the journal does not have.
+    Unknown(Record),
+    /// It can't be read, and the journal does not have its object.
+    Unreadable,
+}
+
+fn compare(view: &Path, known: Option<&Record>) -> Found {
+    let Some(known) = known else {
+        let text = fs::read_to_string(view).ok();
+        return match text.and_then(|text| recover(&text)) {
+            Some(record) => Found::Unknown(record),
+            None => Found::Unreadable,
+        };
+    };
+    let Some(memory) = &known.service else {
+        return Found::Same;
+    };
+    // Nearly all are the same: they are not parsed.
+    let newer = fs::read_to_string(view)
+        .ok()
+        .filter(|text| version(text).is_some_and(|it| it > memory.version))
+        .and_then(|text| recover(&text)?.service)
+        .filter(|newer| newer.uid == memory.uid && newer.version > memory.version);
+    match newer {
+        Some(newer) => Found::Newer(newer, known.entry.key.clone()),
+        None => Found::Same,
+    }
+}
+
+/// The resourceVersion in the text of a view, as it is written there.
+fn version(text: &str) -> Option<u64> {
+    let (_, rest) = text.split_once("\n  resourceVersion: ")?;
+    let value = rest.lines().next()?;
+    value.trim_matches(['"', '\'', ' ']).parse().ok()
+}
+
+/// An object as its view shows it: a Service with what it holds, a pool with its age.
+fn recover(text: &str) -> Option<Record> {
+    let document = fairway_config::document::documents(text).ok()?.pop()?;
+    let (key, object) = match object::read(&document.value) {
+        Ok(object::Read {
+            key: Some(key),
+            object,
+        }) => (key, object),
+        _ => return None,
+    };
+    let created = document.value.pointer("/metadata/creationTimestamp")?;
+    let first_seen = created.as_str()?.parse().ok()?;
+    let service = match &object {
+        object::Object::Pool(_) => None,
+        object::Object::Service(service) => {
+            let status: StatusShape =
+                serde_json::from_value(document.value.get("status")?.clone()).ok()?;
+            let version = document.value.pointer("/metadata/resourceVersion")?;
+            Some(ServiceMemory {
+                uid: service.uid.clone()?,
+                version: version.as_str()?.parse().ok()?,
+                held: Held {
+                    addresses: service.status_addresses.clone(),
+                    node_ports: service
+                        .ports
+                        .iter()
+                        .filter_map(|port| Some((port.key(), port.node_port?)))
+                        .collect(),
+                    health_check_node_port: service.health_check_node_port,
+                },
+                status: status.into(),
+            })
+        }
+        _ => return None,
+    };
+    Some(Record {
+        source: None,
+        first_seen,
+        entry: Entry {
+            key,
+            number: 0,
+            json: document.value.to_string().into(),
+            object,
+        },
+        service,
+    })
+}
+
+/// What is wrong with what an earlier run left.
+#[derive(Default)]
+struct Losses {
+    /// There is no journal.
+    missing: bool,
+    /// There is nothing in it.
+    empty: bool,
+    /// The directory was in use before, though there is no journal.
+    used: bool,
+    /// Lines of the journal that can't be read, a clause each.
+    faults: Vec<String>,
+    /// Objects whose line can't be read.
+    unreadable: BTreeSet<String>,
+    /// So many Services have a view and no line.
+    unknown: usize,
+    /// So many Services have a view that is newer than their line and says that they hold other
+    /// things.
+    outdated: usize,
+    /// Views that can't be read, of objects that have no line.
+    lost: Vec<PathBuf>,
+}
+
+impl Losses {
+    /// All of it as one problem of the journal; nothing where nothing was lost.
+    fn problem(&self, state: &Path) -> Option<Problem> {
+        let path = state.join(journal::PATH);
+        let mut said = Vec::new();
+        if !self.faults.is_empty() {
+            let why = self.faults.join("; ");
+            said.push(format!(
+                "some of the state can't be read ({why}): {}; what Services hold was taken from \
+                 services/ where it could be",
+                set_aside(&path)
+            ));
+        }
+        let taken = self.unknown + self.outdated;
+        if taken > 0 {
+            let what = match (self.missing, self.empty, self.unknown) {
+                (true, _, _) => "is missing",
+                (_, true, _) => "is empty",
+                (_, _, 0) => "is older than what services/ shows",
+                _ => "lacks Services that services/ shows",
+            };
+            let services = match taken {
+                1 => "one Service holds".to_owned(),
+                _ => format!("{taken} Services hold"),
+            };
+            said.push(format!("{what}: what {services} was taken from services/"));
+        }
+        if taken == 0 && self.used && self.lost.is_empty() {
+            said.push(
+                "is missing, and services/ shows nothing, though this directory was in use before: \
+                 what Services held is not known, and they may get other addresses and node ports"
+                    .to_owned(),
+            );
+        }
+        if !self.lost.is_empty() {
+            let named: Vec<_> = self
+                .lost
+                .iter()
+                .take(NAMED)
+                .map(|view| {
+                    view.strip_prefix(state)
+                        .unwrap_or(view)
+                        .display()
+                        .to_string()
+                })
+                .collect();
+            let more = match self.lost.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            said.push(format!(
+                "says nothing of {}{more}, which can't be read either: what is shown there is lost",
+                named.join(", ")
+            ));
+        }
+        if said.is_empty() {
+            return None;
+        }
+        let message = said.join("; it ");
+        tracing::error!(file = %path.display(), why = message, "some of the state was lost");
+        Some(Problem {
+            file: path.to_string_lossy().into(),
+            document: 0,
+            object: String::new(),
+            field: String::new(),
+            message,
+        })
+    }
+}
+
+/// Keeps a copy of a journal that can't be read whole: its file is written anew without what is
+/// broken. A clause that says where.
+fn set_aside(path: &Path) -> String {
+    let aside = path.with_extension("corrupt");
+    match fs::copy(path, &aside) {
+        Ok(_) => format!("a copy is {}", aside.display()),
+        Err(error) => format!("it could not be copied: {error}"),
+    }
+}
+
+/// All files below a directory, deep; those half written go.
+fn list(directory: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if entry.file_type()?.is_dir() {
+            list(&entry.path(), files)?;
+        } else if is_temporary(&name) {
+            let _ = fs::remove_file(entry.path());
+        } else if name.ends_with(".yaml") {
+            files.push(entry.path());
+        }
+    }
+    Ok(())
+}
