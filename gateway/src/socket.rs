@@ -1,5 +1,7 @@
 //! Sockets: how listeners are bound, and what stands in their way.
 
+mod in_use;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
@@ -52,6 +54,12 @@ pub(crate) enum BindError {
         /// Which protocol.
         protocol: Protocol,
     },
+    /// Nobody listens there, and connections have the port.
+    #[error("nobody listens at {listen}, but connections that another program made or accepted still have TCP port {port}; it is tried again until they have ended (ss -tan shows them)", port = .listen.0.port())]
+    PortHasConnections {
+        /// Where.
+        listen: ListenAddr,
+    },
     /// The kernel says that we may not.
     #[error("port {0} needs CAP_NET_BIND_SERVICE, or a lower net.ipv4.ip_unprivileged_port_start")]
     PermissionDenied(u16),
@@ -85,7 +93,7 @@ impl BindError {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::AddressNotLocal(_) => "AddressNotLocal",
-            Self::PortInUse { .. } => "PortInUse",
+            Self::PortInUse { .. } | Self::PortHasConnections { .. } => "PortInUse",
             Self::PermissionDenied(_) => "PermissionDenied",
             Self::Claimed { .. } => "AlreadyClaimed",
             Self::NotGuarded(_) => "NotGuardedAgainstLoops",
@@ -106,6 +114,13 @@ impl BindError {
     pub(crate) fn of(place: Place, error: &io::Error) -> Self {
         let Place { listen, protocol } = place;
         match Errno::from_io_error(error) {
+            // Where it can't be known, somebody listens.
+            Some(Errno::ADDRINUSE)
+                if protocol == Protocol::Tcp
+                    && in_use::is_listened_at(listen.0).is_ok_and(|listened| !listened) =>
+            {
+                Self::PortHasConnections { listen }
+            }
             Some(Errno::ADDRINUSE) => Self::PortInUse { listen, protocol },
             Some(Errno::ADDRNOTAVAIL) => Self::AddressNotLocal(listen.0.ip()),
             Some(Errno::ACCESS | Errno::PERM) => Self::PermissionDenied(listen.0.port()),
@@ -160,15 +175,22 @@ pub(crate) fn bind(
     }
 }
 
-/// Whether nobody has this place.
+/// Whether nobody listens at this place. Connections that have its port are in nobody's way: what is
+/// steered needs no socket there.
 ///
 /// # Errors
-/// Somebody has.
+/// Somebody does.
 pub(crate) fn probe(place: Place) -> Result<(), BindError> {
-    bound(place, &[], true, false).map(drop)
+    match bound(place, &[], true, false) {
+        Ok(_) | Err(BindError::PortHasConnections { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Sockets that listen at one address and port together, one for each worker.
+///
+/// What they accept has the port that its client asked for (it may be steered here from any), and as
+/// they have `SO_REUSEADDR` it does not keep a later socket away from that port.
 pub(crate) fn group(at: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     let mut at = at;
     let mut sockets = Vec::with_capacity(count);
@@ -181,6 +203,7 @@ pub(crate) fn group(at: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>
         if at.is_ipv6() {
             socket.set_only_v6(true)?;
         }
+        socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.bind(&at.into())?;
         tune(&socket);
@@ -319,26 +342,4 @@ pub(crate) fn is_exhausted(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-    use super::*;
-
-    fn place(protocol: Protocol) -> Place {
-        Place {
-            listen: ListenAddr(([127, 0, 0, 1], 0).into()),
-            protocol,
-        }
-    }
-
-    #[test]
-    fn a_filter_that_the_kernel_does_not_take_is_an_error_of_its_own() {
-        // Neither an instruction nor the end of a program.
-        let refused = [SockFilter::new(u16::MAX, 0, 0, 0)];
-        let error = bind(place(Protocol::Udp), &refused, 1, false).unwrap_err();
-        assert!(matches!(error, BindError::NotGuarded(_)), "{error:?}");
-        assert_eq!(error.reason(), "NotGuardedAgainstLoops");
-        let without = bind(place(Protocol::Udp), &[], 2, false).unwrap();
-        assert!(matches!(without, Sockets::Udp(sockets) if sockets.len() == 2));
-    }
-}
+mod tests;
