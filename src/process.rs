@@ -208,14 +208,23 @@ impl Process {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    /// Runs until SIGTERM or SIGINT and then stops; a second one does not wait for connections to
-    /// end.
+    /// Runs until SIGTERM or SIGINT and then stops. A second one does not wait for connections to end, but
+    /// for routes to be removed; a third one waits for nothing.
     pub(crate) async fn run(self, mut signals: StopSignal) {
         signals.recv().await;
         tracing::info!("stopping: connections drain");
+        let gateway = self.gateway.clone();
+        let mut stopping = std::pin::pin!(self.stop());
         tokio::select! {
-            () = self.stop() => tracing::info!("stopped"),
+            () = &mut stopping => return tracing::info!("stopped"),
             () = signals.recv() => tracing::warn!("told to stop twice: connections are cut"),
+        }
+        if let Some(gateway) = gateway {
+            gateway.cut();
+        }
+        tokio::select! {
+            () = stopping => tracing::info!("stopped"),
+            () = signals.recv() => tracing::warn!("told to stop three times: local routes may stay"),
         }
     }
 }

@@ -20,8 +20,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::Cut;
 use crate::host;
-use crate::local::LocalRoutes;
+use crate::local::{self, LocalRoutes};
 use crate::metrics::{PROGRAMMING_DURATION, SYNC_DURATION};
 use crate::names::Names;
 use crate::port::Port;
@@ -39,6 +40,9 @@ const COALESCED: usize = 1024;
 /// The reason of the notice about a DNS name, here and where routes are built.
 const NAME_NOT_RESOLVED: &str = "NameNotResolved";
 
+/// How often clients are forgotten whose time with their endpoint is over.
+const EXPIRY: Duration = Duration::from_secs(60);
+
 /// How long connections have to end once they are cut.
 const CUT: Duration = Duration::from_secs(1);
 
@@ -53,6 +57,8 @@ pub(crate) struct Control {
     services: BTreeMap<ServiceName, Served>,
     /// When ports and endpoints that go have had their time.
     drains: BTreeMap<Instant, Vec<Drain>>,
+    /// When clients are forgotten whose time with their endpoint is over.
+    expiry: Instant,
     /// Makes each port's round-robin start elsewhere.
     seed: u64,
     /// Whether every object that there was at the start has been taken in.
@@ -66,6 +72,8 @@ pub(crate) struct Control {
     /// Reports that are still to be said.
     unsent: BTreeMap<ServiceName, Option<Report>>,
     sent: BTreeMap<ServiceName, Arc<Report>>,
+    /// Told where connections are not to have their time to drain.
+    cut: CancellationToken,
 }
 
 /// What is kept of a Service between its rebuilds.
@@ -90,6 +98,7 @@ enum Event {
     Objects(Batch),
     StoreGone,
     Host(host::Addresses),
+    Routes(local::Changed),
     Name(crate::names::Answer),
     Time,
 }
@@ -100,13 +109,14 @@ impl Control {
         shared: Arc<Shared>,
         published: Arc<Published>,
         workers: Vec<Worker>,
+        cut: CancellationToken,
     ) -> Self {
         let routes = LocalRoutes::open(settings.make_local).await;
         let mut opener = Opener::new(workers, shared.descriptors.clone(), routes);
         if settings.steering {
             opener.steer();
         }
-        let programmer = Programmer::new(opener);
+        let programmer = Programmer::new(opener, settings.drain_timeout);
         Self {
             shared,
             published,
@@ -115,6 +125,7 @@ impl Control {
             programmer,
             services: BTreeMap::new(),
             drains: BTreeMap::new(),
+            expiry: Instant::now() + EXPIRY,
             seed: 0,
             synced: false,
             links: host::Addresses::new(),
@@ -122,6 +133,7 @@ impl Control {
             taken: 0,
             unsent: BTreeMap::new(),
             sent: BTreeMap::new(),
+            cut,
             settings,
         }
     }
@@ -135,6 +147,8 @@ impl Control {
     ) {
         let (sender, mut addresses) = watch::channel(None);
         let watching = tokio::spawn(host::watch(sender));
+        let (sender, mut routes) = mpsc::channel(1);
+        let watching_routes = tokio::spawn(local::watch(sender));
         // Without them it is not known where node ports are served and what must not be dialled.
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -154,6 +168,7 @@ impl Control {
                 Ok(()) = addresses.changed() => {
                     Event::Host(addresses.borrow_and_update().clone().unwrap_or_default())
                 }
+                Some(changed) = routes.recv() => Event::Routes(changed),
                 Some(answer) = self.names.answer() => Event::Name(answer),
                 batch = objects.recv(), if store => batch.map_or(Event::StoreGone, Event::Objects),
             };
@@ -167,9 +182,14 @@ impl Control {
                     let touched = self.programmer.addresses_changed().await;
                     self.report(touched);
                 }
+                Event::Routes(changed) => {
+                    let touched = self.programmer.routes_changed(changed).await;
+                    self.report(touched);
+                }
                 Event::Name(answer) => self.name(answer).await,
                 Event::Time => {
                     self.drain();
+                    self.expire();
                     let touched = self.programmer.retry().await;
                     self.report(touched);
                 }
@@ -182,6 +202,7 @@ impl Control {
             }
         }
         watching.abort();
+        watching_routes.abort();
         self.stop().await;
     }
 
@@ -352,7 +373,7 @@ impl Control {
         let drain = self.settings.drain_timeout;
         let drained = port.drain(std::time::Instant::now(), drain);
         if drained.cut {
-            self.programmer.cut();
+            self.programmer.cut(Cut::Port(port.number));
         }
         if let Some(until) = drained.next {
             let until = Instant::from_std(until);
@@ -372,17 +393,34 @@ impl Control {
             }
             for drain in first.remove() {
                 match drain {
-                    Drain::Port(port) => port.cut.cancel(),
+                    Drain::Port(port) => {
+                        port.cut.cancel();
+                        self.programmer.cut(Cut::Port(port.number));
+                    }
                     Drain::Endpoints(port) => self.drain_endpoints(port),
                 }
             }
-            self.programmer.cut();
+        }
+    }
+
+    /// Forgets clients whose time with their endpoint is over.
+    fn expire(&mut self) {
+        if Instant::now() < self.expiry {
+            return;
+        }
+        self.expiry = Instant::now() + EXPIRY;
+        let now = self.shared.clock.now();
+        for served in self.services.values() {
+            for (_, port) in served.ports.iter() {
+                port.expire(now);
+            }
         }
     }
 
     fn due(&self) -> Option<Instant> {
         let drain = self.drains.keys().next().copied();
-        drain.into_iter().chain(self.programmer.next_retry()).min()
+        let due = drain.into_iter().chain(self.programmer.next_retry());
+        due.chain([self.expiry]).min()
     }
 
     /// Reports of these Services, where there is something new to say.
@@ -438,12 +476,15 @@ impl Control {
         self.programmer.close().await;
         self.programmer.drain();
         self.shared.connections.close();
-        let ended = self.shared.connections.wait();
-        if tokio::time::timeout(self.settings.drain_timeout, ended)
-            .await
-            .is_err()
-        {
-            tracing::warn!("time to drain is over, connections are cut");
+        let is_over = tokio::select! {
+            () = self.shared.connections.wait() => false,
+            () = tokio::time::sleep(self.settings.drain_timeout) => {
+                tracing::warn!("time to drain is over, connections are cut");
+                true
+            }
+            () = self.cut.cancelled() => true,
+        };
+        if is_over {
             let draining = self
                 .drains
                 .into_values()
@@ -459,7 +500,7 @@ impl Control {
             for port in draining.chain(serving) {
                 port.cut.cancel();
             }
-            self.programmer.cut();
+            self.programmer.cut(Cut::All);
             let _ = tokio::time::timeout(CUT, self.shared.connections.wait()).await;
         }
         self.programmer.end().await;

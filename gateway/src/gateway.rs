@@ -29,6 +29,8 @@ pub struct Gateway {
     published: Arc<Published>,
     /// Cancelled when the last connection and every thread is gone.
     ended: CancellationToken,
+    /// Cancelled when connections are not to have their time to drain.
+    cut: CancellationToken,
 }
 
 /// Why a gateway did not start.
@@ -60,7 +62,7 @@ impl Gateway {
     ) -> Result<Self, StartError> {
         let shared = Arc::new(Shared::new(&settings, shutdown.child_token()));
         let published = Arc::new(Published::default());
-        let ended = CancellationToken::new();
+        let (ended, cut) = (CancellationToken::new(), CancellationToken::new());
         let count = settings.workers.max(1);
         let flows = (shared.max_flows / count).max(1);
         let workers: io::Result<Vec<Worker>> = (0..count)
@@ -82,6 +84,7 @@ impl Gateway {
             shared: shared.clone(),
             published: published.clone(),
             ended: ended.clone(),
+            cut: cut.clone(),
         };
         let failed = |source| StartError::Thread {
             what: "the control task",
@@ -97,7 +100,7 @@ impl Gateway {
                 // Also where the task panics: whoever waits must learn that it is over.
                 let _ended = ended.drop_guard();
                 runtime.block_on(async {
-                    let control = Control::new(settings, shared, published, workers).await;
+                    let control = Control::new(settings, shared, published, workers, cut).await;
                     control.run(objects, reports, shutdown).await;
                 });
                 runtime.shutdown_background();
@@ -109,6 +112,12 @@ impl Gateway {
     /// Waits for the end: after `shutdown`, the last connection, or the time to drain.
     pub async fn finished(self) {
         self.ended.cancelled().await;
+    }
+
+    /// Ends connections that drain after `shutdown` at once. What the gateway has made on this host goes all
+    /// the same: [`Self::finished`] says when.
+    pub fn cut(&self) {
+        self.cut.cancel();
     }
 
     /// How long connections may go on after `shutdown`.
@@ -269,6 +278,12 @@ impl Gateway {
     /// Bytes that passed from socket to socket without entering this process.
     pub fn spliced_bytes(&self) -> u64 {
         crate::engine::spliced()
+    }
+
+    /// Connections that were looked at because a port, an endpoint or an address had had its time, over the
+    /// whole process. (Those of HTTP are told each by itself.)
+    pub fn examined_connections(&self) -> u64 {
+        crate::engine::examined()
     }
 
     /// Messages that were written together with others.

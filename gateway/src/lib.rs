@@ -11,7 +11,8 @@
 //! 5. `engine`: TCP connections from accept until the client has the last byte, and UDP flows, with
 //!    `delivery`, `pipes` they borrow, `descriptors` they need leave for, and `hops` that end loops;
 //!    `health`: `healthCheckNodePort`;
-//! 6. [`port`]: what TCP, UDP and HTTP share of a port; [`counters`]: what its metrics are made of;
+//! 6. [`port`]: what TCP, UDP and HTTP share of a port; `open`: a client's connection that counts as one of
+//!    it; [`counters`]: what its metrics are made of;
 //! 7. [`http`]: ports that are balanced by request, on pingora;
 //! 8. [`admin`], [`metrics`]: what people and scrapers see.
 //!
@@ -42,6 +43,7 @@ pub mod http;
 pub mod local;
 pub mod metrics;
 mod names;
+mod open;
 mod part;
 mod pinning;
 mod pipes;

@@ -3,17 +3,26 @@
 //!
 //! A route of type `local` in table `local` is enough for that, and unlike an address on an
 //! interface it carries who made it: [`PROTOCOL`]. Only routes that carry it are ever removed.
+//!
+//! Routes are looked at again whenever the kernel says that some have changed, and now and then besides
+//! (`watch`): others can remove them, and an interface that goes down takes them with it.
+
+mod watch;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
 use futures::TryStreamExt;
+
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use rtnetlink::sys::AsyncSocket as _;
 use rustix::io::Errno;
+
+pub(crate) use self::watch::{Changed, watch};
 
 /// The route protocol number of Fairway's routes, as in `ip route show table local proto 70`. Not
 /// one of those that iproute2's `rt_protos` names.
@@ -47,7 +56,11 @@ impl LocalRoutes {
         };
         let opened = rtnetlink::new_connection();
         match opened {
-            Ok((connection, handle, _)) => {
+            Ok((mut connection, handle, _)) => {
+                // Then a list has the routes that it is asked for, and not all that the host has. Without
+                // it the list is long, and what is not asked for is left out here.
+                let socket = connection.socket_mut().socket_mut();
+                let _ = socket.set_netlink_get_strict_chk(true);
                 tokio::spawn(connection);
                 routes.handle = Some(handle);
             }
@@ -66,6 +79,19 @@ impl LocalRoutes {
             }
         }
         routes
+    }
+
+    /// Looks which of our routes are still there.
+    pub(crate) async fn look(&mut self) {
+        match self.dump().await {
+            Ok(there) => {
+                for address in &self.ours - &there {
+                    tracing::warn!(%address, "somebody else has removed the route that makes it local");
+                    self.ours.remove(&address);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "local routes not listed"),
+        }
     }
 
     /// Whether the route that makes this address local is ours.
@@ -113,8 +139,8 @@ impl LocalRoutes {
                 true
             }
             Err(error) => match errno(&error) {
-                // Someone else's: it does what ours would.
-                Some(Errno::EXIST) => true,
+                // Someone else's: it does what ours would, unless it is one of another type.
+                Some(Errno::EXIST) => self.is_local(address).await != Some(false),
                 Some(Errno::PERM | Errno::ACCESS) => {
                     self.permitted = false;
                     tracing::info!(
@@ -143,17 +169,9 @@ impl LocalRoutes {
         }
     }
 
-    /// Removes our routes to all addresses but those that `wanted` says yes to.
-    pub(crate) async fn retain(&mut self, wanted: impl Fn(IpAddr) -> bool) {
-        let gone: Vec<_> = self
-            .ours
-            .iter()
-            .copied()
-            .filter(|address| !wanted(*address))
-            .collect();
-        for address in gone {
-            self.remove(address).await;
-        }
+    /// The addresses that routes of ours make local.
+    pub(crate) fn ours(&self) -> BTreeSet<IpAddr> {
+        self.ours.clone()
     }
 
     /// Our routes, whoever of us made them.
@@ -165,6 +183,9 @@ impl LocalRoutes {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut filter = RouteMessage::default();
             filter.header.address_family = family;
+            filter.header.table = TABLE_LOCAL;
+            filter.header.protocol = RouteProtocol::from(PROTOCOL);
+            filter.header.kind = RouteType::Local;
             let mut found = handle.route().get(filter).execute();
             while let Some(route) = found.try_next().await? {
                 if route.header.protocol != RouteProtocol::from(PROTOCOL)
@@ -172,20 +193,7 @@ impl LocalRoutes {
                 {
                     continue;
                 }
-                ours.extend(
-                    route
-                        .attributes
-                        .iter()
-                        .filter_map(|attribute| match attribute {
-                            RouteAttribute::Destination(RouteAddress::Inet(v4)) => {
-                                Some(IpAddr::V4(*v4))
-                            }
-                            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => {
-                                Some(IpAddr::V6(*v6))
-                            }
-                            _ => None,
-                        }),
-                );
+                ours.extend(target(&route));
             }
         }
         Ok(ours)
@@ -227,6 +235,18 @@ fn prefix(address: IpAddr) -> u8 {
         IpAddr::V4(_) => 32,
         IpAddr::V6(_) => 128,
     }
+}
+
+/// Where a route leads to.
+fn target(route: &RouteMessage) -> Option<IpAddr> {
+    route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+            _ => None,
+        })
 }
 
 fn destination(address: IpAddr) -> RouteAddress {

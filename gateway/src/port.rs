@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ use crate::descriptors::Share;
 /// One port of a Service. Lives as long as the port is in its Service, through every rebuild.
 #[derive(Debug)]
 pub struct Port {
+    /// Tells the ports of this process apart.
+    pub(crate) number: u32,
     route: ArcSwap<RoutePort>,
     balancer: Balancer,
     /// What is counted.
@@ -28,33 +30,6 @@ pub struct Port {
     pub(crate) share: Arc<Share>,
     /// Ends every connection of the port: its Service is gone and has had its time to drain.
     pub cut: CancellationToken,
-}
-
-/// A client's connection to a port, counted as one of the port's from its accept until its socket
-/// is closed.
-#[derive(Debug)]
-pub(crate) struct Open(Arc<Port>);
-
-impl Open {
-    /// One more.
-    pub(crate) fn new(port: Arc<Port>) -> Self {
-        port.counters.active.increment();
-        Self(port)
-    }
-}
-
-impl Deref for Open {
-    type Target = Port;
-
-    fn deref(&self) -> &Port {
-        &self.0
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.counters.active.decrement();
-    }
 }
 
 /// What outlives rebuilds of one endpoint of one port.
@@ -104,7 +79,10 @@ pub struct Drained {
 impl Port {
     /// A port with its first route. `seed` makes its round-robin start somewhere.
     pub fn new(route: Arc<RoutePort>, seed: u64) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         Self {
+            // Four thousand million ports later the first are long gone.
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             route: ArcSwap::new(route),
             balancer: Balancer::new(seed),
             counters: Counters::default(),
@@ -153,6 +131,11 @@ impl Port {
         tried: &[EndpointAddr],
     ) -> Option<&'a Endpoint> {
         self.balancer.pick(route, client.to_canonical(), now, tried)
+    }
+
+    /// Forgets the clients whose time with their endpoint is over. To be called now and then.
+    pub fn expire(&self, now: Tick) {
+        self.balancer.expire(&self.route(), now);
     }
 
     /// What outlives rebuilds of `endpoint`.

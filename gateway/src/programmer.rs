@@ -14,8 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use fairway_config::exchange::{ClaimKind, ListenerReport, ListenerState};
+use fairway_config::exchange::{ListenerReport, ListenerState};
 use fairway_config::names::ServiceName;
 use fairway_config::net::{ListenAddr, Protocol};
 use tokio::time::Instant;
@@ -24,12 +23,12 @@ pub(crate) use self::entry::Wanted;
 use self::entry::{Claimants, Entry, Failed, Standing};
 pub(crate) use self::opener::Opener;
 use crate::binding::Binding;
-use crate::engine::Command;
-use crate::port::Port;
-use crate::slot::{Place, Slot, Target};
+use crate::engine::{Command, Cut};
+use crate::local::Changed;
+use crate::slot::{Place, Slot};
 use crate::socket::BindError;
 
-/// How often it is looked whether the last connection to an address that retires has ended.
+/// How often it is looked whether the last connection to a place that nobody claims any more has ended.
 const RETIRE: Duration = Duration::from_millis(100);
 
 /// What stands, and for whom.
@@ -40,20 +39,33 @@ pub(crate) struct Programmer {
     /// The places of each Service, in order.
     services: BTreeMap<ServiceName, Box<[Place]>>,
     retries: BTreeSet<(Instant, Place)>,
-    /// External addresses that nobody claims any more, and the ports that may have connections
-    /// there yet.
-    retiring: BTreeMap<IpAddr, Vec<Arc<Port>>>,
+    /// Places of external addresses that nobody claims any more and that may have connections yet.
+    retiring: BTreeMap<Place, Retiring>,
+    /// How long those have.
+    drain_timeout: Duration,
+    /// Whether everything has been said once.
+    synced: bool,
+}
+
+/// A place that nobody claims any more.
+#[derive(Debug)]
+struct Retiring {
+    slot: Arc<Slot>,
+    /// When its connections have had their time.
+    until: Instant,
 }
 
 impl Programmer {
     /// Nothing stands yet.
-    pub(crate) fn new(opener: Opener) -> Self {
+    pub(crate) fn new(opener: Opener, drain_timeout: Duration) -> Self {
         Self {
             opener,
             entries: BTreeMap::new(),
             services: BTreeMap::new(),
             retries: BTreeSet::new(),
             retiring: BTreeMap::new(),
+            drain_timeout,
+            synced: false,
         }
     }
 
@@ -91,14 +103,12 @@ impl Programmer {
 
     fn claim(&mut self, service: &ServiceName, wanted: Wanted) {
         let place = wanted.place;
-        if wanted.target.kind() == ClaimKind::Vip {
-            self.retiring.remove(&place.listen.0.ip());
-        }
         let entry = self.entries.entry(place).or_insert_with(|| Entry {
-            slot: Arc::new(Slot {
-                listen: place.listen,
-                target: ArcSwap::from_pointee(wanted.target.clone()),
-            }),
+            // Its connections stay where it has not had its time.
+            slot: match self.retiring.remove(&place) {
+                Some(retiring) if !retiring.slot.cut.is_cancelled() => retiring.slot,
+                _ => Arc::new(Slot::new(place.listen, wanted.target.clone())),
+            },
             owner: service.clone(),
             claimants: Claimants::default(),
             standing: Standing::New,
@@ -172,6 +182,7 @@ impl Programmer {
 
     /// A place that nobody wants any more.
     fn forget(&mut self, place: Place, entry: Entry, closing: &mut Vec<Binding>) {
+        let is_vip = entry.is_vip();
         match entry.standing {
             Standing::Listening(binding) => {
                 binding.close();
@@ -183,12 +194,10 @@ impl Programmer {
             Standing::New | Standing::Refusing => {}
         }
         self.opener.release(place);
-        let address = place.listen.0.ip();
-        if self.opener.routes.is_ours(address) {
-            let ports = self.retiring.entry(address).or_default();
-            if let Target::Port { port, .. } = &**entry.slot.target.load() {
-                ports.push(port.clone());
-            }
+        if is_vip {
+            let until = Instant::now() + self.drain_timeout;
+            let slot = entry.slot;
+            self.retiring.insert(place, Retiring { slot, until });
         }
     }
 
@@ -256,36 +265,60 @@ impl Programmer {
         self.retry_places(due).await
     }
 
-    /// The host's addresses changed: lets go of what lost its address, and tries again what lacked
-    /// it. Returns the Services whose listeners may have another state now.
+    /// The host's addresses changed. Returns the Services whose listeners may have another state now.
     pub(crate) async fn addresses_changed(&mut self) -> BTreeSet<ServiceName> {
-        let mut lost = BTreeSet::new();
-        for address in self.vips() {
-            let routes = &mut self.opener.routes;
-            if !routes.is_ours(address)
-                && routes.is_local(address).await == Some(false)
-                && !routes.add(address).await
-            {
-                lost.insert(address);
+        let vips = self.vips();
+        self.locate(vips).await
+    }
+
+    /// Local routes changed, ours perhaps among them. Returns the Services whose listeners may have another
+    /// state now.
+    pub(crate) async fn routes_changed(&mut self, changed: Changed) -> BTreeSet<ServiceName> {
+        let addresses = match changed {
+            Changed::Anything => self.vips(),
+            Changed::Addresses(mut addresses) => {
+                addresses.retain(|address| self.is_vip(*address));
+                if addresses.is_empty() {
+                    return BTreeSet::new();
+                }
+                addresses
             }
+        };
+        self.opener.routes.look().await;
+        if self.synced {
+            self.retain_routes().await;
         }
+        self.locate(addresses).await
+    }
+
+    /// Makes those of these external addresses local again that are not; lets go of what has lost its
+    /// address, and tries again what lacked it.
+    async fn locate(&mut self, addresses: BTreeSet<IpAddr>) -> BTreeSet<ServiceName> {
         let mut places = Vec::new();
-        for (place, entry) in &mut self.entries {
-            let is_lost = lost.contains(&place.listen.0.ip());
-            match &entry.standing {
-                Standing::Listening(binding) if is_lost => {
-                    binding.close();
-                    binding.closed().await;
-                    entry.standing = Standing::New;
-                    places.push(*place);
+        for address in addresses {
+            let routes = &mut self.opener.routes;
+            let is_lost = !routes.is_ours(address)
+                && routes.is_local(address).await == Some(false)
+                && !routes.add(address).await;
+            for (place, entry) in self.entries.range_mut(first_at(address)..) {
+                if place.listen.0.ip() != address {
+                    break;
                 }
-                Standing::Refusing if is_lost => places.push(*place),
-                Standing::Failed(failed)
-                    if matches!(failed.error, BindError::AddressNotLocal(_)) =>
-                {
-                    places.push(*place);
+                match &entry.standing {
+                    Standing::Listening(binding) if is_lost => {
+                        binding.close();
+                        binding.closed().await;
+                        entry.standing = Standing::New;
+                        places.push(*place);
+                    }
+                    Standing::Refusing if is_lost => places.push(*place),
+                    Standing::Failed(failed)
+                        if matches!(failed.error, BindError::AddressNotLocal(_)) =>
+                    {
+                        places.push(*place);
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
         }
         self.retry_places(places).await
@@ -303,24 +336,57 @@ impl Programmer {
         services
     }
 
-    /// Removes routes to addresses that nobody claims and nobody is connected to any more.
+    /// Ends the connections to places that nobody claims once they have had their time, and removes the routes
+    /// to addresses that nobody claims and nobody is connected to any more.
     async fn retire(&mut self) {
-        let quiet = self.retiring.iter().filter(|(address, ports)| {
-            !self.is_vip(**address) && ports.iter().all(|port| port.counters.active.get() == 0)
+        let now = Instant::now();
+        let mut over = Vec::new();
+        let mut quiet = BTreeSet::new();
+        self.retiring.retain(|place, retiring| {
+            let slot = &retiring.slot;
+            if slot.active.get() == 0 {
+                quiet.insert(place.listen.0.ip());
+                return false;
+            }
+            if retiring.until <= now && !slot.cut.is_cancelled() {
+                slot.cut.cancel();
+                over.push(slot.number);
+            }
+            true
         });
-        let quiet: Vec<IpAddr> = quiet.map(|(address, _)| *address).collect();
+        for place in over {
+            self.cut(Cut::Place(place));
+        }
         for address in quiet {
-            self.retiring.remove(&address);
-            self.opener.routes.remove(address).await;
+            if !self.is_used(address) {
+                self.opener.routes.remove(address).await;
+            }
         }
     }
 
     /// Everything has been said once: removes what a process before us left behind.
     pub(crate) async fn synced(&mut self) {
-        let vips = self.vips();
-        let retiring = &self.retiring;
-        let wanted = |address: IpAddr| vips.contains(&address) || retiring.contains_key(&address);
-        self.opener.routes.retain(wanted).await;
+        self.synced = true;
+        self.retain_routes().await;
+    }
+
+    /// Removes our routes to addresses that are not used.
+    async fn retain_routes(&mut self) {
+        let ours = self.opener.routes.ours();
+        for address in ours {
+            if !self.is_used(address) {
+                self.opener.routes.remove(address).await;
+            }
+        }
+    }
+
+    /// Whether an external address is claimed, or somebody may still be connected to it.
+    fn is_used(&self, address: IpAddr) -> bool {
+        let mut retiring = self.retiring.range(first_at(address)..);
+        let retires = retiring
+            .next()
+            .is_some_and(|(place, _)| place.listen.0.ip() == address);
+        retires || self.is_vip(address)
     }
 
     /// The external addresses that are claimed.
@@ -331,13 +397,8 @@ impl Programmer {
 
     /// Whether an external address is claimed.
     fn is_vip(&self, address: IpAddr) -> bool {
-        let first = Place {
-            listen: ListenAddr(SocketAddr::new(address, 0)),
-            protocol: Protocol::Tcp,
-        };
-        // The places of one address stand together.
         self.entries
-            .range(first..)
+            .range(first_at(address)..)
             .take_while(|(place, _)| place.listen.0.ip() == address)
             .any(|(_, entry)| entry.is_vip())
     }
@@ -393,10 +454,10 @@ impl Programmer {
         }
     }
 
-    /// Connections whose port or endpoint is cut are to end now.
-    pub(crate) fn cut(&self) {
+    /// Connections are to end now whose time is over, as far as they are among these.
+    pub(crate) fn cut(&self, cut: Cut) {
         for worker in &self.opener.workers {
-            worker.mailbox().send(Command::Cut);
+            worker.mailbox().send(Command::Cut(cut));
         }
     }
 
@@ -410,5 +471,13 @@ impl Programmer {
     /// Ends the workers and what they still do, and removes our routes.
     pub(crate) async fn end(self) {
         self.opener.end().await;
+    }
+}
+
+/// The first place that an address can have: those of one address stand together.
+fn first_at(address: IpAddr) -> Place {
+    Place {
+        listen: ListenAddr(SocketAddr::new(address, 0)),
+        protocol: Protocol::Tcp,
     }
 }

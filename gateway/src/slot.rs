@@ -1,13 +1,15 @@
 //! A place to listen and whom it serves just now.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use fairway_config::exchange::ClaimKind;
 use fairway_config::names::ServiceName;
 use fairway_config::net::{ListenAddr, Protocol};
+use tokio_util::sync::CancellationToken;
 
+use crate::counters::Gauge;
 use crate::descriptors::Share;
 use crate::hops::Guard;
 use crate::port::Port;
@@ -15,10 +17,31 @@ use crate::port::Port;
 /// A place to listen. Its sockets stay while the Service behind it changes.
 #[derive(Debug)]
 pub(crate) struct Slot {
+    /// Tells those of this process apart.
+    pub(crate) number: u32,
     /// Where.
     pub(crate) listen: ListenAddr,
     /// Whom it serves: swapped in one step.
     pub(crate) target: ArcSwap<Target>,
+    /// Connections that came in here.
+    pub(crate) active: Gauge,
+    /// Ends them: nobody claims the place any more, and they have had their time to drain.
+    pub(crate) cut: CancellationToken,
+}
+
+impl Slot {
+    /// A place that serves that one from now on.
+    pub(crate) fn new(listen: ListenAddr, target: Target) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Self {
+            // As the numbers of ports.
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            listen,
+            target: ArcSwap::from_pointee(target),
+            active: Gauge::default(),
+            cut: CancellationToken::new(),
+        }
+    }
 }
 
 /// Where, and which protocol: what tells listeners apart.

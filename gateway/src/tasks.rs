@@ -15,8 +15,8 @@ use crate::context::Context;
 use crate::descriptors::Permit;
 use crate::health;
 use crate::hops::Hops;
+use crate::open::Open;
 use crate::pinning::pin;
-use crate::port::Open;
 use crate::shared::Shared;
 use crate::slot::Health;
 

@@ -5,7 +5,8 @@
 //! for as long as the Service's `timeoutSeconds`, counted from the client's last connection.
 //!
 //! Bounded: past [`CAPACITY`] the client that was seen least recently is forgotten, which costs it
-//! no more than a fresh look at the ranking. A table without clients takes a pointer.
+//! no more than a fresh look at the ranking. A table that never had clients takes a pointer; one whose
+//! clients' time is over gives their memory back when it [expires](Affinity::expire).
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -21,6 +22,9 @@ use crate::route::Tick;
 
 /// Clients that one port of a Service remembers at most.
 pub const CAPACITY: usize = 65_536;
+
+/// A part that has memory for this many times the clients that it remembers gives it back.
+const SPARSE: usize = 8;
 
 /// The table is in parts with a lock each, so that workers seldom meet.
 const SHARDS: usize = 16;
@@ -70,6 +74,29 @@ impl Affinity {
     pub fn put(&self, client: IpAddr, endpoint: EndpointAddr, now: Tick) {
         let key = self.key(client);
         self.shard(key).put(key, endpoint, now);
+    }
+
+    /// Forgets the clients whose time is over, and gives back the memory that they took. To be called now and
+    /// then. Each lock is held for a part of the table, a fraction of a millisecond.
+    pub fn expire(&self, now: Tick, timeout: Duration) {
+        for shard in self
+            .shards
+            .get()
+            .into_iter()
+            .flat_map(|shards| shards.iter())
+        {
+            lock(shard).expire(now, timeout);
+        }
+    }
+
+    /// How many clients there is memory for.
+    pub fn capacity(&self) -> usize {
+        let shards = self
+            .shards
+            .get()
+            .into_iter()
+            .flat_map(|shards| shards.iter());
+        shards.map(|shard| lock(shard).capacity()).sum()
     }
 
     /// How many clients are remembered, those among them whose time is over but whose place was
@@ -159,6 +186,8 @@ struct Entry {
 struct Shard {
     index: HashMap<Key, u32, BuildHasherDefault<Hashed>>,
     entries: Vec<Entry>,
+    /// Places in `entries` that are free.
+    free: Vec<u32>,
     order: Recency,
 }
 
@@ -167,6 +196,7 @@ impl Default for Shard {
         Self {
             index: HashMap::default(),
             entries: Vec::new(),
+            free: Vec::new(),
             order: Recency::new(),
         }
     }
@@ -186,20 +216,62 @@ impl Shard {
         }
         // One timeout for the whole table makes the oldest the first to expire, too: whether it
         // has or not, it is the one to go.
-        let slot = match self.order.oldest() {
-            Some(oldest) if self.entries.len() >= CAPACITY / SHARDS => {
-                self.order.remove(oldest);
-                self.index.remove(&self.entries[oldest as usize].key);
-                self.entries[oldest as usize] = entry;
-                oldest
+        if self.index.len() >= CAPACITY / SHARDS
+            && let Some(oldest) = self.order.oldest()
+        {
+            self.forget(oldest);
+        }
+        self.append(entry);
+    }
+
+    /// Remembers a client that is not remembered.
+    fn append(&mut self, entry: Entry) {
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.entries[slot as usize] = entry;
+                slot
             }
-            _ => {
+            None => {
                 self.entries.push(entry);
                 (self.entries.len() - 1) as u32
             }
         };
-        self.index.insert(key, slot);
+        self.index.insert(entry.key, slot);
         self.order.push(slot);
+    }
+
+    /// Forgets a client that is remembered.
+    fn forget(&mut self, slot: u32) {
+        self.order.remove(slot);
+        self.index.remove(&self.entries[slot as usize].key);
+        self.free.push(slot);
+    }
+
+    fn expire(&mut self, now: Tick, timeout: Duration) {
+        while let Some(oldest) = self.order.oldest() {
+            let idle = now.0.saturating_sub(self.entries[oldest as usize].seen.0);
+            if u128::from(idle) <= timeout.as_millis() {
+                break;
+            }
+            self.forget(oldest);
+        }
+        // One that grows again soon would be copied for nothing.
+        if self.index.len() * SPARSE <= self.capacity() {
+            self.shrink();
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        self.entries.capacity().max(self.index.capacity())
+    }
+
+    /// Copies what there is to where it takes no more memory than it needs.
+    fn shrink(&mut self) {
+        let mut old = std::mem::take(self);
+        while let Some(oldest) = old.order.oldest() {
+            old.order.remove(oldest);
+            self.append(old.entries[oldest as usize]);
+        }
     }
 }
 

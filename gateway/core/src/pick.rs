@@ -62,6 +62,15 @@ impl Balancer {
         }
     }
 
+    /// Forgets the clients whose time is over, all of them where clients have no time any more. To be called
+    /// now and then.
+    pub fn expire(&self, route: &RoutePort, now: Tick) {
+        match route.affinity {
+            Some(timeout) => self.affinity.expire(now, timeout),
+            None => self.affinity.expire(Tick(u64::MAX), Duration::ZERO),
+        }
+    }
+
     /// How many clients the affinity table remembers.
     pub fn affinity_entries(&self) -> usize {
         self.affinity.len()

@@ -11,13 +11,15 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::Engine;
 use super::connection::Connection;
+use super::listeners::Accepting;
+use super::owners::Owner;
 use super::poll::Token;
 use crate::counters::Rejection;
 use crate::descriptors::{CONNECTION, Permit};
 use crate::hops::Hops;
-use crate::port::Open;
+use crate::open::Open;
 use crate::slot::{Slot, Target};
-use crate::socket::{self, BACKLOG};
+use crate::socket;
 use crate::tasks::Accepted;
 
 /// Connections accepted at one socket before others have their turn, at most.
@@ -29,15 +31,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How soon it is tried again where somebody said so.
 const MOMENT: Duration = Duration::from_millis(1);
-
-/// How accepting at a socket ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Accepting {
-    /// For now; epoll tells when there is more.
-    Enough,
-    /// There is no leave for another connection.
-    NoLeave,
-}
 
 impl Engine {
     /// Connections wait at a socket.
@@ -125,29 +118,6 @@ impl Engine {
         }
     }
 
-    /// Accepts what waits at a socket, and closes it: what waits was told that it is connected.
-    pub(super) fn close(&mut self, number: u32) {
-        let Some(listener) = self.listeners.by_number.get(&number) else {
-            return;
-        };
-        let slot = listener.listening.slot.clone();
-        self.accept_at(number, slot.as_ref(), u32::MAX);
-        self.listeners.by_number.remove(&number);
-        self.listeners.paused.retain(|paused| *paused != number);
-    }
-
-    /// No connection is steered from that place any more; those that are here already are accepted.
-    pub(super) fn unsteer(&mut self, listen: ListenAddr) {
-        let listeners = self.listeners.by_number.iter();
-        let shared = listeners.filter(|(_, listener)| listener.listening.slot.is_none());
-        let shared: Vec<u32> = shared.map(|(number, _)| *number).collect();
-        for number in shared {
-            // No more waited there when the kernel was told; others may come without end.
-            self.accept_at(number, None, BACKLOG.unsigned_abs());
-        }
-        self.listeners.steered.remove(&listen);
-    }
-
     /// Starts what a connection is for that was steered here.
     fn begin_steered(&mut self, socket: OwnedFd, from: ClientAddr, mut permit: Permit) {
         let listen = rustix::net::getsockname(&socket)
@@ -171,7 +141,12 @@ impl Engine {
     }
 
     /// Accepts as many at most. Returns how many there were, and why no more.
-    fn accept_at(&mut self, number: u32, slot: Option<&Arc<Slot>>, most: u32) -> (u32, Accepting) {
+    pub(super) fn accept_at(
+        &mut self,
+        number: u32,
+        slot: Option<&Arc<Slot>>,
+        most: u32,
+    ) -> (u32, Accepting) {
         let mut accepted = 0;
         while accepted < most {
             let target = slot.map(|slot| slot.target.load_full());
@@ -230,7 +205,7 @@ impl Engine {
             }
             Target::Port { port, kind } => (port, *kind),
         };
-        let port = Open::new(port.clone());
+        let port = Open::new(port.clone(), slot.clone());
         let (app, hops) = {
             let route = port.route();
             let admitted = port.admit(&route, kind, from.0.ip());
@@ -250,8 +225,12 @@ impl Engine {
         let listen = slot.listen;
         match app {
             AppProtocol::Opaque => {
+                let owner = Owner {
+                    port: port.number,
+                    place: slot.number,
+                };
                 let connection = Connection::new(socket, from, listen, hops, port, permit);
-                let number = self.connections.insert(connection);
+                let number = self.connections.insert(connection, owner);
                 self.step(number, Connection::dial);
             }
             AppProtocol::Http | AppProtocol::H2c => {

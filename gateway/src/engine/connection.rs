@@ -19,7 +19,8 @@ use crate::counters::{ConnectError, Counter, Rejection};
 use crate::delivery::{self, Delivery};
 use crate::descriptors::Permit;
 use crate::hops::Hops;
-use crate::port::{Active, Open};
+use crate::open::Open;
+use crate::port::Active;
 use crate::shared::Shared;
 use crate::socket;
 
@@ -395,9 +396,9 @@ impl Connection {
         })
     }
 
-    /// Whether its port or its endpoint has had its time.
+    /// Whether its port, its endpoint or the place where it came in has had its time.
     pub(super) fn is_cut(&self) -> bool {
-        self.port.cut.is_cancelled()
+        self.port.is_cut()
             || self
                 .active
                 .as_ref()

@@ -1,11 +1,13 @@
 //! The sockets that a worker accepts at, and which of them wait.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use fairway_config::net::ListenAddr;
 
 use super::mailbox::{Listening, Steered};
+use crate::slot::Slot;
 use crate::tasks::Tasks;
 
 /// The sockets that a worker accepts at.
@@ -13,6 +15,8 @@ pub(super) struct Listeners {
     pub(super) by_number: HashMap<u32, Listener>,
     /// Whom places serve whose connections are steered.
     pub(super) steered: HashMap<ListenAddr, Steered>,
+    /// The sockets where those arrive.
+    arrivals: Vec<u32>,
     /// Those that wait for leave, in the order in which they have their turn.
     pub(super) paused: VecDeque<u32>,
     /// When those are tried again, whatever is said.
@@ -32,11 +36,21 @@ pub(super) struct Listener {
     pub(super) paused: bool,
 }
 
+/// How accepting at a socket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accepting {
+    /// For now; epoll tells when there is more.
+    Enough,
+    /// There is no leave for another connection.
+    NoLeave,
+}
+
 impl Listeners {
     pub(super) fn new(tasks: Tasks) -> Self {
         Self {
             by_number: HashMap::new(),
             steered: HashMap::new(),
+            arrivals: Vec::new(),
             paused: VecDeque::new(),
             retry: None,
             resumed: Instant::now(),
@@ -45,6 +59,9 @@ impl Listeners {
     }
 
     pub(super) fn insert(&mut self, number: u32, listening: Listening) {
+        if listening.slot.is_none() {
+            self.arrivals.push(number);
+        }
         let listener = Listener {
             listening,
             batch: 1,
@@ -57,6 +74,31 @@ impl Listeners {
     /// Connections that are steered from that place are for whom it serves.
     pub(super) fn steer(&mut self, steered: Steered) {
         self.steered.insert(steered.slot.listen, steered);
+    }
+
+    /// No connection is steered from these places any more.
+    pub(super) fn unsteer(&mut self, places: &[ListenAddr]) {
+        for place in places {
+            self.steered.remove(place);
+        }
+    }
+
+    /// The sockets where steered connections arrive.
+    pub(super) fn arrivals(&self) -> impl Iterator<Item = u32> {
+        self.arrivals.iter().copied()
+    }
+
+    /// Whom a socket serves, if it is there; none in it where what arrives is steered.
+    pub(super) fn slot(&self, number: u32) -> Option<Option<Arc<Slot>>> {
+        let listener = self.by_number.get(&number)?;
+        Some(listener.listening.slot.clone())
+    }
+
+    /// Closes a socket.
+    pub(super) fn remove(&mut self, number: u32) {
+        if self.by_number.remove(&number).is_some_and(|it| it.paused) {
+            self.paused.retain(|paused| *paused != number);
+        }
     }
 
     /// When those that wait for leave are tried again.

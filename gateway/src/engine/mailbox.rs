@@ -27,12 +27,23 @@ pub(crate) enum Command {
     Unsteer(ListenAddr),
     /// Accept what waits there, and close it.
     Close(u32),
-    /// Look whose time to drain is over.
-    Cut,
+    /// End the connections whose time to drain is over.
+    Cut(Cut),
     /// Nothing is accepted any more: when the last connection has ended, say so.
     Drain,
     /// End, whatever is still open.
     Stop,
+}
+
+/// Which connections have had their time: no others are looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cut {
+    /// Those of the port of that number, or of some of its endpoints.
+    Port(u32),
+    /// Those that came in at the place of that number.
+    Place(u32),
+    /// All.
+    All,
 }
 
 /// A socket that listens, and for whom.

@@ -3,7 +3,8 @@
 //! A connection whose bytes nobody looks at is a number, two sockets and what is known of them: an
 //! idle one holds no buffer, no timer of its own and no task. `slab` keeps them, `poll` waits for
 //! their sockets, by edge, `accept` lets them in at its `listeners`, [`connection`] is what one does, `direction` how
-//! its bytes go, `exchange` how small messages of several (`speakers`) go together. What needs a runtime (HTTP, health checks) is handed to the worker's
+//! its bytes go, `exchange` how small messages of several (`speakers`) go together, `obey` what it does that others have told
+//! it, and `ending` what of that is left to do. What needs a runtime (HTTP, health checks) is handed to the worker's
 //! [tasks](crate::tasks).
 //!
 //! Nothing here blocks, and no connection reads more than a few times before the others have their
@@ -12,9 +13,12 @@
 mod accept;
 mod connection;
 mod direction;
+mod ending;
 mod exchange;
 mod listeners;
 mod mailbox;
+mod obey;
+mod owners;
 mod packets;
 mod poll;
 mod ring;
@@ -35,9 +39,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use self::connection::{Connection, Step, Wait, World};
 pub(crate) use self::direction::spliced;
 use self::direction::{BUFFER, Tools};
+use self::ending::Ending;
+pub(crate) use self::ending::examined;
 pub(crate) use self::exchange::exchanged;
 use self::listeners::Listeners;
-pub(crate) use self::mailbox::{Command, Listening, Mailbox, Receiving, Steered};
+pub(crate) use self::mailbox::{Command, Cut, Listening, Mailbox, Receiving, Steered};
 use self::poll::{EventFlags, Events, Token};
 use self::slab::Slab;
 use self::source::StandIns;
@@ -48,6 +54,9 @@ use crate::tasks::Tasks;
 
 /// How often UDP flows that are idle for too long are looked for.
 const EXPIRY: Duration = Duration::from_secs(1);
+
+/// Connections that are looked after in one round because their time has come, at most.
+const MOST_DUE: usize = 64;
 
 type Connections = Slab<Connection, { Wait::COUNT }>;
 
@@ -66,6 +75,7 @@ pub(crate) struct Engine {
     buffer: Box<[u8]>,
     /// Where calls are made together.
     exchange: Option<Exchange>,
+    ending: Ending,
     /// Held as long as connections may come.
     open: Option<TaskTrackerToken>,
     /// How often it was looked what there is to do.
@@ -93,6 +103,7 @@ impl Engine {
             stand_ins: StandIns::default(),
             buffer: vec![0; BUFFER].into_boxed_slice(),
             exchange: shared.io_uring.then(Exchange::new).flatten(),
+            ending: Ending::default(),
             open: Some(shared.connections.token()),
             round: 0,
             draining: false,
@@ -113,6 +124,7 @@ impl Engine {
                 return;
             }
             self.round += 1;
+            self.ending.begin();
             // First: a number that was given back in the last round may be given out in this one.
             for number in std::mem::take(&mut self.again) {
                 self.step(number, Connection::more);
@@ -123,6 +135,7 @@ impl Engine {
                     self.event(token, flags);
                 }
             }
+            self.go_on_ending();
             self.expire();
             self.connections.reclaim();
             if self.draining && self.connections.len() == 0 {
@@ -169,27 +182,6 @@ impl Engine {
         }
     }
 
-    fn commands(&mut self) {
-        for command in self.mailbox.take() {
-            match command {
-                Command::Listen(number, listening) => self.listeners.insert(number, *listening),
-                Command::Receive(number, receiving) => {
-                    self.datagrams.insert(number, *receiving);
-                }
-                Command::Steer(steered) => self.listeners.steer(*steered),
-                Command::Unsteer(listen) => self.unsteer(listen),
-                Command::Sweep(slot) => self.datagrams.sweep(&slot),
-                Command::Close(number) => {
-                    self.close(number);
-                    self.datagrams.close(number);
-                }
-                Command::Cut => self.cut(),
-                Command::Drain => self.draining = true,
-                Command::Stop => self.stopped = true,
-            }
-        }
-    }
-
     /// Lets a connection do what it can, and files it under what it waits for then.
     fn step(&mut self, number: u32, act: impl FnOnce(&mut Connection, &mut World<'_>) -> Step) {
         let Some(connection) = self.connections.get(number) else {
@@ -222,7 +214,11 @@ impl Engine {
         let now = Instant::now();
         for wait in Wait::ALL {
             let after = wait.duration(&self.shared);
-            while let Some(number) = self.connections.due(wait as u8, now, after) {
+            // Those that are left are the first of the next round.
+            for _ in 0..MOST_DUE {
+                let Some(number) = self.connections.due(wait as u8, now, after) else {
+                    break;
+                };
                 self.step(number, |connection, world| connection.due(wait, world));
             }
         }
@@ -237,7 +233,7 @@ impl Engine {
 
     /// How long nothing has to be done without an event.
     fn timeout(&mut self) -> Option<Duration> {
-        if !self.again.is_empty() {
+        if !(self.again.is_empty() && self.ending.is_done()) {
             return Some(Duration::ZERO);
         }
         let now = Instant::now();
@@ -248,18 +244,5 @@ impl Engine {
         let expiry = self.datagrams.has_flows().then_some(self.expiry);
         let due = due.chain(self.listeners.due()).chain(expiry).min()?;
         Some(due.saturating_duration_since(now))
-    }
-
-    /// Ends the connections whose port or endpoint has had its time.
-    fn cut(&mut self) {
-        for number in self.connections.numbers() {
-            let Some(connection) = self.connections.get(number) else {
-                continue;
-            };
-            if connection.is_cut() {
-                connection.cut();
-                drop(self.connections.remove(number));
-            }
-        }
     }
 }

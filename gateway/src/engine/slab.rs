@@ -1,10 +1,12 @@
-//! Connections by number, and in lists by what they wait for.
+//! Connections by number, in lists by what they wait for, and in lists by whose they are.
 //!
 //! They live in chunks that never move, so that a thousand more cost a thousand more and never a
 //! copy of all. A number that is given back is given out again only after [`Slab::reclaim`]: events
 //! that were fetched before are about the connection that had it.
 
 use std::time::{Duration, Instant};
+
+use super::owners::{Owner, Owners};
 
 /// Connections in one chunk.
 const CHUNK: usize = 64;
@@ -21,10 +23,15 @@ pub(super) struct Slab<T, const LISTS: usize> {
     gone: Vec<u32>,
     len: usize,
     lists: [Ends; LISTS],
+    owners: Owners,
 }
 
 struct Entry<T> {
     value: Option<T>,
+    /// Whose it is, and the one before and behind it in its owner's list.
+    owner: Option<Owner>,
+    owned_before: u32,
+    owned_behind: u32,
     list: Option<u8>,
     previous: u32,
     next: u32,
@@ -48,6 +55,7 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
                 first: NONE,
                 last: NONE,
             }; LISTS],
+            owners: Owners::default(),
         }
     }
 
@@ -60,11 +68,26 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
         0..u32::try_from(self.chunks.len() * CHUNK).unwrap_or(NONE)
     }
 
-    pub(super) fn insert(&mut self, value: T) -> u32 {
+    /// The numbers of the values that belong to a port.
+    pub(super) fn of_port(&mut self, port: u32) -> Vec<u32> {
+        let firsts = self.owners.of_port(port);
+        self.behind(firsts)
+    }
+
+    /// The same of a place.
+    pub(super) fn of_place(&mut self, place: u32) -> Vec<u32> {
+        let firsts = self.owners.of_place(place);
+        self.behind(firsts)
+    }
+
+    pub(super) fn insert(&mut self, value: T, owner: Owner) -> u32 {
         if self.free.is_empty() {
             let first = self.chunks.len() * CHUNK;
             let chunk = (0..CHUNK).map(|_| Entry {
                 value: None,
+                owner: None,
+                owned_before: NONE,
+                owned_behind: NONE,
                 list: None,
                 previous: NONE,
                 next: NONE,
@@ -79,6 +102,7 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
         if let Some(entry) = self.entry(number) {
             entry.value = Some(value);
             self.len += 1;
+            self.own(number, owner);
         }
         number
     }
@@ -90,6 +114,7 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
     pub(super) fn remove(&mut self, number: u32) -> Option<T> {
         self.delist(number);
         let value = self.entry(number)?.value.take()?;
+        self.disown(number);
         self.len -= 1;
         self.gone.push(number);
         Some(value)
@@ -154,6 +179,60 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
         }
         self.delist(first);
         Some(first)
+    }
+
+    /// Puts a value into its owner's list: behind the first, so that the first stays what it is.
+    fn own(&mut self, number: u32, owner: Owner) {
+        let first = self.owners.first(owner);
+        let second = match first.and_then(|first| self.entry(first)) {
+            Some(first) => std::mem::replace(&mut first.owned_behind, number),
+            None => {
+                self.owners.set_first(owner, Some(number));
+                NONE
+            }
+        };
+        if let Some(second) = self.entry(second) {
+            second.owned_before = number;
+        }
+        if let Some(entry) = self.entry(number) {
+            entry.owner = Some(owner);
+            entry.owned_before = first.unwrap_or(NONE);
+            entry.owned_behind = second;
+        }
+    }
+
+    /// Takes a value out of its owner's list.
+    fn disown(&mut self, number: u32) {
+        let Some(entry) = self.entry(number) else {
+            return;
+        };
+        let Some(owner) = entry.owner.take() else {
+            return;
+        };
+        let (before, behind) = (entry.owned_before, entry.owned_behind);
+        match self.entry(before) {
+            Some(entry) => entry.owned_behind = behind,
+            None => {
+                let first = (behind != NONE).then_some(behind);
+                self.owners.set_first(owner, first);
+            }
+        }
+        if let Some(entry) = self.entry(behind) {
+            entry.owned_before = before;
+        }
+    }
+
+    /// These, and all that follow them in their owners' lists.
+    fn behind(&mut self, firsts: Vec<u32>) -> Vec<u32> {
+        let mut numbers = Vec::new();
+        for mut number in firsts {
+            while let Some(entry) = self.entry(number) {
+                let behind = entry.owned_behind;
+                numbers.push(number);
+                number = behind;
+            }
+        }
+        numbers
     }
 
     fn set_ends(&mut self, list: u8, set: impl FnOnce(&mut Ends)) {

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::direction::Direction;
+use super::owners::Owner;
 use super::poll::{EventFlags, Events, Poll, Token, Watch};
 use super::side::Side;
 use super::slab::Slab;
@@ -16,7 +17,7 @@ use crate::counters::Counter;
 /// What a slab is told.
 #[derive(Clone, Debug)]
 enum Act {
-    Insert,
+    Insert(Owner),
     Remove(usize),
     Enlist(usize, u8),
     Delist(usize),
@@ -27,7 +28,7 @@ enum Act {
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        4 => Just(Act::Insert),
+        4 => (0..3_u32, 0..3_u32).prop_map(|(port, place)| Act::Insert(Owner { port, place })),
         2 => any::<usize>().prop_map(Act::Remove),
         4 => (any::<usize>(), 0..3_u8).prop_map(|(at, list)| Act::Enlist(at, list)),
         1 => any::<usize>().prop_map(Act::Delist),
@@ -43,6 +44,7 @@ proptest! {
     fn a_slab_keeps_values_by_number_and_lists_in_order(acts in prop::collection::vec(act(), 0..400)) {
         let mut slab: Slab<u64, 3> = Slab::new();
         let mut values: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut owners: BTreeMap<u32, Owner> = BTreeMap::new();
         let mut lists: [Vec<(u32, Instant)>; 3] = Default::default();
         let mut gone: Vec<u32> = Vec::new();
         let mut now = Instant::now();
@@ -55,16 +57,18 @@ proptest! {
                 }
             };
             match act {
-                Act::Insert => {
-                    let number = slab.insert(next);
+                Act::Insert(owner) => {
+                    let number = slab.insert(next, owner);
                     prop_assert!(!values.contains_key(&number));
                     prop_assert!(!gone.contains(&number), "given out before it was reclaimed");
                     values.insert(number, next);
+                    owners.insert(number, owner);
                     next += 1;
                 }
                 Act::Remove(at) => {
                     if let Some(number) = pick(at) {
                         prop_assert_eq!(slab.remove(number), values.remove(&number));
+                        owners.remove(&number);
                         prop_assert!(slab.get(number).is_none());
                         out(number, &mut lists);
                         gone.push(number);
@@ -102,6 +106,16 @@ proptest! {
             for (list, members) in lists.iter().enumerate() {
                 let since = members.first().map(|(_, since)| *since);
                 prop_assert_eq!(slab.since(u8::try_from(list).unwrap()), since);
+            }
+            for number in 0..3 {
+                let owned = |is: fn(&Owner) -> u32| -> BTreeSet<u32> {
+                    let owned = owners.iter().filter(|(_, owner)| is(owner) == number);
+                    owned.map(|(number, _)| *number).collect()
+                };
+                let (by_port, by_place) = (slab.of_port(number), slab.of_place(number));
+                prop_assert_eq!(by_port.len() + by_place.len(), owned(|o| o.port).len() + owned(|o| o.place).len());
+                prop_assert_eq!(BTreeSet::from_iter(by_port), owned(|owner| owner.port));
+                prop_assert_eq!(BTreeSet::from_iter(by_place), owned(|owner| owner.place));
             }
         }
         for (number, value) in values {

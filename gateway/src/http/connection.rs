@@ -21,7 +21,8 @@ use tokio::sync::Notify;
 
 use super::limits::{ENDPOINT, HEAD};
 use crate::hops::Hops;
-use crate::port::{Clock, EndpointState, Open};
+use crate::open::Open;
+use crate::port::{Clock, EndpointState};
 
 /// One connection of a client, from accept to close.
 #[derive(Debug)]
@@ -171,7 +172,7 @@ impl Connection {
         left.take()
     }
 
-    /// Waits until its port or its endpoint is cut.
+    /// Waits until its port, its endpoint or the place where it came in is cut.
     pub(super) async fn cut(&self) {
         loop {
             let endpoint = self
@@ -187,6 +188,7 @@ impl Connection {
             };
             tokio::select! {
                 () = self.port.cut.cancelled() => return,
+                () = self.port.slot().cut.cancelled() => return,
                 () = endpoint_cut => return,
                 () = self.endpoint_changed.notified() => {}
             }

@@ -47,7 +47,8 @@ use self::stream::Downstream;
 use crate::delivery;
 use crate::descriptors::Descriptors;
 use crate::hops::Hops;
-use crate::port::{Clock, Open};
+use crate::open::Open;
+use crate::port::Clock;
 use crate::socket;
 
 /// The HTTP side of one worker. Must be used on one single-threaded runtime.

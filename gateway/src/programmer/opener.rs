@@ -277,6 +277,8 @@ impl Opener {
         for worker in self.workers {
             worker.stop();
         }
-        self.routes.retain(|_| false).await;
+        for address in self.routes.ours() {
+            self.routes.remove(address).await;
+        }
     }
 }

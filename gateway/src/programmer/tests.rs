@@ -4,6 +4,7 @@ use std::net::UdpSocket;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fairway_config::exchange::ClaimKind;
 use fairway_config::net::EndpointAddr;
 use fairway_config::service::{AppProtocol, ForwardTo, PortKey};
 use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, Sources};
@@ -12,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::local::LocalRoutes;
+use crate::port::Port;
 use crate::settings::Settings;
 use crate::shared::Shared;
+use crate::slot::Target;
 use crate::socket::{self, Sockets};
 use crate::worker::Worker;
 
@@ -85,12 +88,8 @@ async fn programmer(kernel: &Arc<Kernel>) -> Programmer {
     };
     let routes = LocalRoutes::open(false).await;
     let descriptors = shared.descriptors.clone();
-    Programmer::new(Opener::with(
-        Box::new(bind),
-        vec![worker],
-        descriptors,
-        routes,
-    ))
+    let opener = Opener::with(Box::new(bind), vec![worker], descriptors, routes);
+    Programmer::new(opener, settings.drain_timeout)
 }
 
 fn service() -> ServiceName {

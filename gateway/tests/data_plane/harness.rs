@@ -52,6 +52,22 @@ pub fn vip() -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 64 | (low & 63), high ^ low, host))
 }
 
+/// Set where external addresses are steered; see `steered.rs`.
+pub const STEERING: &str = "FAIRWAY_TEST_STEERING";
+
+/// Whether this is the run with steering.
+pub fn is_steered() -> bool {
+    std::env::var_os(STEERING).is_some()
+}
+
+/// Whether this process has a program that the kernel asks: without the rights there would be none, and
+/// nothing but a line in the log.
+fn steers() -> bool {
+    let files = std::fs::read_dir("/proc/self/fd").expect("there is /proc");
+    let mut links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    links.any(|link| link.to_string_lossy().contains("bpf_link"))
+}
+
 /// A gateway that runs, and the ways in and out of it.
 pub struct Running {
     pub gateway: Gateway,
@@ -79,8 +95,8 @@ pub fn settings() -> Settings {
     Settings {
         workers: 2,
         make_local: false,
-        // It would be asked for every connection of this host.
-        steering: false,
+        // It would be asked for every connection of this host: so in a network namespace alone.
+        steering: is_steered(),
         drain_timeout: Duration::from_millis(300),
         ..Settings::new("test".into(), core)
     }
@@ -89,6 +105,7 @@ pub fn settings() -> Settings {
 impl Running {
     /// Starts a gateway with these objects.
     pub async fn start(settings: Settings, changes: Vec<Change>) -> Self {
+        let steering = settings.steering;
         let (objects, incoming) = mpsc::channel(16);
         let (outgoing, reports) = mpsc::unbounded_channel();
         let outgoing = std::sync::Arc::new(move |said| drop(outgoing.send(said)));
@@ -108,6 +125,7 @@ impl Running {
             gateway.missing().is_empty()
         })
         .await;
+        assert_eq!(steers(), steering, "steering");
         running
     }
 

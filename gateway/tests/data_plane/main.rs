@@ -15,5 +15,7 @@ mod listeners;
 mod local;
 mod loops;
 mod names;
+mod restart;
+mod steered;
 mod tcp;
 mod udp;

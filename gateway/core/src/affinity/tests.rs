@@ -91,3 +91,38 @@ fn many_threads_agree_on_one_client() {
     });
     assert_eq!(table.len(), 5_000);
 }
+
+#[test]
+fn memory_of_clients_whose_time_is_over_is_given_back_and_the_others_stay() {
+    let to = endpoint("10.0.0.1:80");
+    for kept in [0, 1, 100, 5_000] {
+        let table = Affinity::new(1);
+        assert_eq!(table.capacity(), 0);
+        for n in 0..60_000 {
+            table.put(client(n), to, Tick(0));
+        }
+        assert!(table.capacity() >= 55_000, "{}", table.capacity());
+        // Some speak on.
+        for n in 0..kept {
+            assert_eq!(table.get(client(n), Tick(9_000), TIMEOUT, any), Some(to));
+        }
+        table.expire(Tick(10_000), TIMEOUT);
+        assert!(table.len() >= 55_000, "nobody's time is over");
+        table.expire(Tick(10_001), TIMEOUT);
+        assert_eq!(table.len(), kept as usize);
+        let most = kept as usize * 8 + 16 * 64;
+        assert!(
+            table.capacity() <= if kept == 0 { 0 } else { most },
+            "memory for {} clients of {kept}",
+            table.capacity()
+        );
+        for n in 0..kept {
+            assert_eq!(table.get(client(n), Tick(19_000), TIMEOUT, any), Some(to));
+        }
+        // It grows again, and forgets whom it saw least recently.
+        for n in 100_000..300_000 {
+            table.put(client(n), to, Tick(20_000));
+        }
+        assert_eq!(table.len(), CAPACITY);
+    }
+}

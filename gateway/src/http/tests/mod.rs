@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fairway_config::exchange::ClaimKind;
 use fairway_config::names::ServiceName;
 use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr, Protocol};
 use fairway_config::service::{AppProtocol, PortKey};
@@ -31,7 +32,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Server;
 use crate::descriptors::Descriptors;
-use crate::port::{Clock, Open, Port};
+use crate::open::Open;
+use crate::port::{Clock, Port};
+use crate::slot::{Slot, Target};
 
 /// For a connection to a backend to stand.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -70,10 +73,16 @@ impl Edge {
         let server = Arc::new(server);
         let (end, ended) = mpsc::unbounded_channel();
         let shared = port.clone();
+        let target = Target::Port {
+            port: port.clone(),
+            kind: ClaimKind::Vip,
+        };
+        let slot = Arc::new(Slot::new(ListenAddr(addr), target));
         let accepting = tokio::spawn(async move {
             loop {
                 let (stream, client) = listener.accept().await.unwrap();
-                let (server, port, end) = (server.clone(), shared.clone(), end.clone());
+                let (server, end) = (server.clone(), end.clone());
+                let open = Open::new(shared.clone(), slot.clone());
                 tokio::spawn(async move {
                     server
                         .serve(
@@ -81,7 +90,7 @@ impl Edge {
                             ListenAddr(addr),
                             ClientAddr(client),
                             None,
-                            Open::new(port),
+                            open,
                             Clock::start(),
                         )
                         .await;
