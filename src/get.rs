@@ -196,6 +196,9 @@ fn listeners(view: &View, rows: &[ListenerRow]) -> String {
         let listener = &row.listener;
         let (state, message) = match &listener.state {
             ListenerState::Failed { reason, message } => (reason.clone(), message.clone()),
+            ListenerState::Unreachable { message } => {
+                ("EndpointsUnreachable".to_owned(), message.clone())
+            }
             other => (other.as_str().to_owned(), String::new()),
         };
         let mut cells = vec![

@@ -197,6 +197,7 @@ impl Whole {
     fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot {
             version: env!("CARGO_PKG_VERSION"),
+            revision: env!("FAIRWAY_REVISION"),
             vips_owned: self.vips(),
             ..Snapshot::default()
         };

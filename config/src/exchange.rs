@@ -362,6 +362,12 @@ pub enum ListenerState {
     /// reset, ICMP port unreachable), as a node's own proxy does. It listens again with the first
     /// endpoint.
     Refusing,
+    /// It takes connections, and no endpoint of its port is reached: the last dials of each have
+    /// failed.
+    Unreachable {
+        /// Which endpoints, since when, and why; the end of a sentence.
+        message: String,
+    },
     /// It can't, and is tried again until it can.
     Failed {
         /// One CamelCase word: `AddressNotLocal`, `PortInUse`, `PermissionDenied`, …
@@ -372,11 +378,12 @@ pub enum ListenerState {
 }
 
 impl ListenerState {
-    /// `listening`, `refusing` or `failed`.
+    /// `listening`, `refusing`, `unreachable` or `failed`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Listening => "listening",
             Self::Refusing => "refusing",
+            Self::Unreachable { .. } => "unreachable",
             Self::Failed { .. } => "failed",
         }
     }

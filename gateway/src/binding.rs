@@ -9,8 +9,8 @@ use crate::descriptors::Permit;
 use crate::engine::{Command, Mailbox};
 use crate::hops::Guard;
 use crate::part::Part;
-use crate::slot::Place;
-use crate::steering::Steering;
+use crate::slot::{Place, Slot};
+use crate::steering::refusals::Refusals;
 
 /// The sockets of one listener, on all workers: what they take, how they are told to close, and how
 /// one knows that they are.
@@ -31,7 +31,7 @@ enum Served {
     /// The workers that have sockets of that number.
     Sockets(u32, Vec<Arc<Mailbox>>),
     /// The kernel, and the workers to which it steers.
-    Steered(ListenAddr, Arc<Steering>, Vec<Arc<Mailbox>>),
+    Steered(ListenAddr, Arc<Slot>, Arc<Refusals>, Vec<Arc<Mailbox>>),
 }
 
 impl Binding {
@@ -54,10 +54,14 @@ impl Binding {
     pub(crate) fn steered(
         &self,
         listen: ListenAddr,
-        by: Arc<Steering>,
+        slot: Arc<Slot>,
+        refusals: Arc<Refusals>,
         workers: Vec<Arc<Mailbox>>,
     ) {
-        let _ = self.0.served.set(Served::Steered(listen, by, workers));
+        let _ = self
+            .0
+            .served
+            .set(Served::Steered(listen, slot, refusals, workers));
     }
 
     /// What the sockets take.
@@ -75,12 +79,13 @@ impl Binding {
                     worker.send(Command::Close(*number));
                 }
             }
-            Some(Served::Steered(listen, steering, workers)) => {
+            Some(Served::Steered(listen, slot, refusals, workers)) => {
                 // In this order: what comes from now on is refused by the kernel.
-                steering.refuse(Place {
+                let place = Place {
                     listen: *listen,
                     protocol: Protocol::Tcp,
-                });
+                };
+                refusals.refuse(place, slot);
                 for worker in workers {
                     worker.send(Command::Unsteer(*listen));
                 }

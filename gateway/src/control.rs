@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::dials::Dials;
 use crate::engine::Cut;
 use crate::host;
 use crate::local::{self, LocalRoutes};
@@ -53,6 +54,7 @@ pub(crate) struct Control {
     published: Arc<Published>,
     builder: Builder,
     names: Names,
+    dials: Dials,
     programmer: Programmer,
     services: BTreeMap<ServiceName, Served>,
     /// When ports and endpoints that go have had their time.
@@ -100,6 +102,7 @@ enum Event {
     Host(host::Addresses),
     Routes(local::Changed),
     Name(crate::names::Answer),
+    Dials,
     Time,
 }
 
@@ -115,6 +118,10 @@ impl Control {
         let mut opener = Opener::new(workers, shared.descriptors.clone(), routes);
         if settings.steering {
             opener.steer();
+            if let Some(refusals) = opener.refusals() {
+                // Nobody else sets it.
+                let _ = shared.refusals.set(refusals.clone());
+            }
         }
         let programmer = Programmer::new(opener, settings.drain_timeout);
         Self {
@@ -122,6 +129,7 @@ impl Control {
             published,
             builder: Builder::new(settings.core.clone()),
             names: Names::new(settings.name_server),
+            dials: Dials::default(),
             programmer,
             services: BTreeMap::new(),
             drains: BTreeMap::new(),
@@ -170,6 +178,7 @@ impl Control {
                 }
                 Some(changed) = routes.recv() => Event::Routes(changed),
                 Some(answer) = self.names.answer() => Event::Name(answer),
+                () = self.dials.told() => Event::Dials,
                 batch = objects.recv(), if store => batch.map_or(Event::StoreGone, Event::Objects),
             };
             match event {
@@ -187,7 +196,9 @@ impl Control {
                     self.report(touched);
                 }
                 Event::Name(answer) => self.name(answer).await,
+                Event::Dials => self.dials.schedule(Instant::now()),
                 Event::Time => {
+                    self.look_at_dials();
                     self.drain();
                     self.expire();
                     let touched = self.programmer.retry().await;
@@ -313,7 +324,8 @@ impl Control {
                 }
                 None => {
                     self.seed = self.seed.wrapping_add(1);
-                    Arc::new(Port::new(route.clone(), self.seed))
+                    let changes = self.dials.changes().clone();
+                    Arc::new(Port::with_changes(route.clone(), self.seed, changes))
                 }
             };
             wanted.extend(route.claims.iter().map(|claim| Wanted {
@@ -332,6 +344,9 @@ impl Control {
         }
         ports.sort_unstable_by_key(|(key, _)| *key);
         served.ports = ports.into();
+        let tick = self.shared.clock.now();
+        self.dials
+            .changed(service, &served.ports, tick, Instant::now());
         for port in before.into_values() {
             let until = Instant::now() + self.settings.drain_timeout;
             self.drains
@@ -417,10 +432,22 @@ impl Control {
         }
     }
 
+    /// Looks which endpoints are unreachable, and reports where that has changed.
+    fn look_at_dials(&mut self) {
+        let services = &self.services;
+        let ports = |service: &ServiceName| {
+            let served = services.get(service);
+            served.map(|served| &*served.ports).unwrap_or_default()
+        };
+        let tick = self.shared.clock.now();
+        let changed = self.dials.look(ports, tick, Instant::now());
+        self.report(changed);
+    }
+
     fn due(&self) -> Option<Instant> {
         let drain = self.drains.keys().next().copied();
         let due = drain.into_iter().chain(self.programmer.next_retry());
-        due.chain([self.expiry]).min()
+        due.chain([self.expiry]).chain(self.dials.due()).min()
     }
 
     /// Reports of these Services, where there is something new to say.
@@ -448,9 +475,12 @@ impl Control {
                     message,
                 });
             }
+            let mut listeners = self.programmer.listeners(&service);
+            self.dials
+                .mark(&service, &served.ports, &mut listeners, &self.shared.clock);
             let report = Arc::new(Report {
                 gateway: self.settings.name.clone(),
-                listeners: self.programmer.listeners(&service),
+                listeners,
                 refused_endpoints: route.refused.clone(),
                 eligible_endpoints: route.ports.iter().map(|p| p.endpoints.eligible.len()).sum(),
                 notices,

@@ -7,6 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use fairway_gateway_core::reachability::DialFailure;
+
+/// Counter: dials that failed because this process or host had no port or file descriptor left.
+pub const DIALS_EXHAUSTED: &str = "fairway_dials_exhausted_total";
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -50,16 +55,13 @@ impl Gauge {
 }
 
 /// Upper bounds of the buckets of `fairway_connect_duration_seconds`.
-pub const CONNECT_BUCKETS: [Duration; 9] = [
-    Duration::from_micros(100),
-    Duration::from_micros(500),
+pub const CONNECT_BUCKETS: [Duration; 6] = [
     Duration::from_millis(1),
     Duration::from_millis(5),
     Duration::from_millis(25),
     Duration::from_millis(100),
     Duration::from_millis(500),
     Duration::from_millis(2500),
-    Duration::from_secs(10),
 ];
 
 /// How long something took, counted in fixed buckets.
@@ -111,65 +113,12 @@ impl Rejection {
     pub const ALL: [Self; 4] = [Self::SourceRange, Self::NoEndpoint, Self::Loop, Self::Limit];
 
     /// The label's value.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::SourceRange => "source_range",
             Self::NoEndpoint => "no_endpoint",
             Self::Loop => "loop",
             Self::Limit => "limit",
-        }
-    }
-}
-
-/// Why an endpoint could not be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ConnectError {
-    /// It refused.
-    Refused,
-    /// It did not answer in time.
-    Timeout,
-    /// There is no way to it.
-    Unreachable,
-    /// This process has no file descriptors or no ports left.
-    Exhausted,
-    /// Anything else.
-    Other,
-}
-
-impl ConnectError {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Refused,
-        Self::Timeout,
-        Self::Unreachable,
-        Self::Exhausted,
-        Self::Other,
-    ];
-
-    /// The label's value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Timeout => "timeout",
-            Self::Unreachable => "unreachable",
-            Self::Exhausted => "exhausted",
-            Self::Other => "other",
-        }
-    }
-
-    /// The class of an error of `connect(2)`.
-    pub fn of(error: &std::io::Error) -> Self {
-        use std::io::ErrorKind;
-        match error.kind() {
-            ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Self::Refused,
-            ErrorKind::TimedOut => Self::Timeout,
-            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Self::Unreachable,
-            ErrorKind::AddrNotAvailable => Self::Exhausted,
-            _ => match error.raw_os_error() {
-                // EMFILE and ENFILE: see errno(3).
-                Some(23 | 24) => Self::Exhausted,
-                _ => Self::Other,
-            },
         }
     }
 }
@@ -195,10 +144,10 @@ pub struct Counters {
     pub datagrams_received: Counter,
     /// Datagrams to clients.
     pub datagrams_transmitted: Counter,
-    /// How long connecting to an endpoint took, where it worked.
+    /// How long dials of endpoints took, those that failed included.
     pub connect: Histogram,
     rejected: [Counter; Rejection::ALL.len()],
-    connect_errors: [Counter; ConnectError::ALL.len()],
+    connect_errors: [Counter; DialFailure::ALL.len()],
     responses: [Counter; RESPONSE_CLASSES.len()],
     touched: AtomicBool,
 }
@@ -222,9 +171,14 @@ impl Counters {
 
     /// A client was turned away.
     pub fn reject(&self, why: Rejection) {
+        self.reject_many(why, 1);
+    }
+
+    /// So many clients were turned away.
+    pub fn reject_many(&self, why: Rejection, clients: u64) {
         self.touch();
         if let Some(counter) = self.rejected.get(why as usize) {
-            counter.increment();
+            counter.add(clients);
         }
     }
 
@@ -238,7 +192,10 @@ impl Counters {
     }
 
     /// An endpoint could not be reached.
-    pub fn connect_error(&self, why: ConnectError) {
+    pub fn connect_error(&self, why: DialFailure) {
+        if why == DialFailure::Exhausted {
+            metrics::counter!(DIALS_EXHAUSTED).increment(1);
+        }
         if let Some(counter) = self.connect_errors.get(why as usize) {
             counter.increment();
         }
@@ -246,7 +203,7 @@ impl Counters {
 
     /// How often an endpoint could not be reached, by reason.
     pub fn connect_errors(&self) -> BTreeMap<&'static str, u64> {
-        ConnectError::ALL
+        DialFailure::ALL
             .iter()
             .zip(&self.connect_errors)
             .map(|(why, n)| (why.as_str(), n.get()))

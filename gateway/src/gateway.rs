@@ -1,5 +1,6 @@
 //! The gateway as the rest of the program sees it: started, looked at, waited for.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +9,13 @@ use fairway_config::exchange::{Batch, ListenerState};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::time::Timestamp;
 use fairway_config::view::{EndpointRow, GatewayRow, ListenerRow, Section};
+use fairway_gateway_core::reachability::FailedDials;
+use fairway_gateway_core::route::Tick;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
-use crate::port::Port;
+use crate::port::{Clock, Port};
 use crate::published::{Published, Shown};
 use crate::reports::ReportSink;
 use crate::settings::Settings;
@@ -153,7 +156,7 @@ impl Gateway {
         self.published
             .all()
             .iter()
-            .flat_map(|(service, shown)| endpoints(service, shown))
+            .flat_map(|(service, shown)| endpoints(service, shown, &self.shared.clock))
             .collect()
     }
 
@@ -170,12 +173,15 @@ impl Gateway {
                 ListenerState::Refusing => {
                     format!("{listen} ({protocol}) refuses connections: there is no endpoint.")
                 }
+                ListenerState::Unreachable { message } => {
+                    format!("{listen} ({protocol}) takes connections, but {message}.")
+                }
                 ListenerState::Failed { message, .. } => {
                     format!("{listen} ({protocol}) does not stand: {message}.")
                 }
             }
         });
-        let endpoints = endpoints(service, &shown);
+        let endpoints = endpoints(service, &shown, &self.shared.clock);
         let mut sentences: Vec<String> = endpoints
             .iter()
             .map(|row| {
@@ -243,8 +249,14 @@ impl Gateway {
         let failed = listeners()
             .filter(|listener| is_failed(&listener.state))
             .count();
+        let stands = |state: &ListenerState| {
+            matches!(
+                state,
+                ListenerState::Listening | ListenerState::Unreachable { .. }
+            )
+        };
         let listening = listeners()
-            .filter(|l| l.state == ListenerState::Listening)
+            .filter(|listener| stands(&listener.state))
             .count();
         let counters = || {
             all.iter()
@@ -268,6 +280,9 @@ impl Gateway {
     /// Brings those metrics up to date that nobody counts as things happen.
     pub fn observe(&self) {
         self.shared.descriptors.observe();
+        if let Some(refusals) = self.shared.refusals.get() {
+            refusals.collect();
+        }
     }
 
     /// How often accepting paused because the process or a port had no file descriptors left.
@@ -292,15 +307,12 @@ impl Gateway {
     }
 }
 
-fn endpoints(service: &ServiceName, shown: &Shown) -> Vec<EndpointRow> {
+fn endpoints(service: &ServiceName, shown: &Shown, clock: &Clock) -> Vec<EndpointRow> {
     let mut rows = Vec::new();
+    let now = clock.now();
     for (key, port) in shown.ports.iter() {
         let route = port.route().clone();
-        let active: std::collections::BTreeMap<_, _> = port
-            .endpoints()
-            .into_iter()
-            .map(|(addr, state)| (addr, state.active.get()))
-            .collect();
+        let states: BTreeMap<_, _> = port.endpoints().into_iter().collect();
         let row = |endpoint, node: &Option<ClusterName>, state: &str, why: String| EndpointRow {
             namespace: service.namespace.to_string(),
             service: service.name.to_string(),
@@ -310,15 +322,17 @@ fn endpoints(service: &ServiceName, shown: &Shown) -> Vec<EndpointRow> {
             state: state.to_owned(),
             why,
             node: node.as_ref().map(ToString::to_string),
-            active: active.get(&endpoint).copied().unwrap_or_default(),
+            active: states.get(&endpoint).map_or(0, |state| state.active.get()),
         };
         rows.extend(route.endpoints.eligible.iter().map(|endpoint| {
-            row(
-                endpoint.addr,
-                &endpoint.node,
-                "eligible",
-                "gets traffic".to_owned(),
-            )
+            let failed = states
+                .get(&endpoint.addr)
+                .and_then(|state| state.failed_dials());
+            let (state, why) = match failed {
+                None => ("eligible", "gets traffic".to_owned()),
+                Some(failed) => dialled(&failed, now, clock),
+            };
+            row(endpoint.addr, &endpoint.node, state, why)
         }));
         rows.extend(route.endpoints.excluded.iter().map(|excluded| {
             row(
@@ -330,6 +344,28 @@ fn endpoints(service: &ServiceName, shown: &Shown) -> Vec<EndpointRow> {
         }));
     }
     rows
+}
+
+/// The state of an eligible endpoint whose last dials failed, and the end of a sentence about it.
+fn dialled(failed: &FailedDials, now: Tick, clock: &Clock) -> (&'static str, String) {
+    let FailedDials {
+        count, since, why, ..
+    } = failed;
+    let times = match count {
+        1 => "once".to_owned(),
+        _ => format!("{count} times"),
+    };
+    let (since, last) = (clock.timestamp(*since), clock.timestamp(failed.last));
+    if failed.is_unreachable(now) {
+        let why = format!("is unreachable since {since}: {why}, {times}; it still gets its share");
+        ("unreachable", why)
+    } else if failed.is_old(now) {
+        let why = format!("gets traffic; when it was last dialled, at {last}, it failed: {why}");
+        ("eligible", why)
+    } else {
+        let why = format!("gets traffic; its last dial failed at {last}: {why}, {times}");
+        ("eligible", why)
+    }
 }
 
 fn now() -> Timestamp {

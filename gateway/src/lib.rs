@@ -3,7 +3,8 @@
 //! Reading order:
 //! 1. [`gateway`]: the handle that the rest of the program holds; [`settings`]; [`reports`];
 //! 2. `control`: the one task that decides: objects in, routes built, listeners programmed, reports
-//!    out. It is fed by `host` (the addresses of this host) and `names` (DNS);
+//!    out. It is fed by `host` (the addresses of this host), `names` (DNS) and `dials` (endpoints that
+//!    are not reached);
 //! 3. `programmer`: from claims to sockets, with `socket` (binding) and `local` (routes that make a
 //!    VIP local); `slot`: one place to listen and whom it serves; `binding`: its sockets;
 //! 4. `worker`: two threads for each processor: one for `engine`, one for `tasks`; `context`:
@@ -34,6 +35,8 @@ mod control;
 pub mod counters;
 mod delivery;
 mod descriptors;
+mod dial_changes;
+mod dials;
 mod engine;
 pub mod gateway;
 mod health;

@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use fairway_config::exchange::ClaimKind;
 use fairway_config::net::EndpointAddr;
+use fairway_config::time::Timestamp;
 use fairway_gateway_core::pick::Balancer;
+use fairway_gateway_core::reachability::{DialFailure, FailedDials, Reachability};
 use fairway_gateway_core::route::{Endpoint, RoutePort, Tick};
 use tokio_util::sync::CancellationToken;
 
 use crate::counters::{Counters, Gauge, Rejection};
 use crate::descriptors::Share;
+use crate::dial_changes::DialChanges;
 
 /// One port of a Service. Lives as long as the port is in its Service, through every rebuild.
 #[derive(Debug)]
@@ -26,6 +29,11 @@ pub struct Port {
     /// What is counted.
     pub counters: Counters,
     endpoints: Mutex<BTreeMap<EndpointAddr, Arc<EndpointState>>>,
+    /// Eligible endpoints that are unreachable, ordered by address: a choice that leaves them out needs
+    /// no lock. Made anew when one joins or leaves them.
+    unreachable: ArcSwap<Vec<EndpointAddr>>,
+    /// Who is told when one does.
+    changes: Arc<DialChanges>,
     /// The file descriptors that it holds.
     pub(crate) share: Arc<Share>,
     /// Ends every connection of the port: its Service is gone and has had its time to drain.
@@ -35,6 +43,8 @@ pub struct Port {
 /// What outlives rebuilds of one endpoint of one port.
 #[derive(Debug)]
 pub struct EndpointState {
+    /// What its last dials came to.
+    reachability: Reachability,
     /// Connections and flows to it now.
     pub active: Gauge,
     /// Ends its connections: it, or the whole port, is listed no more and has had its time to
@@ -42,6 +52,13 @@ pub struct EndpointState {
     pub cut: CancellationToken,
     /// When it is cut, as it is listed no more.
     leaving: Mutex<Option<Instant>>,
+}
+
+impl EndpointState {
+    /// Dials that failed since one last worked; nothing where the last one worked.
+    pub fn failed_dials(&self) -> Option<FailedDials> {
+        self.reachability.failed_dials()
+    }
 }
 
 /// Counts as a connection, or a flow, of an endpoint for as long as it lives.
@@ -79,6 +96,15 @@ pub struct Drained {
 impl Port {
     /// A port with its first route. `seed` makes its round-robin start somewhere.
     pub fn new(route: Arc<RoutePort>, seed: u64) -> Self {
+        Self::with_changes(route, seed, Arc::default())
+    }
+
+    /// The same, and `changes` is told when an endpoint becomes unreachable or is reached again.
+    pub(crate) fn with_changes(
+        route: Arc<RoutePort>,
+        seed: u64,
+        changes: Arc<DialChanges>,
+    ) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         Self {
             // Four thousand million ports later the first are long gone.
@@ -87,6 +113,8 @@ impl Port {
             balancer: Balancer::new(seed),
             counters: Counters::default(),
             endpoints: Mutex::default(),
+            unreachable: ArcSwap::default(),
+            changes,
             share: Arc::default(),
             cut: CancellationToken::new(),
         }
@@ -145,6 +173,7 @@ impl Port {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let state = || EndpointState {
+            reachability: Reachability::default(),
             active: Gauge::default(),
             cut: self.cut.child_token(),
             leaving: Mutex::default(),
@@ -153,6 +182,89 @@ impl Port {
             .entry(endpoint)
             .or_insert_with(|| Arc::new(state()))
             .clone()
+    }
+
+    /// An endpoint could not be reached; `took` is how long it was tried.
+    pub(crate) fn dial_failed(
+        &self,
+        endpoint: &EndpointState,
+        why: DialFailure,
+        took: Duration,
+        now: Tick,
+    ) {
+        self.counters.connect_error(why);
+        self.counters.connect.observe(took);
+        if endpoint.reachability.failed(why, now) {
+            self.changes.tell(&self.route.load().service);
+        }
+    }
+
+    /// The endpoint of a UDP flow refused a datagram, or the way to it did: there is no dial.
+    pub(crate) fn datagram_failed(&self, endpoint: &EndpointState, why: DialFailure, now: Tick) {
+        self.counters.connect_error(why);
+        // Anything else may be the datagram's own fault: its length.
+        let is_of_the_endpoint = matches!(why, DialFailure::Refused | DialFailure::Unreachable);
+        if is_of_the_endpoint && endpoint.reachability.failed(why, now) {
+            self.changes.tell(&self.route.load().service);
+        }
+    }
+
+    /// An endpoint was reached; `took` is how long that took.
+    pub(crate) fn dial_worked(&self, endpoint: &EndpointState, took: Duration) {
+        self.counters.connect.observe(took);
+        self.answered(endpoint);
+    }
+
+    /// The endpoint of a UDP flow has answered.
+    pub(crate) fn answered(&self, endpoint: &EndpointState) {
+        if endpoint.reachability.worked() {
+            self.changes.tell(&self.route.load().service);
+        }
+    }
+
+    /// Looks which eligible endpoints are unreachable now; [`Self::unreachable`] says so from then on.
+    pub(crate) fn review(&self, now: Tick) -> Vec<(EndpointAddr, FailedDials)> {
+        let route = self.route.load();
+        let endpoints = self
+            .endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let eligible = route.endpoints.eligible.iter();
+        let unreachable: Vec<_> = eligible
+            .filter_map(|endpoint| {
+                let failed = endpoints.get(&endpoint.addr)?.reachability.failed_dials()?;
+                failed
+                    .is_unreachable(now)
+                    .then_some((endpoint.addr, failed))
+            })
+            .collect();
+        if unreachable.is_empty() && self.unreachable.load().is_empty() {
+            return unreachable;
+        }
+        let addresses = unreachable.iter().map(|(addr, _)| *addr).collect();
+        self.unreachable.store(Arc::new(addresses));
+        unreachable
+    }
+
+    /// Whether an endpoint is eligible and was dialled, and the last dial worked.
+    pub(crate) fn is_reached(&self, endpoint: EndpointAddr) -> bool {
+        let route = self.route.load();
+        let mut eligible = route.endpoints.eligible.iter();
+        if !eligible.any(|eligible| eligible.addr == endpoint) {
+            return false;
+        }
+        let endpoints = self
+            .endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let state = endpoints.get(&endpoint);
+        state.is_some_and(|state| state.failed_dials().is_none())
+    }
+
+    /// Eligible endpoints that were unreachable when it was last [reviewed](Self::review), ordered by
+    /// address. Takes no lock.
+    pub fn unreachable(&self) -> arc_swap::Guard<Arc<Vec<EndpointAddr>>> {
+        self.unreachable.load()
     }
 
     /// The endpoints that have had traffic, and their states.
@@ -184,6 +296,8 @@ impl Port {
                 return true;
             }
             let until = *leaving.get_or_insert(now + drain);
+            // Should it be listed again it is another server, perhaps.
+            state.reachability.worked();
             // One that is held elsewhere is just being dialled, or has connections.
             let used = Arc::strong_count(state) > 1;
             if until <= now || !used {
@@ -200,16 +314,31 @@ impl Port {
 
 /// The process's monotonic clock as [`Tick`]s.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
+pub struct Clock {
+    start: Instant,
+    /// What the wall clock said then.
+    wall: Timestamp,
+}
 
 impl Clock {
     /// A clock that starts now.
     pub fn start() -> Self {
-        Self(Instant::now())
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let seconds = since.map_or(0, |since| since.as_secs());
+        Self {
+            start: Instant::now(),
+            wall: Timestamp(i64::try_from(seconds).unwrap_or(i64::MAX)),
+        }
     }
 
     /// Now.
     pub fn now(&self) -> Tick {
-        Tick(u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX))
+        Tick(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// A tick as people read it: always the same, also where the wall clock was set meanwhile.
+    pub fn timestamp(&self, tick: Tick) -> Timestamp {
+        let seconds = i64::try_from(tick.0 / 1000).unwrap_or(i64::MAX);
+        Timestamp(self.wall.0.saturating_add(seconds))
     }
 }

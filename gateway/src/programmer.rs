@@ -160,7 +160,7 @@ impl Programmer {
                 }
                 (Standing::Listening(binding), false) => {
                     binding.close();
-                    self.opener.refuse(place);
+                    self.opener.refuse(place, &entry.slot);
                     closing.push(binding.clone());
                     entry.standing = Standing::Refusing;
                 }
@@ -222,7 +222,7 @@ impl Programmer {
             // The kernel refuses for us, as long as the address is its own.
             let local = self.opener.ensure_local(place, &target).await;
             local.map(|()| {
-                self.opener.refuse(place);
+                self.opener.refuse(place, &slot);
                 Standing::Refusing
             })
         };

@@ -1,6 +1,6 @@
 //! What all workers share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::descriptors::Descriptors;
 use crate::port::Clock;
 use crate::settings::Settings;
+use crate::steering::refusals::Refusals;
 
 /// What all workers share: settings, a clock, and the bounds of the process.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) max_flows: usize,
     /// Which addresses endpoints may be dialled from.
     pub(crate) sources: ArcSwap<Sources>,
+    /// Whom the kernel refuses for us, where it steers.
+    pub(crate) refusals: OnceLock<Arc<Refusals>>,
     /// Each worker stays on a processor.
     pub(crate) pin_workers: bool,
     /// The kernel may take and give rows of datagrams as one.
@@ -50,6 +53,7 @@ impl Shared {
             connections: TaskTracker::new(),
             max_flows: settings.max_flows.unwrap_or(flows),
             sources: ArcSwap::default(),
+            refusals: OnceLock::new(),
             pin_workers: settings.pin_workers,
             udp_offload: settings.udp_offload,
             io_uring: settings.io_uring,

@@ -14,6 +14,7 @@ use fairway_integration::{clients, tests, wait};
 
 tests![
     a_port_that_the_host_uses_at_all_its_addresses_is_served_at_an_external_one,
+    whom_the_kernel_refuses_for_want_of_endpoints_is_counted,
     at_an_address_of_the_hosts_own_what_the_host_has_comes_first,
     thousands_of_places_take_no_sockets_and_change_without_them,
     nothing_is_left_of_one_that_was_killed,
@@ -77,6 +78,51 @@ fn a_port_that_the_host_uses_at_all_its_addresses_is_served_at_an_external_one()
         ensure!(clients::who(at(EDGE, 22))? == "sshd");
         Ok(())
     })
+}
+
+fn whom_the_kernel_refuses_for_want_of_endpoints_is_counted() -> Result<()> {
+    let site = Site::new()?;
+    let _server = named(&site.farm, &[("web", at(server(0), 80))])?;
+    let empty = all(&[
+        &pool("edge", &["203.0.113.1-203.0.113.9"]),
+        &load_balancer("web", vip(1), 80, 80),
+        &load_balancer("dns", vip(2), 53, 53).replace("port: 53,", "port: 53, protocol: UDP,"),
+    ]);
+    let mut fairway = Fairway::start(&site.edge, &[("web.yaml", &empty)])?;
+    let counted = |fairway: &Fairway, of: &str| {
+        let labels = [&*format!("service=\"{of}\""), "reason=\"no_endpoint\""];
+        fairway.metric("fairway_rejected_total", &labels)
+    };
+    ensure!(counted(&fairway, "web")? == 0.0);
+    let knock = |times: usize| {
+        site.client.run(|| {
+            for _ in 0..times {
+                ensure!(clients::connect_tcp(at(vip(1), 80)).is_err());
+                let socket = clients::udp(None, at(vip(2), 53))?;
+                socket.send(b"?")?;
+            }
+            Ok(())
+        })
+    };
+    knock(5)?;
+    for of in ["web", "dns"] {
+        let count = counted(&fairway, of)?;
+        ensure!(count == 5.0, "{of}: {count}");
+    }
+    // Neither a scrape nor an endpoint that comes and goes starts the count anew.
+    knock(2)?;
+    fairway.write("web.yaml", &all(&[&empty, &slice("web", 80, &[server(0)])]))?;
+    fairway.settle("there")?;
+    ensure!(site.client.run(|| clients::who(at(vip(1), 80)))? == "web");
+    ensure!(counted(&fairway, "web")? == 7.0);
+    fairway.write("web.yaml", &empty)?;
+    fairway.settle("gone")?;
+    knock(3)?;
+    let count = counted(&fairway, "web")?;
+    ensure!(count == 10.0, "{count}");
+    let count = counted(&fairway, "dns")?;
+    ensure!(count == 10.0, "{count}");
+    fairway.stop()
 }
 
 fn at_an_address_of_the_hosts_own_what_the_host_has_comes_first() -> Result<()> {

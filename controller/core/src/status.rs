@@ -359,6 +359,9 @@ fn accepted(service: &Service, conditions: &mut Conditions<'_>) {
 /// The error of a port whose protocol is not carried.
 const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
 
+/// The reason of [`PROGRAMMED`] where a port has endpoints and none of them is reached.
+const ENDPOINTS_UNREACHABLE: &str = "EndpointsUnreachable";
+
 /// `proxied` is whether an address of the Service has its traffic carried by gateways.
 fn reported(
     reports: &[Arc<Report>],
@@ -373,7 +376,12 @@ fn reported(
     };
     let mut failures = listeners().filter_map(|(gateway, listener)| match &listener.state {
         ListenerState::Listening | ListenerState::Refusing => None,
-        ListenerState::Failed { reason, message } => Some((gateway, listener, reason, message)),
+        ListenerState::Unreachable { message } => {
+            Some((gateway, listener, ENDPOINTS_UNREACHABLE, message))
+        }
+        ListenerState::Failed { reason, message } => {
+            Some((gateway, listener, reason.as_str(), message))
+        }
     });
     let first: Vec<_> = failures.by_ref().take(FAILURES_NAMED).collect();
     if let Some((_, _, reason, _)) = first.first() {

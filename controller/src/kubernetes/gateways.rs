@@ -70,9 +70,16 @@ fn is_none(unlisted: &Unlisted) -> bool {
     *unlisted == Unlisted::default()
 }
 
+/// Whether a listener carries no traffic although there are endpoints.
+fn fails(listener: &ListenerReport) -> bool {
+    matches!(
+        listener.state,
+        ListenerState::Failed { .. } | ListenerState::Unreachable { .. }
+    )
+}
+
 /// Whether people should know of this.
 pub(super) fn is_news(report: &Report) -> bool {
-    let fails = |it: &ListenerReport| matches!(it.state, ListenerState::Failed { .. });
     report.listeners.iter().any(fails)
         || !report.refused_endpoints.is_empty()
         || !report.notices.is_empty()
@@ -110,8 +117,7 @@ pub(super) fn encode(gateway: GatewayRow, reports: &BTreeMap<ServiceName, Report
 
 /// What is said of a Service, and how many bytes that takes.
 fn entry((service, report): &(&ServiceName, &Report)) -> (usize, ServiceTold) {
-    let fails = |it: &&ListenerReport| matches!(it.state, ListenerState::Failed { .. });
-    let failing = report.listeners.iter().filter(fails);
+    let failing = report.listeners.iter().filter(|it| fails(it));
     let mut listeners: Vec<_> = failing.clone().take(NAMED).cloned().collect();
     let others = failing.clone().skip(NAMED);
     let of_ports = others.filter(|it| it.kind == ClaimKind::Vip);
@@ -138,7 +144,9 @@ fn entry((service, report): &(&ServiceName, &Report)) -> (usize, ServiceTold) {
 
 fn without_message(listener: &ListenerReport) -> ListenerReport {
     let mut listener = listener.clone();
-    if let ListenerState::Failed { message, .. } = &mut listener.state {
+    if let ListenerState::Failed { message, .. } | ListenerState::Unreachable { message } =
+        &mut listener.state
+    {
         message.clear();
     }
     listener

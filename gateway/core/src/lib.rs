@@ -8,8 +8,9 @@
 //! 3. [`eligible`]: every readiness, traffic-policy and topology rule, in one function;
 //! 4. [`build`]: from stored objects to routes, at the cost of what changed;
 //! 5. [`rank`], [`affinity`], `turns`, [`pick`]: from a client to an endpoint;
-//! 6. [`flows`]: the UDP flow table;
-//! 7. [`sources`]: which of the host's addresses endpoints are dialled from.
+//! 6. [`reachability`]: whether an endpoint is reached, by what its last dials came to;
+//! 7. [`flows`]: the UDP flow table;
+//! 8. [`sources`]: which of the host's addresses endpoints are dialled from.
 
 pub mod affinity;
 pub mod build;
@@ -18,6 +19,7 @@ pub mod flows;
 pub mod guard;
 pub mod pick;
 pub mod rank;
+pub mod reachability;
 mod recency;
 pub mod route;
 pub mod sources;

@@ -5,10 +5,11 @@
 //! full admin address, so that no page in a browser can read it by DNS rebinding.
 //!
 //! Reading order: [`Views`], what is to be shown; [`serve`] and [`serve_metrics`]; `connections`,
-//! the server under both; `page`, the status page.
+//! the server under both; `scrape`, the formats of metrics; `page`, the status page.
 
 mod connections;
 mod page;
+mod scrape;
 #[cfg(test)]
 mod tests;
 mod views;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Json, Response};
@@ -30,7 +31,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use self::views::Views;
-use crate::metrics::exposition;
 
 /// Serves everything on `listener` until `shutdown`.
 pub async fn serve(listener: TcpListener, views: Arc<dyn Views>, shutdown: CancellationToken) {
@@ -106,8 +106,8 @@ async fn readyz(State(views): Shared, Query(query): Query<Verbose>) -> Response 
     }
 }
 
-async fn metrics(State(views): Shared) -> Response {
-    ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], views.metrics()).into_response()
+async fn metrics(State(views): Shared, headers: HeaderMap) -> Response {
+    scrape::answer(views.metrics(), &headers)
 }
 
 /// `?namespace=`: rows of one namespace.

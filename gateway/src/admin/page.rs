@@ -251,6 +251,9 @@ impl Page {
                     Tone::Waiting,
                     "refusing: the Service has no endpoint".to_owned(),
                 ),
+                ListenerState::Unreachable { message } => {
+                    (Tone::Bad, format!("EndpointsUnreachable: {message}"))
+                }
                 ListenerState::Failed { reason, message } => {
                     (Tone::Bad, format!("{reason}: {message}"))
                 }
@@ -287,7 +290,7 @@ impl Page {
         self.table(("endpoints", "Endpoints", columns), rows, |row| {
             let tone = match row.state.as_str() {
                 "eligible" => Tone::Good,
-                "refused" => Tone::Bad,
+                "refused" | "unreachable" => Tone::Bad,
                 "not-ready" | "terminating" => Tone::Waiting,
                 _ => Tone::Plain,
             };
@@ -358,18 +361,68 @@ fn standing(conditions: &[ConditionRow]) -> (Tone, String) {
     if conditions.is_empty() {
         return (Tone::Plain, String::new());
     }
-    let wanting: Vec<String> = conditions
+    let troubles = conditions
         .iter()
-        .filter(|it| conditions::is_trouble(&it.kind, it.status == "True"))
+        .filter(|it| conditions::is_trouble(&it.kind, it.status == "True"));
+    let waits = troubles
+        .clone()
+        .all(|it| WAITING.contains(&it.reason.as_str()));
+    let tone = if waits { Tone::Waiting } else { Tone::Bad };
+    let wanting: Vec<String> = troubles
         .map(|condition| format!("{}: {}", condition.reason, condition.message))
         .collect();
     match wanting.is_empty() {
         true => (Tone::Good, "ready".to_owned()),
-        false => (Tone::Bad, wanting.join(" ")),
+        false => (tone, wanting.join(" ")),
     }
 }
+
+/// Reasons that are not Fairway's to mend, or that pass: a Service whose Pods are not there yet.
+const WAITING: [&str; 2] = ["NoEndpoints", "GatewayBehind"];
 
 fn join(parts: [String; 2]) -> String {
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     parts.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    fn condition(status: bool, reason: &str) -> ConditionRow {
+        ConditionRow {
+            kind: conditions::PROGRAMMED.to_owned(),
+            status: if status { "True" } else { "False" }.to_owned(),
+            reason: reason.to_owned(),
+            message: "So it is.".to_owned(),
+            last_transition_time: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_waits_for_its_endpoints_is_amber_and_what_fails_is_red() {
+        for (conditions, wanted) in [
+            (vec![], Tone::Plain),
+            (vec![condition(true, "Programmed")], Tone::Good),
+            (vec![condition(false, "NoEndpoints")], Tone::Waiting),
+            (vec![condition(false, "GatewayBehind")], Tone::Waiting),
+            (vec![condition(false, "EndpointsUnreachable")], Tone::Bad),
+            (vec![condition(false, "NoGateway")], Tone::Bad),
+            (
+                vec![
+                    condition(false, "NoEndpoints"),
+                    condition(false, "PortInUse"),
+                ],
+                Tone::Bad,
+            ),
+        ] {
+            let (tone, words) = standing(&conditions);
+            assert!(tone == wanted, "{conditions:?}: {}", tone.class());
+            for condition in &conditions {
+                assert!(condition.status == "True" || words.contains(&condition.reason));
+            }
+        }
+    }
 }

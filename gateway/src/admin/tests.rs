@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
+use axum::http::header::CONTENT_TYPE;
 use fairway_config::exchange::{ClaimKind, ListenerReport, ListenerState};
 use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
 use fairway_config::problem::Problem;

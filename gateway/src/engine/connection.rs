@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr};
+use fairway_gateway_core::reachability::DialFailure;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -15,7 +16,7 @@ use super::poll::{EventFlags, Poll, Token, Watch};
 use super::ring::SLOT;
 use super::side::Side;
 use super::source::{self, StandIns};
-use crate::counters::{ConnectError, Counter, Rejection};
+use crate::counters::{Counter, Rejection};
 use crate::delivery::{self, Delivery};
 use crate::descriptors::Permit;
 use crate::hops::Hops;
@@ -453,7 +454,8 @@ impl Connection {
                     return Step::Wait(Wait::Exhausted);
                 }
                 Err(error) => {
-                    unreached(&self.port, addr, &error);
+                    let active = self.active.as_ref();
+                    unreached(&self.port, active, (addr, now), &error, world.shared);
                     dial.tried.push(addr);
                     dial.error = Some(error);
                 }
@@ -475,9 +477,10 @@ impl Connection {
     fn not_reached(&mut self, error: io::Error, world: &mut World<'_>) -> Step {
         self.endpoint = None;
         if let Stage::Dialling(dial) = &mut self.stage
-            && let Some((addr, _)) = dial.trying.take()
+            && let Some((addr, began)) = dial.trying.take()
         {
-            unreached(&self.port, addr, &error);
+            let active = self.active.as_ref();
+            unreached(&self.port, active, (addr, began), &error, world.shared);
             dial.tried.push(addr);
             dial.error = Some(error);
         }
@@ -488,8 +491,8 @@ impl Connection {
     fn reached(&mut self, world: &mut World<'_>) -> Step {
         let mut early = false;
         if let Stage::Dialling(dial) = &self.stage {
-            if let Some((_, began)) = dial.trying {
-                self.port.counters.connect.observe(began.elapsed());
+            if let (Some((_, began)), Some(active)) = (dial.trying, &self.active) {
+                self.port.dial_worked(active.state(), began.elapsed());
             }
             early = dial.early;
         }
@@ -664,9 +667,17 @@ fn failure(side: &Side) -> Option<io::Error> {
     }
 }
 
-/// An endpoint could not be reached.
-fn unreached(port: &Open, addr: EndpointAddr, error: &io::Error) {
-    let why = ConnectError::of(error);
-    port.counters.connect_error(why);
+/// An endpoint that was tried since `began` could not be reached.
+fn unreached(
+    port: &Open,
+    active: Option<&Active>,
+    (addr, began): (EndpointAddr, Instant),
+    error: &io::Error,
+    shared: &Shared,
+) {
+    let why = DialFailure::of(error);
+    if let Some(active) = active {
+        port.dial_failed(active.state(), why, began.elapsed(), shared.clock.now());
+    }
     tracing::debug!(endpoint = %addr, reason = why.as_str(), %error, "endpoint not reached");
 }

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr};
 use fairway_gateway_core::flows::{FlowId, FlowKey, FlowTable, Limits};
+use fairway_gateway_core::reachability::DialFailure;
 use fairway_gateway_core::route::Tick;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::mailbox::Receiving;
 use super::packets::{self, BATCH, Inbox, Row};
 use super::poll::{EventFlags, Poll, Token, Watch};
-use crate::counters::{ConnectError, Rejection};
+use crate::counters::Rejection;
 use crate::descriptors::Permit;
 use crate::hops::{Guard, Hops};
 use crate::port::{Active, Port};
@@ -60,7 +61,7 @@ struct Way {
     port: Arc<Port>,
     /// The endpoint refused: the next datagram goes elsewhere.
     refused: bool,
-    _active: Active,
+    active: Active,
     _permit: Permit,
 }
 
@@ -210,7 +211,7 @@ impl Datagrams {
                 sorted.push((id, at));
             } else if let Some(id) = self.open(number, key, None, now, around) {
                 // At once: the next one that opens may drive it out.
-                self.forward(id, &[(id, at)]);
+                self.forward(id, &[(id, at)], now);
             }
         }
         // Stable: the datagrams of a flow stay in order.
@@ -219,7 +220,7 @@ impl Datagrams {
             let Some((id, _)) = group.first() else {
                 continue;
             };
-            if self.forward(*id, group) {
+            if self.forward(*id, group, now) {
                 continue;
             }
             // The endpoint refuses: once more, to another one.
@@ -236,14 +237,14 @@ impl Datagrams {
             self.table.close(*id);
             self.forget(*id);
             if let Some(id) = self.open(number, key, Some(refused), now, around) {
-                self.forward(id, group);
+                self.forward(id, group, now);
             }
         }
         self.sorted = sorted;
     }
 
     /// Sends some of the batch to the endpoint of their flow; false where it refuses.
-    fn forward(&self, id: FlowId, group: &[(FlowId, usize)]) -> bool {
+    fn forward(&self, id: FlowId, group: &[(FlowId, usize)], now: Tick) -> bool {
         let Some(way) = self.way(id) else {
             return true;
         };
@@ -257,7 +258,7 @@ impl Datagrams {
         counters.received.add(bytes);
         match error {
             Some(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                counters.connect_error(ConnectError::of(&error));
+                way.failed(&error, now);
                 tracing::debug!(endpoint = %way.endpoint, %error, "datagram not sent");
                 error.kind() != io::ErrorKind::ConnectionRefused
             }
@@ -307,9 +308,9 @@ impl Datagrams {
         let socket = match connected(endpoint, hops) {
             Ok(socket) => socket,
             Err(error) => {
-                let why = ConnectError::of(&error);
-                port.counters.connect_error(why);
-                if why == ConnectError::Exhausted {
+                let why = DialFailure::of(&error);
+                port.datagram_failed(&port.endpoint(endpoint), why, now);
+                if why == DialFailure::Exhausted {
                     port.counters.reject(Rejection::Limit);
                 }
                 tracing::debug!(%endpoint, %error, "flow not opened");
@@ -345,7 +346,7 @@ impl Datagrams {
                 listen: key.listen,
                 client: key.client,
                 endpoint,
-                _active: Active::new(port.endpoint(endpoint)),
+                active: Active::new(port.endpoint(endpoint)),
                 port: port.clone(),
                 refused: false,
                 _permit: permit,
@@ -362,7 +363,7 @@ impl Datagrams {
         if flags.contains(EventFlags::ERR)
             && let Ok(Err(error)) = rustix::net::sockopt::socket_error(&way.socket)
         {
-            way.refuse(&error.into());
+            way.refuse(&error.into(), around.shared.clock.now());
         }
         if !flags.contains(EventFlags::IN) {
             return;
@@ -382,18 +383,25 @@ impl Datagrams {
                         tracing::debug!(client = %way.client, %error, "answer not sent");
                     }
                 }
+                way.port.answered(way.active.state());
                 self.table.replied(way.id, around.shared.clock.now());
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => way.refuse(&error),
+            Err(error) => way.refuse(&error, around.shared.clock.now()),
         }
     }
 }
 
 impl Way {
+    /// Something was not sent, or did not arrive.
+    fn failed(&self, error: &io::Error, now: Tick) {
+        let why = DialFailure::of(error);
+        self.port.datagram_failed(self.active.state(), why, now);
+    }
+
     /// An ICMP error: where the endpoint refuses, the next datagram of the client goes elsewhere.
-    fn refuse(&mut self, error: &io::Error) {
-        self.port.counters.connect_error(ConnectError::of(error));
+    fn refuse(&mut self, error: &io::Error, now: Tick) {
+        self.failed(error, now);
         self.refused |= error.kind() == io::ErrorKind::ConnectionRefused;
     }
 }

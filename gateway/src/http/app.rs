@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fairway_config::net::EndpointAddr;
 use fairway_config::service::AppProtocol;
+use fairway_gateway_core::reachability::DialFailure;
 use http::StatusCode;
 use http::header::UPGRADE;
 use pingora_core::protocols::{Digest, TcpKeepalive};
@@ -23,7 +24,7 @@ use super::limits::{
     CLIENT, CONNECTION_WINDOW, ENDPOINT, ENDPOINTS_TRIED, POOLED, STREAM_IDLE, STREAM_WINDOW,
     STREAMS,
 };
-use crate::counters::{ConnectError, Rejection};
+use crate::counters::Rejection;
 use crate::descriptors::{Descriptors, Permit};
 use crate::port::EndpointState;
 
@@ -189,11 +190,11 @@ impl ProxyHttp for App {
         request: &mut Request,
     ) -> Result<()> {
         let connection = request.connection()?.clone();
-        if let (false, Some(dialled)) = (reused, request.dialled) {
-            connection.port.counters.connect.observe(dialled.elapsed());
-        }
         if let Some(addr) = endpoint_of(peer) {
             let endpoint = connection.port.endpoint(addr);
+            if let (false, Some(dialled)) = (reused, request.dialled) {
+                connection.port.dial_worked(&endpoint, dialled.elapsed());
+            }
             if !session.is_http2() {
                 connection.set_endpoint(Some(endpoint.clone()));
             }
@@ -213,7 +214,9 @@ impl ProxyHttp for App {
         request.failure = Failure::of(&error);
         if let (Some(connection), Some(addr)) = (&request.connection, endpoint_of(peer)) {
             let port = &connection.port;
-            port.counters.connect_error(connect_error(&error));
+            let took = request.dialled.map(|dialled| dialled.elapsed());
+            let (took, now) = (took.unwrap_or_default(), connection.now());
+            port.dial_failed(&port.endpoint(addr), dial_failure(&error), took, now);
             request.tried.push(addr);
             let left = port
                 .route()
@@ -360,14 +363,14 @@ fn endpoint_of(peer: &HttpPeer) -> Option<EndpointAddr> {
     peer._address.as_inet().copied().map(EndpointAddr)
 }
 
-fn connect_error(error: &Error) -> ConnectError {
+fn dial_failure(error: &Error) -> DialFailure {
     match error.root_cause().downcast_ref::<std::io::Error>() {
-        Some(io) => ConnectError::of(io),
+        Some(io) => DialFailure::of(io),
         None => match error.etype() {
-            ErrorType::ConnectRefused => ConnectError::Refused,
-            ErrorType::ConnectTimedout => ConnectError::Timeout,
-            ErrorType::ConnectNoRoute => ConnectError::Unreachable,
-            _ => ConnectError::Other,
+            ErrorType::ConnectRefused => DialFailure::Refused,
+            ErrorType::ConnectTimedout => DialFailure::Timeout,
+            ErrorType::ConnectNoRoute => DialFailure::Unreachable,
+            _ => DialFailure::Other,
         },
     }
 }

@@ -1,9 +1,25 @@
-//! The Prometheus text format, version 0.0.4.
+//! The Prometheus text format, version 0.0.4, and OpenMetrics 1.0, which is made of it.
 
 use std::fmt::{Display, Write};
 
-/// The content type of the format.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// A text format of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' own.
+    Prometheus,
+    /// OpenMetrics 1.0 (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
+    OpenMetrics,
+}
+
+impl Format {
+    /// The content type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
 
 /// Metric families, one after the other.
 #[derive(Debug, Default)]
@@ -30,25 +46,23 @@ impl Kind {
     }
 }
 
-/// One family: its samples stand together, under one HELP and one TYPE, written with the first.
+/// One family: its samples stand together, under one HELP and one TYPE.
 #[derive(Debug)]
 pub struct Family<'a> {
     text: &'a mut String,
     name: &'static str,
-    kind: Kind,
-    help: &'static str,
-    begun: bool,
 }
 
 impl Exposition {
-    /// Begins a family. It must not have been there before.
+    /// Begins a family. It must not have been there before. It is named also where it has no series, so
+    /// that a look at it says what there can be.
     pub fn family(&mut self, name: &'static str, kind: Kind, help: &'static str) -> Family<'_> {
+        let kind = kind.as_str();
+        // Writing to a String can't fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
         Family {
             text: &mut self.0,
             name,
-            kind,
-            help,
-            begun: false,
         }
     }
 
@@ -64,23 +78,41 @@ impl Family<'_> {
         self.sample_of("", labels, value);
     }
 
-    /// One sample of a histogram's parts: `_bucket`, `_sum` or `_count`.
+    /// One sample with a label more, whose value needs no escape.
+    pub fn sample_with(&mut self, labels: &Labels, label: (&str, &str), value: impl Display) {
+        self.write("", labels, Some(label), value);
+    }
+
+    /// One bucket of a histogram: how many were not above the bound.
+    pub fn bucket(&mut self, labels: &Labels, bound: f64, count: u64) {
+        let bound = if bound.is_infinite() {
+            "+Inf".to_owned()
+        } else {
+            bound.to_string()
+        };
+        self.write("_bucket", labels, Some(("le", &bound)), count);
+    }
+
+    /// One sample of a histogram's parts: `_sum` or `_count`.
     pub fn sample_of(&mut self, part: &str, labels: &Labels, value: impl Display) {
-        if !self.begun {
-            self.begun = true;
-            let Self {
-                name, kind, help, ..
-            } = self;
-            let _ = writeln!(
-                self.text,
-                "# HELP {name} {help}\n# TYPE {name} {}",
-                kind.as_str()
-            );
-        }
+        self.write(part, labels, None, value);
+    }
+
+    fn write(
+        &mut self,
+        part: &str,
+        Labels(labels): &Labels,
+        label: Option<(&str, &str)>,
+        value: impl Display,
+    ) {
+        self.text.push_str(self.name);
+        self.text.push_str(part);
+        let comma = if labels.is_empty() { "" } else { "," };
         // Writing to a String can't fail.
-        let _ = match labels.0.as_str() {
-            "" => writeln!(self.text, "{}{part} {value}", self.name),
-            labels => writeln!(self.text, "{}{part}{{{labels}}} {value}", self.name),
+        let _ = match label {
+            Some((name, of)) => writeln!(self.text, "{{{labels}{comma}{name}=\"{of}\"}} {value}"),
+            None if labels.is_empty() => writeln!(self.text, " {value}"),
+            None => writeln!(self.text, "{{{labels}}} {value}"),
         };
     }
 }
@@ -108,4 +140,42 @@ impl Labels {
         labels.push('"');
         Self(labels)
     }
+}
+
+/// A text in Prometheus' format as OpenMetrics: a counter's family goes without the `_total` of its
+/// samples, bounds of buckets have a point, an empty line is none, and the end is said.
+pub fn openmetrics(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / 64);
+    let mut is_histogram = false;
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let mut words = comment.splitn(3, ' ');
+            let (word, name) = (words.next(), words.next().unwrap_or_default());
+            let rest = words.next().unwrap_or_default();
+            if word == Some("TYPE") {
+                is_histogram = rest == "histogram";
+            }
+            // Here every counter has it, and nothing else.
+            let name = name.strip_suffix("_total").unwrap_or(name);
+            let _ = writeln!(out, "# {} {name} {rest}", word.unwrap_or_default());
+            continue;
+        }
+        match line.split_once("le=\"").filter(|_| is_histogram) {
+            Some((before, bound_and_rest)) => {
+                let (bound, rest) = bound_and_rest.split_once('"').unwrap_or_default();
+                let point = if bound.bytes().all(|byte| byte.is_ascii_digit()) {
+                    ".0"
+                } else {
+                    ""
+                };
+                let _ = writeln!(out, "{before}le=\"{bound}{point}\"{rest}");
+            }
+            None => {
+                out.push_str(line);
+                out.push('\n');
+            }
+        }
+    }
+    out.push_str("# EOF\n");
+    out
 }

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use fairway_config::net::EndpointAddr;
-use fairway_gateway_core::route::{Endpoint, Excluded, RoutePort};
+use fairway_config::net::{EndpointAddr, Protocol};
+use fairway_config::service::AppProtocol;
+use fairway_gateway_core::reachability::DialFailure;
+use fairway_gateway_core::route::{Endpoint, EndpointSet, Excluded, RoutePort, Tick, Why};
 
+use super::exposition::openmetrics;
 use super::*;
-use crate::counters::{ConnectError, Rejection};
+use crate::counters::Rejection;
 
 /// Checks a text against the format (version 0.0.4) and returns its samples.
 pub(crate) fn parse(text: &str) -> BTreeMap<String, String> {
@@ -97,18 +100,162 @@ fn snapshot(service: &str, key: PortKey, endpoints: EndpointSet) -> (Snapshot, A
     ));
     let snapshot = Snapshot {
         version: "1.2.3",
+        revision: "0123456789ab",
         ports: BTreeMap::from([((name, key), port.clone())]),
         ..Snapshot::default()
     };
     (snapshot, port)
 }
 
+/// Checks a text against OpenMetrics 1.0 and returns its samples.
+fn parse_openmetrics(text: &str) -> BTreeMap<String, String> {
+    let mut samples = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let (mut name, mut kind) = (String::new(), String::new());
+    let text = text.strip_suffix("# EOF\n").expect("the end is said");
+    for line in text.lines() {
+        assert!(!line.is_empty() && line != "# EOF", "{line}");
+        if let Some(comment) = line.strip_prefix("# ") {
+            let words: Vec<&str> = comment.splitn(3, ' ').collect();
+            let [word, family, rest] = words[..] else {
+                panic!("{line}");
+            };
+            if family != name {
+                assert!(seen.insert(family.to_owned()), "{family} is in two pieces");
+                (name, kind) = (family.to_owned(), String::new());
+            }
+            match word {
+                "HELP" => {}
+                "TYPE" => kind = rest.to_owned(),
+                _ => panic!("{line}"),
+            }
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        value.parse::<f64>().unwrap_or_else(|_| panic!("{line}"));
+        let sample = series.split('{').next().unwrap();
+        let part = sample
+            .strip_prefix(&name)
+            .unwrap_or_else(|| panic!("{line}"));
+        match kind.as_str() {
+            "counter" => assert_eq!(part, "_total", "{line}"),
+            "gauge" => assert_eq!(part, "", "{line}"),
+            "histogram" => assert!(["_bucket", "_sum", "_count"].contains(&part), "{line}"),
+            other => panic!("{name} is of kind {other}"),
+        }
+        if part == "_bucket" {
+            let bound = series.split("le=\"").nth(1).unwrap();
+            let bound = bound.split('"').next().unwrap();
+            assert!(bound == "+Inf" || bound.contains('.'), "{line}");
+        }
+        let before = samples.insert(series.to_owned(), value.to_owned());
+        assert!(before.is_none(), "{series} is there twice");
+    }
+    samples
+}
+
+/// The series of ports.
+fn of_ports(snapshot: &Snapshot) -> Vec<String> {
+    let samples = parse(&render(snapshot)).into_keys();
+    samples
+        .filter(|series| series.contains("service="))
+        .collect()
+}
+
 #[test]
-fn a_port_has_no_series_before_its_first_traffic() {
+fn an_idle_port_has_the_series_that_alerts_rest_on_and_at_most_eight() {
+    for (protocol, app, most) in [
+        (Protocol::Tcp, AppProtocol::Opaque, 5),
+        (Protocol::Udp, AppProtocol::Opaque, 5),
+        (Protocol::Tcp, AppProtocol::Http, 7),
+    ] {
+        for forwards_to_nodes in [false, true] {
+            let (snapshot, port) = snapshot("shop", key(protocol, 80), EndpointSet::default());
+            let mut route = RoutePort::clone(&port.route());
+            route.app = app;
+            if forwards_to_nodes {
+                route.loop_guard = vec![IpAddr::from([10, 0, 0, 1])];
+            }
+            port.set_route(Arc::new(route));
+            let series = of_ports(&snapshot);
+            let most = most + usize::from(forwards_to_nodes);
+            assert_eq!(series.len(), most, "{protocol} {app:?}: {series:#?}");
+            assert!(most <= 8, "the budget of ARCHITECTURE.md");
+            for wanted in [
+                "fairway_endpoints{",
+                "fairway_endpoints_unreachable{",
+                "result=\"failed\"",
+                "reason=\"no_endpoint\"",
+            ] {
+                let there = series.iter().any(|series| series.contains(wanted));
+                assert!(there, "{wanted} is missing in {series:#?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn traffic_brings_seventeen_series_and_one_for_each_reason_that_there_was() {
     let (snapshot, port) = snapshot("shop", key(Protocol::Tcp, 80), EndpointSet::default());
-    assert_eq!(parse(&render(&snapshot)).len(), 1, "build_info alone");
+    let mut route = RoutePort::clone(&port.route());
+    route.app = AppProtocol::Opaque;
+    port.set_route(Arc::new(route));
     port.counters.touch();
-    assert!(parse(&render(&snapshot)).len() > 10);
+    assert_eq!(of_ports(&snapshot).len(), 17);
+    port.counters.reject(Rejection::NoEndpoint);
+    assert_eq!(of_ports(&snapshot).len(), 17);
+    port.counters.reject(Rejection::SourceRange);
+    port.counters.connect_error(DialFailure::Timeout);
+    assert_eq!(of_ports(&snapshot).len(), 19);
+}
+
+#[test]
+fn two_thousand_services_are_a_short_text() {
+    let mut many = Snapshot::default();
+    for n in 0..2000 {
+        let (one, port) = snapshot(
+            &format!("shop-{n}"),
+            key(Protocol::Tcp, 80),
+            EndpointSet::default(),
+        );
+        if n % 2 == 0 {
+            port.counters.touch();
+        }
+        many.ports.extend(one.ports);
+    }
+    let began = std::time::Instant::now();
+    let text = render(&many);
+    let took = began.elapsed();
+    let series = parse(&text).len();
+    println!("{series} series, {} bytes, {took:?}", text.len());
+    assert!(series <= 2000 * 14, "{series}");
+    assert_eq!(parse_openmetrics(&openmetrics(&text)).len(), series);
+}
+
+#[test]
+fn endpoints_that_are_not_reached_are_counted() {
+    let addr = EndpointAddr(([10, 0, 0, 1], 8080).into());
+    let endpoints = vec![Endpoint {
+        addr,
+        weight: 1,
+        node: None,
+        target: None,
+    }];
+    let endpoints = EndpointSet::new(endpoints, Vec::new());
+    let (snapshot, port) = snapshot("shop", key(Protocol::Tcp, 80), endpoints);
+    let unreachable = |snapshot: &Snapshot| {
+        let samples = parse(&render(snapshot));
+        let mut samples = samples.into_iter();
+        let found = samples.find(|(series, _)| series.starts_with("fairway_endpoints_unreachable"));
+        found.unwrap().1
+    };
+    assert_eq!(unreachable(&snapshot), "0");
+    for now in 0..3 {
+        let state = port.endpoint(addr);
+        port.dial_failed(&state, DialFailure::Refused, Duration::ZERO, Tick(now));
+    }
+    port.review(Tick(3));
+    assert_eq!(unreachable(&snapshot), "1");
 }
 
 #[test]
@@ -134,7 +281,7 @@ fn every_count_is_under_its_name_and_labels() {
     counters.active.increment();
     counters.received.add(5000);
     counters.connect.observe(Duration::from_millis(3));
-    counters.connect_error(ConnectError::Refused);
+    counters.connect_error(DialFailure::Refused);
     counters.reject(Rejection::SourceRange);
     counters.response(Some(204));
     snapshot.pools = BTreeMap::from([(
@@ -155,7 +302,10 @@ fn every_count_is_under_its_name_and_labels() {
     let samples = parse(&render(&snapshot));
     let port = r#"namespace="web",service="shop",port="80",protocol="TCP""#;
     for (series, value) in [
-        (r#"fairway_build_info{version="1.2.3"}"#.to_owned(), "1"),
+        (
+            r#"fairway_build_info{version="1.2.3",revision="0123456789ab"}"#.to_owned(),
+            "1",
+        ),
         (
             format!("fairway_connections_total{{{port},result=\"completed\"}}"),
             "7",
@@ -262,7 +412,11 @@ fn recorded_and_process_metrics_follow_in_the_same_format() {
     recorder.upkeep();
     let (snapshot, port) = snapshot("shop", key(Protocol::Tcp, 80), EndpointSet::default());
     port.counters.touch();
-    let samples = parse(&(render(&snapshot) + &recorder.render()));
+    let text = render(&snapshot) + &recorder.render();
+    let samples = parse(&text);
+    // OpenMetrics is another writing of the same.
+    let converted = parse_openmetrics(&openmetrics(&text));
+    assert_eq!(converted.len(), samples.len());
     let value = |series: &str| samples.get(series).map(String::as_str);
     assert_eq!(
         value(r#"fairway_sync_duration_seconds_bucket{le="0.005"}"#),
@@ -275,6 +429,7 @@ fn recorded_and_process_metrics_follow_in_the_same_format() {
     // What has not happened yet is there, too: a rate needs a zero to rise from.
     for series in [
         EVENTS_DROPPED,
+        crate::counters::DIALS_EXHAUSTED,
         r#"fairway_store_errors_total{operation="watch"}"#,
     ] {
         assert_eq!(value(series), Some("0"), "{series}");

@@ -14,6 +14,7 @@ use crate::engine::{Command, Listening, Receiving, Steered};
 use crate::local::LocalRoutes;
 use crate::slot::{Place, Slot, Target};
 use crate::socket::{self, BindError, Sockets};
+use crate::steering::refusals::Refusals;
 use crate::steering::{self, Steering};
 use crate::worker::Worker;
 
@@ -31,6 +32,8 @@ pub(crate) struct Opener {
     number: u32,
     /// Where the kernel steers connections.
     steering: Option<Arc<Steering>>,
+    /// What it refuses, where it steers.
+    refusals: Option<Arc<Refusals>>,
 }
 
 impl std::fmt::Debug for Opener {
@@ -66,6 +69,7 @@ impl Opener {
             bind,
             number: 0,
             steering: None,
+            refusals: None,
         }
     }
 
@@ -85,7 +89,9 @@ impl Opener {
         match steering {
             Ok(steering) => {
                 tracing::info!("connections to external addresses are steered by the kernel");
-                self.steering = Some(Arc::new(steering));
+                let steering = Arc::new(steering);
+                self.refusals = Some(Arc::new(Refusals::new(steering.clone())));
+                self.steering = Some(steering);
             }
             Err(error) => tracing::info!(
                 %error,
@@ -123,6 +129,7 @@ impl Opener {
         target: &Target,
         slot: &Arc<Slot>,
         steering: Arc<Steering>,
+        refusals: Arc<Refusals>,
     ) -> Result<Binding, BindError> {
         self.ensure_local(place, target).await?;
         if !self.routes.is_ours(place.listen.0.ip()) {
@@ -135,7 +142,8 @@ impl Opener {
             .ok_or(BindError::OutOfFiles)?;
         let binding = Binding::new(target.guard(), permit);
         let mailboxes = self.workers.iter().map(|worker| worker.mailbox().clone());
-        binding.steered(place.listen, steering.clone(), mailboxes.collect());
+        let mailboxes = mailboxes.collect();
+        binding.steered(place.listen, slot.clone(), refusals, mailboxes);
         // They know before anything comes.
         for worker in &self.workers {
             let steered = Steered {
@@ -144,6 +152,7 @@ impl Opener {
             };
             worker.mailbox().send(Command::Steer(Box::new(steered)));
         }
+        self.end_refusal(place);
         if let Err(error) = steering.steer(place.listen) {
             binding.close();
             return Err(BindError::of(place, &error));
@@ -151,17 +160,30 @@ impl Opener {
         Ok(binding)
     }
 
+    /// Whom the kernel refuses for us, where it steers.
+    pub(crate) fn refusals(&self) -> Option<&Arc<Refusals>> {
+        self.refusals.as_ref()
+    }
+
     /// At an external address that is nobody's but ours nobody else is to get what comes.
-    pub(super) fn refuse(&self, place: Place) {
-        if let Some(steering) = &self.steering
+    pub(super) fn refuse(&self, place: Place, slot: &Arc<Slot>) {
+        if let Some(refusals) = &self.refusals
             && self.routes.is_ours(place.listen.0.ip())
         {
-            steering.refuse(place);
+            refusals.refuse(place, slot);
+        }
+    }
+
+    /// A place is not refused any more, if it was.
+    fn end_refusal(&self, place: Place) {
+        if let Some(refusals) = &self.refusals {
+            refusals.end(place);
         }
     }
 
     /// A place is nobody's any more, or has sockets of its own.
     pub(super) fn release(&self, place: Place) {
+        self.end_refusal(place);
         if let Some(steering) = &self.steering {
             steering.release(place);
         }
@@ -191,11 +213,12 @@ impl Opener {
         target: &Target,
         slot: &Arc<Slot>,
     ) -> Result<Binding, BindError> {
-        if let Some(steering) = &self.steering
+        if let (Some(steering), Some(refusals)) = (&self.steering, &self.refusals)
             && place.protocol == Protocol::Tcp
             && target.kind() == ClaimKind::Vip
         {
-            return self.steered(place, target, slot, steering.clone()).await;
+            let (steering, refusals) = (steering.clone(), refusals.clone());
+            return self.steered(place, target, slot, steering, refusals).await;
         }
         let address = place.listen.0.ip();
         let count = match target {

@@ -14,6 +14,7 @@ use super::program::Instruction;
 
 /// Commands of `enum bpf_cmd` of linux/bpf.h.
 const MAP_CREATE: libc::c_long = 0;
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_DELETE_ELEM: libc::c_long = 3;
 const PROG_LOAD: libc::c_long = 5;
@@ -106,7 +107,17 @@ impl<const K: usize, const V: usize> Map<K, V> {
     /// # Errors
     /// E2BIG: it is full; or there is no memory.
     pub(super) fn set(&self, key: [u8; K], value: [u8; V]) -> io::Result<()> {
-        self.element(MAP_UPDATE_ELEM, &key, Some(&value))
+        self.element(MAP_UPDATE_ELEM, &key, ptr::from_ref(&value) as u64)
+    }
+
+    /// What is there.
+    ///
+    /// # Errors
+    /// ENOENT: nothing is.
+    pub(super) fn get(&self, key: [u8; K]) -> io::Result<[u8; V]> {
+        let mut value = [0; V];
+        self.element(MAP_LOOKUP_ELEM, &key, ptr::from_mut(&mut value) as u64)?;
+        Ok(value)
     }
 
     /// Removes what is there.
@@ -114,20 +125,16 @@ impl<const K: usize, const V: usize> Map<K, V> {
     /// # Errors
     /// ENOENT: nothing was there.
     pub(super) fn remove(&self, key: [u8; K]) -> io::Result<()> {
-        self.element(MAP_DELETE_ELEM, &key, None)
+        self.element(MAP_DELETE_ELEM, &key, 0)
     }
 
-    fn element(
-        &self,
-        command: libc::c_long,
-        key: &[u8; K],
-        value: Option<&[u8; V]>,
-    ) -> io::Result<()> {
+    /// `value` is the address of a `[u8; V]`, which a look-up writes; 0 where the command takes none.
+    fn element(&self, command: libc::c_long, key: &[u8; K], value: u64) -> io::Result<()> {
         let attribute = MapElement {
             map: self.0.as_raw_fd().cast_unsigned(),
             _pad: 0,
             key: ptr::from_ref(key) as u64,
-            value: value.map_or(0, |value| ptr::from_ref(value) as u64),
+            value,
             flags: 0,
         };
         // SAFETY: key and value are as long as the map was made for, and outlive the call.

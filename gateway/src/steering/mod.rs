@@ -12,10 +12,11 @@
 //! Datagrams are not steered: an answer has to come from the port that was asked, and a socket sends
 //! from the one that it is bound to.
 //!
-//! [`program`]: the program; [`bpf`]: the system call.
+//! [`program`]: the program; [`bpf`]: the system call; [`refusals`]: who was refused.
 
 mod bpf;
 mod program;
+pub(crate) mod refusals;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,7 +25,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use fairway_config::net::{ListenAddr, Protocol};
 
 use self::bpf::Map;
-use self::program::{KEY, REFUSED, key, program};
+use self::program::{KEY, REFUSED, VALUE, key, program, refused, value};
 use crate::slot::Place;
 
 /// Places at most; an entry takes memory when it comes.
@@ -36,7 +37,7 @@ pub(crate) const KINDS: [u32; 2] = [0, 1];
 /// The kernel's view of what is steered.
 #[derive(Debug)]
 pub(crate) struct Steering {
-    places: Map<KEY, 4>,
+    places: Map<KEY, VALUE>,
     sockets: Map<4, 8>,
     _link: OwnedFd,
 }
@@ -73,17 +74,26 @@ impl Steering {
     /// There are too many places, or there is no memory.
     pub(crate) fn steer(&self, listen: ListenAddr) -> io::Result<()> {
         let kind = kind(listen.0);
-        self.places
-            .set(key(listen.0, Protocol::Tcp), kind.to_ne_bytes())
+        self.places.set(key(listen.0, Protocol::Tcp), value(kind))
     }
 
     /// What comes to this place is refused from now on, whoever else listens there.
-    pub(crate) fn refuse(&self, place: Place) {
+    fn refuse(&self, place: Place) {
+        // What was counted there stays.
+        if self.refused(place).is_some() {
+            return;
+        }
         let key = key(place.listen.0, place.protocol);
-        if let Err(error) = self.places.set(key, REFUSED.to_ne_bytes()) {
+        if let Err(error) = self.places.set(key, value(REFUSED)) {
             let listen = place.listen;
             tracing::warn!(%listen, %error, "what the host has at this port may answer here");
         }
+    }
+
+    /// How often a place was refused since it is; nothing where it is not.
+    fn refused(&self, place: Place) -> Option<u64> {
+        let value = self.places.get(key(place.listen.0, place.protocol)).ok()?;
+        refused(value)
     }
 
     /// This place is none of ours any more.

@@ -3,7 +3,7 @@
 //! ```text
 //! key = address and port that are asked for, and the protocol
 //! place = places[key]            not there: the kernel looks on as ever
-//!                                REFUSED: nobody gets it, and the client is told so
+//!                                REFUSED: nobody gets it, the client is told so, and it is counted
 //! socket = sockets[place]        not there: as well
 //! assign(socket)                 and one of its SO_REUSEPORT group is taken
 //! ```
@@ -49,6 +49,26 @@ const REFUSE: i16 = i16::MAX - 1;
 
 /// In place of a kind of sockets: what comes to this place is refused.
 pub(super) const REFUSED: u32 = i32::MAX.cast_unsigned();
+
+/// Bytes of a [`value`], and where in it the count is.
+pub(super) const VALUE: usize = 16;
+const COUNT: i16 = 8;
+
+/// What the map holds of a place: the kind of sockets, and how often it was refused.
+pub(super) fn value(kind: u32) -> [u8; VALUE] {
+    let mut value = [0; VALUE];
+    for (to, from) in value.iter_mut().zip(kind.to_ne_bytes()) {
+        *to = from;
+    }
+    value
+}
+
+/// How often a place with this value was refused; nothing where it is steered.
+pub(super) fn refused(value: [u8; VALUE]) -> Option<u64> {
+    let (kind, rest) = value.split_first_chunk::<4>()?;
+    let count = rest.last_chunk::<8>()?;
+    (u32::from_ne_bytes(*kind) == REFUSED).then(|| u64::from_ne_bytes(*count))
+}
 
 /// Helpers, by their numbers in linux/bpf.h.
 const MAP_LOOKUP_ELEM: i32 = 1;
@@ -160,7 +180,13 @@ pub(super) fn program(places: i32, sockets: i32) -> Vec<Instruction> {
     let pass = code.len();
     code.extend([set(R0, SK_PASS), exit()]);
     let refuse = code.len();
-    code.extend([set(R0, SK_DROP), exit()]);
+    code.extend([
+        // The place is in R0 yet.
+        set(R1, 1),
+        add_atomically64(R0, COUNT, R1),
+        set(R0, SK_DROP),
+        exit(),
+    ]);
     for (at, instruction) in code.iter_mut().enumerate() {
         let to = match instruction.offset {
             PASS => pass,
@@ -215,6 +241,11 @@ const fn store32(to: R, offset: i16, from: R) -> Instruction {
 /// `BPF_STX | BPF_MEM | BPF_DW`
 const fn store64(to: R, offset: i16, from: R) -> Instruction {
     instruction(0x7b, to, from, offset, 0)
+}
+
+/// `BPF_STX | BPF_ATOMIC | BPF_DW` with `BPF_ADD`
+const fn add_atomically64(to: R, offset: i16, from: R) -> Instruction {
+    instruction(0xdb, to, from, offset, 0)
 }
 
 /// `BPF_JMP | BPF_JA`
@@ -272,6 +303,15 @@ mod tests {
             .collect();
         assert_eq!(keys.len(), places.len());
         assert!(key(places[0].0, Protocol::Tcp).starts_with(&[192, 0, 2, 1, 0]));
+    }
+
+    #[test]
+    fn a_value_says_how_often_a_place_was_refused() {
+        assert_eq!(refused(value(0)), None);
+        let mut counted = value(REFUSED);
+        assert_eq!(refused(counted), Some(0));
+        counted[8..].copy_from_slice(&7_u64.to_ne_bytes());
+        assert_eq!(refused(counted), Some(7));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod listeners;
 mod local;
 mod loops;
 mod names;
+mod reachability;
 mod restart;
 mod steered;
 mod tcp;

@@ -1,10 +1,13 @@
 //! What people install: the chart, the plain manifests, the image, the dashboard and the alerts.
 //!
 //! Reading order: [`helm`] renders the chart; [`chart`] asks whether it is well made, [`rights`]
-//! what it lets Fairway do; [`watching`] is about dashboard and alerts, which [`promql`] reads.
+//! what it lets Fairway do; [`watching`] is about dashboard and alerts, which [`promql`] reads,
+//! [`metrics`] about what they ask for, [`firing`] about the way from a state to an alert.
 
 mod chart;
+mod firing;
 mod helm;
+mod metrics;
 mod project;
 mod promql;
 mod rights;
@@ -12,6 +15,11 @@ mod watching;
 
 use chart::*;
 use fairway_integration::tests;
+use firing::*;
+use metrics::{
+    every_metric_is_documented_with_its_labels_and_nothing_else_is,
+    every_metric_that_is_watched_is_documented, no_text_names_a_metric_that_there_is_not,
+};
 use promql::names_and_labels_are_told_from_the_language;
 use rights::*;
 use watching::*;
@@ -38,6 +46,10 @@ tests![
     names_and_labels_are_told_from_the_language,
     promtool_finds_no_fault_with_the_alerts,
     every_alert_is_tested_and_says_what_to_do,
-    every_metric_that_is_watched_is_exposed,
+    every_metric_is_documented_with_its_labels_and_nothing_else_is,
+    every_metric_that_is_watched_is_documented,
+    no_text_names_a_metric_that_there_is_not,
+    what_an_alert_is_about_is_exported_before_the_first_traffic_and_after_a_restart,
+    an_alert_fires_in_the_state_that_it_is_about,
     the_operators_objects_hold_the_same_alerts_and_dashboard,
 ];

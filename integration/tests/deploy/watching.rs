@@ -1,24 +1,16 @@
 //! The dashboard and the alerts.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use fairway_integration::fairway::ADMIN;
-use fairway_integration::lab::Host;
-use fairway_integration::{clients, programs, wait};
+use fairway_integration::programs;
 use serde_json::Value;
 
 use crate::helm::{object, objects};
 use crate::project::project;
-use crate::promql::{Matcher, named};
 
-/// Labels that Prometheus gives to whatever it scrapes.
-const SCRAPED: &[&str] = &["instance", "job"];
-
-fn promtool(arguments: &[&str]) -> Result<()> {
+pub(crate) fn promtool(arguments: &[&str]) -> Result<()> {
     let output = Command::new(programs::find("promtool")?)
         .args(arguments)
         .current_dir(project(""))
@@ -40,7 +32,7 @@ fn groups() -> Result<Value> {
     Ok(serde_saphyr::from_str(&text)?)
 }
 
-fn rules() -> Result<Vec<Value>> {
+pub(crate) fn rules() -> Result<Vec<Value>> {
     let groups = groups()?;
     let groups = groups["groups"].as_array().context("no groups")?;
     let rules = groups.iter().filter_map(|group| group["rules"].as_array());
@@ -76,7 +68,7 @@ pub(crate) fn every_alert_is_tested_and_says_what_to_do() -> Result<()> {
 }
 
 /// Every expression of dashboard and alerts, with where it is.
-fn expressions() -> Result<Vec<(String, String)>> {
+pub(crate) fn expressions() -> Result<Vec<(String, String)>> {
     let mut all = Vec::new();
     for rule in rules()? {
         let text = rule["expr"].as_str().context("no expr")?;
@@ -116,97 +108,6 @@ fn expressions() -> Result<Vec<(String, String)>> {
         all.push((format!("variable {}", variable["name"]), text));
     }
     Ok(all)
-}
-
-type Series = BTreeMap<String, Vec<BTreeMap<String, String>>>;
-
-/// The series of an exposition, by name.
-fn series(exposition: &str) -> Result<Series> {
-    let mut all = Series::new();
-    for line in exposition
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-    {
-        let (series, _value) = line.rsplit_once(' ').context(line.to_owned())?;
-        let named = named(series)?;
-        let [(name, labels)] = &named.metrics[..] else {
-            bail!("not a series: {line}");
-        };
-        let labels = labels.iter().map(|it| (it.label.clone(), it.value.clone()));
-        all.entry(name.clone()).or_default().push(labels.collect());
-    }
-    Ok(all)
-}
-
-pub(crate) fn every_metric_that_is_watched_is_exposed() -> Result<()> {
-    // The demo has a Service of each kind, and sends traffic to all of them.
-    let host = Host::new("home")?;
-    let mut command = Command::new(programs::fairway()?);
-    command.args(["demo", "--admin", &ADMIN.to_string()]);
-    let process = host.spawn(command)?;
-    wait::until_within(
-        Duration::from_secs(60),
-        "the demo has done its round",
-        || process.said().contains("Ctrl-C ends it"),
-    )?;
-    let exposition = host.run(|| clients::http_get(ADMIN, "/metrics"))?.body;
-    let series = series(&exposition)?;
-    let mut faults = Vec::new();
-    for (place, expression) in expressions()? {
-        for fault in unknown(&expression, &series)? {
-            faults.push(format!("{place}: {fault}"));
-        }
-    }
-    ensure!(faults.is_empty(), "{}\n{exposition}", faults.join("\n"));
-
-    // And what is not exposed is found.
-    for (expression, wanted) in [
-        ("fairway_no_such_total", "fairway_no_such_total"),
-        ("fairway_services{state=\"lost\"}", "state=\"lost\""),
-        ("fairway_services{phase=\"pending\"}", "phase"),
-        ("sum by (tenant) (fairway_services)", "tenant"),
-    ] {
-        let faults = unknown(expression, &series)?;
-        ensure!(
-            faults.len() == 1 && faults[0].contains(wanted),
-            "{expression}: {faults:?}"
-        );
-    }
-    Ok(())
-}
-
-/// What an expression names that no series has.
-fn unknown(expression: &str, series: &Series) -> Result<Vec<String>> {
-    let mut faults = Vec::new();
-    let named = named(expression)?;
-    let mut labels: Vec<&str> = SCRAPED.to_vec();
-    for (name, asked) in &named.metrics {
-        let Some(series) = series.get(name) else {
-            faults.push(format!("there is no metric {name}"));
-            continue;
-        };
-        labels.extend(series.iter().flat_map(BTreeMap::keys).map(String::as_str));
-        for Matcher {
-            label,
-            operator,
-            value,
-        } in asked
-        {
-            let there = series.iter().any(|labels| match labels.get(label) {
-                Some(has) => operator != "=" || has == value,
-                None => false,
-            });
-            if !there {
-                faults.push(format!("{name} has no {label}{operator}\"{value}\""));
-            }
-        }
-    }
-    for label in &named.by {
-        if faults.is_empty() && !labels.contains(&label.as_str()) {
-            faults.push(format!("{expression} has no label {label}"));
-        }
-    }
-    Ok(faults)
 }
 
 pub(crate) fn the_operators_objects_hold_the_same_alerts_and_dashboard() -> Result<()> {

@@ -74,6 +74,15 @@ async fn the_reason_of_a_failure_is_in_a_header() {
     assert!(body.starts_with("connect_refused: "), "{body}");
     assert_eq!(edge.port.counters.connect_errors()["refused"], 2);
 
+    // The same two are unreachable when it has happened often enough, and that takes time, too.
+    for _ in 0..2 {
+        edge.http1().await.send_request(get("/")).await.unwrap();
+    }
+    let now = fairway_gateway_core::route::Tick(0);
+    assert_eq!(edge.port.review(now).len(), 2);
+    let (buckets, _) = edge.port.counters.connect.get();
+    assert_eq!(buckets.iter().sum::<u64>(), 6);
+
     let edge = Edge::start(AppProtocol::Http, &[]).await;
     let answer = edge.http1().await.send_request(get("/")).await.unwrap();
     let (status, code, _) = parts(answer, "x-fairway-error").await;

@@ -1,0 +1,271 @@
+//! Which endpoints are not reached: what the control task makes of the workers' dials.
+//!
+//! A worker that sees an endpoint become unreachable, or be reached again, tells the name of the Service
+//! ([`DialChanges`]). The control task looks at those Services, once a second at most, and says in the log
+//! what it finds, a bounded number of lines ([`Dials`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_config::exchange::{ListenerReport, ListenerState};
+use fairway_config::names::ServiceName;
+use fairway_config::net::EndpointAddr;
+use fairway_config::service::PortKey;
+use fairway_gateway_core::reachability::{FailedDials, UNREACHABLE_AFTER};
+use fairway_gateway_core::route::Tick;
+use tokio::time::Instant;
+
+use crate::dial_changes::DialChanges;
+use crate::port::{Clock, Port};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Services with unreachable endpoints are looked at anew after so long: what nobody dials any more
+/// lapses, and nobody tells.
+const REVIEW: Duration = Duration::from_secs(15);
+
+/// Lines in the log in one [`WINDOW`], at most, and of one Service; the rest is counted.
+const LINES: usize = 30;
+const LINES_OF_ONE: usize = 3;
+const WINDOW: Duration = Duration::from_mins(1);
+
+/// The control task's side.
+#[derive(Debug, Default)]
+pub(crate) struct Dials {
+    changes: Arc<DialChanges>,
+    /// When to look.
+    due: Option<Instant>,
+    looked: Option<Instant>,
+    /// The unreachable endpoints of each Service that has some.
+    unreachable: BTreeMap<ServiceName, BTreeSet<(PortKey, EndpointAddr)>>,
+    log: Log,
+}
+
+impl Dials {
+    /// What the ports tell.
+    pub(crate) fn changes(&self) -> &Arc<DialChanges> {
+        &self.changes
+    }
+
+    /// Waits until there is news; [`Self::due`] says then when to look.
+    pub(crate) async fn told(&self) {
+        self.changes.told().await;
+    }
+
+    /// There is news.
+    pub(crate) fn schedule(&mut self, now: Instant) {
+        let at = self.looked.map_or(now, |looked| now.max(looked + PAUSE));
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// When [`Self::look`] has something to do.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Looks at the Services that there is news of, and at those with unreachable endpoints. Returns those
+    /// of which there may be something new to report.
+    pub(crate) fn look<'a>(
+        &mut self,
+        ports: impl Fn(&ServiceName) -> &'a [(PortKey, Arc<Port>)],
+        tick: Tick,
+        now: Instant,
+    ) -> BTreeSet<ServiceName> {
+        if self.due.is_none_or(|due| due > now) {
+            return BTreeSet::new();
+        }
+        self.looked = Some(now);
+        let mut services = self.changes.take();
+        services.extend(self.unreachable.keys().cloned());
+        services.retain(|service| self.look_at(service, ports(service), tick, now));
+        self.log.flush(now);
+        let is_open = !self.unreachable.is_empty() || self.log.unsaid > 0;
+        self.due = is_open.then(|| now + REVIEW);
+        services
+    }
+
+    /// A Service has another route, or is gone: what is said of its endpoints is of those that it has.
+    pub(crate) fn changed(
+        &mut self,
+        service: &ServiceName,
+        ports: &[(PortKey, Arc<Port>)],
+        tick: Tick,
+        now: Instant,
+    ) {
+        if self.unreachable.contains_key(service) {
+            self.look_at(service, ports, tick, now);
+        }
+    }
+
+    /// Says of listeners that take traffic where no endpoint of their port is reached.
+    pub(crate) fn mark(
+        &self,
+        service: &ServiceName,
+        ports: &[(PortKey, Arc<Port>)],
+        listeners: &mut [ListenerReport],
+        clock: &Clock,
+    ) {
+        let Some(unreachable) = self.unreachable.get(service) else {
+            return;
+        };
+        for (key, port) in ports {
+            let of_port = unreachable.iter().filter(|(other, _)| other == key);
+            let count = of_port.count();
+            if count == 0 || count < port.route().endpoints.eligible.len() {
+                continue;
+            }
+            let message = unreached(port, clock);
+            for listener in &mut *listeners {
+                let is_of_port = (listener.protocol, listener.port) == (key.protocol, key.port);
+                if is_of_port && listener.state == ListenerState::Listening {
+                    let message = message.clone();
+                    listener.state = ListenerState::Unreachable { message };
+                }
+            }
+        }
+    }
+
+    /// Returns whether other endpoints are unreachable than before.
+    fn look_at(
+        &mut self,
+        service: &ServiceName,
+        ports: &[(PortKey, Arc<Port>)],
+        tick: Tick,
+        now: Instant,
+    ) -> bool {
+        let before = self.unreachable.remove(service).unwrap_or_default();
+        let mut after = BTreeSet::new();
+        for (key, port) in ports {
+            for (addr, failed) in port.review(tick) {
+                after.insert((*key, addr));
+                if !before.contains(&(*key, addr)) {
+                    self.log.unreachable(service, *key, addr, &failed, now);
+                }
+            }
+        }
+        for (key, addr) in before.difference(&after) {
+            let port = ports.iter().find(|(other, _)| other == key);
+            let is_reached = port.is_some_and(|(_, port)| port.is_reached(*addr));
+            self.log.over(service, *key, *addr, is_reached);
+        }
+        let is_news = before != after;
+        if !after.is_empty() {
+            self.unreachable.insert(service.clone(), after);
+        }
+        is_news
+    }
+}
+
+/// How many endpoints a message names.
+const NAMED: usize = 3;
+
+/// The end of a sentence about a port of which no endpoint is reached. It says nothing that changes with
+/// each dial, for whoever reads it writes what has changed.
+fn unreached(port: &Port, clock: &Clock) -> String {
+    let unreachable = port.unreachable();
+    let failed: Vec<_> = port
+        .endpoints()
+        .into_iter()
+        .filter(|(addr, _)| unreachable.contains(addr))
+        .filter_map(|(addr, state)| Some((addr, state.failed_dials()?)))
+        .collect();
+    let mut named: Vec<String> = failed
+        .iter()
+        .take(NAMED)
+        .map(|(addr, failed)| {
+            let since = clock.timestamp(failed.since);
+            format!("{addr} since {since} ({})", failed.why)
+        })
+        .collect();
+    if failed.len() > NAMED {
+        named.push(format!("{} more", failed.len() - NAMED));
+    }
+    format!("no endpoint is reached: {}", named.join(", "))
+}
+
+/// What is said in the log, and how much.
+#[derive(Debug, Default)]
+struct Log {
+    window: Option<Instant>,
+    lines: usize,
+    lines_of: BTreeMap<ServiceName, usize>,
+    unsaid: usize,
+    /// Those that were said to be unreachable: that it is over is said of them alone.
+    said: BTreeSet<(ServiceName, PortKey, EndpointAddr)>,
+}
+
+impl Log {
+    fn unreachable(
+        &mut self,
+        service: &ServiceName,
+        port: PortKey,
+        endpoint: EndpointAddr,
+        failed: &FailedDials,
+        now: Instant,
+    ) {
+        if !self.may_say(service, now) {
+            return;
+        }
+        self.said.insert((service.clone(), port, endpoint));
+        tracing::warn!(
+            %service, %port, %endpoint, reason = failed.why.as_str(), failures = failed.count,
+            "endpoint is not reached: its last {UNREACHABLE_AFTER} dials or more have failed"
+        );
+    }
+
+    fn over(
+        &mut self,
+        service: &ServiceName,
+        port: PortKey,
+        endpoint: EndpointAddr,
+        is_reached: bool,
+    ) {
+        // Said of each that was said to be unreachable: so it is bounded as that is.
+        if !self.said.remove(&(service.clone(), port, endpoint)) {
+            return;
+        }
+        if is_reached {
+            tracing::info!(%service, %port, %endpoint, "endpoint is reached again");
+        } else {
+            tracing::info!(
+                %service, %port, %endpoint,
+                "endpoint is no longer known to be unreachable: it is not eligible, or nobody dials it"
+            );
+        }
+    }
+
+    /// Whether there is room for a line about this Service.
+    fn may_say(&mut self, service: &ServiceName, now: Instant) -> bool {
+        self.flush(now);
+        let of = self.lines_of.entry(service.clone()).or_default();
+        if self.lines < LINES && *of < LINES_OF_ONE {
+            self.lines += 1;
+            *of += 1;
+            return true;
+        }
+        self.unsaid += 1;
+        false
+    }
+
+    /// Begins another window when the last is over, and says what had no room in it.
+    fn flush(&mut self, now: Instant) {
+        if self.window.is_some_and(|began| now < began + WINDOW) {
+            return;
+        }
+        if self.unsaid > 0 {
+            tracing::warn!(
+                endpoints = self.unsaid,
+                "more endpoints were not reached: see fairway get endpoints"
+            );
+        }
+        self.window = Some(now);
+        self.lines = 0;
+        self.lines_of.clear();
+        self.unsaid = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! The series of the ports of Services.
+//!
+//! How many there are is bounded (ARCHITECTURE.md, «Metrics»): a port without traffic has those that an
+//! alert rests on or that say how it is, and no more than eight; a counter by reason has a series for a
+//! reason that there was; and traffic brings the rest.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fairway_config::names::ServiceName;
+use fairway_config::net::Protocol;
+use fairway_config::service::{AppProtocol, PortKey};
+use fairway_gateway_core::route::{EndpointSet, Why};
+
+use super::exposition::{Exposition, Family, Kind, Labels};
+use crate::counters::{CONNECT_BUCKETS, Counters, Rejection};
+use crate::port::Port;
+
+/// A port and what its series are made of.
+struct Row<'a> {
+    labels: Labels,
+    protocol: Protocol,
+    app: AppProtocol,
+    /// It forwards to node ports: a loop can come about.
+    may_loop: bool,
+    /// It has had traffic.
+    touched: bool,
+    counters: &'a Counters,
+    endpoints: BTreeMap<&'static str, u64>,
+    unreachable: usize,
+}
+
+impl<'a> Row<'a> {
+    fn new((service, key): &(ServiceName, PortKey), port: &'a Port) -> Self {
+        let route = port.route();
+        Self {
+            labels: Labels::default()
+                .with("namespace", &service.namespace)
+                .with("service", &service.name)
+                .with("port", key.port)
+                .with("protocol", key.protocol),
+            protocol: key.protocol,
+            app: route.app,
+            may_loop: !route.loop_guard.is_empty(),
+            touched: port.counters.is_touched(),
+            counters: &port.counters,
+            endpoints: endpoint_states(&route.endpoints),
+            unreachable: port.unreachable().len(),
+        }
+    }
+}
+
+/// Writes the families of ports.
+pub(super) fn render(out: &mut Exposition, ports: &BTreeMap<(ServiceName, PortKey), Arc<Port>>) {
+    let rows: Vec<Row<'_>> = ports.iter().map(|(of, port)| Row::new(of, port)).collect();
+    render_state(out, &rows);
+    render_traffic(out, &rows);
+    render_reasons(out, &rows);
+}
+
+/// What says how a port is: there with and without traffic.
+fn render_state(out: &mut Exposition, rows: &[Row<'_>]) {
+    let mut family = out.family(
+        "fairway_endpoints",
+        Kind::Gauge,
+        "Endpoints by state; eligible: those that get traffic.",
+    );
+    for row in rows {
+        for (state, count) in &row.endpoints {
+            family.sample_with(&row.labels, ("state", state), count);
+        }
+    }
+    let mut family = out.family(
+        "fairway_endpoints_unreachable",
+        Kind::Gauge,
+        "Eligible endpoints that can't be reached: their last dials have failed, three or more.",
+    );
+    for row in rows {
+        family.sample(&row.labels, row.unreachable);
+    }
+    let mut family = out.family(
+        "fairway_connections_total",
+        Kind::Counter,
+        "Connections that ended, and UDP flows that began, by result.",
+    );
+    for row in rows {
+        let Counters {
+            completed, failed, ..
+        } = row.counters;
+        family.sample_with(&row.labels, ("result", "completed"), completed.get());
+        family.sample_with(&row.labels, ("result", "failed"), failed.get());
+    }
+}
+
+/// What traffic brings.
+fn render_traffic(out: &mut Exposition, rows: &[Row<'_>]) {
+    let all = || rows.iter().filter(|row| row.touched);
+    let tcp = || all().filter(|row| row.protocol == Protocol::Tcp);
+    let udp = || all().filter(|row| row.protocol == Protocol::Udp);
+
+    let mut family = out.family(
+        "fairway_connections_active",
+        Kind::Gauge,
+        "TCP connections open now.",
+    );
+    for row in tcp() {
+        family.sample(&row.labels, row.counters.active.get());
+    }
+    let mut family = out.family("fairway_flows_active", Kind::Gauge, "UDP flows now.");
+    for row in udp() {
+        family.sample(&row.labels, row.counters.flows.get());
+    }
+    let mut family = out.family(
+        "fairway_flows_evicted_total",
+        Kind::Counter,
+        "UDP flows that had to go for others before their time: the table was full, or their client had \
+         its share.",
+    );
+    for row in udp() {
+        let evicted = row.counters.flows_evicted.get();
+        if evicted > 0 {
+            family.sample(&row.labels, evicted);
+        }
+    }
+    let mut family = out.family(
+        "fairway_receive_bytes_total",
+        Kind::Counter,
+        "Bytes from clients.",
+    );
+    for row in all() {
+        family.sample(&row.labels, row.counters.received.get());
+    }
+    let mut family = out.family(
+        "fairway_transmit_bytes_total",
+        Kind::Counter,
+        "Bytes to clients.",
+    );
+    for row in all() {
+        family.sample(&row.labels, row.counters.transmitted.get());
+    }
+    let mut family = out.family(
+        "fairway_datagrams_total",
+        Kind::Counter,
+        "Datagrams from clients (receive) and to clients (transmit).",
+    );
+    for row in udp() {
+        let Counters {
+            datagrams_received,
+            datagrams_transmitted,
+            ..
+        } = row.counters;
+        let (received, transmitted) = (datagrams_received.get(), datagrams_transmitted.get());
+        family.sample_with(&row.labels, ("direction", "receive"), received);
+        family.sample_with(&row.labels, ("direction", "transmit"), transmitted);
+    }
+    let mut family = out.family(
+        "fairway_connect_duration_seconds",
+        Kind::Histogram,
+        "How long dials of endpoints took, those that failed included.",
+    );
+    for row in tcp() {
+        connect_duration(&mut family, &row.labels, row.counters);
+    }
+}
+
+/// Counters by reason.
+fn render_reasons(out: &mut Exposition, rows: &[Row<'_>]) {
+    by_reason(
+        out.family(
+            "fairway_connect_errors_total",
+            Kind::Counter,
+            "Dials of endpoints that failed, and datagrams that they refused, by reason.",
+        ),
+        "reason",
+        rows.iter()
+            .map(|row| (row, row.counters.connect_errors(), &[] as &[&str])),
+    );
+    by_reason(
+        out.family(
+            "fairway_rejected_total",
+            Kind::Counter,
+            "Clients turned away, by reason. no_endpoint: those whom the kernel refuses at closed ports \
+             (node ports, and without CAP_BPF external addresses) are not seen and not counted.",
+        ),
+        "reason",
+        rows.iter().map(|row| {
+            const NO_ENDPOINT: &str = Rejection::NoEndpoint.as_str();
+            const LOOP: &str = Rejection::Loop.as_str();
+            let always: &[&str] = if row.may_loop {
+                &[NO_ENDPOINT, LOOP]
+            } else {
+                &[NO_ENDPOINT]
+            };
+            (row, row.counters.rejected(), always)
+        }),
+    );
+    by_reason(
+        out.family(
+            "fairway_http_requests_total",
+            Kind::Counter,
+            "HTTP requests by class of the response; none: the client went away before it.",
+        ),
+        "code",
+        rows.iter()
+            .filter(|row| row.app != AppProtocol::Opaque)
+            .map(|row| (row, row.counters.responses(), &["2xx", "5xx"] as &[&str])),
+    );
+}
+
+/// Writes the counts that are not 0, and those that are `always` there: a rate needs a zero to rise from.
+fn by_reason<'a>(
+    mut family: Family<'_>,
+    label: &str,
+    counts: impl Iterator<Item = (&'a Row<'a>, BTreeMap<&'static str, u64>, &'a [&'a str])>,
+) {
+    for (row, counts, always) in counts {
+        for (reason, count) in counts {
+            if count > 0 || always.contains(&reason) {
+                family.sample_with(&row.labels, (label, reason), count);
+            }
+        }
+    }
+}
+
+fn connect_duration(family: &mut Family<'_>, labels: &Labels, counters: &Counters) {
+    let (buckets, sum) = counters.connect.get();
+    let mut count = 0;
+    for (index, bucket) in buckets.iter().enumerate() {
+        count += bucket;
+        match CONNECT_BUCKETS.get(index) {
+            Some(bound) => family.bucket(labels, bound.as_secs_f64(), count),
+            None => family.bucket(labels, f64::INFINITY, count),
+        }
+    }
+    family.sample_of("_sum", labels, sum.as_secs_f64());
+    family.sample_of("_count", labels, count);
+}
+
+/// How many endpoints there are in each state; `eligible` is always there, so that an alert on its
+/// being 0 works.
+fn endpoint_states(endpoints: &EndpointSet) -> BTreeMap<&'static str, u64> {
+    let mut states = BTreeMap::from([("eligible", endpoints.eligible.len() as u64)]);
+    for excluded in &endpoints.excluded {
+        let state = match excluded.why {
+            Why::NotReady => "not_ready",
+            Why::Terminating => "terminating",
+            Why::NotLocal => "not_local",
+            Why::Hinted => "hinted",
+            Why::WeightZero => "weight_zero",
+            Why::Refused(_) => "refused",
+            Why::NodeExcluded(_) => "node_excluded",
+            Why::OtherFamily => "other_family",
+        };
+        *states.entry(state).or_default() += 1;
+    }
+    states
+}

@@ -1,0 +1,92 @@
+//! What is counted where it happens, for as long as the process lives.
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use super::{
+    EVENTS_DROPPED, MANIFEST_ERRORS, MANIFEST_PASSES, PROGRAMMING_DURATION, REJECTED_WRITES,
+    STORE_ERRORS, SYNC_DURATION,
+};
+use crate::counters::DIALS_EXHAUSTED;
+
+/// Upper bounds of the buckets of both durations, in seconds.
+const DURATION_BUCKETS: [f64; 12] = [
+    0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
+];
+
+/// The process-wide recorder of the `metrics` macros, and what the process itself uses.
+pub struct Recorder {
+    handle: PrometheusHandle,
+    process: metrics_process::Collector,
+}
+
+/// The recorder could not be installed.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// A histogram's buckets are wrong.
+    #[error("metrics: {0}")]
+    Build(#[from] BuildError),
+    /// There is one already.
+    #[error("metrics: a recorder is installed already")]
+    Installed,
+}
+
+impl Recorder {
+    /// Makes the `metrics` macros count. Once in a process.
+    pub fn install() -> Result<Self, InstallError> {
+        let duration = |name: &str| Matcher::Full(name.to_owned());
+        let recorder = PrometheusBuilder::new()
+            .with_recommended_naming(true)
+            .set_buckets_for_metric(duration(SYNC_DURATION), &DURATION_BUCKETS)?
+            .set_buckets_for_metric(duration(PROGRAMMING_DURATION), &DURATION_BUCKETS)?
+            .build_recorder();
+        let handle = recorder.handle();
+        metrics::set_global_recorder(recorder).map_err(|_| InstallError::Installed)?;
+        metrics::describe_histogram!(SYNC_DURATION, "From a change to its being worked in.");
+        metrics::describe_histogram!(
+            PROGRAMMING_DURATION,
+            "From a change to the first connection that it can serve."
+        );
+        metrics::describe_counter!(STORE_ERRORS, "Reads and writes of the store that failed.");
+        metrics::describe_counter!(
+            MANIFEST_PASSES,
+            "How often the manifests were looked at for changes."
+        );
+        metrics::describe_gauge!(MANIFEST_ERRORS, "Problems in the manifests now.");
+        // There from the start: a rate needs a zero to rise from.
+        for operation in [
+            "read", "write", "status", "watch", "lease", "report", "snapshot",
+        ] {
+            metrics::counter!(STORE_ERRORS, "operation" => operation).absolute(0);
+        }
+        metrics::counter!(EVENTS_DROPPED).absolute(0);
+        metrics::describe_counter!(EVENTS_DROPPED, "Events that the cluster could not be told.");
+        metrics::gauge!(REJECTED_WRITES).set(0.0);
+        metrics::describe_gauge!(
+            REJECTED_WRITES,
+            "Services and pools of which the store does not take what was decided."
+        );
+        metrics::gauge!(MANIFEST_ERRORS).set(0.0);
+        // A start is no change, so it records nothing.
+        let _ = metrics::histogram!(PROGRAMMING_DURATION);
+        metrics::counter!(DIALS_EXHAUSTED).absolute(0);
+        metrics::describe_counter!(
+            DIALS_EXHAUSTED,
+            "Dials that failed because this process or host had no port or file descriptor left."
+        );
+        let process = metrics_process::Collector::default();
+        process.describe();
+        Ok(Self { handle, process })
+    }
+
+    /// What was recorded, and the process's own figures, as text to follow that of [`super::render`].
+    pub fn render(&self) -> String {
+        self.process.collect();
+        self.handle.render()
+    }
+
+    /// Works off what histograms have collected. To be called every few seconds: without it a
+    /// process that nobody scrapes grows.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}

@@ -1,0 +1,69 @@
+//! Clients whom the kernel refused for us: counted by the program, collected for the metrics.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Steering;
+use crate::counters::Rejection;
+use crate::slot::{Place, Slot, Target};
+
+/// The places that the kernel refuses, and how much of what it counted there was collected.
+#[derive(Debug)]
+pub(crate) struct Refusals {
+    steering: Arc<Steering>,
+    places: Mutex<BTreeMap<Place, RefusedPlace>>,
+}
+
+#[derive(Debug)]
+struct RefusedPlace {
+    slot: Arc<Slot>,
+    collected: u64,
+}
+
+impl Refusals {
+    /// No place yet.
+    pub(crate) fn new(steering: Arc<Steering>) -> Self {
+        Self {
+            steering,
+            places: Mutex::default(),
+        }
+    }
+
+    /// What comes to a place is refused from now on.
+    pub(crate) fn refuse(&self, place: Place, slot: &Arc<Slot>) {
+        let mut places = self.lock();
+        self.steering.refuse(place);
+        places.entry(place).or_insert_with(|| RefusedPlace {
+            slot: slot.clone(),
+            collected: 0,
+        });
+    }
+
+    /// The place is about to be steered or released: what was counted there goes with that.
+    pub(crate) fn end(&self, place: Place) {
+        if let Some(mut refused) = self.lock().remove(&place) {
+            self.collect_at(place, &mut refused);
+        }
+    }
+
+    /// Counts with each port whom the kernel refused. One short system call for each place that has no
+    /// endpoint.
+    pub(crate) fn collect(&self) {
+        for (place, refused) in &mut *self.lock() {
+            self.collect_at(*place, refused);
+        }
+    }
+
+    fn collect_at(&self, place: Place, refused: &mut RefusedPlace) {
+        let count = self.steering.refused(place).unwrap_or(refused.collected);
+        let new = count.saturating_sub(refused.collected);
+        refused.collected = count;
+        if let (1.., Target::Port { port, .. }) = (new, &**refused.slot.target.load()) {
+            port.counters.reject_many(Rejection::NoEndpoint, new);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, RefusedPlace>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
