@@ -279,12 +279,22 @@ pub(crate) struct ExplainArgs {
 /// Flags of `validate`.
 #[derive(Debug, Args)]
 pub(crate) struct ValidateArgs {
-    /// Files and directories to check
+    /// Files and directories to check, - for standard input
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
+    /// Print what is wrong as JSON
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<ValidateOutput>,
     /// Which node ports there are.
     #[command(flatten)]
     pub(crate) node_ports: NodePortArgs,
+}
+
+/// Forms in which `validate` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ValidateOutput {
+    /// One object with the counts and a list of problems
+    Json,
 }
 
 /// Flags of `import`.

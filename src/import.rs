@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use fairway_config::crd::AddressPoolSpec;
-use fairway_config::document::documents;
+use fairway_config::document::{decode, documents};
 use fairway_config::import::{Imported, ImportedPool, metallb};
 use fairway_controller::kubernetes::Connection;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
@@ -94,12 +94,14 @@ fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<Value>> {
 }
 
 fn text(path: &Path) -> std::io::Result<String> {
-    if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().lock().read_to_string(&mut text)?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(path)
+    let bytes = if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes)?;
+        bytes
+    } else {
+        std::fs::read(path)?
+    };
+    decode(bytes).map_err(std::io::Error::other)
 }
 
 fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {

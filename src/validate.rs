@@ -5,6 +5,9 @@
 //! would refuse to dial.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,19 +15,21 @@ use anyhow::Context as _;
 use fairway_config::conditions::{ADDRESS_ASSIGNED, NODE_PORTS_ALLOCATED};
 use fairway_config::endpoints::{EndpointHost, EndpointSlice};
 use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
-use fairway_config::field::FieldProblem;
+use fairway_config::field::{FieldProblem, nearest};
 use fairway_config::object::Object;
 use fairway_config::problem::Problem;
 use fairway_config::time::Timestamp;
 use fairway_config::validate::{self, Located};
-use fairway_controller::directory::{Declared, declared};
+use fairway_controller::directory::{Declared, declared, declared_bytes};
 use fairway_controller_core::{NodePortRange, Settings, State};
 use fairway_gateway_core::guard::Guard;
+use serde_json::json;
 
-use crate::args::{DEFAULT_CLASS, ValidateArgs};
+use crate::args::{DEFAULT_CLASS, ValidateArgs, ValidateOutput};
 use crate::outcome::WrongConfiguration;
 
-/// Checks the paths, prints what is wrong, ends with 1 where anything is.
+/// Checks the paths, prints what is wrong, ends with 1 where there is an error. Warnings alone are
+/// no reason to fail.
 pub(crate) fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
     let mut all = Declared::default();
     for path in &args.paths {
@@ -32,7 +37,7 @@ pub(crate) fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
             objects,
             problems,
             files,
-        } = declared(path)
+        } = read(path)
             .with_context(|| path.display().to_string())
             .map_err(|error| WrongConfiguration(format!("{error:#}")))?;
         all.objects.extend(objects);
@@ -49,6 +54,7 @@ pub(crate) fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
     // is asked for the rest: a pool that is too small, a quota, selectors that leave nothing.
     let told: Vec<String> = problems
         .iter()
+        .filter(|problem| problem.is_error())
         .map(|problem| problem.object.clone())
         .collect();
     problems.extend(
@@ -57,27 +63,72 @@ pub(crate) fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
             .filter(|it| !told.contains(&it.object)),
     );
     problems.extend(refused(&all.objects));
+    problems.extend(misspelt_classes(&all.objects));
     problems.sort();
     problems.dedup();
-    for problem in &problems {
-        crate::outcome::print(&format!("{problem}\n"))?;
+    let counted = Counted {
+        objects: all.objects.len(),
+        files: all.files,
+        errors: problems.iter().filter(|it| it.is_error()).count(),
+        warnings: problems.iter().filter(|it| !it.is_error()).count(),
+    };
+    match args.output {
+        Some(ValidateOutput::Json) => {
+            let whole = json!({
+                "objects": counted.objects,
+                "files": counted.files,
+                "errors": counted.errors,
+                "warnings": counted.warnings,
+                "problems": problems,
+            });
+            crate::outcome::print(&format!("{}\n", serde_json::to_string_pretty(&whole)?))?;
+        }
+        None => {
+            for problem in &problems {
+                crate::outcome::print(&format!("{problem}\n"))?;
+            }
+            crate::outcome::print(&format!("{counted}\n"))?;
+        }
     }
-    let (files, objects) = (all.files, all.objects.len());
-    if problems.is_empty() {
-        crate::outcome::print(&format!(
-            "{} in {}: no problems\n",
-            count(objects, "object"),
-            count(files, "file")
-        ))?;
-        return Ok(ExitCode::SUCCESS);
+    Ok(if counted.errors == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What a path declares; `-` is the standard input.
+fn read(path: &Path) -> std::io::Result<Declared> {
+    if path != Path::new("-") {
+        return declared(path);
     }
-    crate::outcome::print(&format!(
-        "{} in {}: {}\n",
-        count(objects, "object"),
-        count(files, "file"),
-        count(problems.len(), "problem"),
-    ))?;
-    Ok(ExitCode::FAILURE)
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes)?;
+    Ok(declared_bytes("standard input", bytes))
+}
+
+/// How much was read, and how much is wrong with it.
+struct Counted {
+    objects: usize,
+    files: usize,
+    errors: usize,
+    warnings: usize,
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (objects, files) = (count(self.objects, "object"), count(self.files, "file"));
+        write!(f, "{objects} in {files}: ")?;
+        match (self.errors, self.warnings) {
+            (0, 0) => f.write_str("no problems"),
+            (errors, 0) => f.write_str(&count(errors, "error")),
+            (0, warnings) => write!(f, "no errors, {}", count(warnings, "warning")),
+            (errors, warnings) => {
+                let (errors, warnings) = (count(errors, "error"), count(warnings, "warning"));
+                write!(f, "{errors}, {warnings}")
+            }
+        }
+    }
 }
 
 fn count(n: usize, what: &str) -> String {
@@ -88,6 +139,26 @@ fn count(n: usize, what: &str) -> String {
     }
 }
 
+/// Services of a class that is nearly Fairway's: nobody would look after them.
+fn misspelt_classes(objects: &[Located]) -> Vec<Problem> {
+    let of_service = |located: &Located| {
+        let Object::Service(service) = &located.object else {
+            return None;
+        };
+        let class = service.class.as_deref()?;
+        if class == DEFAULT_CLASS {
+            return None;
+        }
+        let meant = nearest(class, [DEFAULT_CLASS])?;
+        let problem = FieldProblem {
+            field: "spec.loadBalancerClass".to_owned(),
+            message: format!("is '{class}', which is not Fairway's; is {meant} meant?"),
+        };
+        Some(located.place.warning(&located.key.to_string(), problem))
+    };
+    objects.iter().filter_map(of_service).collect()
+}
+
 /// Endpoints that no gateway dials, wherever it runs. Which addresses are a host's own is known on
 /// that host alone.
 fn refused(objects: &[Located]) -> Vec<Problem> {
@@ -95,7 +166,7 @@ fn refused(objects: &[Located]) -> Vec<Problem> {
     for located in objects {
         if let Object::Pool(pool) = &located.object {
             let ranges = pool.blocks.iter().map(|block| block.range).collect();
-            guard.set_pool(&pool.name, Some(ranges));
+            guard.set_pool(&pool.name, Some((pool.precedence(), ranges)));
         }
     }
     let mut problems = Vec::new();

@@ -65,7 +65,7 @@ pub const TIMEOUT_UPSTREAM: &str = "fairway.dev/timeout-upstream";
 
 /// Where an annotation of Fairway's own belongs, and whether it does something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum AnnotationSupport {
     /// On a Service; it is acted on.
     OnService,
     /// On an EndpointSlice (or a v1 Endpoints); it is acted on.
@@ -75,30 +75,30 @@ pub enum Standing {
 }
 
 /// Fairway's own annotations.
-pub const FAIRWAY: &[(&str, Standing)] = &[
-    (ADDRESSES, Standing::OnService),
-    (POOL, Standing::OnService),
-    (SHARING_KEY, Standing::OnService),
-    (SHARING_NAMESPACES, Standing::OnService),
-    (FORWARD_TO, Standing::OnService),
-    (BALANCE, Standing::NotYetInForce),
-    (WEIGHT, Standing::OnEndpointSlice),
-    (PROXY_PROTOCOL, Standing::NotYetInForce),
-    (ACCEPT_PROXY_PROTOCOL, Standing::NotYetInForce),
-    (CLIENT_ADDRESS, Standing::NotYetInForce),
-    (HEALTH_CHECK, Standing::NotYetInForce),
-    (TLS_SECRET, Standing::NotYetInForce),
-    (CLIENT_CA_SECRET, Standing::NotYetInForce),
-    (EXTERNAL_NAME, Standing::OnService),
-    (DENY_SOURCE_RANGES, Standing::OnService),
-    (CONNECTIONS_PER_CLIENT, Standing::NotYetInForce),
-    (NEW_CONNECTIONS_PER_SECOND, Standing::NotYetInForce),
-    (COOKIE_AFFINITY, Standing::NotYetInForce),
-    (REDIRECT_TO_HTTPS, Standing::NotYetInForce),
-    (TIMEOUT_HEADER, Standing::NotYetInForce),
-    (TIMEOUT_BODY, Standing::NotYetInForce),
-    (TIMEOUT_IDLE, Standing::NotYetInForce),
-    (TIMEOUT_UPSTREAM, Standing::NotYetInForce),
+pub const FAIRWAY: &[(&str, AnnotationSupport)] = &[
+    (ADDRESSES, AnnotationSupport::OnService),
+    (POOL, AnnotationSupport::OnService),
+    (SHARING_KEY, AnnotationSupport::OnService),
+    (SHARING_NAMESPACES, AnnotationSupport::OnService),
+    (FORWARD_TO, AnnotationSupport::OnService),
+    (BALANCE, AnnotationSupport::NotYetInForce),
+    (WEIGHT, AnnotationSupport::OnEndpointSlice),
+    (PROXY_PROTOCOL, AnnotationSupport::NotYetInForce),
+    (ACCEPT_PROXY_PROTOCOL, AnnotationSupport::NotYetInForce),
+    (CLIENT_ADDRESS, AnnotationSupport::NotYetInForce),
+    (HEALTH_CHECK, AnnotationSupport::NotYetInForce),
+    (TLS_SECRET, AnnotationSupport::NotYetInForce),
+    (CLIENT_CA_SECRET, AnnotationSupport::NotYetInForce),
+    (EXTERNAL_NAME, AnnotationSupport::OnService),
+    (DENY_SOURCE_RANGES, AnnotationSupport::OnService),
+    (CONNECTIONS_PER_CLIENT, AnnotationSupport::NotYetInForce),
+    (NEW_CONNECTIONS_PER_SECOND, AnnotationSupport::NotYetInForce),
+    (COOKIE_AFFINITY, AnnotationSupport::NotYetInForce),
+    (REDIRECT_TO_HTTPS, AnnotationSupport::NotYetInForce),
+    (TIMEOUT_HEADER, AnnotationSupport::NotYetInForce),
+    (TIMEOUT_BODY, AnnotationSupport::NotYetInForce),
+    (TIMEOUT_IDLE, AnnotationSupport::NotYetInForce),
+    (TIMEOUT_UPSTREAM, AnnotationSupport::NotYetInForce),
 ];
 
 /// The names of those whom users come from.
@@ -140,6 +140,28 @@ pub mod dialects {
     pub const KUBE_VIP_HOSTNAME: &str = "kube-vip.io/loadbalancerHostname";
     /// Kubernetes, before the field was there: source ranges. The field wins where it is not empty.
     pub const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+
+    /// All of them.
+    pub const ALL: &[&str] = &[
+        METALLB_ADDRESSES,
+        METALLB_OLD_ADDRESSES,
+        METALLB_POOL,
+        METALLB_OLD_POOL,
+        METALLB_SHARING_KEY,
+        METALLB_OLD_SHARING_KEY,
+        CILIUM_ADDRESSES,
+        CILIUM_OLD_ADDRESSES,
+        CILIUM_SHARING_KEY,
+        CILIUM_OLD_SHARING_KEY,
+        CILIUM_SHARING_NAMESPACES,
+        CILIUM_OLD_SHARING_NAMESPACES,
+        CILIUM_SHARING_PODS,
+        CILIUM_SOURCE_RANGES_POLICY,
+        KUBE_VIP_ADDRESSES,
+        KUBE_VIP_IGNORE,
+        KUBE_VIP_HOSTNAME,
+        SOURCE_RANGES,
+    ];
 }
 
 /// Names of labels and taints, all Kubernetes'.

@@ -2,10 +2,10 @@
 //!
 //! | type | on | True | False |
 //! |---|---|---|---|
-//! | `fairway.dev/AddressAssigned` | LoadBalancer Services that are ours | `Assigned` | why an address is missing: `NoPools`, `NoSuchPool`, `PoolExhausted`, `QuotaExceeded`, `NotSelected`, `NotAutoAssigned`, `NoAddressOfFamily`, `AddressInNoPool`, `AddressNotInPool`, `AddressHeld`, `NodeAddress`, `SharingPortClash`, `SharingWithoutConsent`, `FamilyNotWanted`, `DualStackUnavailable` |
-//! | `fairway.dev/NodePortsAllocated` | Services that want node ports, where Fairway allocates them or asks for them | `Allocated` | `NodePortOutOfRange`, `NodePortHeld`, `NodePortUsedTwice`, `NodePortsExhausted`, `NodePortsRefused` |
+//! | `fairway.dev/AddressAssigned` | LoadBalancer Services that are ours | `Assigned` | why an address is missing: `RequestUnreadable`, `NoPools`, `NoSuchPool`, `PoolNotUsable`, `PoolExhausted`, `QuotaExceeded`, `NotSelected`, `NotAutoAssigned`, `NoAddressOfFamily`, `AddressInNoPool`, `AddressNotInPool`, `AddressHeld`, `NodeAddress`, `SharingPortClash`, `SharingWithoutConsent`, `FamilyNotWanted`, `DualStackUnavailable` |
+//! | `fairway.dev/NodePortsAllocated` | Services that want node ports, where Fairway allocates them or asks for them | `Allocated` | `NodePortUnreadable`, `NodePortOutOfRange`, `NodePortHeld`, `NodePortUsedTwice`, `NodePortsExhausted`, `NodePortsRefused` |
 //! | `fairway.dev/Programmed` | Services of which a gateway has reported listeners | `Programmed`: every one takes traffic | the reason of the first listener that can't |
-//! | `fairway.dev/OutOfPool` | Services that hold an address which no pool would give them now | `OutOfPool`, `NotSelected`, `NodeAddress` | never written |
+//! | `fairway.dev/OutOfPool` | Services that hold an address which no pool would give them now | `OutOfPool`, `PoolNotUsable`, `NotSelected`, `NodeAddress` | never written |
 //! | `fairway.dev/Accepted` | Services with something well-formed and wrong | never written | the reason of the first notice |
 //! | `fairway.dev/SourceCurrent` | Services whose source can't be read | never written | `SourceUnreadable` |
 //! | `fairway.dev/EndpointsAllowed` | Services with endpoints that a gateway must not dial | never written | `EndpointsRefused` |

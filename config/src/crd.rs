@@ -11,6 +11,8 @@
 // One `printcolumn` is like another to the lint.
 #![allow(clippy::duplicated_attributes)]
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube_core::CustomResourceExt as _;
@@ -124,16 +126,19 @@ pub struct AddressPoolSpec {
     pub priority: i32,
     /// Which Services may have an address from here, by their labels; empty selects all.
     #[serde(default)]
+    #[schemars(with = "PoolSelector")]
     pub service_selector: LabelSelector,
     /// Services of which namespaces may have one, by the namespaces' labels; empty selects all.
     #[serde(default)]
+    #[schemars(with = "PoolSelector")]
     pub namespace_selector: LabelSelector,
     /// How many of its addresses the Services of one namespace may hold; not given: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 4_294_967_295_i64))]
     pub quota_per_namespace: Option<i64>,
     /// Proxy: the gateways carry the traffic (ipMode Proxy). Node: the nodes do, by kube-proxy;
-    /// Fairway only announces (ipMode VIP).
+    /// Fairway only announces (ipMode VIP). This version announces nothing and gives out no address
+    /// of such a pool: its condition Ready says so.
     #[serde(default)]
     pub forwarding: Forwarding,
     /// How the addresses are announced.
@@ -164,6 +169,56 @@ pub struct AddressPoolSpec {
 )]
 pub struct AddressEntry(pub String);
 
+/// The schema of a label selector. What Kubernetes' own takes and no selector can mean is refused
+/// here: a pool with a selector that can't be read gives out nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolSelector {
+    /// Labels that have to be there with these values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub match_labels: BTreeMap<String, String>,
+    /// Requirements, all of which have to hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub match_expressions: Vec<PoolRequirement>,
+}
+
+/// One entry of `matchExpressions`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(
+    inline,
+    extend("x-kubernetes-validations" = [
+        {
+            "rule": "self.operator in ['In', 'NotIn'] ? has(self.values) && self.values.size() > 0 : !has(self.values) || self.values.size() == 0",
+            "message": "must have values for In and NotIn, and none for Exists and DoesNotExist"
+        }
+    ])
+)]
+pub struct PoolRequirement {
+    /// The label's key.
+    #[schemars(length(min = 1, max = 316))]
+    pub key: String,
+    /// What has to hold of its value.
+    pub operator: PoolOperator,
+    /// The values of In and NotIn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<String>,
+}
+
+/// `operator`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum PoolOperator {
+    /// The value is one of `values`.
+    In,
+    /// The value is none of `values`, or there is no such label.
+    NotIn,
+    /// There is such a label.
+    Exists,
+    /// There is no such label.
+    DoesNotExist,
+}
+
 /// `spec.announce`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Announce {
@@ -190,15 +245,15 @@ pub struct AddressPoolResourceStatus {
     pub conditions: Vec<Condition>,
     /// Counts of IPv4 addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipv4: Option<Counts>,
+    pub ipv4: Option<AddressCounts>,
     /// Counts of IPv6 addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipv6: Option<Counts>,
+    pub ipv6: Option<AddressCounts>,
 }
 
 /// How many addresses of one family there are; 2⁶³−1 where there are more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Counts {
+pub struct AddressCounts {
     /// In the pool, without those that `avoidEnds` leaves alone.
     pub total: i64,
     /// Held by a Service.
@@ -284,6 +339,24 @@ mod tests {
             .collect();
         assert_eq!(fields, POOL_SPEC_FIELDS.iter().copied().collect());
         assert_eq!(spec["required"], json!(["addresses"]));
+    }
+
+    #[test]
+    fn the_schema_takes_no_selector_that_can_not_be_read() {
+        let schema = schema();
+        let fields = &schema["properties"]["spec"]["properties"];
+        for field in ["serviceSelector", "namespaceSelector"] {
+            let entry = &fields[field]["properties"]["matchExpressions"]["items"];
+            let operators = json!(["In", "NotIn", "Exists", "DoesNotExist"]);
+            assert_eq!(
+                entry["properties"]["operator"]["enum"], operators,
+                "{field}"
+            );
+            assert_eq!(entry["required"], json!(["key", "operator"]), "{field}");
+            assert_eq!(entry["properties"]["key"]["minLength"], 1, "{field}");
+            let rules = entry["x-kubernetes-validations"].as_array().unwrap();
+            assert_eq!(rules.len(), 1, "{field}");
+        }
     }
 
     #[test]

@@ -3,13 +3,19 @@
 //! YAML is read as Kubernetes reads it (sigs.k8s.io/yaml, which is YAML 1.1 in its scalars): plain
 //! `yes`, `no`, `on`, `off`, `y`, `n` are booleans, `017` is octal, a key that stands twice is an
 //! error. Where a text is needed, as in annotations, such a value is refused with the advice to
-//! quote it, as an API server refuses it; it is never guessed at. A text that begins with `{` or `[` is first taken as JSON, which is many times as fast; several
-//! JSON documents may follow each other.
+//! quote it, as an API server refuses it; it is never guessed at. A text that begins with `{` or
+//! `[` is first taken as JSON, which is many times as fast; several JSON documents may follow each
+//! other.
+//!
+//! What kubectl reads is read: UTF-8 and UTF-16 ([`decode`]), a byte order mark at the start of any
+//! line, as it is left there when files are put together, and any number of aliases.
 //!
 //! Text comes from outside and may be hostile. Nesting is bounded, and so is what aliases stand
-//! for (ten lines of them can otherwise mean gigabytes); apart from them what a text turns into is
-//! proportional to its length, which [`MAX_TEXT`] bounds.
+//! for (ten lines of them can otherwise mean gigabytes), by how much comes out and not by how many
+//! there are; apart from them what a text turns into is proportional to its length, which
+//! [`MAX_TEXT`] bounds.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,7 +25,7 @@ use serde::de::{
 use serde_json::{Map, Number, Value};
 
 use crate::field::{FieldProblem, Shown};
-use crate::problem::{Place, Problem};
+use crate::problem::{DocumentPlace, Problem};
 
 /// The longest text that is read, in bytes. A dump of 100,000 Services with their managedFields is
 /// below it.
@@ -28,8 +34,13 @@ pub const MAX_TEXT: usize = 256 * 1024 * 1024;
 /// How deep a document may be nested. Kubernetes' own kinds need about twenty.
 const MAX_DEPTH: usize = 64;
 
-/// How many nodes aliases may stand for in one text. Manifests hardly use aliases at all.
-const MAX_ALIASED: usize = 100_000;
+/// How many nodes aliases may stand for in one text, beyond what the text itself holds.
+const MAX_ALIASED: usize = 250_000;
+
+/// How many bytes of text they may stand for.
+const MAX_ALIASED_BYTES: usize = 64 * 1024 * 1024;
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// How deep Lists may lie in Lists.
 const MAX_LISTS: usize = 8;
@@ -48,8 +59,8 @@ pub struct Document {
 
 impl Document {
     /// Where it is.
-    pub fn place(&self, file: &Arc<str>) -> Place {
-        Place {
+    pub fn place(&self, file: &Arc<str>) -> DocumentPlace {
+        DocumentPlace {
             file: Arc::clone(file),
             document: self.number,
             prefix: self.prefix.clone(),
@@ -60,6 +71,11 @@ impl Document {
     /// where that is known.
     pub fn problem(&self, file: &Arc<str>, object: &str, problem: FieldProblem) -> Problem {
         self.place(file).problem(object, problem)
+    }
+
+    /// What is odd about a field of it.
+    pub fn warning(&self, file: &Arc<str>, object: &str, problem: FieldProblem) -> Problem {
+        self.place(file).warning(object, problem)
     }
 }
 
@@ -79,9 +95,17 @@ pub enum DocumentError {
     /// It is longer than [`MAX_TEXT`].
     #[error("is {0} bytes long, at most {MAX_TEXT} are read: split it")]
     TooLong(usize),
-    /// It begins with a byte order mark or holds zero bytes: UTF-16, or no text at all.
-    #[error("holds zero bytes: it is no UTF-8 text")]
+    /// It holds zero bytes.
+    #[error("holds zero bytes: it is no text")]
     NotText,
+    /// It is not UTF-8, and not UTF-16 either.
+    #[error("is not {encoding} text (byte {byte})")]
+    Encoding {
+        /// What it seemed to be.
+        encoding: &'static str,
+        /// Where it is not, counted from 1.
+        byte: usize,
+    },
     /// Lists in Lists in Lists.
     #[error("document {0} has Lists within Lists, more than {MAX_LISTS} deep")]
     NestedLists(usize),
@@ -90,13 +114,7 @@ pub enum DocumentError {
 impl DocumentError {
     /// As a problem of the file as a whole.
     pub fn problem(&self, file: &Arc<str>) -> Problem {
-        Problem {
-            file: Arc::clone(file),
-            document: 0,
-            object: String::new(),
-            field: String::new(),
-            message: self.to_string(),
-        }
+        Problem::of_file(Arc::clone(file), self.to_string())
     }
 }
 
@@ -124,6 +142,7 @@ pub fn documents(text: &str) -> Result<Vec<Document>, DocumentError> {
     if text.as_bytes().contains(&0) {
         return Err(DocumentError::NotText);
     }
+    let text = &*without_marks(text);
     let values = if text.trim_start().starts_with(['{', '[']) {
         // A flow mapping of YAML begins alike; the message of the JSON parser is the better one
         // where it is neither.
@@ -140,6 +159,64 @@ pub fn documents(text: &str) -> Result<Vec<Document>, DocumentError> {
         flatten(index + 1, String::new(), value, 0, &mut documents)?;
     }
     Ok(documents)
+}
+
+/// The text of a file: UTF-8, or UTF-16 in either byte order. UTF-16 is known by its byte order
+/// mark, or by the zero byte of its first letter (YAML 1.2, 5.2).
+///
+/// # Errors
+/// With the first byte that is neither.
+pub fn decode(bytes: Vec<u8>) -> Result<String, DocumentError> {
+    let read: fn([u8; 2]) -> u16 = match *bytes.as_slice() {
+        [0xff, 0xfe, ..] => u16::from_le_bytes,
+        [0xfe, 0xff, ..] => u16::from_be_bytes,
+        [first, 0, ..] if first != 0 => u16::from_le_bytes,
+        [0, second, ..] if second != 0 => u16::from_be_bytes,
+        _ => {
+            return String::from_utf8(bytes).map_err(|error| DocumentError::Encoding {
+                encoding: "UTF-8",
+                byte: error.utf8_error().valid_up_to() + 1,
+            });
+        }
+    };
+    let (pairs, rest) = bytes.as_chunks();
+    let mut text = String::with_capacity(bytes.len());
+    let wrong = |byte| DocumentError::Encoding {
+        encoding: "UTF-16",
+        byte: byte + 1,
+    };
+    let mut at = 0;
+    for letter in char::decode_utf16(pairs.iter().map(|pair| read(*pair))) {
+        let letter = letter.map_err(|_| wrong(at))?;
+        at += 2 * letter.len_utf16();
+        text.push(letter);
+    }
+    if rest.is_empty() {
+        Ok(text)
+    } else {
+        Err(wrong(at))
+    }
+}
+
+/// The text without the byte order marks that stand at the start of a line, or directly behind a
+/// line of JSON that ended without a line break.
+fn without_marks(text: &str) -> Cow<'_, str> {
+    if !text.contains(BYTE_ORDER_MARK) {
+        return Cow::Borrowed(text);
+    }
+    let mut kept = String::with_capacity(text.len());
+    for part in text.split_inclusive(BYTE_ORDER_MARK) {
+        let Some(part) = part.strip_suffix(BYTE_ORDER_MARK) else {
+            kept.push_str(part);
+            continue;
+        };
+        kept.push_str(part);
+        let starts_a_line = kept.is_empty() || kept.ends_with(['\n', '\r']);
+        if !starts_a_line && !kept.ends_with(['}', ']']) {
+            kept.push(BYTE_ORDER_MARK);
+        }
+    }
+    Cow::Owned(kept)
 }
 
 fn json(text: &str) -> Result<Vec<Value>, DocumentError> {
@@ -196,12 +273,16 @@ fn yaml_options(length: usize) -> serde_saphyr::Options {
             max_events: most,
             max_nodes: most,
             max_documents: most,
-            max_total_scalar_bytes: usize::MAX,
+            max_total_scalar_bytes: length.saturating_add(MAX_ALIASED_BYTES),
             max_depth: MAX_DEPTH,
             flow_nesting_limit: MAX_DEPTH,
-            max_aliases: 10_000,
-            max_anchors: 10_000,
+            max_aliases: length,
+            max_anchors: length,
+            max_merge_keys: length,
             max_recorded_anchor_events: MAX_ALIASED,
+            max_recorded_anchor_bytes: MAX_ALIASED_BYTES,
+            // One anchor may have any number of aliases: what comes out is counted.
+            enforce_alias_anchor_ratio: false,
         },
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: MAX_ALIASED,
@@ -541,6 +622,67 @@ kind: Service
         }
         let error = error(&text);
         assert!(error.starts_with("is not YAML: "), "{error}");
+    }
+
+    #[test]
+    fn aliases_of_one_long_text_can_not_blow_up() {
+        let mut text = format!("long: &long {}\nlist:\n", "x".repeat(1_000_000));
+        text.push_str(&"- *long\n".repeat(1_000));
+        let error = error(&text);
+        assert!(error.starts_with("is not YAML: "), "{error}");
+    }
+
+    #[test]
+    fn one_anchor_may_have_many_aliases() {
+        let mut text = String::from("base: &base {app: web, tier: front}\nitems:\n");
+        for number in 0..2_000 {
+            text.push_str(&format!("- {{name: s{number}, labels: *base}}\n"));
+            text.push_str(&format!("- {{<<: *base, name: m{number}}}\n"));
+        }
+        let value = values(&text).remove(0);
+        let items = value["items"].as_array().unwrap();
+        assert_eq!(items.len(), 4_000);
+        assert_eq!(items[3_998]["labels"]["app"], "web");
+        assert_eq!(items[3_999]["tier"], "front");
+    }
+
+    #[test]
+    fn byte_order_marks_are_passed_over_wherever_files_begin() {
+        let mark = BYTE_ORDER_MARK;
+        for (text, count) in [
+            (format!("{mark}a: 1\n---\n{mark}b: 2\n"), 2),
+            (format!("a: 1\n{mark}---\nb: 2\n"), 2),
+            (format!("{mark}# nothing\n{mark}---\r\n{mark}b: 2\n"), 1),
+            (format!("{mark}{{\"a\": 1}}{mark}{{\"b\": 2}}\n"), 2),
+            (format!("{mark}{{\"a\": 1}}\n{mark}{{\"b\": 2}}\n"), 2),
+            (format!("{mark}{mark}a: 1\n"), 1),
+        ] {
+            assert_eq!(values(&text).len(), count, "{text:?}");
+        }
+        // In the midst of a text it is a letter of it.
+        let inside = values(&format!("a: 'x{mark}y'\n"));
+        assert_eq!(inside, [json!({"a": format!("x{mark}y")})]);
+    }
+
+    #[test]
+    fn utf_16_is_read_in_both_orders() {
+        let text = "a: \u{e9}\u{1f6a2}\n---\nb: 2\n";
+        for marked in [true, false] {
+            for order in [u16::to_le_bytes, u16::to_be_bytes] {
+                let mark = marked.then_some(BYTE_ORDER_MARK);
+                let whole: String = mark.into_iter().chain(text.chars()).collect();
+                let bytes: Vec<u8> = whole.encode_utf16().flat_map(order).collect();
+                let read = decode(bytes.clone()).unwrap();
+                assert_eq!(values(&read), values(text));
+                let cut = bytes[..bytes.len() - 1].to_vec();
+                assert!(decode(cut).is_err());
+            }
+        }
+        assert_eq!(decode(text.as_bytes().to_vec()).as_deref(), Ok(text));
+        assert_eq!(
+            decode(b"a: \xff".to_vec()).unwrap_err().to_string(),
+            "is not UTF-8 text (byte 4)"
+        );
     }
 
     #[test]

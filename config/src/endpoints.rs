@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::names::{ClusterName, NamespacedName, ServiceName};
 use crate::net::Protocol;
-use crate::service::AppProtocol;
+use crate::service::{AppProtocol, Notice};
 
 /// A discovery.k8s.io/v1 EndpointSlice, or a v1 Endpoints turned into the same shape.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,8 @@ pub struct EndpointSlice {
     pub endpoints: Vec<SliceEndpoint>,
     /// `fairway.dev/weight`, 1 where not said; 0 takes the slice's endpoints out (maintenance).
     pub weight: u16,
+    /// What could not be read and is left out.
+    pub notices: Vec<Notice>,
 }
 
 /// One entry of `ports`.

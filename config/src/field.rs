@@ -1,9 +1,9 @@
 //! Reads typed fields out of a JSON value and collects every problem on the way.
 //!
 //! A [`Cursor`] stands on one field and knows the path to it. Reading never stops: what can't be
-//! read is noted in [`Problems`] with its path, and the reader goes on with nothing in its place,
+//! read is noted in [`Findings`] with its path, and the reader goes on with nothing in its place,
 //! so that a person sees all that is wrong with a document at once. A field that is null counts as
-//! absent, as in Kubernetes.
+//! absent, as in Kubernetes. An error holds the whole object back; a warning does not.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -33,21 +33,20 @@ impl fmt::Display for FieldProblem {
 
 /// What was found wrong so far.
 #[derive(Debug, Default)]
-pub struct Problems(RefCell<Vec<FieldProblem>>);
+pub struct Findings {
+    errors: RefCell<Vec<FieldProblem>>,
+    warnings: RefCell<Vec<FieldProblem>>,
+}
 
-impl Problems {
-    /// Whether nothing was.
-    pub fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+impl Findings {
+    /// Whether there is an error.
+    pub fn has_errors(&self) -> bool {
+        !self.errors.borrow().is_empty()
     }
 
-    /// All of it, in the order in which it was found.
-    pub fn into_vec(self) -> Vec<FieldProblem> {
-        self.0.into_inner()
-    }
-
-    fn push(&self, problem: FieldProblem) {
-        self.0.borrow_mut().push(problem);
+    /// The errors and the warnings, each in the order in which they were found.
+    pub fn into_parts(self) -> (Vec<FieldProblem>, Vec<FieldProblem>) {
+        (self.errors.into_inner(), self.warnings.into_inner())
     }
 }
 
@@ -60,13 +59,13 @@ static ABSENT: Value = Value::Null;
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor<'v, 'p> {
     value: &'v Value,
-    step: Step<'p>,
+    segment: PathSegment<'p>,
     parent: Option<&'p Cursor<'v, 'p>>,
-    problems: &'p Problems,
+    findings: &'p Findings,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step<'p> {
+enum PathSegment<'p> {
     Root,
     Key(&'p str),
     Index(usize),
@@ -74,12 +73,12 @@ enum Step<'p> {
 
 impl<'v, 'p> Cursor<'v, 'p> {
     /// The top of a document.
-    pub fn root(value: &'v Value, problems: &'p Problems) -> Self {
+    pub fn root(value: &'v Value, findings: &'p Findings) -> Self {
         Self {
             value,
-            step: Step::Root,
+            segment: PathSegment::Root,
             parent: None,
-            problems,
+            findings,
         }
     }
 
@@ -88,9 +87,9 @@ impl<'v, 'p> Cursor<'v, 'p> {
     pub fn field<'s>(&'s self, key: &'s str) -> Cursor<'v, 's> {
         Cursor {
             value: self.value.get(key).unwrap_or(&ABSENT),
-            step: Step::Key(key),
+            segment: PathSegment::Key(key),
             parent: Some(self),
-            problems: self.problems,
+            findings: self.findings,
         }
     }
 
@@ -106,9 +105,9 @@ impl<'v, 'p> Cursor<'v, 'p> {
         };
         items.iter().enumerate().map(move |(index, value)| Cursor {
             value,
-            step: Step::Index(index),
+            segment: PathSegment::Index(index),
             parent: Some(self),
-            problems: self.problems,
+            findings: self.findings,
         })
     }
 
@@ -221,6 +220,15 @@ impl<'v, 'p> Cursor<'v, 'p> {
         found.map(|(_, meaning)| *meaning)
     }
 
+    /// The same where the empty text counts as absent: a field for which an API server fills in a
+    /// default.
+    pub fn one_of_or_default<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+        if self.value == "" {
+            return None;
+        }
+        self.one_of(words)
+    }
+
     /// A text that parses, or the problem that it does not; `what` says what it must be.
     pub fn parsed<T: std::str::FromStr>(&self, what: &str) -> Option<T> {
         let text = self.nonempty_text()?;
@@ -270,9 +278,24 @@ impl<'v, 'p> Cursor<'v, 'p> {
         }
     }
 
+    /// The keys of this mapping that are none of the `known`, each with the one that was probably
+    /// meant.
+    pub fn misspelt<'k>(
+        &self,
+        known: &'k [&'static str],
+    ) -> impl Iterator<Item = (&'v str, &'static str)> + use<'v, 'k> {
+        let fields = self.value.as_object().into_iter().flat_map(Map::keys);
+        fields.filter_map(|key| {
+            if known.contains(&key.as_str()) {
+                return None;
+            }
+            Some((key.as_str(), nearest(key, known.iter().copied())?))
+        })
+    }
+
     /// How many problems the document has had up to now.
     pub fn problems_so_far(&self) -> usize {
-        self.problems.0.borrow().len()
+        self.findings.errors.borrow().len()
     }
 
     /// Notes that this field has to be there. Silent where what it should be in is no mapping: that
@@ -293,10 +316,41 @@ impl<'v, 'p> Cursor<'v, 'p> {
 
     /// Notes something that is wrong with this field.
     pub fn problem(&self, message: impl Into<String>) {
-        self.problems.push(FieldProblem {
+        self.findings.errors.borrow_mut().push(FieldProblem {
             field: self.path(),
             message: message.into(),
         });
+    }
+
+    /// Notes something that is odd about this field and does not hold the object back.
+    pub fn warn(&self, message: impl Into<String>) {
+        self.findings.warnings.borrow_mut().push(FieldProblem {
+            field: self.path(),
+            message: message.into(),
+        });
+    }
+
+    /// Reads one entry of a list by `read`. What can't be read in it is a warning and not an error:
+    /// the entry alone is left out, as `left_out` says.
+    pub fn leniently<T>(
+        &self,
+        left_out: &str,
+        read: impl FnOnce(&Cursor<'v, '_>) -> Option<T>,
+    ) -> Option<T> {
+        let apart = Findings::default();
+        let value = read(&Cursor {
+            findings: &apart,
+            ..*self
+        });
+        let (errors, warnings) = apart.into_parts();
+        let is_whole = errors.is_empty();
+        let errors = errors.into_iter().map(|error| FieldProblem {
+            message: format!("{}: {left_out}", error.message),
+            ..error
+        });
+        let mut all = self.findings.warnings.borrow_mut();
+        all.extend(errors.chain(warnings));
+        value.filter(|_| is_whole)
     }
 
     /// Notes something that is wrong with the entry `key` of this mapping, where `key` may hold
@@ -304,7 +358,7 @@ impl<'v, 'p> Cursor<'v, 'p> {
     pub fn key_problem(&self, key: &str, message: impl Into<String>) {
         let mut field = self.path();
         push_key(&mut field, key);
-        self.problems.push(FieldProblem {
+        self.findings.errors.borrow_mut().push(FieldProblem {
             field,
             message: message.into(),
         });
@@ -318,10 +372,10 @@ impl<'v, 'p> Cursor<'v, 'p> {
     /// The path to this field, as `spec.ports[0].nodePort`.
     pub fn path(&self) -> String {
         let mut path = self.parent.map(Cursor::path).unwrap_or_default();
-        match self.step {
-            Step::Root => {}
-            Step::Key(key) => push_key(&mut path, key),
-            Step::Index(index) => {
+        match self.segment {
+            PathSegment::Root => {}
+            PathSegment::Key(key) => push_key(&mut path, key),
+            PathSegment::Index(index) => {
                 let _ = write!(path, "[{index}]");
             }
         }
@@ -414,34 +468,16 @@ pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
     if name.len() > 64 {
         return None;
     }
+    let name = name.to_ascii_lowercase();
     known
         .into_iter()
-        .map(|candidate| (distance(name, candidate), candidate))
+        .map(|candidate| {
+            let lower = candidate.to_ascii_lowercase();
+            (strsim::osa_distance(&name, &lower), candidate)
+        })
         .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
         .min()
         .map(|(_, candidate)| candidate)
-}
-
-/// How many letters have to be added, taken away, replaced to get from one to the other
-/// (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<u8> = b.bytes().map(|c| c.to_ascii_lowercase()).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.bytes().enumerate() {
-        let a = a.to_ascii_lowercase();
-        let mut before = i;
-        let mut left = i + 1;
-        for (cell, b) in row.iter_mut().skip(1).zip(&b) {
-            let replaced = before + usize::from(a != *b);
-            before = *cell;
-            left = replaced.min(before + 1).min(left + 1);
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -453,13 +489,10 @@ mod tests {
     use super::*;
 
     fn problems_of(value: Value, read: impl FnOnce(&Cursor<'_, '_>)) -> Vec<String> {
-        let problems = Problems::default();
-        read(&Cursor::root(&value, &problems));
-        problems
-            .into_vec()
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        let findings = Findings::default();
+        read(&Cursor::root(&value, &findings));
+        let (errors, _) = findings.into_parts();
+        errors.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -537,6 +570,25 @@ mod tests {
         let shown = Shown(&text).to_string();
         assert!(shown.len() < 200, "{shown}");
         assert!(!shown.contains('\u{1b}'), "{shown}");
+    }
+
+    #[test]
+    fn an_entry_that_is_odd_is_left_out_alone() {
+        let value = json!({"list": [{"port": 1}, {"port": "x"}, {"port": 3}]});
+        let findings = Findings::default();
+        let root = Cursor::root(&value, &findings);
+        let list = root.field("list");
+        let ports: Vec<u16> = list
+            .items()
+            .filter_map(|entry| entry.leniently("it is left out", |it| it.field("port").port()))
+            .collect();
+        assert_eq!(ports, [1, 3]);
+        let (errors, warnings) = findings.into_parts();
+        assert!(errors.is_empty());
+        assert_eq!(
+            warnings[0].to_string(),
+            "list[1].port: is 'x', must be a whole number from 1 to 65535: it is left out"
+        );
     }
 
     #[test]

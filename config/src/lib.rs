@@ -10,7 +10,8 @@
 //! 3. [`annotations`]: every annotation name that Fairway understands, in one place;
 //! 4. [`document`] turns text into documents, [`field`] reads fields and collects problems,
 //!    [`object`] turns one document into one object; [`validate`] checks what several of them say
-//!    together, [`crd`] is the schema of our own kinds;
+//!    together and [`lint`] what nobody else has checked in files, [`crd`] is the schema of our own
+//!    kinds; [`sharing`]: who may share an address;
 //! 5. [`exchange`]: what passes through a store between controller and gateway; [`conditions`]: the
 //!    conditions of Services and pools that Fairway writes;
 //! 6. [`view`]: what people are shown;
@@ -31,6 +32,7 @@ pub mod endpoints;
 pub mod exchange;
 pub mod field;
 pub mod import;
+pub mod lint;
 pub mod names;
 pub mod net;
 pub mod object;
@@ -38,6 +40,7 @@ pub mod pool;
 pub mod problem;
 pub mod selector;
 pub mod service;
+pub mod sharing;
 pub mod time;
 pub mod validate;
 pub mod view;

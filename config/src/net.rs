@@ -147,6 +147,11 @@ impl AddressRange {
         self.family() == other.family() && self.first <= other.last && other.first <= self.last
     }
 
+    /// The addresses that are in both.
+    pub fn intersection(self, other: Self) -> Option<Self> {
+        Self::new(self.first.max(other.first), self.last.min(other.last))
+    }
+
     /// How many addresses it holds, `u128::MAX` for all of IPv6.
     pub fn len(self) -> u128 {
         (to_bits(self.last) - to_bits(self.first)).saturating_add(1)

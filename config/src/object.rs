@@ -4,9 +4,14 @@
 //! be decoded comes back as [`Unreadable`] with every problem in it and, wherever the document
 //! still says so, with the [`ObjectKey`] of what it is about: a store holds back that object alone.
 //!
+//! One odd value does not take a whole list along: an endpoint, a port of an EndpointSlice or an
+//! address of a Node that can't be read is left out alone, with a warning. An AddressPool is
+//! always there, for a cluster has to show what is wrong with it: one with an error gives nothing
+//! out ([`AddressPool::problems`]).
+//!
 //! Objects are taken as an API server hands them out, too: `managedFields`, `status` and fields of
 //! other controllers are passed over. Only objects of Fairway's own kinds may hold no unknown
-//! fields, for nobody else has checked them.
+//! fields; for the others [`crate::lint`] says what nobody else has checked.
 
 mod cluster;
 mod endpoints;
@@ -23,9 +28,9 @@ use serde_json::Value;
 
 use crate::cluster::{Namespace, Node, TlsSecret};
 use crate::endpoints::EndpointSlice;
-use crate::field::{Cursor, FieldProblem, Problems, Shown};
+use crate::field::{Cursor, FieldProblem, Findings, Shown, nearest};
 use crate::pool::AddressPool;
-use crate::service::Service;
+use crate::service::{Notice, Service};
 
 pub use key::{Kind, NotObjectKey, ObjectKey};
 pub use pool::POOL_SPEC_FIELDS;
@@ -61,11 +66,13 @@ pub enum Object {
 
 /// An object and its name.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Read {
+pub struct ReadObject {
     /// Which object it is; nothing for [`Object::Other`].
     pub key: Option<ObjectKey>,
     /// The object.
     pub object: Object,
+    /// What was left out of it.
+    pub warnings: Vec<FieldProblem>,
 }
 
 /// A document that should be one of our objects and can't be decoded.
@@ -84,49 +91,88 @@ pub struct Unreadable {
 /// # Errors
 /// With every problem there is, where it is malformed: a wrong type, a missing name, a port out of
 /// range. What is well-formed and wrong is a notice on the object instead.
-pub fn read(value: &Value) -> Result<Read, Unreadable> {
-    let problems = Problems::default();
-    let root = Cursor::root(value, &problems);
+pub fn read(value: &Value) -> Result<ReadObject, Unreadable> {
+    let findings = Findings::default();
+    let root = Cursor::root(value, &findings);
     let kind = match kind_of(&root) {
-        Found::Ours(kind) => kind,
-        Found::Other { api_version, kind } => {
-            return Ok(Read {
+        DeclaredKind::Ours(kind) => kind,
+        DeclaredKind::Other { api_version, kind } => {
+            return Ok(ReadObject {
                 key: None,
                 object: Object::Other { api_version, kind },
+                warnings: findings.into_parts().1,
             });
         }
-        Found::Nothing => {
+        DeclaredKind::Nothing => {
             return Err(Unreadable {
                 key: None,
                 object: String::new(),
-                problems: problems.into_vec(),
+                problems: findings.into_parts().0,
             });
         }
     };
     let key = metadata::key(&root, kind);
-    let object = key.as_ref().and_then(|key| decode(&root, key));
-    match object {
-        Some(object) if problems.is_empty() => Ok(Read {
-            key: (!matches!(object, Object::Other { .. }))
-                .then_some(key)
-                .flatten(),
-            object,
-        }),
-        _ => {
-            if key.is_none() {
-                // The rest is read for its problems alone: all of them are to be seen at once.
-                decode(&root, &metadata::nameless(kind));
-            }
-            Err(Unreadable {
-                object: key
-                    .as_ref()
-                    .map_or_else(|| kind.to_string(), ToString::to_string),
-                key,
-                problems: problems.into_vec(),
+    let is_known = !findings.has_errors();
+    let object = match &key {
+        Some(key) => decode(&root, key),
+        // The rest is read for its problems alone: all of them are to be seen at once.
+        None => decode(&root, &metadata::nameless(kind)).filter(|_| false),
+    };
+    let (errors, warnings) = findings.into_parts();
+    match (key, object) {
+        (Some(key), Some(Object::Pool(mut pool))) if is_known => {
+            Arc::make_mut(&mut pool).problems.splice(0..0, errors);
+            Ok(ReadObject {
+                key: Some(key),
+                object: Object::Pool(pool),
+                warnings,
             })
+        }
+        (key, Some(mut object)) if errors.is_empty() => {
+            for warning in &warnings {
+                object.note(warning);
+            }
+            Ok(ReadObject {
+                key: key.filter(|_| !matches!(object, Object::Other { .. })),
+                object,
+                warnings,
+            })
+        }
+        (key, _) => Err(Unreadable {
+            object: key
+                .as_ref()
+                .map_or_else(|| kind.to_string(), ToString::to_string),
+            key,
+            problems: errors,
+        }),
+    }
+}
+
+impl Object {
+    /// Has the object itself say what was left out of it, where it has room for that.
+    fn note(&mut self, warning: &FieldProblem) {
+        let slices = match self {
+            Self::EndpointSlice(slice) => std::slice::from_mut(slice),
+            Self::Endpoints(slices) => slices.as_mut_slice(),
+            _ => return,
+        };
+        // Those of an Endpoints are of one object: the first speaks for all.
+        if let Some(slice) = slices.first_mut() {
+            let slice = Arc::make_mut(slice);
+            if slice.notices.len() < MOST_NOTICES {
+                let kind = match slice.from_endpoints {
+                    true => Kind::Endpoints,
+                    false => Kind::EndpointSlice,
+                };
+                let message = format!("{kind} {}, {warning}", slice.name);
+                slice.notices.push(Notice::new("LeftOut", message));
+            }
         }
     }
 }
+
+/// Notices of one EndpointSlice, at most: a thousand endpoints may be odd in the same way.
+const MOST_NOTICES: usize = 5;
 
 fn decode(root: &Cursor<'_, '_>, key: &ObjectKey) -> Option<Object> {
     let namespaced = || key.namespaced_name();
@@ -135,7 +181,7 @@ fn decode(root: &Cursor<'_, '_>, key: &ObjectKey) -> Option<Object> {
             root, &key.name,
         )))),
         Kind::Node => Some(Object::Node(Arc::new(cluster::node(root, &key.name)))),
-        Kind::AddressPool => pool::pool(root, &key.name).map(|pool| Object::Pool(Arc::new(pool))),
+        Kind::AddressPool => Some(Object::Pool(Arc::new(pool::pool(root, &key.name)))),
         Kind::Secret => match cluster::secret(root, namespaced()?) {
             cluster::Secret::Tls(secret) => Some(Object::Secret(Arc::new(secret))),
             cluster::Secret::Unreadable => None,
@@ -158,7 +204,8 @@ fn decode(root: &Cursor<'_, '_>, key: &ObjectKey) -> Option<Object> {
     }
 }
 
-enum Found {
+/// What kind of object a document says that it is.
+enum DeclaredKind {
     Ours(Kind),
     Other { api_version: String, kind: String },
     Nothing,
@@ -166,10 +213,10 @@ enum Found {
 
 /// What kind of object it says it is. One of ours in a version that is not read is a problem and
 /// not passed over: its author counts on it.
-fn kind_of(root: &Cursor<'_, '_>) -> Found {
+fn kind_of(root: &Cursor<'_, '_>) -> DeclaredKind {
     if root.value().as_object().is_none() {
         root.wrong("an object with apiVersion and kind");
-        return Found::Nothing;
+        return DeclaredKind::Nothing;
     }
     let api_version = root.field("apiVersion");
     let kind = root.field("kind");
@@ -185,7 +232,7 @@ fn kind_of(root: &Cursor<'_, '_>) -> Found {
             if root.problems_so_far() == 0 {
                 root.problem("has an empty apiVersion or kind");
             }
-            return Found::Nothing;
+            return DeclaredKind::Nothing;
         }
     };
     let group = |version: &str| match version.split_once('/') {
@@ -196,10 +243,10 @@ fn kind_of(root: &Cursor<'_, '_>) -> Found {
         .into_iter()
         .find(|known| known.as_str() == kind && group(known.api_version()) == group(version));
     match known {
-        Some(known) if known.api_version() == version => Found::Ours(known),
+        Some(known) if known.api_version() == version => DeclaredKind::Ours(known),
         Some(known) => {
             api_version.wrong(&format!("{} for {known}", known.api_version()));
-            Found::Ours(known)
+            DeclaredKind::Ours(known)
         }
         None if group(version) == "fairway.dev" => {
             let kind_field = root.field("kind");
@@ -207,11 +254,42 @@ fn kind_of(root: &Cursor<'_, '_>) -> Found {
                 "is '{}', which Fairway has no kind by the name of: known is AddressPool",
                 Shown(kind)
             ));
-            Found::Nothing
+            DeclaredKind::Nothing
         }
-        None => Found::Other {
-            api_version: Shown(version).to_string(),
-            kind: Shown(kind).to_string(),
-        },
+        None => {
+            misspelt(root, version, kind);
+            DeclaredKind::Other {
+                api_version: Shown(version).to_string(),
+                kind: Shown(kind).to_string(),
+            }
+        }
+    }
+}
+
+/// Says where a kind that is passed over was probably meant to be one of ours: `kind: Servce`, or
+/// the right kind with another's `apiVersion`.
+fn misspelt(root: &Cursor<'_, '_>, version: &str, kind: &str) {
+    if let Some(meant) = Kind::ALL.into_iter().find(|known| known.as_str() == kind) {
+        // Somebody else's kind may have the same name, in a group of its own.
+        let meant = meant.api_version();
+        if nearest(version, [meant]).is_some() || !version.contains('.') {
+            let field = root.field("apiVersion");
+            field.warn(format!("is '{}'; is {meant} meant?", Shown(version)));
+        }
+        return;
+    }
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    let kinds = Kind::ALL.into_iter().filter(|known| {
+        let of_known = known.api_version().split_once('/');
+        of_known
+            .map_or("", |(group, _)| group)
+            .eq_ignore_ascii_case(group)
+    });
+    if let Some(meant) = nearest(kind, kinds.map(Kind::as_str)) {
+        let field = root.field("kind");
+        field.warn(format!(
+            "is '{}', which Fairway passes over; is {meant} meant?",
+            Shown(kind)
+        ));
     }
 }

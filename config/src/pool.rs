@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::field::FieldProblem;
 use crate::names::ClusterName;
 use crate::net::{AddressRange, IpFamily, from_bits, to_bits};
 use crate::selector::Selector;
@@ -36,6 +37,18 @@ pub struct AddressPool {
     pub forwarding: Forwarding,
     /// What is well-formed and wrong.
     pub notices: Vec<Notice>,
+    /// What can't be read, or can't be done. While there is any, nothing new is given out of the
+    /// pool: who has an address of it keeps it.
+    pub problems: Vec<FieldProblem>,
+}
+
+/// Which of several pools an address belongs to, and which is tried first: one that gives out
+/// addresses, then the lower `spec.priority`, then the name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Precedence {
+    gives_nothing: bool,
+    priority: i32,
+    name: ClusterName,
 }
 
 /// One entry of `spec.addresses`.
@@ -71,16 +84,39 @@ pub enum Forwarding {
     Node,
 }
 
+impl Precedence {
+    /// That of a pool that gives out addresses.
+    pub fn of(name: ClusterName, priority: i32) -> Self {
+        Self {
+            gives_nothing: false,
+            priority,
+            name,
+        }
+    }
+
+    /// The pool's name.
+    pub fn name(&self) -> &ClusterName {
+        &self.name
+    }
+}
+
 impl AddressPool {
+    /// Its place among others: the lowest goes first, and has the addresses that several have.
+    pub fn precedence(&self) -> Precedence {
+        Precedence {
+            gives_nothing: !self.problems.is_empty(),
+            priority: self.priority,
+            name: self.name.clone(),
+        }
+    }
+
     /// Whether `address` lies in the pool, avoided ends included.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.blocks
             .iter()
             .any(|block| block.range.contains(address))
     }
-}
 
-impl AddressPool {
     /// Whether `address` may be given out: it lies in the pool and is no avoided end.
     pub fn usable(&self, address: IpAddr) -> bool {
         self.blocks.iter().any(|block| block.usable(address))
@@ -102,17 +138,16 @@ impl AddressPool {
             .min()
     }
 
-    /// Where the ranges of two pools overlap, if they do.
-    pub fn overlap(&self, other: &Self) -> Option<AddressRange> {
-        self.blocks.iter().find_map(|mine| {
-            other.blocks.iter().find_map(|theirs| {
-                AddressRange::new(
-                    mine.range.first().max(theirs.range.first()),
-                    mine.range.last().min(theirs.range.last()),
-                )
-                .filter(|_| mine.range.overlaps(theirs.range))
-            })
-        })
+    /// The ranges that two pools have in common, in order.
+    pub fn overlaps(&self, other: &Self) -> Vec<AddressRange> {
+        let mut shared = Vec::new();
+        for mine in &self.blocks {
+            for theirs in &other.blocks {
+                shared.extend(mine.range.intersection(theirs.range));
+            }
+        }
+        shared.sort();
+        shared
     }
 }
 

@@ -9,7 +9,7 @@ use crate::field::FieldProblem;
 
 /// Where an object was declared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct DocumentPlace {
     /// The file; empty for an API server.
     pub file: Arc<str>,
     /// The document in the file, counted from 1.
@@ -18,9 +18,18 @@ pub struct Place {
     pub prefix: String,
 }
 
-impl Place {
+impl DocumentPlace {
     /// What is wrong with a field of the object there; `object` says which one it is.
     pub fn problem(&self, object: &str, problem: FieldProblem) -> Problem {
+        self.with(Severity::Error, object, problem)
+    }
+
+    /// What is odd about a field of the object there, which works all the same.
+    pub fn warning(&self, object: &str, problem: FieldProblem) -> Problem {
+        self.with(Severity::Warning, object, problem)
+    }
+
+    fn with(&self, severity: Severity, object: &str, problem: FieldProblem) -> Problem {
         let field = match (self.prefix.is_empty(), problem.field.is_empty()) {
             (true, _) => problem.field,
             (false, true) => self.prefix.clone(),
@@ -35,11 +44,23 @@ impl Place {
             object: object.to_owned(),
             field,
             message: problem.message,
+            severity,
         }
     }
 }
 
-impl fmt::Display for Place {
+/// How bad a [`Problem`] is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Something that is asked for is not done.
+    #[default]
+    Error,
+    /// It is done, and perhaps not what was meant.
+    Warning,
+}
+
+impl fmt::Display for DocumentPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, document {}", self.file, self.document)?;
         if !self.prefix.is_empty() {
@@ -63,6 +84,28 @@ pub struct Problem {
     pub field: String,
     /// What is wrong and what would be right, in a sentence without a full stop.
     pub message: String,
+    /// How bad it is.
+    #[serde(default)]
+    pub severity: Severity,
+}
+
+impl Problem {
+    /// What is wrong with a file as a whole, or with what stands in for one.
+    pub fn of_file(file: impl Into<Arc<str>>, message: impl Into<String>) -> Self {
+        Self {
+            file: file.into(),
+            document: 0,
+            object: String::new(),
+            field: String::new(),
+            message: message.into(),
+            severity: Severity::Error,
+        }
+    }
+
+    /// Whether it is an error.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
 }
 
 impl fmt::Display for Problem {
@@ -77,6 +120,10 @@ impl fmt::Display for Problem {
         if !self.field.is_empty() {
             write!(f, ", {}", self.field)?;
         }
-        write!(f, ": {}", self.message)
+        let severity = match self.severity {
+            Severity::Error => "",
+            Severity::Warning => "warning: ",
+        };
+        write!(f, ": {severity}{}", self.message)
     }
 }

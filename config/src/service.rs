@@ -203,6 +203,57 @@ pub struct Asks {
     pub ignore: bool,
     /// `fairway.dev/deny-source-ranges`, and source ranges under Cilium's policy `deny`.
     pub deny_source_ranges: Vec<IpNet>,
+    /// Requests that can't be read. Nothing else is given in their place.
+    pub unreadable: Vec<UnreadableRequest>,
+}
+
+impl Asks {
+    /// Why the Service gets no new address of `family`: a request of it can't be read. An address
+    /// that is asked for and can be read does not wait for the one of the other family.
+    pub fn unreadable_address(&self, family: IpFamily) -> Option<&UnreadableRequest> {
+        let is_asked = self.addresses.iter().any(|it| IpFamily::of(*it) == family);
+        self.unreadable.iter().find(|request| match request.what {
+            RequestKind::Addresses => !is_asked,
+            RequestKind::Other => true,
+            RequestKind::NodePort(_) | RequestKind::HealthCheckNodePort => false,
+        })
+    }
+
+    /// Whether the node port of this port can't be read.
+    pub fn is_node_port_unreadable(&self, key: PortKey) -> bool {
+        let what = RequestKind::NodePort(key);
+        self.unreadable.iter().any(|request| request.what == what)
+    }
+
+    /// Whether `healthCheckNodePort` can't be read.
+    pub fn is_health_check_unreadable(&self) -> bool {
+        let what = RequestKind::HealthCheckNodePort;
+        self.unreadable.iter().any(|request| request.what == what)
+    }
+}
+
+/// Something that a Service asks for and that can't be read, or can't be: the Service waits for it
+/// and gets nothing else instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableRequest {
+    /// What is asked for.
+    pub what: RequestKind,
+    /// What is wrong, in a sentence without a full stop.
+    pub message: String,
+}
+
+/// What an [`UnreadableRequest`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    /// Addresses.
+    Addresses,
+    /// What decides about all addresses: the pool, the class, or whether Fairway is to look after
+    /// the Service at all.
+    Other,
+    /// The node port of a port.
+    NodePort(PortKey),
+    /// The port of the health check.
+    HealthCheckNodePort,
 }
 
 /// With which other namespaces a Service agrees to share an address.
@@ -224,4 +275,29 @@ pub struct Notice {
     pub reason: Arc<str>,
     /// What is wrong and what would be right.
     pub message: String,
+}
+
+impl Notice {
+    /// A notice.
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            reason: Arc::from(reason),
+            message: message.into(),
+        }
+    }
+
+    /// Whether what is asked for is done all the same, or was never more than a hint.
+    pub fn is_warning(&self) -> bool {
+        matches!(
+            &*self.reason,
+            "ConflictingAnnotations"
+                | "ExternalIPsIgnored"
+                | "HostBitsSet"
+                | "LinkLocalAddresses"
+                | "NotYetInForce"
+                | "OverlappingAddresses"
+                | "SourceRangesOfOneFamily"
+                | "UnknownAnnotation"
+        )
+    }
 }

@@ -9,21 +9,21 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 
 use crate::endpoints::EndpointSlice;
 use crate::field::FieldProblem;
 use crate::names::{NamespacedName, ServiceName};
 use crate::object::{Object, ObjectKey};
 use crate::pool::AddressPool;
-use crate::problem::{Place, Problem};
+use crate::problem::{DocumentPlace, Problem, Severity};
 use crate::service::{Service, ServicePort, ServiceType, TargetPort};
+use crate::sharing;
 
 /// An object and where it was declared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Located {
     /// Where.
-    pub place: Place,
+    pub place: DocumentPlace,
     /// Which object.
     pub key: ObjectKey,
     /// The object.
@@ -35,13 +35,14 @@ pub struct Located {
 /// `objects` decides which of two with one name counts: the first.
 pub fn check(objects: &[Located], node_ports: &RangeInclusive<u16>) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let world = World::of(objects, &mut problems);
-    world.notices(&mut problems);
-    world.slices(&mut problems);
-    world.target_ports(&mut problems);
-    world.pools(&mut problems);
-    world.node_ports(node_ports, &mut problems);
-    world.addresses(&mut problems);
+    let declared = DeclaredObjects::of(objects, &mut problems);
+    declared.notices(&mut problems);
+    declared.slices(&mut problems);
+    declared.target_ports(&mut problems);
+    declared.pools(&mut problems);
+    declared.node_ports(node_ports, &mut problems);
+    declared.addresses(&mut problems);
+    declared.unserved(&mut problems);
     problems.sort();
     problems.dedup();
     problems
@@ -49,7 +50,7 @@ pub fn check(objects: &[Located], node_ports: &RangeInclusive<u16>) -> Vec<Probl
 
 /// The objects that count, by kind and name.
 #[derive(Default)]
-struct World<'a> {
+struct DeclaredObjects<'a> {
     services: BTreeMap<&'a ServiceName, (&'a Located, &'a Service)>,
     slices: Vec<(&'a Located, &'a EndpointSlice)>,
     pools: BTreeMap<&'a str, (&'a Located, &'a AddressPool)>,
@@ -65,11 +66,18 @@ fn problem(at: &Located, field: &str, message: impl Into<String>) -> Problem {
     )
 }
 
-impl<'a> World<'a> {
+fn warning(at: &Located, field: &str, message: impl Into<String>) -> Problem {
+    Problem {
+        severity: Severity::Warning,
+        ..problem(at, field, message)
+    }
+}
+
+impl<'a> DeclaredObjects<'a> {
     /// The same object in two places: the first one counts.
     fn of(objects: &'a [Located], problems: &mut Vec<Problem>) -> Self {
         let mut seen: BTreeMap<&ObjectKey, &Located> = BTreeMap::new();
-        let mut world = Self::default();
+        let mut declared = Self::default();
         for located in objects {
             if let Some(first) = seen.get(&located.key) {
                 problems.push(problem(
@@ -85,16 +93,16 @@ impl<'a> World<'a> {
             seen.insert(&located.key, located);
             match &located.object {
                 Object::Service(service) => {
-                    world.services.insert(&service.name, (located, service));
+                    declared.services.insert(&service.name, (located, service));
                 }
-                Object::EndpointSlice(slice) => world.slices.push((located, slice)),
+                Object::EndpointSlice(slice) => declared.slices.push((located, slice)),
                 Object::Endpoints(slices) => {
-                    world
+                    declared
                         .slices
                         .extend(slices.iter().map(|slice| (located, slice.as_ref())));
                 }
                 Object::Pool(pool) => {
-                    world.pools.insert(&pool.name, (located, pool));
+                    declared.pools.insert(&pool.name, (located, pool));
                 }
                 Object::Node(_)
                 | Object::Namespace(_)
@@ -102,7 +110,7 @@ impl<'a> World<'a> {
                 | Object::Other { .. } => {}
             }
         }
-        world
+        declared
     }
 
     fn notices(&self, problems: &mut Vec<Problem>) {
@@ -115,11 +123,15 @@ impl<'a> World<'a> {
             .values()
             .flat_map(|(at, pool)| pool.notices.iter().map(move |notice| (*at, notice)));
         for (at, notice) in services.chain(pools) {
-            problems.push(problem(
-                at,
-                "",
-                format!("{}: {}", notice.reason, notice.message),
-            ));
+            let message = format!("{}: {}", notice.reason, notice.message);
+            problems.push(match notice.is_warning() {
+                true => warning(at, "", message),
+                false => problem(at, "", message),
+            });
+        }
+        for (at, pool) in self.pools.values() {
+            let all = pool.problems.iter();
+            problems.extend(all.map(|it| problem(at, &it.field, it.message.clone())));
         }
     }
 
@@ -127,6 +139,11 @@ impl<'a> World<'a> {
     fn slices(&self, problems: &mut Vec<Problem>) {
         for (at, slice) in &self.slices {
             let Some(service) = &slice.service else {
+                problems.push(warning(
+                    at,
+                    "metadata.labels",
+                    "has no label kubernetes.io/service-name: its endpoints are of no Service",
+                ));
                 continue;
             };
             if !self.services.contains_key(service) {
@@ -135,7 +152,7 @@ impl<'a> World<'a> {
                 } else {
                     "metadata.labels[kubernetes.io/service-name]"
                 };
-                problems.push(problem(
+                problems.push(warning(
                     at,
                     field,
                     format!("stands for the Service {service}, which is not there"),
@@ -200,16 +217,19 @@ impl<'a> World<'a> {
         let pools: Vec<_> = self.pools.values().collect();
         for (index, (at, pool)) in pools.iter().enumerate() {
             for (_, other) in pools.iter().take(index) {
-                if let Some(range) = pool.overlap(other) {
-                    problems.push(problem(
-                        at,
-                        "spec.addresses",
-                        format!(
-                            "overlaps the pool {} in {range}: an address belongs to one pool",
-                            other.name
-                        ),
-                    ));
-                }
+                let Some(range) = pool.overlaps(other).into_iter().next() else {
+                    continue;
+                };
+                let first = pool.precedence().min(other.precedence());
+                problems.push(warning(
+                    at,
+                    "spec.addresses",
+                    format!(
+                        "overlaps the pool {} in {range}: an address belongs to one pool, here to {}",
+                        other.name,
+                        first.name()
+                    ),
+                ));
             }
         }
     }
@@ -290,7 +310,7 @@ impl<'a> World<'a> {
                 self.requested(at, service, *address, problems);
                 let others = holders.entry(*address).or_default();
                 for other in others.iter() {
-                    if let Some(why) = clash(service, other) {
+                    if let Some(why) = sharing::clash(service, other) {
                         problems.push(problem(
                             at,
                             "metadata.annotations",
@@ -338,39 +358,42 @@ impl<'a> World<'a> {
         };
         problems.push(problem(at, "metadata.annotations", message));
     }
+
+    /// Services that would get no traffic, as far as can be told from what is here: the pools and
+    /// the EndpointSlices may be kept elsewhere.
+    fn unserved(&self, problems: &mut Vec<Problem>) {
+        let slices = self.slices_of();
+        for (name, (at, service)) in &self.services {
+            let is_balancer = service.kind == ServiceType::LoadBalancer;
+            if !is_balancer && service.kind != ServiceType::NodePort {
+                continue;
+            }
+            if service.headless {
+                let message = "is None, which an API server refuses for a Service that is reached from outside: leave it out";
+                problems.push(warning(at, "spec.clusterIP", message));
+            }
+            if is_balancer && self.pools.is_empty() {
+                let message = "needs an external address, and there is no AddressPool here: without one elsewhere it gets none";
+                problems.push(warning(at, "", message));
+            }
+            let has_slices = slices.contains_key(*name);
+            if has_slices || service.asks.external_name.is_some() {
+                continue;
+            }
+            let message = if service.has_selector {
+                "has no EndpointSlice here: a cluster makes them by the selector, without a cluster nobody does"
+            } else {
+                "has no selector and no EndpointSlice here: without one elsewhere its traffic finds no endpoint"
+            };
+            problems.push(warning(at, "", message));
+        }
+    }
 }
 
 /// Whether a slice's port is the one of this Service's port: they have one name (EndpointSlice
 /// API), whatever the target port is called.
 fn fits(port: &ServicePort, slice: &crate::endpoints::SlicePort) -> bool {
     slice.protocol == port.protocol && *slice.name == *port.name.as_deref().unwrap_or_default()
-}
-
-/// Why two Services can't have one address.
-fn clash(a: &Service, b: &Service) -> Option<String> {
-    let key = |service: &Service| service.asks.sharing_key.clone();
-    match (key(a), key(b)) {
-        (Some(a), Some(b)) if a == b => {}
-        _ => return Some("to share it both need one and the same fairway.dev/sharing-key".into()),
-    }
-    if a.name.namespace != b.name.namespace {
-        let names = |service: &Service, other: &Arc<str>| match &service.asks.sharing_namespaces {
-            crate::service::SharingNamespaces::Own => false,
-            crate::service::SharingNamespaces::Listed(listed) => listed.contains(other),
-            crate::service::SharingNamespaces::All => true,
-        };
-        if !names(a, &b.name.namespace) || !names(b, &a.name.namespace) {
-            return Some(
-                "to share it across namespaces each has to name the other's in fairway.dev/sharing-namespaces"
-                    .into(),
-            );
-        }
-    }
-    a.ports
-        .iter()
-        .map(ServicePort::key)
-        .find(|key| b.ports.iter().any(|port| port.key() == *key))
-        .map(|key| format!("both have the port {key}"))
 }
 
 fn listed<T: Display>(names: impl Iterator<Item = T>) -> String {

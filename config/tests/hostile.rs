@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use fairway_config::document::documents;
+use fairway_config::lint::warnings;
 use fairway_config::object::{Kind, Object, read};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -160,6 +161,13 @@ proptest! {
                 // All of it again from the text that it would stand in.
                 let text = value.to_string();
                 prop_assert_eq!(documents(&text).map(|d| d.len()), Ok(1));
+                for problem in &read.warnings {
+                    prop_assert!(!problem.to_string().chars().any(char::is_control));
+                }
+                let odd = read.key.as_ref().map(|key| warnings(&value, key.kind));
+                for problem in odd.iter().flatten() {
+                    prop_assert!(!problem.to_string().chars().any(char::is_control));
+                }
                 if let Object::Pool(pool) = &read.object {
                     for block in &pool.blocks {
                         prop_assert!(block.total() <= block.range.len());

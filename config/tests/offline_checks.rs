@@ -24,7 +24,61 @@ fn problems(text: &str) -> Vec<String> {
     check(&located, &(30_000..=32_767))
         .iter()
         .map(ToString::to_string)
+        // What may be kept elsewhere has a test of its own.
+        .filter(|problem| ![" here: "].iter().any(|word| problem.contains(word)))
         .collect()
+}
+
+fn unserved(text: &str) -> Vec<String> {
+    let located: Vec<Located> = documents(text)
+        .unwrap()
+        .iter()
+        .map(|document| {
+            let read = read(&document.value).unwrap();
+            Located {
+                place: document.place(&Arc::from("a.yaml")),
+                key: read.key.unwrap(),
+                object: read.object,
+            }
+        })
+        .collect();
+    let all = check(&located, &(30_000..=32_767));
+    assert!(all.iter().all(|it| !it.is_error()), "{all:?}");
+    all.into_iter().map(|it| it.message).collect()
+}
+
+#[test]
+fn a_service_that_nothing_serves_is_a_warning() {
+    let pool = pool("edge", "203.0.113.0/28");
+    let slice = "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a, labels: {kubernetes.io/service-name: shop}}, addressType: IPv4, ports: [{port: 8080}], endpoints: [{addresses: [192.0.2.1]}]}\n";
+    let whole = pool.clone() + &balancer("shop", "", 80) + slice;
+    assert!(unserved(&whole).is_empty());
+    let no_pool = balancer("shop", "", 80) + slice;
+    assert!(unserved(&no_pool)[0].contains("there is no AddressPool here"));
+    let no_slice = pool.clone() + &balancer("shop", "", 80);
+    assert!(unserved(&no_slice)[0].contains("no selector and no EndpointSlice here"));
+    let selector = "{type: NodePort, selector: {app: shop}, ports: [{port: 80}]}";
+    assert!(unserved(&service("shop", "", selector))[0].contains("makes them by the selector"));
+    let headless = "{type: LoadBalancer, clusterIP: None, ports: [{port: 80}]}";
+    let headless = pool.clone() + &service("shop", "", headless) + slice;
+    assert!(unserved(&headless)[0].contains("is None, which an API server refuses"));
+    // Nobody asks from outside.
+    let inside = service("shop", "", "{ports: [{port: 80}]}");
+    assert!(unserved(&inside).is_empty());
+    let nameless = slice.replace(", labels: {kubernetes.io/service-name: shop}", "");
+    let found = unserved(&nameless);
+    assert!(
+        found[0].contains("has no label kubernetes.io/service-name"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_pool_that_can_not_be_used_is_an_error_with_its_field() {
+    let text = "{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {name: a}, spec: {addresses: [203.0.113.0/28], forwarding: Node}}";
+    let found = problems(text);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("a.yaml, document 1, AddressPool a, spec.forwarding: is Node"));
 }
 
 fn service(name: &str, annotations: &str, spec: &str) -> String {
@@ -64,7 +118,7 @@ fn notices_are_shown() {
     assert_eq!(
         found,
         [
-            "a.yaml, document 1, Service default/shop: UnknownAnnotation: fairway.dev/adresses is no annotation that Fairway knows; is fairway.dev/addresses meant?"
+            "a.yaml, document 1, Service default/shop: warning: UnknownAnnotation: fairway.dev/adresses is no annotation that Fairway knows; is fairway.dev/addresses meant?"
         ]
     );
 }
@@ -75,7 +129,7 @@ fn endpoints_without_their_service_are_found() {
     assert_eq!(
         problems(&(balancer("shop", "", 80) + slice)),
         [
-            "a.yaml, document 2, EndpointSlice default/a, metadata.labels[kubernetes.io/service-name]: stands for the Service default/shpo, which is not there"
+            "a.yaml, document 2, EndpointSlice default/a, metadata.labels[kubernetes.io/service-name]: warning: stands for the Service default/shpo, which is not there"
         ]
     );
     let endpoints = "---\n{apiVersion: v1, kind: Endpoints, metadata: {name: shpo}}\n";
@@ -114,7 +168,7 @@ fn pools_that_overlap_are_found() {
     assert_eq!(
         problems(&text),
         [
-            "a.yaml, document 2, AddressPool b, spec.addresses: overlaps the pool a in 203.0.113.15: an address belongs to one pool"
+            "a.yaml, document 2, AddressPool b, spec.addresses: warning: overlaps the pool a in 203.0.113.15: an address belongs to one pool, here to a"
         ]
     );
     assert!(problems(&(pool("a", "203.0.113.0/28") + &pool("b", "203.0.113.16/28"))).is_empty());
@@ -204,8 +258,7 @@ fn an_address_is_shared_by_consent_on_ports_of_ones_own() {
     assert!(clash(balancer("a", asks, 80), balancer("b", asks, 81)).contains("sharing-key"));
     assert!(clash(balancer("a", &keyed, 80), balancer("b", asks, 81)).contains("sharing-key"));
     assert!(
-        clash(balancer("a", &keyed, 80), balancer("b", &keyed, 80))
-            .contains("both have the port 80/TCP")
+        clash(balancer("a", &keyed, 80), balancer("b", &keyed, 80)).contains("use port 80/TCP")
     );
     assert_eq!(
         clash(balancer("a", &keyed, 80), balancer("b", &keyed, 81)),

@@ -189,7 +189,8 @@ fn both_pass_the_offline_checks() {
             })
             .collect();
         let problems = check(&located, &(30_000..=32_767));
-        assert!(problems.is_empty(), "{problems:#?}");
+        let errors: Vec<_> = problems.iter().filter(|it| it.is_error()).collect();
+        assert!(errors.is_empty(), "{errors:#?}");
     }
 }
 

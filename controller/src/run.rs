@@ -268,11 +268,11 @@ impl<S: Store> Handle<S> {
             Why::Refused | Why::Failed(_) => None,
         });
         problems.extend(rejected.map(|(target, error)| Problem {
-            file: "".into(),
-            document: 0,
             object: target.object(),
-            field: String::new(),
-            message: format!("what was decided is not taken, and is tried again: {error}"),
+            ..Problem::of_file(
+                "",
+                format!("what was decided is not taken, and is tried again: {error}"),
+            )
         }));
         problems
     }

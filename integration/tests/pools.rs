@@ -14,6 +14,7 @@ tests![
     a_full_pool_and_a_quota_are_said_and_end_when_an_address_is_free,
     a_pool_in_use_that_is_edited_or_deleted_takes_no_address_away,
     a_pool_that_is_wrong_is_refused_with_a_sentence_that_helps,
+    a_pool_that_can_not_be_used_says_so_and_gives_out_nothing,
     kubectl_shows_how_a_pool_is,
 ];
 
@@ -269,6 +270,25 @@ fn a_pool_that_is_wrong_is_refused_with_a_sentence_that_helps() -> Result<()> {
             "addresses: [203.0.113.1], quotaPerNamespace: -1",
             &["spec.quotaPerNamespace"],
         ),
+        (
+            "addresses: [203.0.113.1], serviceSelector: {matchExpressions: [{key: a, operator: in, values: [b]}]}",
+            &["spec.serviceSelector.matchExpressions[0].operator", "NotIn"],
+        ),
+        (
+            "addresses: [203.0.113.1], namespaceSelector: {matchExpressions: [{key: a, operator: In, values: []}]}",
+            &[
+                "spec.namespaceSelector.matchExpressions[0]",
+                "must have values for In and NotIn",
+            ],
+        ),
+        (
+            "addresses: [203.0.113.1], namespaceSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}",
+            &["must have values for In and NotIn, and none for Exists"],
+        ),
+        (
+            "addresses: [203.0.113.1], serviceSelector: {matchExpressions: [{key: '', operator: Exists}]}",
+            &["spec.serviceSelector.matchExpressions[0].key"],
+        ),
     ] {
         let Err(why) = it.pool_of("bad", spec) else {
             anyhow::bail!("{spec} is taken");
@@ -287,7 +307,35 @@ fn a_pool_that_is_wrong_is_refused_with_a_sentence_that_helps() -> Result<()> {
             "203.0.113.64",
             "2001:db8:f::/120",
         ],
+    )?;
+    it.pool_of(
+        "picky",
+        "addresses: [203.0.113.80], serviceSelector: {matchLabels: {a: b}, matchExpressions: \
+         [{key: a, operator: In, values: [b]}, {key: c, operator: DoesNotExist}]}",
     )
+}
+
+fn a_pool_that_can_not_be_used_says_so_and_gives_out_nothing() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool_of(
+        "by-nodes",
+        "addresses: [203.0.113.1-203.0.113.9], forwarding: Node",
+    )?;
+    let mut controller = it.controller("controller-1", &["--default-class"])?;
+    let words = ["False", "NotUsable", "spec.forwarding: is Node"];
+    pool_says(&cluster, "by-nodes", "Ready", &words)?;
+    it.service("web", "ports: [{port: 80}]")?;
+    it.says(
+        "web",
+        "fairway.dev/AddressAssigned",
+        &["False", "PoolNotUsable", "by-nodes"],
+    )?;
+    // The next leader says the same.
+    controller.restart()?;
+    it.pool("edge", &["203.0.113.1-203.0.113.2"])?;
+    ensure!(it.address("web")? == vip(1));
+    pool_says(&cluster, "by-nodes", "Ready", &words)
 }
 
 /// Waits until a pool's condition has each of `words`.

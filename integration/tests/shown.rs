@@ -191,7 +191,7 @@ fn kubectl_shows_pools() -> Result<()> {
     it.pool_of(
         "staff",
         "addresses: [203.0.113.64/28], autoAssign: false, priority: 10, quotaPerNamespace: 2, \
-         forwarding: Node, namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}",
+         namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}",
     )?;
     let both = json!({"ipFamilyPolicy": "RequireDualStack"});
     it.asking(("shop", "web"), json!({}), both)?;

@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{FAIRWAY, PREFIX, Standing, dialects, parse};
+use super::{AnnotationSupport, FAIRWAY, PREFIX, dialects, parse};
 use crate::field::{Shown, nearest};
 use crate::net::IpFamily;
-use crate::service::{Asks, ForwardTo, Notice, SharingNamespaces};
+use crate::service::{Asks, ForwardTo, Notice, RequestKind, SharingNamespaces, UnreadableRequest};
 
 /// The texts that are merged. Nothing in them can make reading fail: what can't be understood is a
-/// notice, and the Service works on without it.
+/// notice. Where it would have restricted something, it restricts all: an address that can't be
+/// read is no address, a list of refused clients that can't be read refuses everybody.
 #[derive(Clone, Copy, Debug)]
-pub struct Sources<'a> {
+pub struct RequestTexts<'a> {
     /// `metadata.annotations`.
     pub annotations: &'a BTreeMap<&'a str, &'a str>,
     /// `spec.loadBalancerIP`.
@@ -28,8 +29,8 @@ pub struct Sources<'a> {
 pub struct Merged {
     /// What is asked for.
     pub asks: Asks,
-    /// Who is let in; empty lets everyone in. Where ranges were given and none of them can be
-    /// read, nobody is: a slip must not open a Service to the world.
+    /// Who is let in; empty lets everyone in. Where it can't be told who is meant to be kept out,
+    /// nobody is let in: a slip must not open a Service to the world.
     pub source_ranges: Vec<IpNet>,
     /// What was not understood, or not followed.
     pub notices: Vec<Notice>,
@@ -40,11 +41,14 @@ pub struct Merged {
 const MOST_NOTICES: usize = 20;
 
 /// Merges what the annotations and the older fields ask for.
-pub fn merge(sources: &Sources<'_>) -> Merged {
+pub fn merge(texts: &RequestTexts<'_>) -> Merged {
     let mut reader = Reader {
-        sources,
+        texts,
         notices: Vec::new(),
         omitted: 0,
+        unreadable: Vec::new(),
+        misspelt: Vec::new(),
+        closed_by: None,
     };
     reader.own_annotations();
     let asks = Asks {
@@ -57,26 +61,41 @@ pub fn merge(sources: &Sources<'_>) -> Merged {
         hostname: reader.status_hostname(),
         ignore: reader.ignore(),
         deny_source_ranges: reader.denied(),
+        unreadable: Vec::new(),
     };
     let mut merged = Merged {
         asks,
         ..Merged::default()
     };
     reader.admitted(&mut merged);
+    if let Some(name) = reader.closed_by {
+        merged.source_ranges = parse::nobody();
+        reader.notices.push(Notice::new(
+            "InvalidSourceRange",
+            format!("{name} can't be read as a whole: nobody is let in until it can"),
+        ));
+    }
+    merged.asks.unreadable = reader.unreadable;
     if reader.omitted > 0 {
         let message = format!("{} more are not listed", reader.omitted);
-        let reason = Arc::from("InvalidAnnotation");
-        reader.notices.push(Notice { reason, message });
+        reader
+            .notices
+            .push(Notice::new("InvalidAnnotation", message));
     }
     merged.notices = reader.notices;
     merged
 }
 
 struct Reader<'s, 'a> {
-    sources: &'s Sources<'a>,
+    texts: &'s RequestTexts<'a>,
     notices: Vec<Notice>,
     /// How many there was no room for.
     omitted: usize,
+    unreadable: Vec<UnreadableRequest>,
+    /// Names that requests were probably meant to have, each with what is said of it.
+    misspelt: Vec<(&'static str, String)>,
+    /// What says whom to keep out, and can't be read.
+    closed_by: Option<String>,
 }
 
 impl<'a> Reader<'_, 'a> {
@@ -85,81 +104,115 @@ impl<'a> Reader<'_, 'a> {
             self.omitted += 1;
             return;
         }
-        self.notices.push(Notice {
-            reason: Arc::from(reason),
-            message,
-        });
+        self.notices.push(Notice::new(reason, message));
+    }
+
+    /// Notes that a request can't be read; nothing is given in its place.
+    fn refuse(&mut self, what: RequestKind, message: String) {
+        self.unreadable.push(UnreadableRequest { what, message });
     }
 
     fn get(&self, name: &str) -> Option<&'a str> {
-        self.sources
+        self.texts
             .annotations
             .get(name)
             .map(|text| text.trim())
             .filter(|text| !text.is_empty())
     }
 
-    /// Names below `fairway.dev/` that are misspelt, misplaced or not acted on yet.
+    /// Names below `fairway.dev/` that are misspelt, misplaced or not acted on yet, and those of the
+    /// other dialects that are nearly a request.
     fn own_annotations(&mut self) {
-        let own: Vec<&str> = self
-            .sources
-            .annotations
-            .range(PREFIX..)
-            .map(|(name, _)| *name)
-            .take_while(|name| name.starts_with(PREFIX))
-            .collect();
-        for name in own {
-            if self.notices.len() >= MOST_NOTICES && !FAIRWAY.iter().any(|(it, _)| *it == name) {
+        let is_own = |name: &str| {
+            name.get(..PREFIX.len())
+                .is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX))
+        };
+        for name in self.texts.annotations.keys().copied() {
+            if !is_own(name) {
+                if let Some(meant) = typing_error(name) {
+                    self.misspelt(name, Some(meant));
+                }
+                continue;
+            }
+            let support = FAIRWAY
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, support)| *support);
+            if self.notices.len() >= MOST_NOTICES && support.is_none() {
                 // What it could have been meant for is not worth finding out.
                 self.omitted += 1;
                 continue;
             }
-            let standing = FAIRWAY
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, standing)| *standing);
-            match standing {
-                Some(Standing::OnService) => {}
-                Some(Standing::OnEndpointSlice) => self.notice(
+            match support {
+                Some(AnnotationSupport::OnService) => {}
+                Some(AnnotationSupport::OnEndpointSlice) => self.notice(
                     "UnknownAnnotation",
                     format!("{name} belongs on an EndpointSlice and does nothing on a Service"),
                 ),
                 // What is asked for is what is done anyway.
-                Some(Standing::NotYetInForce)
+                Some(AnnotationSupport::NotYetInForce)
                     if name == super::BALANCE && self.get(name) == Some("round-robin") => {}
-                Some(Standing::NotYetInForce) => self.notice(
+                Some(AnnotationSupport::NotYetInForce) => self.notice(
                     "NotYetInForce",
                     format!("{name} is not acted on by this version of Fairway"),
                 ),
                 None => {
-                    let hint = nearest(name, FAIRWAY.iter().map(|(known, _)| *known))
-                        .map(|known| format!("; is {known} meant?"))
-                        .unwrap_or_default();
-                    self.notice(
-                        "UnknownAnnotation",
-                        format!("{} is no annotation that Fairway knows{hint}", Shown(name)),
-                    );
+                    let meant = nearest(name, FAIRWAY.iter().map(|(known, _)| *known));
+                    self.misspelt(name, meant);
                 }
             }
         }
     }
 
-    /// The values of several names that mean the same, in the order in which they win. The first
-    /// that is there wins; each that differs from it is a notice.
+    /// An annotation that is none: what it was probably meant to be is not done without.
+    fn misspelt(&mut self, name: &str, meant: Option<&'static str>) {
+        let hint = meant
+            .map(|known| format!("; is {known} meant?"))
+            .unwrap_or_default();
+        let message = format!("{} is no annotation that Fairway knows{hint}", Shown(name));
+        self.notice("UnknownAnnotation", message.clone());
+        let Some(meant) = meant.filter(|it| self.get(it).is_none()) else {
+            return;
+        };
+        let says_whom_to_keep_out = [
+            super::DENY_SOURCE_RANGES,
+            dialects::SOURCE_RANGES,
+            dialects::CILIUM_SOURCE_RANGES_POLICY,
+        ];
+        if says_whom_to_keep_out.contains(&meant) {
+            self.closed_by = Some(Shown(name).to_string());
+        } else if meant == dialects::KUBE_VIP_IGNORE {
+            self.refuse(RequestKind::Other, message);
+        } else {
+            self.misspelt.push((meant, message));
+        }
+    }
+
+    /// Whether a misspelt one of these names would have won over the one that did.
+    fn would_have_won(&self, names: &[&str], winner: Option<&str>) -> Option<String> {
+        let rank = |name: &str| names.iter().position(|it| *it == name);
+        let of_winner = winner.and_then(rank).unwrap_or(names.len());
+        let mut misspelt = self.misspelt.iter();
+        let (_, message) =
+            misspelt.find(|(meant, _)| rank(meant).is_some_and(|it| it < of_winner))?;
+        Some(message.clone())
+    }
+
+    /// The value of several names that mean the same, in the order in which they win. The first
+    /// that is there wins, and is returned with its name; each that differs from it is a notice.
     fn first<T: PartialEq>(
         &mut self,
         names: &[&'a str],
-        read: impl Fn(&mut Self, &str, &str) -> Option<T>,
-    ) -> Option<T> {
-        let given: Vec<(&str, &str)> = names
-            .iter()
-            .filter_map(|name| self.get(name).map(|text| (*name, text)))
-            .collect();
-        let mut won: Option<(&str, Option<T>)> = None;
-        for (name, text) in given {
+        read: impl Fn(&mut Self, &str, &str) -> T,
+    ) -> Option<(&'a str, T)> {
+        let mut won: Option<(&'a str, T)> = None;
+        for name in names {
+            let Some(text) = self.get(name) else {
+                continue;
+            };
             let value = read(self, name, text);
             match &won {
-                None => won = Some((name, value)),
+                None => won = Some((*name, value)),
                 Some((winner, first)) if *first != value => {
                     let winner = (*winner).to_owned();
                     self.conflict(&winner, name);
@@ -167,7 +220,7 @@ impl<'a> Reader<'_, 'a> {
                 Some(_) => {}
             }
         }
-        won.and_then(|(_, value)| value)
+        won
     }
 
     fn conflict(&mut self, winner: &str, loser: &str) {
@@ -180,61 +233,64 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn addresses(&mut self) -> Vec<IpAddr> {
-        const NAMES: &[&str] = &[
-            super::ADDRESSES,
-            dialects::METALLB_ADDRESSES,
-            dialects::METALLB_OLD_ADDRESSES,
-            dialects::CILIUM_ADDRESSES,
-            dialects::CILIUM_OLD_ADDRESSES,
-            dialects::KUBE_VIP_ADDRESSES,
-        ];
-        let by_annotation = self.first(NAMES, |reader, name, text| {
-            Some(reader.address_list(name, text))
-        });
+        let by_annotation = self.first(ADDRESS_NAMES, Self::address_list);
         let field = "spec.loadBalancerIP";
-        let Some(text) = self.sources.load_balancer_ip.map(str::trim) else {
-            return by_annotation.unwrap_or_default();
-        };
-        let by_field = self.address_list(field, text);
-        let winner = NAMES
-            .iter()
-            .find(|name| self.get(name).is_some())
-            .copied()
-            .unwrap_or_default();
-        match by_annotation {
-            None => by_field,
-            Some(addresses) => {
-                if winner.starts_with("metallb.") {
+        let by_field = self
+            .texts
+            .load_balancer_ip
+            .map(|text| self.address_list(field, text.trim()));
+        let winner = by_annotation.as_ref().map(|(winner, _)| *winner);
+        let misspelt = self.would_have_won(ADDRESS_NAMES, winner);
+        let mut asked = match (by_annotation, by_field) {
+            (Some((winner, asked)), by_field) => {
+                if by_field.is_some() && winner.starts_with("metallb.") {
                     self.notice(
                         "ConflictingAnnotations",
                         format!(
                             "{winner} and {field} are both set, which MetalLB refuses: {winner} is followed; remove {field}"
                         ),
                     );
-                } else if addresses != by_field {
+                } else if by_field.is_some_and(|by_field| by_field != asked) {
                     self.conflict(winner, field);
                 }
-                addresses
+                asked
             }
+            (None, by_field) => by_field.unwrap_or_default(),
+        };
+        if let Some(message) = misspelt {
+            asked = AddressList {
+                addresses: Vec::new(),
+                unreadable: Some(message),
+            };
         }
+        if let Some(message) = asked.unreadable {
+            self.refuse(RequestKind::Addresses, message);
+        }
+        asked.addresses
     }
 
     /// Requested addresses, one of a family.
-    fn address_list(&mut self, name: &str, text: &str) -> Vec<IpAddr> {
-        let mut addresses: Vec<IpAddr> = Vec::new();
+    fn address_list(&mut self, name: &str, text: &str) -> AddressList {
+        let mut list = AddressList::default();
         for item in parse::list(text) {
             match parse::address(item) {
                 Err(why) => {
-                    self.notice("InvalidAddress", format!("{name} {why}: it is left out"));
+                    let message = format!("{name} {why}");
+                    self.notice(
+                        "InvalidAddress",
+                        format!("{message}: no other address is given in its place"),
+                    );
+                    list.unreadable.get_or_insert(message);
                 }
                 Ok(address) => {
                     let family = IpFamily::of(address);
-                    let taken = addresses
+                    let taken = list
+                        .addresses
                         .iter()
                         .find(|other| IpFamily::of(**other) == family)
                         .copied();
                     match taken {
-                        None => addresses.push(address),
+                        None => list.addresses.push(address),
                         Some(taken) if taken == address => {}
                         Some(taken) => self.notice(
                             "InvalidAddress",
@@ -247,25 +303,30 @@ impl<'a> Reader<'_, 'a> {
             }
         }
         // IPv4 and IPv6 in any order ask for the same.
-        addresses.sort();
-        addresses
+        list.addresses.sort();
+        list
     }
 
     fn pool(&mut self) -> Option<Arc<str>> {
-        self.first(
-            &[
-                super::POOL,
-                dialects::METALLB_POOL,
-                dialects::METALLB_OLD_POOL,
-            ],
-            |reader, name, text| {
-                if parse::is_dns_subdomain(text) {
-                    return Some(Arc::from(text));
-                }
-                reader.invalid(name, text, "the name of one AddressPool");
-                None
-            },
-        )
+        const MUST: &str = "the name of one AddressPool";
+        let found = self.first(POOL_NAMES, |reader, name, text| {
+            if parse::is_dns_subdomain(text) {
+                return Some(Arc::from(text));
+            }
+            reader.invalid(name, text, MUST, "no address of another pool is given");
+            None
+        });
+        let winner = found.as_ref().map(|(winner, _)| *winner);
+        if let Some(message) = self.would_have_won(POOL_NAMES, winner) {
+            self.refuse(RequestKind::Other, message);
+        }
+        let (name, pool) = found?;
+        if pool.is_none() {
+            let text = self.get(name).unwrap_or_default();
+            let message = format!("{name} is '{}', must be {MUST}", Shown(text));
+            self.refuse(RequestKind::Other, message);
+        }
+        pool
     }
 
     fn sharing_key(&mut self) -> Option<Arc<str>> {
@@ -277,8 +338,9 @@ impl<'a> Reader<'_, 'a> {
                 dialects::CILIUM_SHARING_KEY,
                 dialects::CILIUM_OLD_SHARING_KEY,
             ],
-            |_, _, text| Some(Arc::from(text)),
+            |_, _, text| Arc::from(text),
         )
+        .map(|(_, key)| key)
     }
 
     fn sharing_namespaces(&mut self) -> SharingNamespaces {
@@ -292,22 +354,23 @@ impl<'a> Reader<'_, 'a> {
                 let mut listed: Vec<Arc<str>> = Vec::new();
                 for item in parse::list(text) {
                     if item == "*" {
-                        return Some(SharingNamespaces::All);
+                        return SharingNamespaces::All;
                     }
                     if parse::is_dns_label(item) {
                         listed.push(Arc::from(item));
                     } else {
-                        reader.invalid(name, item, "the name of a namespace");
+                        reader.invalid(name, item, "the name of a namespace", LEFT_OUT);
                     }
                 }
                 listed.sort();
                 listed.dedup();
                 if listed.is_empty() {
-                    return None;
+                    return SharingNamespaces::Own;
                 }
-                Some(SharingNamespaces::Listed(listed))
+                SharingNamespaces::Listed(listed)
             },
         )
+        .map(|(_, namespaces)| namespaces)
         .unwrap_or_default()
     }
 
@@ -316,7 +379,8 @@ impl<'a> Reader<'_, 'a> {
             "endpoints" => Some(ForwardTo::Endpoints),
             "node-ports" => Some(ForwardTo::NodePorts),
             other => {
-                self.invalid(super::FORWARD_TO, other, "endpoints or node-ports");
+                let must = "endpoints or node-ports";
+                self.invalid(super::FORWARD_TO, other, must, LEFT_OUT);
                 None
             }
         }
@@ -327,7 +391,7 @@ impl<'a> Reader<'_, 'a> {
         if parse::is_hostname(text) {
             return Some(Arc::from(text));
         }
-        self.invalid(name, text, "a DNS name");
+        self.invalid(name, text, "a DNS name", LEFT_OUT);
         None
     }
 
@@ -338,35 +402,42 @@ impl<'a> Reader<'_, 'a> {
         if parse::is_dns_subdomain(text) && parse::is_hostname(text) {
             return Some(Arc::from(text));
         }
-        self.invalid(name, text, "a DNS name in lower case");
+        self.invalid(name, text, "a DNS name in lower case", LEFT_OUT);
         None
     }
 
     fn ignore(&mut self) -> bool {
-        match self.get(dialects::KUBE_VIP_IGNORE) {
+        const NAME: &str = dialects::KUBE_VIP_IGNORE;
+        match self.get(NAME) {
             Some("true") => true,
             None | Some("false") => false,
             Some(other) => {
-                self.invalid(dialects::KUBE_VIP_IGNORE, other, "true or false");
+                let must = "true or false";
+                self.invalid(NAME, other, must, "no address is given");
+                let message = format!("{NAME} is '{}', must be {must}", Shown(other));
+                self.refuse(RequestKind::Other, message);
                 false
             }
         }
     }
 
-    fn invalid(&mut self, name: &str, text: &str, must: &str) {
+    /// `so` is what follows from it.
+    fn invalid(&mut self, name: &str, text: &str, must: &str, so: &str) {
         self.notice(
             "InvalidAnnotation",
-            format!(
-                "{name} is '{}', must be {must}: it is left out",
-                Shown(text)
-            ),
+            format!("{name} is '{}', must be {must}: {so}", Shown(text)),
         );
     }
 
-    /// Refused clients. An entry that can't be read is left out: it would refuse nobody.
+    /// Refused clients. An entry that can't be read may stand for anybody.
     fn denied(&mut self) -> Vec<IpNet> {
-        let text = self.get(super::DENY_SOURCE_RANGES).unwrap_or_default();
-        self.ranges(super::DENY_SOURCE_RANGES, parse::list(text))
+        let name = super::DENY_SOURCE_RANGES;
+        let text = self.get(name).unwrap_or_default();
+        let (ranges, all_read) = self.ranges(name, parse::list(text));
+        if !all_read {
+            self.closed_by = Some(name.to_owned());
+        }
+        ranges
     }
 
     /// `loadBalancerSourceRanges`: the field, else the annotation that was there before it; under
@@ -374,7 +445,7 @@ impl<'a> Reader<'_, 'a> {
     fn admitted(&mut self, merged: &mut Merged) {
         let field = "spec.loadBalancerSourceRanges";
         let mut name = field;
-        let mut given: Vec<&str> = self.sources.source_ranges.to_vec();
+        let mut given: Vec<&str> = self.texts.source_ranges.to_vec();
         if let Some(text) = self.get(dialects::SOURCE_RANGES) {
             let older: Vec<&str> = parse::list(text).collect();
             if given.is_empty() {
@@ -384,45 +455,111 @@ impl<'a> Reader<'_, 'a> {
                 self.conflict(field, dialects::SOURCE_RANGES);
             }
         }
-        let ranges = self.ranges(name, given.iter().copied());
+        let (ranges, all_read) = self.ranges(name, given.iter().copied());
         match self.get(dialects::CILIUM_SOURCE_RANGES_POLICY) {
             Some("deny") => {
                 let denied = &mut merged.asks.deny_source_ranges;
                 let mut met: HashSet<IpNet> = denied.iter().copied().collect();
                 denied.extend(ranges.into_iter().filter(|range| met.insert(*range)));
-                return;
+                if !all_read {
+                    self.closed_by = Some(name.to_owned());
+                }
             }
-            None | Some("allow") => {}
-            Some(other) => self.invalid(
-                dialects::CILIUM_SOURCE_RANGES_POLICY,
-                other,
-                "allow or deny",
-            ),
+            None | Some("allow") => {
+                // A range less lets fewer in, but no range at all would let in everybody.
+                if ranges.is_empty() && !given.is_empty() {
+                    self.closed_by = Some(name.to_owned());
+                }
+                merged.source_ranges = ranges;
+            }
+            Some(other) => {
+                let name = dialects::CILIUM_SOURCE_RANGES_POLICY;
+                self.invalid(name, other, "allow or deny", LEFT_OUT);
+                // Whether the ranges are those to let in or those to keep out can't be told.
+                if !given.is_empty() {
+                    self.closed_by = Some(name.to_owned());
+                }
+                merged.source_ranges = ranges;
+            }
         }
-        merged.source_ranges = if ranges.is_empty() && !given.is_empty() {
-            self.notice(
-                "InvalidSourceRange",
-                format!("{name} has no range that can be read: nobody is let in until it has"),
-            );
-            parse::nobody()
-        } else {
-            ranges
-        };
     }
 
-    fn ranges<'t>(&mut self, name: &str, items: impl Iterator<Item = &'t str>) -> Vec<IpNet> {
+    /// The ranges, and whether all of them can be read.
+    fn ranges<'t>(
+        &mut self,
+        name: &str,
+        items: impl Iterator<Item = &'t str>,
+    ) -> (Vec<IpNet>, bool) {
         let mut ranges = Vec::new();
         let mut met = HashSet::new();
+        let mut all_read = true;
         for item in items {
             match parse::cidr(item) {
                 Ok(range) if !met.insert(range) => {}
                 Ok(range) => ranges.push(range),
-                Err(why) => self.notice(
-                    "InvalidSourceRange",
-                    format!("{name} {why}: it is left out"),
-                ),
+                Err(why) => {
+                    all_read = false;
+                    self.notice("InvalidSourceRange", format!("{name} {why}: {LEFT_OUT}"));
+                }
             }
         }
-        ranges
+        (ranges, all_read)
     }
+}
+
+/// The annotations that ask for addresses, in the order in which they win.
+const ADDRESS_NAMES: &[&str] = &[
+    super::ADDRESSES,
+    dialects::METALLB_ADDRESSES,
+    dialects::METALLB_OLD_ADDRESSES,
+    dialects::CILIUM_ADDRESSES,
+    dialects::CILIUM_OLD_ADDRESSES,
+    dialects::KUBE_VIP_ADDRESSES,
+];
+
+/// The annotations that ask for a pool, in the order in which they win.
+const POOL_NAMES: &[&str] = &[
+    super::POOL,
+    dialects::METALLB_POOL,
+    dialects::METALLB_OLD_POOL,
+];
+
+/// Those that say whom to keep out, or whom to leave alone.
+const RESTRICTING_NAMES: &[&str] = &[
+    super::DENY_SOURCE_RANGES,
+    dialects::SOURCE_RANGES,
+    dialects::CILIUM_SOURCE_RANGES_POLICY,
+    dialects::KUBE_VIP_IGNORE,
+];
+
+/// How many letters of a name may be mistyped.
+const MISTYPED: usize = 2;
+
+/// The request or restriction that a name of another prefix was probably meant to be. Looked for in
+/// every annotation of every Service, so lengths are compared first.
+pub(crate) fn typing_error(name: &str) -> Option<&'static str> {
+    let all = [ADDRESS_NAMES, POOL_NAMES, RESTRICTING_NAMES];
+    let near = |known: &&&str| known.len().abs_diff(name.len()) <= MISTYPED;
+    let mut lower = None;
+    for known in all.into_iter().flatten().filter(near) {
+        if *known == name || dialects::ALL.contains(&name) {
+            return None;
+        }
+        let lower: &String = lower.get_or_insert_with(|| name.to_ascii_lowercase());
+        if strsim::osa_distance(lower, &known.to_ascii_lowercase()) <= MISTYPED {
+            return Some(known);
+        }
+    }
+    None
+}
+
+/// What follows from a value that is no more than a hint, or whose absence restricts more.
+const LEFT_OUT: &str = "it is left out";
+
+/// What one list of requested addresses says.
+#[derive(Debug, Default, PartialEq)]
+struct AddressList {
+    addresses: Vec<IpAddr>,
+    /// Why one of its entries can't be read.
+    unreadable: Option<String>,
 }

@@ -39,18 +39,36 @@ pub fn address(text: &str) -> Result<IpAddr, String> {
     Ok(address)
 }
 
-/// A CIDR; host bits are cut off as in Kubernetes, a bare address stands for itself alone.
+/// A CIDR; host bits are cut off as in Kubernetes, a bare address stands for itself alone. IPv4
+/// ranges in the form of IPv6 (`::ffff:10.0.0.0/104`) are IPv4 ranges: clients are compared in
+/// that form.
 ///
 /// # Errors
 /// With a message that reads on after the field's name.
 pub fn cidr(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
-    text.parse::<IpNet>()
-        .map(|net| net.trunc())
+    let net = text
+        .parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| {
             format!(
                 "has '{}', which is no CIDR like 203.0.113.0/24",
+                Shown(text)
+            )
+        })?;
+    let IpNet::V6(v6) = net else {
+        return Ok(net.trunc());
+    };
+    let Some(v4) = v6.addr().to_ipv4_mapped() else {
+        return Ok(net.trunc());
+    };
+    v6.prefix_len()
+        .checked_sub(96)
+        .and_then(|length| Ipv4Net::new(v4, length).ok())
+        .map(|net| IpNet::V4(net.trunc()))
+        .ok_or_else(|| {
+            format!(
+                "has '{}', an IPv4 address in the form of IPv6 with a length that is none of IPv4: write {v4} with the length of an IPv4 range",
                 Shown(text)
             )
         })

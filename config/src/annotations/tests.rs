@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::asks::{Merged, Sources, merge};
+use super::asks::{Merged, RequestTexts, merge};
 use super::*;
 use crate::service::{ForwardTo, SharingNamespaces};
 
@@ -18,7 +18,7 @@ fn merged_with(
     source_ranges: &[&str],
 ) -> Merged {
     let annotations: BTreeMap<&str, &str> = annotations.iter().copied().collect();
-    merge(&Sources {
+    merge(&RequestTexts {
         annotations: &annotations,
         load_balancer_ip,
         source_ranges,
@@ -218,8 +218,12 @@ fn a_value_that_is_none_of_those_allowed_is_left_out() {
         (dialects::KUBE_VIP_IGNORE, "maybe"),
         (dialects::CILIUM_SOURCE_RANGES_POLICY, "maybe"),
     ] {
-        let merged = merged(&[(name, value)]);
+        let mut merged = merged(&[(name, value)]);
         assert_eq!(reasons(&merged), ["InvalidAnnotation"], "{name}");
+        // What decides about all addresses is waited for.
+        let waits = [POOL, dialects::KUBE_VIP_IGNORE].contains(&name);
+        let unreadable = std::mem::take(&mut merged.asks.unreadable);
+        assert_eq!(unreadable.len(), usize::from(waits), "{name}");
         assert_eq!(merged.asks, Default::default(), "{name}");
     }
 }
@@ -270,9 +274,87 @@ fn cilium_policy_turns_source_ranges_around() {
         .map(ToString::to_string)
         .collect();
     assert_eq!(denied, ["192.0.2.0/24", "10.0.0.0/8", "198.51.100.0/24"]);
-    // A policy that can't be read is the strict one.
+    // Of a policy that can't be read nobody knows whom it means.
     let unclear = merged_with(&[(deny.0, "Deny?")], None, &["10.0.0.0/8"]);
-    assert_eq!(unclear.source_ranges.len(), 1);
+    assert_eq!(unclear.source_ranges, parse::nobody());
+}
+
+#[test]
+fn refused_clients_that_can_not_be_read_are_everybody() {
+    for (annotations, ranges) in [
+        (
+            &[(DENY_SOURCE_RANGES, "192.0.2.0/24, nonsense")][..],
+            &[][..],
+        ),
+        (&[(DENY_SOURCE_RANGES, "192.0.2.0/240")], &["10.0.0.0/8"]),
+        (&[("fairway.dev/deny-source-range", "192.0.2.0/24")], &[]),
+        (&[("Fairway.dev/Deny-Source-Ranges", "192.0.2.0/24")], &[]),
+        (
+            &[(dialects::CILIUM_SOURCE_RANGES_POLICY, "deny")],
+            &["192.0.2.0/24", "nonsense"],
+        ),
+        (&[(DENY_SOURCE_RANGES, "::ffff:192.0.2.0/64")], &[]),
+    ] {
+        let merged = merged_with(annotations, None, ranges);
+        assert_eq!(merged.source_ranges, parse::nobody(), "{annotations:?}");
+        assert!(reasons(&merged).contains(&"InvalidSourceRange"));
+    }
+}
+
+#[test]
+fn ipv4_ranges_in_the_form_of_ipv6_are_ipv4_ranges() {
+    for (text, meant) in [
+        ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+        ("::ffff:192.0.2.7", "192.0.2.7/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+    ] {
+        let meant: ipnet::IpNet = meant.parse().unwrap();
+        let denied = merged(&[(DENY_SOURCE_RANGES, text)]);
+        assert_eq!(denied.asks.deny_source_ranges, [meant], "{text}");
+        assert!(denied.notices.is_empty(), "{text}");
+        assert_eq!(merged_with(&[], None, &[text]).source_ranges, [meant]);
+    }
+}
+
+#[test]
+fn a_request_that_can_not_be_read_is_waited_for() {
+    let waits = |merged: &Merged, family| merged.asks.unreadable_address(family).is_some();
+    let (v4, v6) = (crate::net::IpFamily::IPv4, crate::net::IpFamily::IPv6);
+    for (name, value, families) in [
+        (ADDRESSES, "203.0.113.300", [true, true]),
+        (ADDRESSES, "::ffff:203.0.113.3", [true, true]),
+        (
+            dialects::METALLB_ADDRESSES,
+            "203.0.113.1,2001:dg8::1",
+            [false, true],
+        ),
+        (dialects::KUBE_VIP_ADDRESSES, "0.0.0.0", [true, true]),
+        (POOL, "internal pool", [true, true]),
+        (dialects::METALLB_POOL, "internal/pool", [true, true]),
+        ("fairway.dev/adresses", "203.0.113.1", [true, true]),
+        ("Fairway.dev/pool", "internal", [true, true]),
+        ("fairway.dev/pol", "internal", [true, true]),
+        (dialects::KUBE_VIP_IGNORE, "True", [true, true]),
+        (ADDRESSES, "203.0.113.1", [false, false]),
+        (POOL, "internal", [false, false]),
+    ] {
+        let merged = merged(&[(name, value)]);
+        assert_eq!(
+            [waits(&merged, v4), waits(&merged, v6)],
+            families,
+            "{name}: {value}"
+        );
+    }
+    // A misspelt one beside the right one is superfluous; a loser that can't be read has lost.
+    for pair in [
+        [("fairway.dev/pol", "x"), (POOL, "internal")],
+        [(POOL, "internal"), (dialects::METALLB_POOL, "not a pool")],
+    ] {
+        assert!(!waits(&merged(&pair), v4), "{pair:?}");
+    }
+    let field = merged_with(&[], Some("203.0.113.x"), &[]);
+    assert!(waits(&field, v4));
 }
 
 fn any_name() -> impl Strategy<Value = String> {
@@ -321,7 +403,7 @@ proptest! {
         let annotations: BTreeMap<&str, &str> =
             annotations.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let source_ranges: Vec<&str> = source_ranges.iter().map(String::as_str).collect();
-        let merged = merge(&Sources {
+        let merged = merge(&RequestTexts {
             annotations: &annotations,
             load_balancer_ip: load_balancer_ip.as_deref(),
             source_ranges: &source_ranges,

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use super::imported::Imported;
-use super::metallb::Pool;
+use super::metallb::MetalLbPool;
 use crate::field::Shown;
 use crate::net::{AddressRange, IpFamily, from_bits, to_bits};
 use crate::object::{Object, read};
@@ -20,15 +20,15 @@ const PIECES: usize = 64;
 
 /// What a pool holds, entry by entry.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Entries(Vec<Entry>);
+pub(super) struct Entries(Vec<PoolEntry>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entry {
+enum PoolEntry {
     Net(IpNet),
     Range(AddressRange),
 }
 
-impl Entry {
+impl PoolEntry {
     fn range(self) -> AddressRange {
         match self {
             Self::Net(net) => AddressRange::of_net(net),
@@ -66,10 +66,10 @@ impl Entries {
     /// With what that reader says.
     pub(super) fn add(&mut self, address: IpAddr) -> Result<(), String> {
         let range = AddressRange::new(address, address).ok_or("is no address")?;
-        self.push(Entry::Range(range))
+        self.push(PoolEntry::Range(range))
     }
 
-    fn push(&mut self, entry: Entry) -> Result<(), String> {
+    fn push(&mut self, entry: PoolEntry) -> Result<(), String> {
         readable(&text(entry))?;
         self.0.push(entry);
         Ok(())
@@ -81,15 +81,15 @@ impl Entries {
     }
 }
 
-fn text(entry: Entry) -> String {
+fn text(entry: PoolEntry) -> String {
     match entry {
-        Entry::Net(net) => net.to_string(),
-        Entry::Range(range) => range.to_string(),
+        PoolEntry::Net(net) => net.to_string(),
+        PoolEntry::Range(range) => range.to_string(),
     }
 }
 
 /// The entries of a pool, and the ranges that it has in MetalLB.
-pub(super) fn convert(pool: &Pool, imported: &mut Imported) -> (Entries, Vec<AddressRange>) {
+pub(super) fn convert(pool: &MetalLbPool, imported: &mut Imported) -> (Entries, Vec<AddressRange>) {
     let mut entries = Entries::default();
     let mut ranges: Vec<AddressRange> = Vec::new();
     for text in &pool.addresses {
@@ -114,30 +114,30 @@ pub(super) fn convert(pool: &Pool, imported: &mut Imported) -> (Entries, Vec<Add
     (entries, ranges)
 }
 
-fn parse(text: &str) -> Result<Entry, String> {
+fn parse(text: &str) -> Result<PoolEntry, String> {
     let wrong = || "is no CIDR, no range FIRST-LAST and no address".to_owned();
     if text.contains('/') {
         // MetalLB takes 192.168.1.5/24 for 192.168.1.0/24.
         let net: IpNet = text.parse().map_err(|_| wrong())?;
-        return Ok(Entry::Net(net.trunc()));
+        return Ok(PoolEntry::Net(net.trunc()));
     }
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let address = |text: &str| text.trim().parse::<IpAddr>().map_err(|_| wrong());
     AddressRange::new(address(first)?, address(last)?)
-        .map(Entry::Range)
+        .map(PoolEntry::Range)
         .ok_or_else(wrong)
 }
 
 /// One entry so that `avoidEnds` leaves alone of it what `avoidBuggyIPs` did.
-fn parts(entry: Entry, pool: &Pool, imported: &mut Imported) -> Vec<Entry> {
+fn parts(entry: PoolEntry, pool: &MetalLbPool, imported: &mut Imported) -> Vec<PoolEntry> {
     let range = entry.range();
     if !pool.avoid_buggy_ips {
         return vec![entry];
     }
     if range.family() == IpFamily::IPv6 {
-        return vec![Entry::Range(range)];
+        return vec![PoolEntry::Range(range)];
     }
-    if matches!(entry, Entry::Net(net) if net.prefix_len() <= 24) {
+    if matches!(entry, PoolEntry::Net(net) if net.prefix_len() <= 24) {
         return vec![entry];
     }
     let (first, last) = (to_bits(range.first()), to_bits(range.last()));
@@ -149,14 +149,14 @@ fn parts(entry: Entry, pool: &Pool, imported: &mut Imported) -> Vec<Entry> {
         if ends.0 <= ends.1
             && let Some(part) = AddressRange::new(address(ends.0), address(ends.1))
         {
-            parts.push(Entry::Range(part));
+            parts.push(PoolEntry::Range(part));
         }
         if parts.len() > PIECES {
             imported.warnings.push(format!(
                 "{pool}: of {range} the addresses that end in .0 and .255 can be given out now; \
                  write it as CIDRs to leave them alone."
             ));
-            return vec![Entry::Range(range)];
+            return vec![PoolEntry::Range(range)];
         }
         block += 0x100;
     }
@@ -174,6 +174,10 @@ fn readable(entry: &str) -> Result<(), String> {
     match read(&pool) {
         Ok(read) => match read.object {
             // An entry of which nothing can be given out; what else there is to say is said later.
+            Object::Pool(pool) if !pool.problems.is_empty() => {
+                let problems = pool.problems.iter().map(|it| it.message.as_str());
+                Err(problems.collect::<Vec<_>>().join("; "))
+            }
             Object::Pool(pool) if pool.blocks.is_empty() => {
                 Err(pool.notices.iter().map(|it| it.message.as_str()).collect())
             }

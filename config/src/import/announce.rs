@@ -7,13 +7,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Map, json};
 
 use super::imported::Imported;
-use super::metallb::{Advertisement, Found, Pool};
+use super::metallb::{Advertisement, Found, MetalLbPool};
 use super::selectors;
 use crate::crd::AddressPoolSpec;
 
 /// Says what announces the pool, and writes down what restricts it.
 pub(super) fn convert(
-    pool: &Pool,
+    pool: &MetalLbPool,
     name: &str,
     found: &Found,
     spec: &mut AddressPoolSpec,
@@ -72,7 +72,7 @@ pub(super) fn convert(
 }
 
 /// Those that select the pool: by name or by label, and all pools where they name none.
-fn of_pool<'a>(pool: &Pool, all: &'a [Advertisement]) -> Vec<&'a Advertisement> {
+fn of_pool<'a>(pool: &MetalLbPool, all: &'a [Advertisement]) -> Vec<&'a Advertisement> {
     all.iter()
         .filter(|advertisement| {
             let spec = &advertisement.spec;

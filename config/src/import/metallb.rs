@@ -38,7 +38,7 @@ const ALLOCATED_FROM: [&str; 2] = [
 /// All of it.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    pub(super) pools: Vec<Pool>,
+    pub(super) pools: Vec<MetalLbPool>,
     pub(super) layer2: Vec<Advertisement>,
     pub(super) bgp: Vec<Advertisement>,
     pub(super) holders: Vec<Holder>,
@@ -46,7 +46,7 @@ pub(super) struct Found {
 
 /// An IPAddressPool.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(super) struct MetalLbPool {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) labels: BTreeMap<String, String>,
@@ -56,7 +56,7 @@ pub(super) struct Pool {
     pub(super) allocation: Option<Allocation>,
 }
 
-impl fmt::Display for Pool {
+impl fmt::Display for MetalLbPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -224,10 +224,10 @@ pub(super) fn find<'v>(
     found
 }
 
-fn pool(document: &Value, imported: &mut Imported) -> Result<Pool, String> {
+fn pool(document: &Value, imported: &mut Imported) -> Result<MetalLbPool, String> {
     let metadata = metadata(document)?;
     let spec: PoolSpec = part(document, "spec")?.ok_or("has no spec")?;
-    let mut pool = Pool {
+    let mut pool = MetalLbPool {
         namespace: metadata.namespace,
         name: metadata.name,
         labels: metadata.labels,

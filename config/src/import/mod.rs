@@ -27,7 +27,7 @@ use serde_json::Value;
 use self::draft::{Draft, NAMESPACE_NAME, free_name};
 use self::imported::PRIORITY;
 pub use self::imported::{Imported, ImportedPool};
-use self::metallb::{Allocation, Found, Pool};
+use self::metallb::{Allocation, Found, MetalLbPool};
 use crate::annotations::parse;
 use crate::crd::{AddressEntry, AddressPoolSpec, Announce};
 use crate::field::Shown;
@@ -61,7 +61,7 @@ pub fn metallb<'v>(documents: impl IntoIterator<Item = &'v Value>) -> Imported {
 }
 
 fn draft(
-    pool: &Pool,
+    pool: &MetalLbPool,
     found: &Found,
     ranks: &Ranks,
     names: &mut BTreeSet<String>,
@@ -186,7 +186,7 @@ fn restrict(
 }
 
 /// The priority that a pool declares; MetalLB takes none and 0 for the same.
-fn declared(pool: &Pool) -> Option<i64> {
+fn declared(pool: &MetalLbPool) -> Option<i64> {
     let priority = pool.allocation.as_ref()?.priority;
     (priority > 0).then_some(priority)
 }
@@ -199,14 +199,14 @@ struct Ranks {
 }
 
 impl Ranks {
-    fn of(pools: &[Pool]) -> Self {
+    fn of(pools: &[MetalLbPool]) -> Self {
         Self {
             last: pools.iter().filter_map(declared).max().unwrap_or(0),
             any: pools.iter().any(|pool| pool.allocation.is_some()),
         }
     }
 
-    fn of_pool(&self, pool: &Pool) -> i32 {
+    fn of_pool(&self, pool: &MetalLbPool) -> i32 {
         let after = self.last.min(i64::from(i32::MAX) - 2).max(PRIORITY - 2);
         let rank = match (&pool.allocation, declared(pool)) {
             (_, Some(priority)) => priority.min(after),

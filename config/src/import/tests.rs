@@ -24,7 +24,10 @@ fn import(text: &str) -> Imported {
 fn parsed(pool: &ImportedPool) -> Arc<AddressPool> {
     match read(&pool.manifest()) {
         Ok(read) => match read.object {
-            Object::Pool(pool) => pool,
+            Object::Pool(pool) => {
+                assert!(pool.problems.is_empty(), "{:?}", pool.problems);
+                pool
+            }
             other => panic!("{other:?}"),
         },
         Err(unreadable) => panic!("{:?}", unreadable.problems),

@@ -1,5 +1,6 @@
 //! v1 Node, Namespace and Secret.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::ByteString;
@@ -31,7 +32,11 @@ pub(super) fn node(root: &Cursor<'_, '_>, name: &ClusterName) -> Node {
             Some("ExternalIP") => &mut external_ips,
             _ => continue,
         };
-        if let Some(address) = entry.field("address").parsed("an IP address")
+        // An API server takes any text here.
+        let address = entry.leniently("the address is left out", |entry| {
+            entry.field("address").parsed::<IpAddr>("an IP address")
+        });
+        if let Some(address) = address.map(|it| it.to_canonical())
             && !ips.contains(&address)
         {
             ips.push(address);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::service::app_protocol;
 use crate::annotations::{self, labels, parse};
 use crate::endpoints::{EndpointHost, EndpointSlice, SliceEndpoint, SlicePort};
-use crate::field::Cursor;
+use crate::field::{Cursor, Shown};
 use crate::names::NamespacedName;
 use crate::net::{IpFamily, Protocol};
 
@@ -37,7 +37,7 @@ pub(super) fn slice(root: &Cursor<'_, '_>, name: NamespacedName) -> Option<Endpo
     let endpoints = root
         .field("endpoints")
         .items()
-        .filter_map(|entry| endpoint(&entry, address_type))
+        .filter_map(|entry| entry.leniently(ENDPOINT, |entry| endpoint(entry, address_type)))
         .collect();
     address_type?;
     Some(EndpointSlice {
@@ -47,8 +47,12 @@ pub(super) fn slice(root: &Cursor<'_, '_>, name: NamespacedName) -> Option<Endpo
         ports,
         endpoints,
         weight,
+        notices: Vec::new(),
     })
 }
+
+/// What becomes of an endpoint that can't be read.
+const ENDPOINT: &str = "the endpoint is left out";
 
 #[derive(Clone, Copy)]
 enum AddressType {
@@ -56,8 +60,8 @@ enum AddressType {
     Name,
 }
 
-/// `fairway.dev/weight`. There is no place for notices on a slice, and a weight that is guessed
-/// wrong sends traffic to where it is not wanted: a wrong one holds the slice back as it was.
+/// `fairway.dev/weight`. One that can't be read is left out: were the slice held back, the
+/// endpoints that have gone meanwhile would be dialled on.
 fn weight(metadata: &Cursor<'_, '_>) -> u16 {
     let field = metadata.field("annotations");
     let Some((_, text)) = field
@@ -67,35 +71,40 @@ fn weight(metadata: &Cursor<'_, '_>) -> u16 {
     else {
         return 1;
     };
-    let weight = text.trim().parse();
-    if weight.is_err() {
-        let entry = field.field(annotations::WEIGHT);
-        entry.wrong("a whole number from 0 to 65535");
-    }
-    weight.unwrap_or(1)
+    text.trim().parse().unwrap_or_else(|_| {
+        field.field(annotations::WEIGHT).warn(format!(
+            "is '{}', must be a whole number from 0 to 65535: it is left out, and the weight is 1",
+            Shown(text)
+        ));
+        1
+    })
 }
 
 /// `ports`; those of a protocol that Fairway does not carry are left out, as on the Service.
 fn ports(list: &Cursor<'_, '_>) -> Vec<SlicePort> {
     list.items()
-        .filter_map(|entry| {
-            entry.mapping();
-            let name = entry.field("name").text().unwrap_or_default();
-            let port = entry.field("port").port();
-            let app = app_protocol(&entry.field("appProtocol"));
-            let protocol = match entry.field("protocol").nonempty_text().unwrap_or("TCP") {
-                "TCP" => Protocol::Tcp,
-                "UDP" => Protocol::Udp,
-                _ => return None,
-            };
-            Some(SlicePort {
-                name: Arc::from(name),
-                protocol,
-                port,
-                app,
-            })
-        })
+        .filter_map(|entry| entry.leniently("the port is left out", port))
         .collect()
+}
+
+fn port(entry: &Cursor<'_, '_>) -> Option<SlicePort> {
+    if entry.mapping().is_none() && !entry.is_present() {
+        entry.wrong("a mapping");
+    }
+    let name = entry.field("name").text().unwrap_or_default();
+    let port = entry.field("port").port();
+    let app = app_protocol(&entry.field("appProtocol"));
+    let protocol = match entry.field("protocol").nonempty_text().unwrap_or("TCP") {
+        "TCP" => Protocol::Tcp,
+        "UDP" => Protocol::Udp,
+        _ => return None,
+    };
+    Some(SlicePort {
+        name: Arc::from(name),
+        protocol,
+        port,
+        app,
+    })
 }
 
 fn endpoint(entry: &Cursor<'_, '_>, address_type: Option<AddressType>) -> Option<SliceEndpoint> {
@@ -108,13 +117,18 @@ fn endpoint(entry: &Cursor<'_, '_>, address_type: Option<AddressType>) -> Option
             addresses.wrong("a list");
         }
     }
-    let mut hosts = addresses
+    // All of them stand for the same endpoint, which the first is enough to reach.
+    let address = addresses
         .items()
-        .map(|address| host(&address, address_type?))
-        .collect::<Vec<_>>()
-        .into_iter();
+        .next()
+        .and_then(|address| host(&address, address_type?));
     let conditions = entry.field("conditions");
     conditions.mapping();
+    // Without it the endpoint would count as ready.
+    refuse_misspelt(entry, ENDPOINT_FIELDS, "conditions");
+    for condition in CONDITIONS {
+        refuse_misspelt(&conditions, CONDITIONS, condition);
+    }
     let ready = conditions.field("ready").boolean().unwrap_or(true);
     let hints = entry.field("hints");
     hints.mapping();
@@ -132,9 +146,32 @@ fn endpoint(entry: &Cursor<'_, '_>, address_type: Option<AddressType>) -> Option
         for_zones: hinted(&hints.field("forZones")),
         for_nodes: hinted(&hints.field("forNodes")),
         target: target.map(Arc::from),
-        address: hosts.next().flatten()?,
+        address: address?,
     };
     Some(endpoint)
+}
+
+const ENDPOINT_FIELDS: &[&str] = &[
+    "addresses",
+    "conditions",
+    "deprecatedTopology",
+    "hints",
+    "hostname",
+    "nodeName",
+    "targetRef",
+    "zone",
+];
+
+const CONDITIONS: &[&str] = &["ready", "serving", "terminating"];
+
+/// A field that was probably meant to be `what`, and is not, is a problem.
+fn refuse_misspelt(mapping: &Cursor<'_, '_>, known: &[&'static str], what: &str) {
+    for (key, meant) in mapping.misspelt(known).filter(|(_, meant)| *meant == what) {
+        mapping.key_problem(
+            key,
+            format!("is no field of this object; is {meant} meant?"),
+        );
+    }
 }
 
 fn hinted(list: &Cursor<'_, '_>) -> Vec<Arc<str>> {
@@ -144,13 +181,18 @@ fn hinted(list: &Cursor<'_, '_>) -> Vec<Arc<str>> {
 }
 
 fn host(field: &Cursor<'_, '_>, address_type: AddressType) -> Option<EndpointHost> {
+    if field.value().is_null() || field.value() == "" {
+        field.wrong("an address");
+        return None;
+    }
     match address_type {
         AddressType::Ip(family) => {
             let must = match family {
                 IpFamily::IPv4 => "an IPv4 address, as addressType says",
                 IpFamily::IPv6 => "an IPv6 address, as addressType says",
             };
-            let address = field.parsed::<IpAddr>(must)?;
+            // `::ffff:192.0.2.1` is an IPv4 address, as it is to the nodes' own proxy.
+            let address = field.parsed::<IpAddr>(must)?.to_canonical();
             if IpFamily::of(address) != family {
                 field.wrong(must);
                 return None;
@@ -181,10 +223,9 @@ pub(super) fn endpoints(root: &Cursor<'_, '_>, name: &NamespacedName) -> Vec<End
             let mut endpoints = Vec::new();
             for (list, ready) in [("addresses", true), ("notReadyAddresses", false)] {
                 let list = subset.field(list);
-                endpoints.extend(
-                    list.items()
-                        .filter_map(|entry| subset_address(&entry, ready)),
-                );
+                endpoints.extend(list.items().filter_map(|entry| {
+                    entry.leniently(ENDPOINT, |entry| subset_address(entry, ready))
+                }));
             }
             EndpointSlice {
                 name: slice_name(name, index),
@@ -193,6 +234,7 @@ pub(super) fn endpoints(root: &Cursor<'_, '_>, name: &NamespacedName) -> Vec<End
                 ports: ports(&subset.field("ports")),
                 endpoints,
                 weight,
+                notices: Vec::new(),
             }
         })
         .collect();
@@ -204,6 +246,7 @@ pub(super) fn endpoints(root: &Cursor<'_, '_>, name: &NamespacedName) -> Vec<End
             ports: Vec::new(),
             endpoints: Vec::new(),
             weight,
+            notices: Vec::new(),
         });
     }
     slices
@@ -223,7 +266,7 @@ fn slice_name(name: &NamespacedName, index: usize) -> NamespacedName {
 fn subset_address(entry: &Cursor<'_, '_>, ready: bool) -> Option<SliceEndpoint> {
     entry.mapping();
     let ip = entry.field("ip");
-    if !ip.is_present() {
+    if ip.value().is_null() || ip.value() == "" {
         ip.missing("an endpoint has an address");
     }
     let target = entry
@@ -240,6 +283,6 @@ fn subset_address(entry: &Cursor<'_, '_>, ready: bool) -> Option<SliceEndpoint> 
         for_zones: Vec::new(),
         for_nodes: Vec::new(),
         target: target.map(Arc::from),
-        address: EndpointHost::Ip(ip.parsed("an IP address")?),
+        address: EndpointHost::Ip(ip.parsed::<IpAddr>("an IP address")?.to_canonical()),
     })
 }

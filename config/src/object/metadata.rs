@@ -13,6 +13,12 @@ const DEFAULT_NAMESPACE: &str = "default";
 pub(super) fn key(root: &Cursor<'_, '_>, kind: Kind) -> Option<ObjectKey> {
     let metadata = root.field("metadata");
     metadata.mapping();
+    // What stands there would be passed over, or the object be another one.
+    for (key, meant) in metadata.misspelt(FIELDS) {
+        if ["annotations", "labels", "namespace"].contains(&meant) {
+            metadata.key_problem(key, format!("is no field of metadata; is {meant} meant?"));
+        }
+    }
     let name = name(&metadata.field("name"), kind);
     let namespace_field = metadata.field("namespace");
     let namespace = if kind.is_namespaced() {
@@ -37,6 +43,25 @@ pub(super) fn key(root: &Cursor<'_, '_>, kind: Kind) -> Option<ObjectKey> {
         name: Arc::from(name?),
     })
 }
+
+/// The fields of `metadata`.
+const FIELDS: &[&str] = &[
+    "annotations",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "name",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
 
 const LABEL: &str = "at most 63 lower-case letters, digits and dashes, with no dash at the ends";
 const SUBDOMAIN: &str =

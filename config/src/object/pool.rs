@@ -25,8 +25,9 @@ pub const POOL_SPEC_FIELDS: &[&str] = &[
     "announce",
 ];
 
-/// Reads an AddressPool; nothing where it is malformed.
-pub(super) fn pool(root: &Cursor<'_, '_>, name: &ClusterName) -> Option<AddressPool> {
+/// Reads an AddressPool. What can't be read becomes a problem of the pool itself: an API server may
+/// have taken it, so it has to be there for its condition to say so.
+pub(super) fn pool(root: &Cursor<'_, '_>, name: &ClusterName) -> AddressPool {
     root.only(&["apiVersion", "kind", "metadata", "spec", "status"]);
     let metadata = root.field("metadata");
     metadata.field("labels").text_map();
@@ -34,21 +35,35 @@ pub(super) fn pool(root: &Cursor<'_, '_>, name: &ClusterName) -> Option<AddressP
     let spec = root.field("spec");
     if !spec.is_present() {
         spec.missing("an AddressPool says there which addresses it has");
-        return None;
     }
     spec.only(POOL_SPEC_FIELDS);
+    not_null(&spec);
     let mut notices = Vec::new();
     let avoid_ends = spec.field("avoidEnds").boolean().unwrap_or(false);
-    let blocks = blocks(&spec.field("addresses"), avoid_ends, &mut notices);
+    let blocks = if spec.is_present() {
+        blocks(&spec.field("addresses"), avoid_ends, &mut notices)
+    } else {
+        Vec::new()
+    };
     let announce = spec.field("announce");
     announce.only(&["layer2", "bgp"]);
     if announce.mapping().is_some_and(|fields| !fields.is_empty()) {
-        notices.push(notice(
+        notices.push(Notice::new(
             "NotYetInForce",
             "spec.announce is not acted on by this version of Fairway: the addresses have to reach the gateway by other means",
         ));
     }
-    Some(AddressPool {
+    let forwarding = spec.field("forwarding");
+    let carried_by = forwarding
+        .one_of(&[("Proxy", Forwarding::Proxy), ("Node", Forwarding::Node)])
+        .unwrap_or_default();
+    if carried_by == Forwarding::Node {
+        // Without an announcement nothing leads to a node, and no gateway listens.
+        forwarding.problem(
+            "is Node, which this version of Fairway does not do: nobody would announce the addresses; write Proxy",
+        );
+    }
+    AddressPool {
         name: Arc::clone(name),
         created: metadata
             .field("creationTimestamp")
@@ -67,18 +82,18 @@ pub(super) fn pool(root: &Cursor<'_, '_>, name: &ClusterName) -> Option<AddressP
             .field("quotaPerNamespace")
             .integer_within(0..=i64::from(u32::MAX))
             .and_then(|number| u32::try_from(number).ok()),
-        forwarding: spec
-            .field("forwarding")
-            .one_of(&[("Proxy", Forwarding::Proxy), ("Node", Forwarding::Node)])
-            .unwrap_or_default(),
+        forwarding: carried_by,
         notices,
-    })
+        problems: Vec::new(),
+    }
 }
 
-fn notice(reason: &str, message: impl Into<String>) -> Notice {
-    Notice {
-        reason: Arc::from(reason),
-        message: message.into(),
+/// A field that is there and null is an error: most of them restrict something, and the default
+/// does not. An API server has taken such fields out before.
+fn not_null(mapping: &Cursor<'_, '_>) {
+    let fields = mapping.value().as_object().into_iter().flatten();
+    for (key, _) in fields.filter(|(_, value)| value.is_null()) {
+        mapping.key_problem(key, "is null: leave the field out, or say what is meant");
     }
 }
 
@@ -98,6 +113,9 @@ fn blocks(list: &Cursor<'_, '_>, avoid_ends: bool, notices: &mut Vec<Notice>) ->
     let (mut unusables, mut unreadable) = (Vec::new(), false);
     for item in &items {
         let Some(text) = item.text() else {
+            if !item.is_present() {
+                item.wrong("a CIDR, a range FIRST-LAST or an address");
+            }
             unreadable = true;
             continue;
         };
@@ -118,7 +136,7 @@ fn blocks(list: &Cursor<'_, '_>, avoid_ends: bool, notices: &mut Vec<Notice>) ->
             }
         };
         if is_link_local(block.range) {
-            notices.push(notice(
+            notices.push(Notice::new(
                 "LinkLocalAddresses",
                 format!(
                     "{} has link-local addresses: clients behind a router can't reach them",
@@ -127,7 +145,7 @@ fn blocks(list: &Cursor<'_, '_>, avoid_ends: bool, notices: &mut Vec<Notice>) ->
             ));
         }
         if text.contains('/') && !text.trim().starts_with(&block.range.first().to_string()) {
-            notices.push(notice(
+            notices.push(Notice::new(
                 "HostBitsSet",
                 format!(
                     "{} is '{}', which stands for {}: write its first address, or a range if fewer \
@@ -142,7 +160,7 @@ fn blocks(list: &Cursor<'_, '_>, avoid_ends: bool, notices: &mut Vec<Notice>) ->
             .iter()
             .find(|other| other.range.overlaps(block.range))
         {
-            notices.push(notice(
+            notices.push(Notice::new(
                 "OverlappingAddresses",
                 format!(
                     "{} overlaps {} of the same pool: each address counts once",
@@ -174,7 +192,7 @@ enum Wrong {
 }
 
 fn left_out(item: &Cursor<'_, '_>, text: &str, why: &str) -> Notice {
-    notice(
+    Notice::new(
         "UnusableAddresses",
         format!(
             "{} is '{}', {why}: nothing is given out of it, the other entries count",
@@ -255,8 +273,10 @@ fn is_link_local(range: AddressRange) -> bool {
 /// A metav1.LabelSelector.
 fn selector(field: &Cursor<'_, '_>) -> Selector {
     field.only(&["matchLabels", "matchExpressions"]);
-    let mut requirements: Vec<Requirement> = field
-        .field("matchLabels")
+    not_null(field);
+    let labels = field.field("matchLabels");
+    not_null(&labels);
+    let mut requirements: Vec<Requirement> = labels
         .text_pairs()
         .map(|(key, value)| Requirement {
             key: key.to_owned(),
@@ -265,10 +285,16 @@ fn selector(field: &Cursor<'_, '_>) -> Selector {
         .collect();
     for entry in field.field("matchExpressions").items() {
         entry.only(&["key", "operator", "values"]);
+        not_null(&entry);
+        if entry.mapping().is_none() && !entry.is_present() {
+            entry.wrong("a mapping");
+        }
         let key_field = entry.field("key");
         let key = key_field.nonempty_text();
         if key.is_none() && !key_field.is_present() {
             key_field.missing("the name of a label");
+        } else if key.is_none() {
+            key_field.wrong("the name of a label");
         }
         let operator_field = entry.field("operator");
         if !operator_field.is_present() {
@@ -277,7 +303,12 @@ fn selector(field: &Cursor<'_, '_>) -> Selector {
         let values_field = entry.field("values");
         let values: Vec<String> = values_field
             .items()
-            .filter_map(|value| value.text().map(str::to_owned))
+            .filter_map(|value| {
+                if !value.is_present() {
+                    value.wrong("a text");
+                }
+                value.text().map(str::to_owned)
+            })
             .collect();
         let operator = match operator_field.one_of(&[
             ("In", (true, true)),

@@ -5,14 +5,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::annotations::asks::{Merged, Sources, merge};
+use ipnet::IpNet;
+
+use crate::annotations::asks::{Merged, RequestTexts, merge};
 use crate::annotations::parse;
 use crate::field::{Cursor, Shown};
 use crate::names::NamespacedName;
 use crate::net::{IpFamily, Protocol};
 use crate::service::{
-    AppProtocol, ExternalTrafficPolicy, IpFamilyPolicy, Notice, Service, ServicePort, ServiceType,
-    TargetPort,
+    AppProtocol, ExternalTrafficPolicy, IpFamilyPolicy, Notice, PortKey, RequestKind, Service,
+    ServicePort, ServiceType, TargetPort, UnreadableRequest,
 };
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is not said (Kubernetes: three hours).
@@ -29,9 +31,10 @@ pub(super) fn service(root: &Cursor<'_, '_>, name: NamespacedName) -> Option<Ser
     spec.mapping();
 
     let mut notices = Vec::new();
+    let mut unreadable = Vec::new();
     let kind = spec
         .field("type")
-        .one_of(&[
+        .one_of_or_default(&[
             ("ClusterIP", ServiceType::ClusterIP),
             ("NodePort", ServiceType::NodePort),
             ("LoadBalancer", ServiceType::LoadBalancer),
@@ -40,7 +43,7 @@ pub(super) fn service(root: &Cursor<'_, '_>, name: NamespacedName) -> Option<Ser
         .unwrap_or(ServiceType::ClusterIP);
     let (cluster_ips, headless) = cluster_ips(&spec);
     let external_name = external_name(&spec, kind);
-    let ports = ports(&spec, &mut notices);
+    let ports = ports(&spec, &mut notices, &mut unreadable);
     if ports.is_empty()
         && !headless
         && kind != ServiceType::ExternalName
@@ -58,7 +61,7 @@ pub(super) fn service(root: &Cursor<'_, '_>, name: NamespacedName) -> Option<Ser
 
     let external_ips = texts(&spec.field("externalIPs"));
     if !external_ips.is_empty() {
-        notices.push(notice(
+        notices.push(Notice::new(
             "ExternalIPsIgnored",
             "spec.externalIPs is not honoured, since with it anyone who may write a Service can take traffic to any address (CVE-2020-8554): ask for an address of a pool by fairway.dev/addresses instead",
         ));
@@ -68,17 +71,54 @@ pub(super) fn service(root: &Cursor<'_, '_>, name: NamespacedName) -> Option<Ser
     let source_ranges = texts(&spec.field("loadBalancerSourceRanges"));
     let source_ranges: Vec<&str> = source_ranges.iter().map(String::as_str).collect();
     let Merged {
-        asks,
-        source_ranges,
+        mut asks,
+        mut source_ranges,
         notices: asked,
-    } = merge(&Sources {
+    } = merge(&RequestTexts {
         annotations: &annotations,
         load_balancer_ip: spec.field("loadBalancerIP").nonempty_text(),
         source_ranges: &source_ranges,
     });
     notices.extend(asked);
+    let class = class(&spec, &mut notices, &mut unreadable);
+    let misspelt = misspelt(&spec);
+    notices.extend(misspelt.notices);
+    unreadable.extend(misspelt.unreadable);
+    if misspelt.nobody_is_let_in {
+        source_ranges = parse::nobody();
+    }
+    let health_check_node_port = match node_port(&spec.field("healthCheckNodePort")) {
+        Ok(port) => port,
+        Err(message) => {
+            notices.push(Notice::new("NodePortOutOfRange", message.clone()));
+            unreadable.push(UnreadableRequest {
+                what: RequestKind::HealthCheckNodePort,
+                message,
+            });
+            None
+        }
+    };
+    asks.unreadable.extend(unreadable);
 
     let ip_families = ip_families(&spec);
+    let ip_family_policy = spec
+        .field("ipFamilyPolicy")
+        .one_of_or_default(&[
+            ("SingleStack", IpFamilyPolicy::SingleStack),
+            ("PreferDualStack", IpFamilyPolicy::PreferDualStack),
+            ("RequireDualStack", IpFamilyPolicy::RequireDualStack),
+        ])
+        // As the API server fills it in.
+        .unwrap_or(if ip_families.len() > 1 || cluster_ips.len() > 1 {
+            IpFamilyPolicy::RequireDualStack
+        } else {
+            IpFamilyPolicy::SingleStack
+        });
+    notices.extend(refused_family(
+        &source_ranges,
+        &ip_families,
+        ip_family_policy,
+    ));
     Some(Service {
         name,
         uid: metadata.field("uid").nonempty_text().map(Arc::from),
@@ -90,10 +130,7 @@ pub(super) fn service(root: &Cursor<'_, '_>, name: NamespacedName) -> Option<Ser
         deleting: metadata.field("deletionTimestamp").is_present(),
         labels: metadata.field("labels").text_map(),
         kind,
-        class: spec
-            .field("loadBalancerClass")
-            .nonempty_text()
-            .map(Arc::from),
+        class,
         external_name,
         has_selector: spec
             .field("selector")
@@ -101,32 +138,20 @@ pub(super) fn service(root: &Cursor<'_, '_>, name: NamespacedName) -> Option<Ser
             .is_some_and(|selector| !selector.is_empty()),
         external_traffic_policy: spec
             .field("externalTrafficPolicy")
-            .one_of(&[
+            .one_of_or_default(&[
                 ("Cluster", ExternalTrafficPolicy::Cluster),
                 ("Local", ExternalTrafficPolicy::Local),
             ])
             .unwrap_or(ExternalTrafficPolicy::Cluster),
         client_ip_affinity: affinity(&spec),
         source_ranges,
-        ip_family_policy: spec
-            .field("ipFamilyPolicy")
-            .one_of(&[
-                ("SingleStack", IpFamilyPolicy::SingleStack),
-                ("PreferDualStack", IpFamilyPolicy::PreferDualStack),
-                ("RequireDualStack", IpFamilyPolicy::RequireDualStack),
-            ])
-            // As the API server fills it in.
-            .unwrap_or(if ip_families.len() > 1 || cluster_ips.len() > 1 {
-                IpFamilyPolicy::RequireDualStack
-            } else {
-                IpFamilyPolicy::SingleStack
-            }),
+        ip_family_policy,
         ip_families,
         allocate_node_ports: spec
             .field("allocateLoadBalancerNodePorts")
             .boolean()
-            .unwrap_or(true),
-        health_check_node_port: node_port(&spec.field("healthCheckNodePort"), &mut notices),
+            .unwrap_or(!misspelt.no_new_node_ports),
+        health_check_node_port,
         publish_not_ready_addresses: spec
             .field("publishNotReadyAddresses")
             .boolean()
@@ -141,18 +166,141 @@ pub(super) fn service(root: &Cursor<'_, '_>, name: NamespacedName) -> Option<Ser
     })
 }
 
-fn notice(reason: &str, message: impl Into<String>) -> Notice {
-    Notice {
-        reason: Arc::from(reason),
-        message: message.into(),
-    }
-}
-
+/// The entries of a list of texts. One that is null is the empty text, as in Kubernetes: it is not
+/// passed over, for a list of ranges without its only entry would let everybody in.
 fn texts(field: &Cursor<'_, '_>) -> Vec<String> {
     field
         .items()
-        .filter_map(|item| item.text().map(str::to_owned))
+        .filter_map(|item| match item.value() {
+            serde_json::Value::Null => Some(String::new()),
+            _ => item.text().map(str::to_owned),
+        })
         .collect()
+}
+
+/// `loadBalancerClass`. The empty one is none that an API server takes, so it is not the default
+/// class.
+fn class(
+    spec: &Cursor<'_, '_>,
+    notices: &mut Vec<Notice>,
+    unreadable: &mut Vec<UnreadableRequest>,
+) -> Option<Arc<str>> {
+    let field = spec.field("loadBalancerClass");
+    let text = field.text()?;
+    if text.is_empty() {
+        let message = "spec.loadBalancerClass is empty, must be a class: leave it out to have the default one";
+        refuse(RequestKind::Other, message.to_owned(), notices, unreadable);
+        return None;
+    }
+    Some(Arc::from(text))
+}
+
+fn refuse(
+    what: RequestKind,
+    message: String,
+    notices: &mut Vec<Notice>,
+    unreadable: &mut Vec<UnreadableRequest>,
+) {
+    notices.push(Notice::new("InvalidField", message.clone()));
+    unreadable.push(UnreadableRequest { what, message });
+}
+
+/// The fields of `spec`.
+const SPEC_FIELDS: &[&str] = &[
+    "allocateLoadBalancerNodePorts",
+    "clusterIP",
+    "clusterIPs",
+    "externalIPs",
+    "externalName",
+    "externalTrafficPolicy",
+    "healthCheckNodePort",
+    "internalTrafficPolicy",
+    "ipFamilies",
+    "ipFamilyPolicy",
+    "loadBalancerClass",
+    "loadBalancerIP",
+    "loadBalancerSourceRanges",
+    "ports",
+    "publishNotReadyAddresses",
+    "selector",
+    "sessionAffinity",
+    "sessionAffinityConfig",
+    "trafficDistribution",
+    "type",
+];
+
+/// What misspelt fields of `spec` that were probably meant to restrict something lead to: they are
+/// not done without. An API server would have refused or dropped them; what else is misspelt is
+/// [`crate::lint`]'s to say.
+#[derive(Default)]
+struct Misspelt {
+    notices: Vec<Notice>,
+    unreadable: Vec<UnreadableRequest>,
+    nobody_is_let_in: bool,
+    no_new_node_ports: bool,
+}
+
+fn misspelt(spec: &Cursor<'_, '_>) -> Misspelt {
+    let mut found = Misspelt::default();
+    for (key, meant) in spec.misspelt(SPEC_FIELDS) {
+        let message = format!(
+            "spec has the field {}, which is none of a Service; is {meant} meant?",
+            Shown(key)
+        );
+        let what = match meant {
+            "loadBalancerSourceRanges" => {
+                found.nobody_is_let_in = true;
+                let message = message + " Nobody is let in until it is put right";
+                found
+                    .notices
+                    .push(Notice::new("InvalidSourceRange", message));
+                continue;
+            }
+            "allocateLoadBalancerNodePorts" => {
+                found.no_new_node_ports = true;
+                let message = message + " No node port is given until it is put right";
+                found.notices.push(Notice::new("InvalidField", message));
+                continue;
+            }
+            "healthCheckNodePort" => RequestKind::HealthCheckNodePort,
+            "loadBalancerIP" => RequestKind::Addresses,
+            "ipFamilies" | "ipFamilyPolicy" | "loadBalancerClass" => RequestKind::Other,
+            _ => continue,
+        };
+        refuse(what, message, &mut found.notices, &mut found.unreadable);
+    }
+    found
+}
+
+/// Ranges say who is let in of both families: a list that names none of one keeps all of it out.
+fn refused_family(
+    ranges: &[IpNet],
+    families: &[IpFamily],
+    policy: IpFamilyPolicy,
+) -> Option<Notice> {
+    let has = |family: IpFamily| {
+        let mut of_family = ranges.iter().filter(|it| IpFamily::of(it.addr()) == family);
+        of_family.next().is_some()
+    };
+    let wanted = |family: &IpFamily| {
+        policy != IpFamilyPolicy::SingleStack || families.first() == Some(family)
+    };
+    let closed = IpFamily::ALL
+        .into_iter()
+        .find(|it| wanted(it) && !has(*it))?;
+    if ranges.is_empty() {
+        return None;
+    }
+    let all = match closed {
+        IpFamily::IPv4 => "0.0.0.0/0",
+        IpFamily::IPv6 => "::/0",
+    };
+    Some(Notice::new(
+        "SourceRangesOfOneFamily",
+        format!(
+            "the source ranges have none of {closed}, so every {closed} client is refused: add {all} to let all of them in"
+        ),
+    ))
 }
 
 /// `clusterIPs`, else `clusterIP`; and whether the Service is headless.
@@ -165,7 +313,8 @@ fn cluster_ips(spec: &Cursor<'_, '_>) -> (Vec<IpAddr>, bool) {
             headless = true;
             return None;
         }
-        field.parsed("an IP address or None")
+        let address: IpAddr = field.parsed("an IP address or None")?;
+        Some(address.to_canonical())
     };
     let first = read(&single);
     let mut addresses: Vec<IpAddr> = several.items().filter_map(|item| read(&item)).collect();
@@ -199,7 +348,11 @@ fn external_name(spec: &Cursor<'_, '_>, kind: ServiceType) -> Option<Arc<str>> {
     }
 }
 
-fn ports(spec: &Cursor<'_, '_>, notices: &mut Vec<Notice>) -> Vec<ServicePort> {
+fn ports(
+    spec: &Cursor<'_, '_>,
+    notices: &mut Vec<Notice>,
+    unreadable: &mut Vec<UnreadableRequest>,
+) -> Vec<ServicePort> {
     let list = spec.field("ports");
     let count = list.value().as_array().map_or(0, Vec::len);
     let mut names: BTreeMap<&str, usize> = BTreeMap::new();
@@ -232,7 +385,7 @@ fn ports(spec: &Cursor<'_, '_>, notices: &mut Vec<Notice>) -> Vec<ServicePort> {
         let port = port_field.port();
         let word = entry.field("protocol").nonempty_text().unwrap_or("TCP");
         let target = target(&entry, port);
-        let node_port = node_port(&entry.field("nodePort"), notices);
+        let node_port = node_port(&entry.field("nodePort"));
         let app = app_protocol(&entry.field("appProtocol"));
         let Some(port) = port else { continue };
         if let Some(other) = keys.insert((word.to_owned(), port), index) {
@@ -245,6 +398,24 @@ fn ports(spec: &Cursor<'_, '_>, notices: &mut Vec<Notice>) -> Vec<ServicePort> {
             continue;
         };
         let Some(target) = target else { continue };
+        let key = PortKey { protocol, port };
+        let node_port = match misspelt_in_port(&entry) {
+            Some(("nodePort", message)) => Err(message),
+            Some((_, message)) => {
+                notices.push(Notice::new(
+                    "InvalidField",
+                    message + " The port is left out",
+                ));
+                continue;
+            }
+            None => node_port,
+        };
+        let node_port = node_port.unwrap_or_else(|message| {
+            notices.push(Notice::new("NodePortOutOfRange", message.clone()));
+            let what = RequestKind::NodePort(key);
+            unreadable.push(UnreadableRequest { what, message });
+            None
+        });
         ports.push(ServicePort {
             name: name.map(Arc::from),
             protocol,
@@ -263,14 +434,14 @@ fn carried(word: &str, port: u16, notices: &mut Vec<Notice>) -> Option<Protocol>
         "TCP" => Some(Protocol::Tcp),
         "UDP" => Some(Protocol::Udp),
         "SCTP" => {
-            notices.push(notice(
+            notices.push(Notice::new(
                 "UnsupportedProtocol",
                 format!("port {port} is SCTP; Fairway carries TCP and UDP: the port is left out"),
             ));
             None
         }
         other => {
-            notices.push(notice(
+            notices.push(Notice::new(
                 "UnknownProtocol",
                 format!(
                     "port {port} has the protocol '{}', which is none that Kubernetes knows (TCP, UDP): the port is left out",
@@ -314,24 +485,43 @@ fn target(entry: &Cursor<'_, '_>, port: Option<u16>) -> Option<TargetPort> {
     }
 }
 
-/// A node port as it is asked for. 0 stands for none, as in Kubernetes; a number that is no port is
-/// said so and left out.
-fn node_port(field: &Cursor<'_, '_>, notices: &mut Vec<Notice>) -> Option<u16> {
-    let number = field.integer()?;
+/// A node port as it is asked for. 0 stands for none, as in Kubernetes.
+///
+/// # Errors
+/// With a sentence where the number is no port.
+fn node_port(field: &Cursor<'_, '_>) -> Result<Option<u16>, String> {
+    let Some(number) = field.integer() else {
+        return Ok(None);
+    };
     match u16::try_from(number) {
-        Ok(0) => None,
-        Ok(port) => Some(port),
-        Err(_) => {
-            notices.push(notice(
-                "NodePortOutOfRange",
-                format!(
-                    "{} is {number}, which is no port number: another one is given where one is needed",
-                    field.path()
-                ),
-            ));
-            None
-        }
+        Ok(0) => Ok(None),
+        Ok(port) => Ok(Some(port)),
+        Err(_) => Err(format!(
+            "{} is {number}, which is no port number: none is given until it is put right",
+            field.path()
+        )),
     }
+}
+
+const PORT_FIELDS: &[&str] = &[
+    "appProtocol",
+    "name",
+    "nodePort",
+    "port",
+    "protocol",
+    "targetPort",
+];
+
+/// A field of a port that is probably a misspelt one: what was meant, and what to say. A port would
+/// be opened, or led to, that nobody meant.
+fn misspelt_in_port(entry: &Cursor<'_, '_>) -> Option<(&'static str, String)> {
+    let (key, meant) = entry.misspelt(PORT_FIELDS).next()?;
+    let message = format!(
+        "{} has the field {}, which is none of a port; is {meant} meant?",
+        entry.path(),
+        Shown(key)
+    );
+    Some((meant, message))
 }
 
 /// `appProtocol`, on Services and EndpointSlices alike.
@@ -347,7 +537,7 @@ pub(super) fn app_protocol(field: &Cursor<'_, '_>) -> AppProtocol {
 fn affinity(spec: &Cursor<'_, '_>) -> Option<Duration> {
     let on = spec
         .field("sessionAffinity")
-        .one_of(&[("None", false), ("ClientIP", true)])
+        .one_of_or_default(&[("None", false), ("ClientIP", true)])
         .unwrap_or(false);
     let config = spec.field("sessionAffinityConfig");
     config.mapping();
@@ -382,6 +572,6 @@ fn status_addresses(root: &Cursor<'_, '_>) -> Vec<IpAddr> {
         .and_then(serde_json::Value::as_array)
         .into_iter()
         .flatten()
-        .filter_map(|entry| entry.get("ip")?.as_str()?.parse().ok())
+        .filter_map(|entry| entry.get("ip")?.as_str()?.parse::<IpAddr>().ok())
         .collect()
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::document::documents;
 use crate::endpoints::EndpointHost;
 use crate::net::{IpFamily, Protocol};
-use crate::service::{AppProtocol, IpFamilyPolicy, ServiceType, TargetPort};
+use crate::service::{AppProtocol, IpFamilyPolicy, PortKey, ServiceType, TargetPort};
 
 fn value(yaml: &str) -> Value {
     documents(yaml).unwrap().remove(0).value
@@ -20,7 +20,7 @@ fn service_value(spec: &str) -> Value {
 
 fn service(spec: &str) -> Arc<Service> {
     match read(&service_value(spec)) {
-        Ok(Read {
+        Ok(ReadObject {
             object: Object::Service(service),
             ..
         }) => service,
@@ -87,9 +87,10 @@ fn what_is_no_object_of_ours_is_told_apart() {
         let read = read(&value(text));
         let is_other = matches!(
             &read,
-            Ok(Read {
+            Ok(ReadObject {
                 key: None,
-                object: Object::Other { .. }
+                object: Object::Other { .. },
+                ..
             })
         );
         assert_eq!(is_other, other, "{text}: {read:?}");
@@ -333,7 +334,7 @@ fn slice(fields: &str) -> Result<Arc<EndpointSlice>, Vec<String>> {
         object["metadata"] = json!({"name": "a"});
     }
     match read(&object) {
-        Ok(Read {
+        Ok(ReadObject {
             object: Object::EndpointSlice(slice),
             ..
         }) => Ok(slice),
@@ -386,28 +387,239 @@ fn a_malformed_slice_says_what_is_wrong() {
             "{addressType: IPv5}",
             "addressType: is 'IPv5', must be IPv4, IPv6 or FQDN",
         ),
-        (
-            "{addressType: IPv4, endpoints: [{}]}",
-            "endpoints[0].addresses: is missing: an endpoint has an address",
-        ),
-        (
-            "{addressType: IPv4, endpoints: [{addresses: ['2001:db8::1']}]}",
-            "endpoints[0].addresses[0]: is '2001:db8::1', must be an IPv4 address, as addressType says",
-        ),
-        (
-            "{addressType: FQDN, endpoints: [{addresses: ['192.0.2.1']}]}",
-            "endpoints[0].addresses[0]: is '192.0.2.1', must be a DNS name, as addressType says",
-        ),
-        (
-            "{addressType: IPv4, ports: [{port: 0}]}",
-            "ports[0].port: is 0, must be a whole number from 1 to 65535",
-        ),
-        (
-            "{addressType: IPv4, metadata: {name: a, annotations: {fairway.dev/weight: '-1'}}}",
-            "metadata.annotations[fairway.dev/weight]: is '-1', must be a whole number from 0 to 65535",
-        ),
     ] {
         assert_eq!(slice(fields), Err(vec![problem.to_owned()]), "{fields}");
+    }
+}
+
+#[test]
+fn one_odd_value_of_a_slice_is_left_out_alone() {
+    for (defect, problem) in [
+        (
+            "endpoints: [{}, GOOD]",
+            "endpoints[0].addresses: is missing: an endpoint has an address: the endpoint is left out",
+        ),
+        (
+            "endpoints: [{addresses: ['']}, GOOD]",
+            "endpoints[0].addresses[0]: is empty, must be an address: the endpoint is left out",
+        ),
+        (
+            "endpoints: [GOOD, {addresses: [010.0.0.1]}]",
+            "endpoints[1].addresses[0]: is '010.0.0.1', must be an IPv4 address, as addressType says: the endpoint is left out",
+        ),
+        (
+            "endpoints: [GOOD, {addresses: ['2001:db8::1']}]",
+            "endpoints[1].addresses[0]: is '2001:db8::1', must be an IPv4 address, as addressType says: the endpoint is left out",
+        ),
+        (
+            "endpoints: [GOOD, {addresses: [192.0.2.1], conditions: {ready: 'no'}}]",
+            "endpoints[1].conditions.ready: is 'no', must be true or false: the endpoint is left out",
+        ),
+        (
+            "endpoints: [GOOD], ports: [{port: 0}, {port: 8080}]",
+            "ports[0].port: is 0, must be a whole number from 1 to 65535: the port is left out",
+        ),
+        (
+            "endpoints: [GOOD], metadata: {name: a, annotations: {fairway.dev/weight: 'O'}}",
+            "metadata.annotations[fairway.dev/weight]: is 'O', must be a whole number from 0 to 65535: it is left out, and the weight is 1",
+        ),
+    ] {
+        let defect = defect.replace("GOOD", "{addresses: [192.0.2.9]}");
+        let mut object = value(&format!("{{addressType: IPv4, {defect}}}"));
+        object["apiVersion"] = json!("discovery.k8s.io/v1");
+        object["kind"] = json!("EndpointSlice");
+        if object.get("metadata").is_none() {
+            object["metadata"] = json!({"name": "a"});
+        }
+        let found = read(&object).unwrap_or_else(|error| panic!("{defect}: {error:?}"));
+        let said: Vec<_> = found.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(said, [problem], "{defect}");
+        let Object::EndpointSlice(slice) = found.object else {
+            panic!("{defect}");
+        };
+        let good = EndpointHost::Ip("192.0.2.9".parse().unwrap());
+        let hosts: Vec<_> = slice.endpoints.iter().map(|it| &it.address).collect();
+        assert_eq!(hosts, [&good], "{defect}");
+        assert!(slice.ports.len() < 2, "{defect}");
+        assert_eq!(slice.weight, 1, "{defect}");
+        // Who serves the Service can say it, too.
+        assert!(slice.notices[0].message.contains(problem), "{defect}");
+    }
+    // An IPv4 address in the form of IPv6 is the IPv4 address, as it is to the nodes' own proxy.
+    let mapped = slice("{addressType: IPv4, endpoints: [{addresses: ['::ffff:192.0.2.9']}]}");
+    let good = EndpointHost::Ip("192.0.2.9".parse().unwrap());
+    assert_eq!(mapped.unwrap().endpoints[0].address, good);
+    let endpoints = value(
+        "{apiVersion: v1, kind: Endpoints, metadata: {name: a}, subsets: [{addresses: [{ip: 010.0.0.1}, {ip: 192.0.2.9}]}]}",
+    );
+    let Object::Endpoints(slices) = read(&endpoints).unwrap().object else {
+        panic!("no Endpoints");
+    };
+    assert_eq!(slices[0].endpoints.len(), 1);
+    assert!(
+        slices[0].notices[0]
+            .message
+            .starts_with("Endpoints default/a, subsets[0]")
+    );
+    // An API server takes any text as the address of a Node.
+    let node = value(
+        "{apiVersion: v1, kind: Node, metadata: {name: a}, status: {addresses: [{type: InternalIP, address: 010.0.0.1}, {type: InternalIP, address: 192.0.2.9}]}}",
+    );
+    let node = read(&node).unwrap();
+    assert_eq!(node.warnings.len(), 1);
+    match node.object {
+        Object::Node(node) => assert_eq!(node.internal_ips.len(), 1),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn empty_texts_stand_for_the_default() {
+    let plain = service("{ports: [{port: 80}]}");
+    let empty = service(
+        "{type: '', sessionAffinity: '', externalTrafficPolicy: '', ipFamilyPolicy: '', clusterIP: '', loadBalancerIP: '', externalName: '', ports: [{port: 80, protocol: '', name: '', targetPort: '', appProtocol: ''}]}",
+    );
+    assert_eq!(plain, empty);
+}
+
+#[test]
+fn what_restricts_and_can_not_be_read_lets_nobody_in() {
+    let nobody = crate::annotations::parse::nobody();
+    for spec in [
+        "{ports: [{port: 80}], loadBalancerSourceRanges: [null]}",
+        "{ports: [{port: 80}], loadBalancerSourceRanges: ['']}",
+        "{ports: [{port: 80}], loadBalancerSourceRange: [10.0.0.0/8]}",
+        "{ports: [{port: 80}], LoadBalancerSourceRanges: [10.0.0.0/8]}",
+    ] {
+        assert_eq!(service(spec).source_ranges, nobody, "{spec}");
+    }
+    let part = service("{ports: [{port: 80}], loadBalancerSourceRanges: [null, 10.0.0.0/8]}");
+    assert_eq!(part.source_ranges, ["10.0.0.0/8".parse().unwrap()]);
+}
+
+#[test]
+fn a_request_that_can_not_be_read_is_not_done_without() {
+    for (spec, family) in [
+        ("{loadBalancerIP: 203.0.113.300}", IpFamily::IPv4),
+        ("{loadBalancerIp: 203.0.113.3}", IpFamily::IPv4),
+        ("{loadBalancerClass: ''}", IpFamily::IPv6),
+        ("{loadbalancerClass: fairway.dev/gateway}", IpFamily::IPv4),
+    ] {
+        let spec = spec.replace('{', "{type: LoadBalancer, ports: [{port: 80}], ");
+        let spec = spec.replace(
+            "ports: [{type: LoadBalancer, ports: [{port: 80}], port",
+            "ports: [{port",
+        );
+        let service = service(&spec);
+        assert!(service.asks.unreadable_address(family).is_some(), "{spec}");
+        assert_eq!(service.notices.len(), 1, "{spec}: {:?}", service.notices);
+    }
+    let key = |port| PortKey {
+        protocol: Protocol::Tcp,
+        port,
+    };
+    for port in ["nodePort: 70000", "nodePort: -1", "nodeport: 30080"] {
+        let spec = format!(
+            "{{type: NodePort, ports: [{{name: a, port: 80, {port}}}, {{name: b, port: 81}}]}}"
+        );
+        let service = service(&spec);
+        assert_eq!(service.ports.len(), 2, "{spec}");
+        assert!(service.asks.is_node_port_unreadable(key(80)), "{spec}");
+        assert!(!service.asks.is_node_port_unreadable(key(81)), "{spec}");
+    }
+    // A port that would be opened, or lead elsewhere, is left out alone.
+    for field in ["protocl: UDP", "targetport: 8080", "Protocol: UDP"] {
+        let spec = format!("{{ports: [{{name: a, port: 80, {field}}}, {{name: b, port: 81}}]}}");
+        let service = service(&spec);
+        let ports: Vec<_> = service.ports.iter().map(|it| it.port).collect();
+        assert_eq!(ports, [81], "{spec}");
+        assert_eq!(reasons(&service), ["InvalidField"], "{spec}");
+    }
+}
+
+#[test]
+fn ranges_of_one_family_are_said_to_refuse_the_other() {
+    for (spec, refused) in [
+        (
+            "ipFamilyPolicy: PreferDualStack, loadBalancerSourceRanges: [0.0.0.0/0]",
+            Some("IPv6"),
+        ),
+        (
+            "ipFamilies: [IPv6], loadBalancerSourceRanges: [10.0.0.0/8]",
+            Some("IPv6"),
+        ),
+        (
+            "ipFamilies: [IPv4, IPv6], loadBalancerSourceRanges: ['::/0']",
+            Some("IPv4"),
+        ),
+        (
+            "ipFamilyPolicy: PreferDualStack, loadBalancerSourceRanges: [0.0.0.0/0, '::/0']",
+            None,
+        ),
+        (
+            "ipFamilies: [IPv4], loadBalancerSourceRanges: [0.0.0.0/0]",
+            None,
+        ),
+        ("ipFamilyPolicy: PreferDualStack", None),
+    ] {
+        let service = service(&format!("{{ports: [{{port: 80}}], {spec}}}"));
+        match refused {
+            Some(family) => {
+                assert_eq!(reasons(&service), ["SourceRangesOfOneFamily"], "{spec}");
+                let message = &service.notices[0].message;
+                assert!(
+                    message.contains(&format!("every {family} client is refused")),
+                    "{message}"
+                );
+            }
+            None => assert!(service.notices.is_empty(), "{spec}"),
+        }
+    }
+}
+
+#[test]
+fn a_kind_that_is_misspelt_is_named() {
+    for (text, meant) in [
+        (
+            "{apiVersion: v1, kind: Servce, metadata: {name: a}}",
+            Some("is Service meant?"),
+        ),
+        (
+            "{apiVersion: v1, kind: service, metadata: {name: a}}",
+            Some("is Service meant?"),
+        ),
+        (
+            "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlices, metadata: {name: a}}",
+            Some("is EndpointSlice meant?"),
+        ),
+        (
+            "{apiVersion: v1, kind: EndpointSlice, metadata: {name: a}}",
+            Some("is discovery.k8s.io/v1 meant?"),
+        ),
+        (
+            "{apiVersion: v1, kind: ServiceAccount, metadata: {name: a}}",
+            None,
+        ),
+        ("{apiVersion: v1, kind: Pod, metadata: {name: a}}", None),
+        (
+            "{apiVersion: example.org/v1, kind: Device, metadata: {name: a}}",
+            None,
+        ),
+        (
+            "{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: a}}",
+            None,
+        ),
+    ] {
+        let read = read(&value(text)).unwrap();
+        assert!(matches!(read.object, Object::Other { .. }), "{text}");
+        let said: Vec<_> = read.warnings.iter().map(ToString::to_string).collect();
+        match meant {
+            Some(meant) => assert!(
+                said.len() == 1 && said[0].contains(meant),
+                "{text}: {said:?}"
+            ),
+            None => assert!(said.is_empty(), "{text}: {said:?}"),
+        }
     }
 }
 
@@ -491,12 +703,15 @@ fn pool(spec: &str) -> Result<Arc<AddressPool>, Vec<String>> {
     let object = json!({"apiVersion": "fairway.dev/v1alpha1", "kind": "AddressPool",
         "metadata": {"name": "edge"}, "spec": value(spec)});
     match read(&object) {
-        Ok(Read {
+        Ok(ReadObject {
             object: Object::Pool(pool),
             ..
-        }) => Ok(pool),
-        Ok(other) => panic!("{other:?}"),
-        Err(error) => Err(error.problems.iter().map(ToString::to_string).collect()),
+        }) if pool.problems.is_empty() => Ok(pool),
+        Ok(ReadObject {
+            object: Object::Pool(pool),
+            ..
+        }) => Err(pool.problems.iter().map(ToString::to_string).collect()),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -547,6 +762,22 @@ fn a_pool_that_can_not_be_is_refused_with_the_field() {
         (
             "{addresses: [203.0.113.1], serviceSelector: {matchExpressions: [{key: a, operator: In}]}}",
             "spec.serviceSelector.matchExpressions[0].values: is empty: In and NotIn need values",
+        ),
+        (
+            "{addresses: [203.0.113.1], serviceSelector: {matchExpressions: [{key: a, operator: in, values: [b]}]}}",
+            "spec.serviceSelector.matchExpressions[0].operator: is 'in', must be In, NotIn, Exists or DoesNotExist",
+        ),
+        (
+            "{addresses: [203.0.113.1], namespaceSelector: {matchLabels: {team: null}}}",
+            "spec.namespaceSelector.matchLabels.team: is null: leave the field out, or say what is meant",
+        ),
+        (
+            "{addresses: [203.0.113.1], namespaceSelector: null}",
+            "spec.namespaceSelector: is null: leave the field out, or say what is meant",
+        ),
+        (
+            "{addresses: [203.0.113.1], forwarding: Node}",
+            "spec.forwarding: is Node, which this version of Fairway does not do: nobody would announce the addresses; write Proxy",
         ),
     ] {
         assert_eq!(pool(spec), Err(vec![problem.to_owned()]), "{spec}");

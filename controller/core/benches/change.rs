@@ -92,6 +92,7 @@ fn pool() -> Change {
         quota_per_namespace: Some(10_000),
         forwarding: Forwarding::Proxy,
         notices: vec![],
+        problems: Vec::new(),
     };
     Change::Pool("edge".into(), Some(Arc::new(pool)))
 }

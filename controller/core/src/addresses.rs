@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fairway_config::net::{AddressRange, IpFamily, to_bits};
+use fairway_config::net::{IpFamily, from_bits, to_bits};
 use fairway_config::pool::AddressBlock;
 
 /// The free addresses of one family of a pool, as numbers.
 #[derive(Clone, Debug)]
 pub(crate) struct FreeAddresses {
-    blocks: BTreeMap<u128, Block>,
+    /// By their first address.
+    blocks: BTreeMap<u128, AddressBlock>,
     gaps: BTreeMap<u128, u128>,
     total: u128,
     available: u128,
@@ -21,53 +22,6 @@ pub(crate) struct FreeAddresses {
     kept_back: u128,
     /// How many of them count neither in the total nor as held.
     left_out: u128,
-}
-
-/// A block as numbers.
-#[derive(Clone, Copy, Debug)]
-struct Block {
-    first: u128,
-    last: u128,
-    avoid_ends: bool,
-    family: IpFamily,
-}
-
-impl Block {
-    fn of(block: &AddressBlock) -> Self {
-        Self {
-            first: to_bits(block.range.first()),
-            last: to_bits(block.range.last()),
-            avoid_ends: block.avoid_ends,
-            family: block.range.family(),
-        }
-    }
-
-    /// Whether `avoidEnds` leaves this address of the block alone.
-    fn avoids(&self, address: u128) -> bool {
-        self.avoid_ends
-            && (address == self.first
-                || address == self.last
-                || (self.family == IpFamily::IPv4 && matches!(address & 0xff, 0 | 0xff)))
-    }
-
-    /// How many addresses can be given out unasked.
-    fn assignable(&self, range: AddressRange) -> u128 {
-        let len = range.len();
-        if !self.avoid_ends {
-            return len;
-        }
-        // How many addresses below `n` end in .0, and in .255.
-        let below = |n: u128| n.div_ceil(256) + n / 256;
-        let mut avoided = match self.family {
-            IpFamily::IPv4 => below(self.last + 1) - below(self.first),
-            IpFamily::IPv6 => 0,
-        };
-        let counted =
-            |address: u128| self.family == IpFamily::IPv4 && matches!(address & 0xff, 0 | 0xff);
-        avoided += u128::from(!counted(self.first));
-        avoided += u128::from(self.last != self.first && !counted(self.last));
-        len.saturating_sub(avoided)
-    }
 }
 
 impl FreeAddresses {
@@ -83,19 +37,20 @@ impl FreeAddresses {
             left_out: 0,
         };
         for block in blocks.iter().filter(|b| b.range.family() == family) {
-            let numbers = Block::of(block);
+            let first = to_bits(block.range.first());
+            let last = to_bits(block.range.last());
             // The reader merges entries of one pool that overlap; what would still overlap here
             // would be counted twice, so the first wins.
             if set
                 .blocks
                 .values()
-                .any(|b| b.first <= numbers.last && numbers.first <= b.last)
+                .any(|other| other.range.overlaps(block.range))
             {
                 continue;
             }
-            set.total = set.total.saturating_add(numbers.assignable(block.range));
-            set.blocks.insert(numbers.first, numbers);
-            set.gaps.insert(numbers.first, numbers.last);
+            set.total = set.total.saturating_add(block.total());
+            set.blocks.insert(first, *block);
+            set.gaps.insert(first, last);
         }
         set.available = set.total;
         set
@@ -128,9 +83,16 @@ impl FreeAddresses {
         self.block(address).is_some()
     }
 
-    fn block(&self, address: u128) -> Option<&Block> {
+    fn block(&self, address: u128) -> Option<&AddressBlock> {
         let (_, block) = self.blocks.range(..=address).next_back()?;
-        (address <= block.last).then_some(block)
+        (address <= to_bits(block.range.last())).then_some(block)
+    }
+
+    /// Whether `address` is one that is given out unasked: in a block, and not left alone by
+    /// `avoidEnds`.
+    fn is_usable(&self, address: u128) -> bool {
+        self.block(address)
+            .is_some_and(|block| block.usable(from_bits(block.range.family(), address)))
     }
 
     /// From now on `address` is given to nobody. Whether somebody holds it is the caller's to say.
@@ -179,8 +141,7 @@ impl FreeAddresses {
 
     /// 1 for an address that can be given out unasked, else 0.
     fn counts(&self, address: u128) -> u128 {
-        let block = self.block(address);
-        u128::from(block.is_some_and(|block| !block.avoids(address)))
+        u128::from(self.is_usable(address))
     }
 
     /// Takes `address` out; nothing happens where it is not in.
@@ -191,7 +152,7 @@ impl FreeAddresses {
         if last < address {
             return;
         }
-        let counts = self.block(address).is_some_and(|b| !b.avoids(address));
+        let counts = self.is_usable(address);
         if first == address {
             self.gaps.remove(&first);
         } else {
@@ -206,10 +167,7 @@ impl FreeAddresses {
     /// Puts `address` back; nothing happens where it is in already, is in no block, or is one that
     /// `avoidEnds` leaves alone.
     fn give_back_free(&mut self, address: u128) {
-        let Some(block) = self.block(address).copied() else {
-            return;
-        };
-        if block.avoids(address) {
+        if !self.is_usable(address) {
             return;
         }
         let before = self.gaps.range(..=address).next_back();
@@ -234,7 +192,7 @@ impl FreeAddresses {
     pub(crate) fn lowest(&mut self) -> Option<u128> {
         loop {
             let (&first, &last) = self.gaps.first_key_value()?;
-            if !self.block(first).is_some_and(|b| b.avoids(first)) {
+            if self.is_usable(first) {
                 return Some(first);
             }
             self.gaps.remove(&first);
@@ -249,6 +207,7 @@ impl FreeAddresses {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use fairway_config::net::AddressRange;
     use std::collections::BTreeSet;
 
     fn block(first: &str, last: &str, avoid_ends: bool) -> AddressBlock {
@@ -292,7 +251,7 @@ mod tests {
             let base = to_bits("10.0.0.244".parse().unwrap());
             let mut model: BTreeSet<u128> = (0..200)
                 .map(|i| base + i)
-                .filter(|&a| set.block(a).is_some_and(|b| !b.avoids(a)))
+                .filter(|&a| set.is_usable(a))
                 .collect();
             let all = model.clone();
             proptest::prop_assert_eq!(set.total(), all.len() as u128);

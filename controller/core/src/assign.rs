@@ -22,7 +22,7 @@ use fairway_config::service::{IpFamilyPolicy, PortKey, Service};
 pub(crate) use self::node_ports::missing_numbers;
 use self::run::Run;
 pub(crate) use self::wakes::waits_after_removal;
-use self::wakes::{same_terms, taken_waits};
+use self::wakes::{drops_out, same_terms, taken_waits};
 use crate::asking;
 use crate::index::{Entry, Index};
 use crate::ledger::{Ledger, Way};
@@ -117,7 +117,11 @@ impl Run<'_> {
             // What newcomers that were kept leave: one that wants it would wait for them, and they
             // perhaps for it.
             let mut left = BTreeSet::new();
-            for before in &all {
+            // Who no longer shares on the terms that it came on moves, and not who kept them.
+            let (stays, drops_out): (Vec<_>, Vec<_>) = all
+                .iter()
+                .partition(|it| !drops_out(&it.old_service, &it.service));
+            for before in stays.into_iter().chain(drops_out) {
                 let newcomers = newcomers.then_some(&mut left);
                 self.keep_addresses(before.slot, &before.service, &before.base, newcomers);
             }
@@ -363,7 +367,7 @@ impl Run<'_> {
             waits.extend(missing.into_iter().filter_map(|(_, want)| match want {
                 NumberWant::Asked(number) => Some(WaitsFor::NodePort(number)),
                 NumberWant::Any => Some(WaitsFor::AnyNodePort),
-                NumberWant::None | NumberWant::KeepOnly => None,
+                NumberWant::None | NumberWant::KeepOnly | NumberWant::Unreadable => None,
             }));
         }
         let mut all = entry.waits.clone();

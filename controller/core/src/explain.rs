@@ -65,10 +65,36 @@ fn address(ledger: &Ledger, entry: &Entry) -> Vec<String> {
             sentences.push(format!("{address} is shared with {}.", others.join(", ")));
         }
     }
+    sentences.extend(not_shared(ledger, entry));
     for refusal in ledger.refusals(service, &entry.granted.addresses) {
         sentences.extend(refusal.sentences());
     }
     sentences
+}
+
+/// How many addresses under its key a Service is told that it does not share.
+const NOT_SHARED: usize = 3;
+
+/// Who keeps a Service from an address that others have under its sharing key, and why.
+fn not_shared(ledger: &Ledger, entry: &Entry) -> Vec<String> {
+    let service = &*entry.stored.service;
+    let Some(key) = &service.asks.sharing_key else {
+        return Vec::new();
+    };
+    let granted = &entry.granted.addresses;
+    ledger
+        .tenants
+        .under_key(key)
+        .filter(|address| !granted.contains(address))
+        .filter_map(|address| {
+            let clash = ledger.tenants.may_join(address, service).err()?;
+            Some(format!(
+                "It does not share {address}, which others have under its sharing key '{key}': {}.",
+                clash.why()
+            ))
+        })
+        .take(NOT_SHARED)
+        .collect()
 }
 
 fn why_no_address(ledger: &Ledger, service: &Service) -> String {

@@ -13,7 +13,7 @@ use crate::nodes::NodeAddresses;
 use crate::pools::{Pool, Pools};
 use crate::ports::NodePorts;
 use crate::queue::{ServiceSlot, WaitsFor};
-use crate::refusal::{PoolRefusal, Refusal, Trial};
+use crate::refusal::{AddressRefusal, PoolRefusal, Trial};
 use crate::settings::Settings;
 use crate::tenants::{Leaving, Tenants};
 use crate::wants;
@@ -105,6 +105,9 @@ impl Ledger {
         service: &Service,
         asked: Option<IpAddr>,
     ) -> Result<(), PoolRefusal> {
+        if let Some(problem) = pool.config.problems.first() {
+            return Err(PoolRefusal::NotUsable(problem.to_string()));
+        }
         let requested = service.asks.pool.as_ref();
         if let Some(requested) = requested.filter(|requested| *requested != pool.name()) {
             return Err(PoolRefusal::NotRequested(requested.clone()));
@@ -180,12 +183,12 @@ impl Ledger {
         address: IpAddr,
         asked: bool,
         planned: &[IpAddr],
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), AddressRefusal> {
         if let Some(pool) = &service.asks.pool {
             match self.pools.get(pool) {
-                None => return Err(Refusal::NoSuchPool(pool.clone())),
+                None => return Err(AddressRefusal::NoSuchPool(pool.clone())),
                 Some(known) if !known.contains(address) => {
-                    return Err(Refusal::NotInPool(address, pool.clone()));
+                    return Err(AddressRefusal::NotInPool(address, pool.clone()));
                 }
                 Some(_) => {}
             }
@@ -209,17 +212,17 @@ impl Ledger {
             trials.push(trial(pool, refusal));
         }
         if !admitted && trials.is_empty() {
-            return Err(Refusal::InNoPool(address));
+            return Err(AddressRefusal::InNoPool(address));
         }
         if !admitted {
-            return Err(Refusal::NotGiven(address, trials));
+            return Err(AddressRefusal::NotGiven(address, trials));
         }
         if let Some(node) = self.nodes.node(address) {
-            return Err(Refusal::NodeAddress(address, node.clone()));
+            return Err(AddressRefusal::NodeAddress(address, node.clone()));
         }
         self.tenants
             .may_join(address, service)
-            .map_err(|clash| Refusal::Clash(address, clash))
+            .map_err(|clash| AddressRefusal::Clash(address, clash))
     }
 
     /// The address of `family` that a Service is to have, found in one of the ways up to `way`.
@@ -230,6 +233,9 @@ impl Ledger {
         way: Way,
         planned: &[IpAddr],
     ) -> Option<IpAddr> {
+        if service.asks.unreadable_address(family).is_some() {
+            return None;
+        }
         if let Some(asked) = wants::asked_address(service, family) {
             return self
                 .may_have(service, asked, true, planned)
@@ -288,17 +294,20 @@ impl Ledger {
         service: &Service,
         family: IpFamily,
         planned: &[IpAddr],
-    ) -> Option<Refusal> {
+    ) -> Option<AddressRefusal> {
+        if let Some(request) = service.asks.unreadable_address(family) {
+            return Some(AddressRefusal::RequestUnreadable(request.message.clone()));
+        }
         if let Some(asked) = wants::asked_address(service, family) {
             return self.may_have(service, asked, true, planned).err();
         }
         if self.pools.is_empty() {
-            return Some(Refusal::NoPools);
+            return Some(AddressRefusal::NoPools);
         }
         if let Some(pool) = &service.asks.pool
             && self.pools.get(pool).is_none()
         {
-            return Some(Refusal::NoSuchPool(pool.clone()));
+            return Some(AddressRefusal::NoSuchPool(pool.clone()));
         }
         let mut trials = Vec::new();
         for pool in self.pools.iter() {
@@ -307,19 +316,19 @@ impl Ledger {
                 Err(refusal) => trials.push(trial(pool, refusal)),
             }
         }
-        Some(Refusal::EveryPool(family, trials))
+        Some(AddressRefusal::EveryPool(family, trials))
     }
 
     /// All that keeps a Service from what it wants, given what it has.
-    pub(crate) fn refusals(&self, service: &Service, held: &[IpAddr]) -> Vec<Refusal> {
+    pub(crate) fn refusals(&self, service: &Service, held: &[IpAddr]) -> Vec<AddressRefusal> {
         let families = self.families(service, held);
         let has = |family: IpFamily| held.iter().any(|a| IpFamily::of(*a) == family);
-        let mut refusals: Vec<Refusal> = service
+        let mut refusals: Vec<AddressRefusal> = service
             .asks
             .addresses
             .iter()
             .filter(|address| !families.contains(&IpFamily::of(**address)))
-            .map(|address| Refusal::FamilyNotWanted(*address))
+            .map(|address| AddressRefusal::FamilyNotWanted(*address))
             .collect();
         let preferred = service.ip_family_policy == IpFamilyPolicy::PreferDualStack;
         for &family in families.iter().filter(|family| !has(**family)) {
@@ -330,7 +339,7 @@ impl Ledger {
             }
             refusals.push(
                 self.refusal(service, family, held)
-                    .unwrap_or(Refusal::OnlyOneFamily(family)),
+                    .unwrap_or(AddressRefusal::OnlyOneFamily(family)),
             );
         }
         refusals
@@ -352,6 +361,10 @@ impl Ledger {
             .into_iter()
             .filter(|family| !held.iter().any(|a| IpFamily::of(*a) == *family));
         for family in missing {
+            // Only a change of the Service itself ends this.
+            if service.asks.unreadable_address(family).is_some() {
+                continue;
+            }
             if let Some(asked) = wants::asked_address(service, family) {
                 by_number(asked, waits);
                 continue;

@@ -34,7 +34,7 @@ pub(crate) struct Pool {
     told: Option<[[u128; 2]; 2]>,
 }
 
-/// All pools, by priority, then name.
+/// All pools, by [`Precedence`](fairway_config::pool::Precedence).
 #[derive(Debug, Default)]
 pub(crate) struct Pools {
     pools: Vec<Pool>,
@@ -147,6 +147,14 @@ impl Pool {
             );
         };
         match self.config.notices.first() {
+            _ if !self.config.problems.is_empty() => {
+                let all = self.config.problems.iter().map(ToString::to_string);
+                let message = format!(
+                    "Nothing is given out of it: {}. Who has an address of it keeps it.",
+                    all.collect::<Vec<_>>().join("; ")
+                );
+                put(READY, false, "NotUsable", message);
+            }
             None => {
                 let sentences = ["Addresses can be given out.".to_owned()];
                 let sentences = sentences.into_iter().chain(self.left_out());
@@ -173,7 +181,7 @@ impl Pool {
                 })
                 .collect();
             let message = format!(
-                "Overlaps {}. An address in both is given out once; the pool with the lower priority number is tried first.",
+                "Overlaps {}. An address in both is given out once; it belongs to the pool with the lower priority number, then to the first by name.",
                 shared.join("; ")
             );
             put(OVERLAPS, true, "PoolsOverlap", message);
@@ -214,14 +222,14 @@ impl Pools {
         let mut pools: Vec<Pool> = configs
             .map(|config| Pool::new(Arc::clone(config)))
             .collect();
-        pools.sort_by(|a, b| (a.config.priority, a.name()).cmp(&(b.config.priority, b.name())));
+        pools.sort_by_cached_key(|pool| pool.config.precedence());
         for i in 0..pools.len() {
             let overlaps = pools
                 .iter()
                 .enumerate()
                 .filter(|&(j, _)| j != i)
                 .filter_map(|(_, other)| {
-                    let ranges = shared_ranges(&pools[i].config, &other.config);
+                    let ranges = pools[i].config.overlaps(&other.config);
                     (!ranges.is_empty()).then(|| (other.name().clone(), ranges))
                 })
                 .collect();
@@ -329,20 +337,4 @@ impl Pools {
             (pool.told.replace(now) != Some(now)).then_some(&*pool)
         })
     }
-}
-
-/// What two pools have in common.
-fn shared_ranges(a: &AddressPool, b: &AddressPool) -> Vec<AddressRange> {
-    let mut shared = Vec::new();
-    for x in &a.blocks {
-        for y in &b.blocks {
-            if x.range.overlaps(y.range) {
-                let first = x.range.first().max(y.range.first());
-                let last = x.range.last().min(y.range.last());
-                shared.extend(AddressRange::new(first, last));
-            }
-        }
-    }
-    shared.sort();
-    shared
 }

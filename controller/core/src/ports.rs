@@ -30,6 +30,8 @@ pub(crate) enum NumberRefusal {
     UsedBySelf,
     /// No number is left.
     RangeFull(NodePortRange),
+    /// The number that is asked for can't be read.
+    Unreadable,
 }
 
 /// Who has a number, and what for.
@@ -180,6 +182,7 @@ impl NumberRefusal {
             Self::HeldBy(_) => "NodePortHeld",
             Self::UsedBySelf => "NodePortUsedTwice",
             Self::RangeFull(_) => "NodePortsExhausted",
+            Self::Unreadable => "NodePortUnreadable",
         }
     }
 
@@ -200,6 +203,9 @@ impl NumberRefusal {
             Self::UsedBySelf => format!(
                 "{what} asks for node port {number}, which this Service uses for another port: ask for another number."
             ),
+            Self::Unreadable => {
+                format!("{what} asks for a node port that can't be read, and gets none.")
+            }
             Self::RangeFull(range) => format!(
                 "{what} gets no node port: all of {range} are held. It gets one when a Service lets go."
             ),

@@ -12,6 +12,8 @@ use crate::tenants::Clash;
 pub(crate) enum PoolRefusal {
     /// The Service asks for another pool.
     NotRequested(ClusterName),
+    /// Something in it can't be read, or can't be done: it gives out nothing.
+    NotUsable(String),
     /// `serviceSelector` does not select it.
     Service,
     /// `namespaceSelector` does not select its namespace.
@@ -36,7 +38,9 @@ pub(crate) struct Trial {
 
 /// Why an address is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum AddressRefusal {
+    /// What the Service asks for can't be read.
+    RequestUnreadable(String),
     /// There is no AddressPool at all.
     NoPools,
     /// The pool that is asked for does not exist.
@@ -64,6 +68,7 @@ impl PoolRefusal {
     fn reason(&self) -> &'static str {
         match self {
             Self::NotRequested(_) => "OtherPoolRequested",
+            Self::NotUsable(_) => "PoolNotUsable",
             Self::Service | Self::Namespace => "NotSelected",
             Self::NotAutomatic => "NotAutoAssigned",
             Self::NoFamily(_) => "NoAddressOfFamily",
@@ -79,13 +84,15 @@ impl PoolRefusal {
             Self::Service | Self::Namespace => 1,
             Self::NoFamily(_) => 2,
             Self::NotAutomatic => 3,
-            Self::Quota(_) => 4,
-            Self::Full(..) => 5,
+            Self::NotUsable(_) => 4,
+            Self::Quota(_) => 5,
+            Self::Full(..) => 6,
         }
     }
 
-    fn why(&self) -> String {
+    pub(crate) fn why(&self) -> String {
         match self {
+            Self::NotUsable(why) => format!("it gives out nothing: {why}"),
             Self::NotRequested(pool) => format!("the Service asks for pool '{pool}'"),
             Self::Service => "its serviceSelector does not select the Service".into(),
             Self::Namespace => "its namespaceSelector does not select the namespace".into(),
@@ -118,10 +125,11 @@ impl Trial {
 /// How many pools a condition names; `explain` names all.
 const POOLS_IN_CONDITION: usize = 8;
 
-impl Refusal {
+impl AddressRefusal {
     /// The CamelCase word for conditions.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
+            Self::RequestUnreadable(_) => "RequestUnreadable",
             Self::NoPools => "NoPools",
             Self::NoSuchPool(_) => "NoSuchPool",
             Self::EveryPool(_, trials) | Self::NotGiven(_, trials) => trials
@@ -141,6 +149,9 @@ impl Refusal {
     pub(crate) fn sentences(&self) -> Vec<String> {
         let one = |sentence: String| vec![sentence];
         match self {
+            Self::RequestUnreadable(why) => one(format!(
+                "No address is given until what is asked for can be read: {why}."
+            )),
             Self::NoPools => one("There is no AddressPool: create one.".into()),
             Self::NoSuchPool(pool) => one(format!(
                 "The Service asks for pool '{pool}', and there is no such AddressPool."

@@ -20,6 +20,7 @@ use crate::assign::missing_numbers;
 use crate::index::{Entry, Standing};
 use crate::ledger::Ledger;
 use crate::ports::{NumberRefusal, Use};
+use crate::refusal::PoolRefusal;
 use crate::wants::{self, NumberWant};
 use fairway_config::conditions::{
     ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE, NODE_PORTS_ALLOCATED,
@@ -247,8 +248,23 @@ pub(crate) fn out_of_pool_sentence(
             ),
         ));
     }
-    if pools.any(|pool| ledger.standing_in_pool(pool, service, address).is_ok()) {
-        return None;
+    let mut not_usable = None;
+    for pool in pools {
+        match ledger.standing_in_pool(pool, service, address) {
+            Ok(()) => return None,
+            Err(refusal @ PoolRefusal::NotUsable(_)) => {
+                not_usable.get_or_insert((pool.name(), refusal.why()));
+            }
+            Err(_) => {}
+        }
+    }
+    if let Some((name, why)) = not_usable {
+        return Some((
+            "PoolNotUsable",
+            format!(
+                "{address} is of AddressPool '{name}', and {why}; the Service keeps the address until it lets go of it."
+            ),
+        ));
     }
     Some((
         "NotSelected",
@@ -281,6 +297,7 @@ pub(crate) fn number_refusals(
     missing_numbers(&entry.stored.service, &entry.granted)
         .into_iter()
         .filter_map(|(wanted, want)| match want {
+            NumberWant::Unreadable => Some((wanted, None, NumberRefusal::Unreadable)),
             NumberWant::Asked(number) => {
                 let refusal = ledger.numbers.may_take(number, slot, wanted, false).err()?;
                 Some((wanted, Some(number), refusal))

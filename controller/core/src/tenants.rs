@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::names::ServiceName;
-use fairway_config::service::{PortKey, Service, SharingNamespaces};
+use fairway_config::service::{PortKey, Service};
+use fairway_config::sharing::{self, SharingClash};
 
 use crate::queue::ServiceSlot;
 
@@ -56,12 +57,10 @@ pub(crate) struct Tenants {
 /// Why an address that is held can't be joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Clash {
-    /// There is no common sharing key.
-    Held(ServiceName),
-    /// Both use this port.
-    Port(ServiceName, PortKey),
-    /// The namespaces do not both name each other.
-    NoConsent(ServiceName),
+    /// The two can't share it.
+    Sharing(ServiceName, SharingClash),
+    /// The holder has let go of it, and the store does not show that yet.
+    Leaving(ServiceName),
 }
 
 impl Tenants {
@@ -100,14 +99,15 @@ impl Tenants {
         let tenants = self.of(address);
         let leaves = |tenant: &&Tenant| tenant.leaving == Leaving::Address;
         if let Some(tenant) = tenants.iter().find(leaves) {
-            return Err(Clash::Held(tenant.service.name.clone()));
+            return Err(Clash::Leaving(tenant.service.name.clone()));
         }
         if let Some(clash) = self.clash(address, service) {
             return Err(clash);
         }
         for tenant in tenants {
             if let Some(port) = tenant.leaves_one_of(service) {
-                return Err(Clash::Port(tenant.service.name.clone(), port));
+                let clash = SharingClash::Port(port);
+                return Err(Clash::Sharing(tenant.service.name.clone(), clash));
             }
         }
         Ok(())
@@ -126,15 +126,17 @@ impl Tenants {
 
     /// What keeps a Service from sharing `address` with those who stay on it.
     fn clash(&self, address: IpAddr, service: &Service) -> Option<Clash> {
-        let first = self.staying(address).next()?;
-        if !same_key(&first.service, service) {
-            return Some(Clash::Held(first.service.name.clone()));
+        let with = |holder: &Service, clash| Clash::Sharing(holder.name.clone(), clash);
+        let first = &self.staying(address).next()?.service;
+        if let Some(clash) = sharing::keys_differ(service, first) {
+            return Some(with(first, clash));
         }
         if let Some(tenant) = self.without_consent(address, service).next() {
-            return Some(Clash::NoConsent(tenant.service.name.clone()));
+            let clash = sharing::no_consent(service, &tenant.service)?;
+            return Some(with(&tenant.service, clash));
         }
         let (key, holder) = self.same_ports(address, service).next()?;
-        Some(Clash::Port(holder.name.clone(), key))
+        Some(with(holder, SharingClash::Port(key)))
     }
 
     /// Those with whom it is to be settled anew who has `address` if a Service that is on it turns
@@ -142,7 +144,7 @@ impl Tenants {
     pub(crate) fn rivals(&self, address: IpAddr, service: &Service) -> Vec<ServiceSlot> {
         let tenants = self.of(address);
         let first = self.staying(address).next();
-        if first.is_some_and(|first| !same_key(&first.service, service)) {
+        if first.is_some_and(|it| sharing::keys_differ(service, &it.service).is_some()) {
             return tenants.iter().map(|tenant| tenant.slot).collect();
         }
         let leaving = tenants
@@ -175,11 +177,7 @@ impl Tenants {
         let others = self
             .staying(address)
             .take(if alone { 0 } else { usize::MAX });
-        others.filter(move |tenant| {
-            let other = &tenant.service;
-            other.name.namespace != *namespace
-                && !(agrees(service, other) && agrees(other, service))
-        })
+        others.filter(move |tenant| sharing::no_consent(service, &tenant.service).is_some())
     }
 
     fn same_ports(
@@ -267,43 +265,18 @@ impl Clash {
     /// The CamelCase word for conditions.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Held(_) => "AddressHeld",
-            Self::Port(..) => "SharingPortClash",
-            Self::NoConsent(_) => "SharingWithoutConsent",
+            Self::Sharing(_, clash) => clash.reason(),
+            Self::Leaving(_) => "AddressHeld",
         }
     }
 
     /// Why not, as the end of a sentence about the address.
     pub(crate) fn why(&self) -> String {
         match self {
-            Self::Held(holder) => {
-                format!("Service {holder} holds it, and the two have no sharing key in common")
+            Self::Sharing(holder, clash) => format!("Service {holder} holds it, and {clash}"),
+            Self::Leaving(holder) => {
+                format!("Service {holder} has let go of it, which is still to be written")
             }
-            Self::Port(holder, key) => {
-                format!(
-                    "Service {holder} holds it under the same sharing key and uses port {key} too"
-                )
-            }
-            Self::NoConsent(holder) => format!(
-                "Service {holder} holds it under the same sharing key, but the two namespaces do not both name each other in sharing-namespaces"
-            ),
         }
-    }
-}
-
-/// Whether two Services name the same sharing key. Who names none shares with nobody.
-fn same_key(a: &Service, b: &Service) -> bool {
-    match (&a.asks.sharing_key, &b.asks.sharing_key) {
-        (Some(a), Some(b)) => a == b && !a.is_empty(),
-        _ => false,
-    }
-}
-
-/// Whether `a` agrees to share with the namespace of `b`.
-fn agrees(a: &Service, b: &Service) -> bool {
-    match &a.asks.sharing_namespaces {
-        SharingNamespaces::Own => false,
-        SharingNamespaces::Listed(listed) => listed.contains(&b.name.namespace),
-        SharingNamespaces::All => true,
     }
 }

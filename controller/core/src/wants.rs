@@ -30,6 +30,8 @@ pub(crate) enum NumberWant {
     Asked(u16),
     /// Any.
     Any,
+    /// One that can't be read: it keeps the one that it has and gets no other.
+    Unreadable,
 }
 
 /// How a port comes to its node port. Ports of a protocol that nothing carries get none.
@@ -43,6 +45,7 @@ pub(crate) fn number_want(service: &Service, port: &ServicePort) -> NumberWant {
     match (service.kind, port.node_port) {
         (ServiceType::ClusterIP | ServiceType::ExternalName, _) => NumberWant::None,
         (_, Some(number)) => NumberWant::Asked(number),
+        (_, None) if service.asks.is_node_port_unreadable(port.key()) => NumberWant::Unreadable,
         (ServiceType::LoadBalancer, None) if !service.allocate_node_ports => NumberWant::KeepOnly,
         (_, None) => NumberWant::Any,
     }
@@ -65,6 +68,7 @@ pub(crate) fn health_check_want(service: &Service) -> NumberWant {
     match (has, service.health_check_node_port) {
         (false, _) => NumberWant::None,
         (true, Some(number)) => NumberWant::Asked(number),
+        (true, None) if service.asks.is_health_check_unreadable() => NumberWant::Unreadable,
         (true, None) => NumberWant::Any,
     }
 }

@@ -289,6 +289,7 @@ fn pool(n: u8, spec: &PoolSpec) -> AddressPool {
         quota_per_namespace: spec.quota,
         forwarding: Forwarding::Proxy,
         notices: vec![],
+        problems: Vec::new(),
     }
 }
 

@@ -243,14 +243,15 @@ impl Catalog {
         };
         places
             .map(|(path, document)| Problem {
-                file: Arc::clone(path),
                 document,
                 object: key.to_string(),
-                field: String::new(),
-                message: format!(
-                    "is declared in {} too, which counts because its path comes first: remove one",
-                    place(winner, number)
-                ),
+                ..Problem::of_file(
+                    Arc::clone(path),
+                    format!(
+                        "is declared in {} too, which counts because its path comes first: remove one",
+                        place(winner, number)
+                    ),
+                )
             })
             .collect()
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use fairway_config::document::documents;
-use fairway_config::object::{self, Object, ObjectKey};
+use fairway_config::lint;
+use fairway_config::object::{self, Object, ObjectKey, ReadObject};
 use fairway_config::problem::Problem;
 
 /// An object that a manifest declares.
@@ -43,18 +44,36 @@ pub(super) fn parse(file: &Arc<str>, text: &str) -> Result<Manifest, Problem> {
     let mut manifest = Manifest::default();
     for document in documents {
         match object::read(&document.value) {
-            Ok(object::Read {
-                key: Some(key),
-                object,
-            }) => manifest.entries.push(Entry {
+            Ok(ReadObject {
                 key,
-                number: document.number,
                 object,
-                json: document.value.to_string().into(),
-            }),
-            Ok(object::Read { object, .. }) => {
-                if let Object::Other { api_version, kind } = object {
-                    manifest.passed_over.push(format!("{api_version} {kind}"));
+                warnings,
+            }) => {
+                let shown = key.as_ref().map(ToString::to_string).unwrap_or_default();
+                let of_fields = key
+                    .iter()
+                    .flat_map(|key| lint::warnings(&document.value, key.kind));
+                let all = warnings.into_iter().chain(of_fields);
+                let all = all.map(|it| document.warning(file, &shown, it));
+                manifest.problems.extend(all);
+                match (key, object) {
+                    (Some(key), object) => {
+                        if let Object::Pool(pool) = &object {
+                            let all = pool.problems.iter().cloned();
+                            let all = all.map(|it| document.problem(file, &shown, it));
+                            manifest.problems.extend(all);
+                        }
+                        manifest.entries.push(Entry {
+                            key,
+                            number: document.number,
+                            object,
+                            json: document.value.to_string().into(),
+                        });
+                    }
+                    (None, Object::Other { api_version, kind }) => {
+                        manifest.passed_over.push(format!("{api_version} {kind}"));
+                    }
+                    (None, _) => {}
                 }
             }
             Err(unreadable) => {

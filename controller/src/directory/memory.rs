@@ -110,9 +110,10 @@ pub(super) fn decode(text: &str) -> Result<Record, String> {
     let shape: RecordShape<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let value = serde_json::from_str(shape.manifest.get()).map_err(|error| error.to_string())?;
     let (key, object) = match object::read(&value) {
-        Ok(object::Read {
+        Ok(object::ReadObject {
             key: Some(key),
             object,
+            ..
         }) => (key, object),
         Ok(_) => return Err("holds no object that is remembered".to_owned()),
         Err(unreadable) => return Err(format!("holds a malformed {}", unreadable.object)),

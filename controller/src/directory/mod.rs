@@ -60,7 +60,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::feed::{Feed, lock};
 use crate::store::{Store, WriteOutcome};
-pub use offline::{Declared, declared};
+pub use offline::{Declared, declared, declared_bytes};
 pub use settings::{DirectorySettings, OpenError};
 use visible::Visible;
 use worker::{Message, Worker};

@@ -5,8 +5,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use fairway_config::document::documents;
-use fairway_config::object;
+use fairway_config::document::{self, Document, documents};
+use fairway_config::lint;
+use fairway_config::object::{self, ReadObject};
 use fairway_config::problem::Problem;
 use fairway_config::validate::Located;
 
@@ -49,35 +50,40 @@ pub fn declared(path: &Path) -> io::Result<Declared> {
     Ok(declared)
 }
 
+/// What these bytes declare, which come from no file: `shown` stands in for its name.
+pub fn declared_bytes(shown: &str, bytes: Vec<u8>) -> Declared {
+    let mut declared = Declared {
+        files: 1,
+        ..Declared::default()
+    };
+    match document::decode(bytes) {
+        Ok(text) => declared.add_text(shown, &text),
+        Err(error) => declared.problem(shown, &error.to_string()),
+    }
+    declared
+}
+
 impl Declared {
     fn add(&mut self, shown: &str, path: &Path) {
         self.files += 1;
-        let text = match scan::read(path) {
-            Ok(text) => text.text,
-            Err(ReadError::Unreadable(why)) => return self.problem(shown, &why),
+        match scan::read(path) {
+            Ok(text) => self.add_text(shown, &text.text),
+            Err(ReadError::Unreadable(why)) => self.problem(shown, &why),
             Err(ReadError::Moving) => {
-                return self.problem(shown, "changed while it was read, or is no file; try again");
+                self.problem(shown, "changed while it was read, or is no file; try again");
             }
-        };
+        }
+    }
+
+    fn add_text(&mut self, shown: &str, text: &str) {
         let file: Arc<str> = shown.into();
-        let documents = match documents(&text) {
+        let documents = match documents(text) {
             Ok(documents) => documents,
             Err(error) => return self.problems.push(error.problem(&file)),
         };
         for document in documents {
             match object::read(&document.value) {
-                Ok(object::Read {
-                    key: Some(key),
-                    object,
-                }) => {
-                    self.objects.push(Located {
-                        place: document.place(&file),
-                        key,
-                        object,
-                    });
-                }
-                // Of a kind that is none of ours.
-                Ok(object::Read { key: None, .. }) => {}
+                Ok(read) => self.add_object(&file, &document, read),
                 Err(unreadable) => {
                     let object = &unreadable.object;
                     let problems = unreadable.problems.into_iter();
@@ -88,13 +94,27 @@ impl Declared {
         }
     }
 
+    fn add_object(&mut self, file: &Arc<str>, document: &Document, read: ReadObject) {
+        let shown = read.key.as_ref().map(ToString::to_string);
+        let shown = shown.unwrap_or_default();
+        let of_fields = read
+            .key
+            .iter()
+            .flat_map(|key| lint::warnings(&document.value, key.kind));
+        let all = read.warnings.into_iter().chain(of_fields);
+        self.problems
+            .extend(all.map(|it| document.warning(file, &shown, it)));
+        // What has no key is of a kind that is none of ours.
+        if let Some(key) = read.key {
+            self.objects.push(Located {
+                place: document.place(file),
+                key,
+                object: read.object,
+            });
+        }
+    }
+
     fn problem(&mut self, file: &str, message: &str) {
-        self.problems.push(Problem {
-            file: file.into(),
-            document: 0,
-            object: String::new(),
-            field: String::new(),
-            message: message.to_owned(),
-        });
+        self.problems.push(Problem::of_file(file, message));
     }
 }

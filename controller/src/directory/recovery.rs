@@ -152,9 +152,10 @@ fn version(text: &str) -> Option<u64> {
 fn recover(text: &str) -> Option<Record> {
     let document = fairway_config::document::documents(text).ok()?.pop()?;
     let (key, object) = match object::read(&document.value) {
-        Ok(object::Read {
+        Ok(object::ReadObject {
             key: Some(key),
             object,
+            ..
         }) => (key, object),
         _ => return None,
     };
@@ -278,13 +279,7 @@ impl Losses {
         }
         let message = said.join("; it ");
         tracing::error!(file = %path.display(), why = message, "some of the state was lost");
-        Some(Problem {
-            file: path.to_string_lossy().into(),
-            document: 0,
-            object: String::new(),
-            field: String::new(),
-            message,
-        })
+        Some(Problem::of_file(&*path.to_string_lossy(), message))
     }
 }
 

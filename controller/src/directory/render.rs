@@ -72,9 +72,12 @@ fn spec(mut spec: Map<String, Value>, stored: &StoredService) -> Value {
         });
     }
     if let Some(Value::Array(ports)) = spec.get_mut("ports") {
-        // The reader keeps the order of the document and refuses one that names a port twice.
-        for (document, port) in ports.iter_mut().zip(&service.ports) {
-            fill_port(document, port, stored.held.node_ports.get(&port.key()));
+        // The reader leaves out ports that nothing carries.
+        for document in ports {
+            let found = service.ports.iter().find(|port| is_of(document, port));
+            if let Some(port) = found {
+                fill_port(document, port, stored.held.node_ports.get(&port.key()));
+            }
         }
     }
     match stored.held.health_check_node_port {
@@ -82,6 +85,13 @@ fn spec(mut spec: Map<String, Value>, stored: &StoredService) -> Value {
         None => spec.remove("healthCheckNodePort"),
     };
     spec.into()
+}
+
+/// Whether a port of the document is this one: protocol and port stand once in a Service.
+fn is_of(document: &Value, port: &ServicePort) -> bool {
+    let protocol = document["protocol"].as_str().filter(|it| !it.is_empty());
+    let number = document["port"].as_f64();
+    number == Some(f64::from(port.port)) && protocol.unwrap_or("TCP") == port.protocol.as_str()
 }
 
 fn fill_port(document: &mut Value, port: &ServicePort, node_port: Option<&u16>) {
@@ -146,5 +156,53 @@ fn map(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
         _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use std::sync::Arc;
+
+    use fairway_config::exchange::{Held, Status};
+    use fairway_config::object::{Object, read};
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_left_out_does_not_shift_the_others() {
+        let manifest = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "shop", "namespace": "web"},
+        "spec": {"type": "NodePort", "ports": [
+            {"name": "s", "port": 80, "protocol": "SCTP"},
+            {"name": "a", "port": 80, "targetPort": 8080},
+            {"name": "b", "port": 81, "protocol": ""},
+        ]}});
+        let Object::Service(service) = read(&manifest).unwrap().object else {
+            panic!("no Service");
+        };
+        let numbers = service.ports.iter().zip(30_080..);
+        let held = Held {
+            node_ports: numbers.map(|(port, number)| (port.key(), number)).collect(),
+            ..Held::default()
+        };
+        let stored = StoredService {
+            service: Arc::clone(&service),
+            held,
+            status: Status::default(),
+            version: 1,
+            first_seen: Timestamp::default(),
+            source: None,
+            source_problem: None,
+        };
+        let shown = super::service(manifest, &stored, "u")["spec"]["ports"].clone();
+        assert_eq!(
+            shown,
+            json!([
+                {"name": "s", "port": 80, "protocol": "SCTP"},
+                {"name": "a", "port": 80, "protocol": "TCP", "targetPort": 8080, "nodePort": 30_080},
+                {"name": "b", "port": 81, "protocol": "TCP", "targetPort": 81, "nodePort": 30_081},
+            ])
+        );
     }
 }

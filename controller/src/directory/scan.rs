@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fairway_config::document;
+
 use super::links::{self, LinkTargets};
 
 /// A larger manifest is not read: 20,000 Services with all that a cluster adds take a third of it.
@@ -301,12 +303,9 @@ pub(super) fn read(path: &Path) -> Result<Text, ReadError> {
     if Stamp::of(&file.metadata().map_err(failed)?) != stamp {
         return Err(Moving);
     }
-    match String::from_utf8(bytes) {
+    match document::decode(bytes) {
         Ok(text) => Ok(Text { stamp, text }),
-        Err(error) => Err(Unreadable(format!(
-            "is not UTF-8 text (byte {})",
-            error.utf8_error().valid_up_to() + 1
-        ))),
+        Err(error) => Err(Unreadable(error.to_string())),
     }
 }
 

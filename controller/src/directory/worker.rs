@@ -455,7 +455,8 @@ impl Worker {
             let message = self.failure_message(failure);
             problems.push(problem(&self.settings.state.to_string_lossy(), message));
         }
-        metrics::gauge!("fairway_manifest_errors").set(problems.len() as f64);
+        let errors = problems.iter().filter(|problem| problem.is_error()).count();
+        metrics::gauge!("fairway_manifest_errors").set(errors as f64);
         problems.sort();
         lock(&self.visible).tell(problems);
     }
@@ -463,13 +464,7 @@ impl Worker {
 
 /// A problem of a file or directory as a whole.
 pub(super) fn problem(file: &str, message: impl Into<String>) -> Problem {
-    Problem {
-        file: file.into(),
-        document: 0,
-        object: String::new(),
-        field: String::new(),
-        message: message.into(),
-    }
+    Problem::of_file(file, message)
 }
 
 fn timestamp() -> Timestamp {

@@ -11,7 +11,7 @@ use fairway_config::cluster::Node;
 use fairway_config::conditions;
 use fairway_config::exchange::{Change, Held, StoredService};
 use fairway_config::object::{self, Kind, Object, ObjectKey};
-use fairway_config::problem::{Place, Problem};
+use fairway_config::problem::{DocumentPlace, Problem};
 use fairway_config::service::{Service, ServiceType};
 use fairway_config::time::Timestamp;
 use serde_json::Value;
@@ -169,11 +169,19 @@ impl Known {
         match read {
             Ok(read) => {
                 self.problems.remove(&key);
+                if let Object::Pool(pool) = &read.object
+                    && !pool.problems.is_empty()
+                {
+                    let (place, shown) = (DocumentPlace::default(), key.to_string());
+                    let problems = pool.problems.iter().cloned();
+                    let problems = problems.map(|it| place.problem(&shown, it));
+                    self.problems.insert(key.clone(), problems.collect());
+                }
                 self.take(key, read.object, document, text, now)
             }
             // The last good form stays in force.
             Err(unreadable) => {
-                let place = Place::default();
+                let place = DocumentPlace::default();
                 let problems = unreadable.problems.into_iter();
                 let problems = problems.map(|it| place.problem(&unreadable.object, it));
                 self.problems.insert(key, problems.collect());

@@ -158,13 +158,11 @@ impl Store for KubernetesStore {
         let mut messages = lock(&self.shared.progress).problems();
         let snapshot = self.shared.snapshot.as_ref();
         messages.extend(snapshot.and_then(|snapshot| lock(snapshot).problem()));
-        problems.extend(messages.into_iter().map(|message| Problem {
-            file: "".into(),
-            document: 0,
-            object: String::new(),
-            field: String::new(),
-            message,
-        }));
+        problems.extend(
+            messages
+                .into_iter()
+                .map(|message| Problem::of_file("", message)),
+        );
         problems
     }
 

@@ -237,6 +237,7 @@ fn pool() -> AddressPool {
         quota_per_namespace: None,
         forwarding: Forwarding::Proxy,
         notices: Vec::new(),
+        problems: Vec::new(),
     }
 }
 
@@ -333,6 +334,7 @@ fn slice(n: u32, endpoints: u32) -> Change {
         }],
         endpoints: (0..endpoints).map(endpoint).collect(),
         weight: 1,
+        notices: Vec::new(),
     };
     Change::EndpointSlice(slice_name, false, Some(Arc::new(slice)))
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::net::AddressRange;
+use fairway_config::pool::Precedence;
 
 /// Why an address is never dialled. Displays as the end of a sentence: `is a loopback address`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -60,7 +61,7 @@ pub struct Guard {
     external: BTreeSet<IpAddr>,
     /// With the Services that have them: in a cluster one for each, in a directory whoever says so.
     cluster_ips: BTreeSet<(IpAddr, ServiceName)>,
-    pools: BTreeMap<ClusterName, Vec<AddressRange>>,
+    pools: BTreeMap<ClusterName, (Precedence, Vec<AddressRange>)>,
     /// Ranges of all pools by first address, none of which overlap; see [`merge`].
     ranges: Vec<(AddressRange, ClusterName)>,
 }
@@ -90,10 +91,10 @@ impl Guard {
         (self.version, &self.host)
     }
 
-    /// A pool now has these ranges; none where it is gone.
-    pub fn set_pool(&mut self, name: &ClusterName, ranges: Option<Vec<AddressRange>>) {
-        match ranges {
-            Some(ranges) => self.pools.insert(name.clone(), ranges),
+    /// A pool now has this place among the others and these ranges; none where it is gone.
+    pub fn set_pool(&mut self, name: &ClusterName, pool: Option<(Precedence, Vec<AddressRange>)>) {
+        match pool {
+            Some(pool) => self.pools.insert(name.clone(), pool),
             None => self.pools.remove(name),
         };
         self.ranges = merge(&self.pools);
@@ -127,7 +128,7 @@ impl Guard {
         address.is_loopback() || self.host.contains(&address)
     }
 
-    /// The pool that `address` belongs to; the first by name where several overlap.
+    /// The pool that `address` belongs to: where several overlap, the first by [`Precedence`].
     pub fn pool_of(&self, address: IpAddr) -> Option<&ClusterName> {
         let after = self
             .ranges
@@ -220,11 +221,15 @@ pub fn unwrap_embedded(address: IpAddr) -> IpAddr {
 }
 
 /// All ranges in one list ordered by first address, without overlaps, so that a lookup is one
-/// binary search. Where pools overlap (reported by the controller) the first by name keeps the
-/// shared addresses.
-fn merge(pools: &BTreeMap<ClusterName, Vec<AddressRange>>) -> Vec<(AddressRange, ClusterName)> {
+/// binary search. Where pools overlap (reported by the controller) the first by [`Precedence`] has
+/// the shared addresses.
+fn merge(
+    pools: &BTreeMap<ClusterName, (Precedence, Vec<AddressRange>)>,
+) -> Vec<(AddressRange, ClusterName)> {
     let mut merged: Vec<(AddressRange, ClusterName)> = Vec::new();
-    for (name, ranges) in pools {
+    let mut in_order: Vec<_> = pools.iter().collect();
+    in_order.sort_by_key(|(_, (precedence, _))| precedence);
+    for (name, (_, ranges)) in in_order {
         for range in ranges {
             for piece in subtract(*range, &merged) {
                 let at = merged.partition_point(|(other, _)| other.first() < piece.first());

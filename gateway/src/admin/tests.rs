@@ -99,11 +99,10 @@ impl Views for Shown {
     }
     fn problems(&self) -> Vec<Problem> {
         let problem = |object: &str| Problem {
-            file: "shop.yaml".into(),
             document: 1,
             object: object.into(),
             field: "spec".into(),
-            message: "<script>alert(1)</script>".into(),
+            ..Problem::of_file("shop.yaml", "<script>alert(1)</script>")
         };
         vec![
             problem(""),

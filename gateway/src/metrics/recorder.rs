@@ -51,7 +51,10 @@ impl Recorder {
             MANIFEST_PASSES,
             "How often the manifests were looked at for changes."
         );
-        metrics::describe_gauge!(MANIFEST_ERRORS, "Problems in the manifests now.");
+        metrics::describe_gauge!(
+            MANIFEST_ERRORS,
+            "Errors in the manifests now; warnings do not count."
+        );
         // There from the start: a rate needs a zero to rise from.
         for operation in [
             "read", "write", "status", "watch", "lease", "report", "snapshot",

@@ -298,6 +298,7 @@ impl Spec {
                         target: None,
                     }],
                     weight: 1,
+                    notices: Vec::new(),
                 })
             });
             Change::EndpointSlice(slice_name, false, slice)

@@ -26,7 +26,9 @@ impl Run<'_> {
                     let held = base.node_ports.get(&key).copied();
                     held.filter(|held| *held == asked)
                 }
-                NumberWant::KeepOnly | NumberWant::Any => base.node_ports.get(&key).copied(),
+                NumberWant::KeepOnly | NumberWant::Any | NumberWant::Unreadable => {
+                    base.node_ports.get(&key).copied()
+                }
             };
             if let Some(number) = number {
                 self.take_number(slot, Use::Port(key), number, true);
@@ -37,7 +39,7 @@ impl Run<'_> {
             _ if !ours => service.health_check_node_port,
             NumberWant::None => None,
             NumberWant::Asked(asked) => held.filter(|held| *held == asked),
-            NumberWant::KeepOnly | NumberWant::Any => held,
+            NumberWant::KeepOnly | NumberWant::Any | NumberWant::Unreadable => held,
         };
         if let Some(number) = number {
             self.take_number(slot, Use::HealthCheck, number, true);
@@ -120,7 +122,7 @@ pub(crate) fn missing_numbers(service: &Service, granted: &Held) -> Vec<(Use, Nu
     let health_check = missing.then(|| (Use::HealthCheck, wants::health_check_want(service)));
     ports
         .chain(health_check)
-        .filter(|(_, want)| matches!(want, NumberWant::Asked(_) | NumberWant::Any))
+        .filter(|(_, want)| !matches!(want, NumberWant::None | NumberWant::KeepOnly))
         .collect()
 }
 

@@ -71,6 +71,13 @@ pub(super) fn same_terms(a: &Service, b: &Service) -> bool {
             .all(|(a, b)| a.key() == b.key())
 }
 
+/// Whether a Service shares its address with nobody, or on other terms than before.
+pub(super) fn drops_out(before: &Service, now: &Service) -> bool {
+    now.asks.sharing_key.is_none()
+        || before.asks.sharing_key != now.asks.sharing_key
+        || before.asks.sharing_namespaces != now.asks.sharing_namespaces
+}
+
 /// Whom it concerns that a Service let go of an address.
 fn released_waits(ledger: &Ledger, address: IpAddr, service: &Service, waits: &mut Vec<WaitsFor>) {
     let family = IpFamily::of(address);

@@ -80,6 +80,7 @@ pub(crate) fn pool() -> AddressPool {
         quota_per_namespace: None,
         forwarding: Forwarding::Proxy,
         notices: vec![],
+        problems: Vec::new(),
     }
 }
 

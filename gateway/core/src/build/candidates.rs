@@ -42,6 +42,7 @@ impl<'a> Gatherer<'a> {
                 continue;
             };
             port_found = true;
+            self.notices.extend(slice.notices.iter().cloned());
             found.reserve(slice.endpoints.len());
             for endpoint in &slice.endpoints {
                 match &endpoint.address {

@@ -67,8 +67,11 @@ impl Surroundings {
         if self.pools.get(name) == pool {
             return false;
         }
-        let ranges = pool.map(|pool| pool.blocks.iter().map(|block| block.range).collect());
-        self.guard.set_pool(name, ranges);
+        let placed = pool.map(|pool| {
+            let ranges = pool.blocks.iter().map(|block| block.range).collect();
+            (pool.precedence(), ranges)
+        });
+        self.guard.set_pool(name, placed);
         match pool {
             Some(pool) => self.pools.insert(name.clone(), pool.clone()),
             None => self.pools.remove(name),

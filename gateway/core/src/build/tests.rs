@@ -132,6 +132,7 @@ fn slice(service: &str, name: &str, hosts: &[&str]) -> EndpointSlice {
         }],
         endpoints: hosts.iter().map(endpoint).collect(),
         weight: 1,
+        notices: Vec::new(),
     }
 }
 
@@ -171,6 +172,7 @@ fn pool(name: &str, first: &str, last: &str, forwarding: Forwarding) -> Change {
         quota_per_namespace: None,
         forwarding,
         notices: Vec::new(),
+        problems: Vec::new(),
     };
     Change::Pool(name.into(), Some(Arc::new(pool)))
 }

@@ -8,22 +8,22 @@ fn guard(allow_loopback: bool) -> Guard {
     let host = ["192.0.2.1", "2001:db8::1", "127.0.0.1", "::1"];
     guard.set_own(host.map(ip).into(), [ip("198.51.100.99")].into());
     let range = |first, last| AddressRange::new(ip(first), ip(last)).unwrap();
-    guard.set_pool(
-        &"edge".into(),
-        Some(vec![range("203.0.113.0", "203.0.113.15")]),
-    );
-    guard.set_pool(
-        &"local".into(),
-        Some(vec![range("127.1.0.0", "127.1.0.255")]),
-    );
-    guard.set_pool(
-        &"six".into(),
-        Some(vec![range("2001:db8:5::", "2001:db8:5::ff")]),
-    );
+    for (name, first, last) in [
+        ("edge", "203.0.113.0", "203.0.113.15"),
+        ("local", "127.1.0.0", "127.1.0.255"),
+        ("six", "2001:db8:5::", "2001:db8:5::ff"),
+    ] {
+        set_pool(&mut guard, (name, 100), vec![range(first, last)]);
+    }
     for address in ["10.96.0.10", "fd00:96::a", "2002:a60:b::1"] {
         guard.set_cluster_ip(ip(address), &ServiceName::new("web", "shop"), true);
     }
     guard
+}
+
+fn set_pool(guard: &mut Guard, (name, priority): (&str, i32), ranges: Vec<AddressRange>) {
+    let precedence = Precedence::of(name.into(), priority);
+    guard.set_pool(&name.into(), Some((precedence, ranges)));
 }
 
 fn verdict(guard: &Guard, address: &str) -> String {
@@ -126,24 +126,30 @@ fn a_pool_that_is_gone_is_refused_no_more() {
 }
 
 #[test]
-fn pools_that_overlap_refuse_everything_in_either() {
-    let mut guard = Guard::new(false);
+fn of_pools_that_overlap_the_lower_priority_goes_first_and_then_the_name() {
     let range = |first, last| AddressRange::new(ip(first), ip(last)).unwrap();
-    guard.set_pool(&"b".into(), Some(vec![range("10.0.0.0", "10.0.0.99")]));
-    let parts = vec![
-        range("10.0.0.10", "10.0.0.19"),
-        range("10.0.0.90", "10.0.0.120"),
-    ];
-    guard.set_pool(&"a".into(), Some(parts));
-    for n in 0..=255_u8 {
-        let pool = guard
-            .pool_of(Ipv4Addr::new(10, 0, 0, n).into())
-            .map(|pool| &**pool);
-        let expected = match n {
-            10..=19 | 90..=120 => Some("a"),
-            0..=99 => Some("b"),
-            _ => None,
-        };
-        assert_eq!(pool, expected, "10.0.0.{n}");
+    let wide = || vec![range("10.0.0.0", "10.0.0.99")];
+    let parts = || {
+        vec![
+            range("10.0.0.10", "10.0.0.19"),
+            range("10.0.0.90", "10.0.0.120"),
+        ]
+    };
+    for ((of_wide, of_parts), shared) in [((100, 100), "a"), ((1, 100), "b"), ((100, 1), "a")] {
+        let mut guard = Guard::new(false);
+        set_pool(&mut guard, ("b", of_wide), wide());
+        set_pool(&mut guard, ("a", of_parts), parts());
+        for n in 0..=255_u8 {
+            let pool = guard
+                .pool_of(Ipv4Addr::new(10, 0, 0, n).into())
+                .map(|pool| &**pool);
+            let expected = match n {
+                10..=19 | 90..=99 => Some(shared),
+                100..=120 => Some("a"),
+                0..=99 => Some("b"),
+                _ => None,
+            };
+            assert_eq!(pool, expected, "10.0.0.{n}");
+        }
     }
 }
