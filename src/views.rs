@@ -17,7 +17,7 @@ use fairway_controller::{Handle, Onlooker, Store};
 use fairway_controller_core::Counts;
 use fairway_gateway::Gateway;
 use fairway_gateway::admin::Views;
-use fairway_gateway::metrics::{self, Recorder, Snapshot};
+use fairway_gateway::metrics::{self, MetricsSnapshot, Recorder};
 
 /// What a process knows of Services, whether it decides on them or not.
 pub(crate) trait Known: Send + Sync {
@@ -194,12 +194,12 @@ impl Whole {
         vips
     }
 
-    fn snapshot(&self) -> Snapshot {
-        let mut snapshot = Snapshot {
+    fn snapshot(&self) -> MetricsSnapshot {
+        let mut snapshot = MetricsSnapshot {
             version: env!("CARGO_PKG_VERSION"),
             revision: env!("FAIRWAY_REVISION"),
             vips_owned: self.vips(),
-            ..Snapshot::default()
+            ..MetricsSnapshot::default()
         };
         if let Some(gateway) = &self.gateway {
             let ports = gateway.ports().into_iter();

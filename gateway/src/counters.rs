@@ -1,7 +1,8 @@
 //! Counters of one port of a Service: what its metric series are made of.
 //!
-//! They outlive the routes they count for and go with the Service, so that a series never starts
-//! again while its Service stays. Relaxed atomics: a scrape may be a few events behind.
+//! A port keeps its counters when its route changes, and loses them when the Service is removed. So a
+//! series never starts again from 0 while its Service exists. The atomics are relaxed: a scrape may miss
+//! the last few events.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,43 +13,43 @@ use fairway_gateway_core::reachability::DialFailure;
 /// Counter: dials that failed because this process or host had no port or file descriptor left.
 pub const DIALS_EXHAUSTED: &str = "fairway_dials_exhausted_total";
 
-/// A number that only grows.
+/// A number that only increases.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// One more.
+    /// Adds one.
     pub fn increment(&self) {
         self.add(1);
     }
 
-    /// `n` more.
+    /// Adds `n`.
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// How many there were.
+    /// The value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// A number that goes up and down.
+/// A number that increases and decreases.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    /// One more now.
+    /// Adds one.
     pub fn increment(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One less now.
+    /// Subtracts one.
     pub fn decrement(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many there are.
+    /// The value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -64,7 +65,7 @@ pub const CONNECT_BUCKETS: [Duration; 6] = [
     Duration::from_millis(2500),
 ];
 
-/// How long something took, counted in fixed buckets.
+/// A histogram of durations with fixed buckets.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [AtomicU64; CONNECT_BUCKETS.len() + 1],
@@ -95,7 +96,7 @@ impl Histogram {
     }
 }
 
-/// Why a client was turned away.
+/// Why a client was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rejection {
     /// Its address is not in `loadBalancerSourceRanges`, or is denied.
@@ -128,13 +129,13 @@ impl Rejection {
 pub struct Counters {
     /// Connections that reached an endpoint and ended well, and UDP flows that began.
     pub completed: Counter,
-    /// Connections that reached no endpoint, or were cut off.
+    /// Connections that reached no endpoint, or were cut.
     pub failed: Counter,
     /// Connections open now.
     pub active: Gauge,
     /// UDP flows now.
     pub flows: Gauge,
-    /// UDP flows that had to go for others, before they were idle for long enough.
+    /// UDP flows that were evicted for others before they had timed out.
     pub flows_evicted: Counter,
     /// Bytes from clients.
     pub received: Counter,
@@ -157,7 +158,7 @@ pub struct Counters {
 pub const RESPONSE_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl Counters {
-    /// Marks that there was traffic: from then on the port has series.
+    /// Marks that there was traffic: from then on the port has the series of traffic.
     pub fn touch(&self) {
         if !self.touched.load(Ordering::Relaxed) {
             self.touched.store(true, Ordering::Relaxed);
@@ -169,12 +170,12 @@ impl Counters {
         self.touched.load(Ordering::Relaxed)
     }
 
-    /// A client was turned away.
+    /// A client was rejected.
     pub fn reject(&self, why: Rejection) {
         self.reject_many(why, 1);
     }
 
-    /// So many clients were turned away.
+    /// That many clients were rejected.
     pub fn reject_many(&self, why: Rejection, clients: u64) {
         self.touch();
         if let Some(counter) = self.rejected.get(why as usize) {
@@ -182,7 +183,7 @@ impl Counters {
         }
     }
 
-    /// How many were turned away, by reason.
+    /// Rejected clients by reason.
     pub fn rejected(&self) -> BTreeMap<&'static str, u64> {
         Rejection::ALL
             .iter()
@@ -201,7 +202,7 @@ impl Counters {
         }
     }
 
-    /// How often an endpoint could not be reached, by reason.
+    /// Failed dials by reason.
     pub fn connect_errors(&self) -> BTreeMap<&'static str, u64> {
         DialFailure::ALL
             .iter()

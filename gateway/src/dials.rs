@@ -16,8 +16,9 @@ use fairway_gateway_core::reachability::{FailedDials, UNREACHABLE_AFTER};
 use fairway_gateway_core::route::Tick;
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::dial_changes::DialChanges;
-use crate::port::{Clock, Port};
+use crate::port::Port;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(1);

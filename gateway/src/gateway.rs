@@ -14,8 +14,9 @@ use fairway_gateway_core::route::Tick;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::control::Control;
-use crate::port::{Clock, Port};
+use crate::port::Port;
 use crate::published::{Published, Shown};
 use crate::reports::ReportSink;
 use crate::settings::Settings;

@@ -30,6 +30,7 @@
 
 pub mod admin;
 mod binding;
+pub mod clock;
 mod context;
 mod control;
 pub mod counters;

@@ -5,7 +5,7 @@
 //! counted where it happens and lives as long as the process goes through the `metrics` macros into the
 //! [`Recorder`].
 //!
-//! Reading order: [`Snapshot`], what there is to show; [`render`]; `ports`, the series of Services;
+//! Reading order: [`MetricsSnapshot`], what there is to show; [`render`]; `ports`, the series of Services;
 //! [`recorder`]; [`exposition`], the formats.
 
 pub mod exposition;
@@ -21,7 +21,7 @@ use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::net::IpFamily;
 use fairway_config::service::PortKey;
 
-use self::exposition::{Exposition, Kind, Labels};
+use self::exposition::{Exposition, Labels, MetricKind};
 pub use self::recorder::{InstallError, Recorder};
 use crate::port::Port;
 
@@ -43,7 +43,7 @@ pub const REJECTED_WRITES: &str = "fairway_rejected_writes";
 
 /// What [`render`] makes series of. Where there is nothing a family has no series.
 #[derive(Clone, Debug, Default)]
-pub struct Snapshot {
+pub struct MetricsSnapshot {
     /// Fairway's version.
     pub version: &'static str,
     /// The commit that it was built from, or `unknown`.
@@ -60,32 +60,36 @@ pub struct Snapshot {
     pub vips_owned: BTreeMap<IpAddr, bool>,
 }
 
-/// Everything that [`Snapshot`] holds, as text.
-pub fn render(snapshot: &Snapshot) -> String {
+/// Everything that [`MetricsSnapshot`] holds, as text.
+pub fn render(snapshot: &MetricsSnapshot) -> String {
     let mut out = Exposition::default();
     let info = Labels::default()
         .with("version", snapshot.version)
         .with("revision", snapshot.revision);
-    out.family("fairway_build_info", Kind::Gauge, "What is running.")
+    out.family("fairway_build_info", MetricKind::Gauge, "What is running.")
         .sample(&info, 1);
     render_state(&mut out, snapshot);
     ports::render(&mut out, &snapshot.ports);
     out.into_text()
 }
 
-fn render_state(out: &mut Exposition, snapshot: &Snapshot) {
+fn render_state(out: &mut Exposition, snapshot: &MetricsSnapshot) {
     let none = Labels::default();
-    let mut services = out.family("fairway_services", Kind::Gauge, "Services by state.");
+    let mut services = out.family("fairway_services", MetricKind::Gauge, "Services by state.");
     for (state, count) in &snapshot.services {
         services.sample_with(&none, ("state", state), count);
     }
-    let mut node_ports = out.family("fairway_node_ports", Kind::Gauge, "Node ports by state.");
+    let mut node_ports = out.family(
+        "fairway_node_ports",
+        MetricKind::Gauge,
+        "Node ports by state.",
+    );
     for (state, count) in &snapshot.node_ports {
         node_ports.sample_with(&none, ("state", state), count);
     }
     let mut pools = out.family(
         "fairway_pool_addresses",
-        Kind::Gauge,
+        MetricKind::Gauge,
         "Addresses of a pool by state.",
     );
     for (pool, counts) in &snapshot.pools {
@@ -97,7 +101,7 @@ fn render_state(out: &mut Exposition, snapshot: &Snapshot) {
     }
     let mut owned = out.family(
         "fairway_vip_owned",
-        Kind::Gauge,
+        MetricKind::Gauge,
         "1 for an address that this gateway answers for, 0 for one that it does not.",
     );
     for (address, is_owned) in &snapshot.vips_owned {

@@ -1,15 +1,15 @@
-//! One port of a Service as TCP, UDP and HTTP share it: the route of the moment, and what outlives it.
+//! One port of a Service, as TCP, UDP and HTTP share it: the current route, and the state that a new
+//! route must not reset.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use fairway_config::exchange::ClaimKind;
 use fairway_config::net::EndpointAddr;
-use fairway_config::time::Timestamp;
 use fairway_gateway_core::pick::Balancer;
 use fairway_gateway_core::reachability::{DialFailure, FailedDials, Reachability};
 use fairway_gateway_core::route::{Endpoint, RoutePort, Tick};
@@ -29,10 +29,10 @@ pub struct Port {
     /// What is counted.
     pub counters: Counters,
     endpoints: Mutex<BTreeMap<EndpointAddr, Arc<EndpointState>>>,
-    /// Eligible endpoints that are unreachable, ordered by address: a choice that leaves them out needs
-    /// no lock. Made anew when one joins or leaves them.
+    /// The eligible endpoints that are unreachable, ordered by address. It is replaced as a whole, so that
+    /// a choice that leaves them out needs no lock.
     unreachable: ArcSwap<Vec<EndpointAddr>>,
-    /// Who is told when one does.
+    /// Told when an endpoint becomes unreachable or is reached again.
     changes: Arc<DialChanges>,
     /// The file descriptors that it holds.
     pub(crate) share: Arc<Share>,
@@ -40,7 +40,7 @@ pub struct Port {
     pub cut: CancellationToken,
 }
 
-/// What outlives rebuilds of one endpoint of one port.
+/// The state of one endpoint of one port that a new route must not reset.
 #[derive(Debug)]
 pub struct EndpointState {
     /// What its last dials came to.
@@ -50,7 +50,7 @@ pub struct EndpointState {
     /// Ends its connections: it, or the whole port, is listed no more and has had its time to
     /// drain.
     pub cut: CancellationToken,
-    /// When it is cut, as it is listed no more.
+    /// When it is cut, where the route does not list it any more.
     leaving: Mutex<Option<Instant>>,
 }
 
@@ -84,12 +84,12 @@ impl Drop for Active {
     }
 }
 
-/// How it stands with endpoints that are listed no more.
+/// What [`Port::drain`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// When it is to be looked again, if ever.
+    /// When to call it again, if ever.
     pub next: Option<Instant>,
-    /// Some that have connections were cut.
+    /// Endpoints that have connections were cut.
     pub cut: bool,
 }
 
@@ -120,12 +120,12 @@ impl Port {
         }
     }
 
-    /// The route of the moment. Takes no lock.
+    /// The current route. Takes no lock.
     pub fn route(&self) -> arc_swap::Guard<Arc<RoutePort>> {
         self.route.load()
     }
 
-    /// Another route from now on.
+    /// Replaces the route.
     pub fn set_route(&self, route: Arc<RoutePort>) {
         self.route.store(route);
     }
@@ -166,7 +166,7 @@ impl Port {
         self.balancer.expire(&self.route(), now);
     }
 
-    /// What outlives rebuilds of `endpoint`.
+    /// The state of `endpoint`, which is made where there is none yet.
     pub fn endpoint(&self, endpoint: EndpointAddr) -> Arc<EndpointState> {
         let mut endpoints = self
             .endpoints
@@ -279,8 +279,8 @@ impl Port {
             .collect()
     }
 
-    /// Looks after endpoints that the route lists no more: they keep their connections until
-    /// `drain` is over and are cut then.
+    /// Drains the endpoints that the route does not list any more: they keep their connections for
+    /// `drain` and are cut then.
     pub fn drain(&self, now: Instant, drain: Duration) -> Drained {
         let route = self.route.load();
         let mut endpoints = self
@@ -309,36 +309,5 @@ impl Port {
             true
         });
         Drained { next, cut }
-    }
-}
-
-/// The process's monotonic clock as [`Tick`]s.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    start: Instant,
-    /// What the wall clock said then.
-    wall: Timestamp,
-}
-
-impl Clock {
-    /// A clock that starts now.
-    pub fn start() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let seconds = since.map_or(0, |since| since.as_secs());
-        Self {
-            start: Instant::now(),
-            wall: Timestamp(i64::try_from(seconds).unwrap_or(i64::MAX)),
-        }
-    }
-
-    /// Now.
-    pub fn now(&self) -> Tick {
-        Tick(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
-    }
-
-    /// A tick as people read it: always the same, also where the wall clock was set meanwhile.
-    pub fn timestamp(&self, tick: Tick) -> Timestamp {
-        let seconds = i64::try_from(tick.0 / 1000).unwrap_or(i64::MAX);
-        Timestamp(self.wall.0.saturating_add(seconds))
     }
 }

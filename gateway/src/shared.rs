@@ -8,8 +8,8 @@ use fairway_gateway_core::sources::Sources;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::Clock;
 use crate::descriptors::Descriptors;
-use crate::port::Clock;
 use crate::settings::Settings;
 use crate::steering::refusals::Refusals;
 

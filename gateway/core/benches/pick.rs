@@ -16,7 +16,7 @@ use fairway_config::net::{EndpointAddr, Protocol};
 use fairway_config::service::{AppProtocol, PortKey};
 use fairway_gateway_core::pick::Balancer;
 use fairway_gateway_core::rank;
-use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, Sources, Tick};
+use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, SourceRanges, Tick};
 
 fn pick(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pick");
@@ -77,7 +77,7 @@ fn route(count: u32, weights: u32, affinity: bool) -> RoutePort {
         name: None,
         app: AppProtocol::Opaque,
         claims: Vec::new(),
-        sources: Sources::default(),
+        sources: SourceRanges::default(),
         affinity: affinity.then(|| Duration::from_secs(10_800)),
         endpoints: Arc::new(EndpointSet::new(
             (0..count).map(endpoint).collect(),

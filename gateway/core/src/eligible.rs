@@ -21,11 +21,11 @@ use fairway_config::names::ClusterName;
 use fairway_config::net::{EndpointAddr, IpFamily};
 
 use crate::guard::Refusal;
-use crate::route::{Endpoint, EndpointSet, Excluded, Why};
+use crate::route::{Endpoint, EndpointSet, Excluded, Exclusion};
 
 /// An endpoint before the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate<'a> {
+pub struct EndpointCandidate<'a> {
     /// Where it would be dialled.
     pub addr: EndpointAddr,
     /// Gets traffic in the usual way.
@@ -70,7 +70,7 @@ pub struct Policy<'a> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Eligible<'a> {
     /// Those that get traffic, ordered by address.
-    pub kept: Vec<Candidate<'a>>,
+    pub kept: Vec<EndpointCandidate<'a>>,
     /// Those that don't, and why, ordered by address.
     pub excluded: Vec<Excluded>,
     /// None is ready: those that get traffic are serving and terminating.
@@ -85,7 +85,7 @@ impl Eligible<'_> {
 
     /// Whether that value would be this one.
     pub fn is(&self, set: &EndpointSet) -> bool {
-        let same = |(kept, endpoint): (&Candidate<'_>, &Endpoint)| {
+        let same = |(kept, endpoint): (&EndpointCandidate<'_>, &Endpoint)| {
             kept.addr == endpoint.addr
                 && kept.weight == endpoint.weight
                 && kept.node == endpoint.node.as_ref()
@@ -100,7 +100,7 @@ impl Eligible<'_> {
 /// Applies the rules to `candidates`, in any order and with duplicates, which are merged as
 /// kube-proxy does: the ready one wins over the serving one over the rest.
 pub fn eligible<'a>(
-    candidates: impl IntoIterator<Item = Candidate<'a>>,
+    candidates: impl IntoIterator<Item = EndpointCandidate<'a>>,
     policy: &Policy<'_>,
 ) -> Eligible<'a> {
     let mut excluded = Vec::new();
@@ -110,21 +110,21 @@ pub fn eligible<'a>(
         barred(candidate, policy)
     });
 
-    let is_ready = |candidate: &&Candidate<'_>| candidate.ready || policy.publish_not_ready;
+    let is_ready = |candidate: &&EndpointCandidate<'_>| candidate.ready || policy.publish_not_ready;
     let fallback = !left.iter().any(|candidate| is_ready(&candidate));
     let hints = Hints::of(left.iter().filter(is_ready), policy);
     retain(&mut left, &mut excluded, |candidate| {
         let serves = candidate.serving && candidate.terminating;
         if fallback {
-            (!serves).then_some(Why::NotReady)
+            (!serves).then_some(Exclusion::NotReady)
         } else if !is_ready(&candidate) {
             Some(if serves {
-                Why::Terminating
+                Exclusion::Terminating
             } else {
-                Why::NotReady
+                Exclusion::NotReady
             })
         } else {
-            (!hints.admit(candidate)).then_some(Why::Hinted)
+            (!hints.admit(candidate)).then_some(Exclusion::Hinted)
         }
     });
 
@@ -132,7 +132,7 @@ pub fn eligible<'a>(
         && left.iter().any(|candidate| family_of(candidate) == family)
     {
         retain(&mut left, &mut excluded, |candidate| {
-            (family_of(candidate) != family).then_some(Why::OtherFamily)
+            (family_of(candidate) != family).then_some(Exclusion::OtherFamily)
         });
     }
 
@@ -147,9 +147,9 @@ pub fn eligible<'a>(
 
 /// Takes out those that there is a reason to exclude.
 fn retain(
-    left: &mut Vec<Candidate<'_>>,
+    left: &mut Vec<EndpointCandidate<'_>>,
     excluded: &mut Vec<Excluded>,
-    why: impl Fn(&Candidate<'_>) -> Option<Why>,
+    why: impl Fn(&EndpointCandidate<'_>) -> Option<Exclusion>,
 ) {
     left.retain(|candidate| {
         let why = why(candidate);
@@ -160,11 +160,13 @@ fn retain(
 }
 
 /// One candidate for each address, ordered by it.
-fn merge<'a>(candidates: impl IntoIterator<Item = Candidate<'a>>) -> Vec<Candidate<'a>> {
+fn merge<'a>(
+    candidates: impl IntoIterator<Item = EndpointCandidate<'a>>,
+) -> Vec<EndpointCandidate<'a>> {
     let mut all: Vec<_> = candidates.into_iter().collect();
     // What decides comes first, the rest makes the outcome free of order.
     all.sort_unstable_by(|a, b| {
-        let key = |c: &Candidate<'a>| {
+        let key = |c: &EndpointCandidate<'a>| {
             (
                 c.addr,
                 c.barred.is_some(),
@@ -173,7 +175,8 @@ fn merge<'a>(candidates: impl IntoIterator<Item = Candidate<'a>>) -> Vec<Candida
             )
         };
         key(a).cmp(&key(b)).then_with(|| {
-            let rest = |c: &Candidate<'a>| (c.node, c.target, c.for_zones, c.for_nodes, c.barred);
+            let rest =
+                |c: &EndpointCandidate<'a>| (c.node, c.target, c.for_zones, c.for_nodes, c.barred);
             rest(a).cmp(&rest(b))
         })
     });
@@ -182,20 +185,20 @@ fn merge<'a>(candidates: impl IntoIterator<Item = Candidate<'a>>) -> Vec<Candida
 }
 
 /// Why a candidate is out whatever the others are.
-fn barred(candidate: &Candidate<'_>, policy: &Policy<'_>) -> Option<Why> {
+fn barred(candidate: &EndpointCandidate<'_>, policy: &Policy<'_>) -> Option<Exclusion> {
     if let Err(refusal) = (policy.check)(candidate.addr) {
-        return Some(Why::Refused(refusal.to_string()));
+        return Some(Exclusion::Refused(refusal.to_string()));
     }
     if let Some(why) = candidate.barred {
-        return Some(Why::NodeExcluded(why.to_owned()));
+        return Some(Exclusion::NodeExcluded(why.to_owned()));
     }
     if candidate.weight == 0 {
-        return Some(Why::WeightZero);
+        return Some(Exclusion::WeightZero);
     }
     let elsewhere = policy
         .only_node
         .is_some_and(|here| candidate.node.is_none_or(|node| &**node != here));
-    elsewhere.then_some(Why::NotLocal)
+    elsewhere.then_some(Exclusion::NotLocal)
 }
 
 /// What topology hints leave.
@@ -211,13 +214,13 @@ enum Hints<'a> {
 impl<'a> Hints<'a> {
     /// How the hints of the ready endpoints are to be taken.
     fn of<'r, 'c: 'r>(
-        ready: impl Iterator<Item = &'r Candidate<'c>> + Clone,
+        ready: impl Iterator<Item = &'r EndpointCandidate<'c>> + Clone,
         policy: &Policy<'a>,
     ) -> Self {
         if policy.only_node.is_some() {
             return Self::Ignored;
         }
-        let usable = |hints: fn(&Candidate<'c>) -> &'c [Arc<str>], here: &str| {
+        let usable = |hints: fn(&EndpointCandidate<'c>) -> &'c [Arc<str>], here: &str| {
             ready.clone().all(|candidate| !hints(candidate).is_empty())
                 && ready.clone().any(|candidate| names(hints(candidate), here))
         };
@@ -228,7 +231,7 @@ impl<'a> Hints<'a> {
         }
     }
 
-    fn admit(&self, candidate: &Candidate<'_>) -> bool {
+    fn admit(&self, candidate: &EndpointCandidate<'_>) -> bool {
         match self {
             Self::Ignored => true,
             Self::Node(node) => names(candidate.for_nodes, node),
@@ -241,11 +244,11 @@ fn names(hints: &[Arc<str>], here: &str) -> bool {
     hints.iter().any(|hint| &**hint == here)
 }
 
-fn family_of(candidate: &Candidate<'_>) -> IpFamily {
+fn family_of(candidate: &EndpointCandidate<'_>) -> IpFamily {
     IpFamily::of(candidate.addr.0.ip())
 }
 
-fn admit(candidate: &Candidate<'_>) -> Endpoint {
+fn admit(candidate: &EndpointCandidate<'_>) -> Endpoint {
     Endpoint {
         addr: candidate.addr,
         weight: candidate.weight,
@@ -254,7 +257,7 @@ fn admit(candidate: &Candidate<'_>) -> Endpoint {
     }
 }
 
-fn exclude(candidate: &Candidate<'_>, why: Why) -> Excluded {
+fn exclude(candidate: &EndpointCandidate<'_>, why: Exclusion) -> Excluded {
     Excluded {
         addr: candidate.addr,
         node: candidate.node.cloned(),

@@ -37,15 +37,15 @@ pub struct RoutePort {
     pub key: PortKey,
     /// Its name, if it has one.
     pub name: Option<Arc<str>>,
-    /// What is spoken above the transport.
+    /// The application protocol.
     pub app: AppProtocol,
-    /// Where it is to be reached.
+    /// Where the gateway listens for it.
     pub claims: Vec<Claim>,
     /// Who may connect to its VIPs (not its node ports).
-    pub sources: Sources,
-    /// How long a client is kept on its endpoint; none: it is not.
+    pub sources: SourceRanges,
+    /// How long a client stays with its endpoint (`sessionAffinity`); none: it has no affinity.
     pub affinity: Option<Duration>,
-    /// Where traffic goes to.
+    /// The endpoints.
     pub endpoints: Arc<EndpointSet>,
     /// Peers that must not connect to its node ports: the nodes that this port forwards to, which
     /// would close a loop.
@@ -74,14 +74,14 @@ pub struct HealthCheck {
 
 /// `loadBalancerSourceRanges` and the ranges that are denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sources {
+pub struct SourceRanges {
     /// Empty lets everyone in.
     pub allow: Vec<IpNet>,
     /// Kept out, whatever `allow` says.
     pub deny: Vec<IpNet>,
 }
 
-impl Sources {
+impl SourceRanges {
     /// Whether a client with this address may connect. An IPv4-mapped IPv6 address counts as IPv4.
     pub fn admit(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
@@ -97,7 +97,7 @@ pub struct EndpointSet {
     pub eligible: Vec<Endpoint>,
     /// Those that don't, and why, ordered by address.
     pub excluded: Vec<Excluded>,
-    /// How those that get traffic take turns.
+    /// The order in which the eligible ones take turns.
     turns: Turns,
 }
 
@@ -149,12 +149,12 @@ pub struct Excluded {
     /// The node it is on.
     pub node: Option<ClusterName>,
     /// Why it gets none.
-    pub why: Why,
+    pub why: Exclusion,
 }
 
 /// Why an endpoint gets no traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum Exclusion {
     /// Not ready, and not serving either.
     NotReady,
     /// Serving and terminating while others are ready (KEP-1669).
@@ -173,7 +173,7 @@ pub enum Why {
     OtherFamily,
 }
 
-impl Why {
+impl Exclusion {
     /// One word, as `get endpoints` shows it.
     pub fn state(&self) -> &'static str {
         match self {
@@ -189,7 +189,7 @@ impl Why {
     }
 }
 
-impl std::fmt::Display for Why {
+impl std::fmt::Display for Exclusion {
     /// The end of a sentence that begins with the endpoint's address.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -9,7 +9,7 @@ use fairway_config::names::ServiceName;
 use fairway_config::net::{EndpointAddr, Protocol};
 use fairway_config::service::{AppProtocol, PortKey};
 
-use crate::route::{Endpoint, EndpointSet, RoutePort, Sources};
+use crate::route::{Endpoint, EndpointSet, RoutePort, SourceRanges};
 
 /// The `n`th client.
 pub(crate) fn client(n: u32) -> IpAddr {
@@ -41,7 +41,7 @@ pub(crate) fn port(eligible: Vec<Endpoint>, affinity: Option<Duration>) -> Route
         name: None,
         app: AppProtocol::Opaque,
         claims: Vec::new(),
-        sources: Sources::default(),
+        sources: SourceRanges::default(),
         affinity,
         endpoints: Arc::new(EndpointSet::new(eligible, Vec::new())),
         loop_guard: Vec::new(),

@@ -32,7 +32,7 @@ pub(super) fn render(views: &dyn Views) -> String {
     page.0
 }
 
-/// How a row stands, and so its colour. The worst first.
+/// How good the state of a row is, and so its colour. The worst first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tone {
     Bad,
@@ -52,13 +52,13 @@ impl Tone {
     }
 }
 
-/// HTML under construction. Whatever is not a literal of this module goes through [`Text`].
+/// HTML under construction. Whatever is not a literal of this module goes through [`Escaped`].
 struct Page(String);
 
-/// Text that becomes HTML: escaped.
-struct Text<T>(T);
+/// Shown as HTML: escapes what HTML would read as a tag.
+struct Escaped<T>(T);
 
-impl<T: Display> Display for Text<T> {
+impl<T: Display> Display for Escaped<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for c in self.0.to_string().chars() {
             match c {
@@ -95,7 +95,7 @@ impl Page {
              <a href=\"#services\">Services</a><a href=\"#pools\">Pools</a>\
              <a href=\"#listeners\">Listeners</a><a href=\"#endpoints\">Endpoints</a>\
              <a href=\"#gateways\">Gateways</a><a href=\"/metrics\">Metrics</a></nav></header><main>",
-            Text(version),
+            Escaped(version),
             tone.class(),
         ));
     }
@@ -108,11 +108,11 @@ impl Page {
         for sentence in &readiness.missing {
             self.add(format_args!(
                 "<li class=\"waiting\">{}</li>",
-                Text(sentence)
+                Escaped(sentence)
             ));
         }
         for problem in problems {
-            self.add(format_args!("<li class=\"bad\">{}</li>", Text(problem)));
+            self.add(format_args!("<li class=\"bad\">{}</li>", Escaped(problem)));
         }
         self.0 += "</ul></section>";
     }
@@ -144,7 +144,7 @@ impl Page {
         for (tone, cells) in shown {
             self.add(format_args!("<tr class=\"{}\">", tone.class()));
             for cell in cells {
-                self.add(format_args!("<td>{}</td>", Text(cell)));
+                self.add(format_args!("<td>{}</td>", Escaped(cell)));
             }
             self.0 += "</tr>";
         }
@@ -171,7 +171,7 @@ impl Page {
             "Source",
         ];
         self.table(("services", "Services", columns), rows, |row| {
-            let (tone, state) = standing(&row.conditions);
+            let (tone, state) = summary(&row.conditions);
             let (tone, state) = match &row.source_problem {
                 Some(problem) => (Tone::Bad, join([state, problem.clone()])),
                 None => (tone, state),
@@ -211,7 +211,7 @@ impl Page {
                 .counts
                 .iter()
                 .map(|(family, count)| format!("{family} {} of {}", count.used, count.total));
-            let (tone, state) = standing(&row.conditions);
+            let (tone, state) = summary(&row.conditions);
             let full = row
                 .counts
                 .values()
@@ -356,8 +356,8 @@ fn foremost<T>(rows: &[T], cells: impl Fn(&T) -> Cells) -> Vec<Cells> {
     all
 }
 
-/// What the conditions of an object come to: each that is not as one would wish, with its words.
-fn standing(conditions: &[ConditionRow]) -> (Tone, String) {
+/// The tone and the words for the conditions of an object: every condition that reports a problem.
+fn summary(conditions: &[ConditionRow]) -> (Tone, String) {
     if conditions.is_empty() {
         return (Tone::Plain, String::new());
     }
@@ -377,7 +377,7 @@ fn standing(conditions: &[ConditionRow]) -> (Tone, String) {
     }
 }
 
-/// Reasons that are not Fairway's to mend, or that pass: a Service whose Pods are not there yet.
+/// Reasons that Fairway can't mend, or that pass by themselves: a Service whose Pods do not run yet.
 const WAITING: [&str; 2] = ["NoEndpoints", "GatewayBehind"];
 
 fn join(parts: [String; 2]) -> String {
@@ -418,7 +418,7 @@ mod tests {
                 Tone::Bad,
             ),
         ] {
-            let (tone, words) = standing(&conditions);
+            let (tone, words) = summary(&conditions);
             assert!(tone == wanted, "{conditions:?}: {}", tone.class());
             for condition in &conditions {
                 assert!(condition.status == "True" || words.contains(&condition.reason));

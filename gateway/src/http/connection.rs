@@ -20,9 +20,10 @@ use pingora_proxy::Session;
 use tokio::sync::Notify;
 
 use super::limits::{ENDPOINT, HEAD};
+use crate::clock::Clock;
 use crate::hops::Hops;
 use crate::open::Open;
-use crate::port::{Clock, EndpointState};
+use crate::port::EndpointState;
 
 /// One connection of a client, from accept to close.
 #[derive(Debug)]

@@ -44,11 +44,11 @@ use self::app::App;
 use self::connection::{Connection, Phase};
 use self::limits::{KEEP_ALIVE, STREAM_WINDOW, TRIES};
 use self::stream::Downstream;
+use crate::clock::Clock;
 use crate::delivery;
 use crate::descriptors::Descriptors;
 use crate::hops::Hops;
 use crate::open::Open;
-use crate::port::Clock;
 use crate::socket;
 
 /// The HTTP side of one worker. Must be used on one single-threaded runtime.

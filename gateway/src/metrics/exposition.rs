@@ -27,7 +27,7 @@ pub struct Exposition(String);
 
 /// What kind of numbers a family has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// Only grows.
     Counter,
     /// Goes up and down.
@@ -36,7 +36,7 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -56,7 +56,12 @@ pub struct Family<'a> {
 impl Exposition {
     /// Begins a family. It must not have been there before. It is named also where it has no series, so
     /// that a look at it says what there can be.
-    pub fn family(&mut self, name: &'static str, kind: Kind, help: &'static str) -> Family<'_> {
+    pub fn family(
+        &mut self,
+        name: &'static str,
+        kind: MetricKind,
+        help: &'static str,
+    ) -> Family<'_> {
         let kind = kind.as_str();
         // Writing to a String can't fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");

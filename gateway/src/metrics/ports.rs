@@ -10,14 +10,14 @@ use std::sync::Arc;
 use fairway_config::names::ServiceName;
 use fairway_config::net::Protocol;
 use fairway_config::service::{AppProtocol, PortKey};
-use fairway_gateway_core::route::{EndpointSet, Why};
+use fairway_gateway_core::route::{EndpointSet, Exclusion};
 
-use super::exposition::{Exposition, Family, Kind, Labels};
+use super::exposition::{Exposition, Family, Labels, MetricKind};
 use crate::counters::{CONNECT_BUCKETS, Counters, Rejection};
 use crate::port::Port;
 
 /// A port and what its series are made of.
-struct Row<'a> {
+struct PortSeries<'a> {
     labels: Labels,
     protocol: Protocol,
     app: AppProtocol,
@@ -30,7 +30,7 @@ struct Row<'a> {
     unreachable: usize,
 }
 
-impl<'a> Row<'a> {
+impl<'a> PortSeries<'a> {
     fn new((service, key): &(ServiceName, PortKey), port: &'a Port) -> Self {
         let route = port.route();
         Self {
@@ -52,17 +52,20 @@ impl<'a> Row<'a> {
 
 /// Writes the families of ports.
 pub(super) fn render(out: &mut Exposition, ports: &BTreeMap<(ServiceName, PortKey), Arc<Port>>) {
-    let rows: Vec<Row<'_>> = ports.iter().map(|(of, port)| Row::new(of, port)).collect();
+    let rows: Vec<PortSeries<'_>> = ports
+        .iter()
+        .map(|(of, port)| PortSeries::new(of, port))
+        .collect();
     render_state(out, &rows);
     render_traffic(out, &rows);
     render_reasons(out, &rows);
 }
 
 /// What says how a port is: there with and without traffic.
-fn render_state(out: &mut Exposition, rows: &[Row<'_>]) {
+fn render_state(out: &mut Exposition, rows: &[PortSeries<'_>]) {
     let mut family = out.family(
         "fairway_endpoints",
-        Kind::Gauge,
+        MetricKind::Gauge,
         "Endpoints by state; eligible: those that get traffic.",
     );
     for row in rows {
@@ -72,7 +75,7 @@ fn render_state(out: &mut Exposition, rows: &[Row<'_>]) {
     }
     let mut family = out.family(
         "fairway_endpoints_unreachable",
-        Kind::Gauge,
+        MetricKind::Gauge,
         "Eligible endpoints that can't be reached: their last dials have failed, three or more.",
     );
     for row in rows {
@@ -80,7 +83,7 @@ fn render_state(out: &mut Exposition, rows: &[Row<'_>]) {
     }
     let mut family = out.family(
         "fairway_connections_total",
-        Kind::Counter,
+        MetricKind::Counter,
         "Connections that ended, and UDP flows that began, by result.",
     );
     for row in rows {
@@ -93,26 +96,26 @@ fn render_state(out: &mut Exposition, rows: &[Row<'_>]) {
 }
 
 /// What traffic brings.
-fn render_traffic(out: &mut Exposition, rows: &[Row<'_>]) {
+fn render_traffic(out: &mut Exposition, rows: &[PortSeries<'_>]) {
     let all = || rows.iter().filter(|row| row.touched);
     let tcp = || all().filter(|row| row.protocol == Protocol::Tcp);
     let udp = || all().filter(|row| row.protocol == Protocol::Udp);
 
     let mut family = out.family(
         "fairway_connections_active",
-        Kind::Gauge,
+        MetricKind::Gauge,
         "TCP connections open now.",
     );
     for row in tcp() {
         family.sample(&row.labels, row.counters.active.get());
     }
-    let mut family = out.family("fairway_flows_active", Kind::Gauge, "UDP flows now.");
+    let mut family = out.family("fairway_flows_active", MetricKind::Gauge, "UDP flows now.");
     for row in udp() {
         family.sample(&row.labels, row.counters.flows.get());
     }
     let mut family = out.family(
         "fairway_flows_evicted_total",
-        Kind::Counter,
+        MetricKind::Counter,
         "UDP flows that had to go for others before their time: the table was full, or their client had \
          its share.",
     );
@@ -124,7 +127,7 @@ fn render_traffic(out: &mut Exposition, rows: &[Row<'_>]) {
     }
     let mut family = out.family(
         "fairway_receive_bytes_total",
-        Kind::Counter,
+        MetricKind::Counter,
         "Bytes from clients.",
     );
     for row in all() {
@@ -132,7 +135,7 @@ fn render_traffic(out: &mut Exposition, rows: &[Row<'_>]) {
     }
     let mut family = out.family(
         "fairway_transmit_bytes_total",
-        Kind::Counter,
+        MetricKind::Counter,
         "Bytes to clients.",
     );
     for row in all() {
@@ -140,7 +143,7 @@ fn render_traffic(out: &mut Exposition, rows: &[Row<'_>]) {
     }
     let mut family = out.family(
         "fairway_datagrams_total",
-        Kind::Counter,
+        MetricKind::Counter,
         "Datagrams from clients (receive) and to clients (transmit).",
     );
     for row in udp() {
@@ -155,7 +158,7 @@ fn render_traffic(out: &mut Exposition, rows: &[Row<'_>]) {
     }
     let mut family = out.family(
         "fairway_connect_duration_seconds",
-        Kind::Histogram,
+        MetricKind::Histogram,
         "How long dials of endpoints took, those that failed included.",
     );
     for row in tcp() {
@@ -164,11 +167,11 @@ fn render_traffic(out: &mut Exposition, rows: &[Row<'_>]) {
 }
 
 /// Counters by reason.
-fn render_reasons(out: &mut Exposition, rows: &[Row<'_>]) {
+fn render_reasons(out: &mut Exposition, rows: &[PortSeries<'_>]) {
     by_reason(
         out.family(
             "fairway_connect_errors_total",
-            Kind::Counter,
+            MetricKind::Counter,
             "Dials of endpoints that failed, and datagrams that they refused, by reason.",
         ),
         "reason",
@@ -178,7 +181,7 @@ fn render_reasons(out: &mut Exposition, rows: &[Row<'_>]) {
     by_reason(
         out.family(
             "fairway_rejected_total",
-            Kind::Counter,
+            MetricKind::Counter,
             "Clients turned away, by reason. no_endpoint: those whom the kernel refuses at closed ports \
              (node ports, and without CAP_BPF external addresses) are not seen and not counted.",
         ),
@@ -197,7 +200,7 @@ fn render_reasons(out: &mut Exposition, rows: &[Row<'_>]) {
     by_reason(
         out.family(
             "fairway_http_requests_total",
-            Kind::Counter,
+            MetricKind::Counter,
             "HTTP requests by class of the response; none: the client went away before it.",
         ),
         "code",
@@ -211,7 +214,13 @@ fn render_reasons(out: &mut Exposition, rows: &[Row<'_>]) {
 fn by_reason<'a>(
     mut family: Family<'_>,
     label: &str,
-    counts: impl Iterator<Item = (&'a Row<'a>, BTreeMap<&'static str, u64>, &'a [&'a str])>,
+    counts: impl Iterator<
+        Item = (
+            &'a PortSeries<'a>,
+            BTreeMap<&'static str, u64>,
+            &'a [&'a str],
+        ),
+    >,
 ) {
     for (row, counts, always) in counts {
         for (reason, count) in counts {
@@ -242,14 +251,14 @@ fn endpoint_states(endpoints: &EndpointSet) -> BTreeMap<&'static str, u64> {
     let mut states = BTreeMap::from([("eligible", endpoints.eligible.len() as u64)]);
     for excluded in &endpoints.excluded {
         let state = match excluded.why {
-            Why::NotReady => "not_ready",
-            Why::Terminating => "terminating",
-            Why::NotLocal => "not_local",
-            Why::Hinted => "hinted",
-            Why::WeightZero => "weight_zero",
-            Why::Refused(_) => "refused",
-            Why::NodeExcluded(_) => "node_excluded",
-            Why::OtherFamily => "other_family",
+            Exclusion::NotReady => "not_ready",
+            Exclusion::Terminating => "terminating",
+            Exclusion::NotLocal => "not_local",
+            Exclusion::Hinted => "hinted",
+            Exclusion::WeightZero => "weight_zero",
+            Exclusion::Refused(_) => "refused",
+            Exclusion::NodeExcluded(_) => "node_excluded",
+            Exclusion::OtherFamily => "other_family",
         };
         *states.entry(state).or_default() += 1;
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fairway_config::net::{EndpointAddr, Protocol};
 use fairway_config::service::AppProtocol;
 use fairway_gateway_core::reachability::DialFailure;
-use fairway_gateway_core::route::{Endpoint, EndpointSet, Excluded, RoutePort, Tick, Why};
+use fairway_gateway_core::route::{Endpoint, EndpointSet, Excluded, Exclusion, RoutePort, Tick};
 
 use super::exposition::openmetrics;
 use super::*;
@@ -82,7 +82,7 @@ fn key(protocol: Protocol, port: u16) -> PortKey {
     PortKey { protocol, port }
 }
 
-fn snapshot(service: &str, key: PortKey, endpoints: EndpointSet) -> (Snapshot, Arc<Port>) {
+fn snapshot(service: &str, key: PortKey, endpoints: EndpointSet) -> (MetricsSnapshot, Arc<Port>) {
     let name = ServiceName::new("web", service);
     let port = Arc::new(Port::new(
         Arc::new(RoutePort {
@@ -98,11 +98,11 @@ fn snapshot(service: &str, key: PortKey, endpoints: EndpointSet) -> (Snapshot, A
         }),
         1,
     ));
-    let snapshot = Snapshot {
+    let snapshot = MetricsSnapshot {
         version: "1.2.3",
         revision: "0123456789ab",
         ports: BTreeMap::from([((name, key), port.clone())]),
-        ..Snapshot::default()
+        ..MetricsSnapshot::default()
     };
     (snapshot, port)
 }
@@ -155,7 +155,7 @@ fn parse_openmetrics(text: &str) -> BTreeMap<String, String> {
 }
 
 /// The series of ports.
-fn of_ports(snapshot: &Snapshot) -> Vec<String> {
+fn of_ports(snapshot: &MetricsSnapshot) -> Vec<String> {
     let samples = parse(&render(snapshot)).into_keys();
     samples
         .filter(|series| series.contains("service="))
@@ -211,7 +211,7 @@ fn traffic_brings_seventeen_series_and_one_for_each_reason_that_there_was() {
 
 #[test]
 fn two_thousand_services_are_a_short_text() {
-    let mut many = Snapshot::default();
+    let mut many = MetricsSnapshot::default();
     for n in 0..2000 {
         let (one, port) = snapshot(
             &format!("shop-{n}"),
@@ -243,7 +243,7 @@ fn endpoints_that_are_not_reached_are_counted() {
     }];
     let endpoints = EndpointSet::new(endpoints, Vec::new());
     let (snapshot, port) = snapshot("shop", key(Protocol::Tcp, 80), endpoints);
-    let unreachable = |snapshot: &Snapshot| {
+    let unreachable = |snapshot: &MetricsSnapshot| {
         let samples = parse(&render(snapshot));
         let mut samples = samples.into_iter();
         let found = samples.find(|(series, _)| series.starts_with("fairway_endpoints_unreachable"));
@@ -271,7 +271,7 @@ fn every_count_is_under_its_name_and_labels() {
         vec![Excluded {
             addr: addr(2),
             node: None,
-            why: Why::NotReady,
+            why: Exclusion::NotReady,
         }],
     );
     let (mut snapshot, port) = snapshot("shop", key(Protocol::Tcp, 80), endpoints);
@@ -395,7 +395,7 @@ fn label_values_are_escaped() {
         .with("a", "quote \" slash \\ line\nend")
         .with("b", 1);
     let mut out = Exposition::default();
-    out.family("x", Kind::Gauge, "X.").sample(&labels, 1);
+    out.family("x", MetricKind::Gauge, "X.").sample(&labels, 1);
     let text = out.into_text();
     assert_eq!(
         text.lines().last(),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fairway_config::exchange::ClaimKind;
 use fairway_config::net::EndpointAddr;
 use fairway_config::service::{AppProtocol, ForwardTo, PortKey};
-use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, Sources};
+use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, SourceRanges};
 use socket2::SockFilter;
 use tokio_util::sync::CancellationToken;
 
@@ -109,7 +109,7 @@ fn route(protocol: Protocol, forward_to: ForwardTo) -> Arc<RoutePort> {
         name: None,
         app: AppProtocol::Opaque,
         claims: Vec::new(),
-        sources: Sources::default(),
+        sources: SourceRanges::default(),
         affinity: None,
         endpoints: Arc::new(EndpointSet::new(vec![endpoint], Vec::new())),
         loop_guard: match forward_to {

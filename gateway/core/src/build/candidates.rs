@@ -13,7 +13,7 @@ use fairway_config::service::{
 };
 
 use super::surroundings::Surroundings;
-use crate::eligible::Candidate;
+use crate::eligible::EndpointCandidate;
 use crate::route::Resolved;
 
 /// What endpoints are gathered from, and what comes to light on the way.
@@ -30,7 +30,7 @@ pub(super) struct Gatherer<'a> {
 
 impl<'a> Gatherer<'a> {
     /// The endpoints of a port, straight to them.
-    pub(super) fn endpoints(&mut self, port: &'a ServicePort) -> Vec<Candidate<'a>> {
+    pub(super) fn endpoints(&mut self, port: &'a ServicePort) -> Vec<EndpointCandidate<'a>> {
         let service: &'a Service = &self.stored.service;
         if let Some(name) = external_name(service) {
             return self.external(name, port);
@@ -64,7 +64,7 @@ impl<'a> Gatherer<'a> {
     }
 
     /// The Nodes' InternalIPs and the port's node port: one candidate for a Node.
-    pub(super) fn node_ports(&mut self, port: &'a ServicePort) -> Vec<Candidate<'a>> {
+    pub(super) fn node_ports(&mut self, port: &'a ServicePort) -> Vec<EndpointCandidate<'a>> {
         let Some(number) = self.stored.held.node_ports.get(&port.key()) else {
             self.notices.push(Notice {
                 reason: "NoNodePort".into(),
@@ -86,7 +86,7 @@ impl<'a> Gatherer<'a> {
                 let ip = of_family.or(ips.first())?.to_canonical();
                 let (standing, without) = behind.of(&node.name);
                 let barred = (standing == Standing::Away).then_some(without);
-                Some(Candidate {
+                Some(EndpointCandidate {
                     addr: EndpointAddr(SocketAddr::new(ip, *number)),
                     ready: standing == Standing::Ready,
                     serving: true,
@@ -138,7 +138,7 @@ impl<'a> Gatherer<'a> {
     }
 
     /// What `fairway.dev/external-name` stands for.
-    fn external(&mut self, name: &'a Arc<str>, port: &ServicePort) -> Vec<Candidate<'a>> {
+    fn external(&mut self, name: &'a Arc<str>, port: &ServicePort) -> Vec<EndpointCandidate<'a>> {
         let TargetPort::Number(number) = port.target else {
             self.notices.push(Notice {
                 reason: "TargetPortNotANumber".into(),
@@ -151,7 +151,7 @@ impl<'a> Gatherer<'a> {
             return Vec::new();
         };
         let addresses = self.addresses(name);
-        let candidates = addresses.into_iter().map(|ip| Candidate {
+        let candidates = addresses.into_iter().map(|ip| EndpointCandidate {
             addr: EndpointAddr(SocketAddr::new(ip, number)),
             ready: true,
             serving: true,
@@ -261,8 +261,13 @@ fn no_such_port(service: &Service, port: &ServicePort) -> Notice {
     }
 }
 
-fn candidate<'a>(ip: IpAddr, port: u16, endpoint: &'a SliceEndpoint, weight: u16) -> Candidate<'a> {
-    Candidate {
+fn candidate<'a>(
+    ip: IpAddr,
+    port: u16,
+    endpoint: &'a SliceEndpoint,
+    weight: u16,
+) -> EndpointCandidate<'a> {
+    EndpointCandidate {
         addr: EndpointAddr(SocketAddr::new(ip.to_canonical(), port)),
         ready: endpoint.ready,
         serving: endpoint.serving,

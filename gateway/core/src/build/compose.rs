@@ -15,9 +15,11 @@ use super::claims::Claims;
 use super::services::{Entry, Id, Services};
 use super::surroundings::Surroundings;
 use super::wants::Want;
-use crate::eligible::{Candidate, Eligible, Policy, eligible};
+use crate::eligible::{Eligible, EndpointCandidate, Policy, eligible};
 use crate::guard::Refusal;
-use crate::route::{Claim, EndpointSet, HealthCheck, Resolved, Route, RoutePort, Sources, Why};
+use crate::route::{
+    Claim, EndpointSet, Exclusion, HealthCheck, Resolved, Route, RoutePort, SourceRanges,
+};
 
 /// What a route depends on.
 pub(super) struct Parts<'a> {
@@ -237,7 +239,7 @@ fn sorted<T: Ord>(mut things: Vec<T>) -> Vec<T> {
 fn choose<'a>(
     parts: &Parts<'_>,
     protocol: Protocol,
-    candidates: Vec<Candidate<'a>>,
+    candidates: Vec<EndpointCandidate<'a>>,
 ) -> Eligible<'a> {
     let service: &Service = &parts.stored.service;
     let around = parts.around;
@@ -298,7 +300,7 @@ fn route_port(
         name: port.name.clone(),
         app: port.app,
         claims,
-        sources: Sources {
+        sources: SourceRanges {
             allow: service.source_ranges.clone(),
             deny: service.asks.deny_source_ranges.clone(),
         },
@@ -317,7 +319,7 @@ fn refused(endpoints: &EndpointSet) -> impl Iterator<Item = RefusedEndpoint> {
         .excluded
         .iter()
         .filter_map(|excluded| match &excluded.why {
-            Why::Refused(why) => Some(RefusedEndpoint {
+            Exclusion::Refused(why) => Some(RefusedEndpoint {
                 endpoint: excluded.addr,
                 why: why.clone(),
             }),

@@ -53,8 +53,8 @@ impl Given {
         }
     }
 
-    fn candidate(&self) -> Candidate<'_> {
-        Candidate {
+    fn candidate(&self) -> EndpointCandidate<'_> {
+        EndpointCandidate {
             addr: self.addr,
             ready: self.ready,
             serving: self.serving,

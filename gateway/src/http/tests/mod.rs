@@ -17,7 +17,7 @@ use fairway_config::exchange::ClaimKind;
 use fairway_config::names::ServiceName;
 use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr, Protocol};
 use fairway_config::service::{AppProtocol, PortKey};
-use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, Sources};
+use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, SourceRanges};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -31,9 +31,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Server;
+use crate::clock::Clock;
 use crate::descriptors::Descriptors;
 use crate::open::Open;
-use crate::port::{Clock, Port};
+use crate::port::Port;
 use crate::slot::{Slot, Target};
 
 /// For a connection to a backend to stand.
@@ -166,7 +167,7 @@ fn route(app: AppProtocol, backends: &[SocketAddr], affinity: Option<Duration>) 
         name: None,
         app,
         claims: Vec::new(),
-        sources: Sources::default(),
+        sources: SourceRanges::default(),
         affinity,
         endpoints: Arc::new(EndpointSet::new(eligible, Vec::new())),
         loop_guard: Vec::new(),

@@ -1,0 +1,37 @@
+//! The clock of the process.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use fairway_config::time::Timestamp;
+use fairway_gateway_core::route::Tick;
+
+/// The process's monotonic clock as [`Tick`]s.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+    /// What the wall clock said then.
+    wall: Timestamp,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub fn start() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let seconds = since.map_or(0, |since| since.as_secs());
+        Self {
+            start: Instant::now(),
+            wall: Timestamp(i64::try_from(seconds).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// Now.
+    pub fn now(&self) -> Tick {
+        Tick(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// A tick as people read it: always the same, also where the wall clock was set meanwhile.
+    pub fn timestamp(&self, tick: Tick) -> Timestamp {
+        let seconds = i64::try_from(tick.0 / 1000).unwrap_or(i64::MAX);
+        Timestamp(self.wall.0.saturating_add(seconds))
+    }
+}
