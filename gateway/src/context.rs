@@ -2,9 +2,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::Semaphore;
-
-use crate::health;
 use crate::http;
 use crate::shared::Shared;
 
@@ -15,8 +12,6 @@ pub(crate) struct Context {
     /// The worker's HTTP side, made when the first connection asks for it: its pools take most of a
     /// megabyte, and many gateways carry no HTTP.
     http: OnceLock<http::Server>,
-    /// How many health checks may be answered at once yet.
-    pub(crate) probes: Semaphore,
 }
 
 impl Context {
@@ -25,7 +20,6 @@ impl Context {
         Self {
             shared,
             http: OnceLock::new(),
-            probes: health::permits(),
         }
     }
 

@@ -20,12 +20,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::descriptors::Share;
 use crate::dials::Dials;
 use crate::engine::Cut;
+use crate::health;
 use crate::host;
 use crate::local::{self, LocalRoutes};
 use crate::metrics::{PROGRAMMING_DURATION, SYNC_DURATION};
-use crate::names::Names;
+use crate::names::{NameAnswer, Names};
 use crate::port::Port;
 use crate::programmer::{Opener, Programmer, Wanted};
 use crate::published::{Ports, Published, Shown};
@@ -57,6 +59,8 @@ pub(crate) struct Control {
     dials: Dials,
     programmer: Programmer,
     services: BTreeMap<ServiceName, Served>,
+    /// How many file descriptors the ports of each namespace hold.
+    shares: BTreeMap<Arc<str>, Arc<Share>>,
     /// When ports and endpoints that go have had their time.
     drains: BTreeMap<Instant, Vec<Drain>>,
     /// When clients are forgotten whose time with their endpoint is over.
@@ -101,7 +105,7 @@ enum Event {
     StoreGone,
     Host(host::Addresses),
     Routes(local::Changed),
-    Name(crate::names::Answer),
+    Names(Vec<NameAnswer>),
     Dials,
     Time,
 }
@@ -132,6 +136,7 @@ impl Control {
             dials: Dials::default(),
             programmer,
             services: BTreeMap::new(),
+            shares: BTreeMap::new(),
             drains: BTreeMap::new(),
             expiry: Instant::now() + EXPIRY,
             seed: 0,
@@ -177,7 +182,7 @@ impl Control {
                     Event::Host(addresses.borrow_and_update().clone().unwrap_or_default())
                 }
                 Some(changed) = routes.recv() => Event::Routes(changed),
-                Some(answer) = self.names.answer() => Event::Name(answer),
+                answers = self.names.answers() => Event::Names(answers),
                 () = self.dials.told() => Event::Dials,
                 batch = objects.recv(), if store => batch.map_or(Event::StoreGone, Event::Objects),
             };
@@ -195,7 +200,13 @@ impl Control {
                     let touched = self.programmer.routes_changed(changed).await;
                     self.report(touched);
                 }
-                Event::Name(answer) => self.name(answer).await,
+                Event::Names(answers) => {
+                    self.names(answers).await;
+                    // Nor must a flood of answers keep objects waiting.
+                    if let Ok(batch) = objects.try_recv() {
+                        self.objects(batch, &mut objects).await;
+                    }
+                }
                 Event::Dials => self.dials.schedule(Instant::now()),
                 Event::Time => {
                     self.look_at_dials();
@@ -270,17 +281,25 @@ impl Control {
         }
     }
 
-    async fn name(&mut self, answer: crate::names::Answer) {
-        let name = answer.name.clone();
-        let (changed, other_problem) = self.names.learn(answer);
-        if changed {
-            self.builder.name_changed(&name);
+    /// Takes in what name servers said. All of it is built together.
+    async fn names(&mut self, answers: Vec<NameAnswer>) {
+        let mut affected = BTreeSet::new();
+        let mut any_changed = false;
+        for answer in answers {
+            let name = answer.name.clone();
+            let (changed, other_problem) = self.names.learn(answer);
+            if changed {
+                self.builder.name_changed(&name);
+                any_changed = true;
+            }
+            if changed || other_problem {
+                affected.extend(self.builder.services_of(&name).cloned());
+            }
+        }
+        if any_changed {
             self.rebuild().await;
         }
-        if changed || other_problem {
-            let affected = self.builder.services_of(&name).cloned().collect();
-            self.report(affected);
-        }
+        self.report(affected);
     }
 
     /// Builds what changed and programs it. Returns whether there is anything in it to connect to.
@@ -295,7 +314,16 @@ impl Control {
         };
         let built = self.builder.build(&resolved);
         self.set_sources();
-        self.names.want(self.builder.take_changed_names());
+        let changed = self.builder.take_changed_names().into_keys();
+        let changed: Vec<_> = changed
+            .map(|name| {
+                let services = self.builder.services_of(&name);
+                let namespaces = services.map(|service| service.namespace.clone());
+                let namespaces: BTreeSet<_> = namespaces.collect();
+                (name, namespaces)
+            })
+            .collect();
+        self.names.want(changed);
         let mut programmed = false;
         let mut updates = Vec::with_capacity(built.len());
         let mut services = BTreeSet::new();
@@ -316,6 +344,8 @@ impl Control {
         let mut before: BTreeMap<_, _> = served.ports.iter().cloned().collect();
         let mut ports = Vec::new();
         let mut wanted = Vec::new();
+        let share = self.shares.entry(service.namespace.clone()).or_default();
+        let share = share.clone();
         for route in route.iter().flat_map(|route| &route.ports) {
             let port = match before.remove(&route.key) {
                 Some(port) => {
@@ -325,7 +355,8 @@ impl Control {
                 None => {
                     self.seed = self.seed.wrapping_add(1);
                     let changes = self.dials.changes().clone();
-                    Arc::new(Port::with_changes(route.clone(), self.seed, changes))
+                    let port = Port::with_changes(route.clone(), self.seed, changes);
+                    Arc::new(port.within(share.clone()))
                 }
             };
             wanted.extend(route.claims.iter().map(|claim| Wanted {
@@ -360,6 +391,8 @@ impl Control {
                 Arc::new(Health {
                     service: service.clone(),
                     local_endpoints,
+                    connections: health::connections(),
+                    share: Share::within(share.clone()),
                 })
             });
             health
@@ -380,6 +413,10 @@ impl Control {
         if route.is_some() {
             served.route = route;
             self.services.insert(service.clone(), served);
+        }
+        // Nobody else has it: it is that of no port any more.
+        if Arc::strong_count(&share) == 2 {
+            self.shares.remove(&service.namespace);
         }
         wanted
     }

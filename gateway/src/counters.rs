@@ -124,6 +124,55 @@ impl Rejection {
     }
 }
 
+/// Why a datagram was dropped that was taken from a client or an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DropReason {
+    /// The queue of the socket that was to send it was full.
+    QueueFull,
+    /// It is longer than what the way takes.
+    TooLong,
+    /// The endpoint refused it, and no other one was left to try.
+    Refused,
+    /// There is no way to where it was to go.
+    Unreachable,
+    /// Anything else.
+    Other,
+}
+
+impl DropReason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::QueueFull,
+        Self::TooLong,
+        Self::Refused,
+        Self::Unreachable,
+        Self::Other,
+    ];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::TooLong => "too_long",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Other => "other",
+        }
+    }
+
+    /// The class of an error of `sendmsg(2)`.
+    pub fn of(error: &std::io::Error) -> Self {
+        use rustix::io::Errno;
+        match Errno::from_io_error(error) {
+            Some(Errno::AGAIN | Errno::NOBUFS) => Self::QueueFull,
+            Some(Errno::MSGSIZE) => Self::TooLong,
+            Some(Errno::CONNREFUSED) => Self::Refused,
+            Some(Errno::HOSTUNREACH | Errno::NETUNREACH) => Self::Unreachable,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// What is counted for one port of a Service.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -147,6 +196,7 @@ pub struct Counters {
     pub datagrams_transmitted: Counter,
     /// How long dials of endpoints took, those that failed included.
     pub connect: Histogram,
+    datagrams_dropped: [Counter; DropReason::ALL.len()],
     rejected: [Counter; Rejection::ALL.len()],
     connect_errors: [Counter; DialFailure::ALL.len()],
     responses: [Counter; RESPONSE_CLASSES.len()],
@@ -188,6 +238,22 @@ impl Counters {
         Rejection::ALL
             .iter()
             .zip(&self.rejected)
+            .map(|(why, n)| (why.as_str(), n.get()))
+            .collect()
+    }
+
+    /// Datagrams were dropped.
+    pub fn dropped(&self, why: DropReason, count: u64) {
+        if let Some(counter) = self.datagrams_dropped.get(why as usize) {
+            counter.add(count);
+        }
+    }
+
+    /// How many datagrams were dropped, by reason.
+    pub fn datagrams_dropped(&self) -> BTreeMap<&'static str, u64> {
+        DropReason::ALL
+            .iter()
+            .zip(&self.datagrams_dropped)
             .map(|(why, n)| (why.as_str(), n.get()))
             .collect()
     }

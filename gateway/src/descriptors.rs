@@ -10,7 +10,9 @@
 //! for Shared-Memory Packet Switches», 1998). Alone it gets seven eighths; two that want all get
 //! seven fifteenths each; and there is always something left for a port that holds nothing. What
 //! ports hold is never taken back, so that ports that fill up one after the other, and are never done,
-//! leave an eighth each of what the one before did.
+//! leave an eighth each of what the one before did. So there is a bound for all ports of a namespace
+//! together, too ([`MULTIPLE_OF_NAMESPACE`]): one tenant leaves a thirty-second to the others, however many
+//! ports it fills.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -30,6 +32,10 @@ pub(crate) const CONNECTION: u32 = 2;
 
 /// How many times of what is free one port may hold.
 const MULTIPLE: usize = 7;
+
+/// How many times of what is free all ports of one namespace may hold: several full ones of a namespace fit
+/// in, and the last part stays for others.
+const MULTIPLE_OF_NAMESPACE: usize = 31;
 
 /// What stays for the rest of the process: a tenth of its limit, at least this.
 const RESERVE: usize = 128;
@@ -69,9 +75,42 @@ struct Logged {
     open: bool,
 }
 
-/// How much of a budget one port of a Service holds.
+/// How much of a budget one port of a Service holds, or all ports of a namespace.
 #[derive(Debug, Default)]
-pub(crate) struct Share(AtomicUsize);
+pub(crate) struct Share {
+    held: AtomicUsize,
+    /// That of the namespace.
+    within: Option<Arc<Share>>,
+}
+
+impl Share {
+    /// One of a namespace that has this one.
+    pub(crate) fn within(namespace: Arc<Self>) -> Arc<Self> {
+        Arc::new(Self {
+            held: AtomicUsize::default(),
+            within: Some(namespace),
+        })
+    }
+
+    /// It, and that of its namespace, each with how many times of what is free it may hold.
+    fn levels(&self) -> impl Iterator<Item = (&Self, usize)> {
+        let namespace = self.within.as_deref();
+        let namespace = namespace.map(|share| (share, MULTIPLE_OF_NAMESPACE));
+        [(self, MULTIPLE)].into_iter().chain(namespace)
+    }
+
+    fn add(&self, count: usize) {
+        for (share, _) in self.levels() {
+            share.held.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    fn subtract(&self, count: usize) {
+        for (share, _) in self.levels() {
+            share.held.fetch_sub(count, Ordering::Relaxed);
+        }
+    }
+}
 
 /// Leave to have some descriptors open; given back when dropped.
 #[derive(Debug)]
@@ -85,7 +124,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let count = self.count as usize;
         if let Some(share) = &self.share {
-            share.0.fetch_sub(count, Ordering::Relaxed);
+            share.subtract(count);
         }
         self.descriptors.give(count);
     }
@@ -212,7 +251,7 @@ impl Descriptors {
         if !self.allows(Some(share), 0) {
             return false;
         }
-        share.0.fetch_add(permit.count as usize, Ordering::Relaxed);
+        share.add(permit.count as usize);
         permit.share = Some(share.clone());
         true
     }
@@ -234,12 +273,16 @@ impl Descriptors {
             .flatten()
     }
 
-    /// Whether a port may have so many more. One that holds nothing has its turn with the others.
+    /// Whether a port may have so many more, and its namespace. One that holds nothing has its turn with the
+    /// others.
     fn allows(&self, share: Option<&Arc<Share>>, count: u32) -> bool {
-        let held = share.map_or(0, |share| share.0.load(Ordering::Relaxed));
         let count = count as usize;
         let left = self.free().saturating_sub(count);
-        held == 0 || held + count <= MULTIPLE * left
+        let mut levels = share.into_iter().flat_map(|share| share.levels());
+        levels.all(|(share, multiple)| {
+            let held = share.held.load(Ordering::Relaxed);
+            held == 0 || held + count <= multiple * left
+        })
     }
 
     /// The kernel had none although there should be some: the host as a whole may be short of files
@@ -250,7 +293,7 @@ impl Descriptors {
 
     fn permit(self: &Arc<Self>, share: Option<&Arc<Share>>, count: u32) -> Permit {
         if let Some(share) = share {
-            share.0.fetch_add(count as usize, Ordering::Relaxed);
+            share.add(count as usize);
         }
         Permit {
             descriptors: self.clone(),

@@ -3,50 +3,32 @@
 //! The answer is kube-proxy's, byte for byte where it matters: 200 or 503, the weight in a header
 //! (KEP-3836), and a small JSON body.
 
-use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
+use crate::own_http::{self, OwnConnections};
 use crate::slot::Health;
 
-/// How long one connection may take for all it wants: probes ask once and go.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How many connections one Service's health check port may have.
+const CONNECTIONS: usize = 64;
 
-/// How many probes a worker answers at once; more are turned away.
-const CONNECTIONS: usize = 128;
-
-/// Answers one connection, where there is a permit left for it.
-pub(crate) async fn serve(stream: TcpStream, health: &Health, permits: &Semaphore) {
-    let Ok(_permit) = permits.try_acquire() else {
-        return;
-    };
-    let answer =
-        service_fn(|_: Request<Incoming>| std::future::ready(Ok::<_, Infallible>(answer(health))));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .max_buf_size(16 << 10)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), answer);
-    if let Ok(Err(error)) = tokio::time::timeout(PATIENCE, connection).await {
-        tracing::debug!(%error, "health check connection");
-    }
+/// Answers one connection.
+pub(crate) async fn serve(stream: TcpStream, health: &Health, stopping: &CancellationToken) {
+    let connection = health.connections.admit();
+    let answer = |_| std::future::ready(answer(health));
+    own_http::carry(stream, connection, stopping, answer).await;
 }
 
-/// As many permits as a worker answers probes at once.
-pub(crate) fn permits() -> Semaphore {
-    Semaphore::new(CONNECTIONS)
+/// None yet, for the health check port of one Service.
+pub(crate) fn connections() -> Arc<OwnConnections> {
+    OwnConnections::new(CONNECTIONS)
 }
 
 #[derive(Serialize)]

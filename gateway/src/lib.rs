@@ -48,6 +48,7 @@ pub mod local;
 pub mod metrics;
 mod names;
 mod open;
+mod own_http;
 mod part;
 mod pinning;
 mod pipes;

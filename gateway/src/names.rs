@@ -3,6 +3,9 @@
 //! An answer stays until there is another one: a name server that goes away takes no backend with
 //! it. «No such name» and «no addresses» are no answers either in that sense; a name that is really
 //! gone is reported, and whoever took it away takes the Service's endpoint away too.
+//!
+//! Queries under way are bounded, over all and for each namespace ([`Queries`]): thousands of names of one
+//! namespace that nobody answers for take neither the sockets nor the turn of another one's names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +19,7 @@ use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
 /// A name is asked for again after its record's time to live, within these bounds.
@@ -34,9 +37,13 @@ const ATTEMPTS: usize = 2;
 /// Answers that may wait to be taken.
 const ANSWERS: usize = 256;
 
+/// Names that may be asked for at once, over all and for one namespace. Each takes two sockets.
+const QUERIES: usize = 32;
+const QUERIES_OF_ONE: usize = 8;
+
 /// What was found out about a name.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct NameAnswer {
     pub(crate) name: Arc<str>,
     /// Its addresses in order, or what is wrong.
     pub(crate) addresses: Result<Vec<IpAddr>, String>,
@@ -49,14 +56,74 @@ pub(crate) struct Names {
     /// Why there is no resolver.
     unusable: String,
     asking: JoinSet<()>,
-    known: BTreeMap<Arc<str>, Known>,
-    sender: mpsc::Sender<Answer>,
-    answers: mpsc::Receiver<Answer>,
+    queries: Queries,
+    known: BTreeMap<Arc<str>, KnownName>,
+    sender: mpsc::Sender<NameAnswer>,
+    answers: mpsc::Receiver<NameAnswer>,
+}
+
+/// Leave to ask name servers.
+#[derive(Debug)]
+struct Queries {
+    all: Arc<Semaphore>,
+    by_namespace: BTreeMap<Arc<str>, Arc<Semaphore>>,
+}
+
+/// Leave to ask for the names of one namespace.
+#[derive(Clone, Debug)]
+struct Leave {
+    of_namespace: Arc<Semaphore>,
+    of_all: Arc<Semaphore>,
+}
+
+impl Queries {
+    fn new() -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(QUERIES)),
+            by_namespace: BTreeMap::new(),
+        }
+    }
+
+    /// For a name of several namespaces, by the one that has the fewest names: nobody else's names are to
+    /// hold it up.
+    fn of(&mut self, namespaces: &BTreeSet<Arc<str>>) -> Leave {
+        let names = |namespace: &&Arc<str>| {
+            let of_namespace = self.by_namespace.get(*namespace);
+            of_namespace.map_or(0, Arc::strong_count)
+        };
+        let new = || Arc::new(Semaphore::new(QUERIES_OF_ONE));
+        let of_namespace = match namespaces.iter().min_by_key(names).cloned() {
+            Some(fewest) => {
+                let of_namespace = self.by_namespace.entry(fewest);
+                of_namespace.or_insert_with(new).clone()
+            }
+            None => new(),
+        };
+        Leave {
+            of_namespace,
+            of_all: self.all.clone(),
+        }
+    }
+
+    /// Forgets namespaces of which no name is asked for any more.
+    fn forget_unused(&mut self) {
+        self.by_namespace
+            .retain(|_, leave| Arc::strong_count(leave) > 1);
+    }
+}
+
+impl Leave {
+    /// Waits for its turn. So few of one namespace wait for the turn of all that nobody waits long there.
+    async fn turn(&self) -> (Option<SemaphorePermit<'_>>, Option<SemaphorePermit<'_>>) {
+        // They are never closed.
+        let of_namespace = self.of_namespace.acquire().await.ok();
+        (of_namespace, self.of_all.acquire().await.ok())
+    }
 }
 
 /// What is known of one name.
 #[derive(Debug)]
-struct Known {
+struct KnownName {
     addresses: Vec<IpAddr>,
     problem: Option<String>,
     asking: Option<AbortHandle>,
@@ -73,39 +140,45 @@ impl Names {
                 (None, format!("no usable name server: {error}"))
             }
         };
-        let asking = JoinSet::new();
         Self {
             resolver,
             unusable,
-            asking,
+            asking: JoinSet::new(),
+            queries: Queries::new(),
             known: BTreeMap::new(),
             sender,
             answers,
         }
     }
 
-    /// These names are wanted from now on (true), or not any more.
-    pub(crate) fn want(&mut self, changed: BTreeMap<Arc<str>, bool>) {
-        for (name, wanted) in changed {
-            if !wanted {
+    /// These names are wanted from now on by Services of those namespaces, or by none any more.
+    pub(crate) fn want(
+        &mut self,
+        changed: impl IntoIterator<Item = (Arc<str>, BTreeSet<Arc<str>>)>,
+    ) {
+        for (name, namespaces) in changed {
+            if namespaces.is_empty() {
                 let known = self.known.remove(&name);
                 if let Some(asking) = known.and_then(|known| known.asking) {
                     asking.abort();
                 }
             } else if !self.known.contains_key(&name) {
-                self.ask(name);
+                self.ask(name, &namespaces);
             }
         }
         while self.asking.try_join_next().is_some() {}
+        self.queries.forget_unused();
     }
 
-    fn ask(&mut self, name: Arc<str>) {
+    fn ask(&mut self, name: Arc<str>, namespaces: &BTreeSet<Arc<str>>) {
+        let leave = self.queries.of(namespaces);
         let asking = self.resolver.clone().map(|resolver| {
+            let sender = self.sender.clone();
             self.asking
-                .spawn(keep_asking(resolver, name.clone(), self.sender.clone()))
+                .spawn(keep_asking(resolver, name.clone(), leave, sender))
         });
         let problem = asking.is_none().then(|| self.unusable.clone());
-        let known = Known {
+        let known = KnownName {
             addresses: Vec::new(),
             problem,
             asking,
@@ -113,14 +186,16 @@ impl Names {
         self.known.insert(name, known);
     }
 
-    /// The next answer.
-    pub(crate) async fn answer(&mut self) -> Option<Answer> {
-        self.answers.recv().await
+    /// The next answers: one, and those that wait behind it.
+    pub(crate) async fn answers(&mut self) -> Vec<NameAnswer> {
+        let mut answers = Vec::new();
+        self.answers.recv_many(&mut answers, ANSWERS).await;
+        answers
     }
 
     /// Takes an answer in: whether the addresses changed, and whether what is wrong with the name
     /// did.
-    pub(crate) fn learn(&mut self, answer: Answer) -> (bool, bool) {
+    pub(crate) fn learn(&mut self, answer: NameAnswer) -> (bool, bool) {
         let Some(known) = self.known.get_mut(&answer.name) else {
             return (false, false);
         };
@@ -185,10 +260,18 @@ fn resolver(name_server: Option<SocketAddr>) -> Result<TokioResolver, NetError> 
 }
 
 /// Asks for one name again and again.
-async fn keep_asking(resolver: TokioResolver, name: Arc<str>, answers: mpsc::Sender<Answer>) {
+async fn keep_asking(
+    resolver: TokioResolver,
+    name: Arc<str>,
+    leave: Leave,
+    answers: mpsc::Sender<NameAnswer>,
+) {
     let mut retry = RETRY_FIRST;
     loop {
-        let (addresses, pause) = match ask(&resolver, &name).await {
+        let turn = leave.turn().await;
+        let answer = ask(&resolver, &name).await;
+        drop(turn);
+        let (addresses, pause) = match answer {
             Ok((addresses, time_to_live)) => {
                 retry = RETRY_FIRST;
                 (Ok(addresses), time_to_live.clamp(SOONEST, LATEST))
@@ -200,7 +283,7 @@ async fn keep_asking(resolver: TokioResolver, name: Arc<str>, answers: mpsc::Sen
             }
         };
         if answers
-            .send(Answer {
+            .send(NameAnswer {
                 name: name.clone(),
                 addresses,
             })
@@ -257,4 +340,44 @@ fn found(lookup: &Lookup) -> impl Iterator<Item = IpAddr> + '_ {
             RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
             _ => None,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    fn namespaces(names: &[&str]) -> BTreeSet<Arc<str>> {
+        names.iter().map(|name| Arc::from(*name)).collect()
+    }
+
+    #[tokio::test]
+    async fn thousands_of_names_of_one_namespace_leave_another_one_its_turn() {
+        let mut queries = Queries::new();
+        let mut tasks = JoinSet::new();
+        let under_way = Arc::new(Semaphore::new(0));
+        for _ in 0..5_000 {
+            let (leave, under_way) = (queries.of(&namespaces(&["many"])), under_way.clone());
+            tasks.spawn(async move {
+                let _turn = leave.turn().await;
+                under_way.add_permits(1);
+                // Nobody answers.
+                std::future::pending::<()>().await;
+            });
+        }
+        while under_way.available_permits() < QUERIES_OF_ONE {
+            tokio::task::yield_now().await;
+        }
+        // Also for a name that both want.
+        for wanted_by in [&["other"][..], &["many", "other"]] {
+            let leave = queries.of(&namespaces(wanted_by));
+            let turn = tokio::time::timeout(Duration::from_secs(20), leave.turn());
+            assert!(turn.await.is_ok(), "{wanted_by:?}");
+        }
+        assert_eq!(under_way.available_permits(), QUERIES_OF_ONE);
+        tasks.shutdown().await;
+        queries.forget_unused();
+        assert!(queries.by_namespace.is_empty());
+    }
 }

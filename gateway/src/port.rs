@@ -2,7 +2,7 @@
 //! route must not reset.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -120,6 +120,12 @@ impl Port {
         }
     }
 
+    /// The same, whose file descriptors count for its namespace too.
+    pub(crate) fn within(mut self, namespace: Arc<Share>) -> Self {
+        self.share = Share::within(namespace);
+        self
+    }
+
     /// The current route. Takes no lock.
     pub fn route(&self) -> arc_swap::Guard<Arc<RoutePort>> {
         self.route.load()
@@ -150,7 +156,7 @@ impl Port {
         verdict
     }
 
-    /// The endpoint for a client, none of `tried` among them: the one choice for TCP, UDP and HTTP.
+    /// The endpoint for a client's connection or request, none of `tried` among them.
     pub fn pick<'a>(
         &self,
         route: &'a RoutePort,
@@ -164,6 +170,17 @@ impl Port {
     /// Forgets the clients whose time with their endpoint is over. To be called now and then.
     pub fn expire(&self, now: Tick) {
         self.balancer.expire(&self.route(), now);
+    }
+
+    /// The endpoint for a UDP flow of a client, none of `tried` among them.
+    pub fn pick_for_flow<'a>(
+        &self,
+        route: &'a RoutePort,
+        client: SocketAddr,
+        now: Tick,
+        tried: &[EndpointAddr],
+    ) -> Option<&'a Endpoint> {
+        self.balancer.pick_for_flow(route, client, now, tried)
     }
 
     /// The state of `endpoint`, which is made where there is none yet.

@@ -26,8 +26,9 @@ pub struct Settings {
     pub make_local: bool,
     /// The name server to ask; none: those of `/etc/resolv.conf`.
     pub name_server: Option<SocketAddr>,
-    /// UDP flows at once, over all Services; none: a third of the file descriptors that the
-    /// process may open, at most 16,384.
+    /// UDP flows at once, over all Services and workers; none: a third of the file descriptors that the
+    /// process may open, at most 16,384 (each also takes one of the host's ports, see
+    /// `net.ipv4.ip_local_port_range`).
     pub max_flows: Option<usize>,
     /// Whether connections to external addresses are steered by the kernel, where the process may
     /// (CAP_BPF and CAP_NET_ADMIN).

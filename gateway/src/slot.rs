@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::counters::Gauge;
 use crate::descriptors::Share;
 use crate::hops::Guard;
+use crate::own_http::OwnConnections;
 use crate::port::Port;
 
 /// A place to listen. Its sockets stay while the Service behind it changes.
@@ -88,7 +89,7 @@ impl Target {
     pub(crate) fn share(&self) -> Option<&Arc<Share>> {
         match self {
             Self::Port { port, .. } => Some(&port.share),
-            Self::Health(_) => None,
+            Self::Health(health) => Some(&health.share),
         }
     }
 
@@ -108,4 +109,8 @@ pub(crate) struct Health {
     pub(crate) service: ServiceName,
     /// How many endpoints count as local.
     pub(crate) local_endpoints: AtomicUsize,
+    /// Those who ask.
+    pub(crate) connections: Arc<OwnConnections>,
+    /// The file descriptors that they hold.
+    pub(crate) share: Arc<Share>,
 }

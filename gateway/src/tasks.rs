@@ -115,7 +115,7 @@ fn carry(task: Task, context: &Arc<Context>) {
     match accepted {
         Accepted::Probe { health } => {
             tokio::spawn(async move {
-                health::serve(stream, &health, &context.probes).await;
+                health::serve(stream, &health, &context.shared.stopping).await;
                 drop(permit);
             });
         }

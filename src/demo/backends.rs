@@ -3,17 +3,25 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
 /// The names, one backend each.
 pub(super) const NAMES: [&str; 3] = ["apple", "banana", "cherry"];
+
+/// How many connections a backend has at most.
+const CONNECTIONS: usize = 1024;
+/// How long a connection may be without a request.
+const IDLE: Duration = Duration::from_secs(120);
+/// Before accepting again where the process is out of file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A backend that answers over HTTP and, on the same port, over UDP.
 pub(super) struct Backend {
@@ -54,10 +62,14 @@ async fn serve_http(listener: TcpListener, name: &'static str) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of file descriptors, or a client that went away: neither ends the backend.
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
             continue;
         };
         while connections.try_join_next().is_some() {}
+        if connections.len() >= CONNECTIONS {
+            // The demo is asked through Fairway, which keeps fewer.
+            continue;
+        }
         connections.spawn(async move {
             let answer = service_fn(move |_: Request<hyper::body::Incoming>| async move {
                 let body = Full::new(Bytes::from(format!("{name}\n")));
@@ -65,6 +77,8 @@ async fn serve_http(listener: TcpListener, name: &'static str) {
             });
             // A client that breaks off is its own affair.
             let _ = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(IDLE)
                 .serve_connection(TokioIo::new(stream), answer)
                 .await;
         });

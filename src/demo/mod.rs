@@ -71,6 +71,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
             pin_workers: false,
             // On the machine of whoever tries it, nothing is changed.
             steering: false,
+            udp_flows: None,
             udp_offload: true,
             io_uring: true,
             class: DEFAULT_CLASS.into(),

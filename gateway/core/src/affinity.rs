@@ -17,7 +17,7 @@ use std::time::Duration;
 use fairway_config::net::EndpointAddr;
 use siphasher::sip::SipHasher13;
 
-use crate::recency::Recency;
+use crate::lru::Lru;
 use crate::route::Tick;
 
 /// Clients that one port of a Service remembers at most.
@@ -188,7 +188,7 @@ struct Shard {
     entries: Vec<Entry>,
     /// Places in `entries` that are free.
     free: Vec<u32>,
-    order: Recency,
+    order: Lru,
 }
 
 impl Default for Shard {
@@ -197,7 +197,7 @@ impl Default for Shard {
             index: HashMap::default(),
             entries: Vec::new(),
             free: Vec::new(),
-            order: Recency::new(),
+            order: Lru::new(),
         }
     }
 }

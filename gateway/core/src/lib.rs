@@ -17,10 +17,10 @@ pub mod build;
 pub mod eligible;
 pub mod flows;
 pub mod guard;
+mod lru;
 pub mod pick;
 pub mod rank;
 pub mod reachability;
-mod recency;
 pub mod route;
 pub mod sources;
 #[cfg(test)]

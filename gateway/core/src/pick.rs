@@ -1,11 +1,12 @@
 //! The choice of an endpoint for a client.
 //!
 //! What is eligible was decided when the route was [built](crate::build). Here a client with
-//! affinity goes to the endpoint it had, else to the best of its [ranking](crate::rank); all others
-//! are spread in turn. Shares are exact: over as many picks as the weights sum up to, each endpoint
+//! affinity goes to the endpoint it had, else to the best of its [ranking](crate::rank). A UDP flow
+//! without affinity goes to the best of the ranking of its client's address and port, so that it comes to
+//! the same endpoint after a restart. All others are spread in turn. Shares are exact: over as many picks as the weights sum up to, each endpoint
 //! gets as many as its weight, however many threads pick.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -68,6 +69,23 @@ impl Balancer {
         match route.affinity {
             Some(timeout) => self.affinity.expire(now, timeout),
             None => self.affinity.expire(Tick(u64::MAX), Duration::ZERO),
+        }
+    }
+
+    /// The endpoint for a UDP flow of a client, none of `tried` among them; nothing where none is left.
+    ///
+    /// Without affinity it is a pass over the endpoints: see [`crate::rank`] for numbers.
+    pub fn pick_for_flow<'a>(
+        &self,
+        route: &'a RoutePort,
+        client: SocketAddr,
+        now: Tick,
+        tried: &[EndpointAddr],
+    ) -> Option<&'a Endpoint> {
+        let eligible = &route.endpoints.eligible;
+        match route.affinity {
+            Some(timeout) => self.pick_for_client(eligible, client.ip(), now, timeout, tried),
+            None => rank::best_for_flow(client, untried(eligible, tried)),
         }
     }
 

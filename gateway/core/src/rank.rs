@@ -9,7 +9,8 @@
 //! The choice is a contract between gateways of different versions and machines, so all of it is
 //! integer arithmetic and fixed here; tests hold it to golden values:
 //! - `h` = SipHash-2-4 with the key below over the client's address (16 bytes, IPv4 as
-//!   IPv4-mapped), the endpoint's address (16 bytes likewise) and its port (2 bytes, big endian);
+//!   IPv4-mapped), for a UDP flow without affinity the client's port (2 bytes, big endian), the
+//!   endpoint's address (16 bytes likewise) and its port (2 bytes, big endian);
 //! - `u` = `(h | 1) / 2^64`, uniform in (0, 1);
 //! - the least `-log2(u) / weight` wins, an exponential race in which an endpoint wins with
 //!   probability weight / sum of weights. An endpoint of no greater weight and smaller `h` never
@@ -22,7 +23,7 @@
 
 use std::cmp::Ordering;
 use std::hash::Hasher;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use fairway_config::net::EndpointAddr;
 use siphasher::sip::SipHasher24;
@@ -37,12 +38,16 @@ pub fn best<'a>(
     client: IpAddr,
     endpoints: impl IntoIterator<Item = &'a Endpoint>,
 ) -> Option<&'a Endpoint> {
-    let hasher = client_hasher(client);
-    endpoints
-        .into_iter()
-        .map(|endpoint| Contender::new(&hasher, endpoint))
-        .reduce(|best, other| if other.beats(&best) { other } else { best })
-        .map(|contender| contender.endpoint)
+    best_by(&client_hasher(client), endpoints)
+}
+
+/// The best of `endpoints` for a UDP flow of `client`; nothing where there are none. A flow that goes on
+/// after a restart comes to the same one.
+pub fn best_for_flow<'a>(
+    client: SocketAddr,
+    endpoints: impl IntoIterator<Item = &'a Endpoint>,
+) -> Option<&'a Endpoint> {
+    best_by(&flow_hasher(client), endpoints)
 }
 
 /// All of `endpoints`, the best for `client` first: what is tried when the best one fails.
@@ -64,6 +69,23 @@ pub fn ranking<'a>(
 /// The hash `h` of a client and an endpoint.
 pub fn hash(client: IpAddr, endpoint: EndpointAddr) -> u64 {
     endpoint_hash(&client_hasher(client), endpoint)
+}
+
+fn best_by<'a>(
+    client: &SipHasher24,
+    endpoints: impl IntoIterator<Item = &'a Endpoint>,
+) -> Option<&'a Endpoint> {
+    endpoints
+        .into_iter()
+        .map(|endpoint| Contender::new(client, endpoint))
+        .reduce(|best, other| if other.beats(&best) { other } else { best })
+        .map(|contender| contender.endpoint)
+}
+
+fn flow_hasher(client: SocketAddr) -> SipHasher24 {
+    let mut hasher = client_hasher(client.ip());
+    hasher.write(&client.port().to_be_bytes());
+    hasher
 }
 
 fn client_hasher(client: IpAddr) -> SipHasher24 {

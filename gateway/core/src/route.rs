@@ -123,6 +123,28 @@ impl EndpointSet {
         eligible.is_ok() || excluded.is_ok()
     }
 
+    /// Whether a UDP flow to the endpoint may go on: it gets new traffic, or it serves and others get it.
+    /// (kube-proxy too ends the flows of an endpoint when it serves no more.)
+    pub fn serves(&self, addr: EndpointAddr) -> bool {
+        let eligible = self
+            .eligible
+            .binary_search_by_key(&addr, |endpoint| endpoint.addr);
+        eligible.is_ok() || {
+            let excluded = self
+                .excluded
+                .binary_search_by_key(&addr, |excluded| excluded.addr);
+            let excluded = excluded.ok().and_then(|at| self.excluded.get(at));
+            excluded.is_some_and(|excluded| match excluded.why {
+                Exclusion::Terminating | Exclusion::Hinted | Exclusion::OtherFamily => true,
+                Exclusion::NotReady
+                | Exclusion::NotLocal
+                | Exclusion::WeightZero
+                | Exclusion::Refused(_)
+                | Exclusion::NodeExcluded(_) => false,
+            })
+        }
+    }
+
     pub(crate) fn turns(&self) -> &Turns {
         &self.turns
     }

@@ -1,73 +1,136 @@
-//! The HTTP server under the admin address: few connections, none of them for long.
+//! Who is connected to the admin or the metrics address, and who is answered when.
+//!
+//! `/livez` and `/readyz` are answered at once. What costs something (metrics, the API, the page) is made
+//! one at a time, on a thread of its own, and a few answers of that kind may be under way: a client that
+//! takes nothing of its answer makes room for the next one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How many connections there may be; more wait in the kernel's queue.
+use crate::own_http::{self, OwnConnection, OwnConnections};
+
+/// How many connections there may be.
 const CONNECTIONS: usize = 64;
-/// For a request's head to arrive, and for the next one on a kept connection.
-const HEAD: Duration = Duration::from_secs(30);
-/// How long a connection may last: a client that does not read holds one of [`CONNECTIONS`].
-const LIFETIME: Duration = Duration::from_secs(300);
-/// For an answer under way, once a connection is told to end.
-const FINISH: Duration = Duration::from_secs(5);
+/// How many answers that cost something may be under way. Each may hold megabytes.
+const ANSWERS: usize = 8;
+/// After so long a client that takes nothing of its answer makes room for another one.
+const STALLED: Duration = Duration::from_secs(2);
+/// How often it is looked whether one has stalled.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long a request waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
 /// Before accepting again where the process is out of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `router` until `shutdown`, and returns when the last connection is gone.
 pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let connections = TaskTracker::new();
+    let connections = OwnConnections::new(CONNECTIONS);
+    let tasks = TaskTracker::new();
     loop {
-        let accepted = async {
-            // The semaphore is never closed.
-            let place = places.clone().acquire_owned().await.ok()?;
-            Some((place, listener.accept().await))
-        };
-        let (place, stream) = tokio::select! {
+        let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = accepted => match accepted {
-                Some((place, Ok((stream, _)))) => (place, stream),
-                Some((_, Err(error))) => {
-                    tracing::debug!(%error, "the admin address can't accept");
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-                None => break,
-            },
+            accepted = listener.accept() => accepted,
         };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "the admin address can't accept");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let connection = connections.admit();
         let (router, shutdown) = (router.clone(), shutdown.clone());
-        connections.spawn(async move {
-            carry(stream, router, shutdown).await;
-            drop(place);
+        tasks.spawn(async move {
+            let router = TowerToHyperService::new(router);
+            let answer = |request| {
+                let answered = router.call(request);
+                async {
+                    let Ok(response) = answered.await;
+                    response
+                }
+            };
+            own_http::carry(stream, connection, &shutdown, answer).await;
         });
     }
-    connections.close();
-    connections.wait().await;
+    tasks.close();
+    tasks.wait().await;
 }
 
-async fn carry(stream: TcpStream, router: Router, shutdown: CancellationToken) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    tokio::pin!(connection);
-    // How a client's connection ends is of no interest to anyone.
-    tokio::select! {
-        _ = &mut connection => return,
-        () = shutdown.cancelled() => {}
-        () = tokio::time::sleep(LIFETIME) => {}
+/// The answers of a listener that cost something.
+#[derive(Clone, Debug)]
+pub(super) struct CostlyAnswers {
+    under_way: Arc<Semaphore>,
+    made: Arc<Semaphore>,
+}
+
+impl CostlyAnswers {
+    pub(super) fn new() -> Self {
+        Self {
+            under_way: Arc::new(Semaphore::new(ANSWERS)),
+            made: Arc::new(Semaphore::new(1)),
+        }
     }
-    connection.as_mut().graceful_shutdown();
-    let _ = tokio::time::timeout(FINISH, connection).await;
+
+    /// Leave to have an answer under way; none where all others go on and on.
+    async fn turn(&self, connections: &OwnConnections) -> Option<OwnedSemaphorePermit> {
+        let turn = async {
+            loop {
+                connections.end_stalled(STALLED);
+                let acquired = self.under_way.clone().acquire_owned();
+                if let Ok(acquired) = tokio::time::timeout(LOOK, acquired).await {
+                    // It is never closed.
+                    return acquired.ok();
+                }
+            }
+        };
+        tokio::time::timeout(TURN, turn).await.ok().flatten()
+    }
+}
+
+/// Has an answer that costs something made when it is its turn.
+pub(super) async fn in_turn(
+    State(answers): State<CostlyAnswers>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Some(connection) = request.extensions().get::<Arc<OwnConnection>>().cloned() {
+        let Some(turn) = answers.turn(connection.all()).await else {
+            return busy();
+        };
+        connection.hold(turn);
+    }
+    let Ok(made) = answers.made.acquire_owned().await else {
+        return busy();
+    };
+    let runtime = Handle::current();
+    let making = tokio::task::spawn_blocking(move || {
+        let response = runtime.block_on(next.run(request));
+        drop(made);
+        response
+    });
+    // It fails where the handler panicked, or the process ends.
+    making
+        .await
+        .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+fn busy() -> Response {
+    let text = "too many answers are under way; ask again\n";
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    (status, [(RETRY_AFTER, "1")], text).into_response()
 }

@@ -5,7 +5,7 @@
 //! full admin address, so that no page in a browser can read it by DNS rebinding.
 //!
 //! Reading order: [`Views`], what is to be shown; [`serve`] and [`serve_metrics`]; `connections`,
-//! the server under both; `scrape`, the formats of metrics; `page`, the status page.
+//! who is answered when; `scrape`, the formats of metrics; `page`, the status page.
 
 mod connections;
 mod page;
@@ -21,7 +21,7 @@ use axum::Router;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use axum::middleware::Next;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use fairway_config::names::ServiceName;
@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::connections::CostlyAnswers;
 pub use self::views::Views;
 
 /// Serves everything on `listener` until `shutdown`.
@@ -43,14 +44,18 @@ pub async fn serve_metrics(
     views: Arc<dyn Views>,
     shutdown: CancellationToken,
 ) {
-    let router = health().with_state(views).fallback(not_found);
+    let answers = CostlyAnswers::new();
+    let costly = costly().layer(from_fn_with_state(answers, connections::in_turn));
+    let router = costly.merge(health()).with_state(views);
+    let router = router.fallback(not_found);
     connections::serve(listener, router, shutdown).await;
 }
 
 type Shared = State<Arc<dyn Views>>;
 
 fn admin(views: Arc<dyn Views>) -> Router {
-    health()
+    let answers = CostlyAnswers::new();
+    costly()
         .route("/", get(status_page))
         .route("/api/v1/services", get(services))
         .route("/api/v1/endpoints", get(endpoints))
@@ -65,16 +70,23 @@ fn admin(views: Arc<dyn Views>) -> Router {
         .route("/api/v1/listeners", get(listeners))
         .route("/api/v1/problems", get(problems))
         .route("/api/v1/explain/{namespace}/{name}", get(explain))
+        .layer(from_fn_with_state(answers, connections::in_turn))
+        .merge(health())
         .with_state(views)
         .fallback(not_found)
-        .layer(axum::middleware::from_fn(check_host))
+        .layer(from_fn(check_host))
 }
 
+/// What is answered at once, whatever else is asked.
 fn health() -> Router<Arc<dyn Views>> {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
+}
+
+/// What takes time to make.
+fn costly() -> Router<Arc<dyn Views>> {
+    Router::new().route("/metrics", get(metrics))
 }
 
 /// `?verbose`, with or without a value, as Kubernetes' own health endpoints take it.
@@ -87,7 +99,8 @@ async fn readyz(State(views): Shared, Query(query): Query<Verbose>) -> Response 
     let Readiness { ready, missing } = views.readiness();
     let mut text = String::new();
     if query.verbose.is_some() {
-        for row in views.gateways() {
+        let rows = tokio::task::spawn_blocking(move || views.gateways());
+        for row in rows.await.unwrap_or_default() {
             text += &format!(
                 "gateway {}: {} listening, {} failed, {} connections, {} flows\n",
                 row.name, row.listening, row.failed, row.connections, row.flows

@@ -73,7 +73,7 @@ fn what_one_port_leaves_is_for_others() {
     let _next = fill(&descriptors, &next);
     assert!(!fill(&descriptors, &last).is_empty());
     drop(taken);
-    assert_eq!(greedy.0.load(Ordering::Relaxed), 0);
+    assert_eq!(greedy.held.load(Ordering::Relaxed), 0);
     assert!(descriptors.take_spare(2).is_some());
 }
 
@@ -93,7 +93,7 @@ fn ports_that_want_all_get_the_same() {
     }
     // 7/36 of 800 each, and 1/36 is left.
     for share in &ports {
-        let held = share.0.load(Ordering::Relaxed);
+        let held = share.held.load(Ordering::Relaxed);
         assert!((150..=156).contains(&held), "{held}");
     }
     assert!(descriptors.free() >= 20);
@@ -124,4 +124,21 @@ fn a_port_that_has_its_share_gets_more_as_soon_as_anything_is_given_back() {
             .take_or_pause(Some(&greedy), CONNECTION)
             .is_some()
     );
+}
+
+#[test]
+fn however_many_ports_of_one_namespace_are_full_another_one_gets_something() {
+    let descriptors = eight_hundred();
+    let (hostile, other) = (Arc::new(Share::default()), Arc::new(Share::default()));
+    let mut taken = Vec::new();
+    for _ in 0..100 {
+        taken.extend(fill(&descriptors, &Share::within(hostile.clone())));
+    }
+    assert!((770..=776).contains(&(taken.len() * 2)), "{}", taken.len());
+    let port = Share::within(other.clone());
+    assert!(fill(&descriptors, &port).len() >= 8);
+    drop(taken);
+    for share in [&hostile, &other, &port] {
+        assert_eq!(share.held.load(Ordering::Relaxed), 0);
+    }
 }

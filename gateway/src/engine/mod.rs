@@ -22,6 +22,8 @@ mod owners;
 mod packets;
 mod poll;
 mod ring;
+mod segments;
+mod session;
 mod side;
 mod slab;
 mod source;
@@ -29,6 +31,7 @@ mod speakers;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod unreachable;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -48,7 +51,7 @@ use self::poll::{EventFlags, Events, Token};
 use self::slab::Slab;
 use self::source::StandIns;
 use self::speakers::Exchange;
-use self::udp::{Datagrams, Surroundings};
+use self::udp::{UdpContext, UdpSessions};
 use crate::shared::Shared;
 use crate::tasks::Tasks;
 
@@ -66,7 +69,7 @@ pub(crate) struct Engine {
     mailbox: Arc<Mailbox>,
     listeners: Listeners,
     connections: Connections,
-    datagrams: Datagrams,
+    datagrams: UdpSessions,
     /// When UDP flows that are idle for too long are looked for.
     expiry: Instant,
     /// Those that have more to do.
@@ -97,7 +100,7 @@ impl Engine {
         Self {
             listeners: Listeners::new(tasks),
             connections: Slab::new(),
-            datagrams: Datagrams::new(seed, flows, shared.udp_offload),
+            datagrams: UdpSessions::new(seed, flows, shared.udp_offload),
             expiry: Instant::now() + EXPIRY,
             again: Vec::new(),
             stand_ins: StandIns::default(),
@@ -156,18 +159,18 @@ impl Engine {
                     // Its command is on its way.
                     self.commands();
                 }
-                let around = Surroundings {
+                let context = UdpContext {
                     shared: &self.shared,
                     poll: self.mailbox.poll(),
                 };
-                self.datagrams.receive(number, &around);
+                self.datagrams.receive(number, &context);
             }
             Token::Flow(slot) => {
-                let around = Surroundings {
+                let context = UdpContext {
                     shared: &self.shared,
                     poll: self.mailbox.poll(),
                 };
-                self.datagrams.answers(slot, flags, &around);
+                self.datagrams.answers(slot, flags, &context);
             }
             Token::Client(number) => {
                 self.step(number, |connection, world| {

@@ -1,8 +1,8 @@
 //! Datagrams in batches: recvmmsg(2), and sendmsg(2) with segmentation by the kernel.
 //!
-//! A batch of datagrams to one socket costs one system call; a row of datagrams of one length and
-//! one flow goes through the network stack as one (`UDP_SEGMENT`, and `UDP_GRO` the other way; udp(7)),
-//! which is where the time of a datagram goes.
+//! A batch of datagrams to one socket costs one system call. Datagrams of one length and one flow go
+//! through the network stack as the segments of one message (GSO: `UDP_SEGMENT`, and GRO the other way:
+//! `UDP_GRO`; udp(7)), which is where the time of a datagram goes.
 //!
 //! Neither the standard library nor rustix has these calls.
 
@@ -22,19 +22,20 @@ use socket2::SockAddr;
 /// Messages taken by one system call at most.
 pub(super) const BATCH: usize = 64;
 
-/// Room for one message: the longest datagram there is, and the longest row that comes as one.
+/// Room for one message: the longest datagram there is, and the most segments that come as one.
 const ROOM: usize = 1 << 16;
 
-/// Datagrams sent as one at most: `UDP_MAX_SEGMENTS` of older kernels (linux/udp.h).
+/// Segments sent as one message at most: `UDP_MAX_SEGMENTS` of older kernels (linux/udp.h).
 const SEGMENTS: usize = 64;
 
-/// Bytes of a row at most: what fits into one datagram, IPv6's header not counted among them.
-const ROW: usize = 65_000;
+/// Bytes of all segments of a message at most: what fits into one datagram, IPv6's header not counted
+/// among them.
+const SEGMENT_BYTES: usize = 65_000;
 
 /// Room for one control message with a 32-bit number, aligned as the kernel wants it.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
-struct Control([u8; 32]);
+struct ControlBuffer([u8; 32]);
 
 /// Takes datagrams, a batch at a time.
 pub(super) struct Inbox {
@@ -50,30 +51,30 @@ struct Taken {
     segment: usize,
 }
 
-/// A row of datagrams from one socket: one, or several of one length, the last of which may be
-/// shorter.
+/// The datagrams of one message from one socket: one, or several segments of one length, the last of
+/// which may be shorter.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Row<'a> {
+pub(super) struct Segments<'a> {
     /// Who sent them; none where the socket is connected.
     pub(super) from: Option<SocketAddr>,
     /// All of them.
     pub(super) bytes: &'a [u8],
     /// The length of each.
-    pub(super) segment: usize,
+    pub(super) length: usize,
 }
 
-impl<'a> Row<'a> {
+impl<'a> Segments<'a> {
     /// Each of them. (An empty datagram is one, too.)
     pub(super) fn datagrams(self) -> impl Iterator<Item = &'a [u8]> {
         let empty = self.bytes.is_empty().then_some(self.bytes);
         empty
             .into_iter()
-            .chain(self.bytes.chunks(self.segment.max(1)))
+            .chain(self.bytes.chunks(self.length.max(1)))
     }
 
     /// How many.
     pub(super) fn count(self) -> usize {
-        self.bytes.len().div_ceil(self.segment.max(1)).max(1)
+        self.bytes.len().div_ceil(self.length.max(1)).max(1)
     }
 }
 
@@ -98,7 +99,7 @@ impl Inbox {
         let mut names: [libc::sockaddr_storage; BATCH] = unsafe { mem::zeroed() };
         // SAFETY: as above.
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
-        let mut controls = [Control([0; 32]); BATCH];
+        let mut controls = [ControlBuffer([0; 32]); BATCH];
         let mut vectors = [libc::iovec {
             iov_base: ptr::null_mut(),
             iov_len: 0,
@@ -147,13 +148,13 @@ impl Inbox {
     }
 
     /// What the last batch has at that place.
-    pub(super) fn get(&self, at: usize) -> Option<Row<'_>> {
+    pub(super) fn get(&self, at: usize) -> Option<Segments<'_>> {
         let taken = self.taken.get(at)?;
         let room = self.room.get(at * ROOM..(at + 1) * ROOM)?;
-        Some(Row {
+        Some(Segments {
             from: taken.from,
             bytes: room.get(..taken.length)?,
-            segment: taken.segment,
+            length: taken.segment,
         })
     }
 }
@@ -181,7 +182,7 @@ fn address(name: &libc::sockaddr_storage, length: libc::socklen_t) -> Option<Soc
     }
 }
 
-/// The length of each datagram of a row that came as one, as the kernel says it (`UDP_GRO`).
+/// The length of each segment of a message, as the kernel says it (`UDP_GRO`).
 fn segment(header: &libc::msghdr) -> Option<usize> {
     // SAFETY: the kernel has written control messages within the room that the header names, and as
     // many bytes as it says.
@@ -199,8 +200,8 @@ fn segment(header: &libc::msghdr) -> Option<usize> {
     None
 }
 
-/// Lets the kernel give rows of datagrams as one. Where it can't, they come one by one.
-pub(super) fn coalesce(socket: &impl AsFd) {
+/// Lets the kernel give datagrams as segments of one message (GRO). Where it can't, they come one by one.
+pub(super) fn enable_gro(socket: &impl AsFd) {
     let on: libc::c_int = 1;
     // SAFETY: udp(7): UDP_GRO takes an int.
     unsafe {
@@ -214,9 +215,9 @@ pub(super) fn coalesce(socket: &impl AsFd) {
     }
 }
 
-/// Whether datagrams of these lengths may be sent as one: all of one length but the last, which may be
-/// shorter, and not too many.
-pub(super) fn is_row(pieces: &[&[u8]]) -> bool {
+/// Whether these datagrams may be sent as segments of one message (GSO): all of one length but the last,
+/// which may be shorter, and not too many.
+pub(super) fn are_segments(pieces: &[&[u8]]) -> bool {
     let Some((last, others)) = pieces.split_last() else {
         return false;
     };
@@ -229,7 +230,7 @@ pub(super) fn is_row(pieces: &[&[u8]]) -> bool {
         && last.len() <= length
         && others.iter().all(|piece| piece.len() == length)
         && pieces.len() <= SEGMENTS
-        && pieces.len() * length <= ROW
+        && pieces.len() * length <= SEGMENT_BYTES
 }
 
 /// Sends these pieces as one message; where a `segment` is said, as datagrams of that length.
@@ -250,7 +251,7 @@ pub(super) fn send(
         vector.iov_base = piece.as_ptr().cast_mut().cast();
         vector.iov_len = piece.len();
     }
-    let mut control = Control([0; 32]);
+    let mut control = ControlBuffer([0; 32]);
     // SAFETY: all-zero bytes are a value of this C struct.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
     header.msg_iov = vectors.as_mut_ptr();
@@ -307,14 +308,14 @@ mod tests {
     }
 
     #[test]
-    fn a_row_arrives_as_the_datagrams_that_it_is_of() {
+    fn segments_arrive_as_the_datagrams_that_they_are() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let (to, from, at) = pair(address);
             let pieces: Vec<Vec<u8>> = (0..5)
                 .map(|n| vec![n; if n == 4 { 3 } else { 100 }])
                 .collect();
             let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
-            assert!(is_row(&pieces));
+            assert!(are_segments(&pieces));
             send(&from, Some(&at), &pieces, Some(100)).unwrap();
             for piece in &pieces {
                 let mut datagram = [0; 200];
@@ -322,7 +323,7 @@ mod tests {
                 assert_eq!(&datagram[..length], *piece);
             }
             // Taken as one by who asks for that, and each still told from the others.
-            coalesce(&to);
+            enable_gro(&to);
             send(&from, Some(&at), &pieces, Some(100)).unwrap();
             let to = OwnedFd::from(to);
             let mut got: Vec<Vec<u8>> = Vec::new();
@@ -377,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_one_length_but_for_the_last() {
+    fn segments_have_one_length_but_for_the_last() {
         for (lengths, is) in [
             (&[10, 10][..], true),
             (&[10, 10, 3], true),
@@ -391,10 +392,10 @@ mod tests {
         ] {
             let pieces: Vec<Vec<u8>> = lengths.iter().map(|length| vec![0; *length]).collect();
             let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
-            assert_eq!(is_row(&pieces), is, "{lengths:?}");
+            assert_eq!(are_segments(&pieces), is, "{lengths:?}");
         }
         let many = vec![&[0_u8; 10][..]; SEGMENTS + 1];
-        assert!(!is_row(&many));
-        assert!(is_row(&many[1..]));
+        assert!(!are_segments(&many));
+        assert!(are_segments(&many[1..]));
     }
 }

@@ -1,14 +1,17 @@
-//! UDP: datagrams in, flows, datagrams out.
+//! UDP: datagrams in, sessions, datagrams out.
 //!
 //! `SO_REUSEPORT` spreads by address and port of both ends, so a flow stays on its worker, and each
-//! worker has a table of its own. Each flow has a socket connected to its endpoint: the kernel
-//! tells the answers of one flow from those of another, and an ICMP error ends up where it belongs.
+//! worker has a table of its own. Each flow has a session: a socket connected to its endpoint, so that the
+//! kernel tells the answers of one flow from those of another, and an ICMP error ends up where it belongs.
 //! Datagrams are taken in batches, and those of one flow go on together. Nothing here waits for a
 //! socket to take a datagram: a full queue drops it, as a router would.
+//!
+//! An endpoint that refuses (ICMP port unreachable) before it has answered is passed over: the datagram
+//! goes on to the next one. Where none is left, or where the endpoint had answered before and what it
+//! refused is gone, the client is [told](super::unreachable).
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,18 +19,20 @@ use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr};
 use fairway_gateway_core::flows::{FlowId, FlowKey, FlowTable, Limits};
 use fairway_gateway_core::reachability::DialFailure;
 use fairway_gateway_core::route::Tick;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::SockAddr;
 
 use super::mailbox::Receiving;
-use super::packets::{self, BATCH, Inbox, Row};
+use super::packets::{self, BATCH, Inbox};
 use super::poll::{EventFlags, Poll, Token, Watch};
-use crate::counters::Rejection;
+use super::segments::send_all;
+use super::session::{UdpSession, connected};
+use super::unreachable::PortUnreachable;
+use crate::counters::{DropReason, Rejection};
 use crate::descriptors::Permit;
 use crate::hops::{Guard, Hops};
 use crate::port::{Active, Port};
 use crate::shared::Shared;
 use crate::slot::{Slot, Target};
-use crate::socket;
 
 /// A flow that no endpoint has answered goes after this, one that has been answered after
 /// [`REPLIED`]: the kernel's own timeouts for UDP (`nf_conntrack_udp_timeout`, `…_stream`).
@@ -37,66 +42,67 @@ const REPLIED: Duration = Duration::from_secs(120);
 /// Batches taken from one socket before others have their turn.
 const TURNS: usize = 4;
 
+/// How many endpoints may refuse one datagram.
+const TRIES: usize = 8;
+
 /// The UDP side of a worker.
-pub(super) struct Datagrams {
-    listeners: HashMap<u32, Receiving>,
+pub(super) struct UdpSessions {
+    listeners: HashMap<u32, UdpListener>,
+    by_listen: HashMap<ListenAddr, u32>,
     table: FlowTable,
     /// By the slot of their flow.
-    ways: Vec<Option<Way>>,
+    sessions: Vec<Option<UdpSession>>,
     inbox: Inbox,
     /// The flow of each message of a batch, and its place in the batch.
     sorted: Vec<(FlowId, usize)>,
-    /// The kernel sends rows of datagrams as one.
-    rows: bool,
+    /// The kernel takes and gives datagrams as segments of one message.
+    offload: bool,
+    unreachable: PortUnreachable,
 }
 
-/// The way of one flow to its endpoint; the flow ends with it.
-struct Way {
-    id: FlowId,
-    socket: OwnedFd,
-    listener: u32,
-    listen: ListenAddr,
-    client: ClientAddr,
-    endpoint: EndpointAddr,
-    port: Arc<Port>,
-    /// The endpoint refused: the next datagram goes elsewhere.
-    refused: bool,
-    active: Active,
-    _permit: Permit,
+struct UdpListener {
+    receiving: Receiving,
+    /// The slots of its flows.
+    flows: Vec<u32>,
 }
 
 /// What the UDP side works with.
-pub(super) struct Surroundings<'a> {
+pub(super) struct UdpContext<'a> {
     pub(super) shared: &'a Arc<Shared>,
     pub(super) poll: &'a Poll,
 }
 
-impl Datagrams {
+impl UdpSessions {
     /// No flow yet, and at most `flows`.
-    pub(super) fn new(seed: u64, flows: usize, rows: bool) -> Self {
+    pub(super) fn new(seed: u64, flows: usize, offload: bool) -> Self {
         let limits = Limits {
             flows,
-            // One client may not drive out all others; many may be behind one address.
-            per_client: (flows / 4).max(1),
             unreplied: UNREPLIED,
             replied: REPLIED,
         };
         Self {
             listeners: HashMap::new(),
+            by_listen: HashMap::new(),
             table: FlowTable::new(seed, limits),
-            ways: Vec::new(),
+            sessions: Vec::new(),
             inbox: Inbox::new(),
             sorted: Vec::with_capacity(BATCH),
-            rows,
+            offload,
+            unreachable: PortUnreachable::open(),
         }
     }
 
     /// Takes datagrams there from now on.
     pub(super) fn insert(&mut self, number: u32, receiving: Receiving) {
-        if self.rows {
-            packets::coalesce(&receiving.socket);
+        if self.offload {
+            packets::enable_gro(&receiving.socket);
         }
-        self.listeners.insert(number, receiving);
+        self.by_listen.insert(receiving.slot.listen, number);
+        let listener = UdpListener {
+            receiving,
+            flows: Vec::new(),
+        };
+        self.listeners.insert(number, listener);
     }
 
     pub(super) fn has_flows(&self) -> bool {
@@ -109,98 +115,128 @@ impl Datagrams {
 
     /// Closes a socket; its flows end with it.
     pub(super) fn close(&mut self, number: u32) {
-        self.close_where(|way| way.listener == number);
-        self.listeners.remove(&number);
+        let Some(listener) = self.listeners.remove(&number) else {
+            return;
+        };
+        let listen = listener.receiving.slot.listen;
+        if self.by_listen.get(&listen) == Some(&number) {
+            self.by_listen.remove(&listen);
+        }
+        for slot in listener.flows {
+            let session = self.sessions.get_mut(slot as usize);
+            if let Some(session) = session.and_then(Option::take) {
+                self.table.close(session.id);
+            }
+        }
     }
 
-    /// Ends the flows of a listener whose endpoint is not eligible any more, or all of them where
-    /// another Service is behind it now.
+    /// Ends the flows of a listener whose endpoint serves no more, or all of them where another Service is
+    /// behind it now. Its cost is that of its own flows.
     pub(super) fn sweep(&mut self, slot: &Slot) {
+        let Some(listener) = self.listener_at(slot.listen) else {
+            return;
+        };
         let target = slot.target.load();
-        self.close_where(|way| {
-            way.listen == slot.listen
-                && match &**target {
-                    Target::Port { port, .. } => {
-                        !Arc::ptr_eq(port, &way.port) || !is_eligible(port, way.endpoint)
-                    }
-                    Target::Health(_) => true,
-                }
-        });
+        let stays = |session: &UdpSession| match &**target {
+            Target::Port { port, .. } => {
+                Arc::ptr_eq(port, &session.port) && port.route().endpoints.serves(session.endpoint)
+            }
+            Target::Health(_) => false,
+        };
+        let sessions = listener.flows.iter().filter_map(|slot| self.at(*slot));
+        let gone = sessions.filter(|session| !stays(session));
+        let gone: Vec<FlowId> = gone.map(|session| session.id).collect();
+        for id in gone {
+            self.end(id);
+        }
     }
 
     /// Ends the flows that are idle for too long.
     pub(super) fn expire(&mut self, now: Tick) {
         for id in self.table.expire(now) {
-            self.forget(id);
+            drop(self.take(id));
         }
     }
 
-    fn close_where(&mut self, gone: impl Fn(&Way) -> bool) {
-        for way in &mut self.ways {
-            if let Some(closing) = way
-                && gone(closing)
+    fn listener_at(&self, listen: ListenAddr) -> Option<&UdpListener> {
+        self.listeners.get(self.by_listen.get(&listen)?)
+    }
+
+    fn at(&self, slot: u32) -> Option<&UdpSession> {
+        self.sessions.get(slot as usize)?.as_ref()
+    }
+
+    /// The session of a flow that is there.
+    fn get(&self, id: FlowId) -> Option<&UdpSession> {
+        self.at(id.slot()).filter(|session| session.id == id)
+    }
+
+    fn get_mut(&mut self, id: FlowId) -> Option<&mut UdpSession> {
+        let session = self.sessions.get_mut(id.slot() as usize)?.as_mut()?;
+        (session.id == id).then_some(session)
+    }
+
+    /// Takes out the session of a flow; not that of one that has its slot now.
+    fn take(&mut self, id: FlowId) -> Option<UdpSession> {
+        let slot = self.sessions.get_mut(id.slot() as usize)?;
+        let session = slot.take_if(|session| session.id == id)?;
+        if let Some(listener) = self.listeners.get_mut(&session.listener) {
+            listener.flows.swap_remove(session.at);
+            if let Some(moved) = listener.flows.get(session.at).copied()
+                && let Some(Some(moved)) = self.sessions.get_mut(moved as usize)
             {
-                self.table.close(closing.id);
-                *way = None;
+                moved.at = session.at;
             }
         }
+        Some(session)
     }
 
-    /// The way of a flow is gone; not that of one that has its slot now.
-    fn forget(&mut self, id: FlowId) {
-        if let Some(way) = self.ways.get_mut(id.slot() as usize)
-            && way.as_ref().is_some_and(|way| way.id == id)
-        {
-            *way = None;
-        }
+    /// Ends a flow.
+    fn end(&mut self, id: FlowId) -> Option<UdpSession> {
+        self.table.close(id);
+        self.take(id)
     }
 
     /// A flow had to go for another one, before its time.
     fn drive_out(&mut self, id: FlowId) {
-        if let Some(way) = self.way(id) {
-            way.port.counters.flows_evicted.increment();
+        if let Some(session) = self.take(id) {
+            session.port.counters.flows_evicted.increment();
         }
-        self.forget(id);
-    }
-
-    /// The way of a flow that is there.
-    fn way(&self, id: FlowId) -> Option<&Way> {
-        let way = self.ways.get(id.slot() as usize)?.as_ref()?;
-        (way.id == id).then_some(way)
     }
 
     /// Datagrams wait at a socket that listens.
-    pub(super) fn receive(&mut self, number: u32, around: &Surroundings<'_>) {
+    pub(super) fn receive(&mut self, number: u32, context: &UdpContext<'_>) {
         for _ in 0..TURNS {
             let Some(listener) = self.listeners.get(&number) else {
                 return;
             };
-            match self.inbox.receive(&listener.socket, BATCH) {
+            match self.inbox.receive(&listener.receiving.socket, BATCH) {
                 Ok(count) => {
-                    self.batch(number, count, around);
+                    self.batch(number, count, context);
                     if count < BATCH {
                         return;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    return tracing::debug!(listen = %listener.slot.listen, %error, "receive");
+                    let listen = listener.receiving.slot.listen;
+                    return tracing::debug!(%listen, %error, "receive");
                 }
             }
         }
     }
 
     /// Sends the datagrams of a batch on their way, those of one flow together.
-    fn batch(&mut self, number: u32, count: usize, around: &Surroundings<'_>) {
+    fn batch(&mut self, number: u32, count: usize, context: &UdpContext<'_>) {
         let Some(listener) = self.listeners.get(&number) else {
             return;
         };
-        let listen = listener.slot.listen;
-        let now = around.shared.clock.now();
+        let listen = listener.receiving.slot.listen;
+        let now = context.shared.clock.now();
         let mut sorted = std::mem::take(&mut self.sorted);
         sorted.clear();
         for at in 0..count {
-            let Some(client) = self.inbox.get(at).and_then(|row| row.from) else {
+            let Some(client) = self.inbox.get(at).and_then(|message| message.from) else {
                 continue;
             };
             let key = FlowKey {
@@ -209,103 +245,144 @@ impl Datagrams {
             };
             if let Some(id) = self.table.received(key, now) {
                 sorted.push((id, at));
-            } else if let Some(id) = self.open(number, key, None, now, around) {
+            } else if let Some(id) = self.open(number, key, Vec::new(), now, context) {
+                self.keep(id, at);
                 // At once: the next one that opens may drive it out.
-                self.forward(id, &[(id, at)], now);
+                self.forward(id, &[(id, at)], now, context);
             }
         }
         // Stable: the datagrams of a flow stay in order.
         sorted.sort_by_key(|(id, _)| id.slot());
         for group in sorted.chunk_by(|(one, _), (other, _)| one == other) {
-            let Some((id, _)) = group.first() else {
-                continue;
-            };
-            if self.forward(*id, group, now) {
-                continue;
-            }
-            // The endpoint refuses: once more, to another one.
-            let Some(way) = self.way(*id) else {
-                continue;
-            };
-            let (key, refused) = (
-                FlowKey {
-                    client: way.client,
-                    listen,
-                },
-                way.endpoint,
-            );
-            self.table.close(*id);
-            self.forget(*id);
-            if let Some(id) = self.open(number, key, Some(refused), now, around) {
-                self.forward(id, group, now);
+            if let Some((id, _)) = group.first() {
+                self.forward(*id, group, now, context);
             }
         }
         self.sorted = sorted;
     }
 
-    /// Sends some of the batch to the endpoint of their flow; false where it refuses.
-    fn forward(&self, id: FlowId, group: &[(FlowId, usize)], now: Tick) -> bool {
-        let Some(way) = self.way(id) else {
-            return true;
-        };
-        if way.refused {
-            return false;
-        }
-        let rows = group.iter().filter_map(|(_, at)| self.inbox.get(*at));
-        let counters = &way.port.counters;
-        let (sent, bytes, error) = send_rows(&way.socket, None, rows, self.rows);
-        counters.datagrams_received.add(sent);
-        counters.received.add(bytes);
-        match error {
-            Some(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                way.failed(&error, now);
-                tracing::debug!(endpoint = %way.endpoint, %error, "datagram not sent");
-                error.kind() != io::ErrorKind::ConnectionRefused
-            }
-            _ => true,
+    /// Keeps a flow's first datagram, which has that place in the batch.
+    fn keep(&mut self, id: FlowId, at: usize) {
+        let session = self.sessions.get_mut(id.slot() as usize);
+        if let Some(session) = session.and_then(Option::as_mut)
+            && let Some(first) = self.inbox.get(at).and_then(|it| it.datagrams().next())
+        {
+            session.keep(first);
         }
     }
 
-    /// Opens a flow for a client, to another endpoint than one that refused, if there is another.
+    /// Sends some of the batch to the endpoint of their flow, or to another one where it refuses.
+    fn forward(
+        &mut self,
+        id: FlowId,
+        group: &[(FlowId, usize)],
+        now: Tick,
+        context: &UdpContext<'_>,
+    ) {
+        if self.send(id, group, now) {
+            return;
+        }
+        // The endpoint refuses: once more, to another one.
+        if let Some(id) = self.pass_on(id, now, context) {
+            self.send(id, group, now);
+        }
+    }
+
+    /// Sends some of the batch to the endpoint of their flow; false where it refuses.
+    fn send(&self, id: FlowId, group: &[(FlowId, usize)], now: Tick) -> bool {
+        let Some(session) = self.get(id) else {
+            return true;
+        };
+        if session.is_refused {
+            return false;
+        }
+        let messages = group.iter().filter_map(|(_, at)| self.inbox.get(*at));
+        let counters = &session.port.counters;
+        let sent = send_all(&session.socket, None, messages, self.offload);
+        counters.datagrams_received.add(sent.datagrams);
+        counters.received.add(sent.bytes);
+        let is_refused = sent.is_refused();
+        if let Some(error) = sent.error {
+            if error.kind() != io::ErrorKind::WouldBlock {
+                session.failed(&error, now);
+            }
+            tracing::debug!(endpoint = %session.endpoint, %error, "datagram not sent");
+            if !is_refused {
+                counters.dropped(DropReason::of(&error), sent.dropped);
+            }
+        }
+        !is_refused
+    }
+
+    /// The endpoint of a flow refused: the flow goes on with another one, which gets what the first one
+    /// did not take. Nothing where none is left; the client is told so.
+    fn pass_on(&mut self, id: FlowId, now: Tick, context: &UdpContext<'_>) -> Option<FlowId> {
+        let mut session = self.end(id)?;
+        let mut refused_by = std::mem::take(&mut session.refused_by);
+        refused_by.push(session.endpoint);
+        let (number, key) = (session.listener, session.key());
+        let unanswered = session.unanswered.take();
+        drop(session);
+        let id = self.open(number, key, refused_by, now, context)?;
+        if let Some(datagram) = unanswered
+            && let Some(session) = self.get_mut(id)
+        {
+            let sent = packets::send(&session.socket, None, &[&datagram], None);
+            let counters = &session.port.counters;
+            match sent {
+                Ok(()) => {
+                    counters.datagrams_received.increment();
+                    counters.received.add(datagram.len() as u64);
+                }
+                Err(error) => session.failed(&error, now),
+            }
+            session.keep(&datagram);
+        }
+        Some(id)
+    }
+
+    /// Opens a flow for a client, to another endpoint than those that refused it.
     fn open(
         &mut self,
         number: u32,
         key: FlowKey,
-        refused: Option<EndpointAddr>,
+        refused_by: Vec<EndpointAddr>,
         now: Tick,
-        around: &Surroundings<'_>,
+        context: &UdpContext<'_>,
     ) -> Option<FlowId> {
         let listener = self.listeners.get(&number)?;
-        let guard = listener.part.guard();
-        let target = listener.slot.target.load_full();
+        let guard = listener.receiving.part.guard();
+        let target = listener.receiving.slot.target.load_full();
         let Target::Port { port, kind } = &*target else {
             return None;
         };
         port.counters.touch();
-        let client = key.client.0.ip();
-        let (endpoint, hops) = {
-            let route = port.route();
-            // A route changes before the socket does, which then takes too much for a moment.
-            if guard == Guard::Open && Guard::of(&route) == Guard::Shut {
-                port.counters.reject(Rejection::Loop);
-                return None;
-            }
-            port.admit(&route, *kind, client).ok()?;
-            let picked = port
-                .pick(&route, client, now, refused.as_slice())
-                // The one that refused may be the only one.
-                .or_else(|| port.pick(&route, client, now, &[]));
-            let Some(endpoint) = picked else {
+        let client = key.client.0;
+        let route = port.route();
+        // A route changes before the socket does, which then takes too much for a moment.
+        if guard == Guard::Open && Guard::of(&route) == Guard::Shut {
+            port.counters.reject(Rejection::Loop);
+            return None;
+        }
+        port.admit(&route, *kind, client.ip()).ok()?;
+        let picked = (refused_by.len() < TRIES)
+            .then(|| port.pick_for_flow(&route, client, now, &refused_by))
+            .flatten();
+        let Some(picked) = picked else {
+            if refused_by.is_empty() {
                 port.counters.reject(Rejection::NoEndpoint);
-                return None;
-            };
-            (endpoint.addr, Hops::of_datagrams(&route))
+            } else {
+                port.counters.dropped(DropReason::Refused, 1);
+            }
+            self.unreachable.tell(key, now);
+            return None;
         };
-        let Some(permit) = around.shared.descriptors.take(Some(&port.share), 1) else {
+        let endpoint = picked.addr;
+        let Some(permit) = self.permit(port, context) else {
             port.counters.reject(Rejection::Limit);
             return None;
         };
-        let socket = match connected(endpoint, hops) {
+        let socket = match connected(endpoint, Hops::of_datagrams(&route)) {
             Ok(socket) => socket,
             Err(error) => {
                 let why = DialFailure::of(&error);
@@ -317,262 +394,129 @@ impl Datagrams {
                 return None;
             }
         };
-        if self.rows {
-            packets::coalesce(&socket);
+        if self.offload {
+            packets::enable_gro(&socket);
         }
-        let (id, evicted) = self.table.open(key, now);
+        let (id, evicted) = self.table.open(key, &route.service, now);
         if let Some(evicted) = evicted {
             self.drive_out(evicted);
         }
-        if let Err(error) = around
-            .poll
-            .add(&socket, Token::Flow(id.slot()), Watch::Level)
-        {
+        let token = Token::Flow(id.slot());
+        if let Err(error) = context.poll.add(&socket, token, Watch::Level) {
             tracing::warn!(%error, "a flow can't be watched");
+            port.counters.reject(Rejection::Limit);
             self.table.close(id);
             return None;
         }
         port.counters.flows.increment();
-        port.counters.completed.increment();
-        let slot = id.slot() as usize;
-        if self.ways.len() <= slot {
-            self.ways.resize_with(slot + 1, || None);
+        if refused_by.is_empty() {
+            port.counters.completed.increment();
         }
-        if let Some(way) = self.ways.get_mut(slot) {
-            *way = Some(Way {
-                id,
-                socket,
-                listener: number,
-                listen: key.listen,
-                client: key.client,
-                endpoint,
-                active: Active::new(port.endpoint(endpoint)),
-                port: port.clone(),
-                refused: false,
-                _permit: permit,
-            });
+        let flows = &mut self.listeners.get_mut(&number)?.flows;
+        let session = UdpSession {
+            id,
+            socket,
+            listener: number,
+            at: flows.len(),
+            listen: key.listen,
+            client: key.client,
+            endpoint,
+            active: Active::new(port.endpoint(endpoint)),
+            port: port.clone(),
+            unanswered: None,
+            is_refused: false,
+            refused_by,
+            _permit: permit,
+        };
+        flows.push(id.slot());
+        let slot = id.slot() as usize;
+        if self.sessions.len() <= slot {
+            self.sessions.resize_with(slot + 1, || None);
+        }
+        if let Some(place) = self.sessions.get_mut(slot) {
+            *place = Some(session);
         }
         Some(id)
     }
 
+    /// Leave to have one more socket. Where there is none, a flow of the same Service makes room.
+    fn permit(&mut self, port: &Port, context: &UdpContext<'_>) -> Option<Permit> {
+        let descriptors = &context.shared.descriptors;
+        if let Some(permit) = descriptors.take(Some(&port.share), 1) {
+            return Some(permit);
+        }
+        let first = self.table.drop_one(&port.route().service)?;
+        self.drive_out(first);
+        descriptors.take(Some(&port.share), 1)
+    }
+
     /// The endpoint of a flow has answered, or its socket has an error to tell.
-    pub(super) fn answers(&mut self, slot: u32, flags: EventFlags, around: &Surroundings<'_>) {
-        let Some(way) = self.ways.get_mut(slot as usize).and_then(Option::as_mut) else {
+    pub(super) fn answers(&mut self, slot: u32, flags: EventFlags, context: &UdpContext<'_>) {
+        let Some(session) = self.at(slot) else {
             return;
         };
+        let id = session.id;
         if flags.contains(EventFlags::ERR)
-            && let Ok(Err(error)) = rustix::net::sockopt::socket_error(&way.socket)
+            && let Ok(Err(error)) = rustix::net::sockopt::socket_error(&session.socket)
         {
-            way.refuse(&error.into(), around.shared.clock.now());
+            self.failed(id, &error.into(), context);
         }
-        if !flags.contains(EventFlags::IN) {
+        // The flow may be another one now.
+        if !flags.contains(EventFlags::IN) || self.get(id).is_none() {
             return;
         }
-        match self.inbox.receive(&way.socket, BATCH) {
+        let session = self.sessions.get_mut(slot as usize);
+        let Some(session) = session.and_then(Option::as_mut) else {
+            return;
+        };
+        session.unanswered = None;
+        match self.inbox.receive(&session.socket, BATCH) {
             Ok(count) => {
                 // From the socket that listens at the VIP, so an answer comes from where the client
                 // asked.
-                if let Some(listener) = self.listeners.get(&way.listener) {
-                    let to = SockAddr::from(way.client.0);
-                    let rows = (0..count).filter_map(|at| self.inbox.get(at));
-                    let (sent, bytes, error) =
-                        send_rows(&listener.socket, Some(&to), rows, self.rows);
-                    way.port.counters.datagrams_transmitted.add(sent);
-                    way.port.counters.transmitted.add(bytes);
-                    if let Some(error) = error {
-                        tracing::debug!(client = %way.client, %error, "answer not sent");
+                if let Some(listener) = self.listeners.get(&session.listener) {
+                    let to = SockAddr::from(session.client.0);
+                    let messages = (0..count).filter_map(|at| self.inbox.get(at));
+                    let socket = &listener.receiving.socket;
+                    let sent = send_all(socket, Some(&to), messages, self.offload);
+                    let counters = &session.port.counters;
+                    counters.datagrams_transmitted.add(sent.datagrams);
+                    counters.transmitted.add(sent.bytes);
+                    if let Some(error) = sent.error {
+                        counters.dropped(DropReason::of(&error), sent.dropped);
+                        tracing::debug!(client = %session.client, %error, "answer not sent");
                     }
                 }
-                way.port.answered(way.active.state());
-                self.table.replied(way.id, around.shared.clock.now());
+                session.port.answered(session.active.state());
+                self.table.replied(id, context.shared.clock.now());
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => way.refuse(&error, around.shared.clock.now()),
-        }
-    }
-}
-
-impl Way {
-    /// Something was not sent, or did not arrive.
-    fn failed(&self, error: &io::Error, now: Tick) {
-        let why = DialFailure::of(error);
-        self.port.datagram_failed(self.active.state(), why, now);
-    }
-
-    /// An ICMP error: where the endpoint refuses, the next datagram of the client goes elsewhere.
-    fn refuse(&mut self, error: &io::Error, now: Tick) {
-        self.failed(error, now);
-        self.refused |= error.kind() == io::ErrorKind::ConnectionRefused;
-    }
-}
-
-impl Drop for Way {
-    fn drop(&mut self) {
-        self.port.counters.flows.decrement();
-    }
-}
-
-/// Sends rows of datagrams, as few messages as the kernel lets them be; how many datagrams and bytes
-/// went, and the last error.
-fn send_rows<'a>(
-    socket: &OwnedFd,
-    to: Option<&SockAddr>,
-    rows: impl Iterator<Item = Row<'a>>,
-    as_one: bool,
-) -> (u64, u64, Option<io::Error>) {
-    let mut outgoing = Outgoing {
-        socket,
-        to,
-        sent: 0,
-        bytes: 0,
-        error: None,
-    };
-    // Datagrams that come one by one and could go as one. The array is as long as a row may be.
-    let mut waiting: [&[u8]; BATCH] = [&[]; BATCH];
-    let mut count = 0;
-    for row in rows {
-        if row.count() > 1 {
-            outgoing.row(waiting.get(..count).unwrap_or_default());
-            count = 0;
-            if as_one {
-                outgoing.message(&[row.bytes], row.count(), u16::try_from(row.segment).ok());
-            } else {
-                row.datagrams()
-                    .for_each(|datagram| outgoing.message(&[datagram], 1, None));
-            }
-            continue;
-        }
-        if count == waiting.len() {
-            outgoing.row(&waiting);
-            count = 0;
-        }
-        if let Some(place) = waiting.get_mut(count) {
-            *place = row.bytes;
-        }
-        count += 1;
-        let pieces = waiting.get(..count).unwrap_or_default();
-        if count > 1 && !(as_one && packets::is_row(pieces)) {
-            outgoing.row(pieces.get(..count - 1).unwrap_or_default());
-            waiting.swap(0, count - 1);
-            count = 1;
-        }
-    }
-    outgoing.row(waiting.get(..count).unwrap_or_default());
-    (outgoing.sent, outgoing.bytes, outgoing.error)
-}
-
-struct Outgoing<'a> {
-    socket: &'a OwnedFd,
-    to: Option<&'a SockAddr>,
-    sent: u64,
-    bytes: u64,
-    error: Option<io::Error>,
-}
-
-impl Outgoing<'_> {
-    /// The endpoint refuses: what is left goes elsewhere.
-    fn refused(&self) -> bool {
-        let refused = io::ErrorKind::ConnectionRefused;
-        self.error
-            .as_ref()
-            .is_some_and(|error| error.kind() == refused)
-    }
-
-    /// Sends what is none, one or a row.
-    fn row(&mut self, pieces: &[&[u8]]) {
-        match pieces {
-            [] => {}
-            [_] => self.message(pieces, 1, None),
-            [first, ..] => {
-                self.message(pieces, pieces.len(), u16::try_from(first.len()).ok());
-            }
+            Err(error) => self.failed(id, &error, context),
         }
     }
 
-    fn message(&mut self, pieces: &[&[u8]], count: usize, segment: Option<u16>) {
-        if self.refused() {
+    /// An ICMP error came for a flow.
+    fn failed(&mut self, id: FlowId, error: &io::Error, context: &UdpContext<'_>) {
+        let now = context.shared.clock.now();
+        let Some(session) = self.get_mut(id) else {
+            return;
+        };
+        session.failed(error, now);
+        if error.kind() != io::ErrorKind::ConnectionRefused {
             return;
         }
-        let send = || packets::send(self.socket, self.to, pieces, segment);
-        // A socket tells of what became of an earlier datagram, once, and sends nothing.
-        let sent = match send() {
-            Err(error) if segment.is_none() && !is_of_the_peer(&error) => send(),
-            sent => sent,
-        };
-        match sent {
-            Ok(()) => {
-                self.sent += count as u64;
-                self.bytes += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        if session.unanswered.is_some() {
+            self.pass_on(id, now, context);
+        } else {
+            // What was refused is not known any more: the client knows.
+            session.is_refused = true;
+            session.port.counters.dropped(DropReason::Refused, 1);
+            let (key, has_others) = (session.key(), session.has_others());
+            self.unreachable.tell(key, now);
+            if !has_others {
+                // The next datagram is to find out whether it refuses still.
+                self.end(id);
             }
-            // A network device, a tunnel or a path with a smaller MTU that can't have it as one.
-            Err(error) if segment.is_some() && !is_of_the_peer(&error) => {
-                let segment = usize::from(segment.unwrap_or(1)).max(1);
-                for datagram in pieces.iter().flat_map(|piece| piece.chunks(segment)) {
-                    self.message(&[datagram], 1, None);
-                }
-            }
-            Err(error) => self.error = Some(error),
-        }
-    }
-}
-
-/// Whether it is no use to send again, in whatever way.
-fn is_of_the_peer(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused
-    )
-}
-
-fn is_eligible(port: &Port, endpoint: EndpointAddr) -> bool {
-    let route = port.route();
-    let mut eligible = route.endpoints.eligible.iter();
-    eligible.any(|eligible| eligible.addr == endpoint)
-}
-
-/// A socket connected to an endpoint, whose datagrams have so many hops if that is said.
-pub(super) fn connected(endpoint: EndpointAddr, hops: Option<Hops>) -> io::Result<OwnedFd> {
-    let kind = Type::DGRAM.nonblocking().cloexec();
-    let socket = Socket::new(Domain::for_address(endpoint.0), kind, None)?;
-    if let Some(hops) = hops {
-        hops.set(&socket, endpoint.0.is_ipv4())?;
-    }
-    socket::queue_datagrams(&socket);
-    socket.connect(&endpoint.0.into())?;
-    Ok(socket.into())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-    use std::net::UdpSocket;
-
-    use super::*;
-
-    /// More than the default of `net.core.rmem_default` holds, 208 KiB, and less than what the
-    /// default of `net.core.rmem_max` lets a socket ask for, twice as much: the kernel takes some
-    /// 2.3 KiB of memory for a datagram of this length.
-    const BURST: usize = 128;
-    const LENGTH: usize = 1000;
-
-    #[test]
-    fn a_burst_of_answers_waits_for_its_worker() {
-        let endpoint = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let way = connected(EndpointAddr(endpoint.local_addr().unwrap()), None).unwrap();
-        let way = UdpSocket::from(way);
-        way.set_nonblocking(false).unwrap();
-        way.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        // Nobody reads before all are sent.
-        for _ in 0..BURST {
-            endpoint
-                .send_to(&[7; LENGTH], way.local_addr().unwrap())
-                .unwrap();
-        }
-        for number in 0..BURST {
-            let received = way.recv(&mut [0; LENGTH]);
-            let received = received.unwrap_or_else(|error| panic!("lost after {number}: {error}"));
-            assert_eq!(received, LENGTH);
         }
     }
 }

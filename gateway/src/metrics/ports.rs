@@ -116,8 +116,8 @@ fn render_traffic(out: &mut Exposition, rows: &[PortSeries<'_>]) {
     let mut family = out.family(
         "fairway_flows_evicted_total",
         MetricKind::Counter,
-        "UDP flows that had to go for others before their time: the table was full, or their client had \
-         its share.",
+        "UDP flows that had to go for others before their time, for there was no room: --udp-flows, or \
+         the file descriptors.",
     );
     for row in udp() {
         let evicted = row.counters.flows_evicted.get();
@@ -177,6 +177,16 @@ fn render_reasons(out: &mut Exposition, rows: &[PortSeries<'_>]) {
         "reason",
         rows.iter()
             .map(|row| (row, row.counters.connect_errors(), &[] as &[&str])),
+    );
+    by_reason(
+        out.family(
+            "fairway_datagrams_dropped_total",
+            MetricKind::Counter,
+            "Datagrams of clients and endpoints that were dropped, by reason.",
+        ),
+        "reason",
+        rows.iter()
+            .map(|row| (row, row.counters.datagrams_dropped(), &[] as &[&str])),
     );
     by_reason(
         out.family(

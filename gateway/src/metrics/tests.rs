@@ -10,7 +10,7 @@ use fairway_gateway_core::route::{Endpoint, EndpointSet, Excluded, Exclusion, Ro
 
 use super::exposition::openmetrics;
 use super::*;
-use crate::counters::Rejection;
+use crate::counters::{DropReason, Rejection};
 
 /// Checks a text against the format (version 0.0.4) and returns its samples.
 pub(crate) fn parse(text: &str) -> BTreeMap<String, String> {
@@ -381,12 +381,29 @@ fn a_udp_port_has_flows_and_datagrams_instead_of_connects() {
     let (snapshot, port) = snapshot("dns", key(Protocol::Udp, 53), EndpointSet::default());
     port.counters.touch();
     port.counters.datagrams_transmitted.add(9);
+    port.counters.connect_error(DialFailure::Refused);
+    port.counters.dropped(DropReason::QueueFull, 3);
     let samples = parse(&render(&snapshot));
     let labels = r#"namespace="web",service="dns",port="53",protocol="UDP""#;
     let series = format!("fairway_datagrams_total{{{labels},direction=\"transmit\"}}");
     assert_eq!(samples.get(&series).map(String::as_str), Some("9"));
     assert!(samples.contains_key(&format!("fairway_flows_active{{{labels}}}")));
-    assert!(!samples.keys().any(|series| series.contains("connect_")));
+    for (name, reason, value) in [
+        ("connect_errors", "refused", "1"),
+        ("datagrams_dropped", "queue_full", "3"),
+    ] {
+        let series = format!("fairway_{name}_total{{{labels},reason=\"{reason}\"}}");
+        assert_eq!(
+            samples.get(&series).map(String::as_str),
+            Some(value),
+            "{series}"
+        );
+    }
+    assert!(
+        !samples
+            .keys()
+            .any(|series| series.contains("connect_duration"))
+    );
 }
 
 #[test]

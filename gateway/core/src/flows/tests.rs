@@ -1,30 +1,62 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use fairway_config::net::{ClientAddr, ListenAddr};
 
 use super::*;
 
-fn key(client: u64, port: u64) -> FlowKey {
-    let ip = Ipv4Addr::from_bits(0x6440_0000 + client as u32);
+fn flow(client: IpAddr, port: u64) -> FlowKey {
     FlowKey {
-        client: ClientAddr(SocketAddr::new(ip.into(), 1024 + port as u16)),
+        client: ClientAddr(SocketAddr::new(client, 1024 + port as u16)),
         listen: ListenAddr("203.0.113.1:53".parse().unwrap()),
     }
 }
 
-fn limits(flows: usize, per_client: usize) -> Limits {
+fn key(client: u64, port: u64) -> FlowKey {
+    flow(
+        Ipv4Addr::from_bits(0x6440_0000 + client as u32).into(),
+        port,
+    )
+}
+
+fn service(name: impl std::fmt::Display) -> ServiceName {
+    ServiceName::new("default", name.to_string())
+}
+
+fn limits(flows: usize) -> Limits {
     Limits {
         flows,
-        per_client,
-        ..Limits::default()
+        unreplied: Duration::from_secs(30),
+        replied: Duration::from_secs(120),
+    }
+}
+
+/// A table of one Service.
+struct One(FlowTable);
+
+impl One {
+    fn new(flows: usize) -> Self {
+        Self(FlowTable::new(1, limits(flows)))
+    }
+
+    fn open(&mut self, key: FlowKey, now: u64) -> (FlowId, Option<FlowId>) {
+        self.0.open(key, &service("dns"), Tick(now))
+    }
+
+    fn answered(&mut self, key: FlowKey, now: u64) -> (FlowId, Option<FlowId>) {
+        let (id, gone) = self.open(key, now);
+        self.0.replied(id, Tick(now));
+        (id, gone)
     }
 }
 
 #[test]
 fn a_flow_lives_30_s_until_it_is_answered_and_120_s_from_then_on() {
-    let mut table = FlowTable::new(1, Limits::default());
-    let (id, _) = table.open(key(1, 1), Tick(0));
+    let mut one = One::new(100);
+    let (id, _) = one.open(key(1, 1), 0);
+    let table = &mut one.0;
     assert_eq!(table.expire(Tick(30_000)), []);
     assert_eq!(table.received(key(1, 1), Tick(30_000)), Some(id));
     assert_eq!(table.replied(id, Tick(60_000)), Some(key(1, 1)));
@@ -40,74 +72,165 @@ fn a_flow_lives_30_s_until_it_is_answered_and_120_s_from_then_on() {
 
 #[test]
 fn a_full_table_drops_the_unanswered_before_the_answered_and_the_idle_before_the_busy() {
-    let mut table = FlowTable::new(1, limits(3, 3));
-    let (answered, _) = table.open(key(1, 1), Tick(0));
-    table.replied(answered, Tick(0));
-    let (busy, _) = table.open(key(2, 1), Tick(1));
-    let (idle, _) = table.open(key(3, 1), Tick(2));
-    table.received(key(2, 1), Tick(3));
-    let (fourth, gone) = table.open(key(4, 1), Tick(4));
+    let mut one = One::new(3);
+    let (answered, _) = one.answered(key(1, 1), 0);
+    let (busy, _) = one.open(key(2, 1), 1);
+    let (idle, _) = one.open(key(3, 1), 2);
+    one.0.received(key(2, 1), Tick(3));
+    let (fourth, gone) = one.open(key(4, 1), 4);
     assert_eq!(gone, Some(idle));
-    table.replied(fourth, Tick(5));
-    table.replied(busy, Tick(6));
-    assert_eq!(table.open(key(5, 1), Tick(7)).1, Some(answered));
+    one.0.replied(fourth, Tick(5));
+    one.0.replied(busy, Tick(6));
+    assert_eq!(one.open(key(5, 1), 7).1, Some(answered));
 }
 
 #[test]
 fn a_table_full_of_answered_flows_gives_new_ones_their_time() {
-    let mut table = FlowTable::new(1, limits(16, 16));
+    let mut one = One::new(16);
     let answered: Vec<_> = (1..=16)
-        .map(|client| {
-            let (id, _) = table.open(key(client, 1), Tick(client));
-            table.replied(id, Tick(client));
-            id
-        })
+        .map(|client| one.answered(key(client, 1), client).0)
         .collect();
-    let mut open = |client| table.open(key(client, 1), Tick(client));
-    let (first, gone) = open(21);
+    let (first, gone) = one.open(key(21, 1), 21);
     assert_eq!(gone, Some(answered[0]));
-    assert_eq!(open(22).1, Some(answered[1]));
-    assert_eq!(open(23).1, Some(answered[2]));
+    assert_eq!(one.open(key(22, 1), 22).1, Some(answered[1]));
+    assert_eq!(one.open(key(23, 1), 23).1, Some(answered[2]));
     // More than an eighth: who asks and is not answered goes before who was.
-    assert_eq!(open(24).1, Some(first));
+    assert_eq!(one.open(key(24, 1), 24).1, Some(first));
 }
 
 #[test]
-fn a_client_at_its_bound_drives_out_its_own_flows_alone() {
-    let mut table = FlowTable::new(1, limits(1_000, 10));
-    let (other, _) = table.open(key(2, 1), Tick(0));
-    let (first, _) = table.open(key(1, 0), Tick(1));
-    for port in 1..10 {
-        assert_eq!(table.open(key(1, port), Tick(1 + port)).1, None);
+fn one_client_may_have_every_flow_while_there_is_room() {
+    let mut one = One::new(3_000);
+    for port in 0..3_000 {
+        assert_eq!(one.answered(key(1, port), port).1, None);
     }
-    assert_eq!(table.open(key(1, 10), Tick(20)).1, Some(first));
-    assert_eq!(table.len(), 11);
-    assert!(table.close(other));
+    assert_eq!(one.0.len(), 3_000);
+}
+
+/// A client with many sockets: one IPv4 address, or the addresses of one /64.
+#[test]
+fn where_there_is_no_room_a_client_of_more_than_a_quarter_drives_out_itself() {
+    let v4 = |n: u64| key(1, n);
+    let v6 = |n: u64| {
+        let host = 0x2001_0db8_0001_0002_u128 << 64 | u128::from(n.wrapping_mul(0x9e37_79b9));
+        flow(Ipv6Addr::from_bits(host).into(), n % 7)
+    };
+    for attacker in [&v4 as &dyn Fn(u64) -> FlowKey, &v6] {
+        let mut one = One::new(800);
+        let others: Vec<_> = (0..400)
+            .map(|n| one.answered(key(100 + n, 1), 0).0)
+            .collect();
+        for n in 0..30_000 {
+            let gone = one.answered(attacker(n), 1 + n).1;
+            assert!(gone.is_none_or(|gone| !others.contains(&gone)), "{n}");
+        }
+        assert!(others.iter().all(|id| one.0.close(*id)));
+    }
+}
+
+#[test]
+fn a_flood_from_invented_addresses_drives_out_neither_answered_flows_nor_those_of_a_nat() {
+    let mut one = One::new(800);
+    let mut kept: Vec<_> = (0..300)
+        .map(|port| one.answered(key(1, port), 0).0)
+        .collect();
+    kept.extend((0..300).map(|n| one.answered(key(100 + n, 1), 0).0));
+    for n in 0..30_000 {
+        one.open(key(10_000 + n, 1), 1 + n % 1_000);
+    }
+    assert!(kept.iter().all(|id| one.0.close(*id)));
+}
+
+#[test]
+fn thirty_thousand_answered_queries_of_one_service_leave_the_flows_of_another_alone() {
+    let mut table = FlowTable::new(1, limits(8_192));
+    let (quiet, loud) = (service("quiet"), service("loud"));
+    let open = |table: &mut FlowTable, service, key, now| {
+        let (id, gone) = table.open(key, service, Tick(now));
+        table.replied(id, Tick(now));
+        (id, gone)
+    };
+    let kept: Vec<_> = (0..4_096)
+        .map(|n| open(&mut table, &quiet, key(n, 1), 0).0)
+        .collect();
+    for n in 0..30_000 {
+        let client = key(10_000 + n, 1);
+        open(&mut table, &loud, client, 1 + n / 6);
+    }
+    assert!(kept.iter().all(|id| table.close(*id)));
+}
+
+#[test]
+fn without_room_outside_the_table_a_service_gives_one_of_its_own() {
+    let mut table = FlowTable::new(1, limits(100));
+    let (one, other) = (service("one"), service("other"));
+    let (first, _) = table.open(key(1, 1), &one, Tick(0));
+    table.open(key(2, 1), &one, Tick(1));
+    table.open(key(3, 1), &other, Tick(0));
+    assert_eq!(table.drop_one(&one), Some(first));
+    assert_eq!(table.drop_one(&service("third")), None);
+    assert_eq!(table.len(), 2);
+}
+
+#[test]
+fn an_ipv6_client_is_a_slash_64_and_an_ipv4_client_is_the_same_however_it_is_written() {
+    let network = |ip: &str| {
+        let ip: IpAddr = ip.parse().unwrap();
+        shares::ClientNetwork::of(ClientAddr(SocketAddr::new(ip, 1)))
+    };
+    for (one, other, same) in [
+        ("198.51.100.1", "198.51.100.1", true),
+        ("198.51.100.1", "198.51.100.2", false),
+        ("198.51.100.1", "::ffff:198.51.100.1", true),
+        ("2001:db8::1", "2001:db8::ffff:0:0:1", true),
+        ("2001:db8::1", "2001:db8:0:1::1", false),
+    ] {
+        assert_eq!(network(one) == network(other), same, "{one} {other}");
+    }
 }
 
 /// What the table should be, in the plainest form.
 #[derive(Default)]
-struct Model(BTreeMap<FlowId, Entry>);
+struct Model(BTreeMap<FlowId, ModelFlow>);
 
-/// The key, when it was seen, whether it was answered.
-type Entry = (FlowKey, u64, bool);
+#[derive(Clone, Copy)]
+struct ModelFlow {
+    key: FlowKey,
+    service: u64,
+    seen: u64,
+    replied: bool,
+}
+
+impl ModelFlow {
+    fn deadline(&self) -> u64 {
+        self.seen + if self.replied { 120_000 } else { 30_000 }
+    }
+}
 
 impl Model {
-    fn deadline(&self, id: FlowId) -> u64 {
-        let (_, seen, replied) = self.0[&id];
-        seen + if replied { 120_000 } else { 30_000 }
+    fn find(&self, key: FlowKey) -> Option<FlowId> {
+        let mut flows = self.0.iter();
+        flows.find(|(_, known)| known.key == key).map(|(id, _)| *id)
     }
 
-    fn find(&self, key: FlowKey) -> Option<FlowId> {
+    fn of_service(&self, service: u64) -> impl Iterator<Item = &ModelFlow> {
         self.0
-            .iter()
-            .find(|(_, entry)| entry.0 == key)
-            .map(|(id, _)| *id)
+            .values()
+            .filter(move |known| known.service == service)
+    }
+
+    /// How many flows each Service has that has some.
+    fn sizes(&self) -> BTreeMap<u64, usize> {
+        let mut sizes = BTreeMap::new();
+        for known in self.0.values() {
+            *sizes.entry(known.service).or_default() += 1;
+        }
+        sizes
     }
 }
 
 #[test]
-fn random_events_keep_the_table_equal_to_a_plain_model() {
+fn random_events_keep_the_table_equal_to_a_plain_model_and_every_service_its_fair_share() {
     let base = std::env::var("FAIRWAY_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());
@@ -118,9 +241,10 @@ fn random_events_keep_the_table_equal_to_a_plain_model() {
     }
 }
 
+const FLOWS: usize = 80;
+
 fn simulate(seed: u64) {
-    let limits = limits(40, 12);
-    let mut table = FlowTable::new(seed, limits);
+    let mut table = FlowTable::new(seed, limits(FLOWS));
     let mut model = Model::default();
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut random = |below: u64| {
@@ -131,83 +255,60 @@ fn simulate(seed: u64) {
         (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % below
     };
     let mut now = 0;
-    for _ in 0..3_000 {
+    for _ in 0..4_000 {
         now += [0, 1, 50, 5_000][random(4) as usize];
-        let key = key(random(6), random(16));
+        // Few clients and many ports, and services of which some get more than others.
+        let services = 1 + random(5);
+        let service_number = random(services);
+        let mut key = key(random(6), random(40));
+        key.listen.0.set_port(53 + service_number as u16);
+        let ids: Vec<_> = model.0.keys().copied().collect();
+        let any = (!ids.is_empty()).then(|| ids[random(ids.len().max(1) as u64) as usize]);
         match random(20) {
-            0..10 => {
+            0..12 => {
                 let found = table.received(key, Tick(now));
-                let live = model.find(key).filter(|id| model.deadline(*id) >= now);
-                assert_eq!(found, live);
-                if let Some(id) = live {
-                    model.0.get_mut(&id).unwrap().1 = now;
+                let expected = model.find(key).filter(|id| model.0[id].deadline() >= now);
+                assert_eq!(found, expected);
+                if let Some(id) = found {
+                    model.0.get_mut(&id).unwrap().seen = now;
                 } else {
-                    let same = model.find(key);
-                    let of_client = model
-                        .0
-                        .values()
-                        .filter(|e| e.0.client.0.ip() == key.client.0.ip())
-                        .count();
-                    let was_full = model.0.len() >= limits.flows;
-                    let unreplied_before = model.0.values().filter(|e| !e.2).count();
-                    let (id, gone) = table.open(key, Tick(now));
-                    match gone {
-                        Some(gone) => {
-                            let entry = model.0.remove(&gone).expect("what goes was there");
-                            let own = entry.0.client.0.ip() == key.client.0.ip();
-                            assert!(same.is_none_or(|same| same == gone));
-                            assert!(
-                                same.is_some()
-                                    || was_full
-                                    || (own && of_client >= limits.per_client)
-                            );
-                            if same.is_none() && of_client < limits.per_client {
-                                let unreplied = unreplied_before > limits.flows / 8;
-                                let of_kind = |e: &&Entry| e.2 != unreplied;
-                                let others = model.0.values().filter(of_kind);
-                                let worst = others.map(|e| e.1).min();
-                                // Of the other kind only where there is none of this.
-                                assert!(entry.2 != unreplied || worst.is_none());
-                                assert!(worst.is_none_or(|worst| entry.1 <= worst));
-                            }
-                        }
-                        None => {
-                            assert!(!was_full && of_client < limits.per_client && same.is_none())
-                        }
-                    }
-                    assert!(
-                        model.0.insert(id, (key, now, false)).is_none(),
-                        "ids are new"
-                    );
+                    let (id, gone) = table.open(key, &service(service_number), Tick(now));
+                    went_fairly(&mut model, key, service_number, gone);
+                    let known = ModelFlow {
+                        key,
+                        service: service_number,
+                        seen: now,
+                        replied: false,
+                    };
+                    assert!(model.0.insert(id, known).is_none(), "ids are new");
                 }
             }
-            10..15 => {
-                let ids: Vec<_> = model.0.keys().copied().collect();
-                if !ids.is_empty() {
-                    let id = ids[random(ids.len() as u64) as usize];
-                    let entry = model.0.get_mut(&id).unwrap();
-                    (entry.1, entry.2) = (now, true);
-                    assert_eq!(table.replied(id, Tick(now)), Some(entry.0));
+            12..16 => {
+                if let Some(id) = any {
+                    let known = model.0.get_mut(&id).unwrap();
+                    (known.seen, known.replied) = (now, true);
+                    assert_eq!(table.replied(id, Tick(now)), Some(known.key));
                 }
             }
-            15..17 => {
-                let ids: Vec<_> = model.0.keys().copied().collect();
-                if !ids.is_empty() {
-                    let id = ids[random(ids.len() as u64) as usize];
+            16 => {
+                if let Some(id) = any {
                     assert!(table.close(id));
                     assert!(!table.close(id), "it is gone");
                     model.0.remove(&id);
                 }
             }
+            17 => {
+                let gone = table.drop_one(&service(service_number));
+                let had = model.of_service(service_number).count();
+                assert_eq!(gone.is_some(), had > 0);
+                let gone = gone.map(|gone| model.0.remove(&gone).unwrap());
+                assert!(gone.is_none_or(|gone| gone.service == service_number));
+            }
             _ => {
                 let mut gone = table.expire(Tick(now));
                 gone.sort();
-                let over: Vec<_> = model
-                    .0
-                    .keys()
-                    .copied()
-                    .filter(|id| model.deadline(*id) < now)
-                    .collect();
+                let over = model.0.iter().filter(|(_, known)| known.deadline() < now);
+                let over: Vec<_> = over.map(|(id, _)| *id).collect();
                 assert_eq!(gone, over);
                 model.0.retain(|id, _| !over.contains(id));
             }
@@ -216,24 +317,62 @@ fn simulate(seed: u64) {
     }
 }
 
+/// A flow of that key came, and that one went for it: checks that it was its turn.
+fn went_fairly(model: &mut Model, key: FlowKey, service: u64, gone: Option<FlowId>) {
+    let same = model.find(key);
+    let (sizes, was_full) = (model.sizes(), model.0.len() >= FLOWS);
+    let Some(gone) = gone else {
+        assert!(!was_full && same.is_none());
+        return;
+    };
+    if same.is_some() {
+        assert_eq!(same, Some(gone));
+        model.0.remove(&gone);
+        return;
+    }
+    assert!(was_full, "nobody is bounded while there is room");
+    let lost = model.0[&gone];
+    let most = *sizes.values().max().unwrap();
+    assert_eq!(sizes[&lost.service], most, "it was one of the largest");
+    if lost.service != service {
+        let own = sizes.get(&service).copied().unwrap_or_default();
+        assert!(own < most, "its own where no other Service has more");
+        let mut wanting = sizes.clone();
+        *wanting.entry(service).or_default() += 1;
+        assert!(
+            most * wanting.len() > FLOWS,
+            "it lost one of its fair share: {wanting:?}"
+        );
+    }
+    let of_service: Vec<_> = model.of_service(lost.service).collect();
+    let unreplied = of_service.iter().filter(|known| !known.replied).count();
+    let is_flood = unreplied > most / 8;
+    let of_client = |known: &ModelFlow| {
+        let ip = known.key.client.0.ip();
+        let same = of_service.iter().filter(|it| it.key.client.0.ip() == ip);
+        same.count()
+    };
+    let largest = of_service.iter().map(|it| of_client(it)).max().unwrap();
+    let greedy = largest > (most / 4).max(16);
+    if !(greedy && of_client(&lost) == largest) {
+        assert!(!greedy || is_flood, "a greedy client goes before others");
+        // The other kind only where there is none of this.
+        let kind = of_service.iter().filter(|it| it.replied != is_flood);
+        let oldest = kind.map(|it| it.seen).min();
+        assert!(lost.replied != is_flood || oldest.is_none());
+        assert!(oldest.is_none_or(|oldest| lost.seen <= oldest));
+    } else if is_flood {
+        // About the idlest one, of those that were not answered where the sample has some.
+        assert!(!lost.replied || unreplied > 0);
+    }
+    model.0.remove(&gone);
+}
+
 fn invariants(table: &FlowTable, model: &Model) {
     assert_eq!(table.len(), model.0.len());
     assert!(table.len() <= table.limits.flows);
-    let live = table.slots.iter().filter(|slot| slot.id != FlowId::NONE);
+    let live = table.entries.iter().filter(|it| it.id != FlowId::NONE);
     assert_eq!(live.count(), table.by_key.len());
-    assert_eq!(table.slots.len(), table.free.len() + table.len());
-    let listed: usize = table.by_client.values().map(Vec::len).sum();
-    assert_eq!(listed, table.len());
-    for slots in table.by_client.values() {
-        assert!(!slots.is_empty(), "no empty list is left behind");
-        for (at, slot) in slots.iter().enumerate() {
-            assert_eq!(table.slots[*slot as usize].in_client as usize, at);
-        }
-    }
-    assert!(
-        table
-            .by_client
-            .values()
-            .all(|slots| slots.len() <= table.limits.per_client)
-    );
+    assert_eq!(table.entries.len(), table.free.len() + table.len());
+    table.shares.check(&table.entries);
 }

@@ -42,6 +42,33 @@ fn equal_weights_take_turns_in_order() {
     }
 }
 
+/// Two balancers are two processes: that before a restart and that after it.
+#[test]
+fn a_flow_has_the_same_endpoint_after_a_restart_with_and_without_affinity() {
+    for affinity in [None, Some(TIMEOUT)] {
+        let route = port(endpoints(&[1; 10]), affinity);
+        let (before, after) = (Balancer::new(1), Balancer::new(2));
+        let mut found = std::collections::BTreeSet::new();
+        for n in 0..200_u16 {
+            let from = SocketAddr::new(client(u32::from(n) / 20), 40_000 + n);
+            let first = before.pick_for_flow(&route, from, NOW, &[]).unwrap();
+            // Not in the same order, and others come in between.
+            before.pick(&route, client(7_000 + u32::from(n)), NOW, &[]);
+            assert_eq!(after.pick_for_flow(&route, from, NOW, &[]), Some(first));
+            found.insert(first.addr);
+            if affinity.is_none() {
+                let next = after.pick_for_flow(&route, from, NOW, &[first.addr]);
+                assert_ne!(
+                    next.unwrap().addr,
+                    first.addr,
+                    "one that refused is left out"
+                );
+            }
+        }
+        assert!(found.len() > 5, "they are spread: {found:?}");
+    }
+}
+
 #[test]
 fn different_seeds_begin_with_different_endpoints() {
     let route = port(endpoints(&[1; 10]), None);

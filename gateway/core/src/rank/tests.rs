@@ -34,6 +34,37 @@ const GOLDEN: [u64; 5] = [
 ];
 
 #[test]
+fn the_hash_of_a_flow_is_fixed_for_all_time() {
+    for (from, to, golden) in [
+        ("198.51.100.7:40000", "10.0.0.1:53", 0xdf6f_0623_2f5b_b96a),
+        ("198.51.100.7:40001", "10.0.0.1:53", 0xfd03_c356_0876_b296),
+        (
+            "[2001:db8::7]:5353",
+            "[2001:db8:1::1]:443",
+            0xd8f3_9c0d_2ff5_2a6d,
+        ),
+    ] {
+        let hash = endpoint_hash(&flow_hasher(from.parse().unwrap()), endpoint(to));
+        assert_eq!(hash, golden, "{from} {to}");
+    }
+}
+
+#[test]
+fn the_flows_of_one_client_spread_over_the_endpoints() {
+    let all = endpoints(&[1, 2, 3, 4]);
+    let mut counts = BTreeMap::<_, u64>::new();
+    for port in 20_000..30_000 {
+        let from = SocketAddr::new(client(1), port);
+        *counts
+            .entry(best_for_flow(from, &all).unwrap().addr)
+            .or_default() += 1;
+    }
+    let counts: Vec<u64> = counts.into_values().collect();
+    let expected = [1_000.0, 2_000.0, 3_000.0, 4_000.0];
+    assert!(is_plausible(&counts, &expected), "{counts:?}");
+}
+
+#[test]
 fn an_ipv4_client_is_the_same_however_it_is_written() {
     let to = endpoint("10.0.0.1:8080");
     assert_eq!(
