@@ -8,10 +8,9 @@
 //! it, where its time is over before.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
-use tokio_util::sync::CancellationToken;
 
 /// How soon it is looked again whether the client has all, doubled up to [`SELDOM`]. Most have it a
 /// round trip later.
@@ -61,18 +60,31 @@ pub(crate) fn state(socket: &impl AsFd) -> Delivery {
 }
 
 /// Waits until nothing that was written to a TCP socket is under way. False where its peer will never
-/// have it: the connection is gone, or it was `cut` before.
-pub(crate) async fn delivered(socket: &impl AsFd, cut: &CancellationToken) -> bool {
+/// have it: the connection is gone, it was `cut` before, or the peer has taken nothing for so long as
+/// `stall`.
+pub(crate) async fn delivered(
+    socket: &impl AsFd,
+    cut: impl Future<Output = ()>,
+    stall: Duration,
+) -> bool {
+    let mut cut = std::pin::pin!(cut);
     let mut pause = SOON;
+    let (mut left, mut since) = (usize::MAX, Instant::now());
     loop {
         match state(socket) {
             Delivery::Done => return true,
             Delivery::Lost => return false,
             Delivery::UnderWay => {}
         }
-        let sleep = tokio::time::sleep(pause);
-        if cut.run_until_cancelled(sleep).await.is_none() {
+        let now_left = unacknowledged(socket);
+        if now_left != left {
+            (left, since) = (now_left, Instant::now());
+        } else if since.elapsed() >= stall {
             return false;
+        }
+        tokio::select! {
+            () = &mut cut => return false,
+            () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(SELDOM);
     }
@@ -86,8 +98,11 @@ mod tests {
     use std::net::{Shutdown, TcpListener, TcpStream};
 
     use socket2::SockRef;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
 
     /// A connection over loopback: the writer's end with so many bytes written and the end of the
     /// stream said, and the reader's, which takes little at once.
@@ -106,7 +121,7 @@ mod tests {
         let (writer, mut reader) = pair(100_000);
         assert!(unacknowledged(&writer) > 50_000);
         let cut = CancellationToken::new();
-        let waiting = tokio::spawn(async move { delivered(&writer, &cut).await });
+        let waiting = tokio::spawn(async move { delivered(&writer, cut.cancelled(), LONG).await });
         let read = tokio::task::spawn_blocking(move || {
             let mut all = Vec::new();
             reader.read_to_end(&mut all).map(|bytes| (bytes, reader))
@@ -122,9 +137,19 @@ mod tests {
         let (writer, reader) = pair(100_000);
         let cut = CancellationToken::new();
         drop(reader);
-        assert!(!delivered(&writer, &cut).await);
+        assert!(!delivered(&writer, cut.cancelled(), LONG).await);
         let (writer, _reader) = pair(100_000);
         cut.cancel();
-        assert!(!delivered(&writer, &cut).await);
+        assert!(!delivered(&writer, cut.cancelled(), LONG).await);
+    }
+
+    #[tokio::test]
+    async fn it_does_not_wait_for_a_reader_that_takes_nothing() {
+        let (writer, _reader) = pair(100_000);
+        let cut = CancellationToken::new();
+        let stall = Duration::from_millis(100);
+        assert!(!delivered(&writer, cut.cancelled(), stall).await);
+        // It is there all the same.
+        assert_eq!(state(&writer), Delivery::UnderWay);
     }
 }

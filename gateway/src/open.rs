@@ -22,14 +22,17 @@ impl Open {
         Self { port, slot }
     }
 
-    /// Where it came in.
-    pub(crate) fn slot(&self) -> &Slot {
-        &self.slot
-    }
-
     /// Whether its port, or the place where it came in, has had its time.
     pub(crate) fn is_cut(&self) -> bool {
         self.port.cut.is_cancelled() || self.slot.cut.is_cancelled()
+    }
+
+    /// Waits until it is cut.
+    pub(crate) async fn cut(&self) {
+        tokio::select! {
+            () = self.port.cut.cancelled() => {}
+            () = self.slot.cut.cancelled() => {}
+        }
     }
 }
 

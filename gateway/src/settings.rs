@@ -19,6 +19,8 @@ pub struct Settings {
     /// How long connections may go on once their endpoint, their Service or the process is told to
     /// go.
     pub drain_timeout: Duration,
+    /// How long a client may take nothing of what its endpoint has said before it ended; then it is reset.
+    pub stall_timeout: Duration,
     /// How long the last endpoint that is left to try has for answering a connect.
     pub connect_timeout: Duration,
     /// Whether VIPs that are no address of the host are made local by routes of Fairway's own,
@@ -49,6 +51,9 @@ impl Settings {
             pin_workers: false,
             core,
             drain_timeout: Duration::from_secs(30),
+            // As long as the kernel waits for the end of a peer that it has told its own
+            // (net.ipv4.tcp_fin_timeout).
+            stall_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(5),
             make_local: true,
             name_server: None,

@@ -18,6 +18,8 @@ use crate::steering::refusals::Refusals;
 pub(crate) struct Shared {
     /// The one clock, so that affinity means the same on every worker.
     pub(crate) clock: Clock,
+    /// How long a client may take nothing of what its endpoint has said before it ended.
+    pub(crate) stall_timeout: Duration,
     /// How long the last endpoint that is left to try has for answering a connect.
     pub(crate) connect_timeout: Duration,
     /// Leave to open sockets.
@@ -47,6 +49,7 @@ impl Shared {
         let flows = (descriptors.total() / 3).clamp(16, 16_384);
         Self {
             clock: Clock::start(),
+            stall_timeout: settings.stall_timeout,
             connect_timeout: settings.connect_timeout,
             descriptors,
             stopping,

@@ -24,6 +24,7 @@ tests![
     a_connection_of_a_service_that_goes_is_cut_after_the_deadline,
     on_sigterm_what_runs_is_finished,
     on_sigterm_what_does_not_end_is_cut_after_the_deadline,
+    on_a_second_sigterm_connections_are_cut_and_no_route_is_left,
     flows_do_not_hold_an_exit,
     a_burst_of_changes_is_taken_in_a_bounded_number_of_passes,
 ];
@@ -347,6 +348,34 @@ fn on_sigterm_what_does_not_end_is_cut_after_the_deadline() -> Result<()> {
         matches!(&end, Ok(0)) || matches!(&end, Err(e) if e.kind() == ErrorKind::ConnectionReset),
         "{end:?}"
     );
+    Ok(())
+}
+
+fn on_a_second_sigterm_connections_are_cut_and_no_route_is_left() -> Result<()> {
+    let site = Site::new()?;
+    let _servers = named(&site.farm, &[("a", at(server(0), 80))])?;
+    let mut fairway = start(&site, &["--drain-timeout", "10m"], &shop(&[server(0)]))?;
+    let mut stream = site.client.run(|| clients::connect_tcp(at(vip(1), 80)))?;
+    clients::ask(&mut stream, "who")?;
+    let routes = || {
+        let show = ["-4", "route", "show", "table", "local", "proto", "70"];
+        site.edge.run(|| clients::output("ip", &show))
+    };
+    ensure!(!routes()?.is_empty(), "there is no route");
+    fairway.process()?.signal(rustix::process::Signal::TERM)?;
+    site.client.run(|| {
+        wait::until("nothing is accepted any more", || {
+            clients::connect_tcp(at(vip(1), 80)).is_err()
+        })
+    })?;
+    fairway.stop_within(Duration::from_secs(25))?;
+    let end = stream.read(&mut [0]);
+    ensure!(
+        matches!(&end, Ok(0)) || matches!(&end, Err(e) if e.kind() == ErrorKind::ConnectionReset),
+        "{end:?}"
+    );
+    let left = routes()?;
+    ensure!(left.is_empty(), "{left}");
     Ok(())
 }
 

@@ -2,20 +2,23 @@
 //! its own, and what the host itself listens at does not stand in the way.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::lab::{Host, Served};
 use fairway_integration::manifest::{all, load_balancer, pool, service, slice, slice_of};
 use fairway_integration::servers::named;
-use fairway_integration::site::{EDGE, Site, at, server, server6, vip, vip6};
+use fairway_integration::site::{EDGE, EDGE_INSIDE, Site, at, server, server6, vip, vip6};
 use fairway_integration::{clients, tests, wait};
 
 tests![
     a_port_that_the_host_uses_at_all_its_addresses_is_served_at_an_external_one,
     whom_the_kernel_refuses_for_want_of_endpoints_is_counted,
     at_an_address_of_the_hosts_own_what_the_host_has_comes_first,
+    after_a_restart_under_load_every_port_is_served_at_once,
     thousands_of_places_take_no_sockets_and_change_without_them,
     nothing_is_left_of_one_that_was_killed,
     without_steering_every_place_has_sockets_of_its_own,
@@ -154,6 +157,80 @@ fn at_an_address_of_the_hosts_own_what_the_host_has_comes_first() -> Result<()> 
     })?;
     fairway.logs(&["PortInUse"])?;
     ensure!(site.client.run(|| clients::who(at(EDGE, 22)))? == "sshd");
+    Ok(())
+}
+
+/// A server that says something and ends, as one of HTTP that keeps nothing alive.
+fn brief(host: &Host, place: SocketAddr) -> Result<Served> {
+    host.serve(move || {
+        let listener = TcpListener::bind(place)?;
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        Ok(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"hello").await;
+            }
+        })
+    })
+}
+
+/// A connection that the other end ends first: that one keeps it in TIME-WAIT for a minute.
+fn greet(to: SocketAddr) -> Result<()> {
+    let mut all = Vec::new();
+    clients::connect_tcp(to)?.read_to_end(&mut all)?;
+    ensure!(all == b"hello", "{all:?}");
+    Ok(())
+}
+
+fn after_a_restart_under_load_every_port_is_served_at_once() -> Result<()> {
+    let site = Site::new()?;
+    let _brief = brief(&site.farm, at(server(0), 80))?;
+    let manifests = all(&[
+        &pool("edge", &[&format!("{EDGE}-{EDGE}")]),
+        &service(
+            "web",
+            "type: LoadBalancer, ports: [{port: 80, nodePort: 30080}]",
+        ),
+        &slice("web", 80, &[server(0)]),
+    ]);
+    let metrics = "127.0.0.1:9902";
+    for arguments in [
+        &["--metrics", metrics][..],
+        &["--metrics", metrics, "--no-steering"],
+    ] {
+        let mut fairway = Fairway::prepare(&site.edge)?.arguments(arguments);
+        fairway.write("web.yaml", &manifests)?;
+        fairway.launch()?;
+        fairway.ready()?;
+        let everywhere = |times: usize| -> Result<()> {
+            for _ in 0..times {
+                site.client.run(|| greet(at(EDGE, 80)))?;
+                site.farm.run(|| greet(at(EDGE_INSIDE, 30080)))?;
+            }
+            for _ in 0..times.min(20) {
+                let metrics = metrics.parse()?;
+                let livez = || clients::http_get(metrics, "/livez");
+                ensure!(site.edge.run(livez)?.status == 200);
+            }
+            Ok(())
+        };
+        wait::until("all answer", || everywhere(1).is_ok())?;
+        for killed in [true, false] {
+            everywhere(300)?;
+            if killed {
+                fairway.kill();
+            } else {
+                fairway.stop()?;
+            }
+            let began = Instant::now();
+            fairway.launch()?;
+            wait::until("all answer again", || everywhere(1).is_ok())?;
+            fairway.ready()?;
+            let took = began.elapsed();
+            ensure!(took < Duration::from_secs(20), "{arguments:?}: {took:?}");
+        }
+        fairway.stop()?;
+    }
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 use super::Engine;
 use super::connection::Connection;
 use super::listeners::Accepting;
-use super::owners::Owner;
+use super::owners::ConnectionOwner;
 use super::poll::Token;
 use crate::counters::Rejection;
 use crate::descriptors::{CONNECTION, Permit};
@@ -225,7 +225,7 @@ impl Engine {
         let listen = slot.listen;
         match app {
             AppProtocol::Opaque => {
-                let owner = Owner {
+                let owner = ConnectionOwner {
                     port: port.number,
                     place: slot.number,
                 };

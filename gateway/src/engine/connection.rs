@@ -2,117 +2,29 @@
 //! waits for.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr};
-use fairway_gateway_core::reachability::DialFailure;
+use fairway_config::net::{ClientAddr, ListenAddr};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::direction::{Direction, Progress, Tools};
-use super::poll::{EventFlags, Poll, Token, Watch};
+use super::dial::{Dial, DialOutcome};
+use super::direction::{Direction, Progress, SideError};
+use super::next::{Environment, Next};
+use super::poll::{EventFlags, Token, Watch};
 use super::ring::SLOT;
 use super::side::Side;
-use super::source::{self, StandIns};
+use super::timer::Timer;
 use crate::counters::{Counter, Rejection};
 use crate::delivery::{self, Delivery};
 use crate::descriptors::Permit;
 use crate::hops::Hops;
 use crate::open::Open;
 use crate::port::Active;
-use crate::shared::Shared;
 use crate::socket;
-
-/// How many endpoints are tried for one connection.
-const TRIES: usize = 4;
-
-/// No endpoint is tried any more when this has passed since the first.
-const BOUND: Duration = Duration::from_secs(10);
-
-/// How long an endpoint has for its answer while there are others to try: more than the one second
-/// after which TCP repeats a SYN that was lost (RFC 6298).
-const IMPATIENT: Duration = Duration::from_millis(1500);
-
-/// Most endpoints answer within this. Only where one does not, it is looked meanwhile whether the
-/// client goes away.
-const FRESH: Duration = Duration::from_millis(50);
-
-/// How long to wait where the kernel has no file or no memory for another socket just now.
-const EXHAUSTED: Duration = Duration::from_millis(100);
-
-/// Connections that live this long are worth the system calls that make the kernel find out whether
-/// the endpoint is still there.
-const YOUNG: Duration = Duration::from_secs(10);
-
-/// How soon it is looked again whether the client has all. Most have it a round trip later.
-const SOON: Duration = Duration::from_millis(10);
-const SELDOM: Duration = Duration::from_millis(500);
 
 /// For how long it is looked every [`SOON`].
 const LOOKS: u8 = 10;
-
-/// What a connection waits for that comes with time alone: the list that it is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Wait {
-    /// For an endpoint's answer, a moment.
-    Fresh,
-    /// The same, while there are others to try.
-    Impatient,
-    /// The same of the last that is tried.
-    Patient,
-    /// Until the kernel has a socket.
-    Exhausted,
-    /// Until it is old enough for keep-alive probes.
-    Young,
-    /// Until its client has all.
-    Soon,
-    /// The same, of a client that takes its time.
-    Seldom,
-}
-
-impl Wait {
-    pub(super) const COUNT: usize = 7;
-    pub(super) const ALL: [Self; Self::COUNT] = [
-        Self::Fresh,
-        Self::Impatient,
-        Self::Patient,
-        Self::Exhausted,
-        Self::Young,
-        Self::Soon,
-        Self::Seldom,
-    ];
-
-    /// How long.
-    pub(super) fn duration(self, shared: &Shared) -> Duration {
-        match self {
-            Self::Fresh => FRESH,
-            Self::Impatient => IMPATIENT.min(shared.connect_timeout).saturating_sub(FRESH),
-            Self::Patient => shared.connect_timeout.saturating_sub(FRESH),
-            Self::Exhausted => EXHAUSTED,
-            Self::Young => YOUNG,
-            Self::Soon => SOON,
-            Self::Seldom => SELDOM,
-        }
-    }
-}
-
-/// What is to become of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// It goes on waiting for what it waits for.
-    Stay,
-    /// It is to be looked at after so long.
-    Wait(Wait),
-    /// It waits for its sockets alone.
-    Rest,
-    /// It has more to do, when others have had their turn.
-    More,
-    /// It is over.
-    Over,
-}
 
 /// What a side that spoke together with others has said.
 pub(super) enum Heard {
@@ -150,34 +62,19 @@ pub(super) struct Connection {
 enum Stage {
     /// An endpoint is being looked for.
     Dialling(Dial),
-    /// Bytes are carried.
-    Carrying,
-    /// All is written and the endpoint is done; the client has not got all yet. So many times it was
-    /// looked.
-    Delivering(u8),
+    /// Bytes are carried. Once the endpoint has said all: how far its client was at the last look.
+    Carrying(Option<u64>),
+    /// The endpoint is done; the client has not got all yet.
+    Delivering(Deliveries),
 }
 
-/// The search for an endpoint.
-struct Dial {
-    hops: Option<Hops>,
-    /// The client has said something already.
-    early: bool,
-    /// The endpoint that is being tried, and since when.
-    trying: Option<(EndpointAddr, Instant)>,
-    /// There is no other after it.
-    last: bool,
-    tried: Vec<EndpointAddr>,
-    bound: Instant,
-    error: Option<io::Error>,
-}
-
-/// What a connection works with.
-pub(super) struct World<'a> {
-    pub(super) shared: &'a Shared,
-    pub(super) poll: &'a Poll,
-    pub(super) stand_ins: &'a mut StandIns,
-    pub(super) tools: Tools<'a>,
-    pub(super) number: u32,
+/// Looks whether a client has all.
+struct Deliveries {
+    count: u8,
+    /// How many bytes it had at the last one.
+    got: u64,
+    /// Since when it has so many.
+    since: Instant,
 }
 
 impl Connection {
@@ -196,15 +93,7 @@ impl Connection {
             endpoint: None,
             up: Direction::default(),
             down: Direction::default(),
-            stage: Stage::Dialling(Dial {
-                hops,
-                early: false,
-                trying: None,
-                last: false,
-                tried: Vec::new(),
-                bound: Instant::now() + BOUND,
-                error: None,
-            }),
+            stage: Stage::Dialling(Dial::new(hops)),
             queued: false,
             claimed: false,
             from,
@@ -216,35 +105,49 @@ impl Connection {
     }
 
     /// Its client's socket has something to say.
-    pub(super) fn client_event(&mut self, flags: EventFlags, world: &mut World<'_>) -> Step {
+    pub(super) fn client_event(
+        &mut self,
+        flags: EventFlags,
+        environment: &mut Environment<'_>,
+    ) -> Next {
         self.claimed = false;
         let news = self.client.note(flags);
         if flags.contains(EventFlags::ERR)
             && let Some(error) = failure(&self.client)
         {
             // What it said before is still there.
-            if let (Stage::Carrying, Some(endpoint)) = (&self.stage, &mut self.endpoint) {
+            if let (Stage::Carrying(_), Some(endpoint)) = (&self.stage, &mut self.endpoint) {
                 let received = &self.port.counters.received;
                 let client = &mut self.client;
-                let _ = self.up.carry(client, endpoint, received, &mut world.tools);
+                let _ = self
+                    .up
+                    .carry(client, endpoint, received, &mut environment.tools);
             }
             return self.fail(&error);
         }
+        if matches!(self.stage, Stage::Delivering(_)) && news && !self.down.has_ended() {
+            return self.deliver(environment);
+        }
         match self.stage {
-            Stage::Carrying if news => self.carry(world),
-            Stage::Carrying if !self.queued => {
-                self.client.hush(Token::Client(world.number), world.poll);
-                Step::Stay
+            Stage::Carrying(_) if news => self.carry(environment),
+            Stage::Carrying(_) if !self.queued => {
+                self.client
+                    .hush(Token::Client(environment.number), environment.poll);
+                Next::Stay
             }
-            Stage::Carrying | Stage::Dialling(_) | Stage::Delivering(_) => Step::Stay,
+            Stage::Carrying(_) | Stage::Dialling(_) | Stage::Delivering(_) => Next::Stay,
         }
     }
 
     /// Its endpoint's socket has something to say.
-    pub(super) fn endpoint_event(&mut self, flags: EventFlags, world: &mut World<'_>) -> Step {
+    pub(super) fn endpoint_event(
+        &mut self,
+        flags: EventFlags,
+        environment: &mut Environment<'_>,
+    ) -> Next {
         self.claimed = false;
         let Some(endpoint) = &mut self.endpoint else {
-            return Step::Stay;
+            return Next::Stay;
         };
         let news = endpoint.note(flags);
         let error = if flags.intersects(EventFlags::ERR) {
@@ -253,52 +156,64 @@ impl Connection {
             None
         };
         match (&self.stage, error) {
-            (Stage::Dialling(_), Some(error)) => self.not_reached(error, world),
-            (Stage::Dialling(_), None) if flags.contains(EventFlags::OUT) => self.reached(world),
-            (Stage::Carrying, Some(error)) => {
+            (Stage::Dialling(_), Some(error)) => self.not_reached(error, environment),
+            (Stage::Dialling(_), None) if flags.contains(EventFlags::OUT) => {
+                self.reached(environment)
+            }
+            // All that it had to say was read, or is there to be read: «Broken pipe» is what a reset after
+            // the end is called (tcp_reset in net/ipv4/tcp_input.c).
+            (Stage::Carrying(_), Some(error))
+                if self.down.has_read_all() || error.kind() == io::ErrorKind::BrokenPipe =>
+            {
+                self.carry(environment)
+            }
+            (Stage::Carrying(_), Some(error)) => {
                 // What it said before is still there.
                 let transmitted = &self.port.counters.transmitted;
                 let client = &mut self.client;
                 let _ = self
                     .down
-                    .carry(endpoint, client, transmitted, &mut world.tools);
+                    .carry(endpoint, client, transmitted, &mut environment.tools);
                 self.fail(&error)
             }
-            (Stage::Carrying, None) if news => self.carry(world),
-            (Stage::Carrying, None) if !self.queued => {
-                endpoint.hush(Token::Endpoint(world.number), world.poll);
-                Step::Stay
+            (Stage::Carrying(_), None) if news => self.carry(environment),
+            (Stage::Carrying(_), None) if !self.queued => {
+                endpoint.hush(Token::Endpoint(environment.number), environment.poll);
+                Next::Stay
             }
-            (Stage::Carrying | Stage::Dialling(_) | Stage::Delivering(_), _) => Step::Stay,
+            (Stage::Carrying(_) | Stage::Dialling(_) | Stage::Delivering(_), _) => Next::Stay,
         }
     }
 
     /// What it waited for has not come within its time.
-    pub(super) fn due(&mut self, wait: Wait, world: &mut World<'_>) -> Step {
+    pub(super) fn due(&mut self, wait: Timer, environment: &mut Environment<'_>) -> Next {
         match (wait, &mut self.stage) {
-            (Wait::Fresh, Stage::Dialling(dial)) => {
+            (Timer::Fresh, Stage::Dialling(dial)) => {
                 let last = dial.last;
-                if let Err(error) = self.watch_client(world) {
+                if let Err(error) = self.watch_client(environment) {
                     return self.fail(&error);
                 }
-                Step::Wait(if last { Wait::Patient } else { Wait::Impatient })
+                Next::Wait(if last {
+                    Timer::Patient
+                } else {
+                    Timer::Impatient
+                })
             }
-            (Wait::Impatient | Wait::Patient, Stage::Dialling(_)) => {
-                self.not_reached(io::ErrorKind::TimedOut.into(), world)
+            (Timer::Impatient | Timer::Patient, Stage::Dialling(_)) => {
+                self.not_reached(io::ErrorKind::TimedOut.into(), environment)
             }
-            (Wait::Exhausted, Stage::Dialling(_)) => self.dial(world),
+            (Timer::Exhausted, Stage::Dialling(_)) => self.dial(environment),
             // The endpoint answered, and there was more to do than could be done at once.
-            (Wait::Fresh | Wait::Impatient | Wait::Patient, Stage::Carrying) => {
-                Step::Wait(Wait::Young)
+            (Timer::Fresh | Timer::Impatient | Timer::Patient, Stage::Carrying(_)) => {
+                Next::Wait(Timer::Young)
             }
-            (Wait::Young, Stage::Carrying) => {
-                if let Some(endpoint) = &self.endpoint {
-                    socket::keep_alive(&endpoint.socket);
-                }
-                Step::Rest
+            (Timer::Young, Stage::Carrying(_)) => {
+                self.keep_endpoint_alive();
+                Next::Rest
             }
-            (Wait::Soon | Wait::Seldom, Stage::Delivering(_)) => self.deliver(),
-            _ => Step::Rest,
+            (Timer::Stalled, Stage::Carrying(_)) => self.look_for_progress(),
+            (Timer::Soon | Timer::Seldom, Stage::Delivering(_)) => self.deliver(environment),
+            _ => Next::Rest,
         }
     }
 
@@ -308,18 +223,18 @@ impl Connection {
     }
 
     /// It is its turn again.
-    pub(super) fn more(&mut self, world: &mut World<'_>) -> Step {
+    pub(super) fn more(&mut self, environment: &mut Environment<'_>) -> Next {
         self.queued = false;
         match self.stage {
-            Stage::Carrying => self.carry(world),
-            Stage::Dialling(_) | Stage::Delivering(_) => Step::Stay,
+            Stage::Carrying(_) => self.carry(environment),
+            Stage::Dialling(_) | Stage::Delivering(_) => Next::Stay,
         }
     }
 
     /// Whether what that side has to say may go together with what others have: nothing else is under way.
     /// It is claimed then, until it [has spoken](Self::has_spoken).
     pub(super) fn may_speak(&mut self, token: Token) -> bool {
-        if self.claimed || self.queued || !matches!(self.stage, Stage::Carrying) {
+        if self.claimed || self.queued || !matches!(self.stage, Stage::Carrying(_)) {
             return false;
         }
         if !(self.up.is_brief() && self.down.is_brief()) {
@@ -412,83 +327,46 @@ impl Connection {
     }
 
     /// Tries the next endpoint.
-    pub(super) fn dial(&mut self, world: &mut World<'_>) -> Step {
+    pub(super) fn dial(&mut self, environment: &mut Environment<'_>) -> Next {
         let Stage::Dialling(dial) = &mut self.stage else {
-            return Step::Stay;
+            return Next::Stay;
         };
-        loop {
-            let now = Instant::now();
-            let route = self.port.route();
-            let picked = if dial.tried.len() < TRIES && now < dial.bound {
-                let tick = world.shared.clock.now();
-                self.port.pick(&route, self.from.0.ip(), tick, &dial.tried)
-            } else {
-                None
-            };
-            let Some(endpoint) = picked else {
-                break;
-            };
-            let addr = endpoint.addr;
-            dial.last = dial.tried.len() + 1 == TRIES
-                || route.endpoints.eligible.len() <= dial.tried.len() + 1;
-            drop(route);
-            // What the client has said already goes with the last step of the handshake.
-            dial.early |=
-                dial.tried.is_empty() && self.up.read_early(&self.client, &mut world.tools);
-            // Counted from here on, so that choices by load see connections that are being made.
-            self.active = Some(Active::new(self.port.endpoint(addr)));
-            // It may have gone since, and nobody would look after its connections any more.
-            if !self.port.route().endpoints.lists(addr) {
-                continue;
-            }
-            match connect(addr, dial, world) {
-                Ok(socket) => {
-                    self.endpoint = Some(Side::of_endpoint(socket));
-                    dial.trying = Some((addr, now));
-                    return Step::Wait(Wait::Fresh);
-                }
-                Err(error) if socket::is_exhausted(&error) => {
-                    self.active = None;
-                    world.shared.descriptors.exhausted(&error);
-                    dial.error = Some(error);
-                    return Step::Wait(Wait::Exhausted);
-                }
-                Err(error) => {
-                    let active = self.active.as_ref();
-                    unreached(&self.port, active, (addr, now), &error, world.shared);
-                    dial.tried.push(addr);
-                    dial.error = Some(error);
-                }
-            }
-        }
+        // It does not count as the last one's any more.
         self.active = None;
-        match dial.error.take() {
-            Some(error) => self.fail(&error),
-            None => {
+        match dial.next(
+            self.from,
+            &self.port,
+            &self.client,
+            &mut self.up,
+            environment,
+        ) {
+            DialOutcome::Trying(endpoint, active) => {
+                self.endpoint = Some(endpoint);
+                self.active = Some(active);
+                Next::Wait(Timer::Fresh)
+            }
+            DialOutcome::Exhausted => Next::Wait(Timer::Exhausted),
+            DialOutcome::Failed(error) => self.fail(&error),
+            DialOutcome::NoEndpoint => {
                 self.port.counters.reject(Rejection::NoEndpoint);
                 self.log("there is no endpoint");
                 socket::reset_on_close(&self.client.socket);
-                Step::Over
+                Next::Over
             }
         }
     }
 
     /// The endpoint that is being tried could not be reached.
-    fn not_reached(&mut self, error: io::Error, world: &mut World<'_>) -> Step {
+    fn not_reached(&mut self, error: io::Error, environment: &mut Environment<'_>) -> Next {
         self.endpoint = None;
-        if let Stage::Dialling(dial) = &mut self.stage
-            && let Some((addr, began)) = dial.trying.take()
-        {
-            let active = self.active.as_ref();
-            unreached(&self.port, active, (addr, began), &error, world.shared);
-            dial.tried.push(addr);
-            dial.error = Some(error);
+        if let Stage::Dialling(dial) = &mut self.stage {
+            dial.not_reached(error, &self.port, self.active.as_ref(), environment.shared);
         }
-        self.dial(world)
+        self.dial(environment)
     }
 
     /// The endpoint answers.
-    fn reached(&mut self, world: &mut World<'_>) -> Step {
+    fn reached(&mut self, environment: &mut Environment<'_>) -> Next {
         let mut early = false;
         if let Stage::Dialling(dial) = &self.stage {
             if let (Some((_, began)), Some(active)) = (dial.trying, &self.active) {
@@ -496,9 +374,9 @@ impl Connection {
             }
             early = dial.early;
         }
-        self.stage = Stage::Carrying;
-        let step = self.carry(world);
-        if step == Step::Over {
+        self.stage = Stage::Carrying(None);
+        let step = self.carry(environment);
+        if step == Next::Over {
             return step;
         }
         if let Some(endpoint) = &self.endpoint
@@ -507,97 +385,170 @@ impl Connection {
             socket::acknowledge_at_once(&endpoint.socket, true);
         }
         // What has not ended at once is waited for.
-        match self.watch_client(world) {
+        match self.watch_client(environment) {
             Err(error) => self.fail(&error),
-            Ok(()) if step == Step::Stay => Step::Wait(Wait::Young),
+            Ok(()) if step == Next::Stay => Next::Wait(Timer::Young),
             Ok(()) => step,
         }
     }
 
     /// Carries what there is, both ways.
-    fn carry(&mut self, world: &mut World<'_>) -> Step {
+    fn carry(&mut self, environment: &mut Environment<'_>) -> Next {
         let Some(endpoint) = &mut self.endpoint else {
-            return Step::Stay;
+            return Next::Stay;
         };
         let client = &mut self.client;
         let counters = &self.port.counters;
         let (up, down) = (&mut self.up, &mut self.down);
         let was = (up.has_ended(), down.has_ended());
         // What the endpoint has said passes before it is found that it takes nothing any more.
-        let carried = down
-            .carry(endpoint, client, &counters.transmitted, &mut world.tools)
-            .and_then(|down| {
-                if down == Progress::Ended && !was.1 && !was.0 {
-                    Direction::shut(client);
-                }
-                let up = up.carry(client, endpoint, &counters.received, &mut world.tools)?;
-                client.listen(Token::Client(world.number), world.poll)?;
-                endpoint.listen(Token::Endpoint(world.number), world.poll)?;
-                Ok((up, down))
-            });
-        match carried {
-            Err(error) => self.fail(&error),
-            Ok((Progress::Ended, Progress::Ended)) => self.end(),
-            Ok((up, down)) => {
-                if up == Progress::Ended && !was.0 {
-                    Direction::shut(endpoint);
-                }
-                if up == Progress::More || down == Progress::More {
-                    Step::More
-                } else {
-                    Step::Stay
-                }
+        let down = match down.carry(
+            endpoint,
+            client,
+            &counters.transmitted,
+            &mut environment.tools,
+        ) {
+            Ok(down) => down,
+            Err(SideError::Reader(error) | SideError::Writer(error)) => return self.fail(&error),
+        };
+        if down == Progress::Ended && !was.1 && !was.0 {
+            Direction::shut(client);
+        }
+        if endpoint.failed && self.down.has_read_all() {
+            return self.leave_endpoint(environment);
+        }
+        let up = if endpoint.failed {
+            // It takes nothing any more, and there is more of what it said.
+            Ok(Progress::Waits)
+        } else {
+            up.carry(client, endpoint, &counters.received, &mut environment.tools)
+        };
+        let up = match up {
+            Ok(up) => up,
+            Err(SideError::Reader(error)) => return self.fail(&error),
+            // It takes nothing any more: its client has what it said all the same.
+            Err(SideError::Writer(_)) if self.down.has_read_all() => {
+                return self.leave_endpoint(environment);
             }
+            Err(SideError::Writer(error)) => return self.fail(&error),
+        };
+        // There may be more to read, for which its client has no room.
+        let endpoint_ended = endpoint.ended || self.down.has_read_all();
+        let listens = client
+            .listen(Token::Client(environment.number), environment.poll)
+            .and_then(|()| endpoint.listen(Token::Endpoint(environment.number), environment.poll));
+        if let Err(error) = listens {
+            return self.fail(&error);
+        }
+        if up == Progress::Ended && !was.0 && down != Progress::Ended {
+            Direction::shut(endpoint);
+        }
+        match (up, down) {
+            (Progress::Ended, Progress::Ended) => self.leave_endpoint(environment),
+            (Progress::More, _) | (_, Progress::More) => Next::More,
+            _ if matches!(self.stage, Stage::Carrying(None)) && endpoint_ended => {
+                self.stage = Stage::Carrying(Some(u64::MAX));
+                Next::Wait(Timer::Stalled)
+            }
+            _ => Next::Stay,
+        }
+    }
+
+    /// Whether a client that its endpoint has told all takes what it was told: one that does not would keep
+    /// it here without end.
+    fn look_for_progress(&mut self) -> Next {
+        self.keep_endpoint_alive();
+        let left = delivery::unacknowledged(&self.client.socket) as u64;
+        if left == 0 && self.down.has_ended() {
+            return Next::Rest;
+        }
+        let got = self.down.written().saturating_sub(left) + self.up.written();
+        if matches!(self.stage, Stage::Carrying(Some(before)) if before == got) {
+            return self.fail(&io::ErrorKind::TimedOut.into());
+        }
+        self.stage = Stage::Carrying(Some(got));
+        Next::Wait(Timer::Stalled)
+    }
+
+    fn keep_endpoint_alive(&self) {
+        if let Some(endpoint) = &self.endpoint {
+            socket::keep_alive(&endpoint.socket);
         }
     }
 }
 
 impl Connection {
-    /// Both sides have said all, and it is written.
-    fn end(&mut self) -> Step {
-        // The endpoint has nothing to do with what is left.
+    /// The endpoint has said all, and has heard all or hears nothing any more.
+    fn leave_endpoint(&mut self, environment: &mut Environment<'_>) -> Next {
         self.endpoint = None;
         self.active = None;
-        if delivery::unacknowledged(&self.client.socket) == 0 {
-            self.port.counters.completed.increment();
-            return Step::Over;
+        if self.down.has_ended() {
+            if delivery::unacknowledged(&self.client.socket) == 0 {
+                self.port.counters.completed.increment();
+                return Next::Over;
+            }
+            Direction::shut(&self.client);
         }
-        Direction::shut(&self.client);
-        self.stage = Stage::Delivering(0);
-        Step::Wait(Wait::Soon)
+        self.stage = Stage::Delivering(Deliveries {
+            count: 0,
+            got: u64::MAX,
+            since: Instant::now(),
+        });
+        self.deliver(environment)
     }
 
-    /// Looks whether the client has all. A socket that is closed before goes on sending, but only
-    /// while its address is one of this host's: the local route of a VIP may go once nobody is
-    /// connected any more.
-    fn deliver(&mut self) -> Step {
+    /// Writes what is left, and looks whether the client has all. A socket that is closed before goes on
+    /// sending, but only while its address is one of this host's: the local route of a VIP may go once
+    /// nobody is connected any more.
+    fn deliver(&mut self, environment: &mut Environment<'_>) -> Next {
         let Stage::Delivering(looks) = &mut self.stage else {
-            return Step::Stay;
+            return Next::Stay;
         };
-        *looks = looks.saturating_add(1);
-        let wait = if *looks < LOOKS {
-            Wait::Soon
+        if !self.down.has_ended() {
+            let counter = &self.port.counters.transmitted;
+            let written = self.down.write_held(&mut self.client, counter);
+            let token = Token::Client(environment.number);
+            match written.and_then(|all| self.client.listen(token, environment.poll).map(|()| all))
+            {
+                Ok(true) => Direction::shut(&self.client),
+                Ok(false) => {}
+                Err(error) => return self.fail(&error),
+            }
+        }
+        let left = delivery::unacknowledged(&self.client.socket) as u64;
+        let (now, got) = (Instant::now(), self.down.written().saturating_sub(left));
+        if got != looks.got {
+            (looks.got, looks.since) = (got, now);
+        } else if now.duration_since(looks.since) >= environment.shared.stall_timeout {
+            return self.fail(&io::ErrorKind::TimedOut.into());
+        }
+        looks.count = looks.count.saturating_add(1);
+        let wait = if looks.count < LOOKS {
+            Timer::Soon
         } else {
-            Wait::Seldom
+            Timer::Seldom
         };
+        if !self.down.has_ended() {
+            return Next::Wait(wait);
+        }
         match delivery::state(&self.client.socket) {
-            Delivery::UnderWay => Step::Wait(wait),
+            Delivery::UnderWay => Next::Wait(wait),
             Delivery::Done => {
                 self.port.counters.completed.increment();
-                Step::Over
+                Next::Over
             }
             Delivery::Lost => self.fail(&io::ErrorKind::ConnectionReset.into()),
         }
     }
 
     /// It ends as it should not: who is still there learns that by a reset.
-    pub(super) fn fail(&mut self, error: &io::Error) -> Step {
+    pub(super) fn fail(&mut self, error: &io::Error) -> Next {
         self.port.counters.failed.increment();
         self.log(error);
         for side in std::iter::once(&self.client).chain(&self.endpoint) {
             socket::reset_on_close(&side.socket);
         }
-        Step::Over
+        Next::Over
     }
 
     fn log(&self, why: impl std::fmt::Display) {
@@ -605,50 +556,16 @@ impl Connection {
     }
 
     /// From now on it is said what comes from the client.
-    fn watch_client(&mut self, world: &World<'_>) -> io::Result<()> {
+    fn watch_client(&mut self, environment: &Environment<'_>) -> io::Result<()> {
         if !self.client.watched {
-            let token = Token::Client(world.number);
-            world.poll.add(&self.client.socket, token, Watch::Edge)?;
+            let token = Token::Client(environment.number);
+            environment
+                .poll
+                .add(&self.client.socket, token, Watch::Edge)?;
             self.client.watched = true;
         }
         Ok(())
     }
-}
-
-/// Begins to connect to an endpoint. The connection's leave to open a socket holds for it.
-fn connect(addr: EndpointAddr, dial: &Dial, world: &mut World<'_>) -> io::Result<OwnedFd> {
-    let sources = world.shared.sources.load();
-    let socket = world
-        .stand_ins
-        .dial(addr, &sources, |source| dial_from(source, addr, dial))?;
-    let token = Token::Endpoint(world.number);
-    world.poll.add(&socket, token, Watch::Edge)?;
-    Ok(socket)
-}
-
-fn dial_from(source: Option<IpAddr>, addr: EndpointAddr, dial: &Dial) -> io::Result<OwnedFd> {
-    let family = if addr.0.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    if let Some(hops) = dial.hops {
-        hops.set(&socket, addr.0.is_ipv4())?;
-    }
-    if dial.early {
-        // Else the handshake would end with a packet of its own.
-        socket::acknowledge_at_once(&socket, false);
-    }
-    if let Some(source) = source {
-        source::bind(&socket, source)?;
-    }
-    match rustix::net::connect(&socket, &addr.0) {
-        Ok(()) | Err(Errno::INPROGRESS) => {}
-        Err(error) => return Err(error.into()),
-    }
-    Ok(socket)
 }
 
 /// Whether the error says that a call was not made, and nothing of its socket.
@@ -665,19 +582,4 @@ fn failure(side: &Side) -> Option<io::Error> {
         Ok(Ok(())) => None,
         Ok(Err(error)) | Err(error) => Some(error.into()),
     }
-}
-
-/// An endpoint that was tried since `began` could not be reached.
-fn unreached(
-    port: &Open,
-    active: Option<&Active>,
-    (addr, began): (EndpointAddr, Instant),
-    error: &io::Error,
-    shared: &Shared,
-) {
-    let why = DialFailure::of(error);
-    if let Some(active) = active {
-        port.dial_failed(active.state(), why, began.elapsed(), shared.clock.now());
-    }
-    tracing::debug!(endpoint = %addr, reason = why.as_str(), %error, "endpoint not reached");
 }

@@ -68,6 +68,15 @@ pub(super) enum Progress {
     Ended,
 }
 
+/// A side was reset, or failed.
+#[derive(Debug)]
+pub(super) enum SideError {
+    /// The one that is read from.
+    Reader(io::Error),
+    /// The one that is written to.
+    Writer(io::Error),
+}
+
 /// One direction.
 #[derive(Debug, Default)]
 pub(super) struct Direction {
@@ -99,6 +108,16 @@ impl Direction {
     /// Whether the reader has ended and all of it is written.
     pub(super) fn has_ended(&self) -> bool {
         self.ended && matches!(self.holds, Holds::Nothing)
+    }
+
+    /// Whether the reader has said all, and all of it was read.
+    pub(super) fn has_read_all(&self) -> bool {
+        self.ended
+    }
+
+    /// Bytes written so far.
+    pub(super) fn written(&self) -> u64 {
+        self.total
     }
 
     /// Whether nothing is on its way, and what comes is as a rule little.
@@ -183,10 +202,13 @@ impl Direction {
         writer: &mut Side,
         counter: &Counter,
         tools: &mut Tools<'_>,
-    ) -> io::Result<Progress> {
+    ) -> Result<Progress, SideError> {
         let mut turns = TURNS;
         loop {
-            if !self.write_held(writer, counter)? {
+            if !self
+                .write_held(writer, counter)
+                .map_err(SideError::Writer)?
+            {
                 return Ok(Progress::Waits);
             }
             if self.ended {
@@ -199,12 +221,16 @@ impl Direction {
                 return Ok(Progress::More);
             }
             turns -= 1;
-            if reader.urgent && !self.pass_urgent(reader, writer)? {
+            if reader.urgent
+                && !self
+                    .pass_urgent(reader, writer)
+                    .map_err(SideError::Writer)?
+            {
                 return Ok(Progress::Waits);
             }
             let spliced = if self.large && self.total >= GROWN && !reader.urgent {
                 reader.put_in_line();
-                self.splice(reader, tools)?
+                self.splice(reader, tools).map_err(SideError::Reader)?
             } else {
                 false
             };
@@ -257,7 +283,7 @@ impl Direction {
         writer: &mut Side,
         counter: &Counter,
         tools: &mut Tools<'_>,
-    ) -> io::Result<()> {
+    ) -> Result<(), SideError> {
         let room = tools.buffer.len();
         let read = rustix::net::recv(&reader.socket, &mut *tools.buffer, RecvFlags::empty());
         let read = match read {
@@ -267,7 +293,7 @@ impl Direction {
                 return Ok(());
             }
             Err(Errno::INTR) => return Ok(()),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(SideError::Reader(error.into())),
         };
         self.note_read(read, room, reader);
         let bytes = tools.buffer.get(..read).unwrap_or_default();
@@ -283,7 +309,7 @@ impl Direction {
                 Ok(sent) => written += sent,
                 Err(Errno::AGAIN) => writer.writable = false,
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(SideError::Writer(error.into())),
             }
         }
         self.count(written, counter);
@@ -347,7 +373,10 @@ impl Direction {
     }
 
     /// Writes what is held; true where nothing is left of it.
-    fn write_held(&mut self, writer: &mut Side, counter: &Counter) -> io::Result<bool> {
+    ///
+    /// # Errors
+    /// The writer was reset or failed.
+    pub(super) fn write_held(&mut self, writer: &mut Side, counter: &Counter) -> io::Result<bool> {
         loop {
             if matches!(self.holds, Holds::Nothing) {
                 return Ok(true);

@@ -12,11 +12,13 @@
 
 mod accept;
 mod connection;
+mod dial;
 mod direction;
 mod ending;
 mod exchange;
 mod listeners;
 mod mailbox;
+mod next;
 mod obey;
 mod owners;
 mod packets;
@@ -30,6 +32,7 @@ mod source;
 mod speakers;
 #[cfg(test)]
 mod tests;
+mod timer;
 mod udp;
 mod unreachable;
 
@@ -39,7 +42,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use self::connection::{Connection, Step, Wait, World};
+use self::connection::Connection;
 pub(crate) use self::direction::spliced;
 use self::direction::{BUFFER, Tools};
 use self::ending::Ending;
@@ -47,10 +50,12 @@ pub(crate) use self::ending::examined;
 pub(crate) use self::exchange::exchanged;
 use self::listeners::Listeners;
 pub(crate) use self::mailbox::{Command, Cut, Listening, Mailbox, Receiving, Steered};
+use self::next::{Environment, Next};
 use self::poll::{EventFlags, Events, Token};
 use self::slab::Slab;
 use self::source::StandIns;
 use self::speakers::Exchange;
+use self::timer::Timer;
 use self::udp::{UdpContext, UdpSessions};
 use crate::shared::Shared;
 use crate::tasks::Tasks;
@@ -61,7 +66,7 @@ const EXPIRY: Duration = Duration::from_secs(1);
 /// Connections that are looked after in one round because their time has come, at most.
 const MOST_DUE: usize = 64;
 
-type Connections = Slab<Connection, { Wait::COUNT }>;
+type Connections = Slab<Connection, { Timer::COUNT }>;
 
 /// A worker's connections.
 pub(crate) struct Engine {
@@ -173,24 +178,28 @@ impl Engine {
                 self.datagrams.answers(slot, flags, &context);
             }
             Token::Client(number) => {
-                self.step(number, |connection, world| {
-                    connection.client_event(flags, world)
+                self.step(number, |connection, environment| {
+                    connection.client_event(flags, environment)
                 });
             }
             Token::Endpoint(number) => {
-                self.step(number, |connection, world| {
-                    connection.endpoint_event(flags, world)
+                self.step(number, |connection, environment| {
+                    connection.endpoint_event(flags, environment)
                 });
             }
         }
     }
 
     /// Lets a connection do what it can, and files it under what it waits for then.
-    fn step(&mut self, number: u32, act: impl FnOnce(&mut Connection, &mut World<'_>) -> Step) {
+    fn step(
+        &mut self,
+        number: u32,
+        act: impl FnOnce(&mut Connection, &mut Environment<'_>) -> Next,
+    ) {
         let Some(connection) = self.connections.get(number) else {
             return;
         };
-        let mut world = World {
+        let mut environment = Environment {
             shared: &self.shared,
             poll: self.mailbox.poll(),
             stand_ins: &mut self.stand_ins,
@@ -200,29 +209,31 @@ impl Engine {
             },
             number,
         };
-        match act(connection, &mut world) {
-            Step::Stay => {}
-            Step::Wait(wait) => {
+        match act(connection, &mut environment) {
+            Next::Stay => {}
+            Next::Wait(wait) => {
                 self.connections.enlist(number, wait as u8, Instant::now());
             }
-            Step::Rest => self.connections.delist(number),
-            Step::More if connection.queue() => self.again.push(number),
-            Step::More => {}
-            Step::Over => drop(self.connections.remove(number)),
+            Next::Rest => self.connections.delist(number),
+            Next::More if connection.queue() => self.again.push(number),
+            Next::More => {}
+            Next::Over => drop(self.connections.remove(number)),
         }
     }
 
     /// Looks after those whose time has come.
     fn expire(&mut self) {
         let now = Instant::now();
-        for wait in Wait::ALL {
+        for wait in Timer::ALL {
             let after = wait.duration(&self.shared);
             // Those that are left are the first of the next round.
             for _ in 0..MOST_DUE {
                 let Some(number) = self.connections.due(wait as u8, now, after) else {
                     break;
                 };
-                self.step(number, |connection, world| connection.due(wait, world));
+                self.step(number, |connection, environment| {
+                    connection.due(wait, environment)
+                });
             }
         }
         if self.listeners.is_due(now) {
@@ -240,7 +251,7 @@ impl Engine {
             return Some(Duration::ZERO);
         }
         let now = Instant::now();
-        let due = Wait::ALL.into_iter().filter_map(|wait| {
+        let due = Timer::ALL.into_iter().filter_map(|wait| {
             let since = self.connections.since(wait as u8)?;
             Some(since + wait.duration(&self.shared))
         });

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Whose a connection is: numbers of the port that it is for, and of the place where it came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Owner {
+pub(super) struct ConnectionOwner {
     pub(super) port: u32,
     pub(super) place: u32,
 }
@@ -12,19 +12,19 @@ pub(super) struct Owner {
 /// The first connection of each owner. The others follow by their links.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
-    first: BTreeMap<Owner, u32>,
+    first: BTreeMap<ConnectionOwner, u32>,
     /// The same owners: place, then port.
     by_place: BTreeSet<(u32, u32)>,
 }
 
 impl Owners {
     /// The first connection of an owner.
-    pub(super) fn first(&self, owner: Owner) -> Option<u32> {
+    pub(super) fn first(&self, owner: ConnectionOwner) -> Option<u32> {
         self.first.get(&owner).copied()
     }
 
     /// That one is an owner's first from now on; none: it has no connection any more.
-    pub(super) fn set_first(&mut self, owner: Owner, first: Option<u32>) {
+    pub(super) fn set_first(&mut self, owner: ConnectionOwner, first: Option<u32>) {
         match first {
             Some(first) => {
                 if self.first.insert(owner, first).is_none() {
@@ -40,8 +40,8 @@ impl Owners {
 
     /// The first connections of all owners of a port.
     pub(super) fn of_port(&self, port: u32) -> Vec<u32> {
-        let from = Owner { port, place: 0 };
-        let to = Owner {
+        let from = ConnectionOwner { port, place: 0 };
+        let to = ConnectionOwner {
             port,
             place: u32::MAX,
         };
@@ -54,7 +54,7 @@ impl Owners {
     /// The same of a place.
     pub(super) fn of_place(&self, place: u32) -> Vec<u32> {
         let owners = self.by_place.range((place, 0)..=(place, u32::MAX));
-        let owners = owners.map(|(place, port)| Owner {
+        let owners = owners.map(|(place, port)| ConnectionOwner {
             port: *port,
             place: *place,
         });

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::owners::{Owner, Owners};
+use super::owners::{ConnectionOwner, Owners};
 
 /// Connections in one chunk.
 const CHUNK: usize = 64;
@@ -29,7 +29,7 @@ pub(super) struct Slab<T, const LISTS: usize> {
 struct Entry<T> {
     value: Option<T>,
     /// Whose it is, and the one before and behind it in its owner's list.
-    owner: Option<Owner>,
+    owner: Option<ConnectionOwner>,
     owned_before: u32,
     owned_behind: u32,
     list: Option<u8>,
@@ -80,7 +80,7 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
         self.behind(firsts)
     }
 
-    pub(super) fn insert(&mut self, value: T, owner: Owner) -> u32 {
+    pub(super) fn insert(&mut self, value: T, owner: ConnectionOwner) -> u32 {
         if self.free.is_empty() {
             let first = self.chunks.len() * CHUNK;
             let chunk = (0..CHUNK).map(|_| Entry {
@@ -182,7 +182,7 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
     }
 
     /// Puts a value into its owner's list: behind the first, so that the first stays what it is.
-    fn own(&mut self, number: u32, owner: Owner) {
+    fn own(&mut self, number: u32, owner: ConnectionOwner) {
         let first = self.owners.first(owner);
         let second = match first.and_then(|first| self.entry(first)) {
             Some(first) => std::mem::replace(&mut first.owned_behind, number),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::direction::Direction;
-use super::owners::Owner;
+use super::owners::ConnectionOwner;
 use super::poll::{EventFlags, Events, Poll, Token, Watch};
 use super::side::Side;
 use super::slab::Slab;
@@ -17,7 +17,7 @@ use crate::counters::Counter;
 /// What a slab is told.
 #[derive(Clone, Debug)]
 enum Act {
-    Insert(Owner),
+    Insert(ConnectionOwner),
     Remove(usize),
     Enlist(usize, u8),
     Delist(usize),
@@ -28,7 +28,7 @@ enum Act {
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        4 => (0..3_u32, 0..3_u32).prop_map(|(port, place)| Act::Insert(Owner { port, place })),
+        4 => (0..3_u32, 0..3_u32).prop_map(|(port, place)| Act::Insert(ConnectionOwner { port, place })),
         2 => any::<usize>().prop_map(Act::Remove),
         4 => (any::<usize>(), 0..3_u8).prop_map(|(at, list)| Act::Enlist(at, list)),
         1 => any::<usize>().prop_map(Act::Delist),
@@ -44,7 +44,7 @@ proptest! {
     fn a_slab_keeps_values_by_number_and_lists_in_order(acts in prop::collection::vec(act(), 0..400)) {
         let mut slab: Slab<u64, 3> = Slab::new();
         let mut values: BTreeMap<u32, u64> = BTreeMap::new();
-        let mut owners: BTreeMap<u32, Owner> = BTreeMap::new();
+        let mut owners: BTreeMap<u32, ConnectionOwner> = BTreeMap::new();
         let mut lists: [Vec<(u32, Instant)>; 3] = Default::default();
         let mut gone: Vec<u32> = Vec::new();
         let mut now = Instant::now();
@@ -108,7 +108,7 @@ proptest! {
                 prop_assert_eq!(slab.since(u8::try_from(list).unwrap()), since);
             }
             for number in 0..3 {
-                let owned = |is: fn(&Owner) -> u32| -> BTreeSet<u32> {
+                let owned = |is: fn(&ConnectionOwner) -> u32| -> BTreeSet<u32> {
                     let owned = owners.iter().filter(|(_, owner)| is(owner) == number);
                     owned.map(|(number, _)| *number).collect()
                 };

@@ -188,8 +188,7 @@ impl Connection {
                 }
             };
             tokio::select! {
-                () = self.port.cut.cancelled() => return,
-                () = self.port.slot().cut.cancelled() => return,
+                () = self.port.cut() => return,
                 () = endpoint_cut => return,
                 () = self.endpoint_changed.notified() => {}
             }

@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::app::App;
 use self::connection::{Connection, Phase};
-use self::limits::{KEEP_ALIVE, STREAM_WINDOW, TRIES};
+use self::limits::{CLIENT, KEEP_ALIVE, STREAM_WINDOW, TRIES};
 use self::stream::Downstream;
 use crate::clock::Clock;
 use crate::delivery;
@@ -146,7 +146,7 @@ impl Server {
         // What close(2) would do. It fails where the connection is gone already.
         let delivered = !cut && {
             let _ = SockRef::from(&left).shutdown(std::net::Shutdown::Write);
-            delivery::delivered(&left, &connection.port.cut).await
+            delivery::delivered(&left, connection.port.cut(), CLIENT).await
         };
         if !delivered {
             connection.set_failed();

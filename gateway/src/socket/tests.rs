@@ -164,7 +164,7 @@ fn a_udp_port_is_free_as_soon_as_its_sockets_are_closed() {
 
 /// A socket of another program.
 #[derive(Clone, Copy, Debug)]
-struct Holder {
+struct OtherSocket {
     wildcard: bool,
     reuse_address: bool,
     reuse_port: bool,
@@ -172,7 +172,7 @@ struct Holder {
     dual_stack: bool,
 }
 
-fn hold(holder: Holder, at: SocketAddr, kind: Type) -> Socket {
+fn hold(holder: OtherSocket, at: SocketAddr, kind: Type) -> Socket {
     let socket = Socket::new(Domain::for_address(at), kind, None).unwrap();
     if at.is_ipv6() {
         socket.set_only_v6(!holder.dual_stack).unwrap();
@@ -187,8 +187,8 @@ fn hold(holder: Holder, at: SocketAddr, kind: Type) -> Socket {
 }
 
 /// Every kind of socket that has a port, at an address of its own or at all.
-fn holders() -> impl Iterator<Item = Holder> {
-    (0..16).map(|bits| Holder {
+fn holders() -> impl Iterator<Item = OtherSocket> {
+    (0..16).map(|bits| OtherSocket {
         wildcard: bits & 1 != 0,
         reuse_address: bits & 2 != 0,
         reuse_port: bits & 4 != 0,

@@ -157,6 +157,55 @@ async fn carry_pieces(io_uring: bool, seed: u32) {
 /// together comes out where it belongs.
 #[tokio::test]
 async fn messages_that_go_together_arrive_where_they_belong() {
+    io_uring::IoUring::new(1)
+        .expect("io_uring is there (kernel.io_uring_disabled is 0, no seccomp profile forbids it)");
+    let running = exchange_messages().await;
+    assert!(running.gateway.exchanged_messages() > 0);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn messages_pass_one_by_one_where_the_kernel_makes_no_calls_together() {
+    forbid_io_uring();
+    let error = io_uring::IoUring::new(1).err();
+    assert_eq!(error.unwrap().raw_os_error(), Some(libc::ENOSYS));
+    exchange_messages().await.stop().await;
+}
+
+/// From now on io_uring_setup(2) fails in this thread and in those that it starts, as where a seccomp
+/// profile forbids it.
+#[expect(unsafe_code, reason = "no safe wrapper has this prctl(2)")]
+fn forbid_io_uring() {
+    /// `BPF_LD | BPF_W | BPF_ABS`, `BPF_JMP | BPF_JEQ | BPF_K`, `BPF_RET | BPF_K`
+    const LOAD: u16 = 0x20;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut steps = [
+        // The number of the call: the first field of struct seccomp_data.
+        step(LOAD, 0, 0, 0),
+        step(JUMP_IF_EQUAL, 0, 1, libc::SYS_io_uring_setup as u32),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: steps.len() as u16,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: the program is there as long as the calls take.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                std::ptr::from_ref(&program),
+            ) == 0
+    };
+    assert!(done, "{}", std::io::Error::last_os_error());
+}
+
+/// Many connections say many small messages at once, on one worker; all are over well.
+async fn exchange_messages() -> Running {
     const CONNECTIONS: u8 = 32;
     const MESSAGES: usize = 2000;
     let mut settings = settings();
@@ -199,11 +248,7 @@ async fn messages_that_go_together_arrive_where_they_belong() {
         ended(&running) == (CONNECTIONS.into(), 0)
     })
     .await;
-    match io_uring::IoUring::new(1) {
-        Ok(_) => assert!(running.gateway.exchanged_messages() > 0),
-        Err(error) => println!("no io_uring here: {error}"),
-    }
-    running.stop().await;
+    running
 }
 
 #[tokio::test]

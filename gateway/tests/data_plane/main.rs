@@ -17,6 +17,7 @@ mod loops;
 mod names;
 mod reachability;
 mod restart;
+mod stalls;
 mod steered;
 mod tcp;
 mod udp;

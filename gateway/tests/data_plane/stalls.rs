@@ -1,0 +1,136 @@
+//! A client has what its endpoint said before it ended, if it takes it: one that takes nothing is not kept
+//! without end.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use fairway_config::net::Protocol;
+use socket2::SockRef;
+
+use crate::harness::*;
+
+const PORT: u16 = 4009;
+
+/// What the endpoint says: little enough for the kernel to take it all, and far more than a client takes
+/// that reads nothing.
+const BODY: usize = 400_000;
+
+/// What an endpoint does when it has said all.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// It says so, and reads on.
+    Half,
+    /// It closes its socket.
+    Closed,
+    /// It says so, and resets the connection then, as a host does that forgets it.
+    Reset,
+}
+
+/// A server that says so many bytes to a client and ends so; it resets when it is told.
+fn says(body: usize, end: End) -> (SocketAddr, Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (reset, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        if stream.write_all(&vec![7; body]).is_err() {
+            return;
+        }
+        match end {
+            End::Half => {
+                stream.shutdown(Shutdown::Write).unwrap();
+                let _ = stream.read(&mut [0]);
+            }
+            End::Closed => {}
+            End::Reset => {
+                stream.shutdown(Shutdown::Write).unwrap();
+                told.recv().unwrap();
+                let socket = SockRef::from(&stream);
+                socket.set_linger(Some(Duration::ZERO)).unwrap();
+            }
+        }
+    });
+    (addr, reset)
+}
+
+/// A client that reads little at once.
+fn connect(to: SocketAddr) -> TcpStream {
+    let kind = socket2::Type::STREAM;
+    let client = socket2::Socket::new(socket2::Domain::IPV4, kind, None).unwrap();
+    client.set_recv_buffer_size(4096).unwrap();
+    client.connect(&to.into()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.into()
+}
+
+async fn serving(endpoint: SocketAddr) -> (Running, SocketAddr) {
+    let place = SocketAddr::new(vip(), PORT);
+    let mut settings = settings();
+    settings.stall_timeout = Duration::from_millis(400);
+    settings.drain_timeout = 10 * PATIENCE;
+    let spec = service("stalls", place.ip(), PORT, Protocol::Tcp);
+    let running = Running::start(settings, spec.with(&[endpoint])).await;
+    running.listening(place).await;
+    (running, place)
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_once_its_endpoint_has_ended_is_reset() {
+    for end in [End::Half, End::Closed] {
+        for client_ends in [false, true] {
+            let (endpoint, _reset) = says(BODY, end);
+            let (running, place) = serving(endpoint).await;
+            let mut client = connect(place);
+            if client_ends {
+                client.shutdown(Shutdown::Write).unwrap();
+            }
+            let port = running.gateway.ports().remove(0).1;
+            let what = format!("{end:?}, the client has ended: {client_ends}");
+            until("it is accepted", || async {
+                port.counters.active.get() == 1
+            })
+            .await;
+            until(&format!("{what}: it is cut"), || async {
+                port.counters.active.get() == 0
+            })
+            .await;
+            assert_eq!(port.counters.failed.get(), 1, "{what}");
+            let error = client.read_to_end(&mut Vec::new()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{what}");
+            running.stop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_has_all_whatever_became_of_its_endpoint() {
+    for end in [End::Half, End::Closed, End::Reset] {
+        let (endpoint, reset) = says(BODY, end);
+        let (running, place) = serving(endpoint).await;
+        let port = running.gateway.ports().remove(0).1;
+        let mut client = connect(place);
+        until("all is read from the endpoint", || async {
+            port.counters.transmitted.get() >= BODY as u64
+        })
+        .await;
+        let _ = reset.send(());
+        let read = tokio::task::spawn_blocking(move || {
+            let (mut all, mut some) = (0, [0; 8192]);
+            loop {
+                match client.read(&mut some) {
+                    Ok(0) => return all,
+                    Ok(bytes) => all += bytes,
+                    Err(error) => panic!("{end:?}: after {all} bytes: {error}"),
+                }
+                // In all longer than the time in which it has to take something.
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        assert_eq!(within(read).await.unwrap(), BODY, "{end:?}");
+        until("it has ended", || async { port.counters.active.get() == 0 }).await;
+        assert_eq!(port.counters.failed.get(), 0, "{end:?}");
+        running.stop().await;
+    }
+}
