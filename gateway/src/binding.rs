@@ -6,28 +6,28 @@ use fairway_config::net::{ListenAddr, Protocol};
 use tokio_util::task::TaskTracker;
 
 use crate::descriptors::Permit;
-use crate::engine::{Command, Mailbox};
+use crate::engine::{Mailbox, WorkerCommand};
 use crate::hops::Guard;
 use crate::part::Part;
-use crate::slot::{Place, Slot};
+use crate::slot::{BindKey, Slot};
 use crate::steering::refusals::Refusals;
 
 /// The sockets of one listener, on all workers: what they take, how they are told to close, and how
 /// one knows that they are.
 #[derive(Clone, Debug)]
-pub(crate) struct Binding(Arc<Sockets>);
+pub(crate) struct Binding(Arc<BoundSockets>);
 
 #[derive(Debug)]
-struct Sockets {
+struct BoundSockets {
     guard: Guard,
     open: TaskTracker,
-    served: OnceLock<Served>,
+    served: OnceLock<ServedBy>,
     _permit: Permit,
 }
 
 /// Who is told to close them.
 #[derive(Debug)]
-enum Served {
+enum ServedBy {
     /// The workers that have sockets of that number.
     Sockets(u32, Vec<Arc<Mailbox>>),
     /// The kernel, and the workers to which it steers.
@@ -37,7 +37,7 @@ enum Served {
 impl Binding {
     /// A binding of as many sockets as there is leave for, which take what `guard` says.
     pub(crate) fn new(guard: Guard, permit: Permit) -> Self {
-        Self(Arc::new(Sockets {
+        Self(Arc::new(BoundSockets {
             guard,
             open: TaskTracker::new(),
             served: OnceLock::new(),
@@ -47,7 +47,7 @@ impl Binding {
 
     /// These workers have its sockets, by that number. Said once.
     pub(crate) fn served_by(&self, number: u32, workers: Vec<Arc<Mailbox>>) {
-        let _ = self.0.served.set(Served::Sockets(number, workers));
+        let _ = self.0.served.set(ServedBy::Sockets(number, workers));
     }
 
     /// It has none: the kernel steers to these workers. Said once.
@@ -61,7 +61,7 @@ impl Binding {
         let _ = self
             .0
             .served
-            .set(Served::Steered(listen, slot, refusals, workers));
+            .set(ServedBy::Steered(listen, slot, refusals, workers));
     }
 
     /// What the sockets take.
@@ -74,20 +74,20 @@ impl Binding {
         self.0.open.close();
         match self.0.served.get() {
             None => {}
-            Some(Served::Sockets(number, workers)) => {
+            Some(ServedBy::Sockets(number, workers)) => {
                 for worker in workers {
-                    worker.send(Command::Close(*number));
+                    worker.send(WorkerCommand::Close(*number));
                 }
             }
-            Some(Served::Steered(listen, slot, refusals, workers)) => {
+            Some(ServedBy::Steered(listen, slot, refusals, workers)) => {
                 // In this order: what comes from now on is refused by the kernel.
-                let place = Place {
+                let place = BindKey {
                     listen: *listen,
                     protocol: Protocol::Tcp,
                 };
                 refusals.refuse(place, slot);
                 for worker in workers {
-                    worker.send(Command::Unsteer(*listen));
+                    worker.send(WorkerCommand::Unsteer(*listen));
                 }
             }
         }

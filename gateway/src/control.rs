@@ -34,8 +34,8 @@ use crate::published::{Ports, Published, Shown};
 use crate::reports::ReportSink;
 use crate::settings::Settings;
 use crate::shared::Shared;
-use crate::slot::{Health, Place, Target};
-use crate::worker::Worker;
+use crate::slot::{BindKey, Health, Target};
+use crate::worker::WorkerThreads;
 
 /// Batches taken in before the next build, at most: a flood must not keep what is built waiting.
 const COALESCED: usize = 1024;
@@ -115,7 +115,7 @@ impl Control {
         settings: Settings,
         shared: Arc<Shared>,
         published: Arc<Published>,
-        workers: Vec<Worker>,
+        workers: Vec<WorkerThreads>,
         cut: CancellationToken,
     ) -> Self {
         let routes = LocalRoutes::open(settings.make_local).await;
@@ -360,7 +360,7 @@ impl Control {
                 }
             };
             wanted.extend(route.claims.iter().map(|claim| Wanted {
-                place: Place {
+                place: BindKey {
                     listen: claim.listen,
                     protocol: claim.protocol,
                 },
@@ -399,7 +399,7 @@ impl Control {
                 .local_endpoints
                 .store(check.local_endpoints, std::sync::atomic::Ordering::Relaxed);
             wanted.extend(check.listen.iter().map(|listen| Wanted {
-                place: Place {
+                place: BindKey {
                     listen: *listen,
                     protocol: Protocol::Tcp,
                 },

@@ -21,7 +21,7 @@ use crate::published::{Published, Shown};
 use crate::reports::ReportSink;
 use crate::settings::Settings;
 use crate::shared::Shared;
-use crate::worker::Worker;
+use crate::worker::WorkerThreads;
 
 /// A gateway that runs.
 #[derive(Clone, Debug)]
@@ -69,8 +69,8 @@ impl Gateway {
         let (ended, cut) = (CancellationToken::new(), CancellationToken::new());
         let count = settings.workers.max(1);
         let flows = (shared.max_flows / count).max(1);
-        let workers: io::Result<Vec<Worker>> = (0..count)
-            .map(|number| Worker::start(number, shared.clone(), flows))
+        let workers: io::Result<Vec<WorkerThreads>> = (0..count)
+            .map(|number| WorkerThreads::start(number, shared.clone(), flows))
             .collect();
         let workers = workers.map_err(|source| StartError::Thread {
             what: "a worker",

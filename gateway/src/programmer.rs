@@ -20,12 +20,12 @@ use fairway_config::net::{ListenAddr, Protocol};
 use tokio::time::Instant;
 
 pub(crate) use self::entry::Wanted;
-use self::entry::{Claimants, Entry, Failed, Standing};
+use self::entry::{BindState, Claimants, Failed, PlaceState};
 pub(crate) use self::opener::Opener;
 use crate::binding::Binding;
-use crate::engine::{Command, Cut};
+use crate::engine::{Cut, WorkerCommand};
 use crate::local::Changed;
-use crate::slot::{Place, Slot};
+use crate::slot::{BindKey, Slot};
 use crate::socket::BindError;
 
 /// How often it is looked whether the last connection to a place that nobody claims any more has ended.
@@ -35,12 +35,12 @@ const RETIRE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Programmer {
     opener: Opener,
-    entries: BTreeMap<Place, Entry>,
+    entries: BTreeMap<BindKey, PlaceState>,
     /// The places of each Service, in order.
-    services: BTreeMap<ServiceName, Box<[Place]>>,
-    retries: BTreeSet<(Instant, Place)>,
+    services: BTreeMap<ServiceName, Box<[BindKey]>>,
+    retries: BTreeSet<(Instant, BindKey)>,
     /// Places of external addresses that nobody claims any more and that may have connections yet.
-    retiring: BTreeMap<Place, Retiring>,
+    retiring: BTreeMap<BindKey, Retiring>,
     /// How long those have.
     drain_timeout: Duration,
     /// Whether everything has been said once.
@@ -75,10 +75,10 @@ impl Programmer {
         &mut self,
         updates: Vec<(ServiceName, Vec<Wanted>)>,
     ) -> BTreeSet<ServiceName> {
-        let mut touched: BTreeSet<Place> = BTreeSet::new();
+        let mut touched: BTreeSet<BindKey> = BTreeSet::new();
         // All let go before anyone takes: so a place passes on in one step.
         for (service, wanted) in updates {
-            let mut places: Vec<Place> = wanted.iter().map(|wanted| wanted.place).collect();
+            let mut places: Vec<BindKey> = wanted.iter().map(|wanted| wanted.place).collect();
             places.sort_unstable();
             touched.extend(&places);
             let before = self.services.remove(&service).unwrap_or_default();
@@ -103,7 +103,7 @@ impl Programmer {
 
     fn claim(&mut self, service: &ServiceName, wanted: Wanted) {
         let place = wanted.place;
-        let entry = self.entries.entry(place).or_insert_with(|| Entry {
+        let entry = self.entries.entry(place).or_insert_with(|| PlaceState {
             // Its connections stay where it has not had its time.
             slot: match self.retiring.remove(&place) {
                 Some(retiring) if !retiring.slot.cut.is_cancelled() => retiring.slot,
@@ -111,13 +111,13 @@ impl Programmer {
             },
             owner: service.clone(),
             claimants: Claimants::default(),
-            standing: Standing::New,
+            standing: BindState::New,
         });
         entry.claimants.insert(service.clone(), wanted);
     }
 
     /// Brings places to where they should be: closes first, then opens.
-    async fn settle(&mut self, places: BTreeSet<Place>) -> BTreeSet<ServiceName> {
+    async fn settle(&mut self, places: BTreeSet<BindKey>) -> BTreeSet<ServiceName> {
         let mut services = BTreeSet::new();
         let mut closing = Vec::new();
         let mut opening = Vec::new();
@@ -140,32 +140,32 @@ impl Programmer {
             entry.slot.target.store(Arc::new(wanted.target.clone()));
             let open = wanted.target.is_open();
             match (&entry.standing, open) {
-                (Standing::Listening(binding), true)
+                (BindState::Listening(binding), true)
                     if binding.guard() == wanted.target.guard() =>
                 {
                     if place.protocol == Protocol::Udp {
                         for worker in &self.opener.workers {
-                            let sweep = Command::Sweep(entry.slot.clone());
+                            let sweep = WorkerCommand::Sweep(entry.slot.clone());
                             worker.mailbox().send(sweep);
                         }
                     }
                 }
-                (Standing::Listening(binding), true) => {
+                (BindState::Listening(binding), true) => {
                     // What a socket takes is settled before it is bound: so it needs another one.
                     // Its flows would end in any case, as their endpoints do.
                     binding.close();
                     closing.push(binding.clone());
-                    entry.standing = Standing::New;
+                    entry.standing = BindState::New;
                     opening.push(place);
                 }
-                (Standing::Listening(binding), false) => {
+                (BindState::Listening(binding), false) => {
                     binding.close();
                     self.opener.refuse(place, &entry.slot);
                     closing.push(binding.clone());
-                    entry.standing = Standing::Refusing;
+                    entry.standing = BindState::Refusing;
                 }
-                (Standing::Refusing, false) => {}
-                (Standing::New | Standing::Failed(_), _) | (Standing::Refusing, true) => {
+                (BindState::Refusing, false) => {}
+                (BindState::New | BindState::Failed(_), _) | (BindState::Refusing, true) => {
                     opening.push(place);
                 }
             }
@@ -181,17 +181,17 @@ impl Programmer {
     }
 
     /// A place that nobody wants any more.
-    fn forget(&mut self, place: Place, entry: Entry, closing: &mut Vec<Binding>) {
+    fn forget(&mut self, place: BindKey, entry: PlaceState, closing: &mut Vec<Binding>) {
         let is_vip = entry.is_vip();
         match entry.standing {
-            Standing::Listening(binding) => {
+            BindState::Listening(binding) => {
                 binding.close();
                 closing.push(binding);
             }
-            Standing::Failed(failed) => {
+            BindState::Failed(failed) => {
                 self.retries.remove(&(failed.at, place));
             }
-            Standing::New | Standing::Refusing => {}
+            BindState::New | BindState::Refusing => {}
         }
         self.opener.release(place);
         if is_vip {
@@ -202,28 +202,28 @@ impl Programmer {
     }
 
     /// Tries to let a place stand.
-    async fn open(&mut self, place: Place) {
+    async fn open(&mut self, place: BindKey) {
         let Some(entry) = self.entries.get(&place) else {
             return;
         };
         let slot = entry.slot.clone();
         let target = slot.target.load_full();
         let previous = match &entry.standing {
-            Standing::Failed(failed) => Some((**failed).clone()),
-            Standing::New | Standing::Listening(_) | Standing::Refusing => None,
+            BindState::Failed(failed) => Some((**failed).clone()),
+            BindState::New | BindState::Listening(_) | BindState::Refusing => None,
         };
         if let Some(failed) = &previous {
             self.retries.remove(&(failed.at, place));
         }
         let standing = if target.is_open() {
             let binding = self.opener.bind(place, &target, &slot).await;
-            binding.map(Standing::Listening)
+            binding.map(BindState::Listening)
         } else {
             // The kernel refuses for us, as long as the address is its own.
             let local = self.opener.ensure_local(place, &target).await;
             local.map(|()| {
                 self.opener.refuse(place, &slot);
-                Standing::Refusing
+                BindState::Refusing
             })
         };
         let standing = standing.unwrap_or_else(|error| {
@@ -236,9 +236,9 @@ impl Programmer {
                 );
             }
             self.retries.insert((failed.at, place));
-            Standing::Failed(Box::new(failed))
+            BindState::Failed(Box::new(failed))
         });
-        if let (Some(_), Standing::Listening(_) | Standing::Refusing) = (&previous, &standing) {
+        if let (Some(_), BindState::Listening(_) | BindState::Refusing) = (&previous, &standing) {
             tracing::info!(listen = %place.listen, protocol = %place.protocol, "listener stands");
         }
         if let Some(entry) = self.entries.get_mut(&place) {
@@ -256,7 +256,7 @@ impl Programmer {
     /// Tries again what is due. Returns the Services whose listeners may have another state now.
     pub(crate) async fn retry(&mut self) -> BTreeSet<ServiceName> {
         let now = Instant::now();
-        let due: Vec<Place> = self
+        let due: Vec<BindKey> = self
             .retries
             .iter()
             .take_while(|(at, _)| *at <= now)
@@ -305,14 +305,14 @@ impl Programmer {
                     break;
                 }
                 match &entry.standing {
-                    Standing::Listening(binding) if is_lost => {
+                    BindState::Listening(binding) if is_lost => {
                         binding.close();
                         binding.closed().await;
-                        entry.standing = Standing::New;
+                        entry.standing = BindState::New;
                         places.push(*place);
                     }
-                    Standing::Refusing if is_lost => places.push(*place),
-                    Standing::Failed(failed)
+                    BindState::Refusing if is_lost => places.push(*place),
+                    BindState::Failed(failed)
                         if matches!(failed.error, BindError::AddressNotLocal(_)) =>
                     {
                         places.push(*place);
@@ -324,7 +324,7 @@ impl Programmer {
         self.retry_places(places).await
     }
 
-    async fn retry_places(&mut self, places: Vec<Place>) -> BTreeSet<ServiceName> {
+    async fn retry_places(&mut self, places: Vec<BindKey>) -> BTreeSet<ServiceName> {
         let mut services = BTreeSet::new();
         for place in places {
             self.open(place).await;
@@ -422,9 +422,9 @@ impl Programmer {
                     .state()
                 } else {
                     match &entry.standing {
-                        Standing::Listening(_) => ListenerState::Listening,
-                        Standing::New | Standing::Refusing => ListenerState::Refusing,
-                        Standing::Failed(failed) => failed.error.state(),
+                        BindState::Listening(_) => ListenerState::Listening,
+                        BindState::New | BindState::Refusing => ListenerState::Refusing,
+                        BindState::Failed(failed) => failed.error.state(),
                     }
                 };
                 Some(ListenerReport {
@@ -444,7 +444,7 @@ impl Programmer {
     pub(crate) async fn close(&mut self) {
         let mut closing = Vec::new();
         for entry in self.entries.values() {
-            if let Standing::Listening(binding) = &entry.standing {
+            if let BindState::Listening(binding) = &entry.standing {
                 binding.close();
                 closing.push(binding.clone());
             }
@@ -457,14 +457,14 @@ impl Programmer {
     /// Connections are to end now whose time is over, as far as they are among these.
     pub(crate) fn cut(&self, cut: Cut) {
         for worker in &self.opener.workers {
-            worker.mailbox().send(Command::Cut(cut));
+            worker.mailbox().send(WorkerCommand::Cut(cut));
         }
     }
 
     /// Nothing comes any more: workers are to say when their last connection has ended.
     pub(crate) fn drain(&self) {
         for worker in &self.opener.workers {
-            worker.mailbox().send(Command::Drain);
+            worker.mailbox().send(WorkerCommand::Drain);
         }
     }
 
@@ -475,8 +475,8 @@ impl Programmer {
 }
 
 /// The first place that an address can have: those of one address stand together.
-fn first_at(address: IpAddr) -> Place {
-    Place {
+fn first_at(address: IpAddr) -> BindKey {
+    BindKey {
         listen: ListenAddr(SocketAddr::new(address, 0)),
         protocol: Protocol::Tcp,
     }

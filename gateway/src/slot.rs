@@ -47,7 +47,7 @@ impl Slot {
 
 /// Where, and which protocol: what tells listeners apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Place {
+pub(crate) struct BindKey {
     /// Where.
     pub(crate) listen: ListenAddr,
     /// Which protocol.

@@ -12,7 +12,7 @@ use fairway_config::net::{ListenAddr, Protocol};
 use rustix::io::Errno;
 use socket2::{Domain, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::slot::Place;
+use crate::slot::BindKey;
 
 /// Connections that the kernel keeps for us until they are accepted; it caps this at
 /// `net.core.somaxconn`.
@@ -111,8 +111,8 @@ impl BindError {
     }
 
     /// What an error of a system call on the way to a listener means.
-    pub(crate) fn of(place: Place, error: &io::Error) -> Self {
-        let Place { listen, protocol } = place;
+    pub(crate) fn of(place: BindKey, error: &io::Error) -> Self {
+        let BindKey { listen, protocol } = place;
         match Errno::from_io_error(error) {
             // Where it can't be known, somebody listens.
             Some(Errno::ADDRINUSE)
@@ -143,7 +143,7 @@ impl BindError {
 /// # Errors
 /// A socket can't be had; none stays.
 pub(crate) fn bind(
-    place: Place,
+    place: BindKey,
     filter: &[SockFilter],
     count: usize,
     freebind: bool,
@@ -180,7 +180,7 @@ pub(crate) fn bind(
 ///
 /// # Errors
 /// Somebody does.
-pub(crate) fn probe(place: Place) -> Result<(), BindError> {
+pub(crate) fn probe(place: BindKey) -> Result<(), BindError> {
     match bound(place, &[], true, false) {
         Ok(_) | Err(BindError::PortHasConnections { .. }) => Ok(()),
         Err(error) => Err(error),
@@ -217,7 +217,7 @@ pub(crate) fn group(at: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>
 }
 
 fn bound(
-    place: Place,
+    place: BindKey,
     filter: &[SockFilter],
     freebind: bool,
     shared: bool,
@@ -234,7 +234,7 @@ fn bound(
     Ok(socket)
 }
 
-fn unbound(place: Place, freebind: bool, shared: bool) -> io::Result<Socket> {
+fn unbound(place: BindKey, freebind: bool, shared: bool) -> io::Result<Socket> {
     let (address, protocol) = (place.listen.0, place.protocol);
     let kind = if protocol == Protocol::Udp {
         Type::DGRAM

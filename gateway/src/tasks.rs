@@ -25,12 +25,12 @@ use crate::slot::Health;
 struct Task {
     socket: OwnedFd,
     permit: Permit,
-    accepted: Accepted,
+    accepted: TaskKind,
 }
 
 /// What a connection is that was accepted and admitted.
 #[derive(Debug)]
-pub(crate) enum Accepted {
+pub(crate) enum TaskKind {
     /// One of a port that is balanced by request.
     Http {
         /// Who.
@@ -83,7 +83,7 @@ impl Tasks {
     }
 
     /// Hands it a connection.
-    pub(crate) fn hand(&self, socket: OwnedFd, permit: Permit, accepted: Accepted) {
+    pub(crate) fn hand(&self, socket: OwnedFd, permit: Permit, accepted: TaskKind) {
         // The thread ends with the gateway alone.
         let _ = self.0.send(Task {
             socket,
@@ -113,13 +113,13 @@ fn carry(task: Task, context: &Arc<Context>) {
     };
     let context = context.clone();
     match accepted {
-        Accepted::Probe { health } => {
+        TaskKind::Probe { health } => {
             tokio::spawn(async move {
                 health::serve(stream, &health, &context.shared.stopping).await;
                 drop(permit);
             });
         }
-        Accepted::Http {
+        TaskKind::Http {
             from,
             listen,
             hops,

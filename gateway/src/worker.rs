@@ -6,19 +6,19 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crate::engine::{Command, Engine, Mailbox};
+use crate::engine::{Engine, Mailbox, WorkerCommand};
 use crate::pinning::pin;
 use crate::shared::Shared;
 use crate::tasks::Tasks;
 
 /// A worker, from outside.
 #[derive(Debug)]
-pub(crate) struct Worker {
+pub(crate) struct WorkerThreads {
     mailbox: Arc<Mailbox>,
     threads: [JoinHandle<()>; 2],
 }
 
-impl Worker {
+impl WorkerThreads {
     /// Starts the worker of that number, with so many UDP flows at most.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl Worker {
 
     /// Ends the worker and what it still does.
     pub(crate) fn stop(self) {
-        self.mailbox.send(Command::Stop);
+        self.mailbox.send(WorkerCommand::Stop);
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a worker panicked");

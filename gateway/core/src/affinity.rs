@@ -176,7 +176,7 @@ impl Hasher for Hashed {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct Remembered {
     key: Key,
     endpoint: EndpointAddr,
     seen: Tick,
@@ -185,7 +185,7 @@ struct Entry {
 #[derive(Debug)]
 struct Shard {
     index: HashMap<Key, u32, BuildHasherDefault<Hashed>>,
-    entries: Vec<Entry>,
+    entries: Vec<Remembered>,
     /// Places in `entries` that are free.
     free: Vec<u32>,
     order: Lru,
@@ -204,7 +204,7 @@ impl Default for Shard {
 
 impl Shard {
     fn put(&mut self, key: Key, endpoint: EndpointAddr, now: Tick) {
-        let entry = Entry {
+        let entry = Remembered {
             key,
             endpoint,
             seen: now,
@@ -225,7 +225,7 @@ impl Shard {
     }
 
     /// Remembers a client that is not remembered.
-    fn append(&mut self, entry: Entry) {
+    fn append(&mut self, entry: Remembered) {
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.entries[slot as usize] = entry;

@@ -10,7 +10,7 @@ use fairway_config::service::AppProtocol;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::Engine;
-use super::connection::Connection;
+use super::connection::TcpConnection;
 use super::listeners::Accepting;
 use super::owners::ConnectionOwner;
 use super::poll::Token;
@@ -20,7 +20,7 @@ use crate::hops::Hops;
 use crate::open::Open;
 use crate::slot::{Slot, Target};
 use crate::socket;
-use crate::tasks::Accepted;
+use crate::tasks::TaskKind;
 
 /// Connections accepted at one socket before others have their turn, at most.
 const MOST: u32 = 64;
@@ -200,7 +200,7 @@ impl Engine {
         let (port, kind) = match target {
             Target::Health(health) => {
                 let health = health.clone();
-                let probe = Accepted::Probe { health };
+                let probe = TaskKind::Probe { health };
                 return self.listeners.tasks.hand(socket, permit, probe);
             }
             Target::Port { port, kind } => (port, *kind),
@@ -229,12 +229,12 @@ impl Engine {
                     port: port.number,
                     place: slot.number,
                 };
-                let connection = Connection::new(socket, from, listen, hops, port, permit);
+                let connection = TcpConnection::new(socket, from, listen, hops, port, permit);
                 let number = self.connections.insert(connection, owner);
-                self.step(number, Connection::dial);
+                self.step(number, TcpConnection::dial);
             }
             AppProtocol::Http | AppProtocol::H2c => {
-                let request = Accepted::Http {
+                let request = TaskKind::Http {
                     from,
                     listen,
                     hops,

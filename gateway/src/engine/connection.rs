@@ -9,7 +9,7 @@ use fairway_config::net::{ClientAddr, ListenAddr};
 use rustix::io::Errno;
 
 use super::dial::{Dial, DialOutcome};
-use super::direction::{Direction, Progress, SideError};
+use super::direction::{CarryProgress, Direction, SideError};
 use super::next::{Environment, Next};
 use super::poll::{EventFlags, Token, Watch};
 use super::ring::SLOT;
@@ -27,7 +27,7 @@ use crate::socket;
 const LOOKS: u8 = 10;
 
 /// What a side that spoke together with others has said.
-pub(super) enum Heard {
+pub(super) enum ReadOutcome {
     /// A message of so many bytes, to be written as it is.
     Message(usize),
     /// Nothing, yet.
@@ -39,7 +39,7 @@ pub(super) enum Heard {
 }
 
 /// A connection.
-pub(super) struct Connection {
+pub(super) struct TcpConnection {
     client: Side,
     endpoint: Option<Side>,
     up: Direction,
@@ -77,7 +77,7 @@ struct Deliveries {
     since: Instant,
 }
 
-impl Connection {
+impl TcpConnection {
     /// A connection that was just accepted and admitted.
     pub(super) fn new(
         socket: OwnedFd,
@@ -271,19 +271,25 @@ impl Connection {
     }
 
     /// What became of a read from that side; none where it was not tried.
-    pub(super) fn heard(&mut self, token: Token, result: Option<Result<usize, Errno>>) -> Heard {
+    pub(super) fn heard(
+        &mut self,
+        token: Token,
+        result: Option<Result<usize, Errno>>,
+    ) -> ReadOutcome {
         let Some((direction, reader, writer, _)) = self.way(token) else {
-            return Heard::Nothing;
+            return ReadOutcome::Nothing;
         };
         match result {
-            Some(Ok(read)) if direction.heard(read, SLOT, reader, writer) => Heard::Message(read),
-            Some(Err(Errno::AGAIN)) => Heard::Nothing,
+            Some(Ok(read)) if direction.heard(read, SLOT, reader, writer) => {
+                ReadOutcome::Message(read)
+            }
+            Some(Err(Errno::AGAIN)) => ReadOutcome::Nothing,
             // The socket's own: it says that once, and the end from then on.
-            Some(Err(error)) if !is_of_the_call(error) => Heard::Failed(error.into()),
+            Some(Err(error)) if !is_of_the_call(error) => ReadOutcome::Failed(error.into()),
             // It is to be read by itself.
             None | Some(_) => {
                 reader.readable = true;
-                Heard::Other
+                ReadOutcome::Other
             }
         }
     }
@@ -411,7 +417,7 @@ impl Connection {
             Ok(down) => down,
             Err(SideError::Reader(error) | SideError::Writer(error)) => return self.fail(&error),
         };
-        if down == Progress::Ended && !was.1 && !was.0 {
+        if down == CarryProgress::Ended && !was.1 && !was.0 {
             Direction::shut(client);
         }
         if endpoint.failed && self.down.has_read_all() {
@@ -419,7 +425,7 @@ impl Connection {
         }
         let up = if endpoint.failed {
             // It takes nothing any more, and there is more of what it said.
-            Ok(Progress::Waits)
+            Ok(CarryProgress::Waits)
         } else {
             up.carry(client, endpoint, &counters.received, &mut environment.tools)
         };
@@ -440,12 +446,12 @@ impl Connection {
         if let Err(error) = listens {
             return self.fail(&error);
         }
-        if up == Progress::Ended && !was.0 && down != Progress::Ended {
+        if up == CarryProgress::Ended && !was.0 && down != CarryProgress::Ended {
             Direction::shut(endpoint);
         }
         match (up, down) {
-            (Progress::Ended, Progress::Ended) => self.leave_endpoint(environment),
-            (Progress::More, _) | (_, Progress::More) => Next::More,
+            (CarryProgress::Ended, CarryProgress::Ended) => self.leave_endpoint(environment),
+            (CarryProgress::More, _) | (_, CarryProgress::More) => Next::More,
             _ if matches!(self.stage, Stage::Carrying(None)) && endpoint_ended => {
                 self.stage = Stage::Carrying(Some(u64::MAX));
                 Next::Wait(Timer::Stalled)
@@ -477,7 +483,7 @@ impl Connection {
     }
 }
 
-impl Connection {
+impl TcpConnection {
     /// The endpoint has said all, and has heard all or hears nothing any more.
     fn leave_endpoint(&mut self, environment: &mut Environment<'_>) -> Next {
         self.endpoint = None;

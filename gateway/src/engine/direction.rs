@@ -59,7 +59,7 @@ pub(super) struct Tools<'a> {
 
 /// How far a direction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum CarryProgress {
     /// One of the sides has to do something.
     Waits,
     /// It has had its turns, and there is more.
@@ -202,23 +202,23 @@ impl Direction {
         writer: &mut Side,
         counter: &Counter,
         tools: &mut Tools<'_>,
-    ) -> Result<Progress, SideError> {
+    ) -> Result<CarryProgress, SideError> {
         let mut turns = TURNS;
         loop {
             if !self
                 .write_held(writer, counter)
                 .map_err(SideError::Writer)?
             {
-                return Ok(Progress::Waits);
+                return Ok(CarryProgress::Waits);
             }
             if self.ended {
-                return Ok(Progress::Ended);
+                return Ok(CarryProgress::Ended);
             }
             if !reader.readable {
-                return Ok(Progress::Waits);
+                return Ok(CarryProgress::Waits);
             }
             if turns == 0 {
-                return Ok(Progress::More);
+                return Ok(CarryProgress::More);
             }
             turns -= 1;
             if reader.urgent
@@ -226,7 +226,7 @@ impl Direction {
                     .pass_urgent(reader, writer)
                     .map_err(SideError::Writer)?
             {
-                return Ok(Progress::Waits);
+                return Ok(CarryProgress::Waits);
             }
             let spliced = if self.large && self.total >= GROWN && !reader.urgent {
                 reader.put_in_line();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use fairway_config::net::ListenAddr;
 
-use super::mailbox::Command;
+use super::mailbox::WorkerCommand;
 use crate::socket::BACKLOG;
 
 /// Commands in one round, connections that are accepted at sockets that close, and connections that are
@@ -32,7 +32,7 @@ pub(super) fn count_examined() {
 /// What is yet to be done.
 #[derive(Default)]
 pub(super) struct Ending {
-    pub(super) commands: VecDeque<Command>,
+    pub(super) commands: VecDeque<WorkerCommand>,
     /// How many more are obeyed in this round.
     pub(super) budget: u32,
     pub(super) closing: VecDeque<Closing>,

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Engine;
-use super::connection::{Connection, Heard};
+use super::connection::{ReadOutcome, TcpConnection};
 use super::poll::{EventFlags, Events, Token};
 use super::ring::SLOTS;
 use super::speakers::{Exchange, Speaker};
@@ -92,7 +92,7 @@ impl Engine {
                 continue;
             };
             match connection.heard(speaker.token, ring.result(slot)) {
-                Heard::Message(length) => {
+                ReadOutcome::Message(length) => {
                     speaker.said = Some(length);
                     if let Some(socket) = connection.writer(speaker.token)
                         && received.is_ok()
@@ -100,12 +100,12 @@ impl Engine {
                         ring.send(slot, socket, length);
                     }
                 }
-                Heard::Nothing => connection.has_spoken(),
-                Heard::Other => {
+                ReadOutcome::Nothing => connection.has_spoken(),
+                ReadOutcome::Other => {
                     connection.has_spoken();
                     self.more(speaker.token);
                 }
-                Heard::Failed(error) => {
+                ReadOutcome::Failed(error) => {
                     if let Some(number) = speaker.token.connection() {
                         self.step(number, |connection, _| connection.fail(&error));
                     }
@@ -136,13 +136,13 @@ impl Engine {
         sent
     }
 
-    fn speaking(&mut self, token: Token) -> Option<&mut Connection> {
+    fn speaking(&mut self, token: Token) -> Option<&mut TcpConnection> {
         self.connections.get(token.connection()?)
     }
 
     fn more(&mut self, token: Token) {
         if let Some(number) = token.connection() {
-            self.step(number, Connection::more);
+            self.step(number, TcpConnection::more);
         }
     }
 }

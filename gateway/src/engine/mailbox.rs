@@ -13,7 +13,7 @@ use crate::slot::Slot;
 
 /// What a worker is told.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum WorkerCommand {
     /// Accept there, by that number.
     Listen(u32, Box<Listening>),
     /// Take datagrams there, by that number.
@@ -81,7 +81,7 @@ pub(crate) struct Receiving {
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     poll: Poll,
-    commands: Mutex<Vec<Command>>,
+    commands: Mutex<Vec<WorkerCommand>>,
 }
 
 impl Mailbox {
@@ -95,7 +95,7 @@ impl Mailbox {
     }
 
     /// Makes a socket one that the worker waits for; who does so is told of a failure at once.
-    /// [`Command::Listen`] is to follow.
+    /// [`WorkerCommand::Listen`] is to follow.
     ///
     /// # Errors
     /// As [`Poll::add`].
@@ -103,7 +103,7 @@ impl Mailbox {
         self.poll.add(socket, Token::Listener(number), Watch::Level)
     }
 
-    /// The same for datagrams; [`Command::Receive`] is to follow.
+    /// The same for datagrams; [`WorkerCommand::Receive`] is to follow.
     ///
     /// # Errors
     /// As [`Poll::add`].
@@ -113,7 +113,7 @@ impl Mailbox {
     }
 
     /// Gives the worker a command.
-    pub(crate) fn send(&self, command: Command) {
+    pub(crate) fn send(&self, command: WorkerCommand) {
         let mut commands = self.lock();
         commands.push(command);
         if commands.len() == 1 {
@@ -130,11 +130,11 @@ impl Mailbox {
         &self.poll
     }
 
-    pub(super) fn take(&self) -> Vec<Command> {
+    pub(super) fn take(&self) -> Vec<WorkerCommand> {
         std::mem::take(&mut *self.lock())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Command>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<WorkerCommand>> {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

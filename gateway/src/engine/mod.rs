@@ -42,14 +42,14 @@ use std::time::{Duration, Instant};
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use self::connection::Connection;
+use self::connection::TcpConnection;
 pub(crate) use self::direction::spliced;
 use self::direction::{BUFFER, Tools};
 use self::ending::Ending;
 pub(crate) use self::ending::examined;
 pub(crate) use self::exchange::exchanged;
 use self::listeners::Listeners;
-pub(crate) use self::mailbox::{Command, Cut, Listening, Mailbox, Receiving, Steered};
+pub(crate) use self::mailbox::{Cut, Listening, Mailbox, Receiving, Steered, WorkerCommand};
 use self::next::{Environment, Next};
 use self::poll::{EventFlags, Events, Token};
 use self::slab::Slab;
@@ -66,7 +66,7 @@ const EXPIRY: Duration = Duration::from_secs(1);
 /// Connections that are looked after in one round because their time has come, at most.
 const MOST_DUE: usize = 64;
 
-type Connections = Slab<Connection, { Timer::COUNT }>;
+type Connections = Slab<TcpConnection, { Timer::COUNT }>;
 
 /// A worker's connections.
 pub(crate) struct Engine {
@@ -135,7 +135,7 @@ impl Engine {
             self.ending.begin();
             // First: a number that was given back in the last round may be given out in this one.
             for number in std::mem::take(&mut self.again) {
-                self.step(number, Connection::more);
+                self.step(number, TcpConnection::more);
             }
             self.exchange(&mut events);
             for at in 0..events.len() {
@@ -194,7 +194,7 @@ impl Engine {
     fn step(
         &mut self,
         number: u32,
-        act: impl FnOnce(&mut Connection, &mut Environment<'_>) -> Next,
+        act: impl FnOnce(&mut TcpConnection, &mut Environment<'_>) -> Next,
     ) {
         let Some(connection) = self.connections.get(number) else {
             return;

@@ -3,7 +3,7 @@
 use super::Engine;
 use super::ending::{Backlog, Closing, MOST, count_examined};
 use super::listeners::Accepting;
-use super::mailbox::{Command, Cut};
+use super::mailbox::{Cut, WorkerCommand};
 
 impl Engine {
     /// Takes what the worker was told, and does some of it.
@@ -36,19 +36,21 @@ impl Engine {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: WorkerCommand) {
         match command {
-            Command::Listen(number, listening) => self.listeners.insert(number, *listening),
-            Command::Receive(number, receiving) => self.datagrams.insert(number, *receiving),
-            Command::Steer(steered) => self.listeners.steer(*steered),
-            Command::Unsteer(listen) => {
+            WorkerCommand::Listen(number, listening) => self.listeners.insert(number, *listening),
+            WorkerCommand::Receive(number, receiving) => self.datagrams.insert(number, *receiving),
+            WorkerCommand::Steer(steered) => self.listeners.steer(*steered),
+            WorkerCommand::Unsteer(listen) => {
                 let arrivals = self.listeners.arrivals();
                 self.ending.unsteer(listen, arrivals);
             }
-            Command::Sweep(slot) => self.datagrams.sweep(&slot),
-            Command::Close(number) if self.datagrams.knows(number) => self.datagrams.close(number),
-            Command::Close(number) => self.ending.close(number),
-            Command::Cut(cut) => {
+            WorkerCommand::Sweep(slot) => self.datagrams.sweep(&slot),
+            WorkerCommand::Close(number) if self.datagrams.knows(number) => {
+                self.datagrams.close(number)
+            }
+            WorkerCommand::Close(number) => self.ending.close(number),
+            WorkerCommand::Cut(cut) => {
                 let numbers = match cut {
                     Cut::Port(port) => self.connections.of_port(port),
                     Cut::Place(place) => self.connections.of_place(place),
@@ -56,8 +58,8 @@ impl Engine {
                 };
                 self.ending.cutting.extend(numbers);
             }
-            Command::Drain => self.draining = true,
-            Command::Stop => self.stopped = true,
+            WorkerCommand::Drain => self.draining = true,
+            WorkerCommand::Stop => self.stopped = true,
         }
     }
 

@@ -17,7 +17,7 @@ const NONE: u32 = u32::MAX;
 /// Values by number, each in one list of `LISTS` at most. A list is in the order in which its members
 /// came, which is that in which their time comes.
 pub(super) struct Slab<T, const LISTS: usize> {
-    chunks: Vec<Box<[Entry<T>]>>,
+    chunks: Vec<Box<[SlabEntry<T>]>>,
     free: Vec<u32>,
     /// Given back, and not yet given out again.
     gone: Vec<u32>,
@@ -26,7 +26,7 @@ pub(super) struct Slab<T, const LISTS: usize> {
     owners: Owners,
 }
 
-struct Entry<T> {
+struct SlabEntry<T> {
     value: Option<T>,
     /// Whose it is, and the one before and behind it in its owner's list.
     owner: Option<ConnectionOwner>,
@@ -83,7 +83,7 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
     pub(super) fn insert(&mut self, value: T, owner: ConnectionOwner) -> u32 {
         if self.free.is_empty() {
             let first = self.chunks.len() * CHUNK;
-            let chunk = (0..CHUNK).map(|_| Entry {
+            let chunk = (0..CHUNK).map(|_| SlabEntry {
                 value: None,
                 owner: None,
                 owned_before: NONE,
@@ -241,7 +241,7 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
         }
     }
 
-    fn entry(&mut self, number: u32) -> Option<&mut Entry<T>> {
+    fn entry(&mut self, number: u32) -> Option<&mut SlabEntry<T>> {
         let number = number as usize;
         self.chunks.get_mut(number / CHUNK)?.get_mut(number % CHUNK)
     }

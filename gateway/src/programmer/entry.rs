@@ -8,7 +8,7 @@ use fairway_config::names::ServiceName;
 use tokio::time::Instant;
 
 use crate::binding::Binding;
-use crate::slot::{Place, Slot, Target};
+use crate::slot::{BindKey, Slot, Target};
 use crate::socket::BindError;
 
 /// After a failure a place is tried again after the first, then after ever longer times.
@@ -21,7 +21,7 @@ const RETRY_ADDRESS: Duration = Duration::from_secs(5);
 /// What a Service wants at one place.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
-    pub(crate) place: Place,
+    pub(crate) place: BindKey,
     /// The port that reports show.
     pub(crate) port: u16,
     pub(crate) target: Target,
@@ -29,16 +29,16 @@ pub(crate) struct Wanted {
 
 /// One place.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct PlaceState {
     pub(super) slot: Arc<Slot>,
     /// Who has it.
     pub(super) owner: ServiceName,
     /// All who want it.
     pub(super) claimants: Claimants,
-    pub(super) standing: Standing,
+    pub(super) standing: BindState,
 }
 
-impl Entry {
+impl PlaceState {
     /// Whether it is one of an external address.
     pub(super) fn is_vip(&self) -> bool {
         self.slot.target.load().kind() == ClaimKind::Vip
@@ -92,7 +92,7 @@ impl Claimants {
 }
 
 #[derive(Debug)]
-pub(super) enum Standing {
+pub(super) enum BindState {
     /// Not tried yet.
     New,
     /// Sockets stand.

@@ -10,21 +10,21 @@ use socket2::SockFilter;
 
 use crate::binding::Binding;
 use crate::descriptors::Descriptors;
-use crate::engine::{Command, Listening, Receiving, Steered};
+use crate::engine::{Listening, Receiving, Steered, WorkerCommand};
 use crate::local::LocalRoutes;
-use crate::slot::{Place, Slot, Target};
+use crate::slot::{BindKey, Slot, Target};
 use crate::socket::{self, BindError, Sockets};
 use crate::steering::refusals::Refusals;
 use crate::steering::{self, Steering};
-use crate::worker::Worker;
+use crate::worker::WorkerThreads;
 
 /// [`socket::bind`], or what a test has in its place.
 pub(super) type Bind =
-    Box<dyn Fn(Place, &[SockFilter], usize, bool) -> Result<Sockets, BindError> + Send + Sync>;
+    Box<dyn Fn(BindKey, &[SockFilter], usize, bool) -> Result<Sockets, BindError> + Send + Sync>;
 
 /// Brings places up.
 pub(crate) struct Opener {
-    pub(super) workers: Vec<Worker>,
+    pub(super) workers: Vec<WorkerThreads>,
     pub(super) routes: LocalRoutes,
     descriptors: Arc<Descriptors>,
     bind: Bind,
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Opener {
 impl Opener {
     /// Sockets of these workers, by [`socket::bind`].
     pub(crate) fn new(
-        workers: Vec<Worker>,
+        workers: Vec<WorkerThreads>,
         descriptors: Arc<Descriptors>,
         routes: LocalRoutes,
     ) -> Self {
@@ -58,7 +58,7 @@ impl Opener {
     /// Sockets of these workers, by another way to bind them.
     pub(super) fn with(
         bind: Bind,
-        workers: Vec<Worker>,
+        workers: Vec<WorkerThreads>,
         descriptors: Arc<Descriptors>,
         routes: LocalRoutes,
     ) -> Self {
@@ -116,7 +116,7 @@ impl Opener {
                 slot: None,
                 _part: None,
             };
-            let command = Command::Listen(number, Box::new(listening));
+            let command = WorkerCommand::Listen(number, Box::new(listening));
             worker.mailbox().send(command);
         }
         Ok(())
@@ -125,7 +125,7 @@ impl Opener {
     /// Has connections to a place steered.
     async fn steered(
         &mut self,
-        place: Place,
+        place: BindKey,
         target: &Target,
         slot: &Arc<Slot>,
         steering: Arc<Steering>,
@@ -150,7 +150,9 @@ impl Opener {
                 slot: slot.clone(),
                 _part: binding.part(),
             };
-            worker.mailbox().send(Command::Steer(Box::new(steered)));
+            worker
+                .mailbox()
+                .send(WorkerCommand::Steer(Box::new(steered)));
         }
         self.end_refusal(place);
         if let Err(error) = steering.steer(place.listen) {
@@ -166,7 +168,7 @@ impl Opener {
     }
 
     /// At an external address that is nobody's but ours nobody else is to get what comes.
-    pub(super) fn refuse(&self, place: Place, slot: &Arc<Slot>) {
+    pub(super) fn refuse(&self, place: BindKey, slot: &Arc<Slot>) {
         if let Some(refusals) = &self.refusals
             && self.routes.is_ours(place.listen.0.ip())
         {
@@ -175,14 +177,14 @@ impl Opener {
     }
 
     /// A place is not refused any more, if it was.
-    fn end_refusal(&self, place: Place) {
+    fn end_refusal(&self, place: BindKey) {
         if let Some(refusals) = &self.refusals {
             refusals.end(place);
         }
     }
 
     /// A place is nobody's any more, or has sockets of its own.
-    pub(super) fn release(&self, place: Place) {
+    pub(super) fn release(&self, place: BindKey) {
         self.end_refusal(place);
         if let Some(steering) = &self.steering {
             steering.release(place);
@@ -192,7 +194,7 @@ impl Opener {
     /// Makes a VIP local that isn't.
     pub(super) async fn ensure_local(
         &mut self,
-        place: Place,
+        place: BindKey,
         target: &Target,
     ) -> Result<(), BindError> {
         let address = place.listen.0.ip();
@@ -209,7 +211,7 @@ impl Opener {
     /// Binds a place that serves this: it takes traffic from now on.
     pub(super) async fn bind(
         &mut self,
-        place: Place,
+        place: BindKey,
         target: &Target,
         slot: &Arc<Slot>,
     ) -> Result<Binding, BindError> {
@@ -265,7 +267,7 @@ impl Opener {
                     };
                     worker
                         .mailbox()
-                        .send(Command::Listen(number, Box::new(listening)));
+                        .send(WorkerCommand::Listen(number, Box::new(listening)));
                 }
             }
             Sockets::Udp(sockets) => {
@@ -285,7 +287,7 @@ impl Opener {
                         slot: slot.clone(),
                         part: binding.part(),
                     };
-                    let command = Command::Receive(number, Box::new(receiving));
+                    let command = WorkerCommand::Receive(number, Box::new(receiving));
                     worker.mailbox().send(command);
                 }
             }

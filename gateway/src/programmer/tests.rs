@@ -18,7 +18,7 @@ use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::slot::Target;
 use crate::socket::{self, Sockets};
-use crate::worker::Worker;
+use crate::worker::WorkerThreads;
 
 /// The filters that the kernel takes, as it seems to a programmer, and where its sockets are.
 #[derive(Default)]
@@ -30,7 +30,7 @@ struct Kernel {
 impl Kernel {
     fn bind(
         &self,
-        place: Place,
+        place: BindKey,
         filter: &[SockFilter],
         count: usize,
         freebind: bool,
@@ -79,7 +79,7 @@ async fn programmer(kernel: &Arc<Kernel>) -> Programmer {
     };
     let settings = Settings::new("test".into(), core);
     let shared = Arc::new(Shared::new(&settings, CancellationToken::new()));
-    let worker = Worker::start(0, shared.clone(), 16).unwrap();
+    let worker = WorkerThreads::start(0, shared.clone(), 16).unwrap();
     let bind = {
         let kernel = kernel.clone();
         move |place, filter: &[SockFilter], count, freebind| {
@@ -122,7 +122,7 @@ fn route(protocol: Protocol, forward_to: ForwardTo) -> Arc<RoutePort> {
 /// What a Service wants whose port is served at any port of an address that no other test uses.
 fn wanted(port: &Arc<Port>, protocol: Protocol, kind: ClaimKind) -> Wanted {
     Wanted {
-        place: Place {
+        place: BindKey {
             listen: ListenAddr(([127, 9, 9, 9], 0).into()),
             protocol,
         },

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Shutdown, TcpStream};
 
 use super::*;
 
-fn place(at: SocketAddr, protocol: Protocol) -> Place {
-    Place {
+fn place(at: SocketAddr, protocol: Protocol) -> BindKey {
+    BindKey {
         listen: ListenAddr(at),
         protocol,
     }

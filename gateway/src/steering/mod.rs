@@ -26,7 +26,7 @@ use fairway_config::net::{ListenAddr, Protocol};
 
 use self::bpf::Map;
 use self::program::{KEY, REFUSED, VALUE, key, program, refused, value};
-use crate::slot::Place;
+use crate::slot::BindKey;
 
 /// Places at most; an entry takes memory when it comes.
 const PLACES: u32 = 1 << 18;
@@ -78,7 +78,7 @@ impl Steering {
     }
 
     /// What comes to this place is refused from now on, whoever else listens there.
-    fn refuse(&self, place: Place) {
+    fn refuse(&self, place: BindKey) {
         // What was counted there stays.
         if self.refused(place).is_some() {
             return;
@@ -91,13 +91,13 @@ impl Steering {
     }
 
     /// How often a place was refused since it is; nothing where it is not.
-    fn refused(&self, place: Place) -> Option<u64> {
+    fn refused(&self, place: BindKey) -> Option<u64> {
         let value = self.places.get(key(place.listen.0, place.protocol)).ok()?;
         refused(value)
     }
 
     /// This place is none of ours any more.
-    pub(crate) fn release(&self, place: Place) {
+    pub(crate) fn release(&self, place: BindKey) {
         // It may never have been.
         let _ = self.places.remove(key(place.listen.0, place.protocol));
     }

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Steering;
 use crate::counters::Rejection;
-use crate::slot::{Place, Slot, Target};
+use crate::slot::{BindKey, Slot, Target};
 
 /// The places that the kernel refuses, and how much of what it counted there was collected.
 #[derive(Debug)]
 pub(crate) struct Refusals {
     steering: Arc<Steering>,
-    places: Mutex<BTreeMap<Place, RefusedPlace>>,
+    places: Mutex<BTreeMap<BindKey, RefusedPlace>>,
 }
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Refusals {
     }
 
     /// What comes to a place is refused from now on.
-    pub(crate) fn refuse(&self, place: Place, slot: &Arc<Slot>) {
+    pub(crate) fn refuse(&self, place: BindKey, slot: &Arc<Slot>) {
         let mut places = self.lock();
         self.steering.refuse(place);
         places.entry(place).or_insert_with(|| RefusedPlace {
@@ -40,7 +40,7 @@ impl Refusals {
     }
 
     /// The place is about to be steered or released: what was counted there goes with that.
-    pub(crate) fn end(&self, place: Place) {
+    pub(crate) fn end(&self, place: BindKey) {
         if let Some(mut refused) = self.lock().remove(&place) {
             self.collect_at(place, &mut refused);
         }
@@ -54,7 +54,7 @@ impl Refusals {
         }
     }
 
-    fn collect_at(&self, place: Place, refused: &mut RefusedPlace) {
+    fn collect_at(&self, place: BindKey, refused: &mut RefusedPlace) {
         let count = self.steering.refused(place).unwrap_or(refused.collected);
         let new = count.saturating_sub(refused.collected);
         refused.collected = count;
@@ -63,7 +63,7 @@ impl Refusals {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, RefusedPlace>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<BindKey, RefusedPlace>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
