@@ -6,6 +6,7 @@ mod asking;
 mod changes;
 mod nodes;
 mod reports;
+mod requests;
 mod world;
 
 use fairway_config::names::ServiceName;
