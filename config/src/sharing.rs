@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::field::Shown;
 use crate::service::{PortKey, Service, ServicePort, SharingNamespaces};
 
 /// Why two Services can't share an address. Displays as the end of a sentence, from the side of the
@@ -75,11 +76,14 @@ impl fmt::Display for SharingClash {
                 f.write_str("the two have no sharing key in common (fairway.dev/sharing-key): ")?;
                 match (own, others) {
                     (None, None) => f.write_str("neither has one"),
-                    (Some(own), None) => write!(f, "this one has '{own}', the other has none"),
+                    (Some(own), None) => {
+                        write!(f, "this one has '{}', the other has none", Shown(own))
+                    }
                     (None, Some(others)) => {
-                        write!(f, "this one has none, the other has '{others}'")
+                        write!(f, "this one has none, the other has '{}'", Shown(others))
                     }
                     (Some(own), Some(others)) => {
+                        let (own, others) = (Shown(own), Shown(others));
                         write!(f, "this one has '{own}', the other has '{others}'")
                     }
                 }

@@ -1,5 +1,6 @@
 //! Why a Service has what it has, in sentences.
 
+use fairway_config::field::Shown;
 use fairway_config::net::IpFamily;
 use fairway_config::service::{Service, ServiceType};
 use fairway_config::view::Section;
@@ -89,7 +90,8 @@ fn not_shared(ledger: &Ledger, entry: &Entry) -> Vec<String> {
         .filter_map(|address| {
             let clash = ledger.tenants.may_join(address, service).err()?;
             Some(format!(
-                "It does not share {address}, which others have under its sharing key '{key}': {}.",
+                "It does not share {address}, which others have under its sharing key '{}': {}.",
+                Shown(key),
                 clash.why()
             ))
         })
