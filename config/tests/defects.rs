@@ -14,6 +14,7 @@ use fairway_config::endpoints::{EndpointSlice, SliceEndpoint};
 use fairway_config::net::IpFamily;
 use fairway_config::object::{Object, read};
 use fairway_config::pool::AddressPool;
+use fairway_config::selector::SelectorExt as _;
 use fairway_config::service::{Service, ServicePort};
 use proptest::prelude::*;
 use proptest::sample::Index;

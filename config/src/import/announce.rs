@@ -10,6 +10,7 @@ use super::imported::Imported;
 use super::metallb::{Advertisement, Found, MetalLbPool};
 use super::selectors;
 use crate::crd::AddressPoolSpec;
+use crate::selector::SelectorExt as _;
 
 /// Says what announces the pool, and writes down what restricts it.
 pub(super) fn convert(

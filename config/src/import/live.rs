@@ -11,6 +11,7 @@ use super::selectors;
 use crate::annotations::parse;
 use crate::crd::{AddressPoolSpec, Announce};
 use crate::pool::Forwarding;
+use crate::selector::{Expression, Selector, SelectorExt as _};
 
 /// The pool of what was in none.
 const LEFT_OVER: &str = "metallb-left-over";
@@ -146,13 +147,12 @@ fn may_keep(holder: &Holder, address: IpAddr, drafts: &[Draft], imported: &mut I
         let selects = selectors::parsed(&draft.spec.service_selector)
             .is_none_or(|it| it.matches(&holder.labels));
         // Of a namespace nothing but its name is known here.
-        let of_namespace =
-            selectors::parsed(&draft.spec.namespace_selector).is_none_or(|mut it| {
-                it.requirements
-                    .retain(|requirement| requirement.key == NAMESPACE_NAME);
-                let name = (NAMESPACE_NAME.to_owned(), holder.namespace.clone());
-                it.matches(&BTreeMap::from([name]))
-            });
+        let of_namespace = selectors::parsed(&draft.spec.namespace_selector).is_none_or(|it| {
+            let of_name = |it: &Expression| selectors::label(it) == NAMESPACE_NAME;
+            let by_name: Selector = it.into_iter().filter(of_name).collect();
+            let name = (NAMESPACE_NAME.to_owned(), holder.namespace.clone());
+            by_name.matches(&BTreeMap::from([name]))
+        });
         if !selects || !of_namespace {
             imported.warnings.push(format!(
                 "{holder} holds {address} of AddressPool {}, which does not select it: it keeps it, \

@@ -1,8 +1,10 @@
 //! Lists of label selectors, of which one has to hold, as one selector.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
-use crate::selector::{Operator, Requirement, Selector};
+use crate::selector::{Expression, Selector};
 
 /// Selects what has one of `values` as its label `key`.
 pub(super) fn one_of(key: &str, values: &[String]) -> LabelSelector {
@@ -22,7 +24,7 @@ pub(super) fn one_of(key: &str, values: &[String]) -> LabelSelector {
 /// One selector for what any of `selectors` selects; an empty list selects everything. Nothing
 /// where one selector can't say it: they may differ in the values of one label, no more.
 pub(super) fn any_of(selectors: &[LabelSelector]) -> Option<LabelSelector> {
-    let mut all: Vec<(Vec<Requirement>, &LabelSelector)> = Vec::new();
+    let mut all: Vec<(Vec<Expression>, &LabelSelector)> = Vec::new();
     for selector in selectors {
         let requirements = normal(parsed(selector)?);
         if requirements.is_empty() {
@@ -37,7 +39,7 @@ pub(super) fn any_of(selectors: &[LabelSelector]) -> Option<LabelSelector> {
         [(_, alone)] => return Some((*alone).clone()),
         [(first, _), rest @ ..] => (first, rest),
     };
-    let common: Vec<&Requirement> = first
+    let common: Vec<&Expression> = first
         .iter()
         .filter(|it| rest.iter().all(|(other, _)| other.contains(it)))
         .collect();
@@ -45,14 +47,7 @@ pub(super) fn any_of(selectors: &[LabelSelector]) -> Option<LabelSelector> {
     let mut values = Vec::new();
     for (requirements, _) in &all {
         let mut own = requirements.iter().filter(|it| !common.contains(it));
-        let (
-            Some(Requirement {
-                key: label,
-                operator: Operator::In(some),
-            }),
-            None,
-        ) = (own.next(), own.next())
-        else {
+        let (Some(Expression::In(label, some)), None) = (own.next(), own.next()) else {
             return None;
         };
         if *key.get_or_insert(label) != label {
@@ -64,85 +59,71 @@ pub(super) fn any_of(selectors: &[LabelSelector]) -> Option<LabelSelector> {
     selector
         .match_expressions
         .get_or_insert_default()
-        .extend(common.into_iter().map(written));
+        .extend(common.into_iter().filter_map(written));
     Some(selector)
 }
 
 /// As what it means; nothing where Kubernetes would not take it.
 pub(super) fn parsed(selector: &LabelSelector) -> Option<Selector> {
-    let mut requirements: Vec<Requirement> = selector
-        .match_labels
-        .iter()
-        .flatten()
-        .map(|(key, value)| Requirement {
-            key: key.clone(),
-            operator: Operator::In(vec![value.clone()]),
-        })
-        .collect();
-    for entry in selector.match_expressions.iter().flatten() {
-        let values = entry.values.clone().unwrap_or_default();
-        let operator = match (entry.operator.as_str(), values.is_empty()) {
-            ("In", false) => Operator::In(values),
-            ("NotIn", false) => Operator::NotIn(values),
-            ("Exists", true) => Operator::Exists,
-            ("DoesNotExist", true) => Operator::DoesNotExist,
-            _ => return None,
-        };
-        if entry.key.is_empty() {
-            return None;
-        }
-        requirements.push(Requirement {
-            key: entry.key.clone(),
-            operator,
-        });
+    let is_legal = |it: &LabelSelectorRequirement| {
+        let takes_values = ["In", "NotIn"].contains(&it.operator.as_str());
+        let has_values = it.values.as_ref().is_some_and(|values| !values.is_empty());
+        !it.key.is_empty() && takes_values == has_values
+    };
+    if !selector.match_expressions.iter().flatten().all(is_legal) {
+        return None;
     }
-    Some(Selector { requirements })
+    Selector::try_from(selector.clone()).ok()
 }
 
 /// Requirements that mean the same are the same.
-fn normal(selector: Selector) -> Vec<Requirement> {
-    let mut requirements = selector.requirements;
-    for requirement in &mut requirements {
-        if let Operator::In(values) | Operator::NotIn(values) = &mut requirement.operator {
-            values.sort();
-            values.dedup();
-        }
-    }
-    requirements.sort_by_cached_key(in_word);
-    requirements.dedup();
-    requirements
+fn normal(selector: Selector) -> Vec<Expression> {
+    let one_form = |expression| match expression {
+        Expression::Equal(key, value) => Expression::In(key, [value].into()),
+        other => other,
+    };
+    let mut expressions: Vec<_> = selector.into_iter().map(one_form).collect();
+    expressions.sort_by_cached_key(in_word);
+    expressions.dedup();
+    expressions
 }
 
-fn written(requirement: &Requirement) -> LabelSelectorRequirement {
-    let (operator, values) = match &requirement.operator {
-        Operator::In(values) => ("In", Some(values.clone())),
-        Operator::NotIn(values) => ("NotIn", Some(values.clone())),
-        Operator::Exists => ("Exists", None),
-        Operator::DoesNotExist => ("DoesNotExist", None),
-    };
-    LabelSelectorRequirement {
-        key: requirement.key.clone(),
-        operator: operator.to_owned(),
-        values,
+fn written(expression: &Expression) -> Option<LabelSelectorRequirement> {
+    let selector = LabelSelector::from(Selector::from(expression.clone()));
+    selector.match_expressions?.pop()
+}
+
+/// The label that an expression is about.
+pub(super) fn label(expression: &Expression) -> &str {
+    match expression {
+        Expression::In(key, _)
+        | Expression::NotIn(key, _)
+        | Expression::Equal(key, _)
+        | Expression::NotEqual(key, _)
+        | Expression::Exists(key)
+        | Expression::DoesNotExist(key) => key,
     }
 }
 
 /// As `kubectl -l` takes it.
 pub(super) fn in_words(selector: &LabelSelector) -> String {
-    let requirements = parsed(selector).unwrap_or_default().requirements;
-    let words: Vec<String> = requirements.iter().map(in_word).collect();
+    let words: Vec<String> = parsed(selector)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|it| in_word(&it))
+        .collect();
     words.join(", ")
 }
 
-fn in_word(requirement: &Requirement) -> String {
-    let key = &requirement.key;
-    match &requirement.operator {
-        Operator::In(values) => match values.as_slice() {
-            [value] => format!("{key}={value}"),
-            _ => format!("{key} in ({})", values.join(", ")),
-        },
-        Operator::NotIn(values) => format!("{key} notin ({})", values.join(", ")),
-        Operator::Exists => key.clone(),
-        Operator::DoesNotExist => format!("!{key}"),
+fn in_word(expression: &Expression) -> String {
+    let joined = |values: &BTreeSet<String>| {
+        let values: Vec<_> = values.iter().map(String::as_str).collect();
+        values.join(", ")
+    };
+    match expression {
+        Expression::In(key, values) if values.len() == 1 => format!("{key}={}", joined(values)),
+        Expression::In(key, values) => format!("{key} in ({})", joined(values)),
+        Expression::NotIn(key, values) => format!("{key} notin ({})", joined(values)),
+        other => other.to_string(),
     }
 }

@@ -11,6 +11,7 @@ use super::*;
 use crate::document::documents;
 use crate::object::{Object, read};
 use crate::pool::AddressPool;
+use crate::selector::SelectorExt as _;
 
 /// The examples of MetalLB's documentation, as `kubectl get -o yaml` prints them, with Services.
 const REAL: &str = include_str!("tests/metallb.yaml");

@@ -1,5 +1,6 @@
 //! fairway.dev/v1alpha1 AddressPool.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use crate::field::{Cursor, Shown};
 use crate::names::ClusterName;
 use crate::net::{AddressRange, IpFamily, from_bits, to_bits};
 use crate::pool::{AddressBlock, AddressPool, Forwarding, MAX_ENTRIES};
-use crate::selector::{Operator, Requirement, Selector};
+use crate::selector::{Expression, Selector};
 use crate::service::Notice;
 
 /// The fields of `spec`; a test holds the CRD's schema to the same set.
@@ -276,12 +277,9 @@ fn selector(field: &Cursor<'_, '_>) -> Selector {
     not_null(field);
     let labels = field.field("matchLabels");
     not_null(&labels);
-    let mut requirements: Vec<Requirement> = labels
+    let mut expressions: Vec<Expression> = labels
         .text_pairs()
-        .map(|(key, value)| Requirement {
-            key: key.to_owned(),
-            operator: Operator::In(vec![value.to_owned()]),
-        })
+        .map(|(key, value)| Expression::Equal(key.to_owned(), value.to_owned()))
         .collect();
     for entry in field.field("matchExpressions").items() {
         entry.only(&["key", "operator", "values"]);
@@ -301,7 +299,7 @@ fn selector(field: &Cursor<'_, '_>) -> Selector {
             operator_field.missing("In, NotIn, Exists or DoesNotExist");
         }
         let values_field = entry.field("values");
-        let values: Vec<String> = values_field
+        let values: BTreeSet<String> = values_field
             .items()
             .filter_map(|value| {
                 if !value.is_present() {
@@ -324,18 +322,18 @@ fn selector(field: &Cursor<'_, '_>) -> Selector {
                 });
                 continue;
             }
-            Some((true, true)) => Operator::In(values),
-            Some((true, false)) => Operator::NotIn(values),
-            Some((false, true)) => Operator::Exists,
-            Some((false, false)) => Operator::DoesNotExist,
+            Some(takes) => takes,
             None => continue,
         };
-        if let Some(key) = key {
-            requirements.push(Requirement {
-                key: key.to_owned(),
-                operator,
-            });
-        }
+        let Some(key) = key.map(str::to_owned) else {
+            continue;
+        };
+        expressions.push(match operator {
+            (true, true) => Expression::In(key, values),
+            (true, false) => Expression::NotIn(key, values),
+            (false, true) => Expression::Exists(key),
+            (false, false) => Expression::DoesNotExist(key),
+        });
     }
-    Selector { requirements }
+    expressions.into_iter().collect()
 }

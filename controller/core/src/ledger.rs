@@ -7,6 +7,7 @@ use std::sync::Arc;
 use fairway_config::cluster::Namespace;
 use fairway_config::names::ClusterName;
 use fairway_config::net::IpFamily;
+use fairway_config::selector::SelectorExt as _;
 use fairway_config::service::{IpFamilyPolicy, Service};
 
 use crate::nodes::NodeAddresses;
@@ -126,7 +127,7 @@ impl Ledger {
 
     fn selects_namespace(&self, pool: &Pool, namespace: &Arc<str>) -> bool {
         let selector = &pool.config.namespace_selector;
-        if selector.requirements.is_empty() {
+        if selector.selects_all() {
             return true;
         }
         match self.namespaces.get(namespace) {

@@ -12,7 +12,7 @@ use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write
 use fairway_config::names::ServiceName;
 use fairway_config::net::{AddressRange, IpFamily, Protocol};
 use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
-use fairway_config::selector::{Operator, Requirement, Selector};
+use fairway_config::selector::{Expression, Selector};
 use fairway_config::service::*;
 use fairway_config::time::Timestamp;
 use fairway_controller_core::{NodePortRange, Settings, State};
@@ -261,12 +261,8 @@ fn pool(n: u8, spec: &PoolSpec) -> AddressPool {
     let base = if spec.v6 { 7 } else { 0 };
     let first = spec.first.min(6);
     let last = (first + spec.len).min(6);
-    let requirement = |key: &str, value: &str| Selector {
-        requirements: vec![Requirement {
-            key: key.into(),
-            operator: Operator::In(vec![value.into()]),
-        }],
-    };
+    let requirement =
+        |key: &str, value: &str| Selector::from(Expression::Equal(key.into(), value.into()));
     AddressPool {
         name: format!("p{n}").into(),
         created: None,

@@ -25,7 +25,7 @@ fn a_pool_has_the_defaults_of_its_schema() {
     assert_eq!(pool.quota_per_namespace, None);
     assert_eq!(pool.total(IpFamily::IPv4), 25);
     assert_eq!(pool.total(IpFamily::IPv6), 256);
-    assert!(pool.service_selector.requirements.is_empty());
+    assert!(pool.service_selector.selects_all());
     assert!(pool.notices.is_empty(), "{:?}", pool.notices);
 }
 

@@ -8,7 +8,7 @@ use fairway_config::exchange::*;
 use fairway_config::names::ServiceName;
 use fairway_config::net::{AddressRange, Protocol};
 use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
-use fairway_config::selector::{Operator, Requirement, Selector};
+use fairway_config::selector::{Expression, Selector};
 use fairway_config::service::*;
 use fairway_config::time::Timestamp;
 use fairway_config::view::GatewayRow;
@@ -110,12 +110,7 @@ pub(crate) fn other_pool(name: &str, first: &str, last: &str) -> AddressPool {
 
 /// Selects what has the label.
 pub(crate) fn label(key: &str, value: &str) -> Selector {
-    Selector {
-        requirements: vec![Requirement {
-            key: key.into(),
-            operator: Operator::In(vec![value.into()]),
-        }],
-    }
+    Selector::from(Expression::Equal(key.into(), value.into()))
 }
 
 pub(crate) struct World {
