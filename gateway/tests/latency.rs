@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fairway_config::net::Protocol;
+use fairway_gateway::metrics::{self, MetricsSnapshot};
 use harness::*;
 
 const PORT: u16 = 4008;
@@ -159,6 +160,7 @@ async fn an_echo_does_not_wait_for_a_thousand_services_that_come_change_drain_an
         carried(&running) == all
     })
     .await;
+    scraping_holds_nobody_up(&running, echo, without).await;
     // They change: their connections' endpoint goes, and is cut after its time to drain.
     let examined = running.gateway.examined_connections();
     for some in others.chunks(100) {
@@ -207,6 +209,32 @@ async fn an_echo_does_not_wait_for_a_thousand_services_that_come_change_drain_an
 
     a_flood_at_a_port_without_endpoints_holds_nobody_up(&running, echo).await;
     running.stop().await;
+}
+
+/// Metrics are made again and again while all Services are there.
+async fn scraping_holds_nobody_up(running: &Running, echo: SocketAddr, without: Duration) {
+    let ports = running.gateway.ports().into_iter();
+    let ports = ports.map(|(service, port)| ((service, port.route().key), port));
+    let metrics = MetricsSnapshot {
+        ports: ports.collect(),
+        ..MetricsSnapshot::default()
+    };
+    assert!(metrics.ports.len() > OTHERS);
+    let measured = Echo::start(echo);
+    let scrapes = tokio::task::spawn_blocking(move || {
+        let began = Instant::now();
+        let mut scrapes = 0;
+        while began.elapsed() < Duration::from_secs(1) {
+            assert!(!metrics::render(&metrics).is_empty());
+            scrapes += 1;
+        }
+        scrapes
+    });
+    let scrapes = scrapes.await.unwrap();
+    let with = measured.p99();
+    println!("p99 of an echo: {with:?} beside {scrapes} scrapes");
+    let bound = 10 * without + Duration::from_millis(30);
+    assert!(with < bound, "p99 {with:?}, without scrapes {without:?}");
 }
 
 async fn a_flood_at_a_port_without_endpoints_holds_nobody_up(running: &Running, echo: SocketAddr) {

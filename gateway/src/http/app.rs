@@ -265,10 +265,14 @@ impl ProxyHttp for App {
         response: &mut ResponseHeader,
         request: &mut Request,
     ) -> Result<()> {
+        let connection = request.connection()?;
+        if let Some(endpoint) = &request.endpoint {
+            // It may be a connection from before its dials began to fail.
+            connection.port.answered(&endpoint.0);
+        }
         if session.is_http2() {
             return Ok(());
         }
-        let connection = request.connection()?;
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             session.set_read_timeout(Some(STREAM_IDLE));
             connection.set_phase(Phase::Upgraded);

@@ -9,11 +9,11 @@ use std::fs;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use fairway_integration::clients;
 use fairway_integration::fairway::Fairway;
 use fairway_integration::manifest::{all, pool, service, slice};
 use fairway_integration::servers::named;
-use fairway_integration::site::{EDGE, Site, at, server, vip};
+use fairway_integration::site::{EDGE, EDGE_INSIDE, Site, at, server, vip};
+use fairway_integration::{clients, wait};
 
 use crate::metrics::{samples, series};
 use crate::project::project;
@@ -202,7 +202,9 @@ pub(crate) fn an_alert_fires_in_the_state_that_it_is_about() -> Result<()> {
     let site = Site::new()?;
     let _sshd = named(&site.edge, &[("sshd", at(EDGE, 22))])?;
     let _web = named(&site.farm, &[("web", at(server(0), 80))])?;
-    let mut fairway = Fairway::prepare(&site.edge)?;
+    // As many node ports as Services take.
+    let range = ["--node-port-range", "30000-30007"];
+    let mut fairway = Fairway::prepare(&site.edge)?.arguments(&range);
     fairway.write("all.yaml", &manifests())?;
     fairway.write("broken.yaml", "apiVersion: v1\nkind: Service\nspec: {\n")?;
     fairway.launch()?;
@@ -218,6 +220,7 @@ pub(crate) fn an_alert_fires_in_the_state_that_it_is_about() -> Result<()> {
         ("FairwayManifestErrors", ""),
         ("FairwayPoolNearlyFull", "pool=\"own\""),
         ("FairwayAddressNotServed", "address=\"198.51.100.1\""),
+        ("FairwayNodePortsNearlyGone", ""),
     ];
     let calm: &[(&str, &str)] = &[
         ("FairwayNoEndpoint", "service=\"web\""),
@@ -254,6 +257,35 @@ pub(crate) fn an_alert_fires_in_the_state_that_it_is_about() -> Result<()> {
             ("FairwayConnectionsFail", "service=\"web\""),
         ],
     )?;
+
+    // A node sends what it was sent back to the gateway, and the gateway has no ports left to dial from.
+    let node_ports = fairway.node_ports("default/nodes")?;
+    let node_port = *node_ports.first().context("no node port")?;
+    for _ in 0..3 {
+        let looping = || clients::connect_tcp_from(server(10), at(EDGE_INSIDE, node_port));
+        // It is reset, before or after it is known to be connected.
+        let _ = site.farm.run(looping);
+    }
+    site.edge
+        .sysctl("ipv4/ip_local_port_range", "40000 40001")?;
+    let held: Vec<_> = site.client.run(|| {
+        let connect = |_| clients::connect_tcp(at(vip(3), 80));
+        (0..6).map(connect).collect()
+    });
+    wait::until_some("the ports are used up", || {
+        let exhausted = fairway.metric("fairway_dials_exhausted_total", &[])?;
+        ensure!(exhausted > 0.0, "none was exhausted");
+        Ok(())
+    })?;
+    let used_up = scrape(&fairway)?;
+    Timeline::going_on(&after, &used_up).fires(
+        &[
+            ("FairwayLoop", "service=\"nodes\""),
+            ("FairwayExhausted", ""),
+        ],
+        &[("FairwayLoop", "service=\"web\"")],
+    )?;
+    drop(held);
 
     // A restart does not end what is still so, nor does it need a client.
     fairway.restart()?;
