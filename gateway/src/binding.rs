@@ -7,7 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::descriptors::Permit;
 use crate::engine::{Mailbox, WorkerCommand};
-use crate::hops::Guard;
+use crate::hops::HopFilter;
 use crate::part::Part;
 use crate::slot::{BindKey, Slot};
 use crate::steering::refusals::Refusals;
@@ -19,7 +19,7 @@ pub(crate) struct Binding(Arc<BoundSockets>);
 
 #[derive(Debug)]
 struct BoundSockets {
-    guard: Guard,
+    hop_filter: HopFilter,
     open: TaskTracker,
     served: OnceLock<ServedBy>,
     _permit: Permit,
@@ -35,10 +35,10 @@ enum ServedBy {
 }
 
 impl Binding {
-    /// A binding of as many sockets as there is leave for, which take what `guard` says.
-    pub(crate) fn new(guard: Guard, permit: Permit) -> Self {
+    /// A binding of as many sockets as there is leave for, which take what `hop_filter` says.
+    pub(crate) fn new(hop_filter: HopFilter, permit: Permit) -> Self {
         Self(Arc::new(BoundSockets {
-            guard,
+            hop_filter,
             open: TaskTracker::new(),
             served: OnceLock::new(),
             _permit: permit,
@@ -65,8 +65,8 @@ impl Binding {
     }
 
     /// What the sockets take.
-    pub(crate) fn guard(&self) -> Guard {
-        self.0.guard
+    pub(crate) fn hop_filter(&self) -> HopFilter {
+        self.0.hop_filter
     }
 
     /// Tells the sockets to close.
@@ -100,6 +100,6 @@ impl Binding {
 
     /// What goes with one of the sockets.
     pub(crate) fn part(&self) -> Part {
-        Part::new(self.0.guard, self.0.open.token())
+        Part::new(self.0.hop_filter, self.0.open.token())
     }
 }

@@ -15,7 +15,7 @@ use fairway_config::net::Protocol;
 use fairway_config::service::Notice;
 use fairway_gateway_core::build::Builder;
 use fairway_gateway_core::route::Route;
-use fairway_gateway_core::sources::Sources;
+use fairway_gateway_core::source_pool::SourcePool;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -72,7 +72,7 @@ pub(crate) struct Control {
     /// The host's addresses and their links.
     links: host::Addresses,
     /// Which of the builder's own addresses the workers know.
-    sources: Option<u64>,
+    source_pool: Option<u64>,
     /// The sequence of the last batch that was taken in.
     taken: u64,
     /// Reports that are still to be said.
@@ -142,7 +142,7 @@ impl Control {
             seed: 0,
             synced: false,
             links: host::Addresses::new(),
-            sources: None,
+            source_pool: None,
             taken: 0,
             unsent: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -233,20 +233,20 @@ impl Control {
         self.builder
             .set_host_addresses(known.keys().copied().collect());
         self.links = known;
-        self.sources = None;
-        self.set_sources();
+        self.source_pool = None;
+        self.set_source_pool();
     }
 
     /// Tells the workers which addresses they may dial from, where that has changed.
-    fn set_sources(&mut self) {
+    fn set_source_pool(&mut self) {
         let (version, own) = self.builder.own_addresses();
-        if self.sources == Some(version) {
+        if self.source_pool == Some(version) {
             return;
         }
         let own = own.iter().filter_map(|own| self.links.get_key_value(own));
-        let sources = Sources::new(own.map(|(address, link)| (*address, *link)));
-        self.shared.sources.store(Arc::new(sources));
-        self.sources = Some(version);
+        let pool = SourcePool::new(own.map(|(address, link)| (*address, *link)));
+        self.shared.source_pool.store(Arc::new(pool));
+        self.source_pool = Some(version);
     }
 
     /// Takes in a batch and those that wait behind it.
@@ -313,7 +313,7 @@ impl Control {
             fairway_config::endpoints::EndpointHost::Name(name) => names.addresses(name),
         };
         let built = self.builder.build(&resolved);
-        self.set_sources();
+        self.set_source_pool();
         let changed = self.builder.take_changed_names().into_keys();
         let changed: Vec<_> = changed
             .map(|name| {

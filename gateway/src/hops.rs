@@ -10,7 +10,7 @@
 //! A datagram's hops come as a control message of its own, which each datagram of every port would
 //! pay for, and a flow's socket has one number for all that it sends. So UDP has a coarser rule, which
 //! the kernel keeps: what such a port sends on has [`FORWARDED`] hops, fewer than any system
-//! starts with, and its sockets take nothing that has so few left ([`Guard`]). A datagram is thus
+//! starts with, and its sockets take nothing that has so few left ([`HopFilter`]). A datagram is thus
 //! forwarded to a node port once, and by the next such port no more. The kernel drops it; it counts
 //! as a drop of the socket (`/proc/net/udp`, `ss -ulnpm`) and not as one of Fairway's. The price: on
 //! such a port a client is not heard that starts with 64 hops and is more than 32 routers away, or
@@ -95,29 +95,29 @@ fn forwards(route: &RoutePort) -> bool {
 
 /// What a socket that listens takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Guard {
+pub(crate) enum HopFilter {
     /// Everything.
-    Open,
+    TakeAll,
     /// Nothing that a port that forwards to node ports has sent.
-    Shut,
+    DropForwarded,
 }
 
-impl Guard {
+impl HopFilter {
     /// What the sockets of a port must take: a TCP connection is told from a forwarded one when it
     /// is accepted.
     pub(crate) fn of(route: &RoutePort) -> Self {
         if route.key.protocol == Protocol::Udp && forwards(route) {
-            Self::Shut
+            Self::DropForwarded
         } else {
-            Self::Open
+            Self::TakeAll
         }
     }
 
     /// What a socket passes datagrams through that takes this; nothing where it takes everything.
     pub(crate) fn filter(self, is_ipv4: bool) -> Vec<SockFilter> {
         match self {
-            Self::Open => Vec::new(),
-            Self::Shut => unforwarded(is_ipv4).into(),
+            Self::TakeAll => Vec::new(),
+            Self::DropForwarded => unforwarded(is_ipv4).into(),
         }
     }
 }
@@ -208,7 +208,7 @@ mod tests {
             };
             let all = [1, 30, 31, 32, 33, 64, 128, 255];
             assert_eq!(taken(&all), all, "{address}");
-            let filter = Guard::Shut.filter(is_ipv4);
+            let filter = HopFilter::DropForwarded.filter(is_ipv4);
             SockRef::from(&listener).attach_filter(&filter).unwrap();
             assert_eq!(taken(&all), [32, 33, 64, 128, 255], "{address}");
         }

@@ -141,7 +141,7 @@ impl Programmer {
             let open = wanted.target.is_open();
             match (&entry.standing, open) {
                 (BindState::Listening(binding), true)
-                    if binding.guard() == wanted.target.guard() =>
+                    if binding.hop_filter() == wanted.target.hop_filter() =>
                 {
                     if place.protocol == Protocol::Udp {
                         for worker in &self.opener.workers {

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use fairway_gateway_core::sources::Sources;
+use fairway_gateway_core::source_pool::SourcePool;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,7 +31,7 @@ pub(crate) struct Shared {
     /// UDP flows at once, over all workers.
     pub(crate) max_flows: usize,
     /// Which addresses endpoints may be dialled from.
-    pub(crate) sources: ArcSwap<Sources>,
+    pub(crate) source_pool: ArcSwap<SourcePool>,
     /// Whom the kernel refuses for us, where it steers.
     pub(crate) refusals: OnceLock<Arc<Refusals>>,
     /// Each worker stays on a processor.
@@ -55,7 +55,7 @@ impl Shared {
             stopping,
             connections: TaskTracker::new(),
             max_flows: settings.max_flows.unwrap_or(flows),
-            sources: ArcSwap::default(),
+            source_pool: ArcSwap::default(),
             refusals: OnceLock::new(),
             pin_workers: settings.pin_workers,
             udp_offload: settings.udp_offload,

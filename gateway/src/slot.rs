@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::counters::Gauge;
 use crate::descriptors::Share;
-use crate::hops::Guard;
+use crate::hops::HopFilter;
 use crate::own_http::OwnConnections;
 use crate::port::Port;
 
@@ -78,10 +78,10 @@ impl Target {
     }
 
     /// What the listener's sockets must take.
-    pub(crate) fn guard(&self) -> Guard {
+    pub(crate) fn hop_filter(&self) -> HopFilter {
         match self {
-            Self::Port { port, .. } => Guard::of(&port.route()),
-            Self::Health(_) => Guard::Open,
+            Self::Port { port, .. } => HopFilter::of(&port.route()),
+            Self::Health(_) => HopFilter::TakeAll,
         }
     }
 

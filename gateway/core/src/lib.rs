@@ -10,7 +10,7 @@
 //! 5. [`rank`], [`affinity`], `turns`, [`pick`]: from a client to an endpoint;
 //! 6. [`reachability`]: whether an endpoint is reached, by what its last dials came to;
 //! 7. [`flows`]: the UDP flow table;
-//! 8. [`sources`]: which of the host's addresses endpoints are dialled from.
+//! 8. [`source_pool`]: which of the host's addresses endpoints are dialled from.
 
 pub mod affinity;
 pub mod build;
@@ -22,7 +22,7 @@ pub mod pick;
 pub mod rank;
 pub mod reachability;
 pub mod route;
-pub mod sources;
+pub mod source_pool;
 #[cfg(test)]
 mod testing;
 mod turns;

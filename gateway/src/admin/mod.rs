@@ -51,7 +51,7 @@ pub async fn serve_metrics(
     connections::serve(listener, router, shutdown).await;
 }
 
-type Shared = State<Arc<dyn Views>>;
+type ViewsState = State<Arc<dyn Views>>;
 
 fn admin(views: Arc<dyn Views>) -> Router {
     let answers = CostlyAnswers::new();
@@ -61,11 +61,11 @@ fn admin(views: Arc<dyn Views>) -> Router {
         .route("/api/v1/endpoints", get(endpoints))
         .route(
             "/api/v1/pools",
-            get(async |State(views): Shared| list(&*views, views.pools())),
+            get(async |State(views): ViewsState| list(&*views, views.pools())),
         )
         .route(
             "/api/v1/gateways",
-            get(async |State(views): Shared| list(&*views, views.gateways())),
+            get(async |State(views): ViewsState| list(&*views, views.gateways())),
         )
         .route("/api/v1/listeners", get(listeners))
         .route("/api/v1/problems", get(problems))
@@ -95,7 +95,7 @@ struct Verbose {
     verbose: Option<String>,
 }
 
-async fn readyz(State(views): Shared, Query(query): Query<Verbose>) -> Response {
+async fn readyz(State(views): ViewsState, Query(query): Query<Verbose>) -> Response {
     let Readiness { ready, missing } = views.readiness();
     let mut text = String::new();
     if query.verbose.is_some() {
@@ -119,7 +119,7 @@ async fn readyz(State(views): Shared, Query(query): Query<Verbose>) -> Response 
     }
 }
 
-async fn metrics(State(views): Shared, headers: HeaderMap) -> Response {
+async fn metrics(State(views): ViewsState, headers: HeaderMap) -> Response {
     scrape::answer(views.metrics(), &headers)
 }
 
@@ -137,26 +137,26 @@ impl Filter {
     }
 }
 
-async fn services(State(views): Shared, Query(filter): Query<Filter>) -> Response {
+async fn services(State(views): ViewsState, Query(filter): Query<Filter>) -> Response {
     let mut rows = views.services();
     rows.retain(|row| filter.admits(&row.namespace));
     list(&*views, rows)
 }
 
-async fn endpoints(State(views): Shared, Query(filter): Query<Filter>) -> Response {
+async fn endpoints(State(views): ViewsState, Query(filter): Query<Filter>) -> Response {
     let mut rows = views.endpoints();
     rows.retain(|row| filter.admits(&row.namespace));
     list(&*views, rows)
 }
 
-async fn listeners(State(views): Shared, Query(filter): Query<Filter>) -> Response {
+async fn listeners(State(views): ViewsState, Query(filter): Query<Filter>) -> Response {
     let mut rows = views.listeners();
     rows.retain(|row| filter.admits(&row.namespace));
     list(&*views, rows)
 }
 
 /// A problem that belongs to no namespace (a file that is not YAML, a pool) is in each.
-async fn problems(State(views): Shared, Query(filter): Query<Filter>) -> Response {
+async fn problems(State(views): ViewsState, Query(filter): Query<Filter>) -> Response {
     let mut rows = views.problems();
     rows.retain(|problem| {
         let name = problem.object.split_once(' ').map_or("", |(_, name)| name);
@@ -172,7 +172,7 @@ fn list<T: Serialize>(views: &dyn Views, items: Vec<T>) -> Response {
 }
 
 async fn explain(
-    State(views): Shared,
+    State(views): ViewsState,
     Path((namespace, name)): Path<(String, String)>,
 ) -> Response {
     let service = ServiceName::new(namespace, name);
@@ -186,7 +186,7 @@ async fn explain(
     }
 }
 
-async fn status_page(State(views): Shared) -> Response {
+async fn status_page(State(views): ViewsState) -> Response {
     // The page has no script and loads nothing; said so, a slip in it can't be made use of.
     let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
                   form-action 'none'; frame-ancestors 'none'";

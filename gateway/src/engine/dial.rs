@@ -145,10 +145,10 @@ fn connect(
     dial: &Dial,
     environment: &mut Environment<'_>,
 ) -> io::Result<OwnedFd> {
-    let sources = environment.shared.sources.load();
+    let pool = environment.shared.source_pool.load();
     let socket = environment
         .stand_ins
-        .dial(addr, &sources, |source| dial_from(source, addr, dial))?;
+        .dial(addr, &pool, |source| dial_from(source, addr, dial))?;
     let token = Token::Endpoint(environment.number);
     environment.poll.add(&socket, token, Watch::Edge)?;
     Ok(socket)

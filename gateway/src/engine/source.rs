@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use fairway_config::net::EndpointAddr;
-use fairway_gateway_core::sources::Sources;
+use fairway_gateway_core::source_pool::SourcePool;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -35,7 +35,7 @@ impl StandIns {
     pub(super) fn dial(
         &mut self,
         endpoint: EndpointAddr,
-        sources: &Sources,
+        pool: &SourcePool,
         mut dial: impl FnMut(Option<IpAddr>) -> io::Result<OwnedFd>,
     ) -> io::Result<OwnedFd> {
         let now = Instant::now();
@@ -53,7 +53,7 @@ impl StandIns {
             other => return other,
         }
         let usual = usual(endpoint)?;
-        let others = sources.beside(usual).take(TRIES).map(Some);
+        let others = pool.beside(usual).take(TRIES).map(Some);
         // The usual one, too, where another one was tried first.
         for source in first.map(|_| None).into_iter().chain(others) {
             match dial(source) {

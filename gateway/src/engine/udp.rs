@@ -29,7 +29,7 @@ use super::session::{UdpSession, connected};
 use super::unreachable::PortUnreachable;
 use crate::counters::{DropReason, Rejection};
 use crate::descriptors::Permit;
-use crate::hops::{Guard, Hops};
+use crate::hops::{HopFilter, Hops};
 use crate::port::{Active, Port};
 use crate::shared::Shared;
 use crate::slot::{Slot, Target};
@@ -351,7 +351,7 @@ impl UdpSessions {
         context: &UdpContext<'_>,
     ) -> Option<FlowId> {
         let listener = self.listeners.get(&number)?;
-        let guard = listener.receiving.part.guard();
+        let hop_filter = listener.receiving.part.hop_filter();
         let target = listener.receiving.slot.target.load_full();
         let Target::Port { port, kind } = &*target else {
             return None;
@@ -360,7 +360,7 @@ impl UdpSessions {
         let client = key.client.0;
         let route = port.route();
         // A route changes before the socket does, which then takes too much for a moment.
-        if guard == Guard::Open && Guard::of(&route) == Guard::Shut {
+        if hop_filter == HopFilter::TakeAll && HopFilter::of(&route) == HopFilter::DropForwarded {
             port.counters.reject(Rejection::Loop);
             return None;
         }

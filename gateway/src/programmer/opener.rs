@@ -140,7 +140,7 @@ impl Opener {
             .descriptors
             .take(None, 0)
             .ok_or(BindError::OutOfFiles)?;
-        let binding = Binding::new(target.guard(), permit);
+        let binding = Binding::new(target.hop_filter(), permit);
         let mailboxes = self.workers.iter().map(|worker| worker.mailbox().clone());
         let mailboxes = mailboxes.collect();
         binding.steered(place.listen, slot.clone(), refusals, mailboxes);
@@ -231,8 +231,8 @@ impl Opener {
             .ok()
             .and_then(|count| self.descriptors.take(None, count))
             .ok_or(BindError::OutOfFiles)?;
-        let guard = target.guard();
-        let filter = guard.filter(address.is_ipv4());
+        let hop_filter = target.hop_filter();
+        let filter = hop_filter.filter(address.is_ipv4());
         // A VIP that only a route makes local is not enough for IPv6's bind(2).
         let routed = address.is_ipv6() && self.routes.is_ours(address);
         let sockets = match (self.bind)(place, &filter, count, routed) {
@@ -243,7 +243,7 @@ impl Opener {
             other => other?,
         };
         let fail = |error| BindError::of(place, &error);
-        let binding = Binding::new(guard, permit);
+        let binding = Binding::new(hop_filter, permit);
         // Four thousand million changes of listeners later the first are long gone.
         self.number = self.number.wrapping_add(1);
         let number = self.number;

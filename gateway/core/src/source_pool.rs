@@ -1,4 +1,5 @@
-//! From which of the host's addresses an endpoint is dialled when one alone is not enough.
+//! The source-address pool: from which of the host's addresses an endpoint is dialled when the ports of one
+//! are used up.
 //!
 //! A connection is told from the others by addresses and ports of both ends, so one address of ours
 //! has at most so many connections to one endpoint as there are ports to dial from
@@ -9,9 +10,9 @@ use std::net::IpAddr;
 
 /// The host's own addresses, each with the link that it is on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sources(BTreeMap<IpAddr, u32>);
+pub struct SourcePool(BTreeMap<IpAddr, u32>);
 
-impl Sources {
+impl SourcePool {
     /// These addresses, by the number of their link (an interface's index). Those of Services are not
     /// among them: what answers to one of those might be sent to another gateway.
     pub fn new(own: impl IntoIterator<Item = (IpAddr, u32)>) -> Self {
@@ -49,7 +50,7 @@ mod tests {
 
     #[test]
     fn those_of_the_same_family_and_link_stand_in_the_next_one_first() {
-        let sources = Sources::new(
+        let pool = SourcePool::new(
             [
                 ("192.0.2.1", 2),
                 ("192.0.2.2", 2),
@@ -72,7 +73,7 @@ mod tests {
             ("2001:db8::2", &["2001:db8::1"]),
             ("203.0.113.7", &[]),
         ] {
-            let found: Vec<String> = sources
+            let found: Vec<String> = pool
                 .beside(usual.parse().unwrap())
                 .map(|address| address.to_string())
                 .collect();
