@@ -70,6 +70,9 @@ pub(crate) struct StandaloneArgs {
     /// Which node ports there are.
     #[command(flatten)]
     pub(crate) node_ports: NodePortArgs,
+    /// Which Services are ours.
+    #[command(flatten)]
+    pub(crate) class: ClassArgs,
     /// What every long-running command takes.
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
@@ -106,6 +109,12 @@ pub(crate) struct ControllerArgs {
         default_value = DEFAULT_NODE_PORTS
     )]
     pub(crate) node_port_range: NodePortRange,
+    /// Which Services are ours.
+    #[command(flatten)]
+    pub(crate) class: ClassArgs,
+    /// Take LoadBalancer Services without a loadBalancerClass, too
+    #[arg(long, env = "FAIRWAY_DEFAULT_CLASS")]
+    pub(crate) default_class: bool,
     /// Which cluster.
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
@@ -143,7 +152,7 @@ pub(crate) struct ApiServerArgs {
     pub(crate) context: Option<String>,
 }
 
-/// Where the cluster is, and what of it is ours.
+/// Where the cluster is, and what of it is Fairway's own.
 #[derive(Debug, Args)]
 pub(crate) struct ClusterArgs {
     /// Which API server.
@@ -157,9 +166,6 @@ pub(crate) struct ClusterArgs {
         default_value = "fairway-system"
     )]
     pub(crate) namespace: String,
-    /// Take LoadBalancer Services without a loadBalancerClass, too
-    #[arg(long, env = "FAIRWAY_DEFAULT_CLASS")]
-    pub(crate) default_class: bool,
 }
 
 /// Flags of every long-running command.
@@ -174,6 +180,11 @@ pub(crate) struct ProcessArgs {
     /// How to write the log
     #[arg(long, env = "FAIRWAY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
+}
+
+/// Which Services are ours. A gateway has no such flags: it serves what the controller has taken.
+#[derive(Debug, Args)]
+pub(crate) struct ClassArgs {
     /// The loadBalancerClass that is ours
     #[arg(long, env = "FAIRWAY_CLASS", value_name = "CLASS", default_value = DEFAULT_CLASS)]
     pub(crate) class: String,

@@ -1,13 +1,13 @@
 //! `fairway controller` and `fairway gateway`: each over an API server.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
 use fairway_config::view::{GatewayRow, PoolRow, Section, ServiceRow};
-use fairway_controller::kubernetes::{Connection, Identity, connect};
+use fairway_controller::kubernetes::{Connection, GatewayIdentity, GatewaySelfReport, connect};
 use fairway_controller::{
     Controller, Elector, KubernetesSettings, KubernetesStore, Onlooker, Reads, Snapshot,
     Store as _, Term,
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{ApiServerArgs, ControllerArgs, GatewayArgs, ProcessArgs};
+use crate::args::{ApiServerArgs, ControllerArgs, GatewayArgs};
 use crate::outcome::WrongConfiguration;
 use crate::process::{self, Process, Stop, Traffic};
 use crate::views::{Followed, Known};
@@ -32,9 +32,12 @@ pub(crate) fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
     let ControllerArgs {
         node_name,
         node_port_range,
+        class,
+        default_class,
         cluster,
         process: common,
     } = args;
+    let class: Arc<str> = class.class.into();
     process::run(&common, async |addresses| {
         let admin = addresses.admin.local_addr()?;
         let client = client(cluster.api_server).await?;
@@ -49,16 +52,16 @@ pub(crate) fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         let office = Office {
             client,
             store: KubernetesSettings {
-                class: common.class.as_str().into(),
-                default_class: cluster.default_class,
+                class: Arc::clone(&class),
+                default_class,
                 reads: Reads::Controller,
                 term: elector.term(),
                 namespace: cluster.namespace,
                 instance: name,
             },
             core: Settings {
-                class: common.class.as_str().into(),
-                default_class: cluster.default_class,
+                class: Arc::clone(&class),
+                default_class,
                 node_ports: node_port_range,
                 // What the API server allocates is what there is.
                 allocates_node_ports: false,
@@ -71,7 +74,13 @@ pub(crate) fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         // Gives the Lease back when the last decision is written.
         tasks.spawn(elector.run(sender, stop.rest.clone()));
         let process = Process::serve(campaign, None, recorder, addresses, stop, work, tasks)?;
-        started(&common, cluster.default_class, admin);
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            %class,
+            default_class,
+            %admin,
+            "started"
+        );
         Ok(process)
     })
 }
@@ -92,7 +101,7 @@ pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
         let traffic = Traffic {
             serve_node_ports: ServeNodePorts::UnlessNode,
             slices_are_known: true,
-            ..Traffic::new(traffic, &common.class, cluster.default_class)
+            ..Traffic::new(traffic)
         };
         let snapshot = state.as_deref().map(Snapshot::open).transpose();
         let snapshot = snapshot
@@ -100,8 +109,9 @@ pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
         let store = Arc::new(KubernetesStore::open(
             client,
             KubernetesSettings {
-                class: common.class.as_str().into(),
-                default_class: cluster.default_class,
+                // What the controller has taken is marked by it.
+                class: "".into(),
+                default_class: false,
                 reads: Reads::Gateway,
                 // A gateway writes nothing of Services.
                 term: Term::default(),
@@ -112,13 +122,15 @@ pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
         ));
         let name = Arc::clone(&traffic.name);
         let gateway = traffic.start(&store, addresses.all()?, stop.drain.clone())?;
-        let identity = Identity {
+        let identity = GatewayIdentity {
             namespace: cluster.namespace,
             name,
-            row: {
+            status: {
                 let (gateway, store) = (gateway.clone(), store.clone());
-                Arc::new(move || row(&gateway, &store))
+                let progress = Mutex::new(ControlProgress::default());
+                Arc::new(move || status(&gateway, &store, &progress))
             },
+            stopping: stop.drain.clone(),
         };
         let onlooker = Onlooker::default();
         let mut tasks = JoinSet::new();
@@ -137,17 +149,40 @@ pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
             JoinSet::new(),
             tasks,
         )?;
-        started(&common, cluster.default_class, admin);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), %admin, "started");
         Ok(process)
     })
 }
 
+/// After so long without any progress the control thread of a gateway counts as stuck.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// How far the control thread of a gateway was when it was last seen to have something to do.
+#[derive(Default)]
+struct ControlProgress(Option<(u64, Instant)>);
+
+impl ControlProgress {
+    /// Whether it has had changes to work in for long, and has worked in none of them.
+    fn is_stuck(&mut self, done: u64, told: u64, now: Instant) -> bool {
+        match self.0 {
+            _ if done >= told => self.0 = None,
+            Some((seen, since)) if seen == done => return now >= since + STUCK,
+            _ => self.0 = Some((done, now)),
+        }
+        false
+    }
+}
+
 /// How a gateway is, as the cluster is told.
-fn row(gateway: &Gateway, store: &KubernetesStore) -> GatewayRow {
+fn status(
+    gateway: &Gateway,
+    store: &KubernetesStore,
+    progress: &Mutex<ControlProgress>,
+) -> GatewaySelfReport {
     let row = gateway.row();
     let outstanding = store.outstanding();
     let why = Some(row.why.clone()).filter(|why| !why.is_empty());
-    GatewayRow {
+    let row = GatewayRow {
         ready: row.ready && outstanding.is_empty(),
         why: why
             .into_iter()
@@ -155,17 +190,17 @@ fn row(gateway: &Gateway, store: &KubernetesStore) -> GatewayRow {
             .collect::<Vec<_>>()
             .join("; "),
         ..row
-    }
-}
-
-fn started(common: &ProcessArgs, default_class: bool, admin: SocketAddr) {
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        class = common.class,
-        default_class,
-        %admin,
-        "started"
-    );
+    };
+    let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_stuck = progress.is_stuck(gateway.done(), store.sequence(), Instant::now());
+    let mut status = GatewaySelfReport::new(row, 0);
+    status.behind = is_stuck.then(|| {
+        format!(
+            "its control thread has worked in no change for {} s",
+            STUCK.as_secs()
+        )
+    });
+    status
 }
 
 /// Who asks the API server that the flags name.

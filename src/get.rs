@@ -142,10 +142,12 @@ fn services(view: &View, rows: &[ServiceRow]) -> String {
         "CLUSTER-IP",
         "EXTERNAL-IP",
         "PORT(S)",
+        "SERVING",
+        "ENDPOINTS",
         "AGE",
     ];
     if view.wide {
-        heading.extend(["ENDPOINTS", "STATUS"]);
+        heading.push("STATUS");
     }
     let rows = rows.iter().map(|row| {
         let mut cells = vec![
@@ -154,10 +156,16 @@ fn services(view: &View, rows: &[ServiceRow]) -> String {
             none_if_empty(row.cluster_ips.first().cloned().unwrap_or_default()),
             external(row),
             none_if_empty(join(row.ports.iter().map(port))),
+            match (row.serving, row.gateways) {
+                (Some(serving), Some(gateways)) => format!("{serving}/{gateways}"),
+                _ => "-".to_owned(),
+            },
+            // What no gateway of ours serves has no endpoints that are known here.
+            row.endpoints
+                .map_or_else(|| "-".to_owned(), |count| count.to_string()),
             view.age(&row.created),
         ];
         if view.wide {
-            cells.push(row.endpoints.to_string());
             cells.push(status(row));
         }
         (row.namespace.clone(), cells)
@@ -366,10 +374,21 @@ fn status(row: &ServiceRow) -> String {
     if let Some(problem) = &row.source_problem {
         return format!("SourceUnreadable: {problem}");
     }
-    row.conditions
-        .iter()
-        .find(|it| conditions::is_trouble(&it.kind, it.status == "True"))
-        .map_or_else(|| "OK".to_owned(), said)
+    let mut trouble = row.conditions.iter();
+    if let Some(condition) =
+        trouble.find(|it| conditions::is_trouble(&it.kind, it.status == "True"))
+    {
+        return said(condition);
+    }
+    let mut conditions = row.conditions.iter();
+    let is_programmed = conditions.any(|it| it.kind == conditions::PROGRAMMED);
+    match row.serving {
+        Some(0) => "NotServed: no gateway that is known here serves it".to_owned(),
+        Some(_) => "OK".to_owned(),
+        None if is_programmed => "OK".to_owned(),
+        // Nobody has said that anybody serves it.
+        None => "-".to_owned(),
+    }
 }
 
 fn said(condition: &ConditionRow) -> String {

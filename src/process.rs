@@ -63,15 +63,13 @@ pub(crate) struct Traffic {
     pub(crate) udp_flows: Option<u32>,
     pub(crate) udp_offload: bool,
     pub(crate) io_uring: bool,
-    pub(crate) class: Arc<str>,
-    pub(crate) default_class: bool,
     pub(crate) allow_loopback: bool,
     pub(crate) name_server: Option<SocketAddr>,
 }
 
 impl Traffic {
     /// What the flags say.
-    pub(crate) fn new(args: TrafficArgs, class: &str, default_class: bool) -> Self {
+    pub(crate) fn new(args: TrafficArgs) -> Self {
         Self {
             name: args.node_name.unwrap_or_else(host_name).into(),
             node_addresses: args.node_address,
@@ -85,8 +83,6 @@ impl Traffic {
             udp_flows: args.udp_flows,
             udp_offload: !args.no_udp_offload,
             io_uring: !args.no_io_uring,
-            class: class.into(),
-            default_class,
             allow_loopback: args.allow_loopback_endpoints,
             name_server: args.name_server,
         }
@@ -105,8 +101,6 @@ impl Traffic {
             zone: None,
             forward_to: self.forward_to,
             slices_are_known: self.slices_are_known,
-            class: self.class,
-            default_class: self.default_class,
             allow_loopback: self.allow_loopback,
             admin: own,
             serve_node_ports: self.serve_node_ports,
@@ -125,7 +119,7 @@ impl Traffic {
         };
         let reports = {
             let (store, name) = (store.clone(), self.name.clone());
-            Arc::new(move |reports| store.report(&name, reports))
+            Arc::new(move |said| store.report(&name, said))
         };
         Ok(Gateway::start(settings, store.subscribe(), reports, drain)?)
     }

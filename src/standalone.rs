@@ -19,6 +19,7 @@ pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
         manifests,
         state,
         node_ports,
+        class,
         process: common,
         traffic,
     } = *args;
@@ -29,7 +30,8 @@ pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
             state: state.clone(),
             addresses,
             node_ports: node_ports.node_port_range,
-            traffic: Traffic::new(traffic, &common.class, true),
+            class: class.class.as_str().into(),
+            traffic: Traffic::new(traffic),
         })?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -48,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) state: PathBuf,
     pub(crate) addresses: Addresses,
     pub(crate) node_ports: NodePortRange,
+    /// The loadBalancerClass that is ours; those without one are, too.
+    pub(crate) class: Arc<str>,
     pub(crate) traffic: Traffic,
 }
 
@@ -58,6 +62,7 @@ pub(crate) fn start(settings: Settings) -> anyhow::Result<Process> {
         state,
         addresses,
         node_ports,
+        class,
         traffic,
     } = settings;
     let recorder = process::recorder()?;
@@ -77,7 +82,7 @@ pub(crate) fn start(settings: Settings) -> anyhow::Result<Process> {
     let (controller, handle) = Controller::new(
         store.clone(),
         fairway_controller_core::Settings {
-            class: Arc::clone(&traffic.class),
+            class,
             default_class: true,
             node_ports,
             allocates_node_ports: true,

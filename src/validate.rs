@@ -219,6 +219,7 @@ fn pending(objects: &[Located], node_ports: NodePortRange) -> Vec<Problem> {
                         held: Held::default(),
                         status: Status::default(),
                         version: 1,
+                        revision: 0,
                         first_seen: Timestamp::default(),
                         source: None,
                         source_problem: None,
@@ -247,6 +248,7 @@ fn pending(objects: &[Located], node_ports: NodePortRange) -> Vec<Problem> {
         synced: true,
         sequence: 0,
         since: None,
+        revision: 0,
     });
     let mut problems = Vec::new();
     for write in state.settle(Timestamp::default()) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::conditions;
-use fairway_config::exchange::{ClaimKind, ListenerState};
+use fairway_config::exchange::{ClaimKind, ListenerState, Report};
 use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
 use fairway_config::service::ServiceType;
@@ -29,6 +29,10 @@ pub(crate) trait Known: Send + Sync {
     fn gateways(&self) -> Vec<GatewayRow>;
     /// Why a Service has what it has; nothing where that is not known here.
     fn explain(&self, service: &ServiceName) -> Option<Vec<Section>>;
+    /// Whether this process decides, and is told by gateways how they are.
+    fn decides(&self) -> bool {
+        true
+    }
     /// What is counted, where this process decides.
     fn counts(&self) -> Option<Counts>;
     /// What is held back now, and why.
@@ -102,6 +106,10 @@ impl<S: Store> Known for Followed<S> {
         Vec::new()
     }
 
+    fn decides(&self) -> bool {
+        false
+    }
+
     fn explain(&self, service: &ServiceName) -> Option<Vec<Section>> {
         let mut rows = self.onlooker.services().into_iter();
         let row = rows.find(|row| {
@@ -134,6 +142,12 @@ impl<S: Store> Known for Followed<S> {
         // Nothing is decided here.
         u64::MAX
     }
+}
+
+/// Whether this process' gateway takes traffic at every place that it has for a Service.
+fn is_served(report: &Report) -> bool {
+    let mut listeners = report.listeners.iter();
+    listeners.len() > 0 && listeners.all(|it| it.state == ListenerState::Listening)
 }
 
 /// What the controller has told of a Service, as far as people ask a gateway for it.
@@ -230,7 +244,19 @@ impl Views for Whole {
     }
 
     fn services(&self) -> Vec<ServiceRow> {
-        self.known.services()
+        let mut rows = self.known.services();
+        // Where this process decides it knows what all gateways say.
+        if let Some(gateway) = self.gateway.as_ref().filter(|_| !self.known.decides()) {
+            for row in &mut rows {
+                let name = ServiceName::new(&*row.namespace, &*row.name);
+                if let Some(report) = gateway.report(&name) {
+                    row.serving = Some(usize::from(is_served(&report)));
+                    row.gateways = Some(1);
+                    row.endpoints = Some(report.eligible_endpoints);
+                }
+            }
+        }
+        rows
     }
 
     fn endpoints(&self) -> Vec<EndpointRow> {

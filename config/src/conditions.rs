@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `fairway.dev/AddressAssigned` | LoadBalancer Services that are ours | `Assigned` | why an address is missing: `RequestUnreadable`, `NoPools`, `NoSuchPool`, `PoolNotUsable`, `PoolExhausted`, `QuotaExceeded`, `NotSelected`, `NotAutoAssigned`, `NoAddressOfFamily`, `AddressInNoPool`, `AddressNotInPool`, `AddressHeld`, `NodeAddress`, `SharingPortClash`, `SharingWithoutConsent`, `FamilyNotWanted`, `DualStackUnavailable` |
 //! | `fairway.dev/NodePortsAllocated` | Services that want node ports, where Fairway allocates them or asks for them | `Allocated` | `NodePortUnreadable`, `NodePortOutOfRange`, `NodePortHeld`, `NodePortUsedTwice`, `NodePortsExhausted`, `NodePortsRefused` |
-//! | `fairway.dev/Programmed` | Services of which a gateway has reported listeners | `Programmed`: every one takes traffic | the reason of the first listener that can't |
+//! | `fairway.dev/Programmed` | Services that gateways are to serve | `Programmed`: a gateway that is alive takes traffic for every port of the Service as it is now | `NoGateway`, `GatewayBehind`, `NoEndpoints`, `EndpointsUnreachable`, `AddressNotAssigned`, `NodePortNotAllocated`, `ForwardingNode`, `UnsupportedProtocol`, or the reason of a listener that can't stand on a gateway |
 //! | `fairway.dev/OutOfPool` | Services that hold an address which no pool would give them now | `OutOfPool`, `PoolNotUsable`, `NotSelected`, `NodeAddress` | never written |
 //! | `fairway.dev/Accepted` | Services with something well-formed and wrong | never written | the reason of the first notice |
 //! | `fairway.dev/SourceCurrent` | Services whose source can't be read | never written | `SourceUnreadable` |
@@ -18,7 +18,7 @@
 pub const ADDRESS_ASSIGNED: &str = "fairway.dev/AddressAssigned";
 /// Whether a Service has the node ports that it wants.
 pub const NODE_PORTS_ALLOCATED: &str = "fairway.dev/NodePortsAllocated";
-/// Whether every listener for a Service takes traffic, on every gateway that has reported.
+/// Whether a live gateway takes traffic for every port of a Service.
 pub const PROGRAMMED: &str = "fairway.dev/Programmed";
 /// True: a Service keeps an address that no pool would give it now.
 pub const OUT_OF_POOL: &str = "fairway.dev/OutOfPool";

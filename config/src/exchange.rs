@@ -5,7 +5,7 @@
 //! whom they concern. A change carries the whole new object, so a later one of the same object
 //! makes an earlier one superfluous, and a store may drop it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,6 +35,9 @@ pub struct Batch {
     /// also where this is what the controller decided on it. Nothing where nobody changed anything:
     /// at the start, or where a gateway said something.
     pub since: Option<Instant>,
+    /// Every change of a Service up to this revision of the store has been delivered, with this batch
+    /// or before it; 0 where the store has no revisions.
+    pub revision: u64,
 }
 
 /// One object is now so, or is gone.
@@ -54,9 +57,9 @@ pub enum Change {
     Secret(NamespacedName, Option<Arc<TlsSecret>>),
     /// What a gateway says of a Service; nothing: it has nothing to say any more.
     Report(ServiceName, ClusterName, Option<Arc<Report>>),
-    /// What a gateway says of itself, where gateways are processes of their own. Of a Service it
-    /// then reports only what people should know: no failure is a good report.
-    Gateway(ClusterName, Option<Arc<GatewayRow>>),
+    /// How a gateway is that is a process of its own; nothing: there is no word of it any more. Of
+    /// the Services it then reports those alone that are not well: see [`GatewayProgress`].
+    Gateway(ClusterName, Option<Arc<GatewayStatus>>),
 }
 
 /// A Service and everything the store knows of it.
@@ -68,6 +71,10 @@ pub struct StoredService {
     pub held: Held,
     /// What was written to `status`, as far as it is Fairway's.
     pub status: Status,
+    /// Since which revision of the store it has been for gateways as it is now: a number that grows
+    /// with every change (`metadata.resourceVersion`, KEP-5504). 0 in a store of this process, whose
+    /// gateway says what it has programmed by [`Report::applied`].
+    pub revision: u64,
     /// Counts the writes of this object; a [`Write`] names the one it was made from.
     pub version: u64,
     /// When the store first saw it: stands in for a missing creation time.
@@ -296,11 +303,90 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
+/// A gateway that is a process of its own, as far as the store has heard of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatewayStatus {
+    /// What people are shown of it.
+    pub row: GatewayRow,
+    /// Which Services it vouches for.
+    pub progress: GatewayProgress,
+    /// How many endpoints it can send traffic to, of the Services of which it had room to say so.
+    pub endpoints: Arc<EndpointCounts>,
+}
+
+/// Which Services a gateway vouches for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GatewayProgress {
+    /// It has been stopped, is stopping, or has not been heard of for too long.
+    Gone,
+    /// It lives, and nothing it says of Services can be relied on.
+    Behind {
+        /// Why, a sentence.
+        why: String,
+    },
+    /// It has programmed every Service as it was at this revision of the store. Of those that are
+    /// not well there is a [`Report`] each; every other one takes traffic at every port.
+    Applied {
+        /// See [`StoredService::revision`].
+        revision: u64,
+        /// It has said so since this process began to listen: what was found at the start may be
+        /// older than the objects that were found.
+        since_start: bool,
+        /// Namespaces of which it had no room to report everything: there, silence says nothing.
+        untold: BTreeSet<Arc<str>>,
+    },
+}
+
+/// How many endpoints there are of each Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointCounts(BTreeMap<Arc<str>, BTreeMap<Box<str>, u32>>);
+
+impl EndpointCounts {
+    /// That of one Service, where it is known.
+    pub fn get(&self, service: &ServiceName) -> Option<u32> {
+        let of_namespace = self.0.get(&service.namespace)?;
+        of_namespace.get(&*service.name).copied()
+    }
+}
+
+impl FromIterator<(ServiceName, u32)> for EndpointCounts {
+    fn from_iter<T: IntoIterator<Item = (ServiceName, u32)>>(all: T) -> Self {
+        let mut counts = Self::default();
+        for (service, count) in all {
+            let of_namespace = counts.0.entry(service.namespace).or_default();
+            of_namespace.insert(service.name.as_ref().into(), count);
+        }
+        counts
+    }
+}
+
+/// What a gateway says at a time.
+#[derive(Clone, Debug, Default)]
+pub struct ReportBatch {
+    /// Of which Services there is something new to say; nothing: there is nothing to say any more.
+    pub reports: Vec<(ServiceName, Option<Arc<Report>>)>,
+    /// Up to which revision of the store everything is programmed ([`Batch::revision`]), and all that
+    /// is wrong with it said, with this batch or before it.
+    pub revision: u64,
+}
+
+/// The form of a Service that a gateway has programmed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AppliedService {
+    /// What was asked for.
+    pub service: Arc<Service>,
+    /// What it held.
+    pub held: Held,
+}
+
 /// What a gateway says of one Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// The gateway that says it.
     pub gateway: ClusterName,
+    /// What its listeners were programmed from. Nothing where the report comes from another process:
+    /// then it lists only what is not well, and [`GatewayProgress`] says what it is of.
+    pub applied: Option<AppliedService>,
     /// Each listener that it should have for the Service, and how it is.
     pub listeners: Vec<ListenerReport>,
     /// Endpoints that it must not dial, and why.

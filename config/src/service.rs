@@ -65,6 +65,21 @@ pub struct Service {
     pub notices: Vec<Notice>,
 }
 
+impl Service {
+    /// Whether gateways do the same for both forms of a Service: they differ at most in labels, in
+    /// what is said to people, and in what only the controller looks at.
+    pub fn is_served_alike(&self, other: &Self) -> bool {
+        let essence = |service: &Self| Self {
+            labels: BTreeMap::new(),
+            status_addresses: Vec::new(),
+            external_ips: Vec::new(),
+            notices: Vec::new(),
+            ..service.clone()
+        };
+        std::ptr::eq(self, other) || self == other || essence(self) == essence(other)
+    }
+}
+
 /// `spec.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ServiceType {

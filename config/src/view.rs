@@ -45,8 +45,15 @@ pub struct ServiceRow {
     pub ports: Vec<PortRow>,
     /// `metadata.creationTimestamp`, else when it was first seen; RFC 3339.
     pub created: String,
-    /// How many endpoints traffic can go to.
-    pub endpoints: usize,
+    /// How many endpoints traffic can go to, over all ports; nothing: not known here.
+    #[serde(default)]
+    pub endpoints: Option<usize>,
+    /// How many gateways serve every port of it as it is now; nothing: that is not for Fairway to say.
+    #[serde(default)]
+    pub serving: Option<usize>,
+    /// How many gateways are alive, as far as is known here.
+    #[serde(default)]
+    pub gateways: Option<usize>,
     /// Its conditions.
     pub conditions: Vec<ConditionRow>,
     /// Where it comes from.

@@ -57,6 +57,8 @@ struct State {
     closed: bool,
     /// Counts what was told.
     sequence: u64,
+    /// See [`Batch::revision`].
+    revision: u64,
     /// A gateway has said something.
     reported: bool,
     subscribers: Vec<Arc<Subscriber>>,
@@ -73,6 +75,8 @@ struct Waiting {
     changes: BTreeMap<Subject, Change>,
     synced: bool,
     sequence: u64,
+    /// See [`Batch::revision`].
+    revision: u64,
     /// See [`Batch::since`].
     since: Option<Instant>,
     /// It has been told everything there was: what comes now are changes.
@@ -93,7 +97,7 @@ impl Feed {
             return;
         }
         state.sequence += 1;
-        let (synced, sequence) = (state.synced, state.sequence);
+        let (synced, sequence, revision) = (state.synced, state.sequence, state.revision);
         for change in &changes {
             state.reported |= matches!(change, Change::Report(..));
             let (subject, there) = Subject::of(change);
@@ -110,6 +114,7 @@ impl Feed {
             let mut waiting = lock(&subscriber.waiting);
             waiting.synced = synced;
             waiting.sequence = sequence;
+            waiting.revision = revision;
             waiting.due = true;
             if waiting.started {
                 waiting.since = waiting.since.into_iter().chain(since).min();
@@ -122,6 +127,12 @@ impl Feed {
             drop(waiting);
             subscriber.wake.notify_one();
         }
+    }
+
+    /// Every change of a Service up to this revision of the store is published, but for what is about
+    /// to be.
+    pub(crate) fn reach(&self, revision: u64) {
+        lock(&self.state).revision = revision;
     }
 
     /// Whether everything there is has been told.
@@ -149,6 +160,7 @@ impl Feed {
                 changes: state.latest.clone(),
                 synced: state.synced,
                 sequence: state.sequence,
+                revision: state.revision,
                 since: None,
                 started: false,
                 due: state.synced || !state.latest.is_empty(),
@@ -197,6 +209,7 @@ async fn deliver(subscriber: Arc<Subscriber>, sender: mpsc::Sender<Batch>) {
                 synced: waiting.synced,
                 sequence: waiting.sequence,
                 since: waiting.since.take(),
+                revision: waiting.revision,
             });
         }
         if waiting.closed {

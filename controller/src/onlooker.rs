@@ -43,9 +43,10 @@ impl Onlooker {
         }
     }
 
-    /// Rows for `get services`, ordered by namespace and name.
+    /// Rows for `get services`, ordered by namespace and name, without what gateways say.
     pub fn services(&self) -> Vec<ServiceRow> {
-        lock(&self.0).rows.services()
+        let seen = lock(&self.0);
+        seen.rows.services().map(|(_, row)| row).collect()
     }
 
     /// Rows for `get pools`, ordered by name. What is used of them is the controller's to say.

@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fairway_config::exchange::{Change, ConditionMap, Report, StoredService};
+use fairway_config::exchange::{Change, ConditionMap, GatewayStatus, StoredService};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::view::{ConditionRow, GatewayRow, PortRow, ServiceRow};
 
-/// The Services there are, and what gateways say of them.
+/// The Services and the gateways there are.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
     services: BTreeMap<ServiceName, Arc<StoredService>>,
-    reports: BTreeMap<ServiceName, Arc<Report>>,
-    gateways: BTreeMap<ClusterName, Arc<GatewayRow>>,
+    gateways: BTreeMap<ClusterName, Arc<GatewayStatus>>,
 }
 
 impl Rows {
@@ -25,14 +24,8 @@ impl Rows {
             Change::Service(name, None) => {
                 self.services.remove(name);
             }
-            Change::Report(name, _, Some(report)) => {
-                self.reports.insert(name.clone(), Arc::clone(report));
-            }
-            Change::Report(name, _, None) => {
-                self.reports.remove(name);
-            }
-            Change::Gateway(name, Some(row)) => {
-                self.gateways.insert(Arc::clone(name), Arc::clone(row));
+            Change::Gateway(name, Some(status)) => {
+                self.gateways.insert(Arc::clone(name), Arc::clone(status));
             }
             Change::Gateway(name, None) => {
                 self.gateways.remove(name);
@@ -43,20 +36,17 @@ impl Rows {
 
     /// Rows for `get gateways`, of gateways that are processes of their own.
     pub(crate) fn gateways(&self) -> Vec<GatewayRow> {
-        self.gateways.values().map(|row| (**row).clone()).collect()
+        self.gateways.values().map(|it| it.row.clone()).collect()
     }
 
-    /// Rows for `get services`, ordered by namespace and name.
-    pub(crate) fn services(&self) -> Vec<ServiceRow> {
-        let rows = self.services.iter().map(|(name, stored)| {
-            let report = self.reports.get(name);
-            service_row(stored, report.map_or(0, |it| it.eligible_endpoints))
-        });
-        rows.collect()
+    /// Rows for `get services`, ordered by namespace and name, without what gateways say.
+    pub(crate) fn services(&self) -> impl Iterator<Item = (&ServiceName, ServiceRow)> {
+        let rows = self.services.iter();
+        rows.map(|(name, stored)| (name, service_row(stored)))
     }
 }
 
-fn service_row(stored: &StoredService, endpoints: usize) -> ServiceRow {
+fn service_row(stored: &StoredService) -> ServiceRow {
     let service = &stored.service;
     ServiceRow {
         namespace: service.name.namespace.to_string(),
@@ -84,7 +74,9 @@ fn service_row(stored: &StoredService, endpoints: usize) -> ServiceRow {
             })
             .collect(),
         created: service.created.unwrap_or(stored.first_seen).to_string(),
-        endpoints,
+        endpoints: None,
+        serving: None,
+        gateways: None,
         conditions: condition_rows(&stored.status.conditions),
         source: stored.source.as_deref().map(str::to_owned),
         source_problem: stored.source_problem.clone(),

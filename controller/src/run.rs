@@ -85,7 +85,10 @@ impl<S: Store> Controller<S> {
     /// for.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
-            let retry_at = lock(&self.shared).missed.next();
+            let (retry_at, has_more) = {
+                let shared = lock(&self.shared);
+                (shared.missed.next(), shared.state.has_more())
+            };
             let retry = async {
                 match retry_at {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -94,12 +97,15 @@ impl<S: Store> Controller<S> {
             };
             let began = Instant::now();
             let (writes, taken, since) = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 batch = self.batches.recv() => {
                     let Some(batch) = batch else { return };
                     (self.take(&batch), Some(batch.sequence), batch.since)
                 }
                 () = retry => (self.plan_again(), None, self.unwritten.take()),
+                // What was left for later, when nothing else is to be done.
+                () = std::future::ready(()), if has_more => (self.plan_more(), None, None),
             };
             self.write(writes, since).await;
             if let Some(sequence) = taken {
@@ -117,6 +123,10 @@ impl<S: Store> Controller<S> {
         }
         shared.state.apply(batch);
         shared.state.settle(now())
+    }
+
+    fn plan_more(&self) -> Vec<Write> {
+        lock(&self.shared).state.settle(now())
     }
 
     fn plan_again(&self) -> Vec<Write> {
@@ -211,7 +221,17 @@ impl Shared {
 impl<S: Store> Handle<S> {
     /// Rows for `get services`, ordered by namespace and name.
     pub fn services(&self) -> Vec<ServiceRow> {
-        lock(&self.shared).rows.services()
+        let shared = lock(&self.shared);
+        let rows = shared.rows.services().map(|(name, row)| {
+            let traffic = shared.state.traffic(name);
+            ServiceRow {
+                endpoints: traffic.and_then(|it| it.endpoints),
+                serving: traffic.map(|it| it.serving),
+                gateways: traffic.map(|it| it.gateways),
+                ..row
+            }
+        });
+        rows.collect()
     }
 
     /// Rows for `get pools`, in the order in which pools are tried.

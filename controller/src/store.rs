@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::time::Instant;
 
-use fairway_config::exchange::{Batch, Report, Write};
-use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::exchange::{Batch, ReportBatch, Write};
+use fairway_config::names::ClusterName;
 use fairway_config::problem::Problem;
 use tokio::sync::mpsc;
 
@@ -32,8 +32,8 @@ pub trait Store: Send + Sync + 'static {
         since: Option<Instant>,
     ) -> impl Future<Output = Vec<WriteOutcome>> + Send;
 
-    /// Takes what a gateway says of Services; it comes back as `Change::Report`.
-    fn report(&self, gateway: &ClusterName, reports: Vec<(ServiceName, Option<Report>)>);
+    /// Takes what a gateway says; it comes back as `Change::Report`.
+    fn report(&self, gateway: &ClusterName, said: ReportBatch);
 
     /// How much has been told so far: the `sequence` of the batch that a subscriber gets who is
     /// not behind.

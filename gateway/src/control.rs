@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use fairway_config::exchange::{Batch, Report, Unlisted};
+use fairway_config::exchange::{AppliedService, Batch, Report, ReportBatch, Unlisted};
 use fairway_config::names::ServiceName;
 use fairway_config::net::Protocol;
 use fairway_config::service::Notice;
@@ -75,8 +75,12 @@ pub(crate) struct Control {
     source_pool: Option<u64>,
     /// The sequence of the last batch that was taken in.
     taken: u64,
+    /// Up to which revision of the store that was.
+    revision: u64,
+    /// And which one was last said.
+    said_revision: u64,
     /// Reports that are still to be said.
-    unsent: BTreeMap<ServiceName, Option<Report>>,
+    unsent: BTreeMap<ServiceName, Option<Arc<Report>>>,
     sent: BTreeMap<ServiceName, Arc<Report>>,
     /// Told where connections are not to have their time to drain.
     cut: CancellationToken,
@@ -144,6 +148,8 @@ impl Control {
             links: host::Addresses::new(),
             source_pool: None,
             taken: 0,
+            revision: 0,
+            said_revision: 0,
             unsent: BTreeMap::new(),
             sent: BTreeMap::new(),
             cut,
@@ -216,8 +222,14 @@ impl Control {
                     self.report(touched);
                 }
             }
-            if !self.unsent.is_empty() {
-                reports(std::mem::take(&mut self.unsent).into_iter().collect());
+            // Together: what is wrong with a Service is said before it counts as applied.
+            let revision = if self.synced { self.revision } else { 0 };
+            if !self.unsent.is_empty() || self.said_revision != revision {
+                self.said_revision = revision;
+                reports(ReportBatch {
+                    reports: std::mem::take(&mut self.unsent).into_iter().collect(),
+                    revision,
+                });
             }
             if self.synced {
                 self.published.set_done(self.taken);
@@ -255,12 +267,14 @@ impl Control {
         let mut synced = first.synced;
         let mut since = first.since;
         self.taken = first.sequence;
+        self.revision = first.revision;
         self.builder.apply(&first);
         for _ in 1..COALESCED {
             let Ok(batch) = more.try_recv() else { break };
             synced |= batch.synced;
             since = since.into_iter().chain(batch.since).min();
             self.taken = batch.sequence;
+            self.revision = batch.revision;
             self.builder.apply(&batch);
         }
         // Nothing is decided before everything is there.
@@ -334,6 +348,7 @@ impl Control {
             updates.push((service, wanted));
         }
         services.extend(self.programmer.apply(updates).await);
+        services.extend(self.builder.take_reapplied());
         self.report(services);
         programmed
     }
@@ -515,8 +530,14 @@ impl Control {
             let mut listeners = self.programmer.listeners(&service);
             self.dials
                 .mark(&service, &served.ports, &mut listeners, &self.shared.clock);
+            listeners.extend(route.lost.iter().cloned());
+            let stored = self.builder.stored(&service);
             let report = Arc::new(Report {
                 gateway: self.settings.name.clone(),
+                applied: stored.map(|stored| AppliedService {
+                    service: Arc::clone(&stored.service),
+                    held: stored.held.clone(),
+                }),
                 listeners,
                 refused_endpoints: route.refused.clone(),
                 eligible_endpoints: route.ports.iter().map(|p| p.endpoints.eligible.len()).sum(),
@@ -530,9 +551,8 @@ impl Control {
             };
             self.published.set(&service, shown);
             if self.sent.get(&service) != Some(&report) {
-                let said = Report::clone(&report);
-                self.sent.insert(service.clone(), report);
-                self.unsent.insert(service, Some(said));
+                self.sent.insert(service.clone(), report.clone());
+                self.unsent.insert(service, Some(report));
             }
         }
     }

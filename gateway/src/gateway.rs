@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairway_config::exchange::{Batch, ListenerState};
+use fairway_config::exchange::{Batch, ListenerState, Report};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::time::Timestamp;
 use fairway_config::view::{EndpointRow, GatewayRow, ListenerRow, Section};
@@ -210,6 +210,11 @@ impl Gateway {
                 sentences,
             },
         ]
+    }
+
+    /// What there is to say of a Service; nothing where the gateway does not serve it.
+    pub fn report(&self, service: &ServiceName) -> Option<Arc<Report>> {
+        Some(self.published.get(service)?.report.clone())
     }
 
     /// The ports that are served, each with its Service, for metrics.

@@ -41,6 +41,7 @@ async fn send(running: &Running, changes: Vec<Change>, age: Option<Duration>) {
         synced: true,
         sequence: 0,
         since,
+        revision: 0,
     };
     running.objects.send(batch).await.unwrap();
 }

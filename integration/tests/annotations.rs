@@ -105,8 +105,6 @@ impl World {
             zone: None,
             forward_to: ForwardTo::Endpoints,
             slices_are_known: false,
-            class: "fairway.dev/gateway".into(),
-            default_class: true,
             allow_loopback: false,
             admin: Vec::new(),
             serve_node_ports: ServeNodePorts::Always,
@@ -162,6 +160,7 @@ impl World {
                 synced: true,
                 sequence: rounds,
                 since: None,
+                revision: 0,
             };
             self.state.apply(&batch);
             self.builder.apply(&batch);
@@ -202,6 +201,7 @@ impl World {
             held,
             status,
             version: self.counter,
+            revision: 0,
             first_seen: Timestamp(0),
             source: None,
             source_problem: None,

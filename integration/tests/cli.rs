@@ -123,7 +123,7 @@ fn get_prints_tables_and_json_and_yaml() -> Result<()> {
     let tables = [
         (
             "services",
-            "NAMESPACE NAME TYPE CLUSTER-IP EXTERNAL-IP PORT(S) AGE",
+            "NAMESPACE NAME TYPE CLUSTER-IP EXTERNAL-IP PORT(S) SERVING ENDPOINTS AGE",
         ),
         ("endpoints", "NAMESPACE SERVICE PORT ENDPOINT STATE"),
         ("pools", "NAME TOTAL USED AVAILABLE"),

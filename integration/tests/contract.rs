@@ -70,7 +70,7 @@ fn a_service_of_another_class_stays_untouched_to_the_byte() -> Result<()> {
     // Services are heard of in the order of their changes.
     it.service("ours", "ports: [{port: 80}]")?;
     it.address("ours")?;
-    it.says("ours", "fairway.dev/Programmed", &["True"])?;
+    it.says("ours", "fairway.dev/Programmed", &["False NoEndpoints"])?;
     for (name, before) in ["theirs", "changes"].into_iter().zip(before) {
         let (before, now) = (before?, it.get(name)?);
         ensure!(now == before, "{before} is {now}");

@@ -32,7 +32,7 @@ tests![
 fn running(it: &Installed<'_>) -> Result<(Fairway, Fairway)> {
     it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
     let controller = it.controller("controller-1", &["--default-class"])?;
-    Ok((controller, it.gateway(&["--default-class"])?))
+    Ok((controller, it.gateway(&[])?))
 }
 
 /// The Service `shop/NAME`, which is forwarded to node ports.
@@ -290,7 +290,7 @@ impl Edges {
         it.cluster.attach(&visitor)?;
         let gateway = |n: usize| {
             let worker: &Worker = workers.get(n).context("two workers")?;
-            it.gateway_on(&worker.host, &worker.name, &["--default-class"])
+            it.gateway_on(&worker.host, &worker.name, &[])
         };
         let gateways = [gateway(0)?, gateway(1)?];
         Ok(Self {

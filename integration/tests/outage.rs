@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use fairway_integration::cluster::{Cluster, Component};
 use fairway_integration::fairway::Fairway;
-use fairway_integration::in_cluster::{DEFAULT_CLASS, Installed, Web};
+use fairway_integration::in_cluster::{Installed, Web};
 use fairway_integration::site::server;
 use fairway_integration::{clients, tests, wait};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -47,7 +47,7 @@ impl<'a> Shop<'a> {
         let controller = it.controlled()?;
         let web = it.web()?;
         let folder = state.path().to_str().context("no UTF-8")?;
-        let gateway = it.gateway(&[DEFAULT_CLASS, "--state", folder])?;
+        let gateway = it.gateway(&["--state", folder])?;
         it.answers(web.ip, 80, Some("a"))?;
         until_written(state.path(), &web)?;
         Ok(Self {
@@ -168,11 +168,8 @@ fn without_a_snapshot_a_gateway_says_what_it_waits_for() -> Result<()> {
     let web = it.web()?;
     let account = it.account("fairway-gateway")?;
     cluster.stop_component(Component::ApiServer)?;
-    let mut gateway = Fairway::member(&it.site.edge, "gateway", &account)?.arguments(&[
-        "--node-name",
-        "edge-1",
-        DEFAULT_CLASS,
-    ]);
+    let mut gateway =
+        Fairway::member(&it.site.edge, "gateway", &account)?.arguments(&["--node-name", "edge-1"]);
     gateway.launch()?;
     for plural in ["nodes", "addresspools", "services", "endpointslices"] {
         wait::until_some(&format!("it says that it waits for {plural}"), || {

@@ -50,11 +50,11 @@ fn waits_for(process: &Fairway, resource: &str) -> Result<()> {
 /// One that is not ready, and will not be for a while.
 fn member(it: &Installed<'_>, command: &'static str) -> Result<Fairway> {
     let account = it.account(&format!("fairway-{command}"))?;
-    let mut member = Fairway::member(&it.site.edge, command, &account)?.arguments(&[
-        "--node-name",
-        "edge-1",
-        DEFAULT_CLASS,
-    ]);
+    let mut member =
+        Fairway::member(&it.site.edge, command, &account)?.arguments(&["--node-name", "edge-1"]);
+    if command == "controller" {
+        member = member.arguments(&[DEFAULT_CLASS]);
+    }
     member.launch()?;
     Ok(member)
 }
@@ -204,7 +204,7 @@ fn a_gateway_that_joins_or_goes_writes_to_no_service() -> Result<()> {
     let before = versions()?;
     let host = Host::new("edge-2")?;
     cluster.attach(&host)?;
-    let mut second = it.gateway_on(&host, "edge-2", &[DEFAULT_CLASS])?;
+    let mut second = it.gateway_on(&host, "edge-2", &[])?;
     gateways(&[("edge-1", true), ("edge-2", true)])?;
     let row = it.controller.list("gateways")?[1].clone();
     ensure!(row["version"] == env!("CARGO_PKG_VERSION"), "{row}");

@@ -119,7 +119,7 @@ fn kubectl_shows_a_service_that_is_well() -> Result<()> {
     let it = Installed::new(&cluster)?;
     let _servers = named(&it.site.farm, &[("a", (server(0), 80).into())])?;
     let controller = it.controller("controller-1", &["--default-class"])?;
-    let _gateway = it.gateway(&["--default-class"])?;
+    let _gateway = it.gateway(&[])?;
     knows_a_gateway(&controller)?;
     it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
     cluster.node("node-a", &[server(9)], &[])?;
@@ -164,7 +164,7 @@ fn kubectl_shows_a_service_with_a_port_that_is_taken() -> Result<()> {
     let _other = echo(&it.site.edge, ([0, 0, 0, 0], 8080).into())?;
     let controller = it.controller("controller-1", &["--default-class"])?;
     // Steered, it would not be in the way.
-    let _gateway = it.gateway(&["--default-class", "--no-steering"])?;
+    let _gateway = it.gateway(&["--no-steering"])?;
     knows_a_gateway(&controller)?;
     it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
     cluster.node("node-a", &[server(9)], &[])?;

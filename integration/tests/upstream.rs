@@ -88,8 +88,7 @@ fn without_endpoints_connections_are_refused_and_nothing_answers() -> Result<()>
     all_answer()?;
     cluster.set_pod_ready("shop", "web-2", false)?;
     all_refuse()?;
-    // It is as it should be, not failed.
-    it.says("web", "fairway.dev/Programmed", &["True"])
+    it.says("web", "fairway.dev/Programmed", &["False NoEndpoints"])
 }
 
 fn node_ports_follow_a_live_service() -> Result<()> {

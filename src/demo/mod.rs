@@ -60,6 +60,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
             metrics: None,
         },
         node_ports: NodePortRange::default(),
+        class: DEFAULT_CLASS.into(),
         traffic: Traffic {
             name: "demo".into(),
             node_addresses: vec![block.node.into()],
@@ -74,8 +75,6 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
             udp_flows: None,
             udp_offload: true,
             io_uring: true,
-            class: DEFAULT_CLASS.into(),
-            default_class: true,
             allow_loopback: true,
             name_server: None,
         },

@@ -215,6 +215,7 @@ fn new(i: usize, port: u16) -> Arc<StoredService> {
         held: Held::default(),
         status: Status::default(),
         version: 1,
+        revision: 0,
         first_seen: Timestamp(0),
         source: None,
         source_problem: None,
@@ -231,6 +232,7 @@ fn batch(changes: Vec<Change>) -> Batch {
         synced: true,
         sequence: 0,
         since: None,
+        revision: 0,
     }
 }
 

@@ -96,7 +96,10 @@ pub fn events(before: &Status, held: &[IpAddr], after: &Status, wanted: bool) ->
         let Some(it) = after.conditions.get(kind) else {
             continue;
         };
-        if it.status == bad && differs(before.conditions.get(kind), it) {
+        // For a moment after every change gateways have not applied it yet, and a missing address has
+        // been told of.
+        let is_expected = matches!(&*it.reason, "GatewayBehind" | "AddressNotAssigned");
+        if it.status == bad && !is_expected && differs(before.conditions.get(kind), it) {
             events.push(Event::warning(&it.reason, it.message.clone()));
         }
     }

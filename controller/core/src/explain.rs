@@ -118,7 +118,7 @@ fn why_no_address(ledger: &Ledger, service: &Service) -> String {
             ledger.settings.class
         ),
         None => format!(
-            "It has no loadBalancerClass, and Fairway is not the default: start controller and gateways with --default-class, or make it anew with loadBalancerClass: {}, which can't be set on a LoadBalancer that is there.",
+            "It has no loadBalancerClass, and Fairway is not the default: start the controller with --default-class, or make it anew with loadBalancerClass: {}, which can't be set on a LoadBalancer that is there.",
             ledger.settings.class
         ),
     }

@@ -43,6 +43,8 @@ pub(crate) struct Entry {
     /// What the store holds once it has taken the last write.
     pub(crate) written: Option<Box<(Held, Status)>>,
     pub(crate) standing: Standing,
+    /// For gateways it is as it was found when this controller began.
+    pub(crate) as_found: bool,
     /// Node ports that somebody else is asked for, where it is.
     pub(crate) asking: Option<Box<NodePortRequest>>,
 }
@@ -60,6 +62,7 @@ impl Entry {
             written_from: None,
             written: None,
             standing: Standing::NotOurs,
+            as_found: false,
             asking: None,
         }
     }

@@ -1,6 +1,6 @@
 //! Everything the controller knows, and what follows from it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fairway_config::cluster::Node;
@@ -16,12 +16,13 @@ use fairway_config::view::Section;
 use crate::asking::{self, Askers};
 use crate::assign::{assign, blocked, release, waits_after_removal};
 use crate::explain;
+use crate::gateways::GatewayTable;
 use crate::index::{Entry, Index, Standing};
 use crate::ledger::Ledger;
 use crate::pools::Pools;
 use crate::queue::{QueueKey, ServiceSlot, WaitsFor};
 use crate::settings::Settings;
-use crate::status::{self, Gateways, Heard, Reports};
+use crate::status;
 use crate::wants;
 
 /// Everything the controller knows. Fed with [`State::apply`], asked with [`State::settle`].
@@ -33,11 +34,7 @@ pub struct State {
     /// What was last written of each pool.
     pool_statuses: BTreeMap<ClusterName, PoolStatus>,
     pools_changed: bool,
-    reports: HashMap<ServiceName, Reports>,
-    /// Gateways that tell of themselves, and whether they are ready.
-    /// How they are, each taken for the only one.
-    gateways: BTreeMap<ClusterName, Gateways>,
-    gateways_heard: bool,
+    gateways: GatewayTable,
     /// Services to be assigned again.
     changed: BTreeSet<ServiceSlot>,
     /// Services whose status is to be made again.
@@ -57,6 +54,17 @@ pub struct PoolView {
     pub pool: Arc<AddressPool>,
     /// What its status says.
     pub status: PoolStatus,
+}
+
+/// Who carries a Service's traffic, and where to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceTraffic {
+    /// Gateways that serve every port of the Service as it is now.
+    pub serving: usize,
+    /// Gateways that are alive.
+    pub gateways: usize,
+    /// Endpoints that traffic can go to, over all ports; nothing: not known.
+    pub endpoints: Option<usize>,
 }
 
 /// What is counted, for metrics.
@@ -102,18 +110,19 @@ impl ServiceCounts {
     }
 }
 
+/// So many statuses are made anew at a time where no address and no port is concerned.
+const RESTATED_AT_ONCE: usize = 128;
+
 impl State {
     /// Knows nothing yet, and decides nothing before a batch says `synced`.
     pub fn new(settings: Settings) -> Self {
         Self {
-            gateways_heard: settings.gateways_tell,
+            gateways: GatewayTable::new(settings.gateways_tell),
             ledger: Ledger::new(settings),
             index: Index::default(),
             pools: BTreeMap::new(),
             pool_statuses: BTreeMap::new(),
             pools_changed: false,
-            reports: HashMap::new(),
-            gateways: BTreeMap::new(),
             changed: BTreeSet::new(),
             restated: BTreeSet::new(),
             asking: Askers::default(),
@@ -156,19 +165,16 @@ impl State {
                 Change::Report(name, gateway, report) => {
                     self.put_report(name, gateway, report.as_ref());
                 }
-                Change::Gateway(name, row) => {
-                    let before = self.gateways();
-                    match row {
-                        Some(row) => self.gateways.insert(Arc::clone(name), Gateways::of(row)),
-                        None => self.gateways.remove(name),
-                    };
-                    self.gateways_heard = true;
-                    // The first that is ready changes what is to be said of every Service, and so
-                    // does the last that finds room for all it has to say. When the last one goes,
-                    // what was said stays until a Service changes: a restart of all gateways must not
-                    // write every status twice.
-                    if before != Gateways::Ready && self.gateways() == Gateways::Ready {
+                Change::Gateway(name, status) => {
+                    let concerned = self.gateways.put(name, status.as_ref());
+                    if concerned.all {
                         self.restated.extend(self.index.slots());
+                    }
+                    let revisions = concerned.revisions.into_iter();
+                    let changed = revisions.flat_map(|range| self.gateways.changed(range));
+                    self.restated.extend(changed);
+                    for namespace in &concerned.namespaces {
+                        self.restated.extend(self.index.in_namespace(namespace));
                     }
                 }
                 Change::Node(name, node) => self.put_node(name, node.as_deref()),
@@ -192,9 +198,14 @@ impl State {
         let changed = std::mem::take(&mut self.changed);
         let wakes = std::mem::take(&mut self.wakes);
         let given = assign(&mut self.ledger, &mut self.index, changed, wakes);
-        let mut restated = std::mem::take(&mut self.restated);
         for slot in &given {
-            restated.remove(slot);
+            self.restated.remove(slot);
+        }
+        // What gateways say may concern all Services at once. An address that is asked for meanwhile
+        // waits for a few of them at most.
+        let mut restated = std::mem::take(&mut self.restated);
+        if let Some(first) = restated.iter().nth(RESTATED_AT_ONCE).copied() {
+            self.restated = restated.split_off(&first);
         }
 
         // What is given first, in the order in which it was, what is let go of last: a crash in
@@ -225,6 +236,11 @@ impl State {
         }
         self.plan_pools(now, &mut writes);
         writes
+    }
+
+    /// Whether [`State::settle`] has left something for its next call.
+    pub fn has_more(&self) -> bool {
+        self.synced && !self.restated.is_empty()
     }
 
     /// A write of this Service did not come about: it is planned again with the next settling.
@@ -292,6 +308,25 @@ impl State {
         self.ledger.pools.iter().map(view).collect()
     }
 
+    /// How many gateways serve a Service, how many are alive, and how many endpoints there are, where
+    /// that is known; nothing where there is no such Service, or gateways do not serve it for us.
+    pub fn traffic(&self, name: &ServiceName) -> Option<ServiceTraffic> {
+        let entry = self.index.get(self.index.slot(name)?)?;
+        let service = &entry.stored.service;
+        let settings = &self.ledger.settings;
+        let is_served = wants::wants_address(settings, service)
+            || (settings.allocates_node_ports && status::carries_traffic(service));
+        if !is_served {
+            return None;
+        }
+        let heard = self.gateways.heard(entry);
+        Some(ServiceTraffic {
+            serving: heard.serving.count(),
+            gateways: heard.serving.gateways.len(),
+            endpoints: self.gateways.endpoints(name),
+        })
+    }
+
     /// What is counted, for metrics.
     pub fn counts(&self) -> Counts {
         let pools = self.ledger.pools.iter();
@@ -306,15 +341,6 @@ impl State {
                 free_dynamic,
             },
             services: self.services,
-        }
-    }
-
-    fn gateways(&self) -> Gateways {
-        if !self.gateways_heard {
-            Gateways::Unheard
-        } else {
-            let all = self.gateways.values().copied();
-            all.max().unwrap_or(Gateways::None)
         }
     }
 
@@ -341,19 +367,17 @@ impl State {
         gateway: &ClusterName,
         report: Option<&Arc<Report>>,
     ) {
-        // Silence that has been heard is not the same as not having listened yet.
-        if report.is_none() && self.index.slot(name).is_none() {
-            self.reports.remove(name);
-            return;
-        }
-        let reports = self.reports.entry(name.clone()).or_default();
-        status::put_report(reports, gateway, report);
+        self.gateways.put_report(name, gateway, report);
         self.restated.extend(self.index.slot(name));
     }
 
     fn put_service(&mut self, name: &ServiceName, stored: &Arc<StoredService>) {
         let Some(slot) = self.index.slot(name) else {
             let slot = self.index.insert(Arc::clone(stored));
+            self.gateways.put_service(slot, None, Some(stored.revision));
+            if let Some(entry) = self.index.get_mut(slot) {
+                entry.as_found = !self.synced;
+            }
             *self.services.of(Standing::NotOurs) += 1;
             self.changed.insert(slot);
             return;
@@ -375,6 +399,11 @@ impl State {
             return;
         };
         entry.rank = rank;
+        entry.as_found &= entry.stored.revision == stored.revision
+            && entry.stored.service.is_served_alike(&stored.service);
+        let revisions = (entry.stored.revision, stored.revision);
+        self.gateways
+            .put_service(slot, Some(revisions.0), Some(revisions.1));
         // The echo of our own write changes nothing that assigning looks at.
         let echo = !entry.lets_go
             && Arc::ptr_eq(&entry.stored.service, &stored.service)
@@ -392,7 +421,7 @@ impl State {
         entry.stored = Arc::clone(stored);
         if !echo {
             self.changed.insert(slot);
-        } else if !told {
+        } else if !told || revisions.0 != revisions.1 {
             self.restated.insert(slot);
         }
     }
@@ -405,6 +434,8 @@ impl State {
         self.restated.remove(&slot);
         if let Some(entry) = self.index.remove(slot) {
             self.asking.remove(slot, &entry);
+            self.gateways
+                .put_service(slot, Some(entry.stored.revision), None);
             *self.services.of(entry.standing) -= 1;
             let had = || [Some(&entry.granted), entry.leaving.as_deref()];
             for held in had().into_iter().flatten() {
@@ -439,13 +470,7 @@ impl State {
         if blocked(&self.ledger, entry).next().is_some() {
             return None;
         }
-        let name = &entry.stored.service.name;
-        let reports = self.reports.get(name).map(Vec::as_slice);
-        let heard = Heard {
-            reports,
-            gateways: self.gateways(),
-        };
-        let (status, standing) = status::status(&self.ledger, entry, heard, now);
+        let (status, standing) = status::status(&self.ledger, entry, &self.gateways, now);
         let entry = self.index.get_mut(slot)?;
         if entry.standing != standing {
             *self.services.of(entry.standing) -= 1;

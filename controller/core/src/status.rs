@@ -5,99 +5,26 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::exchange::{
-    ClaimKind, Condition, ConditionMap, Ingress, IngressPort, IpMode, ListenerReport,
-    ListenerState, Report, Status,
+    ClaimKind, Condition, ConditionMap, Ingress, IngressPort, IpMode, ListenerState, Report, Status,
 };
-use fairway_config::names::ClusterName;
 use fairway_config::net::Protocol;
 use fairway_config::pool::Forwarding;
 use fairway_config::service::{Service, ServiceType};
 use fairway_config::time::Timestamp;
-use fairway_config::view::GatewayRow;
 
 use crate::asking;
 use crate::assign::missing_numbers;
+use crate::gateways::{GatewayTable, Heard};
 use crate::index::{Entry, Standing};
 use crate::ledger::Ledger;
 use crate::ports::{NumberRefusal, Use};
+use crate::programmed::{self, Beforehand};
 use crate::refusal::PoolRefusal;
 use crate::wants::{self, NumberWant};
 use fairway_config::conditions::{
     ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE, NODE_PORTS_ALLOCATED,
     OUT_OF_POOL, PROGRAMMED, SOURCE_CURRENT,
 };
-
-/// What gateways say of one Service, in the order of their names.
-pub(crate) type Reports = Vec<Arc<Report>>;
-
-/// A gateway says this from now on, in place of what it said before.
-pub(crate) fn put_report(
-    reports: &mut Reports,
-    gateway: &ClusterName,
-    report: Option<&Arc<Report>>,
-) {
-    let at = reports.partition_point(|other| other.gateway < *gateway);
-    let is_there = reports.get(at).is_some_and(|it| it.gateway == *gateway);
-    match report {
-        Some(report) if is_there => {
-            if let Some(before) = reports.get_mut(at) {
-                *before = Arc::clone(report);
-            }
-        }
-        Some(report) => {
-            reports.reserve_exact(1);
-            reports.insert(at, Arc::clone(report));
-        }
-        None if is_there => {
-            reports.remove(at);
-        }
-        None => {}
-    }
-}
-
-/// Whether there is a gateway to carry traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Gateways {
-    /// None has told of itself: it is in this process, or nobody has listened yet.
-    Unheard,
-    /// None is ready.
-    None,
-    /// One is ready at least, and what those say is all there is to say.
-    Ready,
-    /// One is ready at least, and one of those has more to say than it has room for: its silence says
-    /// nothing.
-    Curt,
-}
-
-impl Gateways {
-    /// How it is where there is this one.
-    pub(crate) fn of(row: &GatewayRow) -> Self {
-        match (row.ready, row.omitted) {
-            (false, _) => Self::None,
-            (true, 0) => Self::Ready,
-            (true, _) => Self::Curt,
-        }
-    }
-}
-
-/// What was heard of gateways.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Heard<'a> {
-    /// What they say of the Service; nothing: nobody has said anything of it yet.
-    pub(crate) reports: Option<&'a [Arc<Report>]>,
-    pub(crate) gateways: Gateways,
-}
-
-impl<'a> Heard<'a> {
-    /// What they say. Gateways that tell of themselves are silent where all is well.
-    fn reports(self) -> Option<&'a [Arc<Report>]> {
-        match self.gateways {
-            Gateways::Unheard => self.reports,
-            Gateways::None | Gateways::Ready => Some(self.reports.unwrap_or_default()),
-            Gateways::Curt => self.reports.filter(|reports| !reports.is_empty()),
-        }
-    }
-}
 
 /// How many failures a message names.
 const FAILURES_NAMED: usize = 3;
@@ -109,11 +36,11 @@ const FAILURES_NAMED: usize = 3;
 pub(crate) fn status(
     ledger: &Ledger,
     entry: &Entry,
-    heard: Heard<'_>,
+    gateways: &GatewayTable,
     now: Timestamp,
 ) -> (Status, Standing) {
     let service = &*entry.stored.service;
-    let reports = heard.reports();
+    let heard = gateways.heard(entry);
     let mut conditions = Conditions {
         before: &entry.last_status().conditions,
         now,
@@ -128,7 +55,7 @@ pub(crate) fn status(
             .granted
             .addresses
             .iter()
-            .map(|address| ingress_of(ledger, entry, *address, reports))
+            .map(|address| ingress_of(ledger, entry, *address, &heard))
             .collect();
     }
     node_ports_allocated(ledger, entry, &mut conditions);
@@ -140,13 +67,8 @@ pub(crate) fn status(
             conditions.put(SOURCE_CURRENT, false, "SourceUnreadable", message);
         }
         if carries_traffic(service) {
-            match reports {
-                Some(reports) => {
-                    let proxied = ingress.iter().any(|it| it.ip_mode == IpMode::Proxy);
-                    reported(reports, heard.gateways, proxied, &mut conditions);
-                }
-                None => conditions.keep([PROGRAMMED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE]),
-            }
+            let ours = standing != Standing::NotOurs;
+            programmed(entry, &ingress, ours, &heard, &mut conditions);
         }
     }
     let mut conditions = conditions.made;
@@ -159,6 +81,30 @@ pub(crate) fn status(
         },
         standing,
     )
+}
+
+/// Whether gateways serve it, and what else they say.
+fn programmed(
+    entry: &Entry,
+    ingress: &[Ingress],
+    ours: bool,
+    heard: &Heard<'_>,
+    conditions: &mut Conditions<'_>,
+) {
+    let before = conditions.before.get(PROGRAMMED);
+    let said_by_gateways = before.is_some_and(|it| programmed::is_of_gateways(&it.reason));
+    let verdict = match programmed::beforehand(entry, ingress, ours) {
+        Beforehand::NothingToServe => None,
+        Beforehand::Is(verdict) => Some(verdict),
+        Beforehand::AskGateways if heard.keeps && said_by_gateways => {
+            return conditions.keep([PROGRAMMED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE]);
+        }
+        Beforehand::AskGateways => Some(heard.serving.verdict()),
+    };
+    if let Some(verdict) = verdict {
+        conditions.put(PROGRAMMED, verdict.status, &verdict.reason, verdict.message);
+    }
+    reported(heard.reports, conditions);
 }
 
 /// Conditions in the making.
@@ -199,7 +145,8 @@ impl Conditions<'_> {
     }
 }
 
-fn carries_traffic(service: &Service) -> bool {
+/// Whether gateways are to serve a Service of this type.
+pub(crate) fn carries_traffic(service: &Service) -> bool {
     matches!(
         service.kind,
         ServiceType::NodePort | ServiceType::LoadBalancer
@@ -376,66 +323,8 @@ fn accepted(service: &Service, conditions: &mut Conditions<'_>) {
 /// The error of a port whose protocol is not carried.
 const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
 
-/// The reason of [`PROGRAMMED`] where a port has endpoints and none of them is reached.
-const ENDPOINTS_UNREACHABLE: &str = "EndpointsUnreachable";
-
-/// `proxied` is whether an address of the Service has its traffic carried by gateways.
-fn reported(
-    reports: &[Arc<Report>],
-    gateways: Gateways,
-    proxied: bool,
-    conditions: &mut Conditions<'_>,
-) {
-    let listeners = || {
-        reports
-            .iter()
-            .flat_map(|report| report.listeners.iter().map(|l| (&report.gateway, l)))
-    };
-    let mut failures = listeners().filter_map(|(gateway, listener)| match &listener.state {
-        ListenerState::Listening | ListenerState::Refusing => None,
-        ListenerState::Unreachable { message } => {
-            Some((gateway, listener, ENDPOINTS_UNREACHABLE, message))
-        }
-        ListenerState::Failed { reason, message } => {
-            Some((gateway, listener, reason.as_str(), message))
-        }
-    });
-    let first: Vec<_> = failures.by_ref().take(FAILURES_NAMED).collect();
-    if let Some((_, _, reason, _)) = first.first() {
-        let mut sentences: Vec<String> = first
-            .iter()
-            .map(|(gateway, listener, _, message)| {
-                let ListenerReport {
-                    listen, protocol, ..
-                } = listener;
-                format!("Gateway {gateway}, {listen}/{protocol}: {message}")
-            })
-            .collect();
-        let unlisted = reports.iter().map(|it| it.unlisted.failing_listeners);
-        let more = failures.count() + unlisted.sum::<usize>();
-        if more > 0 {
-            sentences.push(format!("{more} more listeners fail"));
-        }
-        conditions.put(PROGRAMMED, false, reason, sentences.join("; "));
-    } else if gateways == Gateways::None && proxied {
-        let was_programmed = conditions
-            .before
-            .get(PROGRAMMED)
-            .is_some_and(|it| it.status);
-        if was_programmed {
-            conditions.keep([PROGRAMMED]);
-        } else {
-            let message = "No gateway is ready to carry the traffic: label an edge node with \
-                           fairway.dev/edge=true, or see what fairway get gateways says";
-            conditions.put(PROGRAMMED, false, "NoGateway", message.to_owned());
-        }
-    } else if listeners().next().is_some() || gateways == Gateways::Ready {
-        let message = "Every listener takes traffic.".to_owned();
-        conditions.put(PROGRAMMED, true, "Programmed", message);
-    } else if gateways == Gateways::Curt {
-        conditions.keep([PROGRAMMED]);
-    }
-
+/// What gateways say of a Service besides whether they serve it.
+fn reported(reports: &[Arc<Report>], conditions: &mut Conditions<'_>) {
     let refused: BTreeMap<_, _> = reports
         .iter()
         .flat_map(|report| &report.refused_endpoints)
@@ -476,12 +365,7 @@ fn reported(
     }
 }
 
-fn ingress_of(
-    ledger: &Ledger,
-    entry: &Entry,
-    address: IpAddr,
-    reports: Option<&[Arc<Report>]>,
-) -> Ingress {
+fn ingress_of(ledger: &Ledger, entry: &Entry, address: IpAddr, heard: &Heard<'_>) -> Ingress {
     let service = &entry.stored.service;
     let before = || {
         let mut ingress = entry.last_status().ingress.iter();
@@ -495,12 +379,7 @@ fn ingress_of(
         None => before().map_or(IpMode::Proxy, |ingress| ingress.ip_mode),
     };
     let mut failed = BTreeMap::new();
-    for listener in reports
-        .iter()
-        .copied()
-        .flatten()
-        .flat_map(|report| &report.listeners)
-    {
+    for listener in heard.reports.iter().flat_map(|report| &report.listeners) {
         if let ListenerState::Failed { reason, .. } = &listener.state
             && listener.kind == ClaimKind::Vip
             && listener.listen.0.ip() == address
@@ -513,7 +392,7 @@ fn ingress_of(
         let key = port.key();
         let error = match key.protocol {
             Protocol::Sctp => Some(UNSUPPORTED_PROTOCOL),
-            protocol if reports.is_some() => failed.get(&(protocol, key.port)).copied(),
+            protocol if !heard.keeps => failed.get(&(protocol, key.port)).copied(),
             _ => before()
                 .and_then(|ingress| ingress.ports.iter().find(|port| port.key == key))
                 .and_then(|port| port.error.as_deref()),

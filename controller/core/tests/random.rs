@@ -320,6 +320,7 @@ impl Store {
             status: old.map(|old| old.status.clone()).unwrap_or_default(),
             service: Arc::new(service),
             version: self.counter,
+            revision: 0,
             first_seen: Timestamp(0),
             source: None,
             source_problem: None,
@@ -407,6 +408,7 @@ impl Store {
             synced: true,
             sequence: 0,
             since: None,
+            revision: 0,
         });
         state
     }
@@ -485,6 +487,7 @@ fn rest(state: &mut State, store: &mut Store) {
                 synced: true,
                 sequence: 0,
                 since: None,
+                revision: 0,
             });
         }
         store.check_exclusive();
@@ -573,6 +576,7 @@ impl World {
                 synced: true,
                 sequence: 0,
                 since: None,
+                revision: 0,
             });
             self.settle();
         }
@@ -612,6 +616,7 @@ impl World {
             synced: true,
             sequence: 0,
             since: None,
+            revision: 0,
         });
         rest(&mut self.state, &mut self.store);
     }
@@ -802,7 +807,7 @@ proptest! {
         if !lets_go {
             prop_assert_eq!(&full.outcome(), &store.outcome(), "a crash changes the outcome");
         }
-        world.state.apply(&Batch { changes, synced: true, sequence: 0, since: None });
+        world.state.apply(&Batch { changes, synced: true, sequence: 0, since: None, revision: 0, });
         rest(&mut world.state, &mut world.store);
         prop_assert_eq!(&full.outcome(), &world.store.outcome(), "incremental and full differ");
 

@@ -53,8 +53,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use fairway_config::exchange::{Batch, Change, Report, Write};
-use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::exchange::{Batch, Change, ReportBatch, Write};
+use fairway_config::names::ClusterName;
 use fairway_config::problem::Problem;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -144,10 +144,11 @@ impl Store for DirectoryStore {
             .unwrap_or_else(|_| vec![WriteOutcome::Failed("the store is closed".to_owned()); count])
     }
 
-    fn report(&self, gateway: &ClusterName, reports: Vec<(ServiceName, Option<Report>)>) {
-        let changes = reports
+    fn report(&self, gateway: &ClusterName, said: ReportBatch) {
+        let changes = said
+            .reports
             .into_iter()
-            .map(|(name, report)| Change::Report(name, gateway.clone(), report.map(Arc::new)))
+            .map(|(name, report)| Change::Report(name, gateway.clone(), report))
             .collect();
         self.feed.publish(changes, false, None);
     }

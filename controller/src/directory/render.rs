@@ -191,6 +191,7 @@ mod tests {
             held,
             status: Status::default(),
             version: 1,
+            revision: 0,
             first_seen: Timestamp::default(),
             source: None,
             source_problem: None,

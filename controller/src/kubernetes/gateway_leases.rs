@@ -14,7 +14,8 @@ use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Preconditions};
 use kube::runtime::watcher::{Config, Event};
 
-use super::gateways::{ANNOTATION, Gateways, LABEL};
+use super::gateway_report::{Annotations, GATEWAY, SERVICES};
+use super::gateways::{GatewayLeases, LABEL};
 use super::rewind::{News, watched};
 use super::settings::{REQUEST, WATCH_SECONDS, now};
 use super::shared::Shared;
@@ -35,12 +36,12 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
         ..Config::default()
     };
     let mut events = pin!(watched(leases, config));
-    let mut gateways = Gateways::default();
+    let mut gateways = GatewayLeases::default();
     let mut listed: Option<Vec<ClusterName>> = None;
     let mut tick = tokio::time::interval(PAUSE);
     let mut marks: BTreeMap<ClusterName, Preconditions> = BTreeMap::new();
     let mut swept = Instant::now();
-    // Whoever hears nothing can't say who is silent.
+    // Whoever hears nothing can't say so soon who is silent.
     let mut deaf = false;
     let mut removal = pin!(Fuse::terminated());
     loop {
@@ -51,12 +52,12 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
             },
             () = &mut removal => continue,
             _ = tick.tick() => {
+                let clocks = (Instant::now(), now());
+                let changes = gateways.expire(clocks.0, deaf);
+                shared.publish(changes);
                 if deaf {
                     continue;
                 }
-                let clocks = (Instant::now(), now());
-                let changes = gateways.expire(clocks.0);
-                shared.publish(changes);
                 // One at a time, while events are heard.
                 if swept.elapsed() >= SWEEP {
                     swept = Instant::now();
@@ -96,6 +97,7 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
                 let listed = listed.take().unwrap_or_default();
                 marks.retain(|name, _| listed.contains(name));
                 let changes = gateways.retain(&listed);
+                gateways.listed();
                 shared.heard_gateways();
                 changes
             }
@@ -150,19 +152,16 @@ fn gateway_of(lease: &Lease) -> ClusterName {
 }
 
 fn hear(
-    gateways: &mut Gateways,
+    gateways: &mut GatewayLeases,
     name: &ClusterName,
     lease: &Lease,
 ) -> Vec<fairway_config::exchange::Change> {
-    let text = lease.annotations().get(ANNOTATION);
-    let Some(text) = text else { return Vec::new() };
+    let text = |key: &str| lease.annotations().get(key).cloned().unwrap_or_default();
+    let annotations = Annotations {
+        gateway: text(GATEWAY),
+        services: text(SERVICES),
+    };
     let renewed = lease.spec.as_ref().and_then(|it| it.renew_time.as_ref());
     let renewed = renewed.map(|it| Timestamp(it.0.as_second()));
-    match gateways.hear(name, text, renewed, (Instant::now(), now())) {
-        Ok(changes) => changes,
-        Err(error) => {
-            tracing::warn!(gateway = %name, %error, "what a gateway says can't be read");
-            Vec::new()
-        }
-    }
+    gateways.hear(name, annotations, renewed, (Instant::now(), now()))
 }

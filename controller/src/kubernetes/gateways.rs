@@ -1,29 +1,29 @@
-//! What gateways say, in Leases: one for each gateway, and no write for each Service.
+//! Which gateways live, from their Leases: one for each gateway, and no write for each Service.
 //!
-//! A gateway renews its Lease from time to time and writes into it, as an annotation, how it is and
-//! what is wrong with which Service. Of a Service that is as it should be nothing is said.
+//! A gateway renews its Lease from time to time and writes into it how it is, and how its Services are
+//! ([`gateway_report`](super::gateway_report)). What it said counts until its Lease has run out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fairway_config::exchange::{
-    Change, ClaimKind, ListenerReport, ListenerState, RefusedEndpoint, Report, Unlisted,
-};
+use fairway_config::exchange::{Change, GatewayProgress, GatewayRow, GatewayStatus, Report};
 use fairway_config::names::{ClusterName, ServiceName};
-use fairway_config::service::Notice;
 use fairway_config::time::Timestamp;
-use fairway_config::view::GatewayRow;
-use serde::{Deserialize, Serialize};
 
-/// The annotation that holds the report.
-pub(super) const ANNOTATION: &str = "fairway.dev/report";
+use super::gateway_report::{
+    Annotations, Decoded, GatewaySelfReport, decode_gateway, decode_services,
+};
 
 /// The label by which the Leases of gateways are found, and its value.
 pub(super) const LABEL: (&str, &str) = ("fairway.dev/component", "gateway");
 
 /// How long after its last renewal a gateway counts as gone.
 pub(super) const DURATION: Duration = Duration::from_secs(30);
+
+/// How long after its last renewal a gateway counts as gone while Leases can't be watched: one may
+/// have been renewed unseen.
+const DURATION_UNSEEN: Duration = Duration::from_secs(60);
 
 /// How often one renews.
 pub(super) const RENEW: Duration = Duration::from_secs(10);
@@ -32,144 +32,32 @@ pub(super) const RENEW: Duration = Duration::from_secs(10);
 /// does, it makes another.
 pub(super) const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// An object's annotations have 256 KiB; this leaves room for those of others.
-const MAX_BYTES: usize = 192 << 10;
-
-/// Of one Service so much of each kind is said in full, as much as a status names; the rest is counted.
-const NAMED: usize = 3;
-
-/// And so many more of its ports that fail are listed, each with its reason alone: that ends in
-/// `ingress[].ports[].error`.
-const PORTS: usize = 64;
-
-/// The report of a gateway.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Told {
-    /// How it is.
-    pub(super) gateway: GatewayRow,
-    /// What is wrong with which Service.
-    #[serde(default)]
-    services: Vec<ServiceTold>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ServiceTold {
-    service: ServiceName,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    listeners: Vec<ListenerReport>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    refused_endpoints: Vec<RefusedEndpoint>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    notices: Vec<Notice>,
-    #[serde(default, skip_serializing_if = "is_none")]
-    unlisted: Unlisted,
-}
-
-fn is_none(unlisted: &Unlisted) -> bool {
-    *unlisted == Unlisted::default()
-}
-
-/// Whether a listener carries no traffic although there are endpoints.
-fn fails(listener: &ListenerReport) -> bool {
-    matches!(
-        listener.state,
-        ListenerState::Failed { .. } | ListenerState::Unreachable { .. }
-    )
-}
-
-/// Whether people should know of this.
-pub(super) fn is_news(report: &Report) -> bool {
-    report.listeners.iter().any(fails)
-        || !report.refused_endpoints.is_empty()
-        || !report.notices.is_empty()
-}
-
-/// The annotation's text: the gateway, and of the Services as many as there is room for. Where there
-/// is not enough the namespace that has the least of it is next: none can take the room of another.
-pub(super) fn encode(gateway: GatewayRow, reports: &BTreeMap<ServiceName, Report>) -> String {
-    let mut told = Told {
-        gateway,
-        services: Vec::new(),
-    };
-    let mut bytes = serde_json::to_string(&told).unwrap_or_default().len();
-    let news: Vec<_> = reports.iter().filter(|(_, it)| is_news(it)).collect();
-    let namespaces = news.chunk_by(|(one, _), (other, _)| one.namespace == other.namespace);
-    let mut queues: Vec<_> = namespaces.map(|of| of.iter().map(entry)).collect();
-    // By what a namespace has when it gets what is next of it.
-    let mut turns = BTreeMap::new();
-    for (at, queue) in queues.iter_mut().enumerate() {
-        turns.extend(queue.next().map(|(size, next)| ((size, at), (size, next))));
-    }
-    while let Some(((mut has, at), (size, next))) = turns.pop_first() {
-        if bytes + size > MAX_BYTES {
-            told.gateway.omitted += 1;
-            has -= size;
-        } else {
-            bytes += size;
-            told.services.push(next);
-        }
-        let next = queues.get_mut(at).and_then(Iterator::next);
-        turns.extend(next.map(|(size, next)| ((has + size, at), (size, next))));
-    }
-    serde_json::to_string(&told).unwrap_or_default()
-}
-
-/// What is said of a Service, and how many bytes that takes.
-fn entry((service, report): &(&ServiceName, &Report)) -> (usize, ServiceTold) {
-    let failing = report.listeners.iter().filter(|it| fails(it));
-    let mut listeners: Vec<_> = failing.clone().take(NAMED).cloned().collect();
-    let others = failing.clone().skip(NAMED);
-    let of_ports = others.filter(|it| it.kind == ClaimKind::Vip);
-    listeners.extend(of_ports.take(PORTS).map(without_message));
-    let told = ServiceTold {
-        service: (*service).clone(),
-        unlisted: Unlisted {
-            failing_listeners: failing.count() - listeners.len(),
-            refused_endpoints: report.refused_endpoints.len().saturating_sub(NAMED),
-            notices: report.notices.len().saturating_sub(NAMED),
-        },
-        listeners,
-        refused_endpoints: report
-            .refused_endpoints
-            .iter()
-            .take(NAMED)
-            .cloned()
-            .collect(),
-        notices: report.notices.iter().take(NAMED).cloned().collect(),
-    };
-    let size = serde_json::to_string(&told).unwrap_or_default().len() + 1;
-    (size, told)
-}
-
-fn without_message(listener: &ListenerReport) -> ListenerReport {
-    let mut listener = listener.clone();
-    if let ListenerState::Failed { message, .. } | ListenerState::Unreachable { message } =
-        &mut listener.state
-    {
-        message.clear();
-    }
-    listener
-}
-
-/// Every gateway that has told of itself.
+/// Every gateway that has a Lease.
 #[derive(Debug, Default)]
-pub(super) struct Gateways {
-    all: BTreeMap<ClusterName, Gateway>,
+pub(super) struct GatewayLeases {
+    all: BTreeMap<ClusterName, LeasedGateway>,
+    /// The first list of them is complete: what comes now has been said since.
+    listed: bool,
 }
 
 #[derive(Debug)]
-struct Gateway {
-    told: Told,
+struct LeasedGateway {
+    annotations: Annotations,
+    /// What they say of the gateway, or why they can't be read.
+    told: Result<GatewaySelfReport, String>,
+    /// What they say of Services.
+    services: Arc<Decoded>,
     /// When its Lease was last seen to change, by the clock of this process.
     heard: Instant,
     /// `spec.renewTime`, by the gateway's own clock.
     renewed: Option<Timestamp>,
+    /// It has renewed its Lease since the first list.
+    since_start: bool,
     /// Its Lease has run out: what it said is taken back.
     gone: bool,
 }
 
-impl Gateways {
+impl GatewayLeases {
     /// A gateway's Lease is so.
     ///
     /// One that is as it was says nothing new: a list shows the Leases of the dead, too. One that is seen
@@ -179,30 +67,57 @@ impl Gateways {
     pub(super) fn hear(
         &mut self,
         name: &ClusterName,
-        annotation: &str,
+        annotations: Annotations,
         renewed: Option<Timestamp>,
         clocks: (Instant, Timestamp),
-    ) -> Result<Vec<Change>, serde_json::Error> {
-        let mut told: Told = serde_json::from_str(annotation)?;
-        // Whose Lease it is, the API server has judged.
-        told.gateway.name = name.to_string();
+    ) -> Vec<Change> {
         let (heard, wall) = clocks;
         let known = self.all.get(name);
-        if known.is_some_and(|it| it.told == told && it.renewed == renewed) {
-            return Ok(Vec::new());
+        if known.is_some_and(|it| it.annotations == annotations && it.renewed == renewed) {
+            return Vec::new();
         }
+        // Unpacked once: most renewals say nothing new of Services.
+        let services = match known {
+            Some(known) if known.annotations.services == annotations.services => {
+                Ok(Arc::clone(&known.services))
+            }
+            _ => decode_services(name, &annotations.services).map(Arc::new),
+        };
+        let told =
+            services.and_then(|services| Ok((decode_gateway(&annotations.gateway)?, services)));
+        let (told, services) = match told {
+            Ok((mut told, services)) => {
+                // Whose Lease it is, the API server has judged.
+                told.row.name = name.to_string();
+                (Ok(told), services)
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if known.is_none_or(|known| known.told.as_ref().err() != Some(&error)) {
+                    tracing::warn!(gateway = %name, error, "what a gateway says can't be read");
+                }
+                (Err(error), Arc::default())
+            }
+        };
         let duration = DURATION.as_secs().cast_signed();
-        let gateway = Gateway {
+        let gateway = LeasedGateway {
             gone: known.is_none() && renewed.is_none_or(|it| it.0 + duration <= wall.0),
+            since_start: self.listed,
+            annotations,
             told,
+            services,
             heard,
             renewed,
         };
-        let before = known.and_then(Gateway::says);
-        let mut changes = difference(name, before, gateway.says());
-        changes.push(Change::Gateway(Arc::clone(name), Some(gateway.row())));
+        let mut changes = difference(name, known.and_then(LeasedGateway::says), gateway.says());
+        changes.push(gateway.change(name));
         self.all.insert(Arc::clone(name), gateway);
-        Ok(changes)
+        changes
+    }
+
+    /// The first list of all Leases is complete.
+    pub(super) fn listed(&mut self) {
+        self.listed = true;
     }
 
     /// The watch of Leases goes on after it had failed: what gateways did meanwhile is not known, so
@@ -234,16 +149,18 @@ impl Gateways {
         gone.iter().flat_map(|name| self.forget(name)).collect()
     }
 
-    /// Takes back what those said that have not been heard of for too long.
-    pub(super) fn expire(&mut self, now: Instant) -> Vec<Change> {
+    /// Takes back what those said that have not been heard of for too long; `unseen`: while Leases
+    /// can't be watched.
+    pub(super) fn expire(&mut self, now: Instant, unseen: bool) -> Vec<Change> {
+        let duration = if unseen { DURATION_UNSEEN } else { DURATION };
         let mut changes = Vec::new();
         for (name, gateway) in &mut self.all {
-            if gateway.gone || now < gateway.heard + DURATION {
+            if gateway.gone || now < gateway.heard + duration {
                 continue;
             }
             gateway.gone = true;
-            changes.extend(difference(name, Some(&gateway.told), None));
-            changes.push(Change::Gateway(Arc::clone(name), Some(gateway.row())));
+            changes.extend(difference(name, Some(&gateway.services), None));
+            changes.push(gateway.change(name));
         }
         changes
     }
@@ -253,7 +170,7 @@ impl Gateways {
     pub(super) fn abandoned(&self, clocks: (Instant, Timestamp)) -> Vec<ClusterName> {
         let (now, wall) = clocks;
         let long = ABANDONED.as_secs().cast_signed();
-        let silent = |gateway: &Gateway| gateway.gone && gateway.heard + DURATION <= now;
+        let silent = |gateway: &LeasedGateway| gateway.gone && gateway.heard + DURATION <= now;
         let all = self.all.iter().filter(|(_, gateway)| silent(gateway));
         all.filter(|(_, gateway)| gateway.renewed.is_some_and(|it| it.0 + long <= wall.0))
             .map(|(name, _)| Arc::clone(name))
@@ -261,106 +178,131 @@ impl Gateways {
     }
 }
 
-impl Gateway {
-    /// What it says, unless that is taken back.
-    fn says(&self) -> Option<&Told> {
-        (!self.gone).then_some(&self.told)
+impl LeasedGateway {
+    /// What it says of Services, unless that is taken back.
+    fn says(&self) -> Option<&Decoded> {
+        (!self.gone).then_some(&self.services)
     }
 
-    fn row(&self) -> Arc<GatewayRow> {
-        let row = self.told.gateway.clone();
-        if !self.gone {
-            return Arc::new(row);
-        }
-        Arc::new(GatewayRow {
-            ready: false,
-            why: match self.renewed {
+    fn change(&self, name: &ClusterName) -> Change {
+        let progress = self.progress();
+        let mut row = match &self.told {
+            Ok(told) => told.row.clone(),
+            Err(_) => unknown(name),
+        };
+        if self.gone {
+            row.ready = false;
+            row.why = match self.renewed {
                 Some(renewed) => format!("it has not been heard of since {renewed}"),
                 None => format!("it has not been heard of for {} s", DURATION.as_secs()),
+            };
+        } else if let GatewayProgress::Behind { why } = &progress {
+            row.ready = false;
+            row.why.clone_from(why);
+        }
+        let status = GatewayStatus {
+            row,
+            progress,
+            endpoints: self.services.endpoints.clone(),
+        };
+        Change::Gateway(Arc::clone(name), Some(Arc::new(status)))
+    }
+
+    fn progress(&self) -> GatewayProgress {
+        if self.gone {
+            return GatewayProgress::Gone;
+        }
+        match &self.told {
+            Err(why) => GatewayProgress::Behind { why: why.clone() },
+            Ok(told) if told.stopping => GatewayProgress::Gone,
+            Ok(told) => match (&told.behind, told.row.ready) {
+                (Some(why), _) => GatewayProgress::Behind { why: why.clone() },
+                (None, false) => GatewayProgress::Behind {
+                    why: told.row.why.clone(),
+                },
+                (None, true) => GatewayProgress::Applied {
+                    revision: told.applied,
+                    since_start: self.since_start,
+                    untold: told.untold.clone(),
+                },
             },
-            ..row
-        })
+        }
+    }
+}
+
+/// The row of a gateway of which nothing can be read.
+fn unknown(name: &ClusterName) -> GatewayRow {
+    GatewayRow {
+        name: name.to_string(),
+        version: "unknown".to_owned(),
+        ready: false,
+        why: String::new(),
+        listening: 0,
+        failed: 0,
+        connections: 0,
+        flows: 0,
+        started: String::new(),
+        omitted: 0,
     }
 }
 
 /// What changes of the reports of one gateway.
-fn difference(gateway: &ClusterName, before: Option<&Told>, after: Option<&Told>) -> Vec<Change> {
-    let by_name = |told: Option<&Told>| -> BTreeMap<ServiceName, ServiceTold> {
-        let services = told.into_iter().flat_map(|told| &told.services);
-        services
-            .map(|it| (it.service.clone(), it.clone()))
-            .collect()
+fn difference(
+    gateway: &ClusterName,
+    before: Option<&Decoded>,
+    after: Option<&Decoded>,
+) -> Vec<Change> {
+    let nothing = BTreeMap::new();
+    let before = before.map_or(&nothing, |it| &it.reports);
+    let after = after.map_or(&nothing, |it| &it.reports);
+    if std::ptr::eq(before, after) {
+        return Vec::new();
+    }
+    let change = |name: &ServiceName, report: Option<&Arc<Report>>| {
+        Change::Report(name.clone(), Arc::clone(gateway), report.cloned())
     };
-    let (mut before, after) = (by_name(before), by_name(after));
-    let mut changes = Vec::new();
-    for (name, told) in after {
-        if before.remove(&name).as_ref() == Some(&told) {
-            continue;
-        }
-        let report = Report {
-            gateway: Arc::clone(gateway),
-            listeners: told.listeners,
-            refused_endpoints: told.refused_endpoints,
-            eligible_endpoints: 0,
-            notices: told.notices,
-            unlisted: told.unlisted,
-        };
-        changes.push(Change::Report(
-            name,
-            Arc::clone(gateway),
-            Some(Arc::new(report)),
-        ));
-    }
-    for name in before.into_keys() {
-        changes.push(Change::Report(name, Arc::clone(gateway), None));
-    }
-    changes
+    let news = after
+        .iter()
+        .filter(|(name, report)| before.get(name) != Some(report));
+    let gone = before.keys().filter(|name| !after.contains_key(name));
+    news.map(|(name, report)| change(name, Some(report)))
+        .chain(gone.map(|name| change(name, None)))
+        .collect()
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
-    use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
+    use fairway_config::exchange::Unlisted;
 
+    use super::super::gateway_report::encode;
     use super::*;
 
     fn row(ready: bool) -> GatewayRow {
         GatewayRow {
-            name: "edge-1".to_owned(),
             version: "0.1.0".to_owned(),
             ready,
-            why: String::new(),
-            listening: 1,
-            failed: 0,
-            connections: 0,
-            flows: 0,
-            started: String::new(),
-            omitted: 0,
+            ..unknown(&"edge-1".into())
         }
     }
 
-    fn report(state: ListenerState) -> Report {
-        Report {
-            gateway: "edge-1".into(),
-            listeners: vec![ListenerReport {
-                listen: ListenAddr("203.0.113.1:80".parse().unwrap()),
-                protocol: Protocol::Tcp,
-                port: 80,
-                kind: ClaimKind::Vip,
-                state,
-            }],
-            refused_endpoints: Vec::new(),
-            eligible_endpoints: 1,
-            notices: Vec::new(),
-            unlisted: Unlisted::default(),
-        }
-    }
-
-    fn failing() -> Report {
-        report(ListenerState::Failed {
-            reason: "PortInUse".to_owned(),
-            message: "it is taken".to_owned(),
-        })
+    /// What a gateway says that has applied the store up to 7; of these Services that they have no
+    /// endpoints.
+    fn said(failing: &[&str]) -> Annotations {
+        let report = |name: &&str| {
+            let report = Report {
+                gateway: "edge-1".into(),
+                applied: None,
+                listeners: Vec::new(),
+                refused_endpoints: Vec::new(),
+                eligible_endpoints: 0,
+                notices: Vec::new(),
+                unlisted: Unlisted::default(),
+            };
+            (ServiceName::new("web", *name), Arc::new(report))
+        };
+        let reports = failing.iter().map(report).collect();
+        encode(GatewaySelfReport::new(row(true), 7), &reports)
     }
 
     /// When a Lease was renewed, by the clock of the gateway, and the clocks that many seconds later.
@@ -370,267 +312,184 @@ mod tests {
         (now, Timestamp(RENEWED.0 + later))
     }
 
-    fn shop(name: &str) -> ServiceName {
-        ServiceName::new("web", name)
-    }
-
     fn told(changes: &[Change]) -> Vec<String> {
         let told = changes.iter().map(|change| match change {
             Change::Report(name, _, report) => format!("{name} {}", report.is_some()),
-            Change::Gateway(name, row) => {
-                format!("{name} {:?}", row.as_ref().map(|row| row.ready))
-            }
+            Change::Gateway(name, status) => match status.as_ref().map(|it| &it.progress) {
+                None => format!("{name} is forgotten"),
+                Some(GatewayProgress::Gone) => format!("{name} is gone"),
+                Some(GatewayProgress::Behind { .. }) => format!("{name} is behind"),
+                Some(GatewayProgress::Applied {
+                    revision,
+                    since_start,
+                    ..
+                }) => format!("{name} {revision} {since_start}"),
+            },
             _ => panic!(),
         });
         told.collect()
     }
 
-    #[test]
-    fn only_what_is_wrong_is_said_and_taken_back_when_it_is_mended() {
-        let (now, name) = (Instant::now(), "edge-1".into());
-        let mut gateways = Gateways::default();
-        let mut reports = BTreeMap::from([
-            (shop("a"), report(ListenerState::Listening)),
-            (shop("b"), failing()),
-        ]);
-        let text = encode(row(true), &reports);
-        assert!(!text.contains("web/a"), "{text}");
-        let changes = gateways.hear(&name, &text, Some(RENEWED), clocks(now, 0));
-        assert_eq!(told(&changes.unwrap()), ["web/b true", "edge-1 Some(true)"]);
-        reports.insert(shop("b"), report(ListenerState::Listening));
-        reports.insert(shop("c"), failing());
-        let changes = gateways
-            .hear(
-                &name,
-                &encode(row(true), &reports),
-                Some(RENEWED),
-                clocks(now, 0),
-            )
-            .unwrap();
-        assert_eq!(
-            told(&changes),
-            ["web/c true", "web/b false", "edge-1 Some(true)"]
-        );
-        let changes = gateways.forget(&name);
-        assert_eq!(told(&changes), ["web/c false", "edge-1 None"]);
+    /// Hears a Lease as a gateway wrote it so many seconds after the first.
+    fn hear(
+        gateways: &mut GatewayLeases,
+        annotations: &Annotations,
+        renewed: i64,
+        now: Instant,
+    ) -> Vec<String> {
+        let renewed = Some(Timestamp(RENEWED.0 + renewed));
+        let at = clocks(now, 0);
+        told(&gateways.hear(&"edge-1".into(), annotations.clone(), renewed, at))
     }
 
     #[test]
-    fn a_gateway_that_is_not_heard_of_is_not_ready_until_it_is_heard_again() {
-        let (now, name) = (Instant::now(), "edge-1".into());
-        let mut gateways = Gateways::default();
-        let text = encode(row(true), &BTreeMap::from([(shop("b"), failing())]));
-        gateways
-            .hear(&name, &text, Some(RENEWED), clocks(now, 0))
-            .unwrap();
-        assert!(
-            gateways
-                .expire(now + DURATION - Duration::from_secs(1))
-                .is_empty()
-        );
-        let changes = gateways.expire(now + DURATION);
-        assert_eq!(told(&changes), ["web/b false", "edge-1 Some(false)"]);
-        assert!(gateways.expire(now + DURATION * 2).is_empty());
+    fn what_is_wrong_is_taken_back_when_it_is_mended_and_when_the_gateway_goes() {
+        let now = Instant::now();
+        let mut gateways = GatewayLeases::default();
+        gateways.listed();
+        let changes = hear(&mut gateways, &said(&["b"]), 0, now);
+        assert_eq!(changes, ["web/b true", "edge-1 7 true"]);
+        let changes = hear(&mut gateways, &said(&["c"]), 1, now);
+        assert_eq!(changes, ["web/c true", "web/b false", "edge-1 7 true"]);
+        let changes = gateways.forget(&"edge-1".into());
+        assert_eq!(told(&changes), ["web/c false", "edge-1 is forgotten"]);
+    }
+
+    #[test]
+    fn what_a_first_list_shows_may_be_older_than_what_else_is_found() {
+        let now = Instant::now();
+        let mut gateways = GatewayLeases::default();
+        assert_eq!(hear(&mut gateways, &said(&[]), 0, now), ["edge-1 7 false"]);
+        gateways.listed();
+        assert!(hear(&mut gateways, &said(&[]), 0, now).is_empty());
+        assert_eq!(hear(&mut gateways, &said(&[]), 10, now), ["edge-1 7 true"]);
+    }
+
+    #[test]
+    fn a_gateway_that_is_not_heard_of_is_gone_until_it_is_heard_again() {
+        let now = Instant::now();
+        let mut gateways = GatewayLeases::default();
+        gateways.listed();
+        hear(&mut gateways, &said(&["b"]), 0, now);
+        let almost = now + DURATION - Duration::from_secs(1);
+        assert!(gateways.expire(almost, false).is_empty());
+        // While Leases can't be watched it has longer.
+        assert!(gateways.expire(now + DURATION, true).is_empty());
+        let changes = gateways.expire(now + DURATION, false);
+        assert_eq!(told(&changes), ["web/b false", "edge-1 is gone"]);
+        assert!(gateways.expire(now + DURATION * 2, false).is_empty());
         // A list shows it again, as it was.
         let later = now + DURATION * 2;
-        let changes = gateways.hear(&name, &text, Some(RENEWED), clocks(later, 60));
-        assert!(changes.unwrap().is_empty());
-        let renewed = Some(Timestamp(RENEWED.0 + 60));
-        let changes = gateways.hear(&name, &text, renewed, clocks(later, 60));
-        assert_eq!(told(&changes.unwrap()), ["web/b true", "edge-1 Some(true)"]);
-        assert!(gateways.expire(now + DURATION * 2).is_empty());
+        assert!(hear(&mut gateways, &said(&["b"]), 0, later).is_empty());
+        let changes = hear(&mut gateways, &said(&["b"]), 60, later);
+        assert_eq!(changes, ["web/b true", "edge-1 7 true"]);
+        assert!(gateways.expire(later, false).is_empty());
+        // However long Leases can't be watched, nobody is believed for ever.
+        let changes = gateways.expire(later + DURATION_UNSEEN, true);
+        assert_eq!(told(&changes), ["web/b false", "edge-1 is gone"]);
     }
 
     #[test]
-    fn a_lease_that_is_seen_again_as_it_was_gives_no_more_time() {
+    fn a_gateway_that_died_before_it_was_first_seen_is_gone_until_it_renews() {
         let (now, name) = (Instant::now(), "edge-1".into());
-        let mut gateways = Gateways::default();
-        let text = encode(row(true), &BTreeMap::new());
-        let mut hear = |seconds| {
-            let at = clocks(now + Duration::from_secs(seconds), seconds.cast_signed());
-            gateways.hear(&name, &text, Some(RENEWED), at).unwrap()
-        };
-        assert_eq!(told(&hear(0)), ["edge-1 Some(true)"]);
-        assert!(hear(20).is_empty());
-        assert_eq!(
-            told(&gateways.expire(now + DURATION)),
-            ["edge-1 Some(false)"]
-        );
-    }
-
-    #[test]
-    fn a_gateway_that_died_before_it_was_first_seen_is_not_ready_until_it_renews() {
-        let (now, name) = (Instant::now(), "edge-1".into());
-        let text = encode(row(true), &BTreeMap::from([(shop("b"), failing())]));
         // A clock that is ahead, one that is behind a little, and either dead or far behind.
-        for later in [-3600, 29] {
-            let changes = Gateways::default().hear(&name, &text, Some(RENEWED), clocks(now, later));
-            assert_eq!(told(&changes.unwrap()), ["web/b true", "edge-1 Some(true)"]);
+        for (later, is) in [
+            (-3600, "edge-1 7 false"),
+            (29, "edge-1 7 false"),
+            (30, "edge-1 is gone"),
+        ] {
+            let mut gateways = GatewayLeases::default();
+            let at = clocks(now, later);
+            let changes = gateways.hear(&name, said(&[]), Some(RENEWED), at);
+            assert_eq!(told(&changes), [is]);
         }
-        let mut gateways = Gateways::default();
-        let changes = gateways.hear(&name, &text, Some(RENEWED), clocks(now, 30));
-        assert_eq!(told(&changes.unwrap()), ["edge-1 Some(false)"]);
-        assert!(gateways.expire(now + DURATION).is_empty());
+        let mut gateways = GatewayLeases::default();
+        gateways.hear(&name, said(&[]), Some(RENEWED), clocks(now, 30));
+        gateways.listed();
+        assert!(gateways.expire(now + DURATION, false).is_empty());
         // It lives: its clock is behind.
-        let renewed = Some(Timestamp(RENEWED.0 + 10));
-        let changes = gateways.hear(&name, &text, renewed, clocks(now, 3600));
-        assert_eq!(told(&changes.unwrap()), ["web/b true", "edge-1 Some(true)"]);
+        assert_eq!(hear(&mut gateways, &said(&[]), 10, now), ["edge-1 7 true"]);
     }
 
     #[test]
     fn after_a_watch_had_failed_gateways_have_their_time_again_and_the_dead_stay_dead() {
         let now = Instant::now();
-        let mut gateways = Gateways::default();
-        let text = encode(row(true), &BTreeMap::new());
+        let mut gateways = GatewayLeases::default();
         for (name, later) in [("alive", 0), ("dead", 60)] {
-            gateways
-                .hear(&name.into(), &text, Some(RENEWED), clocks(now, later))
-                .unwrap();
+            gateways.hear(&name.into(), said(&[]), Some(RENEWED), clocks(now, later));
         }
         gateways.hear_again(now + DURATION * 2);
         let almost = now + DURATION * 3 - Duration::from_secs(1);
-        assert!(gateways.expire(almost).is_empty());
-        let changes = gateways.expire(now + DURATION * 3);
-        assert_eq!(told(&changes), ["alive Some(false)"]);
+        assert!(gateways.expire(almost, false).is_empty());
+        let changes = gateways.expire(now + DURATION * 3, false);
+        assert_eq!(told(&changes), ["alive is gone"]);
     }
 
     #[test]
     fn a_gateway_is_abandoned_when_it_has_been_silent_for_a_day_by_both_clocks() {
         let (now, name) = (Instant::now(), "edge-1".into());
-        let mut gateways = Gateways::default();
-        let text = encode(row(true), &BTreeMap::new());
-        let renewed = RENEWED;
-        let day = |seconds: i64| Timestamp(renewed.0 + 24 * 60 * 60 + seconds);
-        gateways
-            .hear(&name, &text, Some(renewed), clocks(now, 0))
-            .unwrap();
+        let mut gateways = GatewayLeases::default();
+        let day = |seconds: i64| Timestamp(RENEWED.0 + 24 * 60 * 60 + seconds);
+        gateways.hear(&name, said(&[]), Some(RENEWED), clocks(now, 0));
         // It was heard just now, so its clock is wrong.
         assert!(gateways.abandoned((now, day(0))).is_empty());
         let silent = now + DURATION;
-        let changes = gateways.expire(silent);
-        let [Change::Gateway(_, Some(row))] = &changes[..] else {
+        let changes = gateways.expire(silent, false);
+        let [Change::Gateway(_, Some(status))] = &changes[..] else {
             panic!("{changes:?}");
         };
-        assert_eq!(row.why, format!("it has not been heard of since {renewed}"));
+        let why = format!("it has not been heard of since {RENEWED}");
+        assert_eq!(status.row.why, why);
         assert!(gateways.abandoned((silent, day(-1))).is_empty());
         assert_eq!(gateways.abandoned((silent, day(0))), [Arc::clone(&name)]);
-        gateways
-            .hear(&name, &text, Some(day(0)), (silent, day(0)))
-            .unwrap();
+        gateways.hear(&name, said(&[]), Some(day(0)), (silent, day(0)));
         assert!(gateways.abandoned((silent, day(0))).is_empty());
         // Seen for the first time, it may be one whose clock is wrong and that renews in a moment.
-        let mut gateways = Gateways::default();
-        gateways
-            .hear(&name, &text, Some(renewed), (now, day(0)))
-            .unwrap();
+        let mut gateways = GatewayLeases::default();
+        gateways.hear(&name, said(&[]), Some(RENEWED), (now, day(0)));
         assert!(gateways.abandoned((now, day(0))).is_empty());
         assert_eq!(gateways.abandoned((silent, day(0))), [name]);
     }
 
     #[test]
-    fn a_report_is_bounded_however_many_services_fail() {
-        let reports = (0..20_000)
-            .map(|n| (shop(&format!("s{n}")), failing()))
-            .collect();
-        let text = encode(row(true), &reports);
-        assert!(text.len() <= MAX_BYTES + 32);
-        let told: Told = serde_json::from_str(&text).unwrap();
-        assert_eq!(told.services.len() + told.gateway.omitted, 20_000);
-    }
-
-    #[test]
-    fn no_namespace_takes_the_room_of_another_however_much_of_it_fails() {
-        let mut reports: BTreeMap<_, _> = (0..5_000)
-            .map(|n| (ServiceName::new("many", format!("s{n}")), failing()))
-            .collect();
-        let mut large = failing();
-        let notice = Notice {
-            reason: "Much".into(),
-            message: "x".repeat(MAX_BYTES / 2),
+    fn a_gateway_that_is_not_ready_stops_or_can_t_be_read_vouches_for_nothing() {
+        let now = Instant::now();
+        let text = |status: GatewaySelfReport| encode(status, &BTreeMap::new());
+        let well = GatewaySelfReport::new(row(true), 7);
+        let stopping = GatewaySelfReport {
+            stopping: true,
+            ..well.clone()
         };
-        large.notices.push(notice);
-        let large_name = ServiceName::new("large", "a");
-        reports.insert(large_name.clone(), large);
-        reports.insert(ServiceName::new("small", "z"), failing());
-        let told: Told = serde_json::from_str(&encode(row(true), &reports)).unwrap();
-        let of = |namespace: &str| {
-            let all = told.services.iter();
-            all.filter(|it| &*it.service.namespace == namespace).count()
+        let behind = GatewaySelfReport {
+            behind: Some("a watch has ended".to_owned()),
+            ..well.clone()
         };
-        assert_eq!(of("small"), 1);
-        assert!(of("many") > 100, "{}", of("many"));
-        assert_eq!(told.services.len() + told.gateway.omitted, 5_002);
-        // With enough room for all, all is said.
-        reports.retain(|name, _| &*name.namespace != "many");
-        let told: Told = serde_json::from_str(&encode(row(true), &reports)).unwrap();
-        assert!(told.services.iter().any(|it| it.service == large_name));
-        assert_eq!((told.services.len(), told.gateway.omitted), (2, 0));
-    }
-
-    #[test]
-    fn of_one_service_a_few_things_are_said_and_the_rest_is_counted() {
-        let mut much = failing();
-        let first = much.listeners[0].clone();
-        let listener = |port, kind| ListenerReport {
-            port,
-            kind,
-            ..first.clone()
+        let old_version = Annotations::default();
+        let garbled = |gateway: &str, services: &str| Annotations {
+            gateway: gateway.to_owned(),
+            services: services.to_owned(),
         };
-        let vips = (0..1_000).map(|n| listener(n, ClaimKind::Vip));
-        let node_ports = (0..100).map(|n| listener(n, ClaimKind::NodePort));
-        much.listeners = node_ports.chain(vips).collect();
-        for n in 0..1_000_u16 {
-            much.refused_endpoints.push(RefusedEndpoint {
-                endpoint: EndpointAddr(([127, 0, 0, 1], n).into()),
-                why: "is a loopback address".to_owned(),
-            });
-            much.notices.push(Notice {
-                reason: "PortNotInEndpointSlices".into(),
-                message: format!("port {n} has no endpoints"),
-            });
-        }
-        let reports = BTreeMap::from([(shop("a"), much), (shop("b"), failing())]);
-        let text = encode(row(true), &reports);
-        assert!(text.len() < 16 << 10, "{} bytes", text.len());
-        let told: Told = serde_json::from_str(&text).unwrap();
-        assert_eq!((told.services.len(), told.gateway.omitted), (2, 0));
-        let much = &told.services[0];
-        let ports = much.listeners.iter().filter(|it| it.kind == ClaimKind::Vip);
-        assert_eq!(ports.count(), PORTS);
-        let named = |it: &&ListenerReport| matches!(&it.state, ListenerState::Failed { message, .. } if !message.is_empty());
-        assert_eq!(much.listeners.iter().filter(named).count(), NAMED);
-        assert_eq!(
-            (much.refused_endpoints.len(), much.notices.len()),
-            (NAMED, NAMED)
-        );
-        let rest = Unlisted {
-            failing_listeners: 1_100 - NAMED - PORTS,
-            refused_endpoints: 1_000 - NAMED,
-            notices: 1_000 - NAMED,
-        };
-        assert_eq!(much.unlisted, rest);
-        assert_eq!(told.services[1].unlisted, Unlisted::default());
-        // And so it comes to the controller.
-        let at = clocks(Instant::now(), 0);
-        let changes = Gateways::default().hear(&"x".into(), &text, Some(RENEWED), at);
-        let Some(Change::Report(_, _, Some(report))) = changes.unwrap().into_iter().next() else {
-            panic!("nothing is told");
-        };
-        assert_eq!(
-            (report.listeners.len(), report.unlisted),
-            (NAMED + PORTS, rest)
-        );
-    }
-
-    #[test]
-    fn what_is_no_report_is_an_error_and_no_panic() {
-        let mut gateways = Gateways::default();
-        for text in ["", "{}", "null", "[1]", "{\"gateway\": 7}"] {
-            assert!(
-                gateways
-                    .hear(&"x".into(), text, None, clocks(Instant::now(), 0))
-                    .is_err()
-            );
+        let good = text(well.clone());
+        for (annotations, is) in [
+            (good.clone(), "edge-1 7 true"),
+            (text(stopping), "edge-1 is gone"),
+            (text(behind), "edge-1 is behind"),
+            (
+                text(GatewaySelfReport::new(row(false), 7)),
+                "edge-1 is behind",
+            ),
+            (old_version, "edge-1 is behind"),
+            (garbled("{}", &good.services), "edge-1 is behind"),
+            (garbled("[", &good.services), "edge-1 is behind"),
+            (garbled(&good.gateway, ""), "edge-1 is behind"),
+            (garbled(&good.gateway, "!"), "edge-1 is behind"),
+            (garbled(&good.gateway, "aGVsbG8="), "edge-1 is behind"),
+        ] {
+            let mut gateways = GatewayLeases::default();
+            gateways.listed();
+            // It had said that all is well.
+            hear(&mut gateways, &good, -10, now);
+            assert_eq!(hear(&mut gateways, &annotations, 0, now), [is]);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use fairway_config::exchange::Change;
 use fairway_config::object::Kind;
 
+use super::known::version;
 use super::settings::{Reads, now};
 use super::shared::Shared;
 use super::snapshot::Snapshot;
@@ -62,6 +63,7 @@ impl Shared {
                 changes
             }
         };
+        self.feed.reach(known.revision());
         // A first list is no change: nobody waits for what it shows.
         let since = self.feed.is_synced().then(Instant::now);
         if self.settings.reads == Reads::Controller {
@@ -89,18 +91,24 @@ impl Shared {
             return;
         }
         let written = recalled.written;
+        let mut newest = 0;
         for (kind, document) in recalled.documents() {
             let mut known = lock(&self.known);
             // A list that has ended meanwhile knows better.
             if !lock(&self.progress).has_listed(kind) {
+                if kind == Kind::Service {
+                    newest = newest.max(version(&document));
+                }
                 let change = known.recall(&document, now());
                 self.feed.publish(change.into_iter().collect(), false, None);
             }
         }
-        let _known = lock(&self.known);
+        let mut known = lock(&self.known);
         if lock(&self.progress).is_complete() {
             return;
         }
+        known.stand_in(newest);
+        self.feed.reach(known.revision());
         lock(&self.progress).stand_in(written);
         self.feed.publish(Vec::new(), true, None);
         tracing::warn!(

@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use fairway_config::cluster::Node;
 use fairway_config::conditions;
-use fairway_config::exchange::{Change, Held, StoredService};
+use fairway_config::exchange::{Change, Held, Status, StoredService};
+use fairway_config::names::ServiceName;
 use fairway_config::object::{self, Kind, Object, ObjectKey};
 use fairway_config::problem::{DocumentPlace, Problem};
 use fairway_config::service::{Service, ServiceType};
 use fairway_config::time::Timestamp;
 use serde_json::Value;
 
+use super::revision::RevisionReached;
 use super::status;
 
 /// The finalizer of a LoadBalancer provider (k8s.io/cloud-provider).
@@ -108,6 +110,8 @@ pub(super) struct Known {
     /// Objects that have been met since the list of their kind began, while it goes on.
     listed: BTreeMap<Kind, BTreeSet<ObjectKey>>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
+    /// Up to which revision all Services are known.
+    reached: RevisionReached,
     /// Counts what was taken in; a Service's version.
     version: u64,
 }
@@ -122,6 +126,7 @@ impl Known {
             told: BTreeMap::new(),
             listed: BTreeMap::new(),
             problems: BTreeMap::new(),
+            reached: RevisionReached::default(),
             version: 0,
         }
     }
@@ -129,6 +134,9 @@ impl Known {
     /// A list of all objects of this kind begins.
     pub(super) fn begin(&mut self, kind: Kind) {
         self.listed.insert(kind, BTreeSet::new());
+        if kind == Kind::Service {
+            self.reached.begin();
+        }
     }
 
     /// The list has ended: what it did not show is gone.
@@ -136,6 +144,9 @@ impl Known {
         let Some(listed) = self.listed.remove(&kind) else {
             return Vec::new();
         };
+        if kind == Kind::Service {
+            self.reached.end();
+        }
         let known = match kind {
             Kind::Service => self.services.keys().cloned().collect(),
             _ => self.of_kind(kind),
@@ -163,6 +174,12 @@ impl Known {
             .pointer("/metadata/resourceVersion")
             .and_then(Value::as_str)
             .unwrap_or_default();
+        if kind == Kind::Service {
+            match version(document) {
+                u64::MAX => {}
+                version => self.reached.meet(version),
+            }
+        }
         if self.is_known(&key, text, met) {
             return None;
         }
@@ -277,7 +294,8 @@ impl Known {
             Some(former) if former.stored.service == service => Arc::clone(&former.stored.service),
             _ => service,
         };
-        let ours = self.class.has(&service);
+        // A gateway has no class: it serves what a controller has taken, as the conditions say.
+        let ours = self.decides && self.class.has(&service);
         let status::Read {
             mut status,
             foreign,
@@ -304,12 +322,24 @@ impl Known {
         let first_seen = former.map_or(now, |former| former.stored.first_seen);
         let finalizers = document.pointer("/metadata/finalizers");
         let finalizers = finalizers.and_then(Value::as_array).into_iter().flatten();
+        let shown = |status: &Status| -> Vec<IpAddr> {
+            status.ingress.iter().map(|ingress| ingress.ip).collect()
+        };
+        let revision = version(document);
+        // A list may show it as it was long ago and again is, and not what it was in between.
+        let alike = former.filter(|former| {
+            !self.reached.is_listing()
+                && former.stored.service.is_served_alike(&service)
+                && shown(&former.stored.status) == shown(&status)
+        });
+        let revision = alike.map_or(revision, |it| it.stored.revision.min(revision));
         self.version += 1;
         let stored = Arc::new(StoredService {
             service,
             held,
             status,
             version: self.version,
+            revision,
             first_seen,
             source: None,
             source_problem: None,
@@ -396,10 +426,34 @@ impl Known {
         record.is_some_and(|record| record.is_stray(&self.class))
     }
 
+    /// Every change of a Service up to this revision has been taken in.
+    pub(super) fn revision(&self) -> u64 {
+        self.reached.get()
+    }
+
+    /// What was written down has every Service up to this revision.
+    pub(super) fn stand_in(&mut self, newest: u64) {
+        self.reached.stand_in(newest);
+    }
+
+    /// The Services that can't be read as they are now.
+    pub(super) fn held_back_services(&self) -> Vec<ServiceName> {
+        let services = self.problems.keys().filter(|key| key.kind == Kind::Service);
+        services.filter_map(|key| key.namespaced_name()).collect()
+    }
+
     /// What is held back, and why.
     pub(super) fn problems(&self) -> Vec<Problem> {
         self.problems.values().flatten().cloned().collect()
     }
+}
+
+/// Its `metadata.resourceVersion`: a number that grows (KEP-5504). Where it is none no gateway can be
+/// taken to have applied it.
+pub(super) fn version(document: &Value) -> u64 {
+    let version = document.pointer("/metadata/resourceVersion");
+    let version = version.and_then(Value::as_str);
+    version.and_then(|it| it.parse().ok()).unwrap_or(u64::MAX)
 }
 
 /// A Node without its labels, of which a controller has no use.

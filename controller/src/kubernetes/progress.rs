@@ -1,6 +1,7 @@
 //! How the watches of a store are: what has been listed, and what is wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use fairway_config::object::Kind;
 use fairway_config::time::Timestamp;
@@ -8,13 +9,24 @@ use fairway_config::time::Timestamp;
 use super::document::resource;
 use super::settings::Reads;
 
+/// What is wrong with a watch, and since when.
+#[derive(Debug)]
+struct Failing {
+    why: String,
+    since: Instant,
+}
+
+/// After so long what a watch has told counts as old, in a process that can do everything else. A
+/// watch that failed is tried again within half a minute.
+const STALE: Duration = Duration::from_secs(40);
+
 /// How the watches are.
 #[derive(Debug)]
 pub(super) struct Progress {
     reads: Reads,
     listed: BTreeSet<Kind>,
     /// Kinds that can't be watched just now, and why.
-    failing: BTreeMap<Kind, String>,
+    failing: BTreeMap<Kind, Failing>,
     /// The Leases of gateways, likewise.
     gateways_listed: bool,
     gateways_failing: Option<String>,
@@ -73,9 +85,11 @@ impl Progress {
     /// A watch has had none.
     pub(super) fn fails(&mut self, kind: Kind, why: String) {
         metrics::counter!("fairway_store_errors_total", "operation" => "watch").increment(1);
-        if self.failing.get(&kind) != Some(&why) {
+        let before = self.failing.get(&kind);
+        if before.is_none_or(|before| before.why != why) {
             tracing::warn!(%kind, why, "can't be watched; what is known stays in force");
-            self.failing.insert(kind, why);
+            let since = before.map_or_else(Instant::now, |before| before.since);
+            self.failing.insert(kind, Failing { why, since });
         }
     }
 
@@ -95,9 +109,18 @@ impl Progress {
         }
     }
 
+    /// Why what is known may be old: a watch has failed for long, while everything else worked since
+    /// `answered`. Where the API server is away nothing new can be said, or missed.
+    pub(super) fn stale(&self, answered: Instant, now: Instant) -> Option<String> {
+        let mut failing = self.failing.values();
+        let stale = failing.find(|it| it.since.max(answered) + STALE <= now);
+        stale.map(|it| it.why.clone())
+    }
+
     /// What is wrong, a sentence each.
     pub(super) fn problems(&self) -> Vec<String> {
-        let failing = self.failing.values().chain(&self.gateways_failing);
+        let failing = self.failing.values().map(|it| &it.why);
+        let failing = failing.chain(&self.gateways_failing);
         let mut problems: Vec<String> = failing.cloned().collect();
         problems.extend(self.stands_in.map(|written| {
             let unlisted = self.unlisted().map(|kind| resource(kind).plural);
@@ -118,7 +141,7 @@ impl Progress {
         let mut outstanding: Vec<String> = self
             .unlisted()
             .map(|kind| match self.failing.get(&kind) {
-                Some(why) => why.clone(),
+                Some(failing) => failing.why.clone(),
                 None => format!("{} are being listed", resource(kind).plural),
             })
             .collect();

@@ -1,13 +1,13 @@
 //! What the tasks of a store work on.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use kube::Client;
 
 use super::known::Known;
+use super::outgoing::OutgoingReports;
 use super::pace::Pace;
 use super::progress::Progress;
-use super::reporter::Reports;
 use super::rights::Rights;
 use super::settings::KubernetesSettings;
 use super::snapshot::Snapshot;
@@ -28,7 +28,7 @@ pub(super) struct Shared {
     pub(super) pace: Pace,
     pub(super) rights: Rights,
     pub(super) teller: Teller,
-    pub(super) reports: Arc<Reports>,
+    pub(super) reports: OutgoingReports,
     /// Taken while `known` is held, so that it is written down in the order in which it was heard.
     pub(super) snapshot: Option<Mutex<Snapshot>>,
 }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use fairway_config::exchange::{Batch, Report, Write};
-use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::exchange::{Batch, ReportBatch, Write};
+use fairway_config::names::ClusterName;
 use fairway_config::problem::Problem;
 use futures::StreamExt as _;
 use kube::Client;
@@ -14,9 +14,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::known::{Class, Known};
+use super::outgoing::OutgoingReports;
 use super::pace::{self, Pace};
 use super::progress::Progress;
-use super::reporter::{self, Identity};
+use super::reporter::{self, GatewayIdentity};
 use super::rights::Rights;
 use super::settings::{KubernetesSettings, Reads};
 use super::shared::Shared;
@@ -64,7 +65,7 @@ impl KubernetesStore {
             pace: Pace::default(),
             rights: Rights::default(),
             teller,
-            reports: Arc::default(),
+            reports: OutgoingReports::default(),
             snapshot: snapshot.map(Mutex::new),
         });
         let mut tasks = JoinSet::new();
@@ -98,11 +99,10 @@ impl KubernetesStore {
     /// Tells the cluster how this gateway is and what it reports, until `stop`.
     pub fn tell(
         &self,
-        identity: Identity,
+        identity: GatewayIdentity,
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + use<> {
-        let (client, reports) = (self.shared.client.clone(), Arc::clone(&self.shared.reports));
-        reporter::keep(client, reports, identity, stop)
+        reporter::keep(Arc::clone(&self.shared), identity, stop)
     }
 }
 
@@ -145,8 +145,8 @@ impl Store for KubernetesStore {
             .await
     }
 
-    fn report(&self, _: &ClusterName, reports: Vec<(ServiceName, Option<Report>)>) {
-        self.shared.reports.take(reports);
+    fn report(&self, _: &ClusterName, said: ReportBatch) {
+        self.shared.reports.take(said);
     }
 
     fn sequence(&self) -> u64 {

@@ -197,6 +197,7 @@ fn batch(changes: Vec<Change>) -> Batch {
         synced: true,
         sequence: 0,
         since: None,
+        revision: 0,
     }
 }
 
@@ -212,8 +213,6 @@ fn settings() -> Settings {
         zone: None,
         forward_to: ForwardTo::Endpoints,
         slices_are_known: true,
-        class: "fairway.dev/gateway".into(),
-        default_class: true,
         allow_loopback: false,
         admin: Vec::new(),
         serve_node_ports: fairway_gateway_core::build::ServeNodePorts::Always,
@@ -284,6 +283,7 @@ fn stored(n: u32) -> Arc<StoredService> {
         held: held(n, 0),
         status: Status::default(),
         version: 1,
+        revision: 0,
         first_seen: Timestamp(0),
         source: None,
         source_problem: None,

@@ -64,6 +64,8 @@ pub struct Builder {
     dirty: Vec<Id>,
     /// What surrounds all Services has changed.
     all_dirty: bool,
+    /// Services that have come in another form, whether their route is another one or not.
+    reapplied: BTreeSet<ServiceName>,
     synced: bool,
 }
 
@@ -83,6 +85,7 @@ impl Builder {
             dialled: Dialled::default(),
             dirty: Vec::new(),
             all_dirty: true,
+            reapplied: BTreeSet::new(),
             synced: false,
         }
     }
@@ -184,6 +187,17 @@ impl Builder {
         changed
     }
 
+    /// The Services that have come in another form since this was last asked: their routes may be the
+    /// same, and people are to be told that they are of this form now.
+    pub fn take_reapplied(&mut self) -> BTreeSet<ServiceName> {
+        std::mem::take(&mut self.reapplied)
+    }
+
+    /// A Service as it is known.
+    pub fn stored(&self, service: &ServiceName) -> Option<&Arc<StoredService>> {
+        self.entry(service)?.stored.as_ref()
+    }
+
     /// The route of a Service, as of the last [`Self::build`].
     pub fn route(&self, service: &ServiceName) -> Option<&Arc<Route>> {
         self.entry(service)?.route.as_ref()
@@ -223,6 +237,7 @@ impl Builder {
         if is_alike(old.as_deref(), stored.map(Arc::as_ref)) {
             return;
         }
+        self.reapplied.insert(name.clone());
         mark(&mut self.services, &mut self.dirty, &id);
         let (before, now) = (held(old.as_deref()), held(stored.map(Arc::as_ref)));
         if before != now {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_config::endpoints::EndpointHost;
-use fairway_config::exchange::{ClaimKind, RefusedEndpoint};
+use fairway_config::exchange::{ClaimKind, ListenerReport, RefusedEndpoint};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
 use fairway_config::service::{AppProtocol, Notice, PortKey};
@@ -26,6 +26,8 @@ pub struct Route {
     pub notices: Vec<Notice>,
     /// Endpoints that must not be dialled.
     pub refused: Vec<RefusedEndpoint>,
+    /// Places on its external addresses where it does not listen, for another Service does.
+    pub lost: Vec<ListenerReport>,
 }
 
 /// One port of a Service.

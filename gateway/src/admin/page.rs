@@ -189,7 +189,8 @@ impl Page {
                     .clone()
                     .unwrap_or_else(|| external.join(", ")),
                 ports.collect::<Vec<_>>().join(", "),
-                row.endpoints.to_string(),
+                row.endpoints
+                    .map_or_else(|| "-".to_owned(), |count| count.to_string()),
                 state,
                 row.source.clone().unwrap_or_default(),
             ];

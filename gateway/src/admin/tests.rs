@@ -47,7 +47,9 @@ fn service(namespace: &str, name: &str, ready: bool) -> ServiceRow {
             node_port: Some(31468),
         }],
         created: "2026-11-01T00:00:00Z".into(),
-        endpoints: 2,
+        endpoints: Some(2),
+        serving: Some(1),
+        gateways: Some(1),
         conditions: vec![ConditionRow {
             kind: "Ready".into(),
             status: if ready { "True" } else { "False" }.into(),

@@ -70,8 +70,6 @@ async fn programmer(kernel: &Arc<Kernel>) -> Programmer {
         zone: None,
         forward_to: ForwardTo::Endpoints,
         slices_are_known: false,
-        class: "fairway.dev/gateway".into(),
-        default_class: true,
         allow_loopback: true,
         admin: Vec::new(),
         serve_node_ports: fairway_gateway_core::build::ServeNodePorts::Always,

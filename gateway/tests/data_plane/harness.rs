@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use fairway_config::endpoints::{EndpointHost, EndpointSlice, SliceEndpoint, SlicePort};
-use fairway_config::exchange::{Batch, Change, Held, ListenerState, Report, Status, StoredService};
+use fairway_config::exchange::{
+    Batch, Change, Held, ListenerState, Report, ReportBatch, Status, StoredService,
+};
 use fairway_config::names::{NamespacedName, ServiceName};
 use fairway_config::net::{ListenAddr, Protocol};
 use fairway_config::service::{
@@ -73,7 +75,7 @@ pub struct Running {
     pub gateway: Gateway,
     pub objects: mpsc::Sender<Batch>,
     pub shutdown: CancellationToken,
-    reports: mpsc::UnboundedReceiver<fairway_gateway::reports::Reports>,
+    reports: mpsc::UnboundedReceiver<ReportBatch>,
     last: BTreeMap<ServiceName, Report>,
 }
 
@@ -85,8 +87,6 @@ pub fn settings() -> Settings {
         zone: None,
         forward_to: ForwardTo::Endpoints,
         slices_are_known: false,
-        class: "fairway.dev/gateway".into(),
-        default_class: true,
         allow_loopback: true,
         admin: Vec::new(),
         serve_node_ports: fairway_gateway_core::build::ServeNodePorts::Always,
@@ -137,6 +137,7 @@ impl Running {
                 synced: true,
                 sequence: 0,
                 since: None,
+                revision: 0,
             })
             .await
             .expect("the gateway runs");
@@ -162,9 +163,10 @@ impl Running {
     pub async fn report(&mut self, service: &ServiceName, is: impl Fn(Option<&Report>) -> bool) {
         within(async {
             while !is(self.last.get(service)) {
-                for (name, report) in self.reports.recv().await.expect("the gateway runs") {
+                let said = self.reports.recv().await.expect("the gateway runs");
+                for (name, report) in said.reports {
                     match report {
-                        Some(report) => self.last.insert(name, report),
+                        Some(report) => self.last.insert(name, Report::clone(&report)),
                         None => self.last.remove(&name),
                     };
                 }
@@ -245,6 +247,7 @@ impl Spec {
             held: self.held.clone(),
             status: Status::default(),
             version: 1,
+            revision: 0,
             first_seen: Timestamp(0),
             source: None,
             source_problem: None,

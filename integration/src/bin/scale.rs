@@ -86,7 +86,7 @@ fn main() -> Result<()> {
     let mut gateway = Member(
         "gateway",
         Fairway::member(&it.site.edge, "gateway", &it.account("fairway-gateway")?)?
-            .arguments(&["--default-class", "--node-name", "edge-1"])
+            .arguments(&["--node-name", "edge-1"])
             .log("warn"),
     );
     let mut rows = Vec::new();

@@ -164,7 +164,7 @@ impl<'a> AtWork<'a> {
         let installed = Installed::new(cluster)?;
         Ok(Self {
             controller: installed.controlled_in(addresses, environment)?,
-            gateway: installed.gateway_in(&[DEFAULT_CLASS], environment)?,
+            gateway: installed.gateway_in(&[], environment)?,
             installed,
         })
     }

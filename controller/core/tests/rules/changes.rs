@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairway_config::exchange::{IpMode, ListenerState};
+use fairway_config::exchange::IpMode;
 use fairway_config::names::ServiceName;
 use fairway_config::net::{IpFamily, Protocol};
 use fairway_config::pool::Forwarding;
@@ -78,82 +78,6 @@ fn in_a_cluster_node_ports_are_what_the_spec_says() {
         world.condition("without", "fairway.dev/NodePortsAllocated"),
         None
     );
-}
-
-#[test]
-fn in_a_cluster_without_a_gateway_the_service_says_so() {
-    let in_cluster = Settings {
-        allocates_node_ports: false,
-        gateways_tell: true,
-        ..settings()
-    };
-    let mut by_nodes = other_pool("nodes", "10.1.0.1", "10.1.0.3");
-    by_nodes.forwarding = Forwarding::Node;
-    by_nodes.auto_assign = false;
-    let mut world = World::new(in_cluster, vec![pool(), by_nodes]);
-    let mut elsewhere = service("elsewhere", 4);
-    elsewhere.asks.pool = Some("nodes".into());
-    world.put([
-        service("shop", 1),
-        service("next", 2),
-        service("late", 3),
-        elsewhere,
-    ]);
-    const NONE: Option<(bool, &str)> = Some((false, "NoGateway"));
-    assert_eq!(world.condition("shop", "fairway.dev/Programmed"), NONE);
-    // Nothing is to be carried by one.
-    assert_eq!(world.condition("late", "fairway.dev/Programmed"), None);
-    assert_eq!(world.condition("elsewhere", "fairway.dev/Programmed"), None);
-    world.gateway("edge-1", false);
-    assert_eq!(world.condition("shop", "fairway.dev/Programmed"), NONE);
-    world.gateway("edge-1", true);
-    assert_eq!(
-        world.condition("shop", "fairway.dev/Programmed"),
-        Some((true, "Programmed"))
-    );
-    // A restart of all gateways is no news of every Service.
-    world.gateway("edge-1", false);
-    assert_eq!(
-        world.condition("shop", "fairway.dev/Programmed"),
-        Some((true, "Programmed"))
-    );
-}
-
-#[test]
-fn where_a_gateway_can_t_tell_of_every_service_none_is_said_to_work_that_was_not() {
-    let in_cluster = Settings {
-        allocates_node_ports: false,
-        gateways_tell: true,
-        ..settings()
-    };
-    let mut world = World::new(in_cluster, vec![pool()]);
-    const WORKS: Option<(bool, &str)> = Some((true, "Programmed"));
-    const FAILS: Option<(bool, &str)> = Some((false, "PortInUse"));
-    let fails = || ListenerState::Failed {
-        reason: "PortInUse".to_owned(),
-        message: "it is taken".to_owned(),
-    };
-    world.gateway("east", true);
-    world.gateway("west", true);
-    world.put([service("works", 1), service("fails", 2)]);
-    world.report("east", "fails", "203.0.113.2:80", fails());
-    assert_eq!(world.condition("works", "fairway.dev/Programmed"), WORKS);
-    assert_eq!(world.condition("fails", "fairway.dev/Programmed"), FAILS);
-    // What it said of this one has no room any more.
-    world.gateway_that_omits("east", true, 1);
-    world.silence("fails");
-    world.put([service("late", 3)]);
-    assert_eq!(world.condition("works", "fairway.dev/Programmed"), WORKS);
-    assert_eq!(world.condition("fails", "fairway.dev/Programmed"), FAILS);
-    assert_eq!(world.condition("late", "fairway.dev/Programmed"), None);
-    // What it does say is heard.
-    world.report("east", "works", "203.0.113.1:80", fails());
-    assert_eq!(world.condition("works", "fairway.dev/Programmed"), FAILS);
-    // There is room again, and it says nothing of the others.
-    world.gateway_that_omits("east", true, 0);
-    assert_eq!(world.condition("works", "fairway.dev/Programmed"), FAILS);
-    assert_eq!(world.condition("fails", "fairway.dev/Programmed"), WORKS);
-    assert_eq!(world.condition("late", "fairway.dev/Programmed"), WORKS);
 }
 
 #[test]
@@ -305,64 +229,6 @@ fn two_that_swap_their_ports_never_have_one_both() {
         let shares = world.held("b").addresses == world.held("a").addresses;
         assert_eq!(shares, key.is_some());
     }
-}
-
-#[test]
-fn what_gateways_report_ends_in_programmed_and_in_the_ports() {
-    let mut world = World::new(settings(), vec![pool()]);
-    world.put([service("shop", 1)]);
-    assert_eq!(world.condition("shop", "fairway.dev/Programmed"), None);
-    let failed = || ListenerState::Failed {
-        reason: "PortInUse".into(),
-        message: "another process holds the port".into(),
-    };
-    let listen = "10.0.0.1:80";
-    world.report("east", "shop", listen, ListenerState::Listening);
-    assert_eq!(
-        world.condition("shop", "fairway.dev/Programmed"),
-        Some((true, "Programmed"))
-    );
-    world.report("west", "shop", listen, failed());
-    assert_eq!(
-        world.condition("shop", "fairway.dev/Programmed"),
-        Some((false, "PortInUse"))
-    );
-    let status = world.status("shop");
-    assert_eq!(
-        status
-            .conditions
-            .get("fairway.dev/Programmed")
-            .unwrap()
-            .message,
-        "Gateway west, 10.0.0.1:80/TCP: another process holds the port"
-    );
-    let error = |world: &World| world.status("shop").ingress[0].ports[0].error.clone();
-    assert_eq!(error(&world).as_deref(), Some("PortInUse"));
-    // No endpoint is no failure.
-    world.report("west", "shop", listen, ListenerState::Refusing);
-    assert_eq!(
-        world.condition("shop", "fairway.dev/Programmed"),
-        Some((true, "Programmed"))
-    );
-    assert_eq!(error(&world), None);
-}
-
-#[test]
-fn what_gateways_said_stays_until_they_are_heard_again() {
-    let mut world = World::new(settings(), vec![pool()]);
-    world.put([service("shop", 1)]);
-    let failed = ListenerState::Failed {
-        reason: "PortInUse".into(),
-        message: "another process holds the port".into(),
-    };
-    world.report("east", "shop", "10.0.0.1:80", failed);
-    let before = world.status("shop").clone();
-    world.now = 500;
-    world.restart(settings(), vec![pool()]);
-    assert_eq!(*world.status("shop"), before);
-    world.silence("shop");
-    assert_eq!(world.condition("shop", "fairway.dev/Programmed"), None);
-    assert_eq!(world.status("shop").ingress[0].ports[0].error, None);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod asking;
 mod changes;
 mod nodes;
+mod programmed;
 mod reports;
 mod requests;
 mod world;

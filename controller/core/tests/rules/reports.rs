@@ -9,30 +9,12 @@ use fairway_config::service::Notice;
 use crate::world::{World, pool, service, settings};
 
 #[test]
-fn a_service_none_of_whose_endpoints_is_reached_is_not_programmed() {
-    let mut world = World::new(settings(), vec![pool()]);
-    world.put([service("shop", 1)]);
-    let unreachable = || ListenerState::Unreachable {
-        message: "no endpoint is reached: 10.1.0.1:80 (connection refused)".to_owned(),
-    };
-    world.report("east", "shop", "10.0.0.1:80", unreachable());
-    assert_eq!(
-        world.condition("shop", "fairway.dev/Programmed"),
-        Some((false, "EndpointsUnreachable"))
-    );
-    world.report("east", "shop", "10.0.0.1:80", ListenerState::Listening);
-    assert_eq!(
-        world.condition("shop", "fairway.dev/Programmed"),
-        Some((true, "Programmed"))
-    );
-}
-
-#[test]
 fn a_few_things_are_named_and_the_rest_is_counted_listed_or_not() {
     let mut world = World::new(settings(), vec![pool()]);
     world.put([service("shop", 1)]);
     let report = |gateway: &str, unlisted| Report {
         gateway: gateway.into(),
+        applied: None,
         listeners: (0..4)
             .map(|port| ListenerReport {
                 listen: ListenAddr(([10, 0, 0, 1], port).into()),

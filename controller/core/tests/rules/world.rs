@@ -11,7 +11,6 @@ use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
 use fairway_config::selector::{Expression, Selector};
 use fairway_config::service::*;
 use fairway_config::time::Timestamp;
-use fairway_config::view::GatewayRow;
 use fairway_controller_core::{NodePortRange, Settings, State};
 
 /// Fairway by default, and the allocator.
@@ -113,6 +112,25 @@ pub(crate) fn label(key: &str, value: &str) -> Selector {
     Selector::from(Expression::Equal(key.into(), value.into()))
 }
 
+fn gateway_status(name: &str, progress: GatewayProgress) -> GatewayStatus {
+    GatewayStatus {
+        row: GatewayRow {
+            name: name.to_owned(),
+            version: String::new(),
+            ready: true,
+            why: String::new(),
+            listening: 0,
+            failed: 0,
+            connections: 0,
+            flows: 0,
+            started: String::new(),
+            omitted: 0,
+        },
+        progress,
+        endpoints: Arc::default(),
+    }
+}
+
 pub(crate) struct World {
     state: State,
     services: BTreeMap<Arc<str>, Arc<StoredService>>,
@@ -124,6 +142,10 @@ pub(crate) struct World {
     pub(crate) denies: bool,
     /// Those that it was asked for.
     pub(crate) asked: Vec<u16>,
+    /// Counts the changes that concern gateways, as an API server does.
+    pub(crate) revision: u64,
+    /// So many writes there were at a time, at most.
+    pub(crate) largest: usize,
 }
 
 impl World {
@@ -136,6 +158,8 @@ impl World {
             refuses: BTreeSet::new(),
             denies: false,
             asked: Vec::new(),
+            revision: 0,
+            largest: 0,
         };
         let pools = pools.into_iter();
         let changes = pools.map(|pool| Change::Pool(Arc::clone(&pool.name), Some(Arc::new(pool))));
@@ -146,6 +170,7 @@ impl World {
     /// These Services are there, or changed, all at once.
     pub(crate) fn put<const N: usize>(&mut self, services: [Service; N]) {
         let changes = services.into_iter().map(|service| {
+            self.revision += 1;
             let name = service.name.clone();
             let old = self.services.get(&name.name);
             let stored = Arc::new(StoredService {
@@ -153,6 +178,7 @@ impl World {
                 status: old.map(|old| old.status.clone()).unwrap_or_default(),
                 service: Arc::new(service),
                 version: old.map_or(1, |old| old.version + 1),
+                revision: self.revision,
                 first_seen: Timestamp(0),
                 source: Some("web.yaml, document 1".into()),
                 source_problem: None,
@@ -213,29 +239,18 @@ impl World {
         self.apply(vec![Change::Node(name.into(), node)]);
     }
 
-    /// A gateway says how the listener of a port on an address is.
-    pub(crate) fn report(&mut self, gateway: &str, name: &str, listen: &str, state: ListenerState) {
-        self.say(
-            name,
-            Report {
-                gateway: gateway.into(),
-                listeners: vec![ListenerReport {
-                    listen: fairway_config::net::ListenAddr(listen.parse().unwrap()),
-                    protocol: Protocol::Tcp,
-                    port: 80,
-                    kind: ClaimKind::Vip,
-                    state,
-                }],
-                refused_endpoints: vec![],
-                eligible_endpoints: 1,
-                notices: vec![],
-                unlisted: Unlisted::default(),
-            },
-        );
+    /// A gateway says this of a Service as it is now.
+    pub(crate) fn say(&mut self, name: &str, mut report: Report) {
+        let stored = &self.services[name];
+        report.applied = Some(AppliedService {
+            service: Arc::clone(&stored.service),
+            held: stored.held.clone(),
+        });
+        self.say_of_another(name, report);
     }
 
-    /// A gateway says this of a Service.
-    pub(crate) fn say(&mut self, name: &str, report: Report) {
+    /// A gateway says this of a Service, as it was or as it is elsewhere.
+    pub(crate) fn say_of_another(&mut self, name: &str, report: Report) {
         let name = ServiceName::new("web", name);
         self.apply(vec![Change::Report(
             name,
@@ -244,56 +259,68 @@ impl World {
         )]);
     }
 
-    /// A gateway tells of itself.
-    pub(crate) fn gateway(&mut self, name: &str, ready: bool) {
-        self.gateway_that_omits(name, ready, 0);
+    /// A gateway that is a process of its own says up to where it has applied the store.
+    pub(crate) fn applied(&mut self, name: &str, revision: u64) {
+        self.gateway(
+            name,
+            GatewayProgress::Applied {
+                revision,
+                since_start: true,
+                untold: BTreeSet::new(),
+            },
+        );
     }
 
-    /// A gateway tells of itself, and of so many Services it could not tell.
-    pub(crate) fn gateway_that_omits(&mut self, name: &str, ready: bool, omitted: usize) {
-        let row = GatewayRow {
-            name: name.to_owned(),
-            version: String::new(),
-            ready,
-            why: String::new(),
-            listening: 0,
-            failed: 0,
-            connections: 0,
-            flows: 0,
-            started: String::new(),
-            omitted,
-        };
-        self.apply(vec![Change::Gateway(name.into(), Some(Arc::new(row)))]);
+    /// A gateway that is a process of its own is so.
+    pub(crate) fn gateway(&mut self, name: &str, progress: GatewayProgress) {
+        let status = gateway_status(name, progress);
+        self.apply(vec![Change::Gateway(name.into(), Some(Arc::new(status)))]);
     }
 
-    /// Gateways have nothing to say of it any more.
-    pub(crate) fn silence(&mut self, name: &str) {
-        self.apply(vec![Change::Report(
-            ServiceName::new("web", name),
-            "east".into(),
-            None,
-        )]);
+    /// How many gateways serve a Service, of how many.
+    pub(crate) fn serving(&self, name: &str) -> (usize, usize) {
+        let traffic = self.state.traffic(&ServiceName::new("web", name)).unwrap();
+        (traffic.serving, traffic.gateways)
     }
 
     /// Another controller finds what this one left.
     pub(crate) fn restart(&mut self, settings: Settings, pools: Vec<AddressPool>) {
-        let restarted = Self::new(settings, pools);
-        self.state = restarted.state;
+        self.restart_with(settings, pools, &[]);
+    }
+
+    /// Another controller finds what this one left, and these gateways.
+    pub(crate) fn restart_with(
+        &mut self,
+        settings: Settings,
+        pools: Vec<AddressPool>,
+        gateways: &[(&str, GatewayProgress)],
+    ) {
+        self.state = State::new(settings);
+        let pools = pools.into_iter();
+        let pools = pools.map(|pool| Change::Pool(Arc::clone(&pool.name), Some(Arc::new(pool))));
+        let gateways = gateways.iter().map(|(name, progress)| {
+            let status = gateway_status(name, progress.clone());
+            Change::Gateway((*name).into(), Some(Arc::new(status)))
+        });
         let services = self.services.values();
-        let changes =
+        let services =
             services.map(|it| Change::Service(it.service.name.clone(), Some(Arc::clone(it))));
-        self.apply(changes.collect());
+        let changes = pools.chain(gateways).chain(services).collect();
+        self.apply(changes);
     }
 
     fn apply(&mut self, mut changes: Vec<Change>) {
-        for _ in 0..8 {
+        for _ in 0..16 {
             self.state.apply(&Batch {
                 changes: std::mem::take(&mut changes),
                 synced: true,
                 sequence: 0,
                 since: None,
+                revision: 0,
             });
-            for write in self.state.settle(Timestamp(self.now)) {
+            let writes = self.state.settle(Timestamp(self.now));
+            self.largest = self.largest.max(writes.len());
+            for write in writes {
                 match write {
                     Write::NodePorts { name, numbers, .. } => {
                         let stored = self.services.get_mut(&name.name).unwrap();
@@ -330,9 +357,18 @@ impl World {
                         name, held, status, ..
                     } => {
                         let stored = self.services.get_mut(&name.name).unwrap();
+                        let addresses = |status: &Status| -> Vec<_> {
+                            status.ingress.iter().map(|ingress| ingress.ip).collect()
+                        };
+                        let mut revision = stored.revision;
+                        if addresses(&stored.status) != addresses(&status) {
+                            self.revision += 1;
+                            revision = self.revision;
+                        }
                         *stored = Arc::new(StoredService {
                             held,
                             status,
+                            revision,
                             version: stored.version + 1,
                             ..StoredService::clone(stored)
                         });
@@ -341,7 +377,7 @@ impl World {
                     }
                 }
             }
-            if changes.is_empty() {
+            if changes.is_empty() && !self.state.has_more() {
                 return;
             }
         }
@@ -397,6 +433,11 @@ impl World {
     pub(crate) fn condition(&self, name: &str, kind: &str) -> Option<(bool, &str)> {
         let condition = self.status(name).conditions.get(kind)?;
         Some((condition.status, &condition.reason))
+    }
+
+    /// The message of a condition.
+    pub(crate) fn message(&self, name: &str, kind: &str) -> &str {
+        &self.status(name).conditions.get(kind).unwrap().message
     }
 
     /// What `explain` says under a heading.

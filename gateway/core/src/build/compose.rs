@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use fairway_config::exchange::{ClaimKind, RefusedEndpoint, StoredService};
+use fairway_config::exchange::{
+    ClaimKind, ListenerReport, ListenerState, RefusedEndpoint, StoredService,
+};
 use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
 use fairway_config::service::{
     ExternalTrafficPolicy, ForwardTo, Notice, PortKey, Service, ServicePort,
@@ -50,7 +52,7 @@ pub(super) struct Composed {
 pub(super) fn compose(parts: &Parts<'_>) -> Composed {
     let service = &parts.stored.service;
     let around = parts.around;
-    let carried = around.is_ours(service) || around.has_node_ports(service);
+    let carried = around.is_taken(parts.stored) || around.has_node_ports(service);
     if !carried {
         return Composed::default();
     }
@@ -64,7 +66,8 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
         names: Vec::new(),
         notices: notices(parts),
     };
-    let claims = claims(parts, &mut gatherer.notices);
+    let mut lost = Vec::new();
+    let claims = claims(parts, &mut gatherer.notices, &mut lost);
     let before = parts.entry.route.iter().flat_map(|route| &route.ports);
     let before = by_key(before.map(|port| (Some(port.key), port)));
     let mut on_host = Vec::new();
@@ -109,6 +112,7 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
             health_check,
             notices: sorted(gatherer.notices),
             refused,
+            lost,
         }),
         names: sorted(gatherer.names).into(),
         on_host: sorted(on_host).into(),
@@ -184,9 +188,13 @@ fn notices(parts: &Parts<'_>) -> Vec<Notice> {
     notices
 }
 
-/// What a Service has of what it wants, by port, health checks first; a notice for each thing that
-/// another one has.
-fn claims(parts: &Parts<'_>, notices: &mut Vec<Notice>) -> Vec<(Option<PortKey>, Claim)> {
+/// What a Service has of what it wants, by port, health checks first. What another one has is `lost`
+/// where it is an external address, else a notice.
+fn claims(
+    parts: &Parts<'_>,
+    notices: &mut Vec<Notice>,
+    lost: &mut Vec<ListenerReport>,
+) -> Vec<(Option<PortKey>, Claim)> {
     let is_won = |want: &&Want| {
         let owner = parts.claims.owner_of(want, parts.id);
         if owner == parts.id {
@@ -197,14 +205,33 @@ fn claims(parts: &Parts<'_>, notices: &mut Vec<Notice>) -> Vec<(Option<PortKey>,
             ClaimKind::NodePort => "node port",
             ClaimKind::HealthCheck => "health check port",
         };
-        let owner = parts.services.get(owner).map(|owner| &owner.name);
-        notices.extend(owner.map(|owner| Notice {
-            reason: "ClaimHeld".into(),
-            message: format!(
-                "{what} {}/{} is held by Service {owner}, which is older",
-                want.claim.listen, want.claim.protocol
-            ),
-        }));
+        let Some(owner) = parts.services.get(owner).map(|owner| &owner.name) else {
+            return false;
+        };
+        let Claim {
+            listen,
+            protocol,
+            kind,
+        } = want.claim;
+        let reason = "ClaimHeld";
+        let message =
+            format!("{what} {listen}/{protocol} is held by Service {owner}, which is older");
+        match want.port {
+            Some(key) if kind == ClaimKind::Vip => lost.push(ListenerReport {
+                listen,
+                protocol,
+                port: key.port,
+                kind,
+                state: ListenerState::Failed {
+                    reason: reason.to_owned(),
+                    message,
+                },
+            }),
+            _ => notices.push(Notice {
+                reason: reason.into(),
+                message,
+            }),
+        }
         false
     };
     let won = parts.entry.wants.iter().filter(is_won);

@@ -20,10 +20,6 @@ pub struct Settings {
     /// Whether every EndpointSlice that there is is among the objects, as in a cluster: a Service
     /// without one has no endpoints. In a directory of manifests they may have been left out.
     pub slices_are_known: bool,
-    /// The `loadBalancerClass` of the Services that are ours.
-    pub class: Arc<str>,
-    /// Whether LoadBalancer Services without a class are ours, too.
-    pub default_class: bool,
     /// Lets loopback and the host's own addresses be dialled, the gateway's own listeners excepted.
     pub allow_loopback: bool,
     /// What the process listens on for itself (admin, metrics): never dialled. The unspecified

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use fairway_config::cluster::Node;
+use fairway_config::exchange::StoredService;
 use fairway_config::names::ClusterName;
 use fairway_config::pool::{AddressPool, Forwarding};
 use fairway_config::service::{ForwardTo, Service, ServiceType};
@@ -106,14 +107,13 @@ impl Surroundings {
         moved
     }
 
-    /// Whether the LoadBalancer Service is Fairway's, by its class.
-    pub(super) fn is_ours(&self, service: &Service) -> bool {
+    /// Whether the controller has taken the LoadBalancer Service: it has given it an address. Which
+    /// Services it takes is not for a gateway to say.
+    pub(super) fn is_taken(&self, stored: &StoredService) -> bool {
+        let service = &stored.service;
         service.kind == ServiceType::LoadBalancer
             && !service.asks.ignore
-            && match &service.class {
-                Some(class) => *class == self.settings.class,
-                None => self.settings.default_class,
-            }
+            && !stored.held.addresses.is_empty()
     }
 
     /// Whether the Service has node ports that gateways are to serve. That is so for LoadBalancer

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use fairway_config::cluster::Node;
 use fairway_config::endpoints::{EndpointHost, SliceEndpoint, SlicePort};
+use fairway_config::exchange::ListenerState;
 use fairway_config::exchange::{Held, Status};
 use fairway_config::net::{AddressRange, IpFamily, Protocol};
 use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
@@ -25,8 +26,6 @@ fn settings() -> Settings {
         zone: None,
         forward_to: ForwardTo::Endpoints,
         slices_are_known: false,
-        class: "fairway.dev/gateway".into(),
-        default_class: true,
         allow_loopback: false,
         admin: vec!["127.0.0.1:9901".parse().unwrap()],
         serve_node_ports: ServeNodePorts::Always,
@@ -83,6 +82,7 @@ fn stored(name: &str, address: &str) -> StoredService {
         },
         status: Status::default(),
         version: 1,
+        revision: 0,
         first_seen: Timestamp(100),
         source: None,
         source_problem: None,
@@ -187,6 +187,7 @@ fn batch(changes: Vec<Change>) -> Batch {
         synced: true,
         sequence: 0,
         since: None,
+        revision: 0,
     }
 }
 
@@ -245,6 +246,7 @@ fn nothing_is_built_before_everything_is_known() {
         synced: false,
         sequence: 0,
         since: None,
+        revision: 0,
     };
     builder.apply(&half);
     assert!(builder.build(&resolved).is_empty());
@@ -282,10 +284,12 @@ fn node_ports_are_never_served_on_what_a_pool_or_a_service_has() {
 }
 
 #[test]
-fn a_service_of_another_class_keeps_its_node_ports_alone() {
-    let other = with(stored("shop", "203.0.113.1"), |service| {
-        service.class = Some("x/y".into())
+fn a_service_that_no_controller_has_taken_keeps_its_node_ports_alone() {
+    // Its class is nothing to go by: what the controller has taken holds an address.
+    let mut other = with(stored("shop", "203.0.113.1"), |service| {
+        service.class = Some("fairway.dev/gateway".into())
     });
+    other.held.addresses.clear();
     let built = builder(settings(), vec![edge(), service(other.clone())]);
     assert_eq!(
         claims(&route(&built, "shop")),
@@ -324,7 +328,11 @@ fn a_claim_moves_in_one_step_and_never_stands_twice() {
         vec![edge(), service(held), service(stored("old", "203.0.113.1"))],
     );
     assert_eq!(claims(&route(&built, "new")), [""; 0]);
-    assert_eq!(reasons(&route(&built, "new")), ["ClaimHeld"]);
+    let lost = &route(&built, "new").lost;
+    assert!(
+        matches!(&lost[..], [it] if matches!(&it.state, ListenerState::Failed { reason, .. } if reason == "ClaimHeld")),
+        "{lost:?}"
+    );
     let mut let_go = stored("old", "203.0.113.1");
     let_go.held.addresses.clear();
     built.apply(&batch(vec![service(let_go)]));

@@ -43,7 +43,7 @@ pub(super) fn wants(stored: &StoredService, around: &Surroundings) -> Vec<Want> 
     };
     let places = stored.held.addresses.len() + around.node_addresses.len();
     let mut wants = Vec::with_capacity(service.ports.len() * places);
-    if around.is_ours(service) {
+    if around.is_taken(stored) {
         for address in stored
             .held
             .addresses

@@ -1,0 +1,195 @@
+//! What gateways say, and whose status a word of one of them concerns.
+//!
+//! A gateway that goes on is one number more, [`GatewayProgress::Applied`], and concerns those
+//! Services alone that changed between the two: they are found by their revision.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use fairway_config::exchange::{GatewayProgress, GatewayStatus, Report};
+use fairway_config::names::{ClusterName, ServiceName};
+
+use crate::index::Entry;
+use crate::programmed::{self, Serving};
+use crate::queue::ServiceSlot;
+
+/// What all gateways have said.
+#[derive(Debug)]
+pub(crate) struct GatewayTable {
+    /// Gateways are processes of their own; else the one in this process is the only one.
+    are_processes: bool,
+    gateways: BTreeMap<ClusterName, Arc<GatewayStatus>>,
+    /// What they report of each Service, in the order of their names.
+    reports: HashMap<ServiceName, Vec<Arc<Report>>>,
+    /// The Services by [`fairway_config::exchange::StoredService::revision`].
+    by_revision: BTreeSet<(u64, ServiceSlot)>,
+}
+
+/// Whom a word of a gateway concerns.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Concerned {
+    pub(crate) all: bool,
+    /// Those that have changed after the first of these revisions, up to the second.
+    pub(crate) revisions: Option<(u64, u64)>,
+    pub(crate) namespaces: BTreeSet<Arc<str>>,
+}
+
+/// What is to be made of all words about one Service.
+#[derive(Debug)]
+pub(crate) struct Heard<'a> {
+    /// Nothing has been heard yet: what was written before stays.
+    pub(crate) keeps: bool,
+    pub(crate) serving: Serving<'a>,
+    pub(crate) reports: &'a [Arc<Report>],
+}
+
+impl GatewayTable {
+    pub(crate) fn new(are_processes: bool) -> Self {
+        Self {
+            are_processes,
+            gateways: BTreeMap::new(),
+            reports: HashMap::new(),
+            by_revision: BTreeSet::new(),
+        }
+    }
+
+    /// A gateway is so; nothing: there is no word of it any more.
+    pub(crate) fn put(
+        &mut self,
+        name: &ClusterName,
+        status: Option<&Arc<GatewayStatus>>,
+    ) -> Concerned {
+        let before = match status {
+            Some(status) => self.gateways.insert(Arc::clone(name), Arc::clone(status)),
+            None => self.gateways.remove(name),
+        };
+        let progress = |status: Option<&Arc<GatewayStatus>>| match status {
+            Some(status) => status.progress.clone(),
+            None => GatewayProgress::Gone,
+        };
+        concerned(&progress(before.as_ref()), &progress(status))
+    }
+
+    /// A gateway says this of a Service from now on; nothing: it has nothing to say any more.
+    pub(crate) fn put_report(
+        &mut self,
+        name: &ServiceName,
+        gateway: &ClusterName,
+        report: Option<&Arc<Report>>,
+    ) {
+        if report.is_none() && !self.reports.contains_key(name) {
+            return;
+        }
+        let reports = self.reports.entry(name.clone()).or_default();
+        let at = reports.partition_point(|other| other.gateway < *gateway);
+        let is_there = reports.get(at).is_some_and(|it| it.gateway == *gateway);
+        match report {
+            Some(report) if is_there => {
+                if let Some(before) = reports.get_mut(at) {
+                    *before = Arc::clone(report);
+                }
+            }
+            Some(report) => {
+                reports.reserve_exact(1);
+                reports.insert(at, Arc::clone(report));
+            }
+            None if is_there => {
+                reports.remove(at);
+            }
+            None => {}
+        }
+        if reports.is_empty() {
+            self.reports.remove(name);
+        }
+    }
+
+    /// A Service is as it is at this revision, in place of the one before.
+    pub(crate) fn put_service(&mut self, slot: ServiceSlot, before: Option<u64>, now: Option<u64>) {
+        if before == now {
+            return;
+        }
+        if let Some(before) = before {
+            self.by_revision.remove(&(before, slot));
+        }
+        if let Some(now) = now {
+            self.by_revision.insert((now, slot));
+        }
+    }
+
+    /// The Services that changed after one revision, up to another.
+    pub(crate) fn changed(&self, (after, upto): (u64, u64)) -> impl Iterator<Item = ServiceSlot> {
+        use std::ops::Bound::{Excluded, Included};
+        let range = (
+            Excluded((after, ServiceSlot::MAX)),
+            Included((upto, ServiceSlot::MAX)),
+        );
+        let is_range = after < upto;
+        let found = is_range.then(|| self.by_revision.range(range));
+        found.into_iter().flatten().map(|(_, slot)| *slot)
+    }
+
+    /// What there is to say of a Service.
+    pub(crate) fn heard(&self, entry: &Entry) -> Heard<'_> {
+        let reports = self.reports.get(&entry.stored.service.name);
+        let reports = reports.map_or(&[][..], Vec::as_slice);
+        let serving = if self.are_processes {
+            programmed::of_processes(entry, &self.gateways, reports)
+        } else {
+            programmed::of_reports(entry, reports)
+        };
+        let unheard = match self.are_processes {
+            true => serving.unheard && serving.count() == 0,
+            false => reports.is_empty(),
+        };
+        Heard {
+            keeps: unheard && entry.as_found,
+            serving,
+            reports,
+        }
+    }
+
+    /// How many endpoints there are of a Service, as the gateway has it that sees most of them.
+    pub(crate) fn endpoints(&self, name: &ServiceName) -> Option<usize> {
+        let reports = self.reports.get(name).into_iter().flatten();
+        let reported = reports.map(|report| report.eligible_endpoints);
+        let alive = self.gateways.values();
+        let alive = alive.filter(|status| status.progress != GatewayProgress::Gone);
+        let counted = alive.filter_map(|status| status.endpoints.get(name));
+        reported.chain(counted.map(|count| count as usize)).max()
+    }
+}
+
+/// Whom it concerns that a gateway is so, in place of what it was.
+fn concerned(before: &GatewayProgress, now: &GatewayProgress) -> Concerned {
+    use GatewayProgress::{Applied, Behind, Gone};
+    let everybody = Concerned {
+        all: true,
+        ..Concerned::default()
+    };
+    match (before, now) {
+        (Gone, Gone) | (Behind { .. }, Behind { .. }) => Concerned::default(),
+        (
+            Applied {
+                revision,
+                since_start,
+                untold,
+            },
+            Applied {
+                revision: now,
+                since_start: now_since_start,
+                untold: now_untold,
+            },
+        ) => Concerned {
+            all: false,
+            revisions: if since_start == now_since_start {
+                let (first, last) = (revision.min(now), revision.max(now));
+                (first < last).then_some((*first, *last))
+            } else {
+                // Those that had changed since the gateway was last heard were left as they were.
+                Some((*revision.min(now), u64::MAX))
+            },
+            namespaces: untold.symmetric_difference(now_untold).cloned().collect(),
+        },
+        _ => everybody,
+    }
+}

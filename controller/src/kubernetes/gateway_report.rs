@@ -1,0 +1,573 @@
+//! What a gateway says of itself and of Services, as annotations of its Lease.
+//!
+//! A gateway says up to which revision it has applied the store, and then names the Services that do
+//! not take traffic. What is not named is well, so everything has to fit: an object's annotations have
+//! 256 KiB. The list is compressed. Where it is still too long, first the numbers of endpoints go,
+//! which nothing rests on. Then Services are left out, evenly among namespaces, and the gateway says
+//! in which: there its silence counts for nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use fairway_config::exchange::{
+    ClaimKind, EndpointCounts, GatewayRow, ListenerReport, ListenerState, RefusedEndpoint, Report,
+    Unlisted,
+};
+use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::service::Notice;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use serde::{Deserialize, Serialize};
+
+/// How the gateway is, in JSON.
+pub(super) const GATEWAY: &str = "fairway.dev/gateway";
+
+/// How its Services are, in JSON that is compressed: `base64 -d | gunzip` shows it.
+pub(super) const SERVICES: &str = "fairway.dev/services";
+
+/// The two annotations together have at most so many bytes: this leaves room for those of others.
+const MAX_BYTES: usize = 192 << 10;
+
+/// Who writes more than this into a Lease is not read: it would be unpacked in memory.
+const MAX_UNPACKED: u64 = 64 << 20;
+
+/// Of one Service so much of each kind is said in full, as much as a status names; the rest is counted.
+const NAMED: usize = 3;
+
+/// And so many more of its ports that fail are listed, each with its reason alone: that ends in
+/// `ingress[].ports[].error`.
+const PORTS: usize = 64;
+
+/// How a gateway says that it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewaySelfReport {
+    /// What people are shown.
+    pub row: GatewayRow,
+    /// Up to which revision of the store its listeners are programmed.
+    pub applied: u64,
+    /// It takes no new connections any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopping: bool,
+    /// Why what it says of Services can't be relied on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<String>,
+    /// The namespaces of which not everything is said.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) untold: BTreeSet<Arc<str>>,
+}
+
+impl GatewaySelfReport {
+    /// A gateway that has applied the store up to a revision.
+    pub fn new(row: GatewayRow, applied: u64) -> Self {
+        Self {
+            row,
+            applied,
+            stopping: false,
+            behind: None,
+            untold: BTreeSet::new(),
+        }
+    }
+}
+
+/// The annotations of a Lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Annotations {
+    pub(super) gateway: String,
+    pub(super) services: String,
+}
+
+impl Annotations {
+    fn len(&self) -> usize {
+        self.gateway.len() + self.services.len()
+    }
+}
+
+/// Why annotations can't be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error("it does not say which Services it has programmed; its version may be an older one")]
+    Missing,
+    #[error("what it says can't be read: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("what it says of Services can't be unpacked: {0}")]
+    Packed(String),
+}
+
+/// How Services are that are not all well.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct ServicesText {
+    /// Names by namespace, by the number of endpoints. Those with none refuse at every port.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    endpoints: BTreeMap<u32, BTreeMap<Arc<str>, Vec<Arc<str>>>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    services: Vec<ServiceText>,
+}
+
+/// How a Service is of which there is more to say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ServiceText {
+    service: ServiceName,
+    #[serde(default)]
+    endpoints: usize,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    listeners: Vec<ListenerReport>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    refused_endpoints: Vec<RefusedEndpoint>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    notices: Vec<Notice>,
+    #[serde(default, skip_serializing_if = "is_none")]
+    unlisted: Unlisted,
+}
+
+fn is_none(unlisted: &Unlisted) -> bool {
+    *unlisted == Unlisted::default()
+}
+
+/// What has to be said of a Service.
+enum Entry {
+    /// It is well: the number of its endpoints, where there is room.
+    Well(u32),
+    /// It has no endpoint, and that is all.
+    NoEndpoints,
+    /// More than that.
+    Detailed(ServiceText),
+}
+
+fn entry(name: &ServiceName, report: &Report) -> Entry {
+    let is_ill = |it: &&ListenerReport| it.state != ListenerState::Listening;
+    let refuses = |it: &&ListenerReport| it.state == ListenerState::Refusing;
+    let ill = report.listeners.iter().filter(is_ill);
+    let says_more = report.unlisted != Unlisted::default()
+        || !report.refused_endpoints.is_empty()
+        || !report.notices.is_empty();
+    if !says_more && report.eligible_endpoints == 0 && ill.clone().all(|it| refuses(&it)) {
+        return Entry::NoEndpoints;
+    }
+    if !says_more && ill.clone().next().is_none() {
+        return Entry::Well(u32::try_from(report.eligible_endpoints).unwrap_or(u32::MAX));
+    }
+    // What can't stand comes first, and what is not listed of it is counted.
+    let (refusing, failing): (Vec<_>, Vec<_>) = ill.partition(refuses);
+    let failing_count = failing.len();
+    let ill: Vec<_> = failing.into_iter().chain(refusing).collect();
+    let mut listeners: Vec<_> = ill.iter().take(NAMED).copied().cloned().collect();
+    let others = ill.iter().skip(NAMED);
+    let of_ports = others.filter(|it| it.kind == ClaimKind::Vip);
+    listeners.extend(of_ports.take(PORTS).map(|it| without_message(it)));
+    let listed = listeners.iter().filter(|it| !refuses(it)).count();
+    Entry::Detailed(ServiceText {
+        service: name.clone(),
+        endpoints: report.eligible_endpoints,
+        unlisted: Unlisted {
+            failing_listeners: failing_count - listed + report.unlisted.failing_listeners,
+            refused_endpoints: report.refused_endpoints.len().saturating_sub(NAMED),
+            notices: report.notices.len().saturating_sub(NAMED),
+        },
+        listeners,
+        refused_endpoints: first(&report.refused_endpoints),
+        notices: first(&report.notices),
+    })
+}
+
+fn first<T: Clone>(all: &[T]) -> Vec<T> {
+    all.iter().take(NAMED).cloned().collect()
+}
+
+fn without_message(listener: &ListenerReport) -> ListenerReport {
+    let mut listener = listener.clone();
+    match &mut listener.state {
+        ListenerState::Failed { message, .. } | ListenerState::Unreachable { message } => {
+            message.clear();
+        }
+        ListenerState::Listening | ListenerState::Refusing => {}
+    }
+    listener
+}
+
+/// The annotations for this gateway and its Services.
+pub(super) fn encode(
+    mut gateway: GatewaySelfReport,
+    reports: &BTreeMap<ServiceName, Arc<Report>>,
+) -> Annotations {
+    let entries: Vec<_> = reports
+        .iter()
+        .map(|(name, report)| (name, entry(name, report)))
+        .collect();
+    let text = |gateway: &GatewaySelfReport, services: &ServicesText| Annotations {
+        gateway: serde_json::to_string(gateway).unwrap_or_default(),
+        services: pack(services),
+    };
+    for with_counts in [true, false] {
+        let all = text(&gateway, &services_text(entries.iter(), with_counts));
+        if all.len() <= MAX_BYTES {
+            return all;
+        }
+    }
+    // How well it can be compressed is not known before it is.
+    let mut room = MAX_BYTES * 8;
+    loop {
+        let (fitting, omitted) = choose(&entries, room);
+        gateway.row.omitted = omitted.len();
+        gateway.untold = omitted
+            .iter()
+            .map(|name| Arc::clone(&name.namespace))
+            .collect();
+        let some = text(&gateway, &services_text(fitting.into_iter(), false));
+        if some.len() <= MAX_BYTES {
+            return some;
+        }
+        if room < 1024 {
+            break;
+        }
+        room /= 2;
+    }
+    // The names of the namespaces alone are too many.
+    gateway.untold.clear();
+    gateway.behind = Some("it has no room to say in which namespaces Services fail".to_owned());
+    text(&gateway, &ServicesText::default())
+}
+
+fn services_text<'a>(
+    entries: impl Iterator<Item = &'a (&'a ServiceName, Entry)>,
+    with_counts: bool,
+) -> ServicesText {
+    let mut text = ServicesText::default();
+    for (name, entry) in entries {
+        let endpoints = match entry {
+            Entry::Detailed(service) => {
+                text.services.push(service.clone());
+                continue;
+            }
+            Entry::NoEndpoints => 0,
+            Entry::Well(count) if with_counts => *count,
+            Entry::Well(_) => continue,
+        };
+        let of_count = text.endpoints.entry(endpoints).or_default();
+        let of_namespace = of_count.entry(Arc::clone(&name.namespace)).or_default();
+        of_namespace.push(Arc::clone(&name.name));
+    }
+    text
+}
+
+/// Of what has to be said, as much as has so much room before it is compressed, and who is left out.
+/// The namespace that has the least of it is next: none can take the room of another.
+fn choose<'a>(
+    entries: &'a [(&'a ServiceName, Entry)],
+    room: usize,
+) -> (Vec<&'a (&'a ServiceName, Entry)>, Vec<&'a ServiceName>) {
+    let size = |(name, entry): &(&ServiceName, Entry)| match entry {
+        Entry::Detailed(text) => serde_json::to_string(text).unwrap_or_default().len() + 1,
+        Entry::NoEndpoints | Entry::Well(_) => name.name.len() + 3,
+    };
+    let needed: Vec<_> = entries
+        .iter()
+        .filter(|(_, entry)| !matches!(entry, Entry::Well(_)))
+        .collect();
+    let namespaces = needed.chunk_by(|(one, _), (other, _)| one.namespace == other.namespace);
+    let mut queues: Vec<_> = namespaces
+        .map(|of| of.iter().map(|it| (size(it), *it)))
+        .collect();
+    // By what a namespace has when it gets what is next of it.
+    let mut turns = BTreeMap::new();
+    for (at, queue) in queues.iter_mut().enumerate() {
+        turns.extend(queue.next().map(|(size, next)| ((size, at), (size, next))));
+    }
+    let (mut used, mut fitting, mut omitted) = (0, Vec::new(), Vec::new());
+    while let Some(((mut has, at), (size, next))) = turns.pop_first() {
+        if used + size > room {
+            omitted.push(next.0);
+            has -= size;
+        } else {
+            used += size;
+            fitting.push(next);
+        }
+        let next = queues.get_mut(at).and_then(Iterator::next);
+        turns.extend(next.map(|(size, next)| ((has + size, at), (size, next))));
+    }
+    (fitting, omitted)
+}
+
+fn pack(text: &ServicesText) -> String {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::new(5));
+    // Memory takes everything.
+    let written = serde_json::to_vec(text).is_ok_and(|json| packed.write_all(&json).is_ok());
+    let packed = packed.finish().unwrap_or_default();
+    if written {
+        STANDARD.encode(packed)
+    } else {
+        String::new()
+    }
+}
+
+/// What a gateway has said of Services.
+#[derive(Debug, Default)]
+pub(super) struct Decoded {
+    /// Those that are not well, or of which there is something else to say.
+    pub(super) reports: BTreeMap<ServiceName, Arc<Report>>,
+    pub(super) endpoints: Arc<EndpointCounts>,
+}
+
+/// Reads how a gateway says that it is.
+pub(super) fn decode_gateway(text: &str) -> Result<GatewaySelfReport, ReadError> {
+    match text {
+        "" => Err(ReadError::Missing),
+        text => Ok(serde_json::from_str(text)?),
+    }
+}
+
+/// Reads what a gateway says of Services.
+pub(super) fn decode_services(gateway: &ClusterName, text: &str) -> Result<Decoded, ReadError> {
+    if text.is_empty() {
+        return Err(ReadError::Missing);
+    }
+    let packed = STANDARD.decode(text);
+    let packed = packed.map_err(|error| ReadError::Packed(error.to_string()))?;
+    let mut json = Vec::new();
+    GzDecoder::new(&*packed)
+        .take(MAX_UNPACKED)
+        .read_to_end(&mut json)
+        .map_err(|error| ReadError::Packed(error.to_string()))?;
+    let text: ServicesText = serde_json::from_slice(&json)?;
+    // Most of those without an endpoint have nothing else to say: they share one report.
+    let nothing = Arc::new(Report {
+        gateway: Arc::clone(gateway),
+        applied: None,
+        listeners: Vec::new(),
+        refused_endpoints: Vec::new(),
+        eligible_endpoints: 0,
+        notices: Vec::new(),
+        unlisted: Unlisted::default(),
+    });
+    let mut decoded = Decoded::default();
+    let mut counts = Vec::new();
+    for (count, namespaces) in text.endpoints {
+        for (namespace, names) in namespaces {
+            for name in names {
+                let service = ServiceName::new(Arc::clone(&namespace), name);
+                if count == 0 {
+                    decoded.reports.insert(service, Arc::clone(&nothing));
+                } else {
+                    counts.push((service, count));
+                }
+            }
+        }
+    }
+    decoded.endpoints = Arc::new(counts.into_iter().collect());
+    for it in text.services {
+        let report = Report {
+            listeners: it.listeners,
+            refused_endpoints: it.refused_endpoints,
+            eligible_endpoints: it.endpoints,
+            notices: it.notices,
+            unlisted: it.unlisted,
+            ..Report::clone(&nothing)
+        };
+        decoded.reports.insert(it.service, Arc::new(report));
+    }
+    Ok(decoded)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
+
+    use super::*;
+
+    fn status() -> GatewaySelfReport {
+        let row = GatewayRow {
+            name: "edge-1".to_owned(),
+            version: "0.1.0".to_owned(),
+            ready: true,
+            why: String::new(),
+            listening: 1,
+            failed: 0,
+            connections: 0,
+            flows: 0,
+            started: String::new(),
+            omitted: 0,
+        };
+        GatewaySelfReport::new(row, 7)
+    }
+
+    fn listener(port: u16, kind: ClaimKind, state: ListenerState) -> ListenerReport {
+        ListenerReport {
+            listen: ListenAddr(([203, 0, 113, 1], port).into()),
+            protocol: Protocol::Tcp,
+            port,
+            kind,
+            state,
+        }
+    }
+
+    fn report(state: ListenerState, endpoints: usize) -> Arc<Report> {
+        Arc::new(Report {
+            gateway: "edge-1".into(),
+            applied: None,
+            listeners: vec![listener(80, ClaimKind::Vip, state)],
+            refused_endpoints: Vec::new(),
+            eligible_endpoints: endpoints,
+            notices: Vec::new(),
+            unlisted: Unlisted::default(),
+        })
+    }
+
+    fn well() -> Arc<Report> {
+        report(ListenerState::Listening, 3)
+    }
+
+    fn refusing() -> Arc<Report> {
+        report(ListenerState::Refusing, 0)
+    }
+
+    fn failing() -> Arc<Report> {
+        let state = ListenerState::Failed {
+            reason: "PortInUse".to_owned(),
+            message: "it is taken".to_owned(),
+        };
+        report(state, 1)
+    }
+
+    fn shop(name: &str) -> ServiceName {
+        ServiceName::new("web", name)
+    }
+
+    /// What a controller reads of it.
+    fn read(reports: &BTreeMap<ServiceName, Arc<Report>>) -> (GatewaySelfReport, Decoded) {
+        let annotations = encode(status(), reports);
+        assert!(annotations.len() <= MAX_BYTES, "{}", annotations.len());
+        let gateway = decode_gateway(&annotations.gateway).unwrap();
+        let services = decode_services(&"edge-1".into(), &annotations.services).unwrap();
+        (gateway, services)
+    }
+
+    #[test]
+    fn what_is_well_is_counted_and_what_is_not_is_reported() {
+        let unreachable = ListenerState::Unreachable {
+            message: "10.0.0.1:80 refuses".to_owned(),
+        };
+        let (gateway, decoded) = read(&BTreeMap::from([
+            (shop("well"), well()),
+            (shop("none"), refusing()),
+            (shop("fails"), failing()),
+            (shop("unreachable"), report(unreachable.clone(), 2)),
+            (shop("half"), report(ListenerState::Refusing, 1)),
+        ]));
+        assert_eq!((gateway.applied, gateway.untold.len()), (7, 0));
+        let said = |name: &str| {
+            let report = decoded.reports.get(&shop(name));
+            report.map(|it| (it.eligible_endpoints, it.listeners.clone()))
+        };
+        assert_eq!(said("well"), None);
+        assert_eq!(decoded.endpoints.get(&shop("well")), Some(3));
+        assert_eq!(decoded.endpoints.get(&shop("unknown")), None);
+        assert_eq!(said("none"), Some((0, vec![])));
+        assert_eq!(said("fails"), Some((1, failing().listeners.clone())));
+        let listeners = vec![listener(80, ClaimKind::Vip, unreachable)];
+        assert_eq!(said("unreachable"), Some((2, listeners)));
+        let listeners = vec![listener(80, ClaimKind::Vip, ListenerState::Refusing)];
+        assert_eq!(said("half"), Some((1, listeners)));
+    }
+
+    #[test]
+    fn twenty_thousand_services_have_room_also_where_most_have_no_endpoint() {
+        let named = |n: usize| ServiceName::new(format!("team-{}", n % 40), format!("app-{n}-api"));
+        let all: BTreeMap<_, _> = (0..20_000)
+            .map(|n| match n % 10 {
+                0 => (named(n), well()),
+                _ => (named(n), refusing()),
+            })
+            .collect();
+        let (gateway, decoded) = read(&all);
+        assert_eq!((gateway.row.omitted, gateway.untold.len()), (0, 0));
+        assert_eq!(decoded.reports.len(), 18_000);
+    }
+
+    #[test]
+    fn what_can_t_be_said_is_told_by_namespace_and_no_namespace_takes_the_room_of_another() {
+        // Words that can't be compressed much.
+        let noise = |seed: u64| -> String {
+            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let letter = |_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                char::from(b'a' + (state % 26) as u8)
+            };
+            (0..80).map(letter).collect()
+        };
+        let failing = |seed: u64| {
+            let mut report = Report::clone(&failing());
+            report.listeners[0].state = ListenerState::Failed {
+                reason: "PortInUse".to_owned(),
+                message: noise(seed),
+            };
+            Arc::new(report)
+        };
+        let mut reports: BTreeMap<_, _> = (0..20_000)
+            .map(|n| (ServiceName::new("many", format!("s{n}")), failing(n)))
+            .collect();
+        reports.insert(ServiceName::new("small", "z"), failing(77_777));
+        let (gateway, decoded) = read(&reports);
+        assert!(gateway.row.omitted > 0);
+        assert_eq!(decoded.reports.len() + gateway.row.omitted, 20_001);
+        assert_eq!(gateway.untold, ["many".into()].into());
+        assert!(
+            decoded
+                .reports
+                .contains_key(&ServiceName::new("small", "z"))
+        );
+    }
+
+    #[test]
+    fn of_one_service_a_few_things_are_said_and_the_rest_is_counted() {
+        let mut much = Report::clone(&failing());
+        let state = much.listeners[0].state.clone();
+        let vips = (0..1_000).map(|n| listener(n, ClaimKind::Vip, state.clone()));
+        let node_ports = (0..100).map(|n| listener(n, ClaimKind::NodePort, state.clone()));
+        much.listeners = node_ports.chain(vips).collect();
+        for n in 0..1_000_u16 {
+            much.refused_endpoints.push(RefusedEndpoint {
+                endpoint: EndpointAddr(([127, 0, 0, 1], n).into()),
+                why: "is a loopback address".to_owned(),
+            });
+            much.notices.push(Notice {
+                reason: "PortNotInEndpointSlices".into(),
+                message: format!("port {n} has no endpoints"),
+            });
+        }
+        let (_, decoded) = read(&BTreeMap::from([(shop("a"), Arc::new(much))]));
+        let much = &decoded.reports[&shop("a")];
+        let ports = much.listeners.iter().filter(|it| it.kind == ClaimKind::Vip);
+        assert_eq!(ports.count(), PORTS);
+        let named = |it: &&ListenerReport| matches!(&it.state, ListenerState::Failed { message, .. } if !message.is_empty());
+        assert_eq!(much.listeners.iter().filter(named).count(), NAMED);
+        let lists = (much.refused_endpoints.len(), much.notices.len());
+        assert_eq!(lists, (NAMED, NAMED));
+        let rest = Unlisted {
+            failing_listeners: 1_100 - NAMED - PORTS,
+            refused_endpoints: 1_000 - NAMED,
+            notices: 1_000 - NAMED,
+        };
+        assert_eq!(much.unlisted, rest);
+    }
+
+    #[test]
+    fn what_unpacks_to_more_than_any_gateway_says_is_refused() {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::new(9));
+        packed.write_all(b"{\"services\": [").unwrap();
+        let blanks = vec![b' '; 1 << 20];
+        for _ in 0..(MAX_UNPACKED >> 20) + 1 {
+            packed.write_all(&blanks).unwrap();
+        }
+        packed.write_all(b"]}").unwrap();
+        let text = STANDARD.encode(packed.finish().unwrap());
+        assert!(decode_services(&"x".into(), &text).is_err());
+    }
+}

@@ -1,0 +1,192 @@
+//! Who serves a Service, as the cluster is told: on evidence, whatever happens to gateways.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use fairway_integration::cluster::Cluster;
+use fairway_integration::fairway::Fairway;
+use fairway_integration::in_cluster::{ADDRESSES, AtWork, Installed};
+use fairway_integration::lab::Host;
+use fairway_integration::{tests, wait};
+use rustix::process::Signal;
+use serde_json::json;
+
+tests![
+    a_service_is_programmed_only_while_a_gateway_lives_that_serves_it,
+    a_gateway_that_is_frozen_counts_until_its_lease_has_run_out,
+    a_gateway_that_stops_says_so_before_its_connections_have_ended,
+    what_the_controller_has_taken_is_what_gateways_serve_whatever_its_class,
+    a_gateway_whose_watch_has_ended_does_not_vouch_for_what_changes,
+    without_endpoints_a_service_is_not_programmed,
+    one_of_two_gateways_is_enough,
+];
+
+const PROGRAMMED: &str = "fairway.dev/Programmed";
+
+/// The columns SERVING and ENDPOINTS of `get services`, and the first word of STATUS, for the Service
+/// `shop/web`.
+fn shown(controller: &Fairway) -> Result<[String; 3]> {
+    let table = controller.cli_output(&["get", "services", "-n", "shop", "-o", "wide"])?;
+    let mut lines = table.lines();
+    let heading: Vec<&str> = lines
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    let row = lines.find(|line| line.starts_with("web "));
+    let row: Vec<&str> = row.unwrap_or_default().split_whitespace().collect();
+    let cell = |name: &str| {
+        let at = heading.iter().position(|it| *it == name);
+        let cell = at.and_then(|at| row.get(at));
+        cell.map_or_else(|| table.clone(), |it| (*it).to_owned())
+    };
+    Ok(["SERVING", "ENDPOINTS", "STATUS"].map(cell))
+}
+
+fn shows(controller: &Fairway, wanted: [&str; 3]) -> Result<()> {
+    wait::until_some(&format!("get services shows {wanted:?}"), || {
+        let now = shown(controller)?;
+        ensure!(now == wanted, "{now:?}");
+        Ok::<_, anyhow::Error>(())
+    })
+}
+
+fn a_service_is_programmed_only_while_a_gateway_lives_that_serves_it() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let controller = it.controlled()?;
+    let web = it.web()?;
+    it.says("web", PROGRAMMED, &["False NoGateway"])?;
+    it.tells("web", "NoGateway", &["fairway get gateways"])?;
+    shows(&controller, ["0/0", "-", "NoGateway:"])?;
+
+    let mut gateway = it.gateway(&[])?;
+    it.says("web", PROGRAMMED, &["True"])?;
+    it.answers(web.ip, 80, Some("a"))?;
+    shows(&controller, ["1/1", "1", "OK"])?;
+
+    gateway.kill();
+    it.says("web", PROGRAMMED, &["False NoGateway"])?;
+    shows(&controller, ["0/0", "-", "NoGateway:"])?;
+    let rows = controller.list("gateways")?;
+    ensure!(rows.len() == 1 && rows[0]["ready"] == false, "{rows:?}");
+
+    gateway.launch()?;
+    it.says("web", PROGRAMMED, &["True"])
+}
+
+fn a_gateway_that_is_frozen_counts_until_its_lease_has_run_out() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let mut it = AtWork::begin(&cluster)?;
+    let _web = it.web()?;
+    it.says("web", PROGRAMMED, &["True"])?;
+    it.gateway.process()?.signal(Signal::STOP)?;
+    // What is new it can't serve, and that is known at once.
+    it.service("next", "ports: [{port: 80}]")?;
+    it.says("next", PROGRAMMED, &["False GatewayBehind", "edge-1"])?;
+    it.says("web", PROGRAMMED, &["False NoGateway"])?;
+    it.says("next", PROGRAMMED, &["False NoGateway"])?;
+    it.gateway.process()?.signal(Signal::CONT)?;
+    it.says("web", PROGRAMMED, &["True"])
+}
+
+fn a_gateway_that_stops_says_so_before_its_connections_have_ended() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let controller = it.controlled()?;
+    let web = it.web()?;
+    let mut gateway = it.gateway(&["--drain-timeout", "80s"])?;
+    it.says("web", PROGRAMMED, &["True"])?;
+    let _held = it.site.client.run(|| TcpStream::connect(web.to))?;
+    gateway.process()?.signal(Signal::TERM)?;
+    // Sooner than its Lease runs out.
+    let soon = Duration::from_secs(20);
+    wait::until_some_within(soon, "there is no gateway", || {
+        let said = it.condition("web", PROGRAMMED)?;
+        ensure!(said.starts_with("False NoGateway"), "{said}");
+        Ok::<_, anyhow::Error>(())
+    })?;
+    shows(&controller, ["0/0", "-", "NoGateway:"])?;
+    ensure!(gateway.process()?.ended()?.is_none(), "it drains no more");
+    Ok(())
+}
+
+fn what_the_controller_has_taken_is_what_gateways_serve_whatever_its_class() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", ADDRESSES)?;
+    it.cluster
+        .node("node-a", &[fairway_integration::site::server(18)], &[])?;
+    let _controller = it.controller("controller-1", &["--class", "example.com/edge"])?;
+    let gateway = it.gateway(&[])?;
+    let web = it.web_with("loadBalancerClass: example.com/edge, ports: [{port: 80}]")?;
+    it.says("web", PROGRAMMED, &["True"])?;
+    it.answers(web.ip, 80, Some("a"))?;
+    // A flag of its own could only differ.
+    for flag in ["--default-class", "--class=example.com/edge"] {
+        let refused = gateway.cli(&["gateway", flag])?;
+        ensure!(refused.status.code() == Some(2), "{refused:?}");
+    }
+    Ok(())
+}
+
+fn a_gateway_whose_watch_has_ended_does_not_vouch_for_what_changes() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = AtWork::begin(&cluster)?;
+    let _web = it.web()?;
+    it.says("web", PROGRAMMED, &["True"])?;
+    // Its watch of Services ends within a minute, and can't begin again; its Lease is renewed.
+    let rules = "clusterrole/fairway-gateway";
+    let rights: serde_json::Value =
+        serde_json::from_str(&cluster.kubectl(&["get", rules, "-o", "json"])?)?;
+    let without: Vec<_> = rights["rules"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|rule| rule["resources"] != json!(["services"]))
+        .map(|rule| {
+            let mut rule = rule.clone();
+            if let Some(resources) = rule["resources"].as_array_mut() {
+                resources.retain(|it| it != "services");
+            }
+            rule
+        })
+        .collect();
+    let patch = json!({"rules": without}).to_string();
+    cluster.kubectl(&["patch", rules, "--type=merge", "-p", &patch])?;
+    it.gateway.logs(&["services", "can't be"])?;
+    it.service("next", "ports: [{port: 80}]")?;
+    it.says("next", PROGRAMMED, &["False GatewayBehind"])?;
+    // And what it vouched for it does no longer, as it is not known whether it has changed.
+    it.says("web", PROGRAMMED, &["False GatewayBehind"])?;
+    let patch = json!({"rules": rights["rules"]}).to_string();
+    cluster.kubectl(&["patch", rules, "--type=merge", "-p", &patch])?;
+    it.says("web", PROGRAMMED, &["True"])?;
+    Ok(())
+}
+
+fn without_endpoints_a_service_is_not_programmed() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = AtWork::begin(&cluster)?;
+    it.service("web", "ports: [{port: 80}]")?;
+    it.says("web", PROGRAMMED, &["False NoEndpoints", "80/TCP"])?;
+    shows(&it.controller, ["0/1", "0", "NoEndpoints:"])?;
+    it.pod("web", 0, fairway_integration::site::server(0), "node-a")?;
+    it.says("web", PROGRAMMED, &["True"])?;
+    shows(&it.controller, ["1/1", "1", "OK"])
+}
+
+fn one_of_two_gateways_is_enough() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = AtWork::begin(&cluster)?;
+    let web = it.web()?;
+    let host = Host::new("edge-2")?;
+    cluster.attach(&host)?;
+    let mut second = it.gateway_on(&host, "edge-2", &[])?;
+    shows(&it.controller, ["2/2", "1", "OK"])?;
+    second.kill();
+    shows(&it.controller, ["1/1", "1", "OK"])?;
+    it.says("web", PROGRAMMED, &["True"])?;
+    it.answers(web.ip, 80, Some("a"))
+}
