@@ -242,10 +242,16 @@ impl ProxyHttp for App {
     async fn request_body_filter(
         &self,
         _session: &mut Session,
-        _body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
         request: &mut Request,
     ) -> Result<()> {
+        // An empty last part would be written as a last chunk, and the end of the body as another
+        // (pingora issue 935). The endpoint would take the second one for the next request on its
+        // connection, which may be another client's.
+        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
         request.check_cut()
     }
 
@@ -296,6 +302,11 @@ impl ProxyHttp for App {
             _ => request.failure.or_else(|| Failure::of(error)),
         };
         request.failure = failure;
+        if session.is_http2() && session.response_written().is_some() {
+            // A reset discards what its stream has not sent yet. The connection's task was woken when
+            // that was written, so that it runs before this one goes on.
+            tokio::task::yield_now().await;
+        }
         let mut error_code = 0;
         if let (Some(failure), None) = (failure, session.response_written()) {
             error_code = failure.status().as_u16();

@@ -7,7 +7,6 @@
 //! nothing is looked up by address.
 
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,8 +37,6 @@ pub(super) struct Connection {
     failed: AtomicBool,
     endpoint: Mutex<Option<Arc<EndpointState>>>,
     endpoint_changed: Notify,
-    /// The client's socket, where the stream ended before the client had all of it.
-    left: Mutex<Option<OwnedFd>>,
 }
 
 /// What a connection is doing, as far as deadlines depend on it.
@@ -104,7 +101,6 @@ impl Connection {
             failed: AtomicBool::new(false),
             endpoint: Mutex::new(None),
             endpoint_changed: Notify::new(),
-            left: Mutex::new(None),
         }
     }
 
@@ -160,17 +156,6 @@ impl Connection {
     pub(super) fn set_endpoint(&self, endpoint: Option<Arc<EndpointState>>) {
         *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = endpoint;
         self.endpoint_changed.notify_one();
-    }
-
-    /// The stream has ended, and this is its socket: the client has not got all of it yet.
-    pub(super) fn leave(&self, socket: OwnedFd) {
-        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
-    }
-
-    /// What the stream left.
-    pub(super) fn take_left(&self) -> Option<OwnedFd> {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        left.take()
     }
 
     /// Waits until its port, its endpoint or the place where it came in is cut.

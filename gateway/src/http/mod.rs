@@ -8,7 +8,8 @@
 //! Reading order:
 //! 1. [`Server`]: from an accepted stream to pingora, and when a connection ends;
 //! 2. `connection`: what belongs to one connection of a client, and how pingora carries it;
-//! 3. `stream`: the client's side, which enforces what pingora has no deadline for;
+//! 3. `stream`: the client's side, which enforces what pingora has no deadline for, and
+//!    `send_buffer`, when what goes to the client is sent;
 //! 4. `app`: pingora's callbacks: choice of the endpoint, retries, counting;
 //! 5. `forwarded`: the headers that tell an endpoint who asks;
 //! 6. `failure`: what a client is told when there is no answer to pass on.
@@ -25,8 +26,12 @@ mod connection;
 mod failure;
 mod forwarded;
 mod limits;
+mod send_buffer;
 mod stream;
 
+use std::future::{Future as _, poll_fn};
+use std::os::fd::AsFd as _;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 use self::app::App;
 use self::connection::{Connection, Phase};
 use self::limits::{CLIENT, KEEP_ALIVE, STREAM_WINDOW, TRIES};
+use self::send_buffer::SendBuffer;
 use self::stream::Downstream;
 use crate::clock::Clock;
 use crate::delivery;
@@ -116,15 +122,24 @@ impl Server {
         // Answers are written in whole pieces: waiting for more to fill a segment only delays them.
         let _ = stream.set_nodelay(true);
         let connection = Arc::new(Connection::new(listen, client, hops, port, clock));
-        let downstream = Box::new(Downstream::new(stream, connection.clone()));
+        let (downstream, sending) = Downstream::new(stream, connection.clone());
         let stopping = self.stopping.subscribe();
-        let mut serving = self.proxy.process_new(downstream, &stopping);
+        let mut serving = self.proxy.process_new(Box::new(downstream), &stopping);
         let mut told = false;
         let cut = loop {
+            // pingora waits for something: what it has written so far need not wait with it.
+            let carrying = poll_fn(|cx| {
+                let poll = Pin::new(&mut serving).poll(cx);
+                if poll.is_pending() {
+                    // It will be told by its next write.
+                    let _ = sending.poll_send(cx);
+                }
+                poll
+            });
             tokio::select! {
                 biased;
                 () = connection.cut() => break true,
-                _ = &mut serving => break false,
+                _ = carrying => break false,
                 () = self.stop.cancelled(), if !told => {
                     told = true;
                     self.finish().await;
@@ -135,22 +150,43 @@ impl Server {
                 }
             }
         };
-        // With it goes the stream.
         drop(serving);
-        let Some(left) = connection.take_left() else {
-            if cut {
-                connection.set_failed();
-            }
+        if cut {
+            connection.set_failed();
+            sending.with_socket(|socket| {
+                if delivery::unacknowledged(socket) > 0 {
+                    socket::reset_on_close(socket);
+                }
+            });
+        } else {
+            self.deliver(&connection, &sending).await;
+        }
+    }
+
+    /// Waits until a client has all that was written, once nothing more will be. Where an endpoint
+    /// has broken off, the beginning of its answer may not be sent yet.
+    async fn deliver(&self, connection: &Connection, sending: &SendBuffer) {
+        let rest = poll_fn(|cx| sending.poll_send(cx));
+        let rest = tokio::time::timeout(CLIENT, rest);
+        let sent = tokio::select! {
+            () = connection.port.cut() => false,
+            sent = rest => matches!(sent, Ok(Ok(()))),
+        };
+        if sent && sending.with_socket(delivery::unacknowledged) == 0 {
+            return;
+        }
+        // Another descriptor, so that nothing is held while it is waited.
+        let Ok(socket) = sending.with_socket(|socket| socket.as_fd().try_clone_to_owned()) else {
             return;
         };
-        // What close(2) would do. It fails where the connection is gone already.
-        let delivered = !cut && {
-            let _ = SockRef::from(&left).shutdown(std::net::Shutdown::Write);
-            delivery::delivered(&left, connection.port.cut(), CLIENT).await
+        let delivered = sent && {
+            // What close(2) would do. It fails where the connection is gone already.
+            let _ = SockRef::from(&socket).shutdown(std::net::Shutdown::Write);
+            delivery::delivered(&socket, connection.port.cut(), CLIENT).await
         };
         if !delivered {
             connection.set_failed();
-            socket::reset_on_close(&left);
+            socket::reset_on_close(&socket);
         }
     }
 

@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -21,24 +21,24 @@ use pingora_core::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::{Connection, Phase};
 use super::failure::Failure;
 use super::limits::HEAD_BYTES;
-use crate::delivery;
+use super::send_buffer::SendBuffer;
 
 /// What an h2 client with prior knowledge begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How much is asked for at once while h2 is told from HTTP/1.1; most heads fit.
 const FIRST_READ: usize = 2048;
-/// Writes are collected up to this until a flush, so that a short answer leaves in one segment.
-const WRITE_BUFFER: usize = 1460;
 
 /// The client's side of a connection.
 #[derive(Debug)]
 pub(super) struct Downstream {
-    socket: TcpStream,
+    socket: OwnedReadHalf,
+    sending: Arc<SendBuffer>,
     connection: Arc<Connection>,
     digest: Option<Arc<ProxyDigest>>,
     socket_digest: Arc<SocketDigest>,
@@ -51,26 +51,28 @@ pub(super) struct Downstream {
     head: usize,
     /// Read while telling h2 from HTTP/1.1, and not yet given out.
     peeked: BytesMut,
-    /// Written and not yet sent. Holds no memory while there is nothing in it.
-    unsent: Vec<u8>,
 }
 
 impl Downstream {
-    /// The stream of a connection that was just accepted.
-    pub(super) fn new(socket: TcpStream, connection: Arc<Connection>) -> Self {
+    /// The stream of a connection that was just accepted, and what it sends by.
+    pub(super) fn new(socket: TcpStream, connection: Arc<Connection>) -> (Self, Arc<SendBuffer>) {
         let timed = connection.phase();
-        Self {
+        let descriptor = socket.as_raw_fd();
+        let (socket, sending) = socket.into_split();
+        let sending = Arc::new(SendBuffer::new(sending));
+        let stream = Self {
+            sending: sending.clone(),
             digest: connection.digest(),
-            socket_digest: Arc::new(SocketDigest::from_raw_fd(socket.as_raw_fd())),
+            socket_digest: Arc::new(SocketDigest::from_raw_fd(descriptor)),
             timed,
             deadline: timed.limit().map(|limit| Instant::now() + limit),
             timer: None,
             head: 0,
             peeked: BytesMut::new(),
-            unsent: Vec::new(),
             socket,
             connection,
-        }
+        };
+        (stream, sending)
     }
 
     /// Follows the connection into another phase.
@@ -86,7 +88,7 @@ impl Downstream {
 
     /// Tells the client why, as far as its window lets that through at once, and ends the stream.
     fn give_up(&mut self, why: Failure) -> io::Error {
-        let _ = self.socket.try_write(&why.raw_response());
+        let _ = self.socket.as_ref().try_write(&why.raw_response());
         self.connection.set_failed();
         io::Error::new(io::ErrorKind::TimedOut, why.code())
     }
@@ -131,32 +133,6 @@ impl Downstream {
         self.head += read;
         Poll::Ready(Ok(()))
     }
-
-    /// Sends what was collected.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.unsent.is_empty() {
-            let sent = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.unsent))?;
-            if sent == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.unsent.drain(..sent);
-        }
-        self.unsent = Vec::new();
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Drop for Downstream {
-    /// pingora drops a stream once it has written all. Where the client has not got all yet, the
-    /// socket stays with the connection, by another descriptor for a moment: to move it out of
-    /// here, every use of it would have to deal with its absence.
-    fn drop(&mut self) {
-        if delivery::unacknowledged(&self.socket) > 0
-            && let Ok(socket) = self.socket.as_fd().try_clone_to_owned()
-        {
-            self.connection.leave(socket);
-        }
-    }
 }
 
 impl AsyncRead for Downstream {
@@ -179,19 +155,11 @@ impl AsyncRead for Downstream {
 
 impl AsyncWrite for Downstream {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.unsent.len() + buf.len() > WRITE_BUFFER {
-            ready!(self.poll_send(cx))?;
-        }
-        let written = if buf.len() > WRITE_BUFFER {
-            ready!(Pin::new(&mut self.socket).poll_write(cx, buf))?
-        } else {
-            self.unsent.extend_from_slice(buf);
-            buf.len()
-        };
+        let written = ready!(self.sending.poll_write(cx, buf))?;
         self.connection
             .port
             .counters
@@ -200,14 +168,12 @@ impl AsyncWrite for Downstream {
         Poll::Ready(Ok(written))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
-        Pin::new(&mut self.socket).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sending.poll_send(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sending.poll_shutdown(cx)
     }
 }
 
@@ -244,7 +210,7 @@ impl Shutdown for Downstream {
 
 impl UniqueID for Downstream {
     fn id(&self) -> UniqueIDType {
-        let fd: RawFd = self.socket.as_raw_fd();
+        let fd: RawFd = self.socket.as_ref().as_raw_fd();
         fd
     }
 }

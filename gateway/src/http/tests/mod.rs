@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bodies;
 mod deadlines;
 mod endings;
 mod http1;
@@ -10,6 +11,7 @@ mod http2;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -179,6 +181,8 @@ struct Backend {
     addr: SocketAddr,
     /// What `/wait` waits for.
     go_on: Arc<Notify>,
+    /// How many connections had something on them that is no request where one should begin.
+    garbled: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
 }
 
@@ -203,6 +207,8 @@ impl Backend {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let go_on = Arc::new(Notify::new());
+        let garbled = Arc::new(AtomicUsize::new(0));
+        let counter = garbled.clone();
         let shared = go_on.clone();
         let serving = tokio::spawn(async move {
             loop {
@@ -210,14 +216,18 @@ impl Backend {
                 stream.set_nodelay(true).unwrap();
                 let go_on = shared.clone();
                 let service = service_fn(move |request| answer(name, request, go_on.clone()));
+                let garbled = counter.clone();
                 tokio::spawn(async move {
                     let stream = TokioIo::new(stream);
-                    if h2 {
+                    let end = if h2 {
                         let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                        let _ = server.serve_connection(stream, service).await;
+                        server.serve_connection(stream, service).await
                     } else {
                         let server = hyper::server::conn::http1::Builder::new();
-                        let _ = server.serve_connection(stream, service).await;
+                        server.serve_connection(stream, service).await
+                    };
+                    if end.is_err_and(|error| error.is_parse()) {
+                        garbled.fetch_add(1, Ordering::SeqCst);
                     }
                 });
             }
@@ -225,6 +235,7 @@ impl Backend {
         Self {
             addr,
             go_on,
+            garbled,
             serving,
         }
     }
@@ -248,8 +259,10 @@ async fn answer(
             .map_err(|error| panic!("{error}"))
             .boxed(),
         "/count" => {
-            let body = request.into_body().collect().await.unwrap().to_bytes();
-            Full::new(Bytes::from(body.len().to_string())).boxed()
+            // One that is broken off has no length, and nobody to tell it.
+            let body = request.into_body().collect().await;
+            let length = body.map_or(0, |body| body.to_bytes().len());
+            Full::new(Bytes::from(length.to_string())).boxed()
         }
         "/large" => Full::new(Bytes::from(vec![b'x'; LARGE])).boxed(),
         "/wait" => {
