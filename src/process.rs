@@ -233,7 +233,7 @@ pub(crate) fn run(
     args: &ProcessArgs,
     start: impl AsyncFnOnce(Addresses) -> anyhow::Result<Process>,
 ) -> anyhow::Result<ExitCode> {
-    crate::logs::start(args.log_format, "info");
+    let _rest_of_log = crate::logs::start(args.log_format, "info")?;
     runtime()?.block_on(async {
         let signals = stop_signal()?;
         let process = start(Addresses::bind(args)?).await?;

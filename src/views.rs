@@ -337,6 +337,14 @@ impl Views for Whole {
         }
     }
 
+    fn log_filter(&self) -> String {
+        crate::logs::filter()
+    }
+
+    fn set_log_filter(&self, filter: &str) -> Result<(), String> {
+        crate::logs::set_filter(filter)
+    }
+
     fn metrics(&self) -> String {
         if let Some(gateway) = &self.gateway {
             gateway.observe();

@@ -38,6 +38,8 @@ pub const MANIFEST_PASSES: &str = "fairway_manifest_passes_total";
 pub const MANIFEST_ERRORS: &str = "fairway_manifest_errors";
 /// Counter: Events that the cluster could not be told.
 pub const EVENTS_DROPPED: &str = "fairway_events_dropped_total";
+/// Counter: lines of the log that found no room, as its reader did not take them.
+pub const LOG_LINES_DROPPED: &str = "fairway_log_lines_dropped_total";
 /// Gauge: objects of which the store does not take what was decided.
 pub const REJECTED_WRITES: &str = "fairway_rejected_writes";
 

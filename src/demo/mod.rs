@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Runs it until Ctrl-C, or for one round.
 pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     // What goes wrong is printed by the round; the log would be in its way.
-    crate::logs::start(LogFormat::Text, "error");
+    let _rest_of_log = crate::logs::start(LogFormat::Text, "error")?;
     let runtime = process::runtime()?;
     runtime.block_on(show(args))
 }

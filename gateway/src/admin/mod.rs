@@ -1,7 +1,8 @@
 //! The admin address: health, metrics, the API that `fairway get` asks, the status page.
 //!
-//! Runs on a runtime of its own, so that a scrape takes nothing from the workers. It shows and
-//! changes nothing: GET and HEAD alone. Names in `Host` other than `localhost` are refused on the
+//! Runs on a runtime of its own, so that a scrape takes nothing from the workers. It shows, and
+//! changes nothing but the level of the log (`PUT /api/v1/log`, which a page in a browser can't send
+//! to another origin). Names in `Host` other than `localhost` are refused on the
 //! full admin address, so that no page in a browser can read it by DNS rebinding.
 //!
 //! Reading order: [`Views`], what is to be shown; [`serve`] and [`serve_metrics`]; `connections`,
@@ -70,6 +71,7 @@ fn admin(views: Arc<dyn Views>) -> Router {
         .route("/api/v1/listeners", get(listeners))
         .route("/api/v1/problems", get(problems))
         .route("/api/v1/explain/{namespace}/{name}", get(explain))
+        .route("/api/v1/log", get(log).put(set_log))
         .layer(from_fn_with_state(answers, connections::in_turn))
         .merge(health())
         .with_state(views)
@@ -186,6 +188,31 @@ async fn explain(
     }
 }
 
+/// Which lines the log has.
+#[derive(Serialize)]
+struct LogLevels {
+    filter: String,
+}
+
+async fn log(State(views): ViewsState) -> Response {
+    let filter = views.log_filter();
+    Json(LogLevels { filter }).into_response()
+}
+
+/// The body is the filter alone: `curl -X PUT -d debug …`.
+async fn set_log(State(views): ViewsState, filter: String) -> Response {
+    match views.set_log_filter(filter.trim()) {
+        Ok(()) => {
+            tracing::info!(
+                filter = filter.trim(),
+                "the level of the log is another one"
+            );
+            log(State(views)).await
+        }
+        Err(problem) => (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response(),
+    }
+}
+
 async fn status_page(State(views): ViewsState) -> Response {
     // The page has no script and loads nothing; said so, a slip in it can't be made use of.
     let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
@@ -203,8 +230,8 @@ async fn status_page(State(views): ViewsState) -> Response {
 
 async fn not_found() -> Response {
     let text = "there is nothing here; see /livez, /readyz and /metrics, and on the admin address \
-                / and /api/v1/services, endpoints, pools, gateways, listeners, problems and \
-                explain/NAMESPACE/NAME\n";
+                / and /api/v1/services, endpoints, pools, gateways, listeners, problems, \
+                log and explain/NAMESPACE/NAME\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }
 

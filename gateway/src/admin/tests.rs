@@ -14,7 +14,7 @@ use fairway_config::view::{
     ConditionRow, EndpointRow, Explanation, GatewayRow, ListenerRow, PoolRow, PortRow, Section,
     ServiceRow,
 };
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,6 +30,7 @@ struct FakeViews {
     padding: AtomicUsize,
     /// Held by a test, it keeps metrics and lists from being made.
     making: Mutex<()>,
+    filter: Mutex<String>,
 }
 
 fn service(namespace: &str, name: &str, ready: bool) -> ServiceRow {
@@ -135,6 +136,18 @@ impl Views for FakeViews {
             missing,
         }
     }
+    fn log_filter(&self) -> String {
+        self.filter.lock().unwrap().clone()
+    }
+
+    fn set_log_filter(&self, filter: &str) -> Result<(), String> {
+        if filter == "debgu" {
+            return Err("'debgu' is no level".to_owned());
+        }
+        *self.filter.lock().unwrap() = filter.to_owned();
+        Ok(())
+    }
+
     fn metrics(&self) -> String {
         drop(self.making.lock().unwrap());
         let padding = "#".repeat(self.padding.load(Ordering::Relaxed));
@@ -171,6 +184,16 @@ impl Admin {
     }
 
     async fn ask(&self, method: &str, path: &str, host: &str) -> (u16, HeaderMap, String) {
+        self.ask_with(method, path, host, "").await
+    }
+
+    async fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        host: &str,
+        body: &'static str,
+    ) -> (u16, HeaderMap, String) {
         let stream = TcpStream::connect(self.addr).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -180,7 +203,9 @@ impl Admin {
             .method(method)
             .uri(path)
             .header(HOST, host);
-        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let request = request
+            .body(Full::new(Bytes::from_static(body.as_bytes())))
+            .unwrap();
         let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (
@@ -194,6 +219,29 @@ impl Admin {
         let (status, _, body) = self.ask("GET", path, &self.addr.to_string()).await;
         (status, body)
     }
+}
+
+#[tokio::test]
+async fn the_level_of_the_log_is_shown_and_changed() {
+    let admin = Admin::start(false).await;
+    let host = admin.addr.to_string();
+    let put = async |body| {
+        let (status, _, answer) = admin.ask_with("PUT", "/api/v1/log", &host, body).await;
+        (status, answer)
+    };
+    assert_eq!(put("debug\n").await, (200, r#"{"filter":"debug"}"#.into()));
+    assert_eq!(put("debgu").await, (400, "'debgu' is no level\n".into()));
+    let shown = (200, r#"{"filter":"debug"}"#.to_owned());
+    assert_eq!(admin.get("/api/v1/log").await, shown);
+    // Nobody's page in a browser changes it, and nobody from outside.
+    let (status, _, _) = admin
+        .ask_with("PUT", "/api/v1/log", "evil.example", "trace")
+        .await;
+    assert_eq!(status, 421);
+    let outside = Admin::start(true).await;
+    let host = outside.addr.to_string();
+    let (status, _, _) = outside.ask_with("PUT", "/api/v1/log", &host, "trace").await;
+    assert_eq!(status, 404);
 }
 
 #[tokio::test]
@@ -532,6 +580,14 @@ fn a_page_of_many_rows_is_cut_short_and_keeps_the_worst() {
         fn readiness(&self) -> Readiness {
             Readiness::default()
         }
+        fn log_filter(&self) -> String {
+            String::new()
+        }
+
+        fn set_log_filter(&self, _filter: &str) -> Result<(), String> {
+            Ok(())
+        }
+
         fn metrics(&self) -> String {
             String::new()
         }

@@ -31,6 +31,13 @@ pub trait Views: Send + Sync {
     }
     /// Whether everything that can be there is there.
     fn readiness(&self) -> Readiness;
+    /// Which lines the log has: a level, or levels of modules.
+    fn log_filter(&self) -> String;
+    /// Changes that until the process ends.
+    ///
+    /// # Errors
+    /// With a sentence, where the text is no filter.
+    fn set_log_filter(&self, filter: &str) -> Result<(), String>;
     /// The text of `/metrics`, in the Prometheus text format 0.0.4.
     fn metrics(&self) -> String;
 }

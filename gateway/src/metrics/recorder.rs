@@ -3,8 +3,8 @@
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::{
-    EVENTS_DROPPED, MANIFEST_ERRORS, MANIFEST_PASSES, PROGRAMMING_DURATION, REJECTED_WRITES,
-    STORE_ERRORS, SYNC_DURATION,
+    EVENTS_DROPPED, LOG_LINES_DROPPED, MANIFEST_ERRORS, MANIFEST_PASSES, PROGRAMMING_DURATION,
+    REJECTED_WRITES, STORE_ERRORS, SYNC_DURATION,
 };
 use crate::counters::DIALS_EXHAUSTED;
 
@@ -61,6 +61,11 @@ impl Recorder {
         ] {
             metrics::counter!(STORE_ERRORS, "operation" => operation).absolute(0);
         }
+        metrics::counter!(LOG_LINES_DROPPED).absolute(0);
+        metrics::describe_counter!(
+            LOG_LINES_DROPPED,
+            "Lines of the log that were dropped because its reader did not take them."
+        );
         metrics::counter!(EVENTS_DROPPED).absolute(0);
         metrics::describe_counter!(EVENTS_DROPPED, "Events that the cluster could not be told.");
         metrics::gauge!(REJECTED_WRITES).set(0.0);
