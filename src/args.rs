@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use fairway_config::names::ServiceName;
 use fairway_config::service::ForwardTo;
 use fairway_controller_core::NodePortRange;
+
+use crate::address;
 
 /// The LoadBalancer and NodePort gateway for bare-metal Kubernetes and for edge appliances.
 #[derive(Debug, Parser)]
@@ -15,12 +16,12 @@ use fairway_controller_core::NodePortRange;
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: CliCommand,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum CliCommand {
     /// Show a complete edge on this machine: backends, addresses, controller and gateway
     Demo(DemoArgs),
     /// Run controller and gateway over a directory of Kubernetes manifests, without a cluster
@@ -54,7 +55,7 @@ pub(crate) struct DemoArgs {
     pub(crate) once: bool,
     /// Where to serve health, API, status page and metrics [default: 127.0.0.1:9901, or a free
     /// port if that one is taken]
-    #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT")]
+    #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT", value_parser = address::admin)]
     pub(crate) admin: Option<SocketAddr>,
 }
 
@@ -171,11 +172,13 @@ pub(crate) struct ClusterArgs {
 /// Flags of every long-running command.
 #[derive(Debug, Args)]
 pub(crate) struct ProcessArgs {
-    /// Where to serve health, API, status page and metrics
-    #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT", default_value = DEFAULT_ADMIN)]
+    /// Where to serve health, API, status page and metrics; :PORT is one of the loopback address
+    #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT", default_value = DEFAULT_ADMIN,
+          value_parser = address::admin)]
     pub(crate) admin: SocketAddr,
-    /// Where to serve metrics and health alone, for a scraper from outside [default: nowhere]
-    #[arg(long, env = "FAIRWAY_METRICS", value_name = "ADDR:PORT")]
+    /// Where to serve metrics and health alone, for a scraper from outside; :PORT is one of all addresses
+    /// [default: nowhere]
+    #[arg(long, env = "FAIRWAY_METRICS", value_name = "ADDR:PORT", value_parser = address::metrics)]
     pub(crate) metrics: Option<SocketAddr>,
     /// How to write the log
     #[arg(long, env = "FAIRWAY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
@@ -239,7 +242,7 @@ pub(crate) struct TrafficArgs {
     #[arg(long, env = "FAIRWAY_ALLOW_LOOPBACK_ENDPOINTS", hide_short_help = true)]
     pub(crate) allow_loopback_endpoints: bool,
     /// The name server to ask for names that stand in for endpoints [default: /etc/resolv.conf]
-    #[arg(long, env = "FAIRWAY_NAME_SERVER", value_name = "ADDR:PORT")]
+    #[arg(long, env = "FAIRWAY_NAME_SERVER", value_name = "ADDR:PORT", value_parser = address::name_server)]
     pub(crate) name_server: Option<SocketAddr>,
 }
 
@@ -255,8 +258,9 @@ pub(crate) const DEFAULT_CLASS: &str = "fairway.dev/gateway";
 /// The process that is asked.
 #[derive(Debug, Args)]
 pub(crate) struct AskedArgs {
-    /// The admin address of the process to ask
-    #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT", default_value = DEFAULT_ADMIN)]
+    /// The admin address of the process to ask; :PORT is one of this host
+    #[arg(long, env = "FAIRWAY_ADMIN", value_name = "ADDR:PORT", default_value = DEFAULT_ADMIN,
+          value_parser = address::admin)]
     pub(crate) admin: SocketAddr,
 }
 
@@ -266,9 +270,18 @@ pub(crate) struct GetArgs {
     /// What to print
     #[arg(value_enum)]
     pub(crate) what: What,
-    /// Only this namespace
+    /// Only those of these names [default: all]
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Only this namespace [default: all namespaces]
     #[arg(short, long)]
     pub(crate) namespace: Option<String>,
+    /// All namespaces, also where one is named
+    #[arg(short = 'A', long)]
+    pub(crate) all_namespaces: bool,
+    /// Go on and print what changes
+    #[arg(short, long)]
+    pub(crate) watch: bool,
     /// How to print it
     #[arg(short, long, value_enum)]
     pub(crate) output: Option<Output>,
@@ -280,12 +293,12 @@ pub(crate) struct GetArgs {
 /// Flags of `explain`.
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// What kind of object: service
-    #[arg(value_enum)]
-    pub(crate) kind: Explainable,
-    /// Which, as NAMESPACE/NAME
-    #[arg(value_name = "NAMESPACE/NAME")]
-    pub(crate) name: ServiceName,
+    /// Which Service: NAME or NAMESPACE/NAME; the word service may stand before it
+    #[arg(value_name = "NAME", required = true, num_args = 1..=2)]
+    pub(crate) words: Vec<String>,
+    /// The namespace that it is in [default: where there is one of that name]
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
     /// Whom to ask.
     #[command(flatten)]
     pub(crate) asked: AskedArgs,
@@ -369,14 +382,6 @@ pub(crate) enum Output {
     Yaml,
 }
 
-/// What can be explained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Explainable {
-    /// A Service
-    #[value(alias = "services", alias = "svc")]
-    Service,
-}
-
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -407,23 +412,18 @@ impl From<ForwardToArg> for ForwardTo {
 /// A time as `30s`, `500ms`, `5m`, `1h`; a bare number counts seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("'{text}' is no time; write 500ms, 30s, 5m or 1h");
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let millis = match unit {
-        "ms" => Some(number),
-        "s" | "" => number.checked_mul(1000),
-        "m" => number.checked_mul(60_000),
-        "h" => number.checked_mul(3_600_000),
-        _ => None,
+    let time = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let time: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+            Duration::try_from(time).map_err(|_| wrong())?
+        }
     };
     // A day is more than any drain needs, and far from the limits of a clock.
-    millis
-        .filter(|millis| *millis <= 86_400_000)
-        .map(Duration::from_millis)
-        .ok_or_else(wrong)
+    match time <= Duration::from_secs(86_400) {
+        true => Ok(time),
+        false => Err(format!("'{text}' is more than a day")),
+    }
 }
 
 #[cfg(test)]
@@ -449,6 +449,9 @@ mod tests {
             ("", None),
             ("s", None),
             ("-1s", None),
+            ("1m30s", Some(90_000)),
+            ("1h 30m", Some(5_400_000)),
+            ("24h", Some(86_400_000)),
             ("1d", None),
             ("25h", None),
             ("99999999999999999999h", None),

@@ -13,6 +13,9 @@ use hyper_util::rt::TokioIo;
 /// How long an answer may take altogether.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How a Fairway begins to say that there is nothing at a path.
+const NOT_SERVED: &str = "there is nothing here";
+
 /// How large it may be: some 100,000 Services.
 const LARGEST: usize = 256 * 1024 * 1024;
 
@@ -53,19 +56,29 @@ async fn ask(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
         .await
         .with_context(|| format!("what answers at {admin} does not speak HTTP"))?;
     let status = response.status();
+    let is_fairway = response.headers().get(hyper::header::SERVER);
+    let is_fairway = is_fairway.is_some_and(|server| server.as_bytes() == b"fairway");
     let body = Limited::new(response.into_body(), LARGEST)
         .collect()
         .await
         .map_err(|error| anyhow::anyhow!("the answer of {admin} broke off: {error}"))?
         .to_bytes();
     connection.abort();
-    if status == StatusCode::OK {
-        return Ok(body);
+    if !is_fairway {
+        bail!(
+            "what answers at {admin} is no Fairway (it says {status} to {path}): name a Fairway's admin \
+             address with --admin ADDR:PORT"
+        );
     }
     let said = String::from_utf8_lossy(&body);
-    match said.trim() {
-        "" => bail!("{admin} answers {status} to {path}; is it a Fairway's admin address?"),
-        said => bail!("{said}"),
+    match (status, said.trim()) {
+        (StatusCode::OK, _) => Ok(body),
+        (StatusCode::NOT_FOUND, said) if said.starts_with(NOT_SERVED) => bail!(
+            "{admin} is a Fairway and does not serve {path}: is it its --metrics address, or another \
+             version? Name the admin address with --admin ADDR:PORT"
+        ),
+        (_, "") => bail!("{admin} answers {status} to {path}"),
+        (_, said) => bail!("{said}"),
     }
 }
 

@@ -3,23 +3,72 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use fairway_config::view::Explanation;
+use anyhow::{Context as _, bail};
+use fairway_config::names::ServiceName;
+use fairway_config::view::{Explanation, List, ServiceRow};
 
-use crate::args::{ExplainArgs, Explainable};
+use crate::args::ExplainArgs;
+use crate::outcome::WrongConfiguration;
 
 /// Prints what the process at the admin address knows of the Service.
 pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
-    let Explainable::Service = args.kind;
+    let name = name(&args)?;
     let path = format!(
         "/api/v1/explain/{}/{}",
-        crate::client::encode(&args.name.namespace),
-        crate::client::encode(&args.name.name)
+        crate::client::encode(&name.namespace),
+        crate::client::encode(&name.name)
     );
     let body = crate::client::get(args.asked.admin, &path)?;
     let explanation: Explanation = serde_json::from_slice(&body)
         .with_context(|| format!("{} did not answer as Fairway does", args.asked.admin))?;
     crate::outcome::print(&render(&explanation))
+}
+
+/// Which Service is meant.
+fn name(args: &ExplainArgs) -> anyhow::Result<ServiceName> {
+    let wrong = |why: String| Err(anyhow::Error::from(WrongConfiguration(why)));
+    let is_kind = |word: &str| matches!(word, "service" | "services" | "svc");
+    let word = match &args.words[..] {
+        [kind, name] if is_kind(kind) => name,
+        [kind, _] => return wrong(format!("'{kind}' can't be explained, a service can")),
+        [word] if is_kind(word) => {
+            return wrong("name the Service: NAME or NAMESPACE/NAME".to_owned());
+        }
+        [word] => word,
+        _ => return wrong("name one Service".to_owned()),
+    };
+    let (front, name) = match word.split_once('/') {
+        Some((front, name)) => (Some(front), name),
+        None => (None, &**word),
+    };
+    match (front, &args.namespace) {
+        // As in service/NAME.
+        (Some(kind), Some(namespace)) if is_kind(kind) => Ok(ServiceName::new(&**namespace, name)),
+        (Some(front), Some(namespace)) if front != namespace => wrong(format!(
+            "'{word}' names the namespace {front}, and --namespace {namespace}"
+        )),
+        (Some(front), _) => Ok(ServiceName::new(front, name)),
+        (None, Some(namespace)) => Ok(ServiceName::new(&**namespace, name)),
+        (None, None) => search(args, name),
+    }
+}
+
+/// The one Service of that name, in whatever namespace.
+fn search(args: &ExplainArgs, name: &str) -> anyhow::Result<ServiceName> {
+    let body = crate::client::get(args.asked.admin, "/api/v1/services")?;
+    let list: List<ServiceRow> = serde_json::from_slice(&body)
+        .with_context(|| format!("{} did not answer as Fairway does", args.asked.admin))?;
+    let rows = list.items.iter().filter(|row| row.name == name);
+    let namespaces: Vec<&str> = rows.map(|row| &*row.namespace).collect();
+    match namespaces[..] {
+        [namespace] => Ok(ServiceName::new(namespace, name)),
+        // It may be one that can't be read, which has no row.
+        [] => Ok(ServiceName::new("default", name)),
+        _ => bail!(
+            "there is a Service {name} in several namespaces ({}): name one with --namespace",
+            namespaces.join(", ")
+        ),
+    }
 }
 
 /// As text: a heading a section, a sentence a line.

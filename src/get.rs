@@ -1,25 +1,71 @@
 //! `fairway get`: tables as kubectl prints them.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
+use anyhow::bail;
 use fairway_config::conditions;
 use fairway_config::exchange::{ClaimKind, ListenerState};
 use fairway_config::problem::Problem;
 use fairway_config::service::ServiceType;
 use fairway_config::time::Timestamp;
 use fairway_config::view::{
-    ConditionRow, EndpointRow, GatewayRow, List, ListenerRow, PoolRow, PortRow, ServiceRow,
+    ConditionRow, EndpointRow, GatewayRow, ListenerRow, PoolRow, PortRow, ServiceRow,
 };
-use serde::de::{DeserializeOwned, IgnoredAny};
+use hyper::body::Bytes;
+use serde::de::IgnoredAny;
 
 use crate::args::{GetArgs, Output, What};
+use crate::listing::{self, Listed, Listing};
 use crate::table;
+
+/// How often `--watch` asks again.
+const EVERY: Duration = Duration::from_secs(1);
 
 /// Asks the process at the admin address and prints.
 pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
+    let args = GetArgs {
+        // As for kubectl.
+        namespace: args.namespace.filter(|_| !args.all_namespaces),
+        ..args
+    };
+    let body = ask(&args)?;
+    let shown = render(&args, &body, now())?;
+    if let Some(note) = listing::list::<IgnoredAny>(&args, &body)?.note {
+        say(&format!("note: {note}"));
+    }
+    let code = crate::outcome::print(&shown.text())?;
+    if shown.rows.is_empty() && !listing::is_for_machines(&args) && args.names.is_empty() {
+        say(match &args.namespace {
+            Some(namespace) => format!("No resources found in {namespace} namespace."),
+            None => "No resources found.".to_owned(),
+        }
+        .as_str());
+    }
+    if matches!(args.what, What::Services | What::Pools) && !listing::is_for_machines(&args) {
+        let query = match &args.namespace {
+            Some(namespace) => format!("?namespace={}", crate::client::encode(namespace)),
+            None => String::new(),
+        };
+        let body = crate::client::get(args.asked.admin, &format!("/api/v1/problems{query}"))?;
+        for problem in listing::items::<Problem>(&args, &body)? {
+            // What can't be read has no row, or one that is older than its file.
+            say(&format!("problem: {problem}"));
+        }
+    }
+    let missing = shown.missing;
+    if !args.watch {
+        return match missing.is_empty() {
+            true => Ok(code),
+            false => bail!(missing.join("\n")),
+        };
+    }
+    missing.iter().for_each(|it| say(it));
+    watch(&args, shown.rows)
+}
+
+fn ask(args: &GetArgs) -> anyhow::Result<Bytes> {
     let what = match args.what {
         What::Services => "services",
         What::Endpoints => "endpoints",
@@ -27,60 +73,52 @@ pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
         What::Gateways => "gateways",
         What::Listeners => "listeners",
     };
-    let body = crate::client::get(args.asked.admin, &format!("/api/v1/{what}"))?;
-    let code = crate::outcome::print(&render(&args, &body, now())?)?;
-    if let Some(note) = list::<IgnoredAny>(&args, &body)?.note {
-        // Where nobody reads standard error there is nobody to tell.
-        let _ = writeln!(std::io::stderr(), "note: {}", table::printable(&note));
-    }
-    if matches!(args.what, What::Services | What::Pools) && !is_for_machines(&args) {
-        let query = match &args.namespace {
-            Some(namespace) => format!("?namespace={}", crate::client::encode(namespace)),
-            None => String::new(),
-        };
-        let body = crate::client::get(args.asked.admin, &format!("/api/v1/problems{query}"))?;
-        warn_of(&items::<Problem>(&args, &body)?);
-    }
-    Ok(code)
+    crate::client::get(args.asked.admin, &format!("/api/v1/{what}"))
 }
 
-fn is_for_machines(args: &GetArgs) -> bool {
-    matches!(args.output, Some(Output::Json | Output::Yaml))
-}
-
-/// To standard error: what can't be read has no row, or one that is older than its file.
-fn warn_of(problems: &[Problem]) {
-    let mut err = std::io::stderr().lock();
-    for problem in problems {
-        // Where nobody reads standard error there is nobody to tell.
-        let _ = writeln!(err, "problem: {}", table::printable(&problem.to_string()));
+/// Prints each row that has changed, as `kubectl get --watch` does; of one that is gone once more what it
+/// was.
+fn watch(args: &GetArgs, mut before: Vec<Listed>) -> anyhow::Result<ExitCode> {
+    loop {
+        std::thread::sleep(EVERY);
+        let now = render(args, &ask(args)?, now())?.rows;
+        let changed = now
+            .iter()
+            .filter(|row| !before.iter().any(|it| it.value == row.value));
+        let gone = before
+            .iter()
+            .filter(|row| !now.iter().any(|it| it.key == row.key));
+        let mut text = String::new();
+        for row in changed.chain(gone) {
+            text.push_str(&row.line);
+        }
+        let mut out = std::io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            // Whoever read it went away.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+            other => other?,
+        }
+        before = now;
     }
 }
 
-fn render(args: &GetArgs, body: &[u8], now: Timestamp) -> anyhow::Result<String> {
+/// To standard error; where nobody reads that there is nobody to tell.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", table::printable(text));
+}
+
+fn render(args: &GetArgs, body: &[u8], now: Timestamp) -> anyhow::Result<Listing> {
     let view = View {
         wide: args.output == Some(Output::Wide),
         namespaced: args.namespace.is_none(),
         now,
     };
     match args.what {
-        What::Services => {
-            let mut rows: Vec<ServiceRow> = items(args, body)?;
-            rows.retain(|row| in_namespace(args, &row.namespace));
-            print_rows(args, rows, |rows| services(&view, rows))
-        }
-        What::Endpoints => {
-            let mut rows: Vec<EndpointRow> = items(args, body)?;
-            rows.retain(|row| in_namespace(args, &row.namespace));
-            print_rows(args, rows, |rows| endpoints(&view, rows))
-        }
-        What::Listeners => {
-            let mut rows: Vec<ListenerRow> = items(args, body)?;
-            rows.retain(|row| in_namespace(args, &row.namespace));
-            print_rows(args, rows, |rows| listeners(&view, rows))
-        }
-        What::Pools => print_rows(args, items(args, body)?, |rows| pools(&view, rows)),
-        What::Gateways => print_rows(args, items(args, body)?, |rows| gateways(&view, rows)),
+        What::Services => listing::show(args, body, |rows| services(&view, rows)),
+        What::Endpoints => listing::show(args, body, |rows| endpoints(&view, rows)),
+        What::Listeners => listing::show(args, body, |rows| listeners(&view, rows)),
+        What::Pools => listing::show(args, body, |rows| pools(&view, rows)),
+        What::Gateways => listing::show(args, body, |rows| gateways(&view, rows)),
     }
 }
 
@@ -89,38 +127,6 @@ struct View {
     wide: bool,
     namespaced: bool,
     now: Timestamp,
-}
-
-fn items<T: DeserializeOwned>(args: &GetArgs, body: &[u8]) -> anyhow::Result<Vec<T>> {
-    Ok(list(args, body)?.items)
-}
-
-fn list<T: DeserializeOwned>(args: &GetArgs, body: &[u8]) -> anyhow::Result<List<T>> {
-    serde_json::from_slice(body)
-        .with_context(|| format!("{} did not answer as Fairway does", args.asked.admin))
-}
-
-fn in_namespace(args: &GetArgs, namespace: &str) -> bool {
-    args.namespace
-        .as_deref()
-        .is_none_or(|wanted| wanted == namespace)
-}
-
-fn print_rows<T: serde::Serialize>(
-    args: &GetArgs,
-    rows: Vec<T>,
-    table: impl Fn(&[T]) -> String,
-) -> anyhow::Result<String> {
-    let list = |items| List { items, note: None };
-    Ok(match args.output {
-        Some(Output::Json) => serde_json::to_string_pretty(&list(rows))? + "\n",
-        Some(Output::Yaml) => serde_saphyr::to_string(&list(rows))?,
-        Some(Output::Wide) | None if rows.is_empty() => match &args.namespace {
-            Some(namespace) => format!("No resources found in {namespace} namespace.\n"),
-            None => "No resources found.\n".to_owned(),
-        },
-        Some(Output::Wide) | None => table(&rows),
-    })
 }
 
 /// `get services`, as `kubectl get services -A` prints it.

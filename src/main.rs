@@ -1,22 +1,27 @@
 //! `fairway`: arguments and wiring, nothing else.
 //!
 //! Reading order: [`args`] is every command and flag; [`process`] is what every long-running
-//! command is made of; [`standalone`] wires controller and gateway over a directory, for itself and
+//! command is made of, [`signals`] and [`systemd`] what it says to whoever runs it; [`standalone`] wires controller and gateway over a directory, for itself and
 //! for [`demo`], [`cluster`] each of them over an API server; [`views`] is what the admin address
 //! shows; [`outcome`] is what a command comes to;
 //! [`get`], [`explain`], [`validate`] and [`import`] are the commands that print and end.
 
+mod address;
 mod args;
 mod client;
 mod cluster;
 mod demo;
+mod environment;
 mod explain;
 mod get;
 mod import;
+mod listing;
 mod logs;
 mod outcome;
 mod process;
+mod signals;
 mod standalone;
+mod systemd;
 mod table;
 mod validate;
 mod views;
@@ -26,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use args::{Cli, Command};
+use args::{Cli, CliCommand};
 use outcome::{WrongConfiguration, print};
 
 /// Gives back what is not used any more within a second, from a thread of its own: how it is set is
@@ -37,6 +42,13 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     // Clap prints wrong usage itself and ends with 2.
     let cli = Cli::parse();
+    let names: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    let names = names.iter().map(String::as_str);
+    for warning in environment::warnings(&Cli::command(), names) {
+        let _ = writeln!(std::io::stderr(), "fairway: warning: {warning}");
+    }
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -53,15 +65,15 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Demo(args) => demo::run(args),
-        Command::Standalone(args) => standalone::run(args),
-        Command::Controller(args) => cluster::controller(*args),
-        Command::Gateway(args) => cluster::gateway(args),
-        Command::Get(args) => get::run(args),
-        Command::Explain(args) => explain::run(args),
-        Command::Validate(args) => validate::run(args),
-        Command::Import(args) => import::run(args),
-        Command::Crds => {
+        CliCommand::Demo(args) => demo::run(args),
+        CliCommand::Standalone(args) => standalone::run(args),
+        CliCommand::Controller(args) => cluster::controller(*args),
+        CliCommand::Gateway(args) => cluster::gateway(args),
+        CliCommand::Get(args) => get::run(args),
+        CliCommand::Explain(args) => explain::run(args),
+        CliCommand::Validate(args) => validate::run(args),
+        CliCommand::Import(args) => import::run(args),
+        CliCommand::Crds => {
             let crds = fairway_config::crd::crds();
             let texts: Vec<String> = crds
                 .iter()
@@ -69,7 +81,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 .collect::<Result<_, _>>()?;
             print(&texts.join("---\n"))
         }
-        Command::Completions { shell } => {
+        CliCommand::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "fairway", &mut text);
             print(&String::from_utf8(text)?)

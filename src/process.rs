@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use fairway_config::service::ForwardTo;
 use fairway_config::view::{Readiness, ServiceRow};
-use fairway_controller::Store;
+use fairway_controller::{DirectoryStore, Store};
 use fairway_gateway::Gateway;
 use fairway_gateway::admin::{self, Views as _};
 use fairway_gateway::metrics::Recorder;
@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{ProcessArgs, TrafficArgs};
 use crate::outcome::WrongConfiguration;
+use crate::signals::OtherSignals;
+use crate::systemd::{self, Observe, Observed};
 use crate::views::{Known, Whole};
 
 /// How often what the recorder's histograms collected is worked off.
@@ -142,6 +144,34 @@ pub(crate) struct Process {
     /// Ends when it is told to drain.
     work: JoinSet<()>,
     tasks: JoinSet<()>,
+    /// Where objects come from, where that is a directory.
+    store: Option<Arc<DirectoryStore>>,
+}
+
+/// How systemd is told of a process.
+struct Observer {
+    views: Arc<Whole>,
+    gateway: Option<Gateway>,
+    store: Option<Arc<DirectoryStore>>,
+}
+
+impl Observe for Observer {
+    fn observed(&self) -> Observed {
+        let store = self.store.iter();
+        let store = store.map(|store| ("the store".to_owned(), store.turns()));
+        let gateway = self.gateway.iter().flat_map(Gateway::turns);
+        // In this order, as for the readiness.
+        let done = self.views.done();
+        Observed {
+            turns: store.chain(gateway).collect(),
+            done,
+            told: self.views.told(),
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.views.readiness()
+    }
 }
 
 impl Process {
@@ -171,7 +201,40 @@ impl Process {
             stop,
             work,
             tasks,
+            store: None,
         })
+    }
+
+    /// Over a directory, which is read again when the process is told to reload.
+    pub(crate) fn over(mut self, store: Arc<DirectoryStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Answers what systemd and people ask of a process besides to stop.
+    fn answer(&mut self, signals: OtherSignals) {
+        let observer = Observer {
+            views: self.views.clone(),
+            gateway: self.gateway.clone(),
+            store: self.store.clone(),
+        };
+        let draining = self.stop.drain.clone();
+        self.tasks.spawn(systemd::tell(observer, draining));
+        let store = self.store.clone();
+        let reload = move || match &store {
+            Some(store) => {
+                tracing::info!("told to reload: all manifests are looked at");
+                systemd::reload(|| store.rescan());
+            }
+            None => {
+                tracing::info!(
+                    "told to reload: there is nothing to read, all comes from the API server"
+                );
+                systemd::reload(|| {});
+            }
+        };
+        let rest = self.stop.rest.clone();
+        self.tasks.spawn(signals.answer(reload, rest));
     }
 
     /// Whether everything that can stand stands.
@@ -235,8 +298,9 @@ pub(crate) fn run(
 ) -> anyhow::Result<ExitCode> {
     let _rest_of_log = crate::logs::start(args.log_format, "info")?;
     runtime()?.block_on(async {
-        let signals = stop_signal()?;
-        let process = start(Addresses::bind(args)?).await?;
+        let (signals, others) = (stop_signal()?, OtherSignals::listen()?);
+        let mut process = start(Addresses::bind(args)?).await?;
+        process.answer(others);
         process.run(signals).await;
         Ok(ExitCode::SUCCESS)
     })
@@ -301,8 +365,9 @@ pub(crate) fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListene
     })
 }
 
-/// SIGINT and SIGTERM.
+/// SIGINT, SIGTERM and SIGQUIT.
 pub(crate) struct StopSignal {
+    quit: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -310,6 +375,7 @@ pub(crate) struct StopSignal {
 /// Begins to listen for the signals that stop a process. Needs a Tokio runtime.
 pub(crate) fn stop_signal() -> anyhow::Result<StopSignal> {
     Ok(StopSignal {
+        quit: signal(SignalKind::quit())?,
         interrupt: signal(SignalKind::interrupt())?,
         terminate: signal(SignalKind::terminate())?,
     })
@@ -321,6 +387,7 @@ impl StopSignal {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
     } = *args;
     process::run(&common, async |addresses| {
         let admin = addresses.admin.local_addr()?;
-        let process = start(Settings {
+        let process = start(StandaloneSettings {
             manifests: manifests.clone(),
             state: state.clone(),
             addresses,
@@ -45,7 +45,7 @@ pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
 }
 
 /// How a process over a directory is set up.
-pub(crate) struct Settings {
+pub(crate) struct StandaloneSettings {
     pub(crate) manifests: PathBuf,
     pub(crate) state: PathBuf,
     pub(crate) addresses: Addresses,
@@ -56,8 +56,8 @@ pub(crate) struct Settings {
 }
 
 /// Starts controller and gateway over a directory. Needs a Tokio runtime.
-pub(crate) fn start(settings: Settings) -> anyhow::Result<Process> {
-    let Settings {
+pub(crate) fn start(settings: StandaloneSettings) -> anyhow::Result<Process> {
+    let StandaloneSettings {
         manifests,
         state,
         addresses,
@@ -93,7 +93,7 @@ pub(crate) fn start(settings: Settings) -> anyhow::Result<Process> {
     // Decides until the last connection has ended: what drains is still to be looked after.
     let mut tasks = JoinSet::new();
     tasks.spawn(controller.run(stop.rest.clone()));
-    Process::serve(
+    let process = Process::serve(
         Arc::new(handle),
         Some(gateway),
         recorder,
@@ -101,5 +101,6 @@ pub(crate) fn start(settings: Settings) -> anyhow::Result<Process> {
         stop,
         JoinSet::new(),
         tasks,
-    )
+    )?;
+    Ok(process.over(store))
 }

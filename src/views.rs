@@ -191,6 +191,17 @@ impl Whole {
         }
     }
 
+    /// How much the store has told.
+    pub(crate) fn told(&self) -> u64 {
+        self.known.told()
+    }
+
+    /// How much of that has been worked in by all who have to.
+    pub(crate) fn done(&self) -> u64 {
+        let gateway = self.gateway.as_ref().map_or(u64::MAX, Gateway::done);
+        self.known.done().min(gateway)
+    }
+
     /// Works off what histograms have collected.
     pub(crate) fn upkeep(&self) {
         self.recorder.upkeep();

@@ -222,6 +222,7 @@ impl Control {
                     self.report(touched);
                 }
             }
+            self.programmer.tell();
             // Together: what is wrong with a Service is said before it counts as applied.
             let revision = if self.synced { self.revision } else { 0 };
             if !self.unsent.is_empty() || self.said_revision != revision {

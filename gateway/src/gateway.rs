@@ -14,8 +14,10 @@ use fairway_gateway_core::route::Tick;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::beat::Beat;
 use crate::clock::Clock;
 use crate::control::Control;
+use crate::engine::Mailbox;
 use crate::port::Port;
 use crate::published::{Published, Shown};
 use crate::reports::ReportSink;
@@ -31,6 +33,10 @@ pub struct Gateway {
     drain_timeout: Duration,
     shared: Arc<Shared>,
     published: Arc<Published>,
+    /// Of each worker: what wakes it, and its runtime.
+    loops: Arc<[(Arc<Mailbox>, Beat)]>,
+    /// That of the control task.
+    control: Beat,
     /// Cancelled when the last connection and every thread is gone.
     ended: CancellationToken,
     /// Cancelled when connections are not to have their time to drain.
@@ -81,12 +87,17 @@ impl Gateway {
             Box::new(move || mailbox.wake()) as _
         });
         shared.descriptors.wake(wakers.collect());
+        let loops = workers.iter();
+        let loops = loops.map(|worker| (worker.mailbox().clone(), worker.beat().clone()));
+        let beat = Beat::default();
         let gateway = Self {
             name: settings.name.clone(),
             started: now(),
             drain_timeout: settings.drain_timeout,
             shared: shared.clone(),
             published: published.clone(),
+            loops: loops.collect(),
+            control: beat.clone(),
             ended: ended.clone(),
             cut: cut.clone(),
         };
@@ -103,6 +114,7 @@ impl Gateway {
             .spawn(move || {
                 // Also where the task panics: whoever waits must learn that it is over.
                 let _ended = ended.drop_guard();
+                runtime.spawn(beat.answer());
                 runtime.block_on(async {
                     let control = Control::new(settings, shared, published, workers, cut).await;
                     control.run(objects, reports, shutdown).await;
@@ -122,6 +134,23 @@ impl Gateway {
     /// the same: [`Self::finished`] says when.
     pub fn cut(&self) {
         self.cut.cancel();
+    }
+
+    /// How often each loop of the gateway has turned; asked, each turns once more. One whose count is still
+    /// the same after a while is stuck.
+    pub fn turns(&self) -> Vec<(String, u64)> {
+        let workers = self
+            .loops
+            .iter()
+            .enumerate()
+            .flat_map(|(n, (mailbox, beat))| {
+                [
+                    (format!("worker {n}"), mailbox.turns()),
+                    (format!("the runtime of worker {n}"), beat.ask()),
+                ]
+            });
+        let control = ("the gateway's control task".to_owned(), self.control.ask());
+        workers.chain([control]).collect()
     }
 
     /// How long connections may go on after `shutdown`.

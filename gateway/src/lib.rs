@@ -29,11 +29,13 @@
 //!   of its address has not got all that was written to it, or its time to drain is not over.
 
 pub mod admin;
+mod beat;
 mod binding;
 pub mod clock;
 mod context;
 mod control;
 pub mod counters;
+mod deeds;
 mod delivery;
 mod descriptors;
 mod dial_changes;

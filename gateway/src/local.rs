@@ -22,6 +22,8 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::sys::AsyncSocket as _;
 use rustix::io::Errno;
 
+use crate::deeds::{Deed, Deeds};
+
 pub(crate) use self::watch::{Changed, watch};
 
 /// The route protocol number of Fairway's routes, as in `ip route show table local proto 70`. Not
@@ -42,6 +44,8 @@ pub(crate) struct LocalRoutes {
     permitted: bool,
     /// Routes that are there and are ours.
     ours: BTreeSet<IpAddr>,
+    /// What of it is still to be said.
+    pub(crate) deeds: Deeds,
 }
 
 impl LocalRoutes {
@@ -53,6 +57,7 @@ impl LocalRoutes {
             loopback: 1,
             permitted: make,
             ours: BTreeSet::new(),
+            deeds: Deeds::default(),
         };
         let opened = rtnetlink::new_connection();
         match opened {
@@ -134,7 +139,7 @@ impl LocalRoutes {
         };
         match handle.route().add(self.route(address)).execute().await {
             Ok(()) => {
-                tracing::info!(%address, "made local by a route");
+                self.deeds.note(Deed::RouteMade, address.to_string());
                 self.ours.insert(address);
                 true
             }
@@ -163,7 +168,7 @@ impl LocalRoutes {
         }
         let Some(handle) = &self.handle else { return };
         match handle.route().del(self.route(address)).execute().await {
-            Ok(()) => tracing::info!(%address, "local route removed"),
+            Ok(()) => self.deeds.note(Deed::RouteRemoved, address.to_string()),
             Err(error) if errno(&error) == Some(Errno::SRCH) => {}
             Err(error) => tracing::warn!(%address, %error, "local route not removed"),
         }

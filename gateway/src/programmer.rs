@@ -23,6 +23,7 @@ pub(crate) use self::entry::Wanted;
 use self::entry::{BindState, Claimants, Failed, PlaceState};
 pub(crate) use self::opener::Opener;
 use crate::binding::Binding;
+use crate::deeds::{Deed, Deeds};
 use crate::engine::{Cut, WorkerCommand};
 use crate::local::Changed;
 use crate::slot::{BindKey, Slot};
@@ -45,6 +46,8 @@ pub(crate) struct Programmer {
     drain_timeout: Duration,
     /// Whether everything has been said once.
     synced: bool,
+    /// What of its work is still to be said.
+    deeds: Deeds,
 }
 
 /// A place that nobody claims any more.
@@ -66,7 +69,14 @@ impl Programmer {
             retiring: BTreeMap::new(),
             drain_timeout,
             synced: false,
+            deeds: Deeds::default(),
         }
+    }
+
+    /// Says in the log what was done since the last time.
+    pub(crate) fn tell(&mut self) {
+        self.opener.routes.deeds.tell();
+        self.deeds.tell();
     }
 
     /// Each of these Services wants this from now on, and nothing else. Returns the Services whose
@@ -230,16 +240,19 @@ impl Programmer {
             let failed = Failed::next(previous.as_ref(), error, Instant::now());
             let is_news = previous.as_ref().is_none_or(|p| p.error != failed.error);
             if is_news {
-                tracing::warn!(
-                    listen = %place.listen, protocol = %place.protocol,
-                    reason = failed.error.reason(), error = %failed.error, "listener can't stand"
-                );
+                let deed = Deed::ListenerFailed {
+                    reason: failed.error.reason().to_owned(),
+                    error: failed.error.to_string(),
+                };
+                self.deeds
+                    .note(deed, format!("{}/{}", place.listen, place.protocol));
             }
             self.retries.insert((failed.at, place));
             BindState::Failed(Box::new(failed))
         });
         if let (Some(_), BindState::Listening(_) | BindState::Refusing) = (&previous, &standing) {
-            tracing::info!(listen = %place.listen, protocol = %place.protocol, "listener stands");
+            let listener = format!("{}/{}", place.listen, place.protocol);
+            self.deeds.note(Deed::ListenerStands, listener);
         }
         if let Some(entry) = self.entries.get_mut(&place) {
             entry.standing = standing;

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::beat::Beat;
 use crate::context::Context;
 use crate::descriptors::Permit;
 use crate::health;
@@ -61,7 +62,11 @@ impl Tasks {
     ///
     /// # Errors
     /// The system has no more threads, or no more file descriptors.
-    pub(crate) fn start(number: usize, shared: Arc<Shared>) -> io::Result<(Self, JoinHandle<()>)> {
+    pub(crate) fn start(
+        number: usize,
+        shared: Arc<Shared>,
+        beat: Beat,
+    ) -> io::Result<(Self, JoinHandle<()>)> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -75,6 +80,7 @@ impl Tasks {
                 if pinned {
                     pin(number);
                 }
+                runtime.spawn(beat.answer());
                 runtime.block_on(run(received, context));
                 // What still runs has had its time.
                 runtime.shutdown_background();

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use crate::beat::Beat;
 use crate::engine::{Engine, Mailbox, WorkerCommand};
 use crate::pinning::pin;
 use crate::shared::Shared;
@@ -15,6 +16,7 @@ use crate::tasks::Tasks;
 #[derive(Debug)]
 pub(crate) struct WorkerThreads {
     mailbox: Arc<Mailbox>,
+    beat: Beat,
     threads: [JoinHandle<()>; 2],
 }
 
@@ -26,7 +28,8 @@ impl WorkerThreads {
     pub(crate) fn start(number: usize, shared: Arc<Shared>, flows: usize) -> io::Result<Self> {
         let mailbox = Arc::new(Mailbox::new()?);
         let pinned = shared.pin_workers;
-        let (tasks, running) = Tasks::start(number, shared.clone())?;
+        let beat = Beat::default();
+        let (tasks, running) = Tasks::start(number, shared.clone(), beat.clone())?;
         let engine = Engine::new(shared, mailbox.clone(), tasks, flows);
         let carrying = std::thread::Builder::new()
             .name(format!("fairway-work-{number}"))
@@ -43,6 +46,7 @@ impl WorkerThreads {
             })?;
         Ok(Self {
             mailbox,
+            beat,
             threads: [carrying, running],
         })
     }
@@ -50,6 +54,11 @@ impl WorkerThreads {
     /// What tells it something.
     pub(crate) fn mailbox(&self) -> &Arc<Mailbox> {
         &self.mailbox
+    }
+
+    /// Shows that what it does on a runtime goes on.
+    pub(crate) fn beat(&self) -> &Beat {
+        &self.beat
     }
 
     /// Ends the worker and what it still does.

@@ -35,5 +35,6 @@ pub mod manifest;
 pub mod programs;
 pub mod servers;
 pub mod site;
+pub mod systemd;
 pub mod wait;
 pub mod workers;

@@ -52,7 +52,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
 
     let admin = admin_listener(args.admin)?;
     let admin_address = admin.local_addr()?;
-    let process = standalone::start(standalone::Settings {
+    let process = standalone::start(standalone::StandaloneSettings {
         manifests: manifests.path().to_owned(),
         state: state.path().to_owned(),
         addresses: Addresses {
@@ -97,7 +97,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
 /// Waits until the edge stands, prints it and does the round. Whether every request went well.
 async fn stand_and_show(
     process: &Process,
-    block: Block,
+    block: LoopbackBlock,
     admin: SocketAddr,
     once: bool,
 ) -> anyhow::Result<bool> {
@@ -139,12 +139,12 @@ async fn stand_and_show(
 /// The demo's addresses: 127.N.0.0/28 for the pool and 127.N.1.1 for node ports. All of 127.0.0.0/8
 /// is local on Linux, so none of it needs a privilege.
 #[derive(Clone, Copy, Debug)]
-struct Block {
+struct LoopbackBlock {
     n: u8,
     node: Ipv4Addr,
 }
 
-impl Block {
+impl LoopbackBlock {
     fn new(n: u8) -> Self {
         Self {
             n,
@@ -163,9 +163,9 @@ impl Block {
 }
 
 /// The first block that no other process (another demo, say) listens on.
-fn free_block() -> anyhow::Result<Block> {
+fn free_block() -> anyhow::Result<LoopbackBlock> {
     (88..=99)
-        .map(Block::new)
+        .map(LoopbackBlock::new)
         .find(|block| {
             TcpListener::bind((block.first(), WEB)).is_ok()
                 && UdpSocket::bind((block.first(), ECHO)).is_ok()
@@ -186,7 +186,7 @@ fn admin_listener(asked: Option<SocketAddr>) -> anyhow::Result<TcpListener> {
     }
 }
 
-fn write_manifests(dir: &Path, block: Block, backends: &[Backend]) -> std::io::Result<()> {
+fn write_manifests(dir: &Path, block: LoopbackBlock, backends: &[Backend]) -> std::io::Result<()> {
     std::fs::write(
         dir.join("pool.yaml"),
         format!(

@@ -16,7 +16,7 @@ const REQUESTS: usize = 9;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the round printed, and whether everything was as it should be.
-pub(super) struct Outcome {
+pub(super) struct RoundResult {
     pub(super) text: String,
     pub(super) well: bool,
 }
@@ -29,7 +29,7 @@ enum Spread {
 }
 
 /// Sends the requests and holds what came back against what should.
-pub(super) fn run(targets: &Targets) -> Outcome {
+pub(super) fn run(targets: &Targets) -> RoundResult {
     let Targets {
         web,
         sticky,
@@ -37,7 +37,7 @@ pub(super) fn run(targets: &Targets) -> Outcome {
         echo,
         api,
     } = *targets;
-    let mut outcome = Outcome {
+    let mut outcome = RoundResult {
         text: String::new(),
         well: true,
     };
@@ -74,7 +74,7 @@ pub(super) fn run(targets: &Targets) -> Outcome {
     outcome
 }
 
-impl Outcome {
+impl RoundResult {
     /// Counts the answers and writes a line: who answered how often, and what went wrong.
     fn show(
         &mut self,

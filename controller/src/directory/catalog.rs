@@ -10,7 +10,7 @@ use std::sync::Arc;
 use fairway_config::object::ObjectKey;
 use fairway_config::problem::Problem;
 
-use super::manifest::{Entry, Manifest};
+use super::manifest::{Manifest, ManifestObject};
 use super::scan::Stamp;
 
 /// Everything that was read and not taken away since.
@@ -31,15 +31,15 @@ pub(super) struct Catalog {
 struct File {
     /// What it looked like when it was read; nothing where that has to be done (again).
     stamp: Option<Stamp>,
-    declared: Vec<Declared>,
+    declared: Vec<Declaration>,
     /// Why the file as a whole is held back.
     held: Option<Arc<str>>,
     problems: Vec<Problem>,
 }
 
 #[derive(Clone, Debug)]
-struct Declared {
-    entry: Arc<Entry>,
+struct Declaration {
+    entry: Arc<ManifestObject>,
     /// Why this object alone is held back.
     held: Option<Arc<str>>,
 }
@@ -48,7 +48,7 @@ struct Declared {
 #[derive(Debug)]
 pub(super) struct Winner {
     pub(super) file: Arc<str>,
-    pub(super) entry: Arc<Entry>,
+    pub(super) entry: Arc<ManifestObject>,
     /// It is an earlier form that stays in force, and why.
     pub(super) held: Option<Arc<str>>,
 }
@@ -92,10 +92,10 @@ impl Catalog {
     }
 
     /// An earlier run read this from a file of that name.
-    pub(super) fn remember(&mut self, path: Arc<str>, entry: Entry) {
+    pub(super) fn remember(&mut self, path: Arc<str>, entry: ManifestObject) {
         let key = entry.key.clone();
         let file = self.files.entry(Arc::clone(&path)).or_default();
-        file.declared.push(Declared {
+        file.declared.push(Declaration {
             entry: Arc::new(entry),
             held: None,
         });
@@ -114,7 +114,7 @@ impl Catalog {
         let mut declared: Vec<_> = manifest
             .entries
             .into_iter()
-            .map(|entry| Declared {
+            .map(|entry| Declaration {
                 entry: Arc::new(entry),
                 held: None,
             })
@@ -136,7 +136,7 @@ impl Catalog {
             let broken = broken.get(key).copied();
             // A document that doesn't say what it is about may be about any that are missing.
             if let Some(broken) = broken.or(nameless) {
-                declared.push(Declared {
+                declared.push(Declaration {
                     entry: Arc::clone(&former.entry),
                     held: Some(match broken.number {
                         0 => Arc::clone(&broken.why),
@@ -266,7 +266,7 @@ impl Catalog {
             self.troubled.insert(Arc::clone(path));
         }
         let held = before.held != after.held;
-        let same = |a: &Declared, b: &Declared| {
+        let same = |a: &Declaration, b: &Declaration| {
             a.held == b.held
                 && a.entry.key == b.entry.key
                 && a.entry.number == b.entry.number

@@ -15,7 +15,7 @@ pub(super) type LinkTargets = BTreeMap<PathBuf, BTreeMap<String, BTreeSet<Arc<st
 
 /// The way of a path.
 #[derive(Debug)]
-pub(super) struct Followed {
+pub(super) struct LinkPath {
     /// Where it ends: without links, `.` and `..`. What is not there is taken as it is written.
     pub(super) end: PathBuf,
     /// Every directory on the way with the name that was looked up in it, up to the end or to the first
@@ -24,7 +24,7 @@ pub(super) struct Followed {
 }
 
 /// Follows a path from link to link.
-pub(super) fn follow(path: &Path) -> Followed {
+pub(super) fn follow(path: &Path) -> LinkPath {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut todo: VecDeque<OsString> = VecDeque::new();
     put_in_front(&mut todo, &path);
@@ -61,7 +61,7 @@ pub(super) fn follow(path: &Path) -> Followed {
             _ => {}
         }
     }
-    Followed { end, turns }
+    LinkPath { end, turns }
 }
 
 fn put_in_front(todo: &mut VecDeque<OsString>, path: &Path) {

@@ -9,7 +9,7 @@ use fairway_config::problem::Problem;
 
 /// An object that a manifest declares.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ManifestObject {
     pub(super) key: ObjectKey,
     /// Which document of its file, counted from 1; 0 where it is known from an earlier run alone.
     pub(super) number: usize,
@@ -31,7 +31,7 @@ pub(super) struct Broken {
 /// What a manifest holds.
 #[derive(Debug, Default)]
 pub(super) struct Manifest {
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<ManifestObject>,
     pub(super) broken: Vec<Broken>,
     pub(super) problems: Vec<Problem>,
     /// Kinds that were passed over, as `apps/v1 Deployment`.
@@ -63,7 +63,7 @@ pub(super) fn parse(file: &Arc<str>, text: &str) -> Result<Manifest, Problem> {
                             let all = all.map(|it| document.problem(file, &shown, it));
                             manifest.problems.extend(all);
                         }
-                        manifest.entries.push(Entry {
+                        manifest.entries.push(ManifestObject {
                             key,
                             number: document.number,
                             object,

@@ -10,8 +10,8 @@ use fairway_config::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::manifest::Entry;
-use super::scan::Identity;
+use super::manifest::ManifestObject;
+use super::scan::FileIdentity;
 use crate::shape::{HeldShape, StatusShape};
 use crate::state::disk::FileWrite;
 
@@ -20,11 +20,11 @@ pub(super) const ROOT: &str = "root.json";
 
 /// The last good form of an object and what goes with it.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(super) struct MemoryRecord {
     /// The file that declares it; nothing where that is lost.
     pub(super) source: Option<Arc<str>>,
     pub(super) first_seen: Timestamp,
-    pub(super) entry: Entry,
+    pub(super) entry: ManifestObject,
     pub(super) service: Option<ServiceMemory>,
 }
 
@@ -106,7 +106,7 @@ pub(super) fn encode(
 }
 
 /// Reads what [`encode`] wrote.
-pub(super) fn decode(text: &str) -> Result<Record, String> {
+pub(super) fn decode(text: &str) -> Result<MemoryRecord, String> {
     let shape: RecordShape<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let value = serde_json::from_str(shape.manifest.get()).map_err(|error| error.to_string())?;
     let (key, object) = match object::read(&value) {
@@ -118,13 +118,13 @@ pub(super) fn decode(text: &str) -> Result<Record, String> {
         Ok(_) => return Err("holds no object that is remembered".to_owned()),
         Err(unreadable) => return Err(format!("holds a malformed {}", unreadable.object)),
     };
-    Ok(Record {
+    Ok(MemoryRecord {
         source: shape.source,
         first_seen: shape
             .first_seen
             .parse()
             .map_err(|_| "firstSeen is no time")?,
-        entry: Entry {
+        entry: ManifestObject {
             key,
             number: 0,
             object,
@@ -141,7 +141,7 @@ pub(super) fn decode(text: &str) -> Result<Record, String> {
 
 /// Which directory the manifests were read from. Another one in its place may be a mount that
 /// failed.
-pub(super) fn root(identity: Identity) -> FileWrite {
+pub(super) fn root(identity: FileIdentity) -> FileWrite {
     FileWrite {
         path: ROOT.into(),
         content: Some(format!("[{},{}]\n", identity.device, identity.inode).into_bytes()),
@@ -150,8 +150,8 @@ pub(super) fn root(identity: Identity) -> FileWrite {
 }
 
 /// What [`root`] wrote; without it the directory is taken to be the same.
-pub(super) fn load_root(state: &Path) -> Option<Identity> {
+pub(super) fn load_root(state: &Path) -> Option<FileIdentity> {
     let text = fs::read_to_string(state.join(ROOT)).ok()?;
     let (device, inode) = serde_json::from_str(&text).ok()?;
-    Some(Identity { device, inode })
+    Some(FileIdentity { device, inode })
 }

@@ -6,7 +6,7 @@
 //! 2. `catalog` knows which file declares what and what is held back, `absence` when a file
 //!    that is gone counts as deleted;
 //! 3. `holding` is what an object in force has and what a Service keeps when it changes, `changes`
-//!    what subscribers hear of it, `ledger` has all of it and what of it is not yet on disk;
+//!    what subscribers hear of it, `decisions` what the log says of it, `objects` has all of it and what of it is not yet on disk;
 //! 4. `memory` and `render` say what is written, `recovery` reads it after a restart; `offline` reads
 //!    manifests without any of this;
 //! 5. `worker` is the thread that does all of this, one thing after the other; `survey` is its
@@ -30,11 +30,12 @@
 mod absence;
 mod catalog;
 mod changes;
+mod decisions;
 mod holding;
-mod ledger;
 mod links;
 mod manifest;
 mod memory;
+mod objects;
 mod offline;
 mod parallel;
 mod recovery;
@@ -49,6 +50,7 @@ mod writeback;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -63,7 +65,7 @@ use crate::store::{Store, WriteOutcome};
 pub use offline::{Declared, declared, declared_bytes};
 pub use settings::{DirectorySettings, OpenError};
 use visible::Visible;
-use worker::{Message, Worker};
+use worker::{Message, StoreWorker};
 
 /// A [`Store`] over a directory of manifests and a state directory.
 ///
@@ -74,6 +76,7 @@ pub struct DirectoryStore {
     visible: Arc<Mutex<Visible>>,
     messages: mpsc::Sender<Message>,
     wake: Arc<OwnedFd>,
+    turns: Arc<AtomicU64>,
     worker: Option<JoinHandle<()>>,
 }
 
@@ -97,13 +100,14 @@ impl DirectoryStore {
         let feed = Arc::new(Feed::default());
         let visible = Arc::new(Mutex::new(Visible::default()));
         let (messages, inbox) = mpsc::channel();
-        let mut worker = Worker::open(
+        let mut worker = StoreWorker::open(
             settings,
             Arc::clone(&feed),
             Arc::clone(&visible),
             inbox,
             Arc::clone(&wake),
         )?;
+        let turns = Arc::clone(&worker.turns);
         let worker = thread::Builder::new()
             .name("fairway-store".to_owned())
             .spawn(move || worker.run())
@@ -113,6 +117,7 @@ impl DirectoryStore {
             visible,
             messages,
             wake,
+            turns,
             worker: Some(worker),
         })
     }
@@ -123,10 +128,27 @@ impl DirectoryStore {
         lock(&self.visible).passes
     }
 
+    /// How often the store's thread has turned; asked, it turns once more. Where that is still the same
+    /// after a while it is stuck.
+    pub fn turns(&self) -> u64 {
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.wake_up();
+        turns
+    }
+
+    /// Looks at all manifests, whatever was heard of them.
+    pub fn rescan(&self) {
+        self.send(Message::Rescan);
+    }
+
+    fn wake_up(&self) {
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
     fn send(&self, message: Message) {
         // It is there as long as the store is; a worker that died has logged why.
         let _ = self.messages.send(message);
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        self.wake_up();
     }
 }
 

@@ -14,8 +14,8 @@ use fairway_config::exchange::Held;
 use fairway_config::object::{self, Kind, ObjectKey};
 use fairway_config::problem::Problem;
 
-use super::manifest::Entry;
-use super::memory::{self, Record, ServiceMemory};
+use super::manifest::ManifestObject;
+use super::memory::{self, MemoryRecord, ServiceMemory};
 use super::parallel;
 use crate::shape::StatusShape;
 use crate::state::disk::is_temporary;
@@ -27,7 +27,7 @@ const NAMED: usize = 5;
 /// What was remembered when the state directory was taken over.
 pub(super) struct Loaded {
     pub(super) journal: Journal,
-    pub(super) records: Vec<Record>,
+    pub(super) records: Vec<MemoryRecord>,
     /// What of it was lost.
     pub(super) problems: Vec<Problem>,
 }
@@ -46,15 +46,15 @@ pub(super) fn load(state: &Path) -> io::Result<Loaded> {
         ..Losses::default()
     };
     let mut records = decode(&contents, &mut losses);
-    let expected: BTreeMap<PathBuf, &Record> = records
+    let expected: BTreeMap<PathBuf, &MemoryRecord> = records
         .values()
         .map(|record| (state.join(memory::shown(&record.entry.key)), record))
         .collect();
     let found = parallel::map(&views, |view| compare(view, expected.get(view).copied()));
     for (view, found) in views.iter().zip(found) {
         match found {
-            Found::Same => {}
-            Found::Newer(memory, key) => {
+            Comparison::Same => {}
+            Comparison::Newer(memory, key) => {
                 if let Some(record) = records.get_mut(&key) {
                     // After a crash a view may be ahead by a status alone: that is no loss.
                     let same = record.service.as_ref().map(|it| &it.held) == Some(&memory.held);
@@ -62,7 +62,7 @@ pub(super) fn load(state: &Path) -> io::Result<Loaded> {
                     losses.outdated += usize::from(!same);
                 }
             }
-            Found::Unknown(record) => {
+            Comparison::Unknown(record) => {
                 let key = &record.entry.key;
                 let is_loss = key.kind == Kind::Service
                     && !contents.removed.contains(&key.to_string())
@@ -70,11 +70,11 @@ pub(super) fn load(state: &Path) -> io::Result<Loaded> {
                 losses.unknown += usize::from(is_loss);
                 records.entry(key.clone()).or_insert(record);
             }
-            Found::Unreadable if view.starts_with(state.join("services")) => {
+            Comparison::Unreadable if view.starts_with(state.join("services")) => {
                 losses.lost.push(view.clone());
             }
             // Nothing depends on what a pool's view says.
-            Found::Unreadable => {}
+            Comparison::Unreadable => {}
         }
     }
     losses.used = losses.missing && state.join(memory::ROOT).try_exists()?;
@@ -86,7 +86,7 @@ pub(super) fn load(state: &Path) -> io::Result<Loaded> {
 }
 
 /// What the lines of the journal say.
-fn decode(contents: &Contents, losses: &mut Losses) -> BTreeMap<ObjectKey, Record> {
+fn decode(contents: &Contents, losses: &mut Losses) -> BTreeMap<ObjectKey, MemoryRecord> {
     let broken = contents.broken.iter();
     losses.faults = broken.map(|(n, why)| format!("line {n} {why}")).collect();
     let lines: Vec<_> = contents.records.iter().collect();
@@ -107,27 +107,27 @@ fn decode(contents: &Contents, losses: &mut Losses) -> BTreeMap<ObjectKey, Recor
 }
 
 /// What a view says in comparison with the journal.
-enum Found {
+enum Comparison {
     /// Nothing else.
     Same,
     /// A later version of the same object.
     Newer(ServiceMemory, ObjectKey),
     /// An object that the journal does not have.
-    Unknown(Record),
+    Unknown(MemoryRecord),
     /// It can't be read, and the journal does not have its object.
     Unreadable,
 }
 
-fn compare(view: &Path, known: Option<&Record>) -> Found {
+fn compare(view: &Path, known: Option<&MemoryRecord>) -> Comparison {
     let Some(known) = known else {
         let text = fs::read_to_string(view).ok();
         return match text.and_then(|text| recover(&text)) {
-            Some(record) => Found::Unknown(record),
-            None => Found::Unreadable,
+            Some(record) => Comparison::Unknown(record),
+            None => Comparison::Unreadable,
         };
     };
     let Some(memory) = &known.service else {
-        return Found::Same;
+        return Comparison::Same;
     };
     // Nearly all are the same: they are not parsed.
     let newer = fs::read_to_string(view)
@@ -136,8 +136,8 @@ fn compare(view: &Path, known: Option<&Record>) -> Found {
         .and_then(|text| recover(&text)?.service)
         .filter(|newer| newer.uid == memory.uid && newer.version > memory.version);
     match newer {
-        Some(newer) => Found::Newer(newer, known.entry.key.clone()),
-        None => Found::Same,
+        Some(newer) => Comparison::Newer(newer, known.entry.key.clone()),
+        None => Comparison::Same,
     }
 }
 
@@ -149,7 +149,7 @@ fn version(text: &str) -> Option<u64> {
 }
 
 /// An object as its view shows it: a Service with what it holds, a pool with its age.
-fn recover(text: &str) -> Option<Record> {
+fn recover(text: &str) -> Option<MemoryRecord> {
     let document = fairway_config::document::documents(text).ok()?.pop()?;
     let (key, object) = match object::read(&document.value) {
         Ok(object::ReadObject {
@@ -184,10 +184,10 @@ fn recover(text: &str) -> Option<Record> {
         }
         _ => return None,
     };
-    Some(Record {
+    Some(MemoryRecord {
         source: None,
         first_seen,
-        entry: Entry {
+        entry: ManifestObject {
             key,
             number: 0,
             json: document.value.to_string().into(),

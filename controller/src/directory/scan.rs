@@ -17,7 +17,7 @@ pub(super) const MAX_BYTES: u64 = 64 << 20;
 /// What tells one content of a file from another without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
-    pub(super) identity: Identity,
+    pub(super) identity: FileIdentity,
     size: u64,
     modified: (i64, i64),
     /// When anything of the file changed, content, owner or mode; can't be set back by a program.
@@ -26,12 +26,12 @@ pub(super) struct Stamp {
 
 /// What tells a file or directory from another that took its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Identity {
+pub(super) struct FileIdentity {
     pub(super) device: u64,
     pub(super) inode: u64,
 }
 
-impl Identity {
+impl FileIdentity {
     pub(super) fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -43,7 +43,7 @@ impl Identity {
 impl Stamp {
     fn of(metadata: &Metadata) -> Self {
         Self {
-            identity: Identity::of(metadata),
+            identity: FileIdentity::of(metadata),
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
@@ -74,11 +74,11 @@ pub(super) enum Sighting {
 #[derive(Debug)]
 pub(super) struct Survey {
     /// Which directory stood under the name.
-    pub(super) root: Identity,
+    pub(super) root: FileIdentity,
     /// Manifests by their path below the root.
     pub(super) files: BTreeMap<Arc<str>, Sighting>,
     /// Directories by their path below the root, the root itself under the empty one.
-    pub(super) directories: BTreeMap<Arc<str>, Identity>,
+    pub(super) directories: BTreeMap<Arc<str>, FileIdentity>,
     /// Directories below the root that are there and can't be listed, and why.
     pub(super) unlisted: BTreeMap<Arc<str>, String>,
     /// Names that lead into Fairway's own state: what is there is no manifest.
@@ -93,7 +93,7 @@ pub(super) struct Survey {
 pub(super) struct OwnState {
     /// Without links.
     path: PathBuf,
-    identity: Option<Identity>,
+    identity: Option<FileIdentity>,
 }
 
 impl OwnState {
@@ -101,7 +101,7 @@ impl OwnState {
     pub(super) fn new(state: &Path) -> Self {
         Self {
             path: links::follow(state).end,
-            identity: fs::metadata(state).ok().map(|it| Identity::of(&it)),
+            identity: fs::metadata(state).ok().map(|it| FileIdentity::of(&it)),
         }
     }
 
@@ -117,7 +117,7 @@ impl OwnState {
 
     /// Whether the directory is it, perhaps mounted at another place.
     pub(super) fn is(&self, directory: &Metadata) -> bool {
-        self.identity == Some(Identity::of(directory))
+        self.identity == Some(FileIdentity::of(directory))
     }
 }
 
@@ -142,7 +142,7 @@ pub(super) fn survey(
         return Err(io::Error::other("is not a directory"));
     }
     let mut survey = Survey {
-        root: Identity::of(&metadata),
+        root: FileIdentity::of(&metadata),
         files: BTreeMap::new(),
         directories: BTreeMap::new(),
         unlisted: BTreeMap::new(),
@@ -190,7 +190,7 @@ impl Survey {
         own: Option<&OwnState>,
         below: Arc<str>,
         name: &str,
-    ) -> Option<Identity> {
+    ) -> Option<FileIdentity> {
         let path = root.join(&*below);
         let link = fs::symlink_metadata(&path).is_ok_and(|it| it.is_symlink());
         if link {
@@ -204,7 +204,7 @@ impl Survey {
             Ok(metadata) if metadata.is_dir() && own.is_some_and(|own| own.is(&metadata)) => {
                 self.own.insert(below);
             }
-            Ok(metadata) if metadata.is_dir() => return Some(Identity::of(&metadata)),
+            Ok(metadata) if metadata.is_dir() => return Some(FileIdentity::of(&metadata)),
             found if is_manifest(name) => {
                 if let Some(sighting) = sighting(found, link) {
                     self.files.insert(below, sighting);
@@ -254,7 +254,7 @@ fn kind(metadata: &Metadata) -> &'static str {
 }
 
 /// A manifest's text, with the stamp it was read under.
-pub(super) struct Text {
+pub(super) struct ManifestText {
     pub(super) stamp: Stamp,
     pub(super) text: String,
 }
@@ -270,7 +270,7 @@ pub(super) enum ReadError {
 
 /// Reads a manifest whole. Nothing but a regular file is read from, whatever has taken its name
 /// since it was looked at, and opening it never waits.
-pub(super) fn read(path: &Path) -> Result<Text, ReadError> {
+pub(super) fn read(path: &Path) -> Result<ManifestText, ReadError> {
     use ReadError::{Moving, Unreadable};
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => Moving,
@@ -304,7 +304,7 @@ pub(super) fn read(path: &Path) -> Result<Text, ReadError> {
         return Err(Moving);
     }
     match document::decode(bytes) {
-        Ok(text) => Ok(Text { stamp, text }),
+        Ok(text) => Ok(ManifestText { stamp, text }),
         Err(error) => Err(Unreadable(error.to_string())),
     }
 }

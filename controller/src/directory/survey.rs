@@ -10,8 +10,8 @@ use fairway_config::problem::Problem;
 use super::absence::Verdict;
 use super::manifest::{self, Manifest};
 use super::parallel;
-use super::scan::{self, Identity, ReadError, Sighting, Stamp, Survey};
-use super::worker::{Look, Worker, problem};
+use super::scan::{self, FileIdentity, ReadError, Sighting, Stamp, Survey};
+use super::worker::{Look, StoreWorker, problem};
 
 /// How often a manifest directory that is not there is looked for.
 const ABSENT: Duration = Duration::from_millis(250);
@@ -26,7 +26,7 @@ const SETTLED: Duration = Duration::from_millis(250);
 /// When to look again at a file that changed while it was read.
 const MOVING: Duration = Duration::from_millis(50);
 
-impl Worker {
+impl StoreWorker {
     /// Looks at everything.
     pub(super) fn survey(&mut self) {
         let root = self.settings.manifests.clone();
@@ -268,7 +268,7 @@ impl Worker {
         self.absence_at = None;
         let root = self.settings.manifests.clone();
         // A directory that has gone meanwhile takes its files along, and none of them was deleted.
-        let there = std::fs::metadata(&root).map(|it| Identity::of(&it));
+        let there = std::fs::metadata(&root).map(|it| FileIdentity::of(&it));
         if there.ok() != self.root {
             self.survey.at = now;
             return;

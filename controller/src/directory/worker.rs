@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,10 +16,10 @@ use tokio::sync::oneshot;
 
 use super::absence::Absence;
 use super::catalog::Catalog;
-use super::ledger::Ledger;
 use super::memory;
+use super::objects::LiveObjects;
 use super::recovery;
-use super::scan::{Identity, OwnState};
+use super::scan::{FileIdentity, OwnState};
 use super::settings::{DirectorySettings, OpenError};
 use super::visible::Visible;
 use super::watch::{Hint, Watcher};
@@ -45,6 +46,8 @@ pub(super) enum Message {
         Option<Instant>,
         oneshot::Sender<Vec<WriteOutcome>>,
     ),
+    /// Look at everything.
+    Rescan,
     /// Write what is left and end.
     Stop,
 }
@@ -59,18 +62,20 @@ pub(super) struct Look {
 }
 
 /// Why writing failed, and how long to leave it alone.
-pub(super) struct Failure {
+pub(super) struct WriteFailure {
     pub(super) message: String,
     pub(super) wait: Duration,
 }
 
 /// All that the thread works on.
-pub(super) struct Worker {
+pub(super) struct StoreWorker {
     pub(super) settings: DirectorySettings,
     pub(super) feed: Arc<Feed>,
     visible: Arc<Mutex<Visible>>,
     inbox: mpsc::Receiver<Message>,
     wake: Arc<OwnedFd>,
+    /// How often it has looked what there is to do.
+    pub(super) turns: Arc<AtomicU64>,
     _lock: Lock,
     /// The state directory, of which nothing is read as a manifest.
     pub(super) own: OwnState,
@@ -81,7 +86,7 @@ pub(super) struct Worker {
     pub(super) watcher: Watcher,
     pub(super) catalog: Catalog,
     pub(super) absence: Absence,
-    pub(super) ledger: Ledger,
+    pub(super) objects: LiveObjects,
     /// Files to look at, and when.
     pub(super) looks: BTreeMap<Arc<str>, Look>,
     /// When to look at everything.
@@ -93,9 +98,9 @@ pub(super) struct Worker {
     /// When to decide on files that are missing.
     pub(super) absence_at: Option<Instant>,
     /// Which directory the manifests were last read from, by this process or an earlier one.
-    pub(super) root: Option<Identity>,
+    pub(super) root: Option<FileIdentity>,
     /// Directories of the last survey.
-    pub(super) directories: BTreeMap<Arc<str>, Identity>,
+    pub(super) directories: BTreeMap<Arc<str>, FileIdentity>,
     /// What is wrong with the manifest directory or those below it.
     pub(super) directory_problems: Vec<Problem>,
     /// Objects that may have changed in this pass.
@@ -106,7 +111,7 @@ pub(super) struct Worker {
     pub(super) surveyed: bool,
     /// What is wrong may be different now.
     pub(super) news: bool,
-    /// See [`Worker::whole`].
+    /// See [`StoreWorker::whole`].
     whole: bool,
     last_pass: Option<Instant>,
     /// From the last pass to the next, at least.
@@ -119,10 +124,10 @@ pub(super) struct Worker {
     pub(super) flush_at: Option<Instant>,
     /// Since when something has been due.
     pub(super) first_due: Option<Instant>,
-    pub(super) failure: Option<Failure>,
+    pub(super) failure: Option<WriteFailure>,
 }
 
-impl Worker {
+impl StoreWorker {
     /// Takes the state directory over and reads what is remembered.
     pub(super) fn open(
         settings: DirectorySettings,
@@ -148,11 +153,11 @@ impl Worker {
         })?;
         let now = Instant::now();
         let mut catalog = Catalog::default();
-        let mut ledger = Ledger::default();
-        ledger.restore(loaded.records, &mut catalog, timestamp());
+        let mut objects = LiveObjects::default();
+        objects.restore(loaded.records, &mut catalog, timestamp());
         tracing::info!(
             state = %settings.state.display(),
-            objects = ledger.len(),
+            objects = objects.len(),
             "state taken over"
         );
         Ok(Self {
@@ -160,6 +165,7 @@ impl Worker {
             visible,
             inbox,
             wake,
+            turns: Arc::default(),
             _lock: lock,
             own: OwnState::new(&settings.state),
             disk: Disk::new(settings.state.clone()),
@@ -169,7 +175,7 @@ impl Worker {
             root: memory::load_root(&settings.state),
             absence: Absence::new(settings.grace),
             catalog,
-            ledger,
+            objects,
             looks: BTreeMap::new(),
             survey: Look {
                 at: now,
@@ -200,6 +206,7 @@ impl Worker {
     /// Works until it is told to stop.
     pub(super) fn run(&mut self) {
         loop {
+            self.turns.fetch_add(1, Ordering::Relaxed);
             self.wait();
             for hint in self.watcher.hints() {
                 self.note(hint);
@@ -349,17 +356,17 @@ impl Worker {
         self.decide_on_missing();
         let touched = std::mem::take(&mut self.touched);
         let known = self.surveyed;
-        let mut changes = self.ledger.refresh(&self.catalog, touched, timestamp());
+        let mut changes = self.objects.refresh(&self.catalog, touched, timestamp());
         if std::mem::take(&mut self.whole) {
-            self.ledger.forget_the_rest();
+            self.objects.forget_the_rest();
         }
         if known && !self.feed.is_synced() {
             // The first of it: everything, whether it was read just now or is remembered.
-            changes = self.ledger.everything();
+            changes = self.objects.everything();
             tracing::info!(
                 manifests = %self.settings.manifests.display(),
                 files = self.catalog.len(),
-                objects = self.ledger.len(),
+                objects = self.objects.len(),
                 "manifests read"
             );
         }
@@ -379,7 +386,7 @@ impl Worker {
     }
 
     /// The manifest directory is there and has been read.
-    pub(super) fn arrived(&mut self, root: Identity) {
+    pub(super) fn arrived(&mut self, root: FileIdentity) {
         self.surveyed = true;
         if self.root != Some(root) {
             self.root = Some(root);
@@ -404,6 +411,7 @@ impl Worker {
                     // Whoever asked may be gone; what was written is written.
                     let _ = reply.send(outcomes);
                 }
+                Ok(Message::Rescan) => self.survey_by(Instant::now()),
                 Err(mpsc::TryRecvError::Empty) => return false,
                 Ok(Message::Stop) | Err(mpsc::TryRecvError::Disconnected) => return true,
             }
@@ -415,10 +423,10 @@ impl Worker {
         let mut outstanding = Vec::new();
         if let Some(failure) = &self.failure {
             outstanding.push(self.failure_message(failure));
-        } else if !self.ledger.shown_due.is_empty() {
+        } else if !self.objects.shown_due.is_empty() {
             outstanding.push(format!(
                 "{} statuses are on their way to {}",
-                self.ledger.shown_due.len(),
+                self.objects.shown_due.len(),
                 self.settings.state.display()
             ));
         }
@@ -433,15 +441,15 @@ impl Worker {
         visible.passes = self.passes;
     }
 
-    fn failure_message(&self, failure: &Failure) -> String {
+    fn failure_message(&self, failure: &WriteFailure) -> String {
         format!(
             "can't write state ({}); {} objects wait, what was there stays, and it is tried again \
              within {} s",
             failure.message,
-            self.ledger
+            self.objects
                 .records_due
                 .len()
-                .max(self.ledger.shown_due.len()),
+                .max(self.objects.shown_due.len()),
             failure.wait.as_secs()
         )
     }

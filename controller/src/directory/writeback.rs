@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use fairway_config::exchange::{Change, Write};
 use fairway_config::object::ObjectKey;
 
-use super::worker::{Failure, Worker};
+use super::worker::{StoreWorker, WriteFailure};
 use super::{memory, parallel};
 use crate::state::disk::FileWrite;
 use crate::store::WriteOutcome;
@@ -28,7 +28,7 @@ const GATHER: Duration = Duration::from_millis(250);
 /// The longest that a failed write is left alone.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-impl Worker {
+impl StoreWorker {
     /// See [`crate::Store::write`].
     pub(super) fn write(
         &mut self,
@@ -41,12 +41,12 @@ impl Worker {
         let mut keys = BTreeSet::new();
         let mut lines = Vec::new();
         for ((index, write), outcome) in writes.into_iter().enumerate().zip(&mut outcomes) {
-            let Some(it) = self.ledger.accept(write) else {
+            let Some(it) = self.objects.accept(write) else {
                 continue;
             };
-            match self.ledger.durable(&it) {
+            match self.objects.durable(&it) {
                 Ok(None) => {
-                    changes.extend(self.ledger.commit(it));
+                    changes.extend(self.objects.commit(it));
                     *outcome = WriteOutcome::Written;
                 }
                 // A second decision on the same object was made without knowing of the first.
@@ -69,7 +69,7 @@ impl Worker {
         for (index, it) in accepted {
             let outcome = match &result {
                 Ok(()) => {
-                    changes.extend(self.ledger.commit(it));
+                    changes.extend(self.objects.commit(it));
                     WriteOutcome::Written
                 }
                 Err(error) => WriteOutcome::Failed(error.clone()),
@@ -89,7 +89,7 @@ impl Worker {
         self.first_due = None;
         let well = if self.failure.is_some() {
             self.flush_all()
-        } else if self.ledger.shown_due.is_empty() {
+        } else if self.objects.shown_due.is_empty() {
             self.flush_memory()
         } else {
             self.flush_views()
@@ -108,15 +108,15 @@ impl Worker {
     }
 
     fn flush_memory(&mut self) -> bool {
-        let due = self.ledger.records_due.clone();
-        let lines: Result<Vec<_>, _> = due.iter().map(|key| self.ledger.record(key)).collect();
+        let due = self.objects.records_due.clone();
+        let lines: Result<Vec<_>, _> = due.iter().map(|key| self.objects.record(key)).collect();
         let mut done = lines.and_then(|lines| {
             let appended = self.journal.append(&lines);
             appended.map_err(|error| error.to_string())
         });
         if done.is_ok() {
             for key in &due {
-                self.ledger.recorded(key);
+                self.objects.recorded(key);
             }
             done = self.drop_history();
         }
@@ -140,10 +140,10 @@ impl Worker {
     /// Writes the journal anew where that is worth it.
     fn drop_history(&mut self) -> Result<(), String> {
         let wanted = self.journal_broken || self.journal.is_mostly_history();
-        if !wanted || !self.ledger.is_complete() {
+        if !wanted || !self.objects.is_complete() {
             return Ok(());
         }
-        let lines = self.ledger.records()?;
+        let lines = self.objects.records()?;
         let rewritten = self.journal.rewrite(&self.disk, &lines);
         rewritten.map_err(|error| error.to_string())?;
         self.journal_broken = false;
@@ -153,11 +153,11 @@ impl Worker {
     /// Writes files for people; those that fail stay due.
     fn flush_views(&mut self) -> bool {
         let mut well = true;
-        let keys: Vec<ObjectKey> = self.ledger.shown_due.iter().cloned().collect();
-        let (ledger, root) = (&self.ledger, self.disk.root());
+        let keys: Vec<ObjectKey> = self.objects.shown_due.iter().cloned().collect();
+        let (objects, root) = (&self.objects, self.disk.root());
         // Nothing to write where it is there already, as after most restarts.
         let rendered = parallel::map(&keys, |key| -> Result<_, String> {
-            let file = ledger.shown(key)?;
+            let file = objects.shown(key)?;
             let there = std::fs::read(root.join(&file.path)).ok();
             Ok((there != file.content).then_some(file))
         });
@@ -170,7 +170,7 @@ impl Worker {
                     written.push(key);
                 }
                 Ok(None) => {
-                    self.ledger.shown_due.remove(&key);
+                    self.objects.shown_due.remove(&key);
                 }
                 Err(error) => {
                     well = false;
@@ -181,7 +181,7 @@ impl Worker {
         for (key, result) in written.iter().zip(self.disk.apply(&files)) {
             match result {
                 Ok(()) => {
-                    self.ledger.shown_due.remove(key);
+                    self.objects.shown_due.remove(key);
                 }
                 Err(error) => {
                     well = false;
@@ -194,14 +194,14 @@ impl Worker {
 
     /// Decides when to write what is due.
     pub(super) fn plan_flush(&mut self) {
-        let views = !self.ledger.shown_due.is_empty();
+        let views = !self.objects.shown_due.is_empty();
         let root_due = self.root_due && !self.absence.is_interrupted();
-        let journal_due = self.journal_broken && self.ledger.is_complete();
+        let journal_due = self.journal_broken && self.objects.is_complete();
         let due = views
             || root_due
             || journal_due
             || self.failure.is_some()
-            || !self.ledger.records_due.is_empty();
+            || !self.objects.records_due.is_empty();
         if !due {
             self.first_due = None;
             return;
@@ -213,7 +213,7 @@ impl Worker {
         }
         let first = *self.first_due.get_or_insert(now);
         self.flush_at = Some(if views {
-            let count = self.ledger.shown_due.len().try_into().unwrap_or(u32::MAX);
+            let count = self.objects.shown_due.len().try_into().unwrap_or(u32::MAX);
             let more = QUIET.1.saturating_mul(count).min(GATHER);
             let quiet = (first + GATHER + more * 2).min(now + QUIET.0 + more);
             if self.feed.is_reported() {
@@ -247,7 +247,7 @@ impl Worker {
             );
         }
         self.news = true;
-        self.failure = Some(Failure {
+        self.failure = Some(WriteFailure {
             message: error.to_owned(),
             wait,
         });

@@ -39,7 +39,7 @@ pub(crate) struct Disk {
 
 /// One step of a write, in the order in which they are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum WriteStep {
     MakeDirectory,
     Create,
     Fill,
@@ -51,7 +51,7 @@ pub(crate) enum Step {
 
 /// Stands in for a disk that fails or a process that dies at a step.
 #[cfg(test)]
-pub(crate) type Hook = std::sync::Arc<dyn Fn(Step, &Path) -> io::Result<()> + Send + Sync>;
+pub(crate) type Hook = std::sync::Arc<dyn Fn(WriteStep, &Path) -> io::Result<()> + Send + Sync>;
 
 impl Disk {
     /// Writes below `root`, which is there.
@@ -86,7 +86,7 @@ impl Disk {
             }
             if result.is_err() && write.content.is_some() {
                 let temporary = temporary(&self.root.join(&write.path));
-                if self.step(Step::Remove, &temporary).is_ok() {
+                if self.step(WriteStep::Remove, &temporary).is_ok() {
                     let _ = fs::remove_file(temporary);
                 }
             }
@@ -117,16 +117,16 @@ impl Disk {
     ) -> io::Result<()> {
         let place = self.root.join(path);
         let beside = temporary(&place);
-        self.step(Step::Create, &beside)?;
+        self.step(WriteStep::Create, &beside)?;
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         let mut file = options.open(&beside)?;
         let written = self
-            .step(Step::Fill, &beside)
+            .step(WriteStep::Fill, &beside)
             .and_then(|()| fill(&mut file))
-            .and_then(|()| self.step(Step::Sync, &beside))
+            .and_then(|()| self.step(WriteStep::Sync, &beside))
             .and_then(|()| file.sync_all())
-            .and_then(|()| self.step(Step::Rename, &place))
+            .and_then(|()| self.step(WriteStep::Rename, &place))
             .and_then(|()| fs::rename(&beside, &place));
         if written.is_err() {
             let _ = fs::remove_file(beside);
@@ -148,7 +148,7 @@ impl Disk {
         };
         let place = self.root.join(&write.path);
         let temporary = temporary(&place);
-        self.step(Step::Create, &temporary)?;
+        self.step(WriteStep::Create, &temporary)?;
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         options.mode(if write.private { 0o600 } else { 0o644 });
@@ -159,10 +159,10 @@ impl Disk {
             }
             other => other?,
         };
-        self.step(Step::Fill, &temporary)?;
+        self.step(WriteStep::Fill, &temporary)?;
         file.write_all(content)?;
         if !many {
-            self.step(Step::Sync, &temporary)?;
+            self.step(WriteStep::Sync, &temporary)?;
             file.sync_all()?;
         }
         Ok(())
@@ -177,7 +177,7 @@ impl Disk {
             let above = below.clone();
             below.push(component);
             let path = self.root.join(&below);
-            self.step(Step::MakeDirectory, &path)?;
+            self.step(WriteStep::MakeDirectory, &path)?;
             match fs::create_dir(&path) {
                 Ok(()) => {
                     dirty.insert(above);
@@ -192,10 +192,10 @@ impl Disk {
     fn put_in_place(&self, write: &FileWrite) -> io::Result<()> {
         let place = self.root.join(&write.path);
         if write.content.is_some() {
-            self.step(Step::Rename, &place)?;
+            self.step(WriteStep::Rename, &place)?;
             return fs::rename(temporary(&place), place);
         }
-        self.step(Step::Remove, &place)?;
+        self.step(WriteStep::Remove, &place)?;
         match fs::remove_file(place) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -203,14 +203,14 @@ impl Disk {
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.step(Step::Sync, &self.root)?;
+        self.step(WriteStep::Sync, &self.root)?;
         rustix::fs::syncfs(File::open(&self.root)?)?;
         Ok(())
     }
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         let path = self.root.join(directory);
-        self.step(Step::SyncDirectory, &path)?;
+        self.step(WriteStep::SyncDirectory, &path)?;
         match File::open(path) {
             Ok(directory) => directory.sync_all(),
             // Nothing was ever written there: there is nothing to make durable.
@@ -233,12 +233,12 @@ impl Disk {
     }
 
     #[cfg(test)]
-    fn step(&self, step: Step, path: &Path) -> io::Result<()> {
+    fn step(&self, step: WriteStep, path: &Path) -> io::Result<()> {
         self.hook.as_ref().map_or(Ok(()), |hook| hook(step, path))
     }
 
     #[cfg(not(test))]
-    fn step(&self, _: Step, _: &Path) -> io::Result<()> {
+    fn step(&self, _: WriteStep, _: &Path) -> io::Result<()> {
         Ok(())
     }
 }
@@ -326,7 +326,7 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             let mut disk = Disk::new(root.path().to_owned());
             disk.hook = Some(Arc::new(|step, path| {
-                if step == Step::Fill && path.ends_with(".2.json.tmp") {
+                if step == WriteStep::Fill && path.ends_with(".2.json.tmp") {
                     return Err(io::Error::from_raw_os_error(28));
                 }
                 Ok(())

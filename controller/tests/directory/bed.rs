@@ -172,7 +172,7 @@ impl Bed {
 impl Bed {
     /// Runs a controller over the directories until everything is given out and written: what each
     /// Service has then, and the problems. `count` Services have an external address.
-    pub(crate) async fn run(&self, count: usize) -> (Rows, Vec<String>) {
+    pub(crate) async fn run(&self, count: usize) -> (Given, Vec<String>) {
         let store = Arc::new(DirectoryStore::open(self.settings()).unwrap());
         let (controller, handle) = Controller::new(
             store,
@@ -210,7 +210,7 @@ impl Bed {
 }
 
 /// What each Service has: its addresses, its node ports, and its health check port.
-pub(crate) type Rows = BTreeMap<String, (Vec<std::net::IpAddr>, Vec<Option<u16>>)>;
+pub(crate) type Given = BTreeMap<String, (Vec<std::net::IpAddr>, Vec<Option<u16>>)>;
 
 /// A Service of type LoadBalancer with one port.
 pub(crate) fn service(name: &str, port: u16) -> String {

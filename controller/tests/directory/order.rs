@@ -4,7 +4,7 @@ use std::fs;
 
 use proptest::prelude::*;
 
-use super::bed::{Bed, Rows, service};
+use super::bed::{Bed, Given, service};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
@@ -16,7 +16,7 @@ proptest! {
         files in 1..12_usize,
     ) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let mut first: Option<Rows> = None;
+        let mut first: Option<Given> = None;
         let bed = Bed::new();
         for order in orders {
             for entry in fs::read_dir(&bed.manifests).unwrap() {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::bed::{Bed, Rows};
+use super::bed::{Bed, Given};
 
 /// Six Services and one that has a health check port. A second round adds five whose names go before
 /// theirs, so that a controller that has forgotten everything gives out other addresses.
@@ -28,7 +28,7 @@ const POOL: &str = "apiVersion: fairway.dev/v1alpha1\nkind: AddressPool\nmetadat
     spec: {addresses: [192.0.2.0/24]}\n";
 
 /// A state in which eleven Services have what they have; the memory of an earlier time is beside it.
-async fn used() -> (Bed, Rows) {
+async fn used() -> (Bed, Given) {
     let bed = Bed::new();
     bed.put("pool.yaml", POOL);
     fill(&bed, 5..11);

@@ -48,7 +48,9 @@ pub async fn serve_metrics(
     let answers = CostlyAnswers::new();
     let costly = costly().layer(from_fn_with_state(answers, connections::in_turn));
     let router = costly.merge(health()).with_state(views);
-    let router = router.fallback(not_found);
+    let router = router
+        .fallback(not_found)
+        .layer(axum::middleware::map_response(sign));
     connections::serve(listener, router, shutdown).await;
 }
 
@@ -77,6 +79,17 @@ fn admin(views: Arc<dyn Views>) -> Router {
         .with_state(views)
         .fallback(not_found)
         .layer(from_fn(check_host))
+        .layer(axum::middleware::map_response(sign))
+}
+
+/// Says whose answer it is: whoever asks another program by mistake can tell.
+async fn sign(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(
+        axum::http::header::SERVER,
+        HeaderValue::from_static("fairway"),
+    );
+    response
 }
 
 /// What is answered at once, whatever else is asked.

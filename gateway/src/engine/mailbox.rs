@@ -3,6 +3,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fairway_config::net::ListenAddr;
@@ -82,6 +83,8 @@ pub(crate) struct Receiving {
 pub(crate) struct Mailbox {
     poll: Poll,
     commands: Mutex<Vec<WorkerCommand>>,
+    /// How often the worker has looked what there is to do.
+    turns: AtomicU64,
 }
 
 impl Mailbox {
@@ -91,6 +94,7 @@ impl Mailbox {
         Ok(Self {
             poll: Poll::new()?,
             commands: Mutex::default(),
+            turns: AtomicU64::new(0),
         })
     }
 
@@ -124,6 +128,18 @@ impl Mailbox {
     /// Wakes the worker.
     pub(crate) fn wake(&self) {
         self.poll.wake();
+    }
+
+    /// How often the worker has looked what there is to do, and wakes it to do so once more.
+    pub(crate) fn turns(&self) -> u64 {
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.wake();
+        turns
+    }
+
+    /// The worker looks what there is to do.
+    pub(super) fn turned(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn poll(&self) -> &Poll {

@@ -133,6 +133,7 @@ impl Engine {
             }
             self.round += 1;
             self.ending.begin();
+            self.mailbox.turned();
             // First: a number that was given back in the last round may be given out in this one.
             for number in std::mem::take(&mut self.again) {
                 self.step(number, TcpConnection::more);

@@ -30,6 +30,7 @@ const NEEDS: &[Need] = &[
     ("nginx", "nginx"),
     ("prlimit", "util-linux"),
     ("promtool", "prometheus"),
+    ("/lib/systemd/systemd", "systemd"),
 ];
 
 /// What else the benchmark of peers needs: the peers. A path that is absolute stands for itself.

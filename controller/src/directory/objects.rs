@@ -10,15 +10,16 @@ use fairway_config::time::Timestamp;
 
 use super::catalog::{Catalog, Winner};
 use super::changes::difference;
+use super::decisions;
 use super::holding::{Live, LiveService, bring_service};
-use super::memory::{self, Record, ServiceMemory};
+use super::memory::{self, MemoryRecord, ServiceMemory};
 use super::render;
 use crate::state::disk::FileWrite;
 use crate::state::journal::Line;
 
 /// Every object there is.
 #[derive(Default)]
-pub(super) struct Ledger {
+pub(super) struct LiveObjects {
     live: BTreeMap<ObjectKey, Live>,
     /// Of earlier runs, until the object turns up.
     remembered: BTreeMap<ObjectKey, (Timestamp, Option<ServiceMemory>)>,
@@ -29,19 +30,24 @@ pub(super) struct Ledger {
 }
 
 /// A write that has been found to be in order.
-pub(super) struct Accepted {
+pub(super) struct AcceptedWrite {
     key: ObjectKey,
-    outcome: Outcome,
+    outcome: NewForm,
 }
 
-enum Outcome {
+enum NewForm {
     Service(LiveService),
     Pool(PoolStatus),
 }
 
-impl Ledger {
+impl LiveObjects {
     /// Takes over what an earlier run left.
-    pub(super) fn restore(&mut self, records: Vec<Record>, catalog: &mut Catalog, now: Timestamp) {
+    pub(super) fn restore(
+        &mut self,
+        records: Vec<MemoryRecord>,
+        catalog: &mut Catalog,
+        now: Timestamp,
+    ) {
         for record in records {
             let key = record.entry.key.clone();
             self.remembered
@@ -141,7 +147,7 @@ impl Ledger {
     }
 
     /// Whether a decision still fits; nothing where it has to be made again.
-    pub(super) fn accept(&self, write: Write) -> Option<Accepted> {
+    pub(super) fn accept(&self, write: Write) -> Option<AcceptedWrite> {
         match write {
             Write::Service {
                 name,
@@ -166,9 +172,9 @@ impl Ledger {
                     recorded: service.recorded && stored.held == service.stored.held,
                     stored: Arc::new(stored),
                 };
-                Some(Accepted {
+                Some(AcceptedWrite {
                     key,
-                    outcome: Outcome::Service(service),
+                    outcome: NewForm::Service(service),
                 })
             }
             // Here Fairway is the allocator, and asks nobody.
@@ -179,9 +185,9 @@ impl Ledger {
                     namespace: None,
                     name,
                 };
-                self.live.contains_key(&key).then_some(Accepted {
+                self.live.contains_key(&key).then_some(AcceptedWrite {
                     key,
-                    outcome: Outcome::Pool(status),
+                    outcome: NewForm::Pool(status),
                 })
             }
         }
@@ -189,23 +195,23 @@ impl Ledger {
 
     /// What has to be on disk before an accepted write counts; nothing where it only says of what
     /// is there how it is.
-    pub(super) fn durable(&self, accepted: &Accepted) -> Result<Option<Line>, String> {
+    pub(super) fn durable(&self, accepted: &AcceptedWrite) -> Result<Option<Line>, String> {
         let key = &accepted.key;
         let live = self.live.get(key).ok_or("the object is gone")?;
         match &accepted.outcome {
-            Outcome::Service(service) if !service.recorded => {
+            NewForm::Service(service) if !service.recorded => {
                 record(key, live, Some(service)).map(Some)
             }
-            Outcome::Service(_) | Outcome::Pool(_) => Ok(None),
+            NewForm::Service(_) | NewForm::Pool(_) => Ok(None),
         }
     }
 
     /// An accepted write takes effect: what had to be on disk is.
-    pub(super) fn commit(&mut self, accepted: Accepted) -> Option<Change> {
+    pub(super) fn commit(&mut self, accepted: AcceptedWrite) -> Option<Change> {
         let live = self.live.get_mut(&accepted.key)?;
         self.shown_due.insert(accepted.key.clone());
         match accepted.outcome {
-            Outcome::Service(mut service) => {
+            NewForm::Service(mut service) => {
                 if service.recorded {
                     self.records_due.insert(accepted.key);
                 } else {
@@ -213,10 +219,11 @@ impl Ledger {
                     service.recorded = true;
                 }
                 let stored = Arc::clone(&service.stored);
-                live.service = Some(service);
+                let before = live.service.replace(service);
+                decisions::tell(before.as_ref().map(|it| &*it.stored), &stored);
                 Some(Change::Service(stored.service.name.clone(), Some(stored)))
             }
-            Outcome::Pool(status) => {
+            NewForm::Pool(status) => {
                 live.pool = Some(status);
                 None
             }
@@ -245,7 +252,7 @@ impl Ledger {
     /// Whether everything that an earlier run left is in force or forgotten: then [`records`] is
     /// all there is.
     ///
-    /// [`records`]: Ledger::records
+    /// [`records`]: LiveObjects::records
     pub(super) fn is_complete(&self) -> bool {
         self.remembered.is_empty()
     }

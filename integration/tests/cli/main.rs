@@ -1,17 +1,21 @@
 //! The commands and the admin address, as people and scripts see them.
 
+mod running;
+mod typed;
+
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::lab::Host;
 use fairway_integration::manifest::{all, edge_pool, load_balancer, slice};
-use fairway_integration::servers::named;
 use fairway_integration::site::{EDGE, Site, server, vip};
 use fairway_integration::{clients, programs, tests, wait};
+use running::{edge, fairway, text};
 use serde_json::Value;
+use typed::*;
 
 tests![
     demo_does_a_round_and_ends_well,
@@ -26,6 +30,14 @@ tests![
     completions_are_printed,
     wrong_usage_ends_with_2,
     a_process_that_is_not_there_is_said,
+    get_takes_what_a_kubectl_user_types,
+    get_watch_prints_what_changes,
+    explain_takes_what_a_kubectl_user_types,
+    an_admin_address_is_named_as_people_do,
+    an_address_that_is_no_fairway_is_said_to_be_none,
+    a_misspelt_variable_is_named_by_every_command,
+    standalone_says_what_directories_it_can_not_work_with,
+    the_log_names_services_and_counts_what_comes_in_batches,
     the_admin_address_serves_health_api_and_status_page,
     readyz_waits_for_every_listener,
     the_metrics_address_serves_metrics_and_health_alone,
@@ -33,38 +45,12 @@ tests![
     flags_are_environment_variables_too,
 ];
 
-fn fairway(arguments: &[&str]) -> Result<Output> {
-    Ok(Command::new(programs::fairway()?)
-        .args(arguments)
-        .output()?)
-}
-
 fn manifests(folder: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("manifests")
         .join(folder)
         .display()
         .to_string()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// An edge with one Service whose endpoint answers.
-fn edge(arguments: &[&str]) -> Result<(Fairway, Site, fairway_integration::lab::Served)> {
-    let site = Site::new()?;
-    let served = named(&site.farm, &[("a", SocketAddr::new(server(0), 8080))])?;
-    let mut fairway = Fairway::prepare(&site.edge)?.arguments(arguments);
-    let manifests = all(&[
-        &edge_pool(),
-        &load_balancer("shop", vip(1), 80, 8080),
-        &slice("shop", 8080, &[server(0)]),
-    ]);
-    fairway.write("shop.yaml", &manifests)?;
-    fairway.launch()?;
-    fairway.ready()?;
-    Ok((fairway, site, served))
 }
 
 fn demo_does_a_round_and_ends_well() -> Result<()> {
@@ -319,7 +305,11 @@ fn wrong_usage_ends_with_2() -> Result<()> {
         &["stand-alone"][..],
         &["standalone"],
         &["get", "horses"],
-        &["explain", "service", "no-namespace"],
+        &["explain", "pod", "web"],
+        &["explain", "service"],
+        &["explain", "one/web", "--namespace", "other"],
+        &["get", "services", "--admin", "nowhere at all"],
+        &["get", "services", "--admin", "127.0.0.1"],
         &[
             "standalone",
             "--manifests",

@@ -1,0 +1,297 @@
+//! What people type: as a kubectl user expects it, and a sentence where it can't be.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use fairway_integration::fairway::Fairway;
+use fairway_integration::lab::Host;
+use fairway_integration::manifest::{all, edge_pool, load_balancer, pool, service, slice};
+use fairway_integration::servers::named;
+use fairway_integration::site::{EDGE, Site, server, vip};
+use fairway_integration::{clients, programs, wait};
+use serde_json::Value;
+
+use crate::running::{edge, fairway, text};
+
+pub(crate) fn get_takes_what_a_kubectl_user_types() -> Result<()> {
+    let (fairway, _site, _served) = edge(&[])?;
+    fairway.write(
+        "other.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: other, namespace: tenant}\n\
+         spec: {ports: [{port: 80}]}\n",
+    )?;
+    wait::until_some("the Service is listed", || fairway.service("tenant/other"))?;
+    for (arguments, lines, words) in [
+        (&["-A"][..], 3, &["shop", "other", "NAMESPACE"][..]),
+        (&["--all-namespaces"], 3, &["shop", "other"]),
+        (&["-A", "-n", "tenant"], 3, &["shop", "other"]),
+        (&["shop"], 2, &["shop"]),
+        (&["shop", "other"], 3, &["shop", "other"]),
+        (&["tenant/other"], 2, &["other"]),
+        (&["other", "-n", "tenant"], 2, &["other"]),
+    ] {
+        let table = fairway.cli_output(&[&["get", "services"], arguments].concat())?;
+        ensure!(table.lines().count() == lines, "{arguments:?}: {table}");
+        ensure!(
+            words.iter().all(|word| table.contains(word)),
+            "{arguments:?}: {table}"
+        );
+    }
+    // One that was asked for by name is an object, as for kubectl, and several are a list.
+    let one: Value =
+        serde_json::from_str(&fairway.cli_output(&["get", "svc", "shop", "-o", "json"])?)?;
+    ensure!(one["name"] == "shop", "{one}");
+    let endpoints = fairway.cli_output(&["get", "endpoints", "shop"])?;
+    ensure!(endpoints.contains(&server(0).to_string()), "{endpoints}");
+    for arguments in [
+        &["get", "services", "nobody"][..],
+        &["get", "services", "shop", "-n", "tenant"],
+        &["get", "pools", "nobody"],
+    ] {
+        let output = fairway.cli(arguments)?;
+        ensure!(output.status.code() == Some(1), "{arguments:?}: {output:?}");
+        ensure!(
+            text(&output.stderr).contains("nothing of the name"),
+            "{output:?}"
+        );
+    }
+    let nothing = fairway.cli(&["get", "services", "-n", "empty"])?;
+    ensure!(
+        nothing.status.success() && nothing.stdout.is_empty(),
+        "{nothing:?}"
+    );
+    ensure!(text(&nothing.stderr).contains("No resources found in empty namespace."));
+    Ok(())
+}
+
+pub(crate) fn get_watch_prints_what_changes() -> Result<()> {
+    let (fairway, site, _served) = edge(&[])?;
+    let mut command = Command::new(programs::fairway()?);
+    command.args(["get", "services", "-w"]);
+    let mut watching = site.edge.spawn(command)?;
+    let lines = |word: &str| {
+        watching
+            .said()
+            .lines()
+            .filter(|line| line.contains(word))
+            .count()
+    };
+    wait::until("what is there is printed", || lines("shop") == 1)?;
+    fairway.write("next.yaml", &load_balancer("next", vip(2), 80, 8080))?;
+    wait::until("what is new is printed", || lines("next") >= 1)?;
+    wait::until("its address is printed", || lines("203.0.113.2") >= 1)?;
+    ensure!(
+        lines("shop") == 1 && lines("NAMESPACE") == 1,
+        "{}",
+        watching.said()
+    );
+    let before = lines("next");
+    fairway.remove("next.yaml")?;
+    wait::until("what is gone is printed", || lines("next") > before)?;
+    ensure!(watching.ended()?.is_none());
+    Ok(())
+}
+
+pub(crate) fn explain_takes_what_a_kubectl_user_types() -> Result<()> {
+    let (fairway, _site, _served) = edge(&[])?;
+    for arguments in [
+        &["service", "default/shop"][..],
+        &["default/shop"],
+        &["shop"],
+        &["-n", "default", "shop"],
+        &["service", "shop", "-n", "default"],
+        &["svc/shop", "-n", "default"],
+        &["services", "shop"],
+    ] {
+        let said = fairway.cli_output(&[&["explain"], arguments].concat())?;
+        ensure!(
+            said.starts_with("Service default/shop\n"),
+            "{arguments:?}: {said}"
+        );
+    }
+    fairway.write(
+        "twin.yaml",
+        &load_balancer("shop", vip(2), 80, 8080)
+            .replace("name: shop", "name: shop, namespace: other"),
+    )?;
+    wait::until_some("the other is listed", || fairway.service("other/shop"))?;
+    let output = fairway.cli(&["explain", "shop"])?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    ensure!(
+        text(&output.stderr).contains("default, other"),
+        "{output:?}"
+    );
+    let none = fairway.cli(&["explain", "-n", "nowhere", "shop"])?;
+    ensure!(none.status.code() == Some(1), "{none:?}");
+    ensure!(
+        text(&none.stderr).contains("there is no Service nowhere/shop"),
+        "{none:?}"
+    );
+    Ok(())
+}
+
+pub(crate) fn an_admin_address_is_named_as_people_do() -> Result<()> {
+    let site = Site::new()?;
+    let mut fairway = Fairway::prepare(&site.edge)?.arguments(&["--metrics", ":9902"]);
+    fairway.write("pool.yaml", &edge_pool())?;
+    fairway.launch()?;
+    fairway.ready()?;
+    for admin in ["localhost:9901", ":9901", "9901", "http://127.0.0.1:9901/"] {
+        let output = fairway.cli(&["get", "pools", "--admin", admin])?;
+        ensure!(output.status.success(), "{admin}: {output:?}");
+    }
+    // Metrics are for others: without a host they are on all addresses.
+    let to = SocketAddr::new(EDGE, 9902);
+    let live = site.client.run(|| clients::http_get(to, "/livez"))?;
+    ensure!(live.status == 200, "{live:?}");
+    // They are no admin address, and say so.
+    let output = fairway.cli(&["get", "pools", "--admin", ":9902"])?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    ensure!(text(&output.stderr).contains("--metrics"), "{output:?}");
+    Ok(())
+}
+
+pub(crate) fn an_address_that_is_no_fairway_is_said_to_be_none() -> Result<()> {
+    let site = Site::new()?;
+    let _web = named(&site.edge, &[("a", "127.0.0.1:8001".parse()?)])?;
+    let mut command = Command::new(programs::find("nginx")?);
+    let folder = tempfile::tempdir()?;
+    let configuration = folder.path().join("nginx.conf");
+    std::fs::write(
+        &configuration,
+        "daemon off; master_process off; pid /dev/null; error_log stderr; events {} http { access_log off; \
+         server { listen 127.0.0.1:8003; location / { return 404; } } \
+         server { listen 127.0.0.1:8004; location / { return 200 \"<html>\"; } } }",
+    )?;
+    command.arg("-c").arg(&configuration);
+    let _nginx = site.edge.spawn(command)?;
+    wait::until("nginx listens", || {
+        site.edge
+            .run(|| clients::connect_tcp(SocketAddr::from(([127, 0, 0, 1], 8003))).is_ok())
+    })?;
+    for admin in ["127.0.0.1:8001", "127.0.0.1:8003", "127.0.0.1:8004"] {
+        for arguments in [&["get", "services"][..], &["explain", "a/b"]] {
+            let mut command = Command::new(programs::fairway()?);
+            command.args(arguments).args(["--admin", admin]);
+            let output = site.edge.run(|| command.output())?;
+            let said = text(&output.stderr);
+            ensure!(output.status.code() == Some(1), "{admin}: {output:?}");
+            ensure!(said.contains(admin) && !said.contains("<html>"), "{said}");
+            ensure!(said.lines().count() == 1, "{said}");
+            ensure!(
+                said.contains("no Fairway") || said.contains("does not speak HTTP"),
+                "{said}"
+            );
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn a_misspelt_variable_is_named_by_every_command() -> Result<()> {
+    let empty = tempfile::tempdir()?;
+    let folder = empty.path().display().to_string();
+    for arguments in [
+        &["get", "services", "--admin", "127.0.0.1:1"][..],
+        &["explain", "a/b", "--admin", "127.0.0.1:1"],
+        &["standalone", "--manifests", &folder, "--state", &folder],
+        &["controller", "--kubeconfig", "/nowhere"],
+        &["gateway", "--kubeconfig", "/nowhere"],
+        &["validate", &folder],
+        &["import", "metallb", "--from", "/nowhere"],
+        &["crds"],
+    ] {
+        let mut command = Command::new(programs::fairway()?);
+        command.args(arguments).env("FAIRWAY_DRAIN_TIME", "5s");
+        let host = Host::new("alone")?;
+        let output = host.run(|| command.output())?;
+        let said = text(&output.stderr);
+        ensure!(
+            said.contains("FAIRWAY_DRAIN_TIME") && said.contains("is FAIRWAY_DRAIN_TIMEOUT meant?"),
+            "{arguments:?}: {said}"
+        );
+    }
+    Ok(())
+}
+
+pub(crate) fn standalone_says_what_directories_it_can_not_work_with() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::create_dir(path("manifests"))?;
+    std::os::unix::fs::symlink(path("manifests"), path("link"))?;
+    for (manifests, state, word) in [
+        (
+            "manifests",
+            "manifests/state",
+            "lies in the manifest directory",
+        ),
+        ("manifests", "link/state", "lies in the manifest directory"),
+        ("manifests", "manifests", "is the state directory"),
+        (
+            "link/../manifests",
+            "manifests/a/b",
+            "lies in the manifest directory",
+        ),
+        ("nowhere", "state", "make it"),
+    ] {
+        let output = fairway(&[
+            "standalone",
+            "--manifests",
+            &path(manifests),
+            "--state",
+            &path(state),
+            "--admin",
+            "127.0.0.1:0",
+        ])?;
+        let said = text(&output.stderr);
+        ensure!(
+            output.status.code() == Some(2),
+            "{manifests} {state}: {output:?}"
+        );
+        ensure!(said.contains(word), "{manifests} {state}: {said}");
+    }
+    Ok(())
+}
+
+pub(crate) fn the_log_names_services_and_counts_what_comes_in_batches() -> Result<()> {
+    let site = Site::new()?;
+    let mut fairway = Fairway::prepare(&site.edge)?.log("info");
+    let many: Vec<String> = (0..200)
+        .flat_map(|n| {
+            let name = format!("s{n:03}");
+            [
+                service(&name, "type: LoadBalancer, ports: [{port: 80}]"),
+                slice(&name, 80, &[server(0)]),
+            ]
+        })
+        .chain([pool("edge", &["203.0.113.0-203.0.113.198"])])
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    fairway.write("many.yaml", &all(&many))?;
+    fairway.launch()?;
+    fairway.ready()?;
+    let said = fairway.process()?.said();
+    let count = |words: &[&str]| {
+        let lines = said.lines();
+        lines
+            .filter(|line| words.iter().all(|word| line.contains(word)))
+            .count()
+    };
+    ensure!(count(&["external address assigned"]) == 199, "{said}");
+    let address = fairway.address("default/s007")?;
+    ensure!(
+        count(&["external address assigned", "default/s007", &address]) == 1,
+        "{said}"
+    );
+    ensure!(
+        count(&["external address pending", "default/s", "reason"]) == 1,
+        "{said}"
+    );
+    // Batches are few, whatever comes in them.
+    let routes = count(&["made local by routes"]);
+    ensure!((1..20).contains(&routes), "{routes} lines: {said}");
+    let others =
+        said.lines().count() - count(&["external address"]) - count(&["node ports assigned"]);
+    ensure!(others < 40, "{others} lines: {said}");
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! The systemd unit, run by systemd, and the signals that Fairway takes.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use fairway_integration::fairway::Fairway;
+use fairway_integration::lab::{Host, Served};
+use fairway_integration::manifest::{edge_pool, load_balancer, slice};
+use fairway_integration::servers::named;
+use fairway_integration::site::{Site, at, server, vip};
+use fairway_integration::systemd::Systemd;
+use fairway_integration::{clients, tests, wait};
+use rustix::process::Signal;
+
+tests![
+    the_unit_is_well_formed_and_everything_that_fairway_needs_works_under_it,
+    the_unit_starts_fairway_anew_however_it_ends,
+    a_fairway_that_is_stuck_is_started_anew_by_the_watchdog,
+    the_unit_reloads_and_stops_fairway,
+    signals_that_mean_nothing_are_ignored_and_sighup_looks_at_the_manifests,
+    every_signal_that_stops_fairway_lets_connections_drain,
+];
+
+/// The unit as it is delivered, and a site.
+struct Appliance {
+    systemd: Systemd,
+    site: Site,
+    _server: Served,
+}
+
+impl Appliance {
+    fn start(watchdog: Option<&str>) -> Result<Self> {
+        let site = Site::new()?;
+        let server_of_farm = named(&site.farm, &[("a", at(server(0), 8080))])?;
+        let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/fairway.service");
+        let manifests = [
+            ("pool.yaml", &*edge_pool()),
+            ("shop.yaml", &load_balancer("shop", vip(1), 80, 8080)),
+            ("slice.yaml", &slice("shop", 8080, &[server(0)])),
+        ];
+        let systemd = Systemd::start(&site.edge, &unit, &manifests, "", watchdog)?;
+        let it = Self {
+            systemd,
+            site,
+            _server: server_of_farm,
+        };
+        wait::until_some("systemd answers", || it.systemd.property("Type"))?;
+        it.systemd.is("ActiveState", "active")?;
+        it.answers()?;
+        Ok(it)
+    }
+
+    /// Waits until the Service answers at its external address.
+    fn answers(&self) -> Result<()> {
+        wait::until_some("the Service answers", || {
+            let who = self.site.client.run(|| clients::who(at(vip(1), 80)))?;
+            ensure!(who == "a", "{who} answers");
+            Ok(())
+        })
+    }
+
+    /// Whether the address is local to the host by a route of Fairway's.
+    fn has_route(&self) -> Result<bool> {
+        let routes = self
+            .site
+            .edge
+            .run(|| clients::output("ip", &["route", "show", "table", "local", "proto", "70"]))?;
+        Ok(routes.contains("203.0.113.1"))
+    }
+}
+
+fn the_unit_is_well_formed_and_everything_that_fairway_needs_works_under_it() -> Result<()> {
+    let it = Appliance::start(None)?;
+    let verified = it
+        .systemd
+        .run("systemd-analyze", &["verify", "fairway.service"])?;
+    let said = String::from_utf8_lossy(&verified.stderr);
+    ensure!(
+        verified.status.success() && !said.contains("fairway.service:"),
+        "{said}"
+    );
+    // Ports below 1024 and local routes were needed to answer. Steering, and what takes small messages
+    // together, are done without where they can't be had: so the log is asked.
+    let log = it.systemd.log();
+    ensure!(log.contains("are steered by the kernel"), "{log}");
+    for lacking in [
+        "io_uring",
+        "not made local",
+        "no netlink",
+        "can't write state",
+        "Permission denied",
+    ] {
+        ensure!(!log.contains(lacking), "{lacking}: {log}");
+    }
+    ensure!(it.has_route()?);
+    let pid = it.systemd.fairway()?.as_raw_nonzero();
+    let rings = fs::read_dir(format!("/proc/{pid}/fd"))?
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .filter(|link| link.to_string_lossy().contains("io_uring"));
+    ensure!(rings.count() > 0, "no io_uring");
+    // The sandbox is there: a filter, no new privileges, three capabilities, nobody's user.
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.map(|value| value.trim_start_matches(':').trim().to_owned())
+            .with_context(|| format!("no {name}"))
+    };
+    ensure!(
+        field("Seccomp")? == "2" && field("NoNewPrivs")? == "1",
+        "{status}"
+    );
+    let capabilities = u64::from_str_radix(&field("CapEff")?, 16)?;
+    // CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_BPF.
+    ensure!(
+        capabilities == 1 << 10 | 1 << 12 | 1 << 39,
+        "{capabilities:x}"
+    );
+    ensure!(!field("Uid")?.starts_with("0\t"), "{status}");
+    wait::until_some("the state is written", || {
+        let view = it
+            .systemd
+            .run("cat", &["/var/lib/fairway/services/default/shop.yaml"])?;
+        let view = String::from_utf8_lossy(&view.stdout).into_owned();
+        ensure!(view.contains("203.0.113.1"), "{view}");
+        Ok(())
+    })?;
+    // What it says of itself.
+    it.systemd.is("StatusText", "Ready.")
+}
+
+fn the_unit_starts_fairway_anew_however_it_ends() -> Result<()> {
+    let it = Appliance::start(None)?;
+    for (n, signal) in [Signal::KILL, Signal::TERM, Signal::ABORT, Signal::INT]
+        .into_iter()
+        .enumerate()
+    {
+        it.systemd.signal(signal)?;
+        it.systemd.is("NRestarts", &(n + 1).to_string())?;
+        it.systemd.is("ActiveState", "active")?;
+        it.answers()?;
+    }
+    Ok(())
+}
+
+fn a_fairway_that_is_stuck_is_started_anew_by_the_watchdog() -> Result<()> {
+    let it = Appliance::start(Some("4s"))?;
+    // As long as it goes on nothing happens.
+    wait::always(Duration::from_secs(6), "it goes on", || {
+        it.systemd.property("NRestarts").is_ok_and(|n| n == "0")
+    })?;
+    it.systemd.signal(Signal::STOP)?;
+    it.systemd.is("NRestarts", "1")?;
+    it.systemd.is("ActiveState", "active")?;
+    it.answers()
+}
+
+fn the_unit_reloads_and_stops_fairway() -> Result<()> {
+    let it = Appliance::start(None)?;
+    it.systemd.systemctl(&["reload", "fairway"])?;
+    it.systemd.is("ActiveState", "active")?;
+    ensure!(
+        it.systemd.log().contains("told to reload"),
+        "{}",
+        it.systemd.log()
+    );
+    let other = [
+        load_balancer("other", vip(2), 80, 8080),
+        slice("other", 8080, &[server(0)]),
+    ];
+    fs::write(
+        it.systemd.manifests().join("other.yaml"),
+        other.join("---\n"),
+    )?;
+    wait::until_some("the other Service answers", || {
+        it.site.client.run(|| clients::who(at(vip(2), 80)))
+    })?;
+    it.systemd.systemctl(&["stop", "fairway"])?;
+    ensure!(it.systemd.property("ActiveState")? == "inactive");
+    ensure!(it.systemd.property("Result")? == "success");
+    ensure!(!it.has_route()?, "a route is left behind");
+    Ok(())
+}
+
+fn signals_that_mean_nothing_are_ignored_and_sighup_looks_at_the_manifests() -> Result<()> {
+    let host = Host::new("alone")?;
+    let mut fairway = Fairway::prepare(&host)?;
+    fairway.write("pool.yaml", &edge_pool())?;
+    fairway.launch()?;
+    fairway.ready()?;
+    for (signal, name) in [(Signal::USR1, "SIGUSR1"), (Signal::USR2, "SIGUSR2")] {
+        fairway.process()?.signal(signal)?;
+        fairway.logs(&["ignored", name])?;
+    }
+    fairway.process()?.signal(Signal::PIPE)?;
+    let passes = fairway.metric("fairway_manifest_passes_total", &[])?;
+    fairway.process()?.signal(Signal::HUP)?;
+    fairway.logs(&["told to reload"])?;
+    wait::until("the manifests are looked at", || {
+        fairway
+            .metric("fairway_manifest_passes_total", &[])
+            .is_ok_and(|now| now > passes)
+    })?;
+    ensure!(fairway.process()?.ended()?.is_none());
+    fairway.ready()
+}
+
+fn every_signal_that_stops_fairway_lets_connections_drain() -> Result<()> {
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        let host = Host::new("alone")?;
+        let mut fairway = Fairway::prepare(&host)?;
+        fairway.write("pool.yaml", &edge_pool())?;
+        fairway.launch()?;
+        fairway.ready()?;
+        fairway.process()?.signal(signal)?;
+        let status = fairway.process()?.wait(wait::SOON)?;
+        ensure!(status.code() == Some(0), "{signal:?}: {status}");
+        fairway.logs(&["connections drain"])?;
+    }
+    Ok(())
+}

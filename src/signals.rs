@@ -1,0 +1,43 @@
+//! Signals that do not stop a process. Without a handler each of them would end it, without a drain.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// SIGHUP, SIGUSR1 and SIGUSR2, from when they are listened for.
+pub(crate) struct OtherSignals {
+    hangup: Signal,
+    user: [Signal; 2],
+}
+
+impl OtherSignals {
+    /// Begins to listen. Needs a Tokio runtime.
+    pub(crate) fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            user: [
+                signal(SignalKind::user_defined1())?,
+                signal(SignalKind::user_defined2())?,
+            ],
+        })
+    }
+
+    /// Answers them until `stop` is told. SIGHUP has `reload` do what it does; the others mean nothing.
+    pub(crate) async fn answer(mut self, reload: impl Fn(), stop: CancellationToken) {
+        let [user_1, user_2] = &mut self.user;
+        loop {
+            let ignored = tokio::select! {
+                () = stop.cancelled() => return,
+                _ = self.hangup.recv() => {
+                    reload();
+                    continue;
+                }
+                _ = user_1.recv() => "SIGUSR1",
+                _ = user_2.recv() => "SIGUSR2",
+            };
+            tracing::info!(
+                signal = ignored,
+                "ignored: this signal means nothing to Fairway"
+            );
+        }
+    }
+}
