@@ -289,8 +289,8 @@ async fn both_ends_may_end_at_once() {
 /// While it stands still the gateway does not listen to who writes to it: it has to do so again.
 #[tokio::test]
 async fn a_reader_that_stood_still_has_what_is_said_once_it_has_caught_up() {
-    // More than all buffers on the way hold.
-    const ALL: usize = 32 << 20;
+    // More than all buffers on the way hold: each of the kernel's may grow to 32 MiB (net.ipv4.tcp_rmem).
+    const ALL: usize = 128 << 20;
     let (running, _, vip, listener) = running("stands-still").await;
     let (mut client, mut server) = connected(vip, &listener).await;
     let said = AtomicUsize::new(0);
