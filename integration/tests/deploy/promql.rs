@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// What an expression names.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Named {
+pub(crate) struct NamedMetrics {
     /// Metrics with what is asked of their labels.
     pub(crate) metrics: Vec<(String, Vec<Matcher>)>,
     /// Labels that series are put together or joined by.
@@ -37,8 +37,8 @@ const WORDS: &[&str] = &[
 
 /// Reads an expression. It need not be right, for promtool sees to that; what is not understood is
 /// taken for a metric.
-pub(crate) fn named(expression: &str) -> Result<Named> {
-    let mut named = Named::default();
+pub(crate) fn named(expression: &str) -> Result<NamedMetrics> {
+    let mut named = NamedMetrics::default();
     let mut rest = expression;
     while let Some(first) = rest.chars().next() {
         if first == '"' || first == '\'' {
