@@ -241,7 +241,9 @@ impl Fairway {
         )?;
         wait::until_some(&format!("{marker} is listed"), || {
             self.service(&format!("settle/{marker}")).map(|_| ())
-        })
+        })?;
+        // The controller lists it; the gateway may still be at work on what came with it.
+        self.ready()
     }
 
     /// Asks the admin address.
