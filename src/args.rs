@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use fairway_config::annotations::DEFAULT_CLASS;
 use fairway_config::service::ForwardTo;
 use fairway_controller_core::NodePortRange;
 
@@ -251,9 +252,6 @@ pub(crate) const DEFAULT_ADMIN: &str = "127.0.0.1:9901";
 
 /// The node ports that Kubernetes has unless told otherwise.
 const DEFAULT_NODE_PORTS: &str = "30000-32767";
-
-/// The loadBalancerClass that is ours unless said otherwise.
-pub(crate) const DEFAULT_CLASS: &str = "fairway.dev/gateway";
 
 /// The process that is asked.
 #[derive(Debug, Args)]

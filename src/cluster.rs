@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
 use fairway_config::view::{GatewayRow, PoolRow, Section, ServiceRow};
-use fairway_controller::kubernetes::{Connection, GatewayIdentity, GatewaySelfReport, connect};
+use fairway_controller::kubernetes::{
+    Connection, GatewayIdentity, GatewaySelfReport, connect, lease_name,
+};
 use fairway_controller::{
-    Controller, Elector, KubernetesSettings, KubernetesStore, Onlooker, Reads, Snapshot,
-    Store as _, Term,
+    Controller, Elector, KubernetesSettings, KubernetesStore, Leadership, Onlooker, Reads,
+    Snapshot, Store as _,
 };
 use fairway_controller_core::{Counts, Settings};
 use fairway_gateway::Gateway;
@@ -23,9 +25,6 @@ use crate::args::{ApiServerArgs, ControllerArgs, GatewayArgs};
 use crate::outcome::WrongConfiguration;
 use crate::process::{self, Process, Stop, Traffic};
 use crate::views::{Followed, Known};
-
-/// The Lease that the controller who leads holds.
-const LEASE: &str = "fairway-controller";
 
 /// Runs a controller until SIGTERM or SIGINT.
 pub(crate) fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
@@ -46,8 +45,13 @@ pub(crate) fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         let name: Arc<str> = node_name.unwrap_or_else(process::host_name).into();
         // Two of one name must not take each other for themselves.
         let identity = format!("{name}_{:016x}", random()?);
-        let elector = Elector::new(client.clone(), &cluster.namespace, LEASE, &identity);
-        let campaign = Arc::new(Campaign::default());
+        let lease = lease_name(&class);
+        let elector = Elector::new(client.clone(), &cluster.namespace, &lease, &identity);
+        let campaign = Arc::new(Campaign {
+            lease,
+            leadership: elector.leadership(),
+            known: Mutex::default(),
+        });
         let (sender, leads) = watch::channel(false);
         let office = Office {
             client,
@@ -55,7 +59,7 @@ pub(crate) fn controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
                 class: Arc::clone(&class),
                 default_class,
                 reads: Reads::Controller,
-                term: elector.term(),
+                leadership: elector.leadership(),
                 namespace: cluster.namespace,
                 instance: name,
             },
@@ -114,7 +118,7 @@ pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
                 default_class: false,
                 reads: Reads::Gateway,
                 // A gateway writes nothing of Services.
-                term: Term::default(),
+                leadership: Leadership::default(),
                 namespace: cluster.namespace.clone(),
                 instance: Arc::clone(&traffic.name),
             },
@@ -239,7 +243,12 @@ impl Office {
             let (controller, handle) = Controller::new(Arc::new(store), self.core.clone());
             self.campaign.set(Some(Arc::new(handle)));
             tokio::select! {
-                () = controller.run(stop.clone()) => {}
+                all_ended = controller.run(stop.clone()) => {
+                    if !all_ended {
+                        tracing::warn!("the Lease is not given back: writes are on their way that are not answered");
+                        self.store.leadership.let_expire();
+                    }
+                }
                 _ = leads.wait_for(|leads| !*leads) => {}
             }
             self.campaign.set(None);
@@ -248,30 +257,35 @@ impl Office {
 }
 
 /// What a replica knows: all of it while it leads, and nothing while it stands by.
-#[derive(Default)]
-struct Campaign(Mutex<Option<Arc<dyn Known>>>);
+struct Campaign {
+    /// The name of the Lease that the one that leads holds.
+    lease: String,
+    leadership: Leadership,
+    known: Mutex<Option<Arc<dyn Known>>>,
+}
 
 impl Campaign {
     fn set(&self, known: Option<Arc<dyn Known>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
     }
 
     fn ask<T>(&self, question: impl FnOnce(&dyn Known) -> T) -> Option<T> {
         let known = self
-            .0
+            .known
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         known.map(|known| question(&*known))
     }
-}
 
-/// What people are told who ask one that does not lead.
-fn stands_by() -> String {
-    format!(
-        "This controller stands by and knows of nothing: ask the one that kubectl get lease {LEASE} \
-         names, in Fairway's namespace."
-    )
+    /// What people are told who ask one that does not lead.
+    fn stands_by(&self) -> String {
+        format!(
+            "This controller stands by and knows of nothing: ask the one that kubectl get lease {} \
+             names, in Fairway's namespace.",
+            self.lease
+        )
+    }
 }
 
 impl Known for Campaign {
@@ -291,7 +305,7 @@ impl Known for Campaign {
         self.ask(|known| known.explain(service)).unwrap_or_else(|| {
             Some(vec![Section {
                 title: "Standing by".to_owned(),
-                sentences: vec![stands_by()],
+                sentences: vec![self.stands_by()],
             }])
         })
     }
@@ -306,12 +320,17 @@ impl Known for Campaign {
 
     fn note(&self) -> Option<String> {
         self.ask(|known| known.note())
-            .unwrap_or_else(|| Some(stands_by()))
+            .unwrap_or_else(|| Some(self.stands_by()))
     }
 
     fn missing(&self) -> Vec<String> {
-        // One that stands by is ready to take over.
-        self.ask(|known| known.missing()).unwrap_or_default()
+        // One that stands by is ready to take over: where it knows that it could, and that another leads.
+        let missing = self.ask(|known| known.missing()).unwrap_or_default();
+        self.leadership
+            .missing()
+            .into_iter()
+            .chain(missing)
+            .collect()
     }
 
     fn told(&self) -> u64 {

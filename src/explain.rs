@@ -21,7 +21,12 @@ pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let body = crate::client::get(args.asked.admin, &path)?;
     let explanation: Explanation = serde_json::from_slice(&body)
         .with_context(|| format!("{} did not answer as Fairway does", args.asked.admin))?;
-    crate::outcome::print(&render(&explanation))
+    let code = crate::outcome::print(&render(&explanation))?;
+    // What was asked for is not in force: a script that waits for it must not go on.
+    Ok(match explanation.held_back {
+        true => ExitCode::FAILURE,
+        false => code,
+    })
 }
 
 /// Which Service is meant.
@@ -74,6 +79,10 @@ fn search(args: &ExplainArgs, name: &str) -> anyhow::Result<ServiceName> {
 /// As text: a heading a section, a sentence a line.
 pub(crate) fn render(explanation: &Explanation) -> String {
     let mut text = format!("Service {}\n", explanation.service);
+    if explanation.held_back {
+        text +=
+            "Held back: what was asked for or decided last is not in force. The reason is below.\n";
+    }
     for section in &explanation.sections {
         let _ = write!(text, "\n{}\n", section.title);
         for sentence in &section.sentences {

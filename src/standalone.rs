@@ -92,7 +92,11 @@ pub(crate) fn start(settings: StandaloneSettings) -> anyhow::Result<Process> {
     let gateway = traffic.start(&store, addresses.all()?, stop.drain.clone())?;
     // Decides until the last connection has ended: what drains is still to be looked after.
     let mut tasks = JoinSet::new();
-    tasks.spawn(controller.run(stop.rest.clone()));
+    let running = controller.run(stop.rest.clone());
+    tasks.spawn(async move {
+        // What is on its way to the disk ends with the store.
+        let _ = running.await;
+    });
     let process = Process::serve(
         Arc::new(handle),
         Some(gateway),

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use fairway_config::annotations::DEFAULT_CLASS;
 use fairway_config::conditions::{ADDRESS_ASSIGNED, NODE_PORTS_ALLOCATED};
 use fairway_config::endpoints::{EndpointHost, EndpointSlice};
 use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
@@ -25,7 +26,7 @@ use fairway_controller_core::{NodePortRange, Settings, State};
 use fairway_gateway_core::guard::Guard;
 use serde_json::json;
 
-use crate::args::{DEFAULT_CLASS, ValidateArgs, ValidateOutput};
+use crate::args::{ValidateArgs, ValidateOutput};
 use crate::outcome::WrongConfiguration;
 
 /// Checks the paths, prints what is wrong, ends with 1 where there is an error. Warnings alone are

@@ -304,11 +304,10 @@ impl Views for Whole {
 
     fn explain(&self, service: &ServiceName) -> Option<Explanation> {
         let about = format!("Service {service}");
-        let problems = self.known.problems().into_iter();
-        let problems: Vec<String> = problems
-            .filter(|it| it.object == about)
-            .map(|it| it.to_string())
-            .collect();
+        let mut problems = self.known.problems();
+        problems.retain(|it| it.object == about);
+        let has_error = problems.iter().any(Problem::is_error);
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let mut sections = self.known.explain(service).unwrap_or_default();
         if let Some(gateway) = &self.gateway {
             sections.extend(gateway.explain(service));
@@ -317,6 +316,12 @@ impl Views for Whole {
         if sections.is_empty() && problems.is_empty() {
             return None;
         }
+        let is_it = |row: &ServiceRow| {
+            (&*row.namespace, &*row.name) == (&*service.namespace, &*service.name)
+        };
+        let rows = self.known.services();
+        let row = rows.iter().find(|row| is_it(row));
+        let held_back = has_error || row.is_some_and(|row| row.source_problem.is_some());
         if !problems.is_empty() {
             sections.push(Section {
                 title: "Problems".to_owned(),
@@ -326,6 +331,7 @@ impl Views for Whole {
         Some(Explanation {
             service: service.to_string(),
             sections,
+            held_back,
         })
     }
 

@@ -16,6 +16,13 @@ mod tests;
 /// What Fairway's own annotations begin with.
 pub const PREFIX: &str = "fairway.dev/";
 
+/// The `spec.loadBalancerClass` of Services that are for Fairway, unless it is told another.
+pub const DEFAULT_CLASS: &str = "fairway.dev/gateway";
+
+/// On a Service: the class of the controller that has taken it. Fairway writes it together with the
+/// finalizer, and takes it away with it. A controller of another class leaves the Service alone.
+pub const CONTROLLER: &str = "fairway.dev/controller";
+
 /// Requested addresses, a comma list, one of a family.
 pub const ADDRESSES: &str = "fairway.dev/addresses";
 /// Requested pool.
@@ -76,6 +83,7 @@ pub enum AnnotationSupport {
 
 /// Fairway's own annotations.
 pub const FAIRWAY: &[(&str, AnnotationSupport)] = &[
+    (CONTROLLER, AnnotationSupport::OnService),
     (ADDRESSES, AnnotationSupport::OnService),
     (POOL, AnnotationSupport::OnService),
     (SHARING_KEY, AnnotationSupport::OnService),

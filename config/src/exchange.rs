@@ -53,6 +53,9 @@ pub enum Change {
     Namespace(ClusterName, Option<Arc<Namespace>>),
     /// An AddressPool.
     Pool(ClusterName, Option<Arc<AddressPool>>),
+    /// What the status of an AddressPool says that an earlier controller wrote. It is told once, before
+    /// the pool.
+    PoolStatus(ClusterName, Arc<PoolStatus>),
     /// A TLS secret.
     Secret(NamespacedName, Option<Arc<TlsSecret>>),
     /// What a gateway says of a Service; nothing: it has nothing to say any more.

@@ -216,6 +216,9 @@ pub struct Asks {
     pub hostname: Option<Arc<str>>,
     /// `kube-vip.io/ignore`: hands off this Service.
     pub ignore: bool,
+    /// The class of another controller, which has taken this Service. The store sets it; see
+    /// [`annotations::CONTROLLER`](crate::annotations::CONTROLLER).
+    pub other_controller: Option<Arc<str>>,
     /// `fairway.dev/deny-source-ranges`, and source ranges under Cilium's policy `deny`.
     pub deny_source_ranges: Vec<IpNet>,
     /// Requests that can't be read. Nothing else is given in their place.

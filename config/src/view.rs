@@ -166,6 +166,10 @@ pub struct Explanation {
     pub service: String,
     /// A heading (`Address`, `Node ports`, `Listeners`, `Endpoints`, `Source`) and its sentences.
     pub sections: Vec<Section>,
+    /// Something that was asked for last, or decided, is not in force: the section `Problems` or `Source`
+    /// says what and why.
+    #[serde(default)]
+    pub held_back: bool,
 }
 
 /// One part of an [`Explanation`].

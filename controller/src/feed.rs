@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 pub(crate) enum Subject {
     Namespace(ClusterName),
     Node(ClusterName),
+    PoolStatus(ClusterName),
     Pool(ClusterName),
     Secret(NamespacedName),
     EndpointSlice(NamespacedName, bool),
@@ -31,6 +32,7 @@ impl Subject {
             ),
             Change::Node(name, it) => (Self::Node(name.clone()), it.is_some()),
             Change::Namespace(name, it) => (Self::Namespace(name.clone()), it.is_some()),
+            Change::PoolStatus(name, _) => (Self::PoolStatus(name.clone()), true),
             Change::Pool(name, it) => (Self::Pool(name.clone()), it.is_some()),
             Change::Secret(name, it) => (Self::Secret(name.clone()), it.is_some()),
             Change::Gateway(name, it) => (Self::Gateway(name.clone()), it.is_some()),
@@ -47,11 +49,11 @@ impl Subject {
 /// before the Services that depend on them.
 #[derive(Default)]
 pub(crate) struct Feed {
-    state: Mutex<State>,
+    state: Mutex<FeedState>,
 }
 
 #[derive(Default)]
-struct State {
+struct FeedState {
     latest: BTreeMap<Subject, Change>,
     synced: bool,
     closed: bool,
@@ -66,12 +68,12 @@ struct State {
 
 /// What waits for one subscriber.
 struct Subscriber {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<PendingChanges>,
     wake: Notify,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct PendingChanges {
     changes: BTreeMap<Subject, Change>,
     synced: bool,
     sequence: u64,
@@ -156,7 +158,7 @@ impl Feed {
         let (sender, receiver) = mpsc::channel(1);
         let mut state = lock(&self.state);
         let subscriber = Arc::new(Subscriber {
-            waiting: Mutex::new(Waiting {
+            waiting: Mutex::new(PendingChanges {
                 changes: state.latest.clone(),
                 synced: state.synced,
                 sequence: state.sequence,

@@ -4,8 +4,8 @@
 //! 1. [`store`]: the only wire between controller and gateway;
 //! 2. [`directory`]: a store over a directory of manifests; [`kubernetes`]: one over an API server;
 //!    [`state`]: what both keep on disk;
-//! 3. [`run`]: the loop over any store, and what it has to say to people, with `missed`, the writes
-//!    that did not come about; [`onlooker`] says it where there is no such loop.
+//! 3. [`run`]: the loop over any store, and what it has to say to people, with `retries`, the writes
+//!    that did not come about (`retry_queue`: when each is tried again); [`onlooker`] says it where there is no such loop.
 //!
 //! Invariants:
 //! - Nothing is decided before the store has told everything there is.
@@ -15,8 +15,9 @@
 pub mod directory;
 mod feed;
 pub mod kubernetes;
-mod missed;
 pub mod onlooker;
+mod retries;
+mod retry_queue;
 mod rows;
 pub mod run;
 mod shape;
@@ -24,8 +25,8 @@ pub mod state;
 pub mod store;
 
 pub use directory::{DirectorySettings, DirectoryStore, OpenError};
-pub use kubernetes::{Elector, KubernetesSettings, KubernetesStore, Reads, Snapshot, Term};
+pub use kubernetes::{Elector, KubernetesSettings, KubernetesStore, Leadership, Reads, Snapshot};
 pub use onlooker::Onlooker;
 pub use run::{Controller, Handle};
 pub use state::TakeError;
-pub use store::{Store, WriteOutcome};
+pub use store::{Outcomes, Store, WriteKey, WriteOutcome};

@@ -15,10 +15,10 @@ use crate::rows::Rows;
 
 /// What a store tells, for others to ask. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Onlooker(Arc<Mutex<Seen>>);
+pub struct Onlooker(Arc<Mutex<FollowedObjects>>);
 
 #[derive(Debug, Default)]
-struct Seen {
+struct FollowedObjects {
     rows: Rows,
     pools: BTreeMap<ClusterName, Arc<AddressPool>>,
 }

@@ -1,6 +1,6 @@
 //! The controller's loop over any store, and what it has to say to people.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,25 +10,47 @@ use fairway_config::problem::Problem;
 use fairway_config::time::Timestamp;
 use fairway_config::view::{GatewayRow, PoolRow, Section, ServiceRow};
 use fairway_controller_core::{Counts, Settings, State};
+use futures::StreamExt as _;
+use futures::stream::{BoxStream, SelectAll};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::lock;
-use crate::missed::{Missed, Target, Why};
+use crate::retries::{Retries, RetryCause};
 use crate::rows::{Rows, condition_rows};
-use crate::store::{Store, WriteOutcome};
+use crate::store::{Store, WriteKey, WriteOutcome};
 
-/// Gauge: objects of which the store does not take what was decided.
+/// Gauge: objects that are not written for a cause that concerns each of them alone: the store does not
+/// take what was decided, or does not answer.
 const REJECTED: &str = "fairway_rejected_writes";
+
+/// So long the log does not say again that decisions could not be written: what fails for one fails for
+/// thousands.
+const QUIET: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Decides and writes, for as long as it is run.
 pub struct Controller<S> {
     store: Arc<S>,
     shared: Arc<Mutex<Shared>>,
     batches: mpsc::Receiver<Batch>,
+    /// What becomes of the writes that are on their way, with the round that each belongs to.
+    outcomes: SelectAll<BoxStream<'static, (u64, WriteKey, WriteOutcome)>>,
+    rounds: BTreeMap<u64, Round>,
+    next_round: u64,
     /// When the oldest change came about of which a decision is still to be written.
     unwritten: Option<std::time::Instant>,
+    /// When the log last said that a decision could not be written.
+    warned: Option<Instant>,
+}
+
+/// Writes that were decided on together.
+struct Round {
+    began: Instant,
+    /// When the oldest change came about that was decided on.
+    since: Option<std::time::Instant>,
+    /// How many of them have no outcome yet.
+    left: usize,
 }
 
 /// What the controller knows, for others to ask. Cheap to clone.
@@ -49,12 +71,12 @@ impl<S> Clone for Handle<S> {
 struct Shared {
     state: State,
     rows: Rows,
-    /// Writes on their way.
+    /// Writes that the store has and that have no outcome yet.
     writing: usize,
-    /// The sequence of the last batch that was taken, and what followed from it written.
+    /// The sequence of the last batch that was taken, and what followed from it given to the store.
     done: u64,
     /// Objects whose write didn't come about.
-    missed: Missed,
+    retries: Retries,
 }
 
 impl<S: Store> Controller<S> {
@@ -66,7 +88,7 @@ impl<S: Store> Controller<S> {
             rows: Rows::default(),
             writing: 0,
             done: 0,
-            missed: Missed::default(),
+            retries: Retries::default(),
         }));
         let handle = Handle {
             store: Arc::clone(&store),
@@ -76,44 +98,61 @@ impl<S: Store> Controller<S> {
             batches: store.subscribe(),
             store,
             shared,
+            outcomes: SelectAll::new(),
+            rounds: BTreeMap::new(),
+            next_round: 0,
             unwritten: None,
+            warned: None,
         };
         (controller, handle)
     }
 
-    /// Runs until it is told to stop, or the store closes. Writes that are on their way are waited
-    /// for.
-    pub async fn run(mut self, stop: CancellationToken) {
-        loop {
-            let (retry_at, has_more) = {
-                let shared = lock(&self.shared);
-                (shared.missed.next(), shared.state.has_more())
-            };
-            let retry = async {
-                match retry_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let began = Instant::now();
-            let (writes, taken, since) = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                batch = self.batches.recv() => {
-                    let Some(batch) = batch else { return };
-                    (self.take(&batch), Some(batch.sequence), batch.since)
-                }
-                () = retry => (self.plan_again(), None, self.unwritten.take()),
-                // What was left for later, when nothing else is to be done.
-                () = std::future::ready(()), if has_more => (self.plan_more(), None, None),
-            };
-            self.write(writes, since).await;
-            if let Some(sequence) = taken {
-                lock(&self.shared).done = sequence;
+    /// Runs until it is told to stop, or the store closes. Whether everything that was begun has ended:
+    /// writes that are on their way are waited for, but not for long.
+    pub async fn run(mut self, stop: CancellationToken) -> bool {
+        while self.step(&stop).await {}
+        self.store.finish().await
+    }
+
+    /// Does the next thing there is to do; false when there is none any more.
+    async fn step(&mut self, stop: &CancellationToken) -> bool {
+        let (retry_at, has_more) = {
+            let shared = lock(&self.shared);
+            (shared.retries.next(), shared.state.has_more())
+        };
+        let retry = async {
+            match retry_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
             }
-            metrics::histogram!("fairway_sync_duration_seconds", "component" => "controller")
-                .record(began.elapsed().as_secs_f64());
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return false,
+            Some((round, key, outcome)) = self.outcomes.next(), if !self.outcomes.is_empty() => {
+                self.note(round, key, outcome);
+            }
+            batch = self.batches.recv() => {
+                let Some(batch) = batch else { return false };
+                let began = Instant::now();
+                let writes = self.take(&batch);
+                self.write(writes, batch.since, began).await;
+                lock(&self.shared).done = batch.sequence;
+            }
+            () = retry => {
+                let began = Instant::now();
+                let writes = self.plan_again();
+                let since = self.unwritten.take();
+                self.write(writes, since, began).await;
+            }
+            // What was left for later, when nothing else is to be done.
+            () = std::future::ready(()), if has_more => {
+                let began = Instant::now();
+                let writes = self.plan_more();
+                self.write(writes, None, began).await;
+            }
         }
+        true
     }
 
     fn take(&self, batch: &Batch) -> Vec<Write> {
@@ -132,57 +171,90 @@ impl<S: Store> Controller<S> {
     fn plan_again(&self) -> Vec<Write> {
         let mut shared = lock(&self.shared);
         let shared = &mut *shared;
-        for target in shared.missed.take_due(Instant::now()) {
-            match target {
-                Target::Service(name) => shared.state.refused(&name),
-                Target::NodePorts(name) => shared.state.refused_node_ports(&name),
-                Target::Pool(name) => shared.state.refused_pool(&name),
+        let due = shared.retries.take_due(Instant::now());
+        for key in &due {
+            match key {
+                WriteKey::Service(name) => shared.state.refused(name),
+                WriteKey::NodePorts(name) => shared.state.refused_node_ports(name),
+                WriteKey::Pool(name) => shared.state.refused_pool(name),
             }
         }
-        shared.state.settle(now())
+        let writes = shared.state.settle(now());
+        let written: Vec<_> = writes.iter().map(WriteKey::of).collect();
+        shared.retries.tried(&due, &written);
+        writes
     }
 
-    async fn write(&mut self, writes: Vec<Write>, since: Option<std::time::Instant>) {
-        let targets: Vec<_> = writes.iter().map(Target::of).collect();
-        let mut outcomes = Vec::new();
-        if !writes.is_empty() {
-            lock(&self.shared).writing = writes.len();
-            outcomes = self.store.write(writes, since).await;
+    /// Gives these to the store, and does not wait for what becomes of them.
+    async fn write(
+        &mut self,
+        writes: Vec<Write>,
+        since: Option<std::time::Instant>,
+        began: Instant,
+    ) {
+        if writes.is_empty() {
+            observe(began);
+            return;
         }
+        let left = writes.len();
+        lock(&self.shared).writing += left;
+        let round = self.next_round;
+        self.next_round += 1;
+        let outcomes = self.store.write(writes, since).await;
+        self.rounds.insert(round, Round { began, since, left });
+        let outcomes = outcomes.map(move |(key, outcome)| (round, key, outcome));
+        self.outcomes.push(outcomes.boxed());
+    }
+
+    fn note(&mut self, round: u64, key: WriteKey, outcome: WriteOutcome) {
         let mut shared = lock(&self.shared);
-        shared.writing = 0;
-        let now = Instant::now();
-        let (mut again, mut failed) = (false, None);
-        for (target, outcome) in targets.into_iter().zip(outcomes) {
-            match &outcome {
-                WriteOutcome::Written => {}
-                WriteOutcome::Refused => again = true,
-                WriteOutcome::Rejected(error) | WriteOutcome::Taken(error) => {
-                    count_error();
-                    if let Target::NodePorts(name) = &target {
-                        let blames_number = matches!(outcome, WriteOutcome::Taken(_));
-                        let state = &mut shared.state;
-                        state.rejected_node_ports(name, error, blames_number);
-                    }
-                }
-                WriteOutcome::Failed(error) => {
-                    count_error();
-                    again = true;
-                    failed = Some(error.clone());
+        shared.writing -= 1;
+        let mut again = false;
+        match &outcome {
+            WriteOutcome::Written | WriteOutcome::Superseded => {}
+            WriteOutcome::Refused => again = true,
+            WriteOutcome::HeldUp(_) => count_error(),
+            WriteOutcome::Rejected(error) | WriteOutcome::Taken(error) => {
+                count_error();
+                if let WriteKey::NodePorts(name) = &key {
+                    let blames_number = matches!(outcome, WriteOutcome::Taken(_));
+                    let state = &mut shared.state;
+                    state.rejected_node_ports(name, error, blames_number);
                 }
             }
-            shared.missed.note(target, outcome, now);
+            WriteOutcome::Failed(error) => {
+                count_error();
+                again = true;
+                if self.warned.is_none_or(|at| at.elapsed() >= QUIET) {
+                    self.warned = Some(Instant::now());
+                    tracing::warn!(
+                        object = key.object(),
+                        error,
+                        "decisions could not be written"
+                    );
+                }
+            }
         }
-        shared.missed.tried();
-        if again {
-            self.unwritten = self.unwritten.into_iter().chain(since).min();
-        }
-        let rejected = u32::try_from(shared.missed.rejected()).unwrap_or(u32::MAX);
-        metrics::gauge!(REJECTED).set(rejected);
-        if let Some(error) = failed {
-            tracing::warn!(error, "some decisions could not be written");
+        shared.retries.note(key, outcome, Instant::now());
+        let of_one = u32::try_from(shared.retries.of_one()).unwrap_or(u32::MAX);
+        metrics::gauge!(REJECTED).set(of_one);
+        drop(shared);
+        if let Some(it) = self.rounds.get_mut(&round) {
+            it.left -= 1;
+            if again {
+                self.unwritten = self.unwritten.into_iter().chain(it.since).min();
+            }
+            if it.left == 0 {
+                observe(it.began);
+                self.rounds.remove(&round);
+            }
         }
     }
+}
+
+fn observe(began: Instant) {
+    metrics::histogram!("fairway_sync_duration_seconds", "component" => "controller")
+        .record(began.elapsed().as_secs_f64());
 }
 
 impl<S> Drop for Controller<S> {
@@ -197,23 +269,23 @@ impl Shared {
         self.rows.note(change);
         match change {
             Change::Service(name, service) => {
-                self.note_object(&Target::Service(name.clone()), service.is_some());
+                self.note_object(&WriteKey::Service(name.clone()), service.is_some());
                 if service.is_none() {
-                    self.missed.remove(&Target::NodePorts(name.clone()));
+                    self.retries.remove(&WriteKey::NodePorts(name.clone()));
                 }
             }
             Change::Pool(name, pool) => {
-                self.note_object(&Target::Pool(Arc::clone(name)), pool.is_some());
+                self.note_object(&WriteKey::Pool(Arc::clone(name)), pool.is_some());
             }
             _ => {}
         }
     }
 
-    fn note_object(&mut self, target: &Target, is_there: bool) {
+    fn note_object(&mut self, key: &WriteKey, is_there: bool) {
         if is_there {
-            self.missed.changed(target, Instant::now());
+            self.retries.changed(key, Instant::now());
         } else {
-            self.missed.remove(target);
+            self.retries.remove(key);
         }
     }
 }
@@ -283,17 +355,21 @@ impl<S: Store> Handle<S> {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.store.problems();
         let shared = lock(&self.shared);
-        let rejected = shared.missed.iter().filter_map(|(target, why)| match why {
-            Why::Rejected(error) => Some((target, error)),
-            Why::Refused | Why::Failed(_) => None,
-        });
-        problems.extend(rejected.map(|(target, error)| Problem {
-            object: target.object(),
-            ..Problem::of_file(
-                "",
-                format!("what was decided is not taken, and is tried again: {error}"),
-            )
-        }));
+        for (key, cause) in shared.retries.iter() {
+            let message = match cause {
+                RetryCause::Rejected(error) => {
+                    format!("what was decided is not taken, and is tried again: {error}")
+                }
+                RetryCause::HeldUp(error) => {
+                    format!("what was decided is not written yet, and is tried again: {error}")
+                }
+                RetryCause::Conflict | RetryCause::Failed(_) => continue,
+            };
+            problems.push(Problem {
+                object: key.object(),
+                ..Problem::of_file("", message)
+            });
+        }
         problems
     }
 
@@ -304,18 +380,20 @@ impl<S: Store> Handle<S> {
         if !shared.state.synced() {
             missing.push("the store has not yet told everything there is".to_owned());
         }
-        if shared.writing > 0 {
-            missing.push(format!("{} statuses are being written", shared.writing));
+        // Those that wait for an answer which the others do not wait for are among the problems.
+        let writing = shared.writing.saturating_sub(self.store.held_up());
+        if writing > 0 {
+            missing.push(format!("{writing} statuses are being written"));
         }
         let (mut errors, mut again) = (BTreeSet::new(), 0);
-        for (_, why) in shared.missed.iter() {
-            match why {
-                Why::Refused => again += 1,
-                Why::Failed(error) => {
+        for (_, cause) in shared.retries.iter() {
+            match cause {
+                RetryCause::Conflict => again += 1,
+                RetryCause::Failed(error) => {
                     errors.insert(error);
                 }
                 // The state of one object, shown among the problems.
-                Why::Rejected(_) => {}
+                RetryCause::Rejected(_) | RetryCause::HeldUp(_) => {}
             }
         }
         for error in errors {

@@ -357,7 +357,9 @@ impl Fairway {
     /// Waits until `explain` says each of `words` of a Service.
     pub fn explains(&self, name: &str, words: &[&str]) -> Result<()> {
         wait::until_some(&format!("explain {name} says {words:?}"), || {
-            holds(&self.cli_output(&["explain", "service", name])?, words)
+            // Of what is held back it speaks, and ends with 1.
+            let output = self.cli(&["explain", "service", name])?;
+            holds(&String::from_utf8_lossy(&output.stdout), words)
         })
     }
 

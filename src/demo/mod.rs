@@ -13,11 +13,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use fairway_config::annotations::DEFAULT_CLASS;
 use fairway_config::service::ForwardTo;
 use fairway_controller_core::NodePortRange;
 use fairway_gateway_core::build::ServeNodePorts;
 
-use crate::args::{DEFAULT_ADMIN, DEFAULT_CLASS, DemoArgs, LogFormat};
+use crate::args::{DEFAULT_ADMIN, DemoArgs, LogFormat};
 use crate::process::{self, Addresses, Process, Traffic};
 use crate::standalone;
 use backends::Backend;

@@ -60,6 +60,7 @@ pub fn merge(texts: &RequestTexts<'_>) -> Merged {
         external_name: reader.hostname(super::EXTERNAL_NAME),
         hostname: reader.status_hostname(),
         ignore: reader.ignore(),
+        other_controller: None,
         deny_source_ranges: reader.denied(),
         unreadable: Vec::new(),
     };

@@ -198,7 +198,10 @@ impl Run<'_> {
         base: &Held,
         mut newcomers: Option<&mut BTreeSet<(IpAddr, PortKey)>>,
     ) {
-        if base.addresses.is_empty() || !wants::wants_address(&self.ledger.settings, service) {
+        // What another controller has given out is taken: pools belong to all controllers.
+        let is_others = service.asks.other_controller.is_some();
+        let wants = wants::wants_address(&self.ledger.settings, service);
+        if base.addresses.is_empty() || !(wants || is_others) {
             return;
         }
         let families = self.ledger.families(service, &base.addresses);
@@ -207,7 +210,7 @@ impl Run<'_> {
                 return;
             };
             let granted = &entry.granted.addresses;
-            let is_newcomer = !had_all_ports(entry.last_status(), address, service);
+            let is_newcomer = !is_others && !had_all_ports(entry.last_status(), address, service);
             let family = IpFamily::of(address);
             let in_the_way = newcomers.as_ref().is_some_and(|left| {
                 let mut ports = service.ports.iter();
@@ -215,9 +218,9 @@ impl Run<'_> {
             });
             if is_newcomer != newcomers.is_some()
                 || in_the_way
-                || !families.contains(&family)
+                || (!is_others && !families.contains(&family))
                 || granted.iter().any(|a| IpFamily::of(*a) == family)
-                || self.asks_for_another(service, address)
+                || (!is_others && self.asks_for_another(service, address))
                 || !self.ledger.tenants.may_stay(address, service)
             {
                 continue;

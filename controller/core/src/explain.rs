@@ -1,5 +1,6 @@
 //! Why a Service has what it has, in sentences.
 
+use fairway_config::annotations::CONTROLLER;
 use fairway_config::field::Shown;
 use fairway_config::net::IpFamily;
 use fairway_config::service::{Service, ServiceType};
@@ -111,6 +112,12 @@ fn why_no_address(ledger: &Ledger, service: &Service) -> String {
     }
     if service.asks.ignore {
         return "Its annotation kube-vip.io/ignore says hands off.".into();
+    }
+    if let Some(class) = &service.asks.other_controller {
+        return format!(
+            "The controller of class {class} has taken it, as the annotation {CONTROLLER} says. The controller of class {} leaves it alone. Where that other controller is gone for good, remove the annotation.",
+            ledger.settings.class
+        );
     }
     match &service.class {
         Some(class) => format!(

@@ -31,7 +31,7 @@ pub struct State {
     ledger: Ledger,
     index: Index,
     pools: BTreeMap<ClusterName, Arc<AddressPool>>,
-    /// What was last written of each pool.
+    /// What was last written of each pool, by this controller or by an earlier one.
     pool_statuses: BTreeMap<ClusterName, PoolStatus>,
     pools_changed: bool,
     gateways: GatewayTable,
@@ -161,6 +161,11 @@ impl State {
                         }
                     }
                     self.pools_changed = true;
+                }
+                Change::PoolStatus(name, status) => {
+                    let statuses = &mut self.pool_statuses;
+                    let said = || PoolStatus::clone(status);
+                    statuses.entry(Arc::clone(name)).or_insert_with(said);
                 }
                 Change::Report(name, gateway, report) => {
                     self.put_report(name, gateway, report.as_ref());
@@ -467,17 +472,24 @@ impl State {
     /// The difference between what a Service has in the store and what it should have.
     fn plan_service(&mut self, slot: ServiceSlot, now: Timestamp) -> Option<Write> {
         let entry = self.index.get(slot)?;
+        if entry.stored.service.asks.other_controller.is_some() {
+            self.count_standing(slot, Standing::NotOurs);
+            return None;
+        }
         if blocked(&self.ledger, entry).next().is_some() {
             return None;
         }
         let (status, standing) = status::status(&self.ledger, entry, &self.gateways, now);
-        let entry = self.index.get_mut(slot)?;
-        if entry.standing != standing {
-            *self.services.of(entry.standing) -= 1;
+        self.count_standing(slot, standing);
+        plan(self.index.get_mut(slot)?, status)
+    }
+
+    fn count_standing(&mut self, slot: ServiceSlot, standing: Standing) {
+        if let Some(entry) = self.index.get_mut(slot) {
+            let before = std::mem::replace(&mut entry.standing, standing);
+            *self.services.of(before) -= 1;
             *self.services.of(standing) += 1;
-            entry.standing = standing;
         }
-        plan(entry, status)
     }
 
     fn plan_pools(&mut self, now: Timestamp, writes: &mut Vec<Write>) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fairway_config::exchange::{
     ClaimKind, Condition, ConditionMap, Ingress, IngressPort, IpMode, ListenerState, Report, Status,
 };
-use fairway_config::net::Protocol;
+use fairway_config::net::{IpFamily, Protocol};
 use fairway_config::pool::Forwarding;
 use fairway_config::service::{Service, ServiceType};
 use fairway_config::time::Timestamp;
@@ -156,16 +156,30 @@ pub(crate) fn carries_traffic(service: &Service) -> bool {
 fn address_assigned(ledger: &Ledger, entry: &Entry, conditions: &mut Conditions<'_>) -> Standing {
     let held = &entry.granted.addresses;
     let refusals = ledger.refusals(&entry.stored.service, held);
-    let mut sentences: Vec<String> = Vec::new();
-    if !held.is_empty() {
-        let list: Vec<_> = held.iter().map(ToString::to_string).collect();
-        let verb = if held.len() == 1 { "is" } else { "are" };
-        sentences.push(format!("{} {verb} assigned.", list.join(" and ")));
-    }
+    let list: Vec<_> = held.iter().map(ToString::to_string).collect();
+    let list = list.join(" and ");
+    let verb = if held.len() == 1 { "is" } else { "are" };
     let Some(first) = refusals.first() else {
-        conditions.put(ADDRESS_ASSIGNED, true, "Assigned", sentences.join(" "));
+        let message = match held.is_empty() {
+            true => String::new(),
+            false => format!("{list} {verb} assigned."),
+        };
+        conditions.put(ADDRESS_ASSIGNED, true, "Assigned", message);
         return Standing::Assigned;
     };
+    let mut sentences: Vec<String> = Vec::new();
+    if !held.is_empty() {
+        // The condition is False: it says first what is missing.
+        let families = ledger.families(&entry.stored.service, held);
+        let has = |family: IpFamily| held.iter().any(|it| IpFamily::of(*it) == family);
+        let missing = families.into_iter().find(|family| !has(*family));
+        sentences.push(match missing {
+            Some(family) => {
+                format!("The {family} address is missing; only {list} {verb} assigned.")
+            }
+            None => format!("A requested address is missing; only {list} {verb} assigned."),
+        });
+    }
     sentences.extend(refusals.iter().map(|refusal| refusal.summary()));
     let message = sentences.join(" ");
     conditions.put(ADDRESS_ASSIGNED, false, first.reason(), message);

@@ -16,7 +16,11 @@ pub(crate) fn wants_address(settings: &Settings, service: &Service) -> bool {
         Some(class) => *class == settings.class,
         None => settings.default_class,
     };
-    service.kind == ServiceType::LoadBalancer && ours && !service.deleting && !service.asks.ignore
+    service.kind == ServiceType::LoadBalancer
+        && ours
+        && !service.deleting
+        && !service.asks.ignore
+        && service.asks.other_controller.is_none()
 }
 
 /// How a port comes to its node port.

@@ -58,10 +58,11 @@ use std::time::Instant;
 use fairway_config::exchange::{Batch, Change, ReportBatch, Write};
 use fairway_config::names::ClusterName;
 use fairway_config::problem::Problem;
+use futures::StreamExt as _;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::feed::{Feed, lock};
-use crate::store::{Store, WriteOutcome};
+use crate::store::{Outcomes, Store, WriteKey, WriteOutcome};
 pub use offline::{Declared, declared, declared_bytes};
 pub use settings::{DirectorySettings, OpenError};
 use visible::Visible;
@@ -157,13 +158,17 @@ impl Store for DirectoryStore {
         self.feed.subscribe()
     }
 
-    async fn write(&self, writes: Vec<Write>, since: Option<Instant>) -> Vec<WriteOutcome> {
-        let count = writes.len();
+    /// Answers when all of them are written: what comes meanwhile goes with the next ones, in one write
+    /// to the disk.
+    async fn write(&self, writes: Vec<Write>, since: Option<Instant>) -> Outcomes {
+        let keys: Vec<WriteKey> = writes.iter().map(WriteKey::of).collect();
         let (reply, outcomes) = tokio::sync::oneshot::channel();
         self.send(Message::Write(writes, since, reply));
-        outcomes
+        let closed = || WriteOutcome::Failed("the store is closed".to_owned());
+        let outcomes = outcomes
             .await
-            .unwrap_or_else(|_| vec![WriteOutcome::Failed("the store is closed".to_owned()); count])
+            .unwrap_or_else(|_| vec![closed(); keys.len()]);
+        futures::stream::iter(keys.into_iter().zip(outcomes)).boxed()
     }
 
     fn report(&self, gateway: &ClusterName, said: ReportBatch) {

@@ -19,7 +19,7 @@ pub(super) const RETRY: Duration = Duration::from_secs(2);
 
 /// What a Lease says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct LeaseRecord {
     /// `metadata.resourceVersion`.
     pub(super) version: String,
     /// `spec.holderIdentity`; empty where it was given back.
@@ -50,15 +50,15 @@ pub(super) enum Move {
 
 /// One candidate's view of a Lease.
 #[derive(Debug)]
-pub(super) struct Candidate {
+pub(super) struct LeaseCandidate {
     identity: String,
     /// The last record that was seen, and when it was first seen to be so.
-    observed: Option<(Record, Instant)>,
+    observed: Option<(LeaseRecord, Instant)>,
     /// When the last renewal that came about was asked for.
     renewed: Option<Instant>,
 }
 
-impl Candidate {
+impl LeaseCandidate {
     pub(super) fn new(identity: &str) -> Self {
         Self {
             identity: identity.to_owned(),
@@ -68,7 +68,7 @@ impl Candidate {
     }
 
     /// What to do now that the Lease is so (or is not there).
-    pub(super) fn consider(&mut self, seen: Option<Record>, now: Instant) -> Move {
+    pub(super) fn consider(&mut self, seen: Option<LeaseRecord>, now: Instant) -> Move {
         let Some(record) = seen else {
             self.observed = None;
             return Move::Create;
@@ -93,7 +93,7 @@ impl Candidate {
     }
 
     /// A move that was made at `asked` has come about.
-    pub(super) fn won(&mut self, record: Record, asked: Instant) {
+    pub(super) fn won(&mut self, record: LeaseRecord, asked: Instant) {
         self.observed = Some((record, asked));
         self.renewed = Some(asked);
     }
@@ -114,8 +114,8 @@ impl Candidate {
 mod tests {
     use super::*;
 
-    fn record(version: u32, holder: &str) -> Record {
-        Record {
+    fn record(version: u32, holder: &str) -> LeaseRecord {
+        LeaseRecord {
             version: version.to_string(),
             holder: holder.to_owned(),
             duration: DURATION,
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_lease_that_nobody_has_is_taken() {
         let now = Instant::now();
-        let mut it = Candidate::new("a");
+        let mut it = LeaseCandidate::new("a");
         assert_eq!(it.consider(None, now), Move::Create);
         assert!(matches!(
             it.consider(Some(record(1, "")), now),
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_lease_expires_by_the_time_since_it_was_seen_to_change() {
         let now = Instant::now();
-        let mut it = Candidate::new("a");
+        let mut it = LeaseCandidate::new("a");
         assert_eq!(it.consider(Some(record(1, "b")), now), Move::Wait);
         let almost = now + DURATION - Duration::from_millis(1);
         assert_eq!(it.consider(Some(record(1, "b")), almost), Move::Wait);
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_leader_stops_writing_before_another_may_begin() {
         let now = Instant::now();
-        let (mut a, mut b) = (Candidate::new("a"), Candidate::new("b"));
+        let (mut a, mut b) = (LeaseCandidate::new("a"), LeaseCandidate::new("b"));
         a.won(record(1, "a"), now);
         // The other sees it at once, at the earliest.
         b.consider(Some(record(1, "a")), now);
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn ones_own_lease_is_renewed_and_counts_no_transition() {
         let now = Instant::now();
-        let mut it = Candidate::new("a");
+        let mut it = LeaseCandidate::new("a");
         it.won(record(1, "a"), now);
         assert_eq!(
             it.consider(Some(record(1, "a")), now + RETRY),

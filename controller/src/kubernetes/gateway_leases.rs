@@ -124,7 +124,7 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
 
 /// Removes the Lease of a gateway that is gone for good, if it is still as it was last seen.
 async fn remove(shared: &Shared, name: ClusterName, mark: Preconditions) {
-    if !shared.settings.term.holds() {
+    if !shared.settings.leadership.holds() {
         return;
     }
     let leases: Api<Lease> = Api::namespaced(shared.client.clone(), &shared.settings.namespace);

@@ -9,7 +9,7 @@ use super::known::version;
 use super::settings::{Reads, now};
 use super::shared::Shared;
 use super::snapshot::Snapshot;
-use super::watch::Seen;
+use super::watch::ObjectEvent;
 use crate::feed::lock;
 
 impl Shared {
@@ -31,27 +31,28 @@ impl Shared {
     }
 
     /// A watch saw this.
-    pub(super) fn see(&self, kind: Kind, seen: Seen) {
+    pub(super) fn see(&self, kind: Kind, seen: ObjectEvent) {
         let mut known = lock(&self.known);
         let mut synced = self.feed.is_synced();
         let changes = match seen {
-            Seen::Begins => {
+            ObjectEvent::Begins => {
                 known.begin(kind);
                 Vec::new()
             }
-            Seen::There(document) => {
+            ObjectEvent::There(document) => {
+                let status = known.first_pool_status(kind, &document);
                 let change = known.put(kind, &document, now());
                 // What can't be read, or is older, leaves there what was.
                 if change.is_some() {
                     self.write_down(|snapshot| snapshot.put(kind, &document));
                 }
-                change.into_iter().collect()
+                status.into_iter().chain(change).collect()
             }
-            Seen::Gone(document) => {
+            ObjectEvent::Gone(document) => {
                 self.write_down(|snapshot| snapshot.remove(kind, &document));
                 known.remove(&document).into_iter().collect()
             }
-            Seen::Ends => {
+            ObjectEvent::Ends => {
                 let changes = known.end(kind);
                 self.write_down(|snapshot| snapshot.listed(kind, |key| known.is_there(key)));
                 let mut progress = lock(&self.progress);

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fairway_config::annotations::CONTROLLER;
 use fairway_config::cluster::Node;
 use fairway_config::conditions;
 use fairway_config::exchange::{Change, Held, Status, StoredService};
 use fairway_config::names::ServiceName;
 use fairway_config::object::{self, Kind, Object, ObjectKey};
-use fairway_config::problem::{DocumentPlace, Problem};
+use fairway_config::problem::{DocumentPlace, Problem, Severity};
 use fairway_config::service::{Service, ServiceType};
 use fairway_config::time::Timestamp;
 use serde_json::Value;
@@ -23,85 +24,89 @@ use super::status;
 /// The finalizer of a LoadBalancer provider (k8s.io/cloud-provider).
 pub(super) const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
 
-/// Which Services of type LoadBalancer are ours.
+/// Which Services of type LoadBalancer a controller takes. Its class is also its name among the
+/// controllers of the cluster: see [`ServiceOwner`].
 #[derive(Clone, Debug)]
-pub(super) struct Class {
+pub(super) struct ClassFilter {
     /// `spec.loadBalancerClass`.
     pub(super) name: Arc<str>,
     /// Those without a class, too.
     pub(super) is_default: bool,
 }
 
-impl Class {
-    /// Whether it is for Fairway to look after this Service.
+impl ClassFilter {
+    /// Whether the controller takes this Service.
     pub(super) fn has(&self, service: &Service) -> bool {
-        let ours = match &service.class {
+        let has = match &service.class {
             Some(class) => *class == self.name,
             None => self.is_default,
         };
-        service.kind == ServiceType::LoadBalancer && ours && !service.asks.ignore
+        service.kind == ServiceType::LoadBalancer && has && !service.asks.ignore
     }
+}
+
+/// Which controller has taken a Service, as its annotation [`CONTROLLER`] says: only that one writes
+/// to it, until it has given everything back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ServiceOwner {
+    /// None.
+    Nobody,
+    /// This one.
+    Us,
+    /// The controller of this other class.
+    Other(Arc<str>),
 }
 
 /// What a write has to know of a Service.
 #[derive(Clone, Debug)]
-pub(super) struct Record {
+pub(super) struct ServiceRecord {
     pub(super) stored: Arc<StoredService>,
     pub(super) uid: Arc<str>,
     pub(super) resource_version: Box<str>,
     /// `metadata.finalizers`.
     pub(super) finalizers: Box<[Box<str>]>,
-    /// See [`status::Read::foreign`].
+    /// See [`status::ParsedStatus::foreign`].
     pub(super) foreign: Box<[Value]>,
-    /// Whether Fairway looks after it.
+    /// Which controller has taken it.
+    pub(super) owner: ServiceOwner,
+    /// Whether its annotation says that it is this one.
+    is_marked: bool,
+    /// Whether this controller takes it, or has it and keeps it.
     pub(super) ours: bool,
 }
 
-impl Record {
-    /// Whether the API server keeps the object for us until everything is given back.
-    pub(super) fn has_finalizer(&self) -> bool {
-        self.finalizers.iter().any(|it| **it == *FINALIZER)
+impl ServiceRecord {
+    /// Whether it has the finalizer of a load balancer and the annotation that says whose it is.
+    pub(super) fn is_claimed(&self) -> bool {
+        self.is_marked && self.finalizers.iter().any(|it| **it == *FINALIZER)
     }
 
     /// Whether it should: from before the first address is given to after the last is taken back.
-    pub(super) fn wants_finalizer(&self) -> bool {
+    pub(super) fn wants_claim(&self) -> bool {
         self.ours && !self.stored.service.deleting
     }
 
-    /// Whether it holds an address without the finalizer, which somebody took away.
-    fn lacks_finalizer(&self) -> bool {
-        self.wants_finalizer() && !self.has_finalizer() && !self.stored.held.addresses.is_empty()
-    }
-
-    /// Whether everything was given back and only the finalizer is left: what remains of a process
-    /// that was killed between the two writes. One that another provider may have set is left alone.
-    /// Or the other way round: the finalizer alone is missing.
-    pub(super) fn is_stray(&self, class: &Class) -> bool {
-        if self.lacks_finalizer() {
-            return true;
-        }
+    /// Whether finalizer and annotation alone are not as they should be. They are left where a
+    /// process was killed after it had emptied the status; and a person can take them away.
+    pub(super) fn is_stray(&self) -> bool {
         let status = &self.stored.status;
-        self.has_finalizer()
-            && !self.wants_finalizer()
-            && (self.ours || class.is_default)
-            && self
-                .stored
-                .service
-                .class
-                .as_ref()
-                .is_none_or(|it| *it == class.name)
-            && status.ingress.is_empty()
-            && status.conditions.is_empty()
+        if self.wants_claim() {
+            !self.is_claimed() && !self.stored.held.addresses.is_empty()
+        } else {
+            self.owner == ServiceOwner::Us
+                && status.ingress.is_empty()
+                && status.conditions.is_empty()
+        }
     }
 }
 
 /// Everything that is known.
 #[derive(Debug)]
-pub(super) struct Known {
-    class: Class,
+pub(super) struct ObjectCache {
+    class: ClassFilter,
     /// Whether this process decides what Services hold; else the status says it.
     decides: bool,
-    services: HashMap<ObjectKey, Record>,
+    services: HashMap<ObjectKey, ServiceRecord>,
     /// The other objects, with their version.
     others: BTreeMap<ObjectKey, Option<u64>>,
     /// Nodes, namespaces and pools as they were told: each concerns many Services, and most of what an
@@ -112,12 +117,14 @@ pub(super) struct Known {
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
     /// Up to which revision all Services are known.
     reached: RevisionReached,
+    /// Services that this controller would take, and the class of the one that has them.
+    of_others: BTreeMap<ObjectKey, Arc<str>>,
     /// Counts what was taken in; a Service's version.
     version: u64,
 }
 
-impl Known {
-    pub(super) fn new(class: Class, decides: bool) -> Self {
+impl ObjectCache {
+    pub(super) fn new(class: ClassFilter, decides: bool) -> Self {
         Self {
             class,
             decides,
@@ -127,6 +134,7 @@ impl Known {
             listed: BTreeMap::new(),
             problems: BTreeMap::new(),
             reached: RevisionReached::default(),
+            of_others: BTreeMap::new(),
             version: 0,
         }
     }
@@ -205,6 +213,22 @@ impl Known {
                 None
             }
         }
+    }
+
+    /// What an earlier controller wrote into the status of an AddressPool that this one meets for the
+    /// first time.
+    pub(super) fn first_pool_status(&self, kind: Kind, document: &Value) -> Option<Change> {
+        if kind != Kind::AddressPool || !self.decides {
+            return None;
+        }
+        let name = document.pointer("/metadata/name")?.as_str()?;
+        let key = ObjectKey {
+            kind,
+            namespace: None,
+            name: name.into(),
+        };
+        let status = Arc::new(status::read_pool(document));
+        (!self.others.contains_key(&key)).then_some(Change::PoolStatus(key.name, status))
     }
 
     /// An object was there when an earlier process wrote it down. What the API server says of it
@@ -289,29 +313,50 @@ impl Known {
         let name = service.name.clone();
         let uid: Arc<str> = service.uid.clone().unwrap_or_default();
         let former = self.services.get(&key).filter(|former| former.uid == uid);
+        let finalizers: Box<[Box<str>]> = list_of_texts(document, "/metadata/finalizers");
+        let status::ParsedStatus {
+            mut status,
+            foreign,
+        } = status::read(document);
+        let takes = self.decides && self.class.has(&service);
+        let marked = self.owner_in(document);
+        let is_marked = marked == ServiceOwner::Us;
+        let owner = match (marked, former.map(|former| &former.owner)) {
+            // A person took the annotation away, and nothing is given back yet.
+            (ServiceOwner::Nobody, Some(ServiceOwner::Us))
+                if takes
+                    || status != Status::default()
+                    || finalizers.iter().any(|it| **it == *FINALIZER) =>
+            {
+                ServiceOwner::Us
+            }
+            (marked, _) => marked,
+        };
+        let given: Vec<IpAddr> = status.ingress.iter().map(|ingress| ingress.ip).collect();
+        let ours = takes && matches!(owner, ServiceOwner::Nobody | ServiceOwner::Us);
+        // A gateway has no class: it serves what a controller has taken, as the conditions say.
+        let is_served =
+            !self.decides && status.conditions.contains_key(conditions::ADDRESS_ASSIGNED);
+        if !ours && owner != ServiceOwner::Us && !is_served {
+            // Another's, to the byte.
+            status = Status::default();
+        }
+        let (service, addresses) = match (&owner, former) {
+            (ServiceOwner::Other(class), _) if self.decides => (of_other(&service, class), given),
+            // What a person wrote into the status is no decision of ours.
+            (_, Some(former)) if self.decides => (service, former.stored.held.addresses.clone()),
+            _ => {
+                let addresses = status.ingress.iter().map(|ingress| ingress.ip);
+                (service, addresses.collect())
+            }
+        };
         // What is the same is shared: it shows that only the status is new.
         let service = match former {
             Some(former) if former.stored.service == service => Arc::clone(&former.stored.service),
             _ => service,
         };
-        // A gateway has no class: it serves what a controller has taken, as the conditions say.
-        let ours = self.decides && self.class.has(&service);
-        let status::Read {
-            mut status,
-            foreign,
-        } = status::read(document);
-        // The conditions tell a Service that was ours, before its type or class changed.
-        let was_ours = status.conditions.contains_key(conditions::ADDRESS_ASSIGNED);
-        if !ours && !was_ours {
-            // Another provider's, to the byte.
-            status = Default::default();
-        }
         let held = Held {
-            // What a person wrote into the status is no decision of ours.
-            addresses: match former.filter(|_| self.decides) {
-                Some(former) => former.stored.held.addresses.clone(),
-                None => status.ingress.iter().map(|ingress| ingress.ip).collect(),
-            },
+            addresses,
             node_ports: service
                 .ports
                 .iter()
@@ -320,8 +365,6 @@ impl Known {
             health_check_node_port: service.health_check_node_port,
         };
         let first_seen = former.map_or(now, |former| former.stored.first_seen);
-        let finalizers = document.pointer("/metadata/finalizers");
-        let finalizers = finalizers.and_then(Value::as_array).into_iter().flatten();
         let shown = |status: &Status| -> Vec<IpAddr> {
             status.ingress.iter().map(|ingress| ingress.ip).collect()
         };
@@ -333,6 +376,7 @@ impl Known {
                 && shown(&former.stored.status) == shown(&status)
         });
         let revision = alike.map_or(revision, |it| it.stored.revision.min(revision));
+        self.note_other(&key, &owner, takes);
         self.version += 1;
         let stored = Arc::new(StoredService {
             service,
@@ -344,18 +388,48 @@ impl Known {
             source: None,
             source_problem: None,
         });
-        let record = Record {
+        let record = ServiceRecord {
             stored: Arc::clone(&stored),
             uid,
             resource_version: resource_version.into(),
-            finalizers: finalizers
-                .filter_map(|it| it.as_str().map(Box::from))
-                .collect(),
+            finalizers,
             foreign,
+            owner,
+            is_marked,
             ours,
         };
         self.services.insert(key, record);
         Change::Service(name, Some(stored))
+    }
+
+    /// Which controller a Service's annotation names.
+    fn owner_in(&self, document: &Value) -> ServiceOwner {
+        let annotations = document.pointer("/metadata/annotations");
+        let class = annotations.and_then(|it| it.get(CONTROLLER)?.as_str());
+        match class.unwrap_or_default() {
+            "" => ServiceOwner::Nobody,
+            class if *class == *self.class.name => ServiceOwner::Us,
+            class => ServiceOwner::Other(class.into()),
+        }
+    }
+
+    /// Notes a Service that this controller would take and another one has.
+    fn note_other(&mut self, key: &ObjectKey, owner: &ServiceOwner, takes: bool) {
+        match owner {
+            ServiceOwner::Other(class) if takes && self.decides => {
+                let is_news = !self.of_others.values().any(|known| known == class);
+                self.of_others.insert(key.clone(), Arc::clone(class));
+                if is_news {
+                    tracing::warn!(
+                        service = %key, other = %class, class = %self.class.name,
+                        "another controller has taken a Service that this one would take; it stays there"
+                    );
+                }
+            }
+            _ => {
+                self.of_others.remove(key);
+            }
+        }
     }
 
     /// A write of ours has come about on the Service with this `uid`: this is what it holds from
@@ -398,6 +472,7 @@ impl Known {
 
     fn forget(&mut self, key: &ObjectKey) -> Option<Change> {
         self.problems.remove(key);
+        self.of_others.remove(key);
         self.told.remove(key);
         let was_there = self.services.remove(key).is_some() | self.others.remove(key).is_some();
         if !was_there {
@@ -416,14 +491,18 @@ impl Known {
     }
 
     /// What is known of a Service.
-    pub(super) fn service(&self, key: &ObjectKey) -> Option<&Record> {
+    pub(super) fn service(&self, key: &ObjectKey) -> Option<&ServiceRecord> {
         self.services.get(key)
     }
 
-    /// Whether the finalizer alone is not as it should be; see [`Record::is_stray`].
+    /// Whether finalizer and annotation alone are not as they should be; see [`ServiceRecord::is_stray`].
     pub(super) fn is_stray(&self, key: &ObjectKey) -> bool {
-        let record = self.services.get(key);
-        record.is_some_and(|record| record.is_stray(&self.class))
+        self.services.get(key).is_some_and(ServiceRecord::is_stray)
+    }
+
+    /// The class of the controller, which is its name among the controllers of the cluster.
+    pub(super) fn class(&self) -> &Arc<str> {
+        &self.class.name
     }
 
     /// Every change of a Service up to this revision has been taken in.
@@ -444,8 +523,47 @@ impl Known {
 
     /// What is held back, and why.
     pub(super) fn problems(&self) -> Vec<Problem> {
-        self.problems.values().flatten().cloned().collect()
+        let held_back = self.problems.values().flatten().cloned();
+        held_back.chain(self.problems_with_others()).collect()
     }
+
+    /// One problem for each other controller, however many Services there are.
+    fn problems_with_others(&self) -> impl Iterator<Item = Problem> {
+        let mut by_class: BTreeMap<&Arc<str>, (usize, &ObjectKey)> = BTreeMap::new();
+        for (key, class) in &self.of_others {
+            by_class.entry(class).or_insert((0, key)).0 += 1;
+        }
+        by_class.into_iter().map(|(other, (count, first))| Problem {
+            object: first.to_string(),
+            field: format!("metadata.annotations[{CONTROLLER}]"),
+            severity: Severity::Warning,
+            ..Problem::of_file("", format!(
+                "{} taken by the controller of class {other}. This controller, of class {}, would \
+                 take {} too and leaves {} alone. Give --default-class to one controller only; \
+                 where the other one is gone for good, remove the annotation",
+                match count {
+                    1 => "It is".to_owned(),
+                    more => format!("It and {} more Services are", more - 1),
+                },
+                self.class.name,
+                if count == 1 { "it" } else { "them" },
+                if count == 1 { "it" } else { "them" },
+            ))
+        })
+    }
+}
+
+/// A Service as the core is told of it that another controller has.
+fn of_other(service: &Arc<Service>, class: &Arc<str>) -> Arc<Service> {
+    let mut service = Service::clone(service);
+    service.asks.other_controller = Some(Arc::clone(class));
+    Arc::new(service)
+}
+
+fn list_of_texts(document: &Value, pointer: &str) -> Box<[Box<str>]> {
+    let list = document.pointer(pointer).and_then(Value::as_array);
+    let texts = list.into_iter().flatten().filter_map(Value::as_str);
+    texts.map(Box::from).collect()
 }
 
 /// Its `metadata.resourceVersion`: a number that grows (KEP-5504). Where it is none no gateway can be

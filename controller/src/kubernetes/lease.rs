@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use fairway_config::annotations::DEFAULT_CLASS;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff;
@@ -10,41 +11,77 @@ use kube::api::{Api, PostParams};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::election::{Candidate, DURATION, Move, RETRY, Record};
-use super::pace::is_refusal;
+use super::answers::is_refusal;
+use super::election::{DURATION, LeaseCandidate, LeaseRecord, Move, RETRY};
+use super::leader_rights;
+use super::leadership::{Leadership, Moment};
 use super::settings::REQUEST;
-use super::term::Term;
+
+/// So much of a class is in the name of its Lease, which can't be longer than 253 characters.
+const LONGEST_CLASS: usize = 200;
+
+/// Between two times that it is asked whether this process could lead.
+const RIGHTS: Duration = Duration::from_secs(60);
+const RIGHTS_LACKING: Duration = Duration::from_secs(10);
 
 /// After a try for which the API server had no room.
 const REFUSED: Duration = Duration::from_millis(200);
+
+/// The Lease that the controllers of this class elect their leader by: controllers of different classes
+/// do different work, and each class has a leader of its own.
+pub fn lease_name(class: &str) -> String {
+    const NAME: &str = "fairway-controller";
+    if class == DEFAULT_CLASS {
+        return NAME.to_owned();
+    }
+    let plain = |c: char| match c.to_ascii_lowercase() {
+        c @ ('a'..='z' | '0'..='9') => c,
+        _ => '-',
+    };
+    let readable: String = class.chars().map(plain).take(LONGEST_CLASS).collect();
+    // FNV-1a: two classes that read alike, but for a dot or a large letter, have different Leases.
+    let hash = class.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    format!("{NAME}-{}-{hash:08x}", readable.trim_matches('-'))
+}
 
 /// Takes part in an election.
 pub struct Elector {
     leases: Api<Lease>,
     name: String,
     identity: String,
-    candidate: Candidate,
+    candidate: LeaseCandidate,
     /// The Lease as it was last seen: what a move is made from.
     lease: Option<Lease>,
-    term: Term,
+    leadership: Leadership,
+    /// When it was last asked whether this process may do what a leader does.
+    asked_rights: Option<Instant>,
+    lacks_rights: bool,
+    client: Client,
+    namespace: String,
 }
 
 impl Elector {
     /// A candidate for the Lease of that name. `identity` is this process' own and no other's.
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
         Self {
-            leases: Api::namespaced(client, namespace),
+            leases: Api::namespaced(client.clone(), namespace),
             name: name.to_owned(),
             identity: identity.to_owned(),
-            candidate: Candidate::new(identity),
+            candidate: LeaseCandidate::new(identity),
             lease: None,
-            term: Term::default(),
+            leadership: Leadership::default(),
+            asked_rights: None,
+            lacks_rights: false,
+            client,
+            namespace: namespace.to_owned(),
         }
     }
 
     /// Whether this process leads, for whoever is about to write.
-    pub fn term(&self) -> Term {
-        self.term.clone()
+    pub fn leadership(&self) -> Leadership {
+        self.leadership.clone()
     }
 
     /// Takes part until it is told to stop, and then gives back what it has. `leads` turns true
@@ -52,7 +89,7 @@ impl Elector {
     pub async fn run(mut self, leads: watch::Sender<bool>, stop: CancellationToken) {
         let mut fault = None;
         loop {
-            let asked = Instant::now();
+            let asked = Moment::now();
             let outcome = tokio::time::timeout(REQUEST, self.attempt(asked)).await;
             // Nothing has happened; the next try may have more luck, and has to have it soon.
             let refused = matches!(&outcome, Ok(Err(error)) if is_refusal(error));
@@ -71,7 +108,9 @@ impl Elector {
                     .increment(1);
             }
             fault = error;
+            self.leadership.tried(fault.clone());
             self.tell(&leads);
+            self.ask_rights().await;
             // A leader whose time is over must not wait for the next try to say so.
             let left = self.candidate.leads_until();
             let left = left.map(|until| until.saturating_duration_since(Instant::now()));
@@ -88,23 +127,39 @@ impl Elector {
             self.tell(&leads);
         }
         leads.send_replace(false);
-        if self.term.holds() {
-            self.term.set(None);
-            self.give_back().await;
+        if self.leadership.holds() {
+            self.leadership.set(None);
+            if !self.leadership.must_expire() {
+                self.give_back().await;
+            }
+        }
+    }
+
+    /// Asks now and then whether this process could lead, while it does not.
+    async fn ask_rights(&mut self) {
+        let wait = match self.lacks_rights {
+            true => RIGHTS_LACKING,
+            false => RIGHTS,
+        };
+        let is_due = self.asked_rights.is_none_or(|at| at.elapsed() >= wait);
+        if self.leadership.holds() || !is_due {
+            return;
+        }
+        let question = leader_rights::missing(self.client.clone(), &self.namespace);
+        // Where nobody says, what was said before counts; a first answer is waited for.
+        if let Ok(Ok(missing)) = tokio::time::timeout(REQUEST, question).await {
+            self.asked_rights = Some(Instant::now());
+            self.lacks_rights = missing.is_some();
+            self.leadership.asked_rights(missing);
         }
     }
 
     fn tell(&mut self, leads: &watch::Sender<bool>) {
-        let now = Instant::now();
-        if self
-            .candidate
-            .leads_until()
-            .is_some_and(|until| until <= now)
-        {
+        if !self.leadership.holds() {
             self.candidate.lost();
+            self.leadership.set(None);
         }
-        self.term.set(self.candidate.leads_until());
-        let leading = self.term.holds();
+        let leading = self.leadership.holds();
         let changed = leads.send_if_modified(|said| std::mem::replace(said, leading) != leading);
         if changed {
             let holder = self.lease.as_ref().map(holder).unwrap_or_default();
@@ -117,18 +172,22 @@ impl Elector {
     }
 
     /// One try to take or renew the Lease.
-    async fn attempt(&mut self, asked: Instant) -> kube::Result<()> {
+    async fn attempt(&mut self, asked: Moment) -> kube::Result<()> {
         // A leader goes on from what it wrote last; if that is stale, the write is refused.
         let lease = match self.lease.take() {
-            Some(lease) if self.term.holds() => Some(lease),
+            Some(lease) if self.leadership.holds() => Some(lease),
             _ => self.leases.get_opt(&self.name).await?,
         };
-        let next = self.candidate.consider(lease.as_ref().map(record), asked);
+        let next = self
+            .candidate
+            .consider(lease.as_ref().map(record), asked.instant());
         let now = MicroTime(jiff::Timestamp::now());
         let parameters = PostParams::default();
         let answer = match next {
             Move::Wait => {
                 self.candidate.lost();
+                self.leadership.set(None);
+                self.leadership.follows(asked);
                 self.lease = lease;
                 return Ok(());
             }
@@ -150,7 +209,8 @@ impl Elector {
         };
         match answer {
             Ok(lease) => {
-                self.candidate.won(record(&lease), asked);
+                self.candidate.won(record(&lease), asked.instant());
+                self.leadership.set(Some(asked));
                 self.lease = Some(lease);
                 Ok(())
             }
@@ -209,13 +269,34 @@ fn holder(lease: &Lease) -> String {
         .unwrap_or_default()
 }
 
-fn record(lease: &Lease) -> Record {
+fn record(lease: &Lease) -> LeaseRecord {
     let spec = lease.spec.clone().unwrap_or_default();
     let seconds = spec.lease_duration_seconds.unwrap_or_default();
-    Record {
+    LeaseRecord {
         version: lease.metadata.resource_version.clone().unwrap_or_default(),
         holder: spec.holder_identity.unwrap_or_default(),
         duration: Duration::from_secs(seconds.max(1).unsigned_abs().into()),
         transitions: spec.lease_transitions.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_class_has_a_lease_of_its_own_with_a_name_that_kubernetes_takes() {
+        assert_eq!(lease_name(DEFAULT_CLASS), "fairway-controller");
+        let long = format!("example.com/{}", "x".repeat(300));
+        let classes = ["a.b/c", "a/b.c", "A.b/c", "a.b/C", "a-b/c", "x", "-", &long];
+        let names: BTreeSet<String> = classes.iter().map(|it| lease_name(it)).collect();
+        assert_eq!(names.len(), classes.len(), "{names:?}");
+        for name in names {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            assert!(name.len() < 254 && name.chars().all(plain), "{name}");
+            assert!(name.starts_with("fairway-controller-"), "{name}");
+        }
     }
 }

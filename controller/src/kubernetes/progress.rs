@@ -27,6 +27,9 @@ pub(super) struct Progress {
     listed: BTreeSet<Kind>,
     /// Kinds that can't be watched just now, and why.
     failing: BTreeMap<Kind, Failing>,
+    /// Those of them that the API server does not let this process watch: it is there, and what is
+    /// known here is behind.
+    refused: BTreeSet<Kind>,
     /// The Leases of gateways, likewise.
     gateways_listed: bool,
     gateways_failing: Option<String>,
@@ -41,6 +44,7 @@ impl Progress {
             reads,
             listed: BTreeSet::new(),
             failing: BTreeMap::new(),
+            refused: BTreeSet::new(),
             gateways_listed: false,
             gateways_failing: None,
             stands_in: None,
@@ -77,13 +81,18 @@ impl Progress {
 
     /// A watch has had an answer.
     pub(super) fn works(&mut self, kind: Kind) {
+        self.refused.remove(&kind);
         if self.failing.remove(&kind).is_some() {
             tracing::info!(%kind, "watched again");
         }
     }
 
-    /// A watch has had none.
-    pub(super) fn fails(&mut self, kind: Kind, why: String) {
+    /// A watch has had none; `is_refused`: the API server answered that it does not let us.
+    pub(super) fn fails(&mut self, kind: Kind, why: String, is_refused: bool) {
+        match is_refused {
+            true => self.refused.insert(kind),
+            false => self.refused.remove(&kind),
+        };
         metrics::counter!("fairway_store_errors_total", "operation" => "watch").increment(1);
         let before = self.failing.get(&kind);
         if before.is_none_or(|before| before.why != why) {
@@ -133,18 +142,24 @@ impl Progress {
         problems
     }
 
-    /// What is still to be listed, a sentence each; nothing where a snapshot stands in.
+    /// What is still to be listed, a sentence each; where a snapshot stands in for an API server that is
+    /// away, nothing. What the API server refuses is said in any case: a new version that lacks a right
+    /// must not take the place of one that has it.
     pub(super) fn outstanding(&self) -> Vec<String> {
+        let refused = self
+            .refused
+            .iter()
+            .filter(|kind| self.stands_in.is_some() || self.listed.contains(kind));
+        let refused = refused.filter_map(|kind| Some(self.failing.get(kind)?.why.clone()));
+        let refused: Vec<String> = refused.collect();
         if self.stands_in.is_some() {
-            return Vec::new();
+            return refused;
         }
-        let mut outstanding: Vec<String> = self
-            .unlisted()
-            .map(|kind| match self.failing.get(&kind) {
-                Some(failing) => failing.why.clone(),
-                None => format!("{} are being listed", resource(kind).plural),
-            })
-            .collect();
+        let unlisted = self.unlisted().map(|kind| match self.failing.get(&kind) {
+            Some(failing) => failing.why.clone(),
+            None => format!("{} are being listed", resource(kind).plural),
+        });
+        let mut outstanding: Vec<String> = unlisted.chain(refused).collect();
         if self.reads == Reads::Controller && !self.gateways_listed {
             let listing = || "the gateways' leases are being listed".to_owned();
             outstanding.push(self.gateways_failing.clone().unwrap_or_else(listing));
@@ -163,9 +178,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_gateway_that_is_refused_is_not_ready_and_one_whose_api_server_is_away_is() {
+        let mut progress = Progress::new(Reads::Gateway);
+        progress.stand_in(Timestamp(1));
+        progress.fails(Kind::Service, "no route to host".to_owned(), false);
+        assert!(progress.outstanding().is_empty());
+        progress.fails(Kind::Service, "RBAC does not allow it".to_owned(), true);
+        assert_eq!(progress.outstanding(), ["RBAC does not allow it"]);
+        progress.works(Kind::Service);
+        assert!(progress.outstanding().is_empty());
+        // And so when everything had been listed.
+        for kind in Reads::Gateway.kinds() {
+            progress.listed(*kind);
+        }
+        progress.fails(Kind::Node, "away".to_owned(), false);
+        assert!(progress.outstanding().is_empty());
+        progress.fails(Kind::Node, "forbidden".to_owned(), true);
+        assert_eq!(progress.outstanding(), ["forbidden"]);
+        progress.fails(Kind::Node, "away".to_owned(), false);
+        assert!(progress.outstanding().is_empty());
+    }
+
+    #[test]
     fn what_fails_is_a_problem_until_it_works() {
         let mut progress = Progress::new(Reads::Controller);
-        progress.fails(Kind::Service, "services can't be watched".to_owned());
+        progress.fails(Kind::Service, "services can't be watched".to_owned(), false);
         progress.fails_gateways("leases can't be watched".to_owned());
         let both = ["services can't be watched", "leases can't be watched"];
         assert_eq!(progress.problems(), both);

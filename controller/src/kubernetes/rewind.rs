@@ -56,8 +56,8 @@ pub(super) fn watched<K>(
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    let seen = Arc::new(Seen::default());
-    let watch = Watch {
+    let seen = Arc::new(WatchHistory::default());
+    let watch = RestartableWatch {
         events: begin(&api, &config),
         asked: ask(&api, &seen),
     };
@@ -74,9 +74,9 @@ where
                     answer = &mut watch.asked => {
                         watch.asked = ask(&api, &seen);
                         match answer {
-                            Answer::Alive => return Some((Ok(News::Alive), watch)),
-                            Answer::Unsure => {}
-                            Answer::Rewound => {
+                            VersionAnswer::Alive => return Some((Ok(News::Alive), watch)),
+                            VersionAnswer::Unsure => {}
+                            VersionAnswer::Rewound => {
                                 tracing::warn!(
                                     path = api.resource_url(),
                                     "the API server's versions have gone back: everything is \
@@ -84,7 +84,7 @@ where
                                 );
                                 watch.events = begin(&api, &config);
                             }
-                            Answer::Away => watch.events = begin(&api, &config),
+                            VersionAnswer::Away => watch.events = begin(&api, &config),
                         }
                     }
                 }
@@ -93,15 +93,15 @@ where
     })
 }
 
-struct Watch<K> {
+struct RestartableWatch<K> {
     events: BoxStream<'static, Result<Event<K>, Error>>,
     /// What comes of asking for the present version.
-    asked: BoxFuture<'static, Answer>,
+    asked: BoxFuture<'static, VersionAnswer>,
 }
 
 /// What an answer with the present version says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+enum VersionAnswer {
     /// The watch is, or is about to be, alive.
     Alive,
     /// Nothing of the watch.
@@ -143,18 +143,18 @@ impl Fault {
 
     /// What an answer means for the watch that failed so; `quiet`: it has not failed for as long as
     /// it waits at most before it tries again.
-    fn answered(self, quiet: bool) -> Answer {
+    fn answered(self, quiet: bool) -> VersionAnswer {
         match self {
-            Self::None | Self::Watch => Answer::Alive,
-            Self::Refusal if quiet => Answer::Alive,
-            Self::Refusal | Self::List => Answer::Unsure,
+            Self::None | Self::Watch => VersionAnswer::Alive,
+            Self::Refusal if quiet => VersionAnswer::Alive,
+            Self::Refusal | Self::List => VersionAnswer::Unsure,
         }
     }
 }
 
 /// What a watch has met.
 #[derive(Debug, Default)]
-struct Seen {
+struct WatchHistory {
     newest: AtomicU64,
     fault: Mutex<Fault>,
     /// The watch has failed, and no list has begun since.
@@ -162,7 +162,7 @@ struct Seen {
     failed: Notify,
 }
 
-impl Seen {
+impl WatchHistory {
     fn note<K: Resource>(&self, event: &Result<Event<K>, Error>) {
         match event {
             Ok(Event::Apply(it) | Event::InitApply(it) | Event::Delete(it)) => {
@@ -182,16 +182,16 @@ impl Seen {
 
     /// What an answer says that came at this version; `away`: the question had first been asked in vain;
     /// `quiet`: see [`Fault::answered`].
-    fn answered(&self, version: Option<&str>, away: bool, quiet: bool) -> Answer {
+    fn answered(&self, version: Option<&str>, away: bool, quiet: bool) -> VersionAnswer {
         let newest = self.newest.load(Ordering::Relaxed);
         let now = self.version(version);
         let was_cut = self.cut.swap(false, Ordering::Relaxed);
         if now.is_some_and(|now| now < newest) {
             self.newest
                 .store(now.unwrap_or_default(), Ordering::Relaxed);
-            Answer::Rewound
+            VersionAnswer::Rewound
         } else if away && was_cut {
-            Answer::Away
+            VersionAnswer::Away
         } else {
             lock(&self.fault).answered(quiet)
         }
@@ -215,7 +215,7 @@ where
 }
 
 /// Waits for the time to ask for the present version, and for an answer.
-fn ask<K>(api: &Api<K>, seen: &Arc<Seen>) -> BoxFuture<'static, Answer>
+fn ask<K>(api: &Api<K>, seen: &Arc<WatchHistory>) -> BoxFuture<'static, VersionAnswer>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
@@ -274,23 +274,27 @@ mod tests {
         let refused = |code| Error::WatchStartFailed(kube::Error::Api(status(code)));
         let list = Error::InitialListFailed(kube::Error::Api(status(503)));
         for (error, at_once, later) in [
-            (refused(503), Answer::Alive, Answer::Alive),
-            (refused(429), Answer::Alive, Answer::Alive),
-            (Error::WatchError(status(410)), Answer::Alive, Answer::Alive),
-            (refused(403), Answer::Unsure, Answer::Alive),
-            (list, Answer::Unsure, Answer::Unsure),
+            (refused(503), VersionAnswer::Alive, VersionAnswer::Alive),
+            (refused(429), VersionAnswer::Alive, VersionAnswer::Alive),
+            (
+                Error::WatchError(status(410)),
+                VersionAnswer::Alive,
+                VersionAnswer::Alive,
+            ),
+            (refused(403), VersionAnswer::Unsure, VersionAnswer::Alive),
+            (list, VersionAnswer::Unsure, VersionAnswer::Unsure),
         ] {
             let fault = Fault::of(&error);
             assert_eq!(fault.answered(false), at_once, "{error}");
             assert_eq!(fault.answered(true), later, "{error}");
         }
-        assert_eq!(Fault::None.answered(false), Answer::Alive);
+        assert_eq!(Fault::None.answered(false), VersionAnswer::Alive);
     }
 
     #[test]
     fn a_list_that_has_begun_mends_nothing_and_one_that_ends_does() {
         type Object = kube::core::PartialObjectMeta<k8s_openapi::api::core::v1::Service>;
-        let seen = Seen::default();
+        let seen = WatchHistory::default();
         let failed = Error::WatchStartFailed(kube::Error::Api(status(403)));
         seen.note::<Object>(&Err(failed));
         seen.note::<Object>(&Ok(Event::Init));
@@ -303,24 +307,45 @@ mod tests {
     fn after_an_absence_everything_is_listed_anew_where_the_watch_did_not_do_so_itself() {
         type Object = kube::core::PartialObjectMeta<k8s_openapi::api::core::v1::Service>;
         let failed = || Error::WatchStartFailed(kube::Error::Api(status(503)));
-        let seen = Seen::default();
-        assert_eq!(seen.answered(Some("100"), false, true), Answer::Alive);
+        let seen = WatchHistory::default();
+        assert_eq!(
+            seen.answered(Some("100"), false, true),
+            VersionAnswer::Alive
+        );
         // Back at 90, and at 120 when it is asked: nobody can tell.
         seen.note::<Object>(&Err(failed()));
-        assert_eq!(seen.answered(Some("120"), true, false), Answer::Away);
-        assert_eq!(seen.answered(Some("121"), false, true), Answer::Alive);
+        assert_eq!(seen.answered(Some("120"), true, false), VersionAnswer::Away);
+        assert_eq!(
+            seen.answered(Some("121"), false, true),
+            VersionAnswer::Alive
+        );
         // It was there all the time, or the watch was.
         seen.note::<Object>(&Err(failed()));
-        assert_eq!(seen.answered(Some("122"), false, false), Answer::Alive);
-        assert_eq!(seen.answered(Some("123"), true, false), Answer::Alive);
+        assert_eq!(
+            seen.answered(Some("122"), false, false),
+            VersionAnswer::Alive
+        );
+        assert_eq!(
+            seen.answered(Some("123"), true, false),
+            VersionAnswer::Alive
+        );
         // The watch has begun to list by itself.
         seen.note::<Object>(&Err(failed()));
         seen.note::<Object>(&Ok(Event::Init));
-        assert_eq!(seen.answered(Some("124"), true, false), Answer::Alive);
+        assert_eq!(
+            seen.answered(Some("124"), true, false),
+            VersionAnswer::Alive
+        );
         // And what has gone back has, whoever was away.
         seen.note::<Object>(&Err(failed()));
-        assert_eq!(seen.answered(Some("90"), true, false), Answer::Rewound);
-        assert_eq!(seen.answered(Some("91"), false, false), Answer::Alive);
+        assert_eq!(
+            seen.answered(Some("90"), true, false),
+            VersionAnswer::Rewound
+        );
+        assert_eq!(
+            seen.answered(Some("91"), false, false),
+            VersionAnswer::Alive
+        );
     }
 
     #[test]

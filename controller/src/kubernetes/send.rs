@@ -2,28 +2,32 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fairway_config::exchange::{self, Held, PoolStatus};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::object::{Kind, ObjectKey};
 use fairway_config::service::PortKey;
 use fairway_controller_core::events;
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
-};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::Status;
 use tokio::time::error::Elapsed;
 
 use super::document::{Document, resource};
-use super::known::Record;
+use super::known::ServiceRecord;
+use super::leader_rights;
 use super::settings::{REQUEST, key_of, now};
 use super::shared::Shared;
 use super::status;
-use super::write::{self, Step};
+use super::write::{self, ServiceRequest};
 use crate::feed::lock;
 use crate::store::WriteOutcome;
+
+/// An API server that has renewed the Lease within this time does its work: the Lease is renewed every
+/// two seconds, and a request takes four at most.
+const ALIVE: Duration = Duration::from_secs(6);
 
 impl Shared {
     pub(super) async fn write_service(
@@ -35,14 +39,17 @@ impl Shared {
         since: Option<Instant>,
     ) -> WriteOutcome {
         let key = key_of(&name);
-        let record = lock(&self.known).service(&key).cloned();
+        let (record, class) = {
+            let known = lock(&self.known);
+            (known.service(&key).cloned(), Arc::clone(known.class()))
+        };
         let Some(record) = record.filter(|record| record.stored.version == version) else {
             return WriteOutcome::Refused;
         };
-        let steps = write::steps(&record, &held.addresses, &status);
+        let steps = write::steps(&record, &class, &held.addresses, &status);
         let outcome = self.go(&key, &record, &held.addresses, steps, since).await;
         if outcome == WriteOutcome::Written {
-            let wanted = record.wants_finalizer();
+            let wanted = record.wants_claim();
             let before = &record.stored;
             let events = events::events(&before.status, &before.held.addresses, &status, wanted);
             self.teller.tell(&record, events);
@@ -54,25 +61,25 @@ impl Shared {
     pub(super) async fn go(
         &self,
         key: &ObjectKey,
-        record: &Record,
+        record: &ServiceRecord,
         addresses: &[IpAddr],
-        steps: Vec<Step>,
+        steps: Vec<ServiceRequest>,
         since: Option<Instant>,
     ) -> WriteOutcome {
-        let namespace = key.namespace.as_deref().unwrap_or_default();
+        let namespace = key.namespace.clone().unwrap_or_default();
         let services: Api<Document> =
-            Api::namespaced_with(self.client.clone(), namespace, &resource(Kind::Service));
+            Api::namespaced_with(self.client.clone(), &namespace, &resource(Kind::Service));
         let mut resource_version = record.resource_version.to_string();
         for step in steps {
             let (patch, is_status) = step.patch(&resource_version, &record.foreign);
             let asked = Asked {
                 kind: Kind::Service,
                 subresource: is_status.then_some("status"),
-                namespace: Some(namespace),
+                namespace: Some(&namespace),
                 name: &key.name,
             };
             let (patch, parameters) = (Patch::Merge(patch), PatchParams::default());
-            let answer = self.pace.send(&self.settings.term, || async {
+            let answer = self.request(&namespace, || async {
                 if is_status {
                     services.patch_status(&key.name, &parameters, &patch).await
                 } else {
@@ -85,7 +92,7 @@ impl Shared {
             let document = match self.judge(answer, &asked).await {
                 Ok(document) => document,
                 Err(outcome) => {
-                    if let WriteOutcome::Rejected(error) = &outcome {
+                    if let WriteOutcome::Rejected(error) | WriteOutcome::HeldUp(error) = &outcome {
                         self.teller.tell(record, vec![events::rejected(error)]);
                     }
                     return outcome;
@@ -124,7 +131,7 @@ impl Shared {
             &resource(Kind::Service),
         );
         let parameters = PatchParams::default();
-        let answer = self.pace.send(&self.settings.term, || async {
+        let answer = self.request(&name.namespace, || async {
             services.patch(&name.name, &parameters, &patch).await
         });
         let Some(answer) = answer.await else {
@@ -154,7 +161,8 @@ impl Shared {
         let pools: Api<Document> = Api::all_with(self.client.clone(), &resource(Kind::AddressPool));
         let patch = Patch::Merge(status::pool_patch(&status));
         let parameters = PatchParams::default();
-        let answer = self.pace.send(&self.settings.term, || async {
+        let nowhere: Arc<str> = Arc::default();
+        let answer = self.request(&nowhere, || async {
             pools.patch_status(&name, &parameters, &patch).await
         });
         let Some(answer) = answer.await else {
@@ -183,14 +191,18 @@ impl Shared {
             Err(error) => error,
         };
         Err(match class {
-            Class::Refused => WriteOutcome::Refused,
-            Class::Rejected => WriteOutcome::Rejected(error),
-            Class::Forbidden => match self.may(asked).await {
+            AnswerClass::Refused => WriteOutcome::Refused,
+            AnswerClass::Rejected => WriteOutcome::Rejected(error),
+            AnswerClass::Forbidden => match self.may(asked).await {
                 Some(true) => WriteOutcome::Rejected(error),
                 Some(false) => WriteOutcome::Failed(format!("RBAC does not allow it: {error}")),
                 None => WriteOutcome::Failed(error),
             },
-            Class::Failed => WriteOutcome::Failed(error),
+            // The API server does its work otherwise: what fails is what it asks of this object.
+            AnswerClass::Unanswered if self.settings.leadership.renewed_within(ALIVE) => {
+                WriteOutcome::HeldUp(error)
+            }
+            AnswerClass::Unanswered | AnswerClass::Failed => WriteOutcome::Failed(error),
         })
     }
 
@@ -222,44 +234,41 @@ struct Asked<'a> {
 impl Asked<'_> {
     fn review(&self) -> SelfSubjectAccessReview {
         let resource = resource(self.kind);
-        SelfSubjectAccessReview {
-            spec: SelfSubjectAccessReviewSpec {
-                resource_attributes: Some(ResourceAttributes {
-                    group: Some(resource.group),
-                    resource: Some(resource.plural),
-                    subresource: self.subresource.map(str::to_owned),
-                    namespace: self.namespace.map(str::to_owned),
-                    name: Some(self.name.to_owned()),
-                    verb: Some("patch".to_owned()),
-                    ..ResourceAttributes::default()
-                }),
-                ..SelfSubjectAccessReviewSpec::default()
-            },
-            ..SelfSubjectAccessReview::default()
-        }
+        leader_rights::review(ResourceAttributes {
+            group: Some(resource.group),
+            resource: Some(resource.plural),
+            subresource: self.subresource.map(str::to_owned),
+            namespace: self.namespace.map(str::to_owned),
+            name: Some(self.name.to_owned()),
+            verb: Some("patch".to_owned()),
+            ..ResourceAttributes::default()
+        })
     }
 }
 
 /// Why a request did not come about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
+enum AnswerClass {
     /// Changed or gone meanwhile: what the watch shows decides.
     Refused,
     /// The object would not be valid, or a rule of the cluster is against it.
     Rejected,
     /// Either such a rule or our role.
     Forbidden,
+    /// The API server, or a webhook that it asks, gave no answer or has a fault.
+    Unanswered,
     /// Anything else may be otherwise in a moment.
     Failed,
 }
 
-impl Class {
+impl AnswerClass {
     /// Of an answer with this HTTP status.
     fn of(code: u16) -> Self {
         match code {
             404 | 409 => Self::Refused,
             400 | 413 | 422 => Self::Rejected,
             403 => Self::Forbidden,
+            500..600 => Self::Unanswered,
             _ => Self::Failed,
         }
     }
@@ -274,13 +283,15 @@ fn blames_node_port(status: &Status) -> bool {
         .any(|cause| cause.field.starts_with("spec.ports") && cause.field.ends_with(".nodePort"))
 }
 
-fn outcome<T>(answer: Result<kube::Result<T>, Elapsed>) -> Result<T, (Class, String)> {
+fn outcome<T>(answer: Result<kube::Result<T>, Elapsed>) -> Result<T, (AnswerClass, String)> {
     match answer {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(kube::Error::Api(status))) => Err((Class::of(status.code), status.message.clone())),
-        Ok(Err(error)) => Err((Class::Failed, error.to_string())),
+        Ok(Err(kube::Error::Api(status))) => {
+            Err((AnswerClass::of(status.code), status.message.clone()))
+        }
+        Ok(Err(error)) => Err((AnswerClass::Failed, error.to_string())),
         Err(_) => Err((
-            Class::Failed,
+            AnswerClass::Unanswered,
             format!(
                 "the API server did not answer within {} s",
                 REQUEST.as_secs()
@@ -319,13 +330,14 @@ mod tests {
     #[test]
     fn an_answer_is_classed_by_what_it_says_of_one_object_or_of_all() {
         for (class, codes) in [
-            (Class::Refused, &[404, 409][..]),
-            (Class::Rejected, &[400, 413, 422]),
-            (Class::Forbidden, &[403]),
-            (Class::Failed, &[401, 408, 410, 429, 500, 503, 504]),
+            (AnswerClass::Refused, &[404, 409][..]),
+            (AnswerClass::Rejected, &[400, 413, 422]),
+            (AnswerClass::Forbidden, &[403]),
+            (AnswerClass::Unanswered, &[500, 503, 504]),
+            (AnswerClass::Failed, &[401, 408, 410, 429]),
         ] {
             for code in codes {
-                assert_eq!(Class::of(*code), class, "{code}");
+                assert_eq!(AnswerClass::of(*code), class, "{code}");
             }
         }
     }

@@ -7,7 +7,7 @@ use fairway_config::names::ServiceName;
 use fairway_config::object::{Kind, ObjectKey};
 use fairway_config::time::Timestamp;
 
-use super::term::Term;
+use super::leadership::Leadership;
 
 /// After so long without a word a connection counts as dead, in seconds. The API server ends a
 /// watch after this time by itself, and the next one goes on where it ended.
@@ -27,7 +27,7 @@ pub struct KubernetesSettings {
     /// What is read.
     pub reads: Reads,
     /// Whether this process leads, without which nothing is written.
-    pub term: Term,
+    pub leadership: Leadership,
     /// Fairway's own namespace, in which gateways have their Leases.
     pub namespace: String,
     /// This process' own name, in Events.

@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::conditions;
-use fairway_config::exchange::{Condition, Ingress, IngressPort, IpMode, PoolStatus, Status};
-use fairway_config::net::Protocol;
+use fairway_config::exchange::{
+    Condition, Ingress, IngressPort, IpMode, PoolCount, PoolStatus, Status,
+};
+use fairway_config::net::{IpFamily, Protocol};
 use fairway_config::service::PortKey;
 use serde_json::{Value, json};
 
@@ -13,7 +15,7 @@ use crate::shape;
 
 /// What a Service's `status` says.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Read {
+pub(super) struct ParsedStatus {
     /// The part that Fairway writes.
     pub(super) status: Status,
     /// Conditions of others, which a patch has to carry along, since it replaces the list.
@@ -21,8 +23,8 @@ pub(super) struct Read {
 }
 
 /// Reads `status`. Others write there, too: what can't be read is passed over.
-pub(super) fn read(object: &Value) -> Read {
-    let mut read = Read::default();
+pub(super) fn read(object: &Value) -> ParsedStatus {
+    let mut read = ParsedStatus::default();
     let list = |pointer: &str| {
         let list = object.pointer(pointer).and_then(Value::as_array);
         list.into_iter().flatten()
@@ -84,15 +86,43 @@ fn condition(entry: &Value) -> Option<(Arc<str>, Condition)> {
     let kind = conditions::OF_SERVICES
         .into_iter()
         .find(|kind| Some(*kind) == text(entry, "type"))?;
-    let condition = Condition {
+    Some((kind.into(), read_condition(entry)))
+}
+
+/// What the `status` of an AddressPool says.
+pub(super) fn read_pool(object: &Value) -> PoolStatus {
+    let conditions = object.pointer("/status/conditions");
+    let conditions = conditions.and_then(Value::as_array).into_iter().flatten();
+    let conditions =
+        conditions.filter_map(|it| Some((text(it, "type")?.into(), read_condition(it))));
+    let count = |name: &str| {
+        let counts = object.pointer("/status")?.get(name)?;
+        let number = |field: &str| Some(u128::from(counts.get(field)?.as_u64()?));
+        Some(PoolCount {
+            total: number("total")?,
+            used: number("used")?,
+            available: number("available")?,
+        })
+    };
+    let families = [(IpFamily::IPv4, "ipv4"), (IpFamily::IPv6, "ipv6")];
+    PoolStatus {
+        conditions: conditions.collect(),
+        counts: families
+            .into_iter()
+            .filter_map(|(family, name)| Some((family, count(name)?)))
+            .collect(),
+    }
+}
+
+fn read_condition(entry: &Value) -> Condition {
+    Condition {
         status: text(entry, "status") == Some("True"),
         reason: text(entry, "reason").unwrap_or_default().into(),
         message: text(entry, "message").unwrap_or_default().to_owned(),
         since: text(entry, "lastTransitionTime")
             .and_then(|time| time.parse().ok())
             .unwrap_or_default(),
-    };
-    Some((kind.into(), condition))
+    }
 }
 
 /// The merge patch (RFC 7386) of a Service's `status`, of the object in this version alone.
@@ -138,10 +168,10 @@ mod tests {
             "conditions": [
                 {"type": "fairway.dev/AddressAssigned", "status": "True", "reason": "Assigned",
                  "message": "203.0.113.1 is assigned.", "lastTransitionTime": "2026-01-01T00:00:00Z"},
-                {"type": "example.com/Scanned", "status": "True", "reason": "Clean",
-                 "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"},
                 // The Gateway API's word, or another load balancer's: not ours without our prefix.
                 {"type": "Programmed", "status": "False", "reason": "Pending",
+                 "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                {"type": "example.com/Scanned", "status": "True", "reason": "Clean",
                  "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"},
             ],
         }});
@@ -153,11 +183,29 @@ mod tests {
         let again = read(&patched);
         assert_eq!(again, found);
         // The order of the list is of no meaning: compare as sets.
-        patched["status"]["conditions"]
-            .as_array_mut()
-            .unwrap()
-            .reverse();
+        let mut object = object;
+        for it in [&mut patched, &mut object] {
+            let conditions = it["status"]["conditions"].as_array_mut().unwrap();
+            conditions.sort_by_key(|it| it["type"].to_string());
+        }
         assert_eq!(patched["status"], object["status"]);
+    }
+
+    #[test]
+    fn what_was_written_of_a_pool_is_read_again() {
+        let condition = |status: &str| {
+            json!({"type": "Ready", "status": status, "reason": "Ready", "message": "It is.",
+                   "lastTransitionTime": "2026-01-01T00:00:00Z"})
+        };
+        let object = json!({"status": {
+            "conditions": [condition("True")],
+            "ipv4": {"total": 25, "used": 2, "available": 23},
+        }});
+        let found = read_pool(&object);
+        assert_eq!(found.counts.len(), 1);
+        assert!(found.conditions.get("Ready").is_some_and(|it| it.status));
+        assert_eq!(pool_patch(&found)["status"], object["status"]);
+        assert_eq!(read_pool(&json!({"status": 7})), PoolStatus::default());
     }
 
     #[test]

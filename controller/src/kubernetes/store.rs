@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 use fairway_config::exchange::{Batch, ReportBatch, Write};
 use fairway_config::names::ClusterName;
 use fairway_config::problem::Problem;
-use futures::StreamExt as _;
 use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::known::{Class, Known};
+use super::known::{ClassFilter, ObjectCache};
 use super::outgoing::OutgoingReports;
-use super::pace::{self, Pace};
 use super::progress::Progress;
 use super::reporter::{self, GatewayIdentity};
 use super::rights::Rights;
@@ -24,9 +22,10 @@ use super::shared::Shared;
 use super::snapshot::Snapshot;
 use super::strays::Strays;
 use super::teller::Teller;
+use super::write_queue::WriteQueue;
 use super::{gateway_leases, watch};
 use crate::feed::{Feed, lock};
-use crate::store::{Store, WriteOutcome};
+use crate::store::{Outcomes, Store};
 
 /// How long the API server has to deliver the first lists before a snapshot stands in for it.
 const FIRST_LISTS: Duration = Duration::from_secs(2);
@@ -49,7 +48,7 @@ impl KubernetesStore {
     /// for ever; until it has, nothing is synced. But where it has not within two seconds and there is
     /// a snapshot of everything that is read, that stands in.
     pub fn open(client: Client, settings: KubernetesSettings, snapshot: Option<Snapshot>) -> Self {
-        let class = Class {
+        let class = ClassFilter {
             name: Arc::clone(&settings.class),
             is_default: settings.default_class,
         };
@@ -59,10 +58,10 @@ impl KubernetesStore {
             client,
             settings,
             feed: Feed::default(),
-            known: Mutex::new(Known::new(class, reads == Reads::Controller)),
+            known: Mutex::new(ObjectCache::new(class, reads == Reads::Controller)),
             progress: Mutex::new(Progress::new(reads)),
             strays: Strays::default(),
-            pace: Pace::default(),
+            write_queue: WriteQueue::default(),
             rights: Rights::default(),
             teller,
             reports: OutgoingReports::default(),
@@ -83,6 +82,8 @@ impl KubernetesStore {
             });
         }
         if reads == Reads::Controller {
+            let writing = Arc::clone(&shared);
+            tasks.spawn(async move { writing.run_writer().await });
             let cleaning = Arc::clone(&shared);
             tasks.spawn(async move { cleaning.clean_up().await });
             let listening = Arc::clone(&shared);
@@ -117,32 +118,16 @@ impl Store for KubernetesStore {
         self.shared.feed.subscribe()
     }
 
-    async fn write(&self, writes: Vec<Write>, since: Option<Instant>) -> Vec<WriteOutcome> {
-        let shared = &self.shared;
-        futures::stream::iter(writes)
-            .map(|write| async move {
-                match write {
-                    Write::Service {
-                        name,
-                        version,
-                        held,
-                        status,
-                    } => {
-                        shared
-                            .write_service(name, version, held, status, since)
-                            .await
-                    }
-                    Write::NodePorts {
-                        name,
-                        version,
-                        numbers,
-                    } => shared.write_node_ports(name, version, &numbers).await,
-                    Write::Pool { name, status } => shared.write_pool(name, status).await,
-                }
-            })
-            .buffered(pace::MOST)
-            .collect()
-            .await
+    async fn write(&self, writes: Vec<Write>, since: Option<Instant>) -> Outcomes {
+        self.shared.take_writes(writes, since)
+    }
+
+    async fn finish(&self) -> bool {
+        self.shared.write_queue.finish().await
+    }
+
+    fn held_up(&self) -> usize {
+        self.shared.write_queue.held_up()
     }
 
     fn report(&self, _: &ClusterName, said: ReportBatch) {
@@ -156,6 +141,7 @@ impl Store for KubernetesStore {
     fn problems(&self) -> Vec<Problem> {
         let mut problems = lock(&self.shared.known).problems();
         let mut messages = lock(&self.shared.progress).problems();
+        messages.extend(self.shared.write_queue.problems());
         let snapshot = self.shared.snapshot.as_ref();
         messages.extend(snapshot.and_then(|snapshot| lock(snapshot).problem()));
         problems.extend(

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use fairway_controller_core::events::Event;
 use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event as Sent;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -18,13 +19,17 @@ use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
 use tokio::time::error::Elapsed;
 
-use super::known::Record;
-use super::pace::is_refusal;
+use super::answers::is_refusal;
+use super::fair_queue::{FairQueue, Urgency};
+use super::known::ServiceRecord;
 use super::settings::REQUEST;
 use crate::feed::lock;
 
 /// Events that wait, at most.
 const WAITING: usize = 16_384;
+
+/// Of these in one namespace, at most.
+const WAITING_IN_ONE: usize = WAITING / 4;
 
 /// Requests on their way at a time: statuses go first, and an API server has only so many processors.
 const CONCURRENT: usize = 1;
@@ -41,7 +46,7 @@ const REMEMBERED: usize = 4096;
 /// Takes events and does not wait.
 #[derive(Clone, Debug)]
 pub(super) struct Teller {
-    sender: mpsc::Sender<(ObjectReference, Event)>,
+    sender: mpsc::Sender<Telling>,
 }
 
 impl Teller {
@@ -52,7 +57,7 @@ impl Teller {
     }
 
     /// Tells this of a Service.
-    pub(super) fn tell(&self, record: &Record, events: Vec<Event>) {
+    pub(super) fn tell(&self, record: &ServiceRecord, events: Vec<Event>) {
         let name = &record.stored.service.name;
         let about = ObjectReference {
             api_version: Some("v1".to_owned()),
@@ -75,39 +80,75 @@ impl Teller {
     }
 }
 
-async fn tell(
-    client: Client,
-    instance: Arc<str>,
-    receiver: mpsc::Receiver<(ObjectReference, Event)>,
-) {
+/// An event about an object.
+type Telling = (ObjectReference, Event);
+
+async fn tell(client: Client, instance: Arc<str>, mut receiver: mpsc::Receiver<Telling>) {
     let said = Mutex::new(Said::default());
-    let events = futures::stream::unfold(receiver, async |mut receiver| {
-        let event = receiver.recv().await?;
-        Some((event, receiver))
-    });
-    let news = events.filter(|(about, event)| {
-        let is_new = lock(&said).is_new(key(about, event), Instant::now());
-        std::future::ready(is_new)
-    });
-    news.for_each_concurrent(CONCURRENT, |(about, event)| {
-        let (client, instance) = (client.clone(), Arc::clone(&instance));
-        let said = &said;
-        async move {
-            let namespace = about.namespace.clone().unwrap_or_default();
-            let events: Api<Sent> = Api::namespaced(client, &namespace);
-            let key = key(&about, &event);
-            let made = made(about, event, &instance);
-            let parameters = PostParams::default();
-            let answer = insist(|| events.create(&parameters, &made)).await;
-            if !matches!(answer, Ok(Ok(_))) {
-                // When it is to be told again it is news still.
-                lock(said).forget(&key);
-                metrics::counter!("fairway_events_dropped_total").increment(1);
-                tracing::debug!(?answer, "an event could not be told");
+    // A webhook that hangs for the events of one namespace holds up those of no other.
+    let mut queue: FairQueue<u64, Telling> = FairQueue::new(CONCURRENT);
+    let (mut running, mut waiting, mut count) = (FuturesUnordered::new(), 0, 0u64);
+    loop {
+        let now = Instant::now();
+        queue.tick(now);
+        while let Some((ticket, (about, event))) = queue.next(now) {
+            waiting -= 1;
+            let sending = send(client.clone(), about, event, &instance, &said);
+            running.push(async move {
+                sending.await;
+                ticket
+            });
+        }
+        let next_late = queue.next_late();
+        let late = async {
+            match next_late {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(ticket) = running.next(), if !running.is_empty() => queue.ended(ticket),
+            () = late => {}
+            telling = receiver.recv() => {
+                let Some((about, event)) = telling else { return };
+                if !lock(&said).is_new(key(&about, &event), now) {
+                    continue;
+                }
+                let namespace: Arc<str> = about.namespace.as_deref().unwrap_or_default().into();
+                if waiting >= WAITING || queue.waiting_in(&namespace) >= WAITING_IN_ONE {
+                    dropped(&said, &key(&about, &event));
+                    continue;
+                }
+                (waiting, count) = (waiting + 1, count + 1);
+                queue.push(&namespace, (count, 0), Urgency::Usual, (about, event));
             }
         }
-    })
-    .await;
+    }
+}
+
+async fn send(
+    client: Client,
+    about: ObjectReference,
+    event: Event,
+    instance: &str,
+    said: &Mutex<Said>,
+) {
+    let namespace = about.namespace.clone().unwrap_or_default();
+    let events: Api<Sent> = Api::namespaced(client, &namespace);
+    let key = key(&about, &event);
+    let made = made(about, event, instance);
+    let parameters = PostParams::default();
+    let answer = insist(|| events.create(&parameters, &made)).await;
+    if !matches!(answer, Ok(Ok(_))) {
+        dropped(said, &key);
+        tracing::debug!(?answer, "an event could not be told");
+    }
+}
+
+/// When it is to be told again it is news still.
+fn dropped(said: &Mutex<Said>, key: &EventKey) {
+    lock(said).forget(key);
+    metrics::counter!("fairway_events_dropped_total").increment(1);
 }
 
 /// Sends a request, and a few times again where it is refused.
@@ -166,9 +207,9 @@ fn made(about: ObjectReference, event: Event, instance: &str) -> Sent {
 }
 
 /// What makes two events the same: the object's UID, the reason, and the message.
-type Key = (Option<String>, String, String);
+type EventKey = (Option<String>, String, String);
 
-fn key(about: &ObjectReference, event: &Event) -> Key {
+fn key(about: &ObjectReference, event: &Event) -> EventKey {
     let (reason, message) = (event.reason.clone(), event.message.clone());
     (about.uid.clone(), reason, message)
 }
@@ -176,13 +217,13 @@ fn key(about: &ObjectReference, event: &Event) -> Key {
 /// What was said lately, or is being said.
 #[derive(Default)]
 struct Said {
-    last: HashMap<Key, Instant>,
-    order: VecDeque<Key>,
+    last: HashMap<EventKey, Instant>,
+    order: VecDeque<EventKey>,
 }
 
 impl Said {
     /// Whether this is to be said; from now on it is not.
-    fn is_new(&mut self, key: Key, now: Instant) -> bool {
+    fn is_new(&mut self, key: EventKey, now: Instant) -> bool {
         if self.last.get(&key).is_some_and(|at| now < *at + SAME) {
             return false;
         }
@@ -197,7 +238,7 @@ impl Said {
         true
     }
     /// It could not be said.
-    fn forget(&mut self, key: &Key) {
+    fn forget(&mut self, key: &EventKey) {
         if self.last.remove(key).is_some() {
             self.order.retain(|it| it != key);
         }

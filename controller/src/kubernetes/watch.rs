@@ -46,24 +46,29 @@ async fn objects<const META: bool>(shared: &Shared, kind: Kind) {
             Ok(News::Alive) => lock(&shared.progress).works(kind),
             Ok(News::Event(event)) => {
                 let event = match event {
-                    Event::Init => Seen::Begins,
-                    Event::InitDone => Seen::Ends,
-                    Event::InitApply(it) | Event::Apply(it) => Seen::There(it.into_value(kind)),
-                    Event::Delete(it) => Seen::Gone(it.into_value(kind)),
+                    Event::Init => ObjectEvent::Begins,
+                    Event::InitDone => ObjectEvent::Ends,
+                    Event::InitApply(it) | Event::Apply(it) => {
+                        ObjectEvent::There(it.into_value(kind))
+                    }
+                    Event::Delete(it) => ObjectEvent::Gone(it.into_value(kind)),
                 };
                 // A list that has begun has not succeeded yet.
-                if !matches!(event, Seen::Begins) {
+                if !matches!(event, ObjectEvent::Begins) {
                     lock(&shared.progress).works(kind);
                 }
                 shared.see(kind, event);
             }
-            Err(error) => lock(&shared.progress).fails(kind, explain(kind, &error)),
+            Err(error) => {
+                let is_refused = matches!(code_of(&error), 401 | 403 | 404);
+                lock(&shared.progress).fails(kind, explain(kind, &error), is_refused);
+            }
         }
     }
 }
 
 /// What a watch saw.
-pub(super) enum Seen {
+pub(super) enum ObjectEvent {
     /// A list of everything begins.
     Begins,
     /// It has ended.
@@ -76,12 +81,7 @@ pub(super) enum Seen {
 
 /// What is wrong, and what to do where that is known.
 fn explain(kind: Kind, error: &Error) -> String {
-    let code = match error {
-        Error::InitialListFailed(kube::Error::Api(status))
-        | Error::WatchStartFailed(kube::Error::Api(status))
-        | Error::WatchError(status) => status.code,
-        _ => 0,
-    };
+    let code = code_of(error);
     let plural = resource(kind).plural;
     match (code, kind) {
         (404, Kind::AddressPool) => format!(
@@ -90,5 +90,15 @@ fn explain(kind: Kind, error: &Error) -> String {
         ),
         (403, _) => format!("{plural} can't be listed: RBAC does not allow it ({error})"),
         _ => format!("{plural} can't be watched: {error}"),
+    }
+}
+
+/// The HTTP status of the answer; 0 where there was none.
+fn code_of(error: &Error) -> u16 {
+    match error {
+        Error::InitialListFailed(kube::Error::Api(status))
+        | Error::WatchStartFailed(kube::Error::Api(status))
+        | Error::WatchError(status) => status.code,
+        _ => 0,
     }
 }

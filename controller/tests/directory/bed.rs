@@ -11,6 +11,7 @@ use fairway_config::net::Protocol;
 use fairway_config::service::PortKey;
 use fairway_controller::{Controller, DirectorySettings, DirectoryStore, Store, WriteOutcome};
 use fairway_controller_core::Settings;
+use futures::StreamExt as _;
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 
@@ -161,7 +162,7 @@ impl Bed {
             },
             status: Status::default(),
         };
-        let outcomes = self.store().write(vec![write], None).await;
+        let outcomes = written(self.store(), vec![write], None).await;
         assert_eq!(outcomes, [WriteOutcome::Written]);
         let version = stored.version;
         self.until("the echo", |bed| bed.services[name].version > version)
@@ -211,6 +212,16 @@ impl Bed {
 
 /// What each Service has: its addresses, its node ports, and its health check port.
 pub(crate) type Given = BTreeMap<String, (Vec<std::net::IpAddr>, Vec<Option<u16>>)>;
+
+/// What becomes of writes.
+pub(crate) async fn written(
+    store: &DirectoryStore,
+    writes: Vec<Write>,
+    since: Option<Instant>,
+) -> Vec<WriteOutcome> {
+    let outcomes = store.write(writes, since).await;
+    outcomes.map(|(_, outcome)| outcome).collect().await
+}
 
 /// A Service of type LoadBalancer with one port.
 pub(crate) fn service(name: &str, port: u16) -> String {

@@ -9,7 +9,7 @@ use fairway_config::exchange::{Held, Status, Write};
 use fairway_config::names::ServiceName;
 use fairway_controller::{Store as _, WriteOutcome};
 
-use super::bed::{Bed, service};
+use super::bed::{Bed, service, written};
 
 /// The time of a file is that of the kernel's last tick, at the slowest.
 const TICK: Duration = Duration::from_millis(10);
@@ -29,13 +29,10 @@ async fn a_stale_decision_is_refused() {
         held: Held::default(),
         status: Status::default(),
     };
-    let outcomes = bed
-        .store()
-        .write(vec![write(stored.version + 1)], None)
-        .await;
+    let outcomes = written(bed.store(), vec![write(stored.version + 1)], None).await;
     assert_eq!(outcomes, [WriteOutcome::Refused]);
     let both = vec![write(stored.version), write(stored.version)];
-    let outcomes = bed.store().write(both, None).await;
+    let outcomes = written(bed.store(), both, None).await;
     assert_eq!(outcomes, [WriteOutcome::Written, WriteOutcome::Refused]);
     // Neither is one that was made from a former spec.
     bed.put("a.yaml", &service("a", 81));
@@ -43,10 +40,7 @@ async fn a_stale_decision_is_refused() {
         bed.services["default/a"].service.ports[0].port == 81
     })
     .await;
-    let outcomes = bed
-        .store()
-        .write(vec![write(stored.version + 1)], None)
-        .await;
+    let outcomes = written(bed.store(), vec![write(stored.version + 1)], None).await;
     assert_eq!(outcomes, [WriteOutcome::Refused]);
 }
 
@@ -92,7 +86,7 @@ async fn a_change_says_how_old_it_is_and_a_start_does_not() {
         held: Held::default(),
         status: Status::default(),
     };
-    let outcomes = bed.store().write(vec![write], Some(long_ago)).await;
+    let outcomes = written(bed.store(), vec![write], Some(long_ago)).await;
     assert_eq!(outcomes, [WriteOutcome::Written]);
     bed.until("the echo", |bed| {
         bed.services["default/a"].version > stored.version
@@ -164,7 +158,7 @@ async fn two_thousand_services_come_in_one_batch_and_their_statuses_go_in_one_wr
     });
     let writes: Vec<_> = writes.collect();
     let began = Instant::now();
-    let outcomes = bed.store().write(writes, None).await;
+    let outcomes = written(bed.store(), writes, None).await;
     assert!(!outcomes.is_empty() && outcomes.iter().all(|it| *it == WriteOutcome::Written));
     eprintln!("statuses written after {:?}", began.elapsed());
     bed.close().await;

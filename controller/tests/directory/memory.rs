@@ -6,7 +6,7 @@ use fairway_config::exchange::{Held, Status, Write};
 use fairway_config::service::PortKey;
 use fairway_controller::{DirectoryStore, OpenError, Store as _, TakeError, WriteOutcome};
 
-use super::bed::{Bed, TCP_80, service};
+use super::bed::{Bed, TCP_80, service, written};
 
 #[tokio::test]
 async fn what_a_service_holds_survives_a_restart() {
@@ -130,7 +130,7 @@ async fn views_that_cannot_be_written_hold_up_nothing_and_are_tried_again() {
         },
         status: Status::default(),
     };
-    let outcomes = bed.store().write(vec![write], None).await;
+    let outcomes = written(bed.store(), vec![write], None).await;
     assert!(
         matches!(outcomes[..], [WriteOutcome::Written]),
         "{outcomes:?}"

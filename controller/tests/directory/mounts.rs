@@ -7,7 +7,7 @@ use std::process::Command;
 use fairway_config::exchange::{Held, Status, Write};
 use fairway_controller::{Store as _, WriteOutcome};
 
-use super::bed::{Bed, service};
+use super::bed::{Bed, service, written};
 
 /// Set for the run inside.
 const INSIDE: &str = "FAIRWAY_TEST_INSIDE";
@@ -74,7 +74,7 @@ async fn a_full_disk_loses_nothing_that_was_there() {
         },
         status: Status::default(),
     };
-    let outcomes = bed.store().write(vec![write], None).await;
+    let outcomes = written(bed.store(), vec![write], None).await;
     assert!(matches!(&outcomes[..], [WriteOutcome::Failed(why)] if why.contains("No space")));
     assert_eq!(bed.there("default/b").await.held, Held::default());
     // Another form of a Service takes effect, and what it was stays on disk.

@@ -113,6 +113,7 @@ impl Builder {
                 }
                 Change::Namespace(..)
                 | Change::Secret(..)
+                | Change::PoolStatus(..)
                 | Change::Report(..)
                 | Change::Gateway(..) => {}
             }

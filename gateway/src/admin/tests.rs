@@ -127,6 +127,7 @@ impl Views for FakeViews {
                 title: "Address".into(),
                 sentences: vec!["It has.".into()],
             }],
+            held_back: false,
         })
     }
     fn readiness(&self) -> Readiness {

@@ -24,6 +24,7 @@ tests![
     get_knows_namespaces,
     explain_says_why,
     explain_says_where_there_is_no_such_service,
+    explain_of_what_is_held_back_says_so_and_fails,
     validate_accepts_what_is_good,
     validate_reports_every_problem_at_once,
     crds_can_be_read,
@@ -225,6 +226,41 @@ fn explain_says_why() -> Result<()> {
     ]);
     fairway.write("shop.yaml", &manifests)?;
     fairway.explains("default/shop", &["192.0.2.12", "not ready"])
+}
+
+fn explain_of_what_is_held_back_says_so_and_fails() -> Result<()> {
+    let (fairway, _site, _served) = edge(&[])?;
+    let explain = || fairway.cli(&["explain", "service", "default/shop"]);
+    ensure!(explain()?.status.success());
+    let good = all(&[&edge_pool(), &load_balancer("shop", vip(1), 80, 8080)]);
+    let held_back = |what: &str| {
+        wait::until_some(&format!("explain fails: {what}"), || {
+            let output = explain()?;
+            let said = text(&output.stdout);
+            ensure!(output.status.code() == Some(1), "{output:?}");
+            ensure!(
+                said.contains("Held back") && said.contains("shop.yaml"),
+                "{said}"
+            );
+            ensure!(
+                said.contains("203.0.113.1"),
+                "what is in force is said, too: {said}"
+            );
+            Ok(())
+        })
+    };
+    let wrong_type = good.replace("port: 80", "port: [80]");
+    ensure!(wrong_type != good);
+    fairway.write("shop.yaml", &wrong_type)?;
+    held_back("an object that can't be read")?;
+    fairway.write("shop.yaml", "{{{ no YAML")?;
+    held_back("a file that can't be read")?;
+    fairway.write("shop.yaml", &good)?;
+    wait::until_some("it is as it should be", || {
+        let output = explain()?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(())
+    })
 }
 
 fn explain_says_where_there_is_no_such_service() -> Result<()> {

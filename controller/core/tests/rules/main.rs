@@ -4,6 +4,7 @@
 
 mod asking;
 mod changes;
+mod controllers;
 mod nodes;
 mod programmed;
 mod reports;

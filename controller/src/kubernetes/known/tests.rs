@@ -1,15 +1,16 @@
 use serde_json::json;
 
+use super::super::write::{self, ServiceRequest};
 use super::*;
 
 const NOW: Timestamp = Timestamp(1_000);
 
-fn known(decides: bool) -> Known {
-    let class = Class {
+fn known(decides: bool) -> ObjectCache {
+    let class = ClassFilter {
         name: "fairway.dev/gateway".into(),
         is_default: true,
     };
-    Known::new(class, decides)
+    ObjectCache::new(class, decides)
 }
 
 fn service(version: u32, status: &Value) -> Value {
@@ -33,7 +34,7 @@ fn key() -> ObjectKey {
     "Service web/shop".parse().unwrap()
 }
 
-fn held(known: &Known) -> Vec<String> {
+fn held(known: &ObjectCache) -> Vec<String> {
     let stored = &known.service(&key()).unwrap().stored;
     stored
         .held
@@ -264,4 +265,105 @@ fn what_concerns_many_services_is_told_where_what_is_used_of_it_differs() {
     assert!(told(pool(1, 9, 0)));
     assert!(!told(pool(2, 9, 5)));
     assert!(told(pool(3, 8, 5)));
+}
+
+/// The same Service, taken by the controller of this class.
+fn taken(version: u32, class: &str, status: &Value) -> Value {
+    let mut taken = service(version, status);
+    taken["metadata"]["annotations"] = json!({CONTROLLER: class});
+    taken["metadata"]["finalizers"] = json!([FINALIZER]);
+    taken
+}
+
+fn own(version: u32, status: &Value) -> Value {
+    taken(version, "fairway.dev/gateway", status)
+}
+
+/// What this controller would write to bring the Service to where it has no address.
+fn release(known: &ObjectCache) -> Vec<ServiceRequest> {
+    let record = known.service(&key()).unwrap();
+    write::steps(record, known.class(), &[], &Status::default())
+}
+
+#[test]
+fn what_another_controller_has_is_neither_touched_nor_given_again() {
+    let mut known = known(true);
+    let said = json!({
+        "loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "Proxy"}]},
+        "conditions": [{"type": "fairway.dev/AddressAssigned", "status": "True"}],
+    });
+    let theirs = taken(1, "example.com/other", &said);
+    known.put(Kind::Service, &theirs, NOW).unwrap();
+    let record = known.service(&key()).unwrap();
+    assert!(!record.ours && !record.is_stray() && release(&known).is_empty());
+    // It counts as taken, and the core knows that it is another's.
+    assert_eq!(held(&known), ["192.0.2.1"]);
+    let other = &record.stored.service.asks.other_controller;
+    assert_eq!(other.as_deref(), Some("example.com/other"));
+    assert_eq!(known.problems().len(), 1);
+    // It lets go.
+    known
+        .put(Kind::Service, &service(2, &json!({})), NOW)
+        .unwrap();
+    assert!(known.service(&key()).unwrap().ours && known.problems().is_empty());
+}
+
+#[test]
+fn a_service_without_our_mark_is_not_released_whatever_its_conditions_say() {
+    let mut known = known(true);
+    let said = json!({"conditions": [{"type": "fairway.dev/AddressAssigned", "status": "True"}]});
+    let mut not_ours = service(1, &said);
+    not_ours["spec"]["loadBalancerClass"] = "example.com/other".into();
+    known.put(Kind::Service, &not_ours, NOW).unwrap();
+    assert!(release(&known).is_empty());
+}
+
+#[test]
+fn finalizer_and_annotation_come_first_and_go_last() {
+    let mut known = known(true);
+    known
+        .put(Kind::Service, &service(1, &json!({})), NOW)
+        .unwrap();
+    let wanted = Status {
+        has_foreign_ingress: true,
+        ..Status::default()
+    };
+    let record = known.service(&key()).unwrap();
+    let steps = write::steps(record, known.class(), &[], &wanted);
+    let claim = ServiceRequest::Claim(vec![FINALIZER.to_owned()], Some(Arc::clone(known.class())));
+    assert_eq!(steps, [claim, ServiceRequest::Status(wanted)]);
+    // Its type changes, and the API server empties the status of its load balancer.
+    let mut released = own(2, &assigned("192.0.2.1"));
+    released["spec"]["type"] = "ClusterIP".into();
+    known.put(Kind::Service, &released, NOW).unwrap();
+    let all = [
+        ServiceRequest::Status(Status::default()),
+        ServiceRequest::Claim(vec![], None),
+    ];
+    assert_eq!(release(&known), all);
+    // Whoever takes over after a crash in between finds the rest.
+    let mut emptied = own(3, &json!({}));
+    emptied["spec"]["type"] = "ClusterIP".into();
+    known.put(Kind::Service, &emptied, NOW).unwrap();
+    assert!(known.is_stray(&key()));
+    assert_eq!(release(&known), all[1..]);
+}
+
+#[test]
+fn a_mark_that_a_person_takes_away_is_put_back_and_one_that_names_another_is_a_handover() {
+    let mut known = known(true);
+    let status = assigned("192.0.2.1");
+    known.put(Kind::Service, &own(1, &status), NOW).unwrap();
+    assert!(!known.is_stray(&key()));
+    known.put(Kind::Service, &service(2, &status), NOW).unwrap();
+    assert!(known.is_stray(&key()));
+    known.put(Kind::Service, &own(3, &status), NOW).unwrap();
+    assert!(!known.is_stray(&key()));
+    let handed_over = taken(4, "example.com/other", &status);
+    known.put(Kind::Service, &handed_over, NOW).unwrap();
+    assert!(!known.is_stray(&key()) && release(&known).is_empty());
+    // Another takes the mark away: what it leaves is free for whoever is first.
+    let free = service(5, &json!({}));
+    known.put(Kind::Service, &free, NOW).unwrap();
+    assert_eq!(known.service(&key()).unwrap().owner, ServiceOwner::Nobody);
 }

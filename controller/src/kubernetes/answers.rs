@@ -1,0 +1,54 @@
+//! What an answer of the API server says of whoever asked and of how much it takes.
+
+use kube::Error;
+use tokio::time::error::Elapsed;
+
+use super::fair_queue::Sign;
+
+/// Whether the API server had no room for a request.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::Api(status) if status.code == 429)
+}
+
+/// What an answer says of how many requests the API server takes.
+pub(super) fn sign_of<T>(answer: &Result<kube::Result<T>, Elapsed>) -> Sign {
+    match answer {
+        Ok(Ok(_)) => Sign::Well,
+        Ok(Err(error)) if is_refusal(error) => Sign::Busy,
+        Ok(Err(Error::Api(status))) => match status.code {
+            400..500 => Sign::Well,
+            503 | 504 => Sign::Busy,
+            _ => Sign::Neither,
+        },
+        // One webhook that hangs is enough for that: its namespace is held back while it does.
+        Ok(Err(_)) | Err(_) => Sign::Neither,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kube::core::Status;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_come_is_no_sign_of_a_busy_api_server() {
+        let late = tokio::time::timeout(Duration::ZERO, std::future::pending()).await;
+        let answer: Result<kube::Result<()>, _> = late;
+        assert_eq!(sign_of(&answer), Sign::Neither);
+        for (code, sign) in [
+            (429, Sign::Busy),
+            (503, Sign::Busy),
+            (504, Sign::Busy),
+            (500, Sign::Neither),
+            // That one object is not taken says that there is time for it.
+            (422, Sign::Well),
+        ] {
+            let status = Status::failure("so it is", "Reason").with_code(code);
+            let answer: Result<kube::Result<()>, _> = Ok(Err(Error::Api(status.boxed())));
+            assert_eq!(sign_of(&answer), sign, "{code}");
+        }
+    }
+}

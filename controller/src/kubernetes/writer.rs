@@ -1,0 +1,147 @@
+//! Begins the writes of the queue, each beside the others.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fairway_config::exchange::Write;
+use fairway_config::object::{Kind, ObjectKey};
+use futures::StreamExt as _;
+use futures::stream::{self, FuturesUnordered};
+use tokio::sync::mpsc;
+use tokio::time::error::Elapsed;
+
+use super::answers::{is_refusal, sign_of};
+use super::fair_queue::{Ticket, Urgency};
+use super::settings::{REQUEST, key_of};
+use super::shared::Shared;
+use super::write_queue::WriteJob;
+use crate::feed::lock;
+use crate::store::{Outcomes, WriteKey};
+
+/// How often a request is sent that is refused each time, and the first and longest pause before it
+/// is sent again.
+const TRIES: u32 = 8;
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+impl Shared {
+    /// Takes these to write. Urgent is what gives an address or takes one back.
+    pub(super) fn take_writes(&self, writes: Vec<Write>, since: Option<Instant>) -> Outcomes {
+        let (reply, outcomes) = mpsc::channel(writes.len().max(1));
+        for write in writes {
+            let reply = reply.clone();
+            let (key, part) = match &write {
+                Write::Service { name, .. } => (key_of(name), 0),
+                Write::NodePorts { name, .. } => (key_of(name), 1),
+                Write::Pool { name, .. } => (pool_key(name), 0),
+            };
+            let urgency = match &write {
+                Write::Service { held, .. } => {
+                    let known = lock(&self.known);
+                    let record = known.service(&key);
+                    match record.is_some_and(|it| it.stored.held.addresses == held.addresses) {
+                        true => Urgency::Usual,
+                        false => Urgency::Urgent,
+                    }
+                }
+                Write::NodePorts { .. } => Urgency::Urgent,
+                Write::Pool { .. } => Urgency::Usual,
+            };
+            let job = WriteJob::Write {
+                write,
+                since,
+                reply,
+            };
+            self.write_queue.push(key, part, urgency, job);
+        }
+        let outcomes = stream::unfold(outcomes, |mut outcomes| async {
+            Some((outcomes.recv().await?, outcomes))
+        });
+        outcomes.boxed()
+    }
+
+    /// Does the writer's jobs, for ever.
+    pub(super) async fn run_writer(&self) {
+        let mut running = FuturesUnordered::new();
+        loop {
+            let next_late = self.write_queue.begin(|ticket, job| {
+                running.push(self.perform(ticket, job));
+            });
+            let late = async {
+                match next_late {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.write_queue.came.notified() => {}
+                Some(()) = running.next(), if !running.is_empty() => {}
+                () = late => {}
+            }
+        }
+    }
+
+    async fn perform(&self, ticket: Ticket, job: WriteJob) {
+        match job {
+            WriteJob::Write {
+                write,
+                since,
+                reply,
+            } => {
+                let key = WriteKey::of(&write);
+                let outcome = match write {
+                    Write::Service {
+                        name,
+                        version,
+                        held,
+                        status,
+                    } => self.write_service(name, version, held, status, since).await,
+                    Write::NodePorts {
+                        name,
+                        version,
+                        numbers,
+                    } => self.write_node_ports(name, version, &numbers).await,
+                    Write::Pool { name, status } => self.write_pool(name, status).await,
+                };
+                // There is room for each. Where nobody listens any more nobody wants to know.
+                let _ = reply.try_send((key, outcome));
+            }
+            WriteJob::Repair(key, waited) => self.put_right(key, waited).await,
+        }
+        self.write_queue.ended(ticket);
+    }
+
+    /// Sends a request about an object of this namespace, and again where it was refused. Nothing, where
+    /// this process does not lead any more.
+    pub(super) async fn request<T, F>(
+        &self,
+        namespace: &Arc<str>,
+        request: impl Fn() -> F,
+    ) -> Option<Result<kube::Result<T>, Elapsed>>
+    where
+        F: Future<Output = kube::Result<T>>,
+    {
+        let mut tries = 0;
+        loop {
+            if !self.settings.leadership.holds() {
+                return None;
+            }
+            let answer = tokio::time::timeout(REQUEST, request()).await;
+            let sign = sign_of(&answer);
+            self.write_queue.answered(namespace, sign);
+            tries += 1;
+            let refused = matches!(&answer, Ok(Err(error)) if is_refusal(error));
+            if !refused || tries == TRIES {
+                return Some(answer);
+            }
+            tokio::time::sleep((PAUSE.0 * 2u32.pow(tries)).min(PAUSE.1)).await;
+        }
+    }
+}
+
+fn pool_key(name: &Arc<str>) -> ObjectKey {
+    ObjectKey {
+        kind: Kind::AddressPool,
+        namespace: None,
+        name: Arc::clone(name),
+    }
+}
