@@ -158,11 +158,16 @@ pub(crate) fn an_address_that_is_no_fairway_is_said_to_be_none() -> Result<()> {
     let mut command = Command::new(programs::find("nginx")?);
     let folder = tempfile::tempdir()?;
     let configuration = folder.path().join("nginx.conf");
+    // nginx removes its pid file at its end, so that has to be a file of its own.
+    let pid = folder.path().join("nginx.pid");
     std::fs::write(
         &configuration,
-        "daemon off; master_process off; pid /dev/null; error_log stderr; events {} http { access_log off; \
-         server { listen 127.0.0.1:8003; location / { return 404; } } \
-         server { listen 127.0.0.1:8004; location / { return 200 \"<html>\"; } } }",
+        format!(
+            "daemon off; master_process off; pid {}; error_log stderr; events {{}} http {{ access_log off; \
+             server {{ listen 127.0.0.1:8003; location / {{ return 404; }} }} \
+             server {{ listen 127.0.0.1:8004; location / {{ return 200 \"<html>\"; }} }} }}",
+            pid.display()
+        ),
     )?;
     command.arg("-c").arg(&configuration);
     let _nginx = site.edge.spawn(command)?;
