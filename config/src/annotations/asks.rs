@@ -42,7 +42,7 @@ const MOST_NOTICES: usize = 20;
 
 /// Merges what the annotations and the older fields ask for.
 pub fn merge(texts: &RequestTexts<'_>) -> Merged {
-    let mut reader = Reader {
+    let mut reader = RequestReader {
         texts,
         notices: Vec::new(),
         omitted: 0,
@@ -87,7 +87,7 @@ pub fn merge(texts: &RequestTexts<'_>) -> Merged {
     merged
 }
 
-struct Reader<'s, 'a> {
+struct RequestReader<'s, 'a> {
     texts: &'s RequestTexts<'a>,
     notices: Vec<Notice>,
     /// How many there was no room for.
@@ -99,7 +99,7 @@ struct Reader<'s, 'a> {
     closed_by: Option<String>,
 }
 
-impl<'a> Reader<'_, 'a> {
+impl<'a> RequestReader<'_, 'a> {
     fn notice(&mut self, reason: &str, message: String) {
         if self.notices.len() >= MOST_NOTICES {
             self.omitted += 1;

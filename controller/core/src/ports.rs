@@ -36,7 +36,7 @@ pub(crate) enum NumberRefusal {
 
 /// Who has a number, and what for.
 #[derive(Debug)]
-struct Owner {
+struct NodePortOwner {
     slot: ServiceSlot,
     name: ServiceName,
     uses: Vec<Use>,
@@ -48,7 +48,7 @@ pub(crate) struct NodePorts {
     range: NodePortRange,
     static_band: BTreeSet<u16>,
     dynamic_band: BTreeSet<u16>,
-    owners: HashMap<u16, Owner>,
+    owners: HashMap<u16, NodePortOwner>,
     /// Numbers that were let go of and not taken again since that was last looked at.
     freed: BTreeSet<u16>,
 }
@@ -129,7 +129,7 @@ impl NodePorts {
         self.static_band.remove(&number);
         self.dynamic_band.remove(&number);
         self.freed.remove(&number);
-        let owner = self.owners.entry(number).or_insert_with(|| Owner {
+        let owner = self.owners.entry(number).or_insert_with(|| NodePortOwner {
             slot,
             name: name.clone(),
             uses: Vec::new(),

@@ -10,7 +10,7 @@ use fairway_config::net::{AddressRange, IpFamily, Protocol};
 use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
 use fairway_config::selector::Selector;
 use fairway_config::service::{
-    AppProtocol, Asks, ExternalTrafficPolicy, ForwardTo, IpFamilyPolicy, PortKey, Service,
+    AppProtocol, Asks, ExternalTrafficPolicy, ForwardTo, IpFamilyPolicy, Notice, PortKey, Service,
     ServicePort, TargetPort,
 };
 use fairway_config::time::Timestamp;
@@ -301,6 +301,20 @@ fn a_service_that_no_controller_has_taken_keeps_its_node_ports_alone() {
     };
     let built = builder(without, vec![edge(), service(other)]);
     assert_eq!(built.routes().count(), 0);
+}
+
+#[test]
+fn what_was_left_out_of_a_slice_is_a_notice_of_its_service() {
+    let mut odd = slice("shop", "shop-a", &["192.0.2.20"]);
+    odd.notices = vec![Notice::new(
+        "LeftOut",
+        "EndpointSlice web/shop-a, endpoints[1]",
+    )];
+    let built = builder(
+        settings(),
+        vec![edge(), service(stored("shop", "203.0.113.1")), slices(odd)],
+    );
+    assert_eq!(reasons(&route(&built, "shop")), ["LeftOut"]);
 }
 
 #[test]
