@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
+/// What the name of each setting begins with.
+const PREFIX: &str = "FAIRWAY_";
+
 /// What tests and builds of Fairway itself use.
 const OWN: [&str; 3] = ["FAIRWAY_BIN", "FAIRWAY_LOG", "FAIRWAY_TEST_TOOLS"];
 
 /// How alike a name has to be for it to be meant (`strsim::jaro_winkler`, 1.0 is the same).
-const ALIKE: f64 = 0.9;
+const ALIKE: f64 = 0.85;
 
 /// A sentence about each variable of the environment that is named as a setting of Fairway and is none
 /// of `command` or its subcommands.
@@ -17,12 +20,12 @@ pub(crate) fn warnings<'a>(
     let mut settings: BTreeSet<String> = OWN.map(str::to_owned).into();
     note(command, &mut settings);
     names
-        .filter(|name| name.starts_with("FAIRWAY_") && !settings.contains(*name))
+        .filter(|name| name.starts_with(PREFIX) && !settings.contains(*name))
         .filter(|name| !is_of_a_service(name) && !name.starts_with("FAIRWAY_TEST_"))
         .map(|name| {
             let meant = settings
                 .iter()
-                .map(|setting| (strsim::jaro_winkler(name, setting), setting))
+                .map(|setting| (alike(name, setting), setting))
                 .filter(|(alike, _)| *alike >= ALIKE)
                 .max_by(|(one, _), (other, _)| one.total_cmp(other));
             let front = format!("the environment variable {name} is no setting of Fairway");
@@ -32,6 +35,12 @@ pub(crate) fn warnings<'a>(
             }
         })
         .collect()
+}
+
+/// How alike two names are behind what all of them begin with.
+fn alike(name: &str, setting: &str) -> f64 {
+    let rest = |name: &str| name.strip_prefix(PREFIX).unwrap_or(name).to_owned();
+    strsim::jaro_winkler(&rest(name), &rest(setting))
 }
 
 fn note(command: &clap::Command, settings: &mut BTreeSet<String>) {

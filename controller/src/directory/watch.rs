@@ -255,7 +255,9 @@ fn hint(
         if links && moved {
             hints.push(Hint::Survey);
         }
-    } else if flags.contains(ReadFlags::ISDIR) {
+        return;
+    }
+    if flags.contains(ReadFlags::ISDIR) {
         hints.push(Hint::Survey);
         return;
     }
