@@ -441,12 +441,13 @@ impl World {
                     && !lease.failing.contains(&n)
             });
             let was_found = self.found.contains(&n) && is_true(known);
+            // What was decided on an older version is refused: it is said to nobody.
+            let current = self.store.get(&n).filter(|it| it.version == version);
             assert!(
-                !claims || is_programmed || was_found,
+                !claims || is_programmed || was_found || current.is_none(),
                 "s{n} is said to be programmed as {form:?}: {:?}",
                 self.heard
             );
-            let current = self.store.get(&n).filter(|it| it.version == version);
             match current.filter(|_| at < taken).cloned() {
                 Some(stored) => {
                     let stored = StoredService {

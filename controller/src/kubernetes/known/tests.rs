@@ -26,8 +26,15 @@ fn service(version: u32, status: &Value) -> Value {
     })
 }
 
+/// The status that a controller writes with an address.
 fn assigned(address: &str) -> Value {
-    json!({"loadBalancer": {"ingress": [{"ip": address, "ipMode": "Proxy"}]}})
+    json!({
+        "loadBalancer": {"ingress": [{"ip": address, "ipMode": "Proxy"}]},
+        "conditions": [{
+            "type": conditions::ADDRESS_ASSIGNED, "status": "True", "reason": "Assigned",
+            "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }],
+    })
 }
 
 fn key() -> ObjectKey {
@@ -64,8 +71,12 @@ fn an_answer_behind_the_watch_still_tells_what_is_held() {
 }
 
 #[test]
-fn a_gateway_serves_what_the_status_says() {
+fn a_gateway_serves_what_a_controller_of_fairways_has_given() {
     let mut known = known(false);
+    let mut of_another = assigned("192.0.2.9");
+    of_another["conditions"] = json!([]);
+    known.put(Kind::Service, &service(0, &of_another), NOW);
+    assert!(held(&known).is_empty());
     known
         .put(Kind::Service, &service(1, &json!({})), NOW)
         .unwrap();
