@@ -34,7 +34,7 @@ use fairway_config::view::EndpointRow;
 use self::claims::{Claims, Moved};
 use self::compose::Composed;
 use self::dialled::Dialled;
-use self::services::{Entry, Id, Services, SliceKey};
+use self::services::{Id, ServiceEntry, Services, SliceKey};
 pub use self::settings::{ServeNodePorts, Settings};
 use self::surroundings::Surroundings;
 use crate::route::{Resolved, Route};
@@ -54,13 +54,13 @@ pub struct Builder {
     names: HashMap<Arc<str>, BTreeSet<Id>>,
     /// DNS names that somebody has come to depend on, or nobody does any more.
     changed_names: BTreeSet<Arc<str>>,
-    /// Services whose routes depend on the Nodes: [`Entry::on_nodes`] is set.
+    /// Services whose routes depend on the Nodes: [`ServiceEntry::on_nodes`] is set.
     on_nodes: HashSet<Id>,
     /// Services with an endpoint on the host itself: one's own listeners must not be among them.
     on_host: HashMap<SocketAddr, BTreeSet<Id>>,
     /// Who names which address as an endpoint's.
     dialled: Dialled,
-    /// Services whose routes are to be made anew, each once: [`Entry::dirty`] is set.
+    /// Services whose routes are to be made anew, each once: [`ServiceEntry::dirty`] is set.
     dirty: Vec<Id>,
     /// What surrounds all Services has changed.
     all_dirty: bool,
@@ -222,7 +222,7 @@ impl Builder {
             .unwrap_or_default()
     }
 
-    fn entry(&self, service: &ServiceName) -> Option<&Entry> {
+    fn entry(&self, service: &ServiceName) -> Option<&ServiceEntry> {
         self.services.get(self.services.id(service)?)
     }
 

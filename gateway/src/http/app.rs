@@ -17,8 +17,8 @@ use pingora_error::{Error, ErrorSource, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-use super::connection::{Connection, Phase};
-use super::failure::Failure;
+use super::connection::{ClientConnection, Phase};
+use super::failure::ErrorResponse;
 use super::forwarded;
 use super::limits::{
     CLIENT, CONNECTION_WINDOW, ENDPOINT, ENDPOINTS_TRIED, POOLED, STREAM_IDLE, STREAM_WINDOW,
@@ -38,13 +38,13 @@ pub(super) struct App {
 /// One request.
 #[derive(Default)]
 pub(super) struct Request {
-    connection: Option<Arc<Connection>>,
+    connection: Option<Arc<ClientConnection>>,
     /// Endpoints that could not be reached.
     tried: Vec<EndpointAddr>,
     /// When dialling began.
     dialled: Option<Instant>,
     endpoint: Option<InUse>,
-    failure: Option<Failure>,
+    failure: Option<ErrorResponse>,
     /// Leave to open a connection to an endpoint, where the client's connection has none for it.
     permit: Option<Permit>,
 }
@@ -66,7 +66,7 @@ impl Drop for InUse {
 }
 
 impl Request {
-    fn connection(&self) -> Result<&Arc<Connection>> {
+    fn connection(&self) -> Result<&Arc<ClientConnection>> {
         self.connection
             .as_ref()
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "a session without connection"))
@@ -96,7 +96,7 @@ impl ProxyHttp for App {
         session: &mut Session,
         request: &mut Request,
     ) -> Result<()> {
-        request.connection = Connection::of(session).cloned();
+        request.connection = ClientConnection::of(session).cloned();
         let connection = request.connection()?;
         if !session.is_http2() {
             connection.set_phase(if asks_websocket(session) {
@@ -130,14 +130,14 @@ impl ProxyHttp for App {
             request.permit = self.descriptors.take(Some(&port.share), 1);
             if request.permit.is_none() {
                 port.counters.reject(Rejection::Limit);
-                request.failure = Some(Failure::Overloaded);
+                request.failure = Some(ErrorResponse::Overloaded);
                 return Err(Error::new_up(ErrorType::ConnectError));
             }
         }
         let Some(endpoint) = port.pick(&route, client, now, &request.tried) else {
             if request.failure.is_none() {
                 port.counters.reject(Rejection::NoEndpoint);
-                request.failure = Some(Failure::NoEndpoint);
+                request.failure = Some(ErrorResponse::NoEndpoint);
             }
             return Err(Error::new_up(ErrorType::ConnectNoRoute));
         };
@@ -211,7 +211,7 @@ impl ProxyHttp for App {
         request: &mut Request,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        request.failure = Failure::of(&error);
+        request.failure = ErrorResponse::of(&error);
         if let (Some(connection), Some(addr)) = (&request.connection, endpoint_of(peer)) {
             let port = &connection.port;
             let took = request.dialled.map(|dialled| dialled.elapsed());
@@ -298,8 +298,8 @@ impl ProxyHttp for App {
         request: &mut Request,
     ) -> FailToProxy {
         let failure = match error.esource() {
-            ErrorSource::Downstream => Failure::of(error),
-            _ => request.failure.or_else(|| Failure::of(error)),
+            ErrorSource::Downstream => ErrorResponse::of(error),
+            _ => request.failure.or_else(|| ErrorResponse::of(error)),
         };
         request.failure = failure;
         if session.is_http2() && session.response_written().is_some() {
@@ -343,7 +343,7 @@ impl ProxyHttp for App {
             listen = %connection.listen,
             method = %session.req_header().method,
             status,
-            failure = request.failure.map(Failure::code),
+            failure = request.failure.map(ErrorResponse::code),
             error = error.map(tracing::field::display),
             "request",
         );

@@ -26,7 +26,7 @@ use crate::port::EndpointState;
 
 /// One connection of a client, from accept to close.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct ClientConnection {
     pub(super) listen: ListenAddr,
     pub(super) client: ClientAddr,
     /// The hops that its connections to endpoints have.
@@ -81,7 +81,7 @@ impl Phase {
     }
 }
 
-impl Connection {
+impl ClientConnection {
     /// A connection that was just accepted and admitted.
     pub(super) fn new(
         listen: ListenAddr,
@@ -110,7 +110,7 @@ impl Connection {
         digest.user_data.as_ref()?.downcast_ref::<Arc<Self>>()
     }
 
-    /// What makes [`Connection::of`] find this connection.
+    /// What makes [`ClientConnection::of`] find this connection.
     pub(super) fn digest(self: &Arc<Self>) -> Option<Arc<ProxyDigest>> {
         // The header is of no use here: pingora's type has one because it was made for CONNECT.
         let header = ResponseHeader::build(200, Some(0)).ok()?;
@@ -181,7 +181,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for ClientConnection {
     fn drop(&mut self) {
         if *self.failed.get_mut() {
             self.port.counters.failed.increment();

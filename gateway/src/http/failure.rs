@@ -11,7 +11,7 @@ pub(super) const HEADER: &str = "x-fairway-error";
 
 /// Why a request has no answer of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum ErrorResponse {
     /// The request makes no sense, or more than one.
     BadRequest,
     /// The request's head or body did not arrive in time.
@@ -38,7 +38,7 @@ pub(super) enum Failure {
     Internal,
 }
 
-impl Failure {
+impl ErrorResponse {
     /// What an error of pingora means.
     pub(super) fn of(error: &Error) -> Option<Self> {
         use ErrorType::*;

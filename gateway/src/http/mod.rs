@@ -46,7 +46,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::app::App;
-use self::connection::{Connection, Phase};
+use self::connection::{ClientConnection, Phase};
 use self::limits::{CLIENT, KEEP_ALIVE, STREAM_WINDOW, TRIES};
 use self::send_buffer::SendBuffer;
 use self::stream::Downstream;
@@ -121,7 +121,7 @@ impl Server {
     ) {
         // Answers are written in whole pieces: waiting for more to fill a segment only delays them.
         let _ = stream.set_nodelay(true);
-        let connection = Arc::new(Connection::new(listen, client, hops, port, clock));
+        let connection = Arc::new(ClientConnection::new(listen, client, hops, port, clock));
         let (downstream, sending) = Downstream::new(stream, connection.clone());
         let stopping = self.stopping.subscribe();
         let mut serving = self.proxy.process_new(Box::new(downstream), &stopping);
@@ -165,7 +165,7 @@ impl Server {
 
     /// Waits until a client has all that was written, once nothing more will be. Where an endpoint
     /// has broken off, the beginning of its answer may not be sent yet.
-    async fn deliver(&self, connection: &Connection, sending: &SendBuffer) {
+    async fn deliver(&self, connection: &ClientConnection, sending: &SendBuffer) {
         let rest = poll_fn(|cx| sending.poll_send(cx));
         let rest = tokio::time::timeout(CLIENT, rest);
         let sent = tokio::select! {

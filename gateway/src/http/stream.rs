@@ -24,8 +24,8 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connection::{Connection, Phase};
-use super::failure::Failure;
+use super::connection::{ClientConnection, Phase};
+use super::failure::ErrorResponse;
 use super::limits::HEAD_BYTES;
 use super::send_buffer::SendBuffer;
 
@@ -39,7 +39,7 @@ const FIRST_READ: usize = 2048;
 pub(super) struct Downstream {
     socket: OwnedReadHalf,
     sending: Arc<SendBuffer>,
-    connection: Arc<Connection>,
+    connection: Arc<ClientConnection>,
     digest: Option<Arc<ProxyDigest>>,
     socket_digest: Arc<SocketDigest>,
     /// The phase that `deadline` is for.
@@ -55,7 +55,10 @@ pub(super) struct Downstream {
 
 impl Downstream {
     /// The stream of a connection that was just accepted, and what it sends by.
-    pub(super) fn new(socket: TcpStream, connection: Arc<Connection>) -> (Self, Arc<SendBuffer>) {
+    pub(super) fn new(
+        socket: TcpStream,
+        connection: Arc<ClientConnection>,
+    ) -> (Self, Arc<SendBuffer>) {
         let timed = connection.phase();
         let descriptor = socket.as_raw_fd();
         let (socket, sending) = socket.into_split();
@@ -87,7 +90,7 @@ impl Downstream {
     }
 
     /// Tells the client why, as far as its window lets that through at once, and ends the stream.
-    fn give_up(&mut self, why: Failure) -> io::Error {
+    fn give_up(&mut self, why: ErrorResponse) -> io::Error {
         let _ = self.socket.as_ref().try_write(&why.raw_response());
         self.connection.set_failed();
         io::Error::new(io::ErrorKind::TimedOut, why.code())
@@ -97,7 +100,7 @@ impl Downstream {
     fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.follow_phase();
         if self.timed == Phase::Head && self.head >= HEAD_BYTES {
-            return Poll::Ready(Err(self.give_up(Failure::HeadTooLarge)));
+            return Poll::Ready(Err(self.give_up(ErrorResponse::HeadTooLarge)));
         }
         let before = buf.filled().len();
         let poll = Pin::new(&mut self.socket).poll_read(cx, buf);
@@ -117,8 +120,8 @@ impl Downstream {
                     Phase::New => {
                         return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                     }
-                    Phase::Upgrading => Failure::UpstreamTimeout,
-                    _ => Failure::RequestTimeout,
+                    Phase::Upgrading => ErrorResponse::UpstreamTimeout,
+                    _ => ErrorResponse::RequestTimeout,
                 };
                 return Poll::Ready(Err(self.give_up(why)));
             }

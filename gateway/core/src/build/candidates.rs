@@ -85,12 +85,12 @@ impl<'a> Gatherer<'a> {
                 let of_family = ips.iter().find(|ip| IpFamily::of(**ip) == family);
                 let ip = of_family.or(ips.first())?.to_canonical();
                 let (standing, without) = behind.of(&node.name);
-                let barred = (standing == Standing::Away).then_some(without);
+                let barred = (standing == NodeEndpointState::Away).then_some(without);
                 Some(EndpointCandidate {
                     addr: EndpointAddr(SocketAddr::new(ip, *number)),
-                    ready: standing == Standing::Ready,
+                    ready: standing == NodeEndpointState::Ready,
                     serving: true,
-                    terminating: standing == Standing::Ending,
+                    terminating: standing == NodeEndpointState::Ending,
                     node: Some(&node.name),
                     for_zones: &[],
                     for_nodes: &[],
@@ -113,18 +113,18 @@ impl<'a> Gatherer<'a> {
             .flat_map(|slice| &slice.endpoints)
             .map(|endpoint| {
                 let standing = if endpoint.ready || service.publish_not_ready_addresses {
-                    Standing::Ready
+                    NodeEndpointState::Ready
                 } else if endpoint.serving && endpoint.terminating {
-                    Standing::Ending
+                    NodeEndpointState::Ending
                 } else {
-                    Standing::Away
+                    NodeEndpointState::Away
                 };
                 (endpoint.node.as_deref(), standing)
             });
         match service.external_traffic_policy {
             ExternalTrafficPolicy::Cluster => {
                 let best = listed.map(|(_, standing)| standing).max();
-                Behind::EveryNode(best.unwrap_or(Standing::Away))
+                Behind::EveryNode(best.unwrap_or(NodeEndpointState::Away))
             }
             ExternalTrafficPolicy::Local => {
                 let mut best = BTreeMap::new();
@@ -182,7 +182,7 @@ impl<'a> Gatherer<'a> {
 
 /// The best that a Node's own proxy has for a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Standing {
+enum NodeEndpointState {
     /// Nothing: it refuses or drops what comes.
     Away,
     /// Endpoints that are serving and terminating: it uses them where it has no others, but may
@@ -197,19 +197,22 @@ enum Behind<'a> {
     /// The slices are not known here: every Node has something.
     Unknown,
     /// `externalTrafficPolicy: Cluster`: all have the same.
-    EveryNode(Standing),
+    EveryNode(NodeEndpointState),
     /// `externalTrafficPolicy: Local`: each has its own.
-    Each(BTreeMap<&'a str, Standing>),
+    Each(BTreeMap<&'a str, NodeEndpointState>),
 }
 
 impl Behind<'_> {
     /// What that Node has, and what is said of it where that is nothing.
-    fn of(&self, node: &str) -> (Standing, &'static str) {
+    fn of(&self, node: &str) -> (NodeEndpointState, &'static str) {
         match self {
-            Self::Unknown => (Standing::Ready, ""),
+            Self::Unknown => (NodeEndpointState::Ready, ""),
             Self::EveryNode(standing) => (*standing, "no endpoint of the Service is ready"),
             Self::Each(standings) => (
-                standings.get(node).copied().unwrap_or(Standing::Away),
+                standings
+                    .get(node)
+                    .copied()
+                    .unwrap_or(NodeEndpointState::Away),
                 "it has no endpoint of the Service, which has externalTrafficPolicy: Local",
             ),
         }

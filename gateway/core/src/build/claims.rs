@@ -12,7 +12,7 @@ use fairway_config::time::Timestamp;
 use super::services::{Id, Services};
 use super::wants::{Place, Want};
 
-/// Who has what; what each Service wants is in its [`Entry`](super::services::Entry).
+/// Who has what; what each Service wants is in its [`ServiceEntry`](super::services::ServiceEntry).
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     /// The Services that have a place: the oldest, then the first by name, of those that want it.

@@ -14,7 +14,7 @@ use fairway_config::view::EndpointRow;
 
 use super::candidates::{Gatherer, first_family};
 use super::claims::Claims;
-use super::services::{Entry, Id, Services};
+use super::services::{Id, ServiceEntry, Services};
 use super::surroundings::Surroundings;
 use super::wants::Want;
 use crate::eligible::{Eligible, EndpointCandidate, Policy, eligible};
@@ -27,7 +27,7 @@ use crate::route::{
 pub(super) struct Parts<'a> {
     pub(super) id: Id,
     /// The Service and its route until now: parts of it that stay the same are shared.
-    pub(super) entry: &'a Entry,
+    pub(super) entry: &'a ServiceEntry,
     pub(super) stored: &'a StoredService,
     pub(super) services: &'a Services,
     pub(super) around: &'a Surroundings,

@@ -32,7 +32,7 @@ pub(super) type SliceKey = (bool, NamespacedName);
 
 /// One Service and what belongs to it.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ServiceEntry {
     pub(super) name: ServiceName,
     pub(super) stored: Option<Arc<StoredService>>,
     /// In the order of their keys. Nearly always one: a map would take the room of eleven.
@@ -52,7 +52,7 @@ pub(super) struct Entry {
     pub(super) dirty: bool,
 }
 
-impl Entry {
+impl ServiceEntry {
     fn new(name: ServiceName) -> Self {
         Self {
             name,
@@ -89,7 +89,7 @@ impl Entry {
 /// All Services of which anything is known.
 #[derive(Debug, Default)]
 pub(super) struct Services {
-    entries: Vec<Option<Entry>>,
+    entries: Vec<Option<ServiceEntry>>,
     vacant: Vec<Id>,
     by_name: HashMap<ServiceName, Id>,
 }
@@ -105,7 +105,7 @@ impl Services {
         if let Some(id) = self.id(name) {
             return id;
         }
-        let entry = Some(Entry::new(name.clone()));
+        let entry = Some(ServiceEntry::new(name.clone()));
         let id = match self.vacant.pop() {
             Some(id) => {
                 if let Some(place) = self.entries.get_mut(id.0 as usize) {
@@ -122,16 +122,16 @@ impl Services {
         id
     }
 
-    pub(super) fn get(&self, id: Id) -> Option<&Entry> {
+    pub(super) fn get(&self, id: Id) -> Option<&ServiceEntry> {
         self.entries.get(id.0 as usize)?.as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, id: Id) -> Option<&mut Entry> {
+    pub(super) fn get_mut(&mut self, id: Id) -> Option<&mut ServiceEntry> {
         self.entries.get_mut(id.0 as usize)?.as_mut()
     }
 
     /// Nothing is known of the Service any more; its id may come to stand for another.
-    pub(super) fn remove(&mut self, id: Id) -> Option<Entry> {
+    pub(super) fn remove(&mut self, id: Id) -> Option<ServiceEntry> {
         let entry = self.entries.get_mut(id.0 as usize)?.take()?;
         self.by_name.remove(&entry.name);
         self.vacant.push(id);
@@ -139,7 +139,7 @@ impl Services {
     }
 
     /// All, in no order that means anything.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Id, &Entry)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Id, &ServiceEntry)> {
         let numbered = (0..).map(Id).zip(&self.entries);
         numbered.filter_map(|(id, entry)| Some((id, entry.as_ref()?)))
     }
