@@ -372,17 +372,23 @@ fn who_takes_the_traffic_on_a_node_follows_the_ip_mode() -> Result<()> {
         ("proxy", "203.0.113.1-203.0.113.9", "Proxy", "Proxy"),
         ("node", "203.0.113.11-203.0.113.19", "Node", "VIP"),
     ] {
-        it.pool_of(
-            pool,
-            &format!("addresses: [{range}], forwarding: {forwarding}"),
-        )?;
+        it.pool(pool, &[range])?;
         port += 1;
         let asks = json!({"fairway.dev/pool": pool});
         let spec = json!({"selector": {"app": "web"}, "ports": [{"port": port, "targetPort": 80}]});
         it.asking(("shop", pool), asks, spec)?;
         let to = at(it.address(pool)?, port);
-        let ingress = it.get(pool)?["status"]["loadBalancer"]["ingress"][0].clone();
-        ensure!(ingress["ipMode"] == mode, "{ingress}");
+        // A pool of the nodes gives out nothing; who has an address of it already keeps it.
+        it.pool_of(
+            pool,
+            &format!("addresses: [{range}], forwarding: {forwarding}"),
+        )?;
+        wait::until_some(&format!("the status says {mode}"), || {
+            let ingress = it.get(pool)?["status"]["loadBalancer"]["ingress"][0].clone();
+            ensure!(ingress["ipMode"] == mode, "{ingress}");
+            ensure!(ingress["ip"] == to.ip().to_string(), "{ingress}");
+            anyhow::Ok(())
+        })?;
         // Nothing has the address of a pool of the nodes: a route only has to lead there.
         if mode == "VIP" {
             let router = one.pod_ip(0);
@@ -412,10 +418,13 @@ fn who_takes_the_traffic_on_a_node_follows_the_ip_mode() -> Result<()> {
                 })?;
             }
         }
-        let listeners = edges.gateways[0].list("listeners")?;
-        let listens = listeners.iter().any(|row| text(row, "service") == pool);
-        ensure!(listens == (mode == "Proxy"), "{mode}: {listeners:?}");
-        ensure!((carried()? > 0.0) == listens, "{mode}: {}", carried()?);
+        wait::until_some(&format!("listeners are as {mode} has them"), || {
+            let listeners = edges.gateways[0].list("listeners")?;
+            let listens = listeners.iter().any(|row| text(row, "service") == pool);
+            ensure!(listens == (mode == "Proxy"), "{listeners:?}");
+            anyhow::Ok(())
+        })?;
+        ensure!((carried()? > 0.0) == (mode == "Proxy"), "{}", carried()?);
     }
     Ok(())
 }
