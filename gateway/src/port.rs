@@ -278,7 +278,7 @@ impl Port {
         state.is_some_and(|state| state.failed_dials().is_none())
     }
 
-    /// Eligible endpoints that were unreachable when it was last [reviewed](Self::review), ordered by
+    /// Eligible endpoints that were unreachable when it was last reviewed, ordered by
     /// address. Takes no lock.
     pub fn unreachable(&self) -> arc_swap::Guard<Arc<Vec<EndpointAddr>>> {
         self.unreachable.load()

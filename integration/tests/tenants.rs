@@ -58,13 +58,16 @@ fn essence(service: &Value) -> Value {
     ])
 }
 
-/// Whether a Service has its answer: an address, or why it has none. One that we are to leave alone has
-/// none to wait for.
+/// Whether a Service has its answer: an address, or why it has none. One that we are to leave alone, or
+/// that says that another controller has it, has none to wait for.
 fn is_decided(service: &Value) -> bool {
+    let controller = &service["metadata"]["annotations"]["fairway.dev/controller"];
+    let of_another = controller.is_string() && controller != "fairway.dev/gateway";
     let conditions = service["status"]["conditions"].as_array();
     let mut conditions = conditions.into_iter().flatten();
     conditions.any(|it| it["type"] == "fairway.dev/AddressAssigned")
         || service["metadata"]["annotations"]["kube-vip.io/ignore"] == "true"
+        || of_another
 }
 
 fn two_hundred_services_of_a_hostile_tenant_leave_the_others_alone() -> Result<()> {

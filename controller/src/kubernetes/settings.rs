@@ -17,7 +17,7 @@ pub(super) const WATCH_SECONDS: u32 = 60;
 /// write, so that no request of a former leader is on its way when the next one begins.
 pub(super) const REQUEST: Duration = Duration::from_secs(4);
 
-/// How a [`KubernetesStore`] is set up.
+/// How a store over an API server is set up.
 #[derive(Clone, Debug)]
 pub struct KubernetesSettings {
     /// `spec.loadBalancerClass` of the Services that are ours.
@@ -74,4 +74,15 @@ pub(super) fn key_of(name: &ServiceName) -> ObjectKey {
 pub(super) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     Timestamp(since.map_or(0, |since| since.as_secs().cast_signed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::election::{DURATION, WRITES};
+    use super::*;
+
+    #[test]
+    fn a_request_of_a_former_leader_has_ended_before_the_next_one_leads() {
+        assert!(DURATION - WRITES > REQUEST);
+    }
 }

@@ -167,7 +167,13 @@ mod tests {
         let folders = [PathBuf::from("/nowhere"), PathBuf::from("/bin")];
         assert_eq!(find("sh", &folders), Some(PathBuf::from("/bin/sh")));
         assert_eq!(find("passwd", &[PathBuf::from("/etc")]), None);
-        assert_eq!(missing(Work::Tests, &[]).len(), NEEDS.len());
+        // What has an absolute path is found without a folder.
+        let sought = NEEDS
+            .iter()
+            .filter(|(program, _)| !program.starts_with('/'));
+        let lacking = missing(Work::Tests, &[]);
+        assert!(sought.clone().all(|need| lacking.contains(need)));
+        assert!(sought.count() > 10);
     }
 
     #[test]
