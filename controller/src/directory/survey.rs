@@ -31,6 +31,7 @@ impl StoreWorker {
     pub(super) fn survey(&mut self) {
         let root = self.settings.manifests.clone();
         let began = Instant::now();
+        let before = self.watcher.places();
         self.watcher.begin();
         let watcher = &mut self.watcher;
         let own = Some(&self.own);
@@ -41,6 +42,11 @@ impl StoreWorker {
         };
         let unheard = self.watcher.end(&root, targets);
         let now = Instant::now();
+        // The end of a writing is waited for only where it will be heard of: what was written to may
+        // have been moved away, or the link to it may lead elsewhere now.
+        let after = self.watcher.places();
+        self.looks
+            .retain(|path, look| look.at <= now || before.agree(&after, path));
         let asked = Look {
             at: self.survey.at.min(now),
             ..self.survey

@@ -55,6 +55,24 @@ struct Watched {
     fresh: bool,
 }
 
+/// Where the writing of manifests is heard of: by which watch, and under which name where a link leads
+/// there.
+#[derive(Default)]
+pub(super) struct Places {
+    directories: BTreeMap<Arc<str>, i32>,
+    behind: BTreeMap<Arc<str>, (i32, String)>,
+}
+
+impl Places {
+    /// Whether the content of a manifest is in the same place in both: whoever waits for the end of its
+    /// writing hears of it.
+    pub(super) fn agree(&self, other: &Self, manifest: &str) -> bool {
+        let directory = manifest.rsplit_once('/').map_or("", |(above, _)| above);
+        self.directories.get(directory) == other.directories.get(directory)
+            && self.behind.get(manifest) == other.behind.get(manifest)
+    }
+}
+
 /// The watches there are.
 pub(super) struct Watcher {
     inotify: OwnedFd,
@@ -84,6 +102,23 @@ impl Watcher {
     /// Whether a directory is not watched, so that its changes are found by looking alone.
     pub(super) fn short(&self) -> bool {
         self.short
+    }
+
+    /// Where the writing of each manifest is heard of.
+    pub(super) fn places(&self) -> Places {
+        let mut places = Places::default();
+        for (watch, watched) in &self.watches {
+            if let Some(directory) = &watched.directory {
+                places.directories.insert(Arc::clone(directory), *watch);
+            }
+            for (name, manifests) in &watched.targets {
+                for manifest in manifests {
+                    let place = (*watch, name.clone());
+                    places.behind.insert(Arc::clone(manifest), place);
+                }
+            }
+        }
+        places
     }
 
     /// A survey begins: what it does not come by is not watched after it.
@@ -242,7 +277,12 @@ fn hint(
         } else {
             // It may lead elsewhere now, or nowhere, or at last to something.
             hints.push(Hint::Survey);
-            made.then_some(Hint::MadeBehind as _)
+            if made {
+                Some(Hint::MadeBehind as _)
+            } else {
+                // What was written to before, if anything was, is not there any more.
+                moved.then_some(Hint::LookBehind as _)
+            }
         };
         hints.extend(manifests.iter().cloned().filter_map(|it| Some(hint?(it))));
     }

@@ -110,6 +110,62 @@ async fn what_a_link_leads_to_may_come_later_change_in_any_way_and_go() {
 }
 
 #[tokio::test]
+async fn what_is_being_written_elsewhere_is_not_waited_for() {
+    use std::io::Write as _;
+    let (mut bed, beside) = bed().await;
+    let write = |path: &Path, port| fs::write(path, service("a", port)).unwrap();
+    // Somebody writes to the file of this path, and does not end.
+    let begin = |path: &Path| {
+        let mut file = fs::File::create(path).unwrap();
+        file.write_all(b"kind: ").unwrap();
+        file
+    };
+    let link = |target: &Path, link: &Path| {
+        symlink(target, link.with_extension("new")).unwrap();
+        fs::rename(link.with_extension("new"), link).unwrap();
+    };
+    let manifest = bed.manifests.join("a.yaml");
+    write(&beside.join("one"), 81);
+    write(&beside.join("two"), 82);
+    link(&beside.join("one"), &manifest);
+    port_is(&mut bed, "default/a", 81, "a link").await;
+
+    let mut open = vec![begin(&beside.join("one"))];
+    link(&beside.join("two"), &manifest);
+    port_is(&mut bed, "default/a", 82, "another file in this directory").await;
+
+    open.push(begin(&beside.join("two")));
+    fs::create_dir(beside.join("other")).unwrap();
+    write(&beside.join("other/one"), 83);
+    link(&beside.join("other/one"), &manifest);
+    port_is(&mut bed, "default/a", 83, "a file in another directory").await;
+
+    open.push(begin(&beside.join("other/one")));
+    write(&beside.join("other/next"), 84);
+    fs::rename(beside.join("other/next"), beside.join("other/one")).unwrap();
+    port_is(&mut bed, "default/a", 84, "a file moved into its place").await;
+
+    open.push(begin(&beside.join("other/one")));
+    fs::create_dir(beside.join("another")).unwrap();
+    write(&beside.join("another/one"), 85);
+    fs::rename(beside.join("other"), beside.join("former")).unwrap();
+    fs::rename(beside.join("another"), beside.join("other")).unwrap();
+    port_is(&mut bed, "default/a", 85, "a directory in its place").await;
+
+    // The same without a link.
+    fs::remove_file(&manifest).unwrap();
+    bed.gone("default/a").await;
+    fs::create_dir(bed.manifests.join("sub")).unwrap();
+    write(&bed.manifests.join("sub/a.yaml"), 86);
+    port_is(&mut bed, "default/a", 86, "a file in a directory").await;
+    open.push(begin(&bed.manifests.join("sub/a.yaml")));
+    fs::rename(bed.manifests.join("sub"), beside.join("sub")).unwrap();
+    fs::create_dir(bed.manifests.join("sub")).unwrap();
+    write(&bed.manifests.join("sub/a.yaml"), 87);
+    port_is(&mut bed, "default/a", 87, "a file in another of the name").await;
+}
+
+#[tokio::test]
 async fn what_is_half_written_behind_a_link_is_not_taken_as_the_truth() {
     use std::io::Write as _;
     let (mut bed, beside) = bed().await;
