@@ -11,7 +11,7 @@ use fairway_controller::kubernetes::{
     Connection, GatewayIdentity, GatewaySelfReport, connect, lease_name,
 };
 use fairway_controller::{
-    Controller, Elector, KubernetesSettings, KubernetesStore, Leadership, Onlooker, Reads,
+    Controller, Elector, Follower, KubernetesSettings, KubernetesStore, Leadership, Reads,
     Snapshot, Store as _,
 };
 use fairway_controller_core::{Counts, Settings};
@@ -136,12 +136,12 @@ pub(crate) fn gateway(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
             },
             stopping: stop.drain.clone(),
         };
-        let onlooker = Onlooker::default();
+        let follower = Follower::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(onlooker.clone().run(store.subscribe(), stop.rest.clone()));
+        tasks.spawn(follower.clone().run(store.subscribe(), stop.rest.clone()));
         tasks.spawn(store.tell(identity, stop.rest.clone()));
         let known = Arc::new(Followed {
-            onlooker,
+            follower,
             store: store.clone(),
         });
         let process = Process::serve(

@@ -27,12 +27,12 @@ use crate::views::{Known, Whole};
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Where a process is looked at from outside.
-pub(crate) struct Addresses {
+pub(crate) struct AdminListeners {
     pub(crate) admin: TcpListener,
     pub(crate) metrics: Option<TcpListener>,
 }
 
-impl Addresses {
+impl AdminListeners {
     /// Binds what the flags say.
     pub(crate) fn bind(args: &ProcessArgs) -> anyhow::Result<Self> {
         let metrics = args.metrics.map(|address| bind(address, "--metrics"));
@@ -181,7 +181,7 @@ impl Process {
         known: Arc<dyn Known>,
         gateway: Option<Gateway>,
         recorder: Recorder,
-        addresses: Addresses,
+        addresses: AdminListeners,
         stop: Stop,
         work: JoinSet<()>,
         mut tasks: JoinSet<()>,
@@ -294,12 +294,12 @@ impl Process {
 /// done: whoever starts a second one is told at once.
 pub(crate) fn run(
     args: &ProcessArgs,
-    start: impl AsyncFnOnce(Addresses) -> anyhow::Result<Process>,
+    start: impl AsyncFnOnce(AdminListeners) -> anyhow::Result<Process>,
 ) -> anyhow::Result<ExitCode> {
     let _rest_of_log = crate::logs::start(args.log_format, "info")?;
     runtime()?.block_on(async {
         let (signals, others) = (stop_signal()?, OtherSignals::listen()?);
-        let mut process = start(Addresses::bind(args)?).await?;
+        let mut process = start(AdminListeners::bind(args)?).await?;
         process.answer(others);
         process.run(signals).await;
         Ok(ExitCode::SUCCESS)

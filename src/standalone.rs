@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::args::StandaloneArgs;
 use crate::outcome::WrongConfiguration;
-use crate::process::{self, Addresses, Process, Stop, Traffic};
+use crate::process::{self, AdminListeners, Process, Stop, Traffic};
 
 /// Runs until SIGTERM or SIGINT; a second one does not wait for connections to end.
 pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
@@ -48,7 +48,7 @@ pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
 pub(crate) struct StandaloneSettings {
     pub(crate) manifests: PathBuf,
     pub(crate) state: PathBuf,
-    pub(crate) addresses: Addresses,
+    pub(crate) addresses: AdminListeners,
     pub(crate) node_ports: NodePortRange,
     /// The loadBalancerClass that is ours; those without one are, too.
     pub(crate) class: Arc<str>,

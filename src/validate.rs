@@ -67,7 +67,7 @@ pub(crate) fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
     problems.extend(misspelt_classes(&all.objects));
     problems.sort();
     problems.dedup();
-    let counted = Counted {
+    let counted = ObjectCounts {
         objects: all.objects.len(),
         files: all.files,
         errors: problems.iter().filter(|it| it.is_error()).count(),
@@ -109,14 +109,14 @@ fn read(path: &Path) -> std::io::Result<Declared> {
 }
 
 /// How much was read, and how much is wrong with it.
-struct Counted {
+struct ObjectCounts {
     objects: usize,
     files: usize,
     errors: usize,
     warnings: usize,
 }
 
-impl fmt::Display for Counted {
+impl fmt::Display for ObjectCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (objects, files) = (count(self.objects, "object"), count(self.files, "file"));
         write!(f, "{objects} in {files}: ")?;

@@ -13,7 +13,7 @@ use fairway_config::view::{
     ConditionRow, EndpointRow, Explanation, GatewayRow, ListenerRow, PoolRow, Readiness, Section,
     ServiceRow,
 };
-use fairway_controller::{Handle, Onlooker, Store};
+use fairway_controller::{Follower, Handle, Store};
 use fairway_controller_core::Counts;
 use fairway_gateway::Gateway;
 use fairway_gateway::admin::Views;
@@ -89,17 +89,17 @@ impl<S: Store> Known for Handle<S> {
 
 /// What a process knows that decides nothing.
 pub(crate) struct Followed<S> {
-    pub(crate) onlooker: Onlooker,
+    pub(crate) follower: Follower,
     pub(crate) store: Arc<S>,
 }
 
 impl<S: Store> Known for Followed<S> {
     fn services(&self) -> Vec<ServiceRow> {
-        self.onlooker.services()
+        self.follower.services()
     }
 
     fn pools(&self) -> Vec<PoolRow> {
-        self.onlooker.pools()
+        self.follower.pools()
     }
 
     fn gateways(&self) -> Vec<GatewayRow> {
@@ -111,7 +111,7 @@ impl<S: Store> Known for Followed<S> {
     }
 
     fn explain(&self, service: &ServiceName) -> Option<Vec<Section>> {
-        let mut rows = self.onlooker.services().into_iter();
+        let mut rows = self.follower.services().into_iter();
         let row = rows.find(|row| {
             (&*row.namespace, &*row.name) == (&*service.namespace, &*service.name)
                 && row.kind == ServiceType::LoadBalancer

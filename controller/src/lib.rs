@@ -5,7 +5,7 @@
 //! 2. [`directory`]: a store over a directory of manifests; [`kubernetes`]: one over an API server;
 //!    [`state`]: what both keep on disk;
 //! 3. [`run`]: the loop over any store, and what it has to say to people, with `retries`, the writes
-//!    that did not come about (`retry_queue`: when each is tried again); [`onlooker`] says it where there is no such loop.
+//!    that did not come about (`retry_queue`: when each is tried again); [`follower`] says it where there is no such loop.
 //!
 //! Invariants:
 //! - Nothing is decided before the store has told everything there is.
@@ -14,8 +14,8 @@
 
 pub mod directory;
 mod feed;
+pub mod follower;
 pub mod kubernetes;
-pub mod onlooker;
 mod retries;
 mod retry_queue;
 mod rows;
@@ -25,8 +25,8 @@ pub mod state;
 pub mod store;
 
 pub use directory::{DirectorySettings, DirectoryStore, OpenError};
+pub use follower::Follower;
 pub use kubernetes::{Elector, KubernetesSettings, KubernetesStore, Leadership, Reads, Snapshot};
-pub use onlooker::Onlooker;
 pub use run::{Controller, Handle};
 pub use state::TakeError;
 pub use store::{Outcomes, Store, WriteKey, WriteOutcome};

@@ -32,7 +32,7 @@ const QUIET: std::time::Duration = std::time::Duration::from_secs(5);
 /// Decides and writes, for as long as it is run.
 pub struct Controller<S> {
     store: Arc<S>,
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<ControllerState>>,
     batches: mpsc::Receiver<Batch>,
     /// What becomes of the writes that are on their way, with the round that each belongs to.
     outcomes: SelectAll<BoxStream<'static, (u64, WriteKey, WriteOutcome)>>,
@@ -56,7 +56,7 @@ struct Round {
 /// What the controller knows, for others to ask. Cheap to clone.
 pub struct Handle<S> {
     store: Arc<S>,
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<ControllerState>>,
 }
 
 impl<S> Clone for Handle<S> {
@@ -68,7 +68,7 @@ impl<S> Clone for Handle<S> {
     }
 }
 
-struct Shared {
+struct ControllerState {
     state: State,
     rows: Rows,
     /// Writes that the store has and that have no outcome yet.
@@ -83,7 +83,7 @@ impl<S: Store> Controller<S> {
     /// A controller that has not yet heard of anything. Needs a Tokio runtime, as
     /// [`Store::subscribe`] does.
     pub fn new(store: Arc<S>, settings: Settings) -> (Self, Handle<S>) {
-        let shared = Arc::new(Mutex::new(Shared {
+        let shared = Arc::new(Mutex::new(ControllerState {
             state: State::new(settings),
             rows: Rows::default(),
             writing: 0,
@@ -264,7 +264,7 @@ impl<S> Drop for Controller<S> {
     }
 }
 
-impl Shared {
+impl ControllerState {
     fn note(&mut self, change: &Change) {
         self.rows.note(change);
         match change {

@@ -1,7 +1,7 @@
 //! The contract of a LoadBalancer provider, judged by a real API server.
 
 use anyhow::{Result, ensure};
-use fairway_integration::cluster::{Cluster, Pod, Told};
+use fairway_integration::cluster::{Cluster, Pod, WatchEvent};
 use fairway_integration::in_cluster::{ADDRESSES, AtWork, FINALIZER, Installed, health_says};
 use fairway_integration::servers::{echo, named, named_udp};
 use fairway_integration::site::{EDGE, at, client, server, server6, vip, vip6};
@@ -102,7 +102,7 @@ fn the_finalizer_comes_before_the_address_and_goes_after_it() -> Result<()> {
     // Every state that it went through, in order.
     let mut steps = Vec::new();
     loop {
-        let Told { kind, object, .. } = told.recv_timeout(wait::SOON)?;
+        let WatchEvent { kind, object, .. } = told.recv_timeout(wait::SOON)?;
         let finalizers = object["metadata"]["finalizers"].to_string();
         if kind == "DELETED" {
             break;

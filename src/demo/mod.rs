@@ -19,7 +19,7 @@ use fairway_controller_core::NodePortRange;
 use fairway_gateway_core::build::ServeNodePorts;
 
 use crate::args::{DEFAULT_ADMIN, DemoArgs, LogFormat};
-use crate::process::{self, Addresses, Process, Traffic};
+use crate::process::{self, AdminListeners, Process, Traffic};
 use crate::standalone;
 use backends::Backend;
 use targets::{CHAT, ECHO, STICKY, Targets, WEB};
@@ -56,7 +56,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let process = standalone::start(standalone::StandaloneSettings {
         manifests: manifests.path().to_owned(),
         state: state.path().to_owned(),
-        addresses: Addresses {
+        addresses: AdminListeners {
             admin,
             metrics: None,
         },

@@ -27,7 +27,7 @@ pub(super) struct RoundResult {
 
 /// How the answers should be spread over the backends.
 #[derive(Clone, Copy)]
-enum Spread {
+enum ExpectedSpread {
     Equal,
     One,
     /// By the client's address and port, which are chosen by chance: each of them gets some.
@@ -50,18 +50,18 @@ pub(super) fn run(targets: &Targets) -> RoundResult {
     let n = REQUESTS;
     outcome.show(
         &format!("web: {n} connections to {web}"),
-        Spread::Equal,
+        ExpectedSpread::Equal,
         (0..n).map(|_| request(&mut connect(web)?, web)),
     );
     outcome.show(
         &format!("sticky: {n} connections of one client to {sticky}"),
-        Spread::One,
+        ExpectedSpread::One,
         (0..n).map(|_| request(&mut connect(sticky)?, sticky)),
     );
     let mut kept = connect(chat);
     outcome.show(
         &format!("chat: {n} requests on one HTTP connection to {chat}"),
-        Spread::Equal,
+        ExpectedSpread::Equal,
         (0..n).map(|_| match &mut kept {
             Ok(stream) => request(stream, chat),
             Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
@@ -69,12 +69,12 @@ pub(super) fn run(targets: &Targets) -> RoundResult {
     );
     outcome.show(
         &format!("echo: {DATAGRAMS} UDP datagrams of {DATAGRAMS} sockets to {echo}"),
-        Spread::ByChance,
+        ExpectedSpread::ByChance,
         (0..DATAGRAMS).map(|_| datagram(echo)),
     );
     outcome.show(
         &format!("api: {n} connections to the node port {api}"),
-        Spread::Equal,
+        ExpectedSpread::Equal,
         (0..n).map(|_| request(&mut connect(api)?, api)),
     );
     outcome
@@ -85,7 +85,7 @@ impl RoundResult {
     fn show(
         &mut self,
         what: &str,
-        wanted: Spread,
+        wanted: ExpectedSpread,
         answers: impl Iterator<Item = io::Result<String>>,
     ) {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
@@ -100,9 +100,9 @@ impl RoundResult {
             .keys()
             .all(|name| backends::NAMES.contains(&name.as_str()));
         let spread = match wanted {
-            Spread::One => counts.len() == 1,
-            Spread::ByChance => counts.len() == backends::NAMES.len(),
-            Spread::Equal => {
+            ExpectedSpread::One => counts.len() == 1,
+            ExpectedSpread::ByChance => counts.len() == backends::NAMES.len(),
+            ExpectedSpread::Equal => {
                 let share = REQUESTS / backends::NAMES.len();
                 counts.len() == backends::NAMES.len() && counts.values().all(|n| *n == share)
             }

@@ -155,7 +155,7 @@ struct Metadata {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct PoolSpec {
+struct MetalLbPoolSpec {
     #[serde(default)]
     addresses: Vec<String>,
     #[serde(default = "yes")]
@@ -226,7 +226,7 @@ pub(super) fn find<'v>(
 
 fn pool(document: &Value, imported: &mut Imported) -> Result<MetalLbPool, String> {
     let metadata = metadata(document)?;
-    let spec: PoolSpec = part(document, "spec")?.ok_or("has no spec")?;
+    let spec: MetalLbPoolSpec = part(document, "spec")?.ok_or("has no spec")?;
     let mut pool = MetalLbPool {
         namespace: metadata.namespace,
         name: metadata.name,

@@ -23,24 +23,24 @@ pub(crate) use self::node_ports::missing_numbers;
 use self::run::Run;
 pub(crate) use self::wakes::waits_after_removal;
 use self::wakes::{drops_out, same_terms, taken_waits};
-use crate::asking;
-use crate::index::{Entry, Index};
-use crate::ledger::{Ledger, Way};
+use crate::allocations::{AddressPreference, Allocations};
+use crate::holders::Leaving;
+use crate::index::{Index, IndexedService};
+use crate::node_port_requester;
 use crate::ports::Use;
 use crate::queue::{QueueKey, ServiceQueue, ServiceSlot, WaitsFor};
-use crate::tenants::Leaving;
 use crate::wants::{self, NumberWant};
 
 /// Assigns; answers with the Services of which something may have changed, in the order in which
 /// they were given what they got.
 pub(crate) fn assign(
-    ledger: &mut Ledger,
+    allocations: &mut Allocations,
     index: &mut Index,
     changed: BTreeSet<ServiceSlot>,
     wakes: Vec<WaitsFor>,
 ) -> Vec<ServiceSlot> {
     let mut run = Run {
-        ledger,
+        allocations,
         index,
         next: ServiceQueue::new(),
         given: Vec::new(),
@@ -63,10 +63,10 @@ impl Run<'_> {
             let base = entry.base();
             for address in &base.addresses {
                 let service = &entry.stored.service;
-                slots.extend(self.ledger.tenants.rivals(*address, service));
+                slots.extend(self.allocations.holders.rivals(*address, service));
             }
             let numbers = base.node_ports.values().chain(&base.health_check_node_port);
-            slots.extend(numbers.filter_map(|number| self.ledger.numbers.owner(*number)));
+            slots.extend(numbers.filter_map(|number| self.allocations.numbers.owner(*number)));
         }
         slots
             .iter()
@@ -96,9 +96,13 @@ impl Run<'_> {
             let terms_changed = std::mem::take(&mut entry.lets_go);
             let service = Arc::clone(&entry.stored.service);
             let old_service = std::mem::replace(&mut entry.granted_to, Arc::clone(&service));
-            release(self.ledger, *slot, &old, &old_service);
-            release(self.ledger, *slot, &left, &old_service);
-            asking::release(self.ledger, *slot, entry.asking.as_deref());
+            release(self.allocations, *slot, &old, &old_service);
+            release(self.allocations, *slot, &left, &old_service);
+            node_port_requester::release(
+                self.allocations,
+                *slot,
+                entry.node_port_request.as_deref(),
+            );
             old.addresses.extend(left.addresses);
             let left_numbers = left.node_ports.into_values().collect();
             all.push(Before {
@@ -131,7 +135,7 @@ impl Run<'_> {
         }
         for before in &all {
             if let Some(entry) = self.index.get_mut(before.slot) {
-                asking::keep(self.ledger, before.slot, entry);
+                node_port_requester::keep(self.allocations, before.slot, entry);
             }
         }
         for before in &all {
@@ -168,9 +172,11 @@ impl Run<'_> {
                 }
             }
             for number in held.node_ports.values().chain(&held.health_check_node_port) {
-                if self.ledger.numbers.owner(*number).is_none() {
+                if self.allocations.numbers.owner(*number).is_none() {
                     let name = &entry.stored.service.name;
-                    self.ledger.numbers.take(*number, slot, name, Use::Leaving);
+                    self.allocations
+                        .numbers
+                        .take(*number, slot, name, Use::Leaving);
                     let key = PortKey {
                         protocol: Protocol::Tcp,
                         port: *number,
@@ -180,8 +186,8 @@ impl Run<'_> {
             }
         }
         for address in &leaving.addresses {
-            let ledger = &mut *self.ledger;
-            ledger.take_address(*address, slot, service, Leaving::Address);
+            let allocations = &mut *self.allocations;
+            allocations.take_address(*address, slot, service, Leaving::Address);
         }
         let ports_leave = |address: &IpAddr| !entry.leaving_ports(*address).is_empty();
         let lets_go = leaving != Held::default() || entry.granted.addresses.iter().any(ports_leave);
@@ -200,11 +206,11 @@ impl Run<'_> {
     ) {
         // What another controller has given out is taken: pools belong to all controllers.
         let is_others = service.asks.other_controller.is_some();
-        let wants = wants::wants_address(&self.ledger.settings, service);
+        let wants = wants::wants_address(&self.allocations.settings, service);
         if base.addresses.is_empty() || !(wants || is_others) {
             return;
         }
-        let families = self.ledger.families(service, &base.addresses);
+        let families = self.allocations.families(service, &base.addresses);
         for &address in &base.addresses {
             let Some(entry) = self.index.get(slot) else {
                 return;
@@ -221,7 +227,7 @@ impl Run<'_> {
                 || (!is_others && !families.contains(&family))
                 || granted.iter().any(|a| IpFamily::of(*a) == family)
                 || (!is_others && self.asks_for_another(service, address))
-                || !self.ledger.tenants.may_stay(address, service)
+                || !self.allocations.holders.may_stay(address, service)
             {
                 continue;
             }
@@ -230,7 +236,8 @@ impl Run<'_> {
                 left.extend(leaving.iter().map(|port| (address, *port)));
             }
             let leaving = Leaving::Ports(leaving);
-            self.ledger.take_address(address, slot, service, leaving);
+            self.allocations
+                .take_address(address, slot, service, leaving);
             self.note_address(slot, address, &families);
         }
     }
@@ -245,9 +252,9 @@ impl Run<'_> {
         let Some(requested) = &service.asks.pool else {
             return false;
         };
-        let elsewhere = self.ledger.pools.get(requested);
+        let elsewhere = self.allocations.pools.get(requested);
         elsewhere.is_some_and(|pool| !pool.contains(address))
-            && self.ledger.pools.containing(address).next().is_some()
+            && self.allocations.pools.containing(address).next().is_some()
     }
 
     fn note_address(&mut self, slot: ServiceSlot, address: IpAddr, families: &[IpFamily]) {
@@ -265,13 +272,13 @@ impl Run<'_> {
             let mut round = std::mem::take(&mut self.next);
             for rank in &round {
                 self.give_numbers(rank.slot, true);
-                self.give_addresses(rank.slot, Way::Asked);
+                self.give_addresses(rank.slot, AddressPreference::Asked);
             }
             for rank in &round {
-                self.give_addresses(rank.slot, Way::Wish);
+                self.give_addresses(rank.slot, AddressPreference::Wish);
             }
             while let Some(rank) = round.pop_first() {
-                self.give_addresses(rank.slot, Way::Any);
+                self.give_addresses(rank.slot, AddressPreference::Any);
                 self.give_numbers(rank.slot, false);
                 for wait in self.renew_waits(rank.slot) {
                     if self.is_over(&wait) {
@@ -297,29 +304,29 @@ impl Run<'_> {
     fn is_over(&self, wait: &WaitsFor) -> bool {
         match wait {
             WaitsFor::Pool(name, family) => {
-                let pool = self.ledger.pools.get(name);
+                let pool = self.allocations.pools.get(name);
                 pool.is_some_and(|pool| pool.free(*family).available() > 0)
             }
-            WaitsFor::AnyNodePort => self.ledger.numbers.has_free(),
+            WaitsFor::AnyNodePort => self.allocations.numbers.has_free(),
             _ => false,
         }
     }
 
-    fn give_addresses(&mut self, slot: ServiceSlot, way: Way) {
+    fn give_addresses(&mut self, slot: ServiceSlot, preference: AddressPreference) {
         let Some(entry) = self.index.get(slot) else {
             return;
         };
         let service = Arc::clone(&entry.stored.service);
-        let nothing_to_find = match way {
-            Way::Asked => service.asks.addresses.is_empty(),
-            Way::Wish => service.status_addresses.is_empty(),
-            Way::Any => false,
+        let nothing_to_find = match preference {
+            AddressPreference::Asked => service.asks.addresses.is_empty(),
+            AddressPreference::Wish => service.status_addresses.is_empty(),
+            AddressPreference::Any => false,
         };
-        if nothing_to_find || !wants::wants_address(&self.ledger.settings, &service) {
+        if nothing_to_find || !wants::wants_address(&self.allocations.settings, &service) {
             return;
         }
         let held = &entry.granted.addresses;
-        let families = self.ledger.families(&service, held);
+        let families = self.allocations.families(&service, held);
         let mut planned = held.clone();
         let mut found = Vec::new();
         let mut complete = true;
@@ -327,7 +334,10 @@ impl Run<'_> {
             if held.iter().any(|a| IpFamily::of(*a) == family) {
                 continue;
             }
-            match self.ledger.find(&service, family, way, &planned) {
+            match self
+                .allocations
+                .find(&service, family, preference, &planned)
+            {
                 Some(address) => {
                     planned.push(address);
                     found.push(address);
@@ -340,12 +350,13 @@ impl Run<'_> {
         }
         for address in found {
             let leaving = Leaving::Ports(Vec::new());
-            self.ledger.take_address(address, slot, &service, leaving);
+            self.allocations
+                .take_address(address, slot, &service, leaving);
             self.note_address(slot, address, &families);
             self.given.push(slot);
             if self.index.anyone_waits() {
                 let mut waits = Vec::new();
-                taken_waits(self.ledger, address, &service, &mut waits);
+                taken_waits(self.allocations, address, &service, &mut waits);
                 for wait in waits {
                     self.wake(&wait);
                 }
@@ -360,12 +371,12 @@ impl Run<'_> {
         };
         let service = &entry.stored.service;
         let mut waits = Vec::new();
-        if wants::wants_address(&self.ledger.settings, service) {
+        if wants::wants_address(&self.allocations.settings, service) {
             let held = &entry.granted.addresses;
-            self.ledger.waits(service, held, &mut waits);
-            waits.extend(blocked(self.ledger, entry).map(WaitsFor::Address));
+            self.allocations.waits(service, held, &mut waits);
+            waits.extend(blocked(self.allocations, entry).map(WaitsFor::Address));
         }
-        if self.ledger.settings.allocates_node_ports {
+        if self.allocations.settings.allocates_node_ports {
             let missing = missing_numbers(service, &entry.granted);
             waits.extend(missing.into_iter().filter_map(|(_, want)| match want {
                 NumberWant::Asked(number) => Some(WaitsFor::NodePort(number)),
@@ -380,24 +391,32 @@ impl Run<'_> {
     }
 }
 
-/// Takes everything that a Service has off the ledger.
-pub(crate) fn release(ledger: &mut Ledger, slot: ServiceSlot, held: &Held, service: &Service) {
+/// Releases everything that a Service has been allocated.
+pub(crate) fn release(
+    allocations: &mut Allocations,
+    slot: ServiceSlot,
+    held: &Held,
+    service: &Service,
+) {
     for address in &held.addresses {
-        ledger.release_address(*address, service);
+        allocations.release_address(*address, service);
     }
     for number in held.node_ports.values().chain(&held.health_check_node_port) {
-        ledger.numbers.release(*number, slot);
+        allocations.numbers.release(*number, slot);
     }
 }
 
 /// The addresses on which a Service has come to ports that the store still shows with another one.
 /// What it was granted is written when the other has let go.
-pub(crate) fn blocked(ledger: &Ledger, entry: &Entry) -> impl Iterator<Item = IpAddr> {
+pub(crate) fn blocked(
+    allocations: &Allocations,
+    entry: &IndexedService,
+) -> impl Iterator<Item = IpAddr> {
     let service = &entry.stored.service;
     let addresses = entry.granted.addresses.iter().copied();
     addresses.filter(move |address| {
         !had_all_ports(entry.last_status(), *address, service)
-            && ledger.tenants.is_leaving(*address, service)
+            && allocations.holders.is_leaving(*address, service)
     })
 }
 

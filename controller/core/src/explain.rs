@@ -6,20 +6,20 @@ use fairway_config::net::IpFamily;
 use fairway_config::service::{Service, ServiceType};
 use fairway_config::view::Section;
 
-use crate::index::Entry;
-use crate::ledger::Ledger;
+use crate::allocations::Allocations;
+use crate::index::IndexedService;
 use crate::status::{asked_sentence, number_refusals, out_of_pool_sentence};
 use crate::wants;
 
 /// The sections `Address`, `Node ports` and `Source`.
-pub(crate) fn explain(ledger: &Ledger, entry: &Entry) -> Vec<Section> {
+pub(crate) fn explain(allocations: &Allocations, entry: &IndexedService) -> Vec<Section> {
     let section = |title: &str, sentences: Vec<String>| Section {
         title: title.to_owned(),
         sentences,
     };
     let sections = [
-        section("Address", address(ledger, entry)),
-        section("Node ports", node_ports(ledger, entry)),
+        section("Address", address(allocations, entry)),
+        section("Node ports", node_ports(allocations, entry)),
         section("Source", source(entry)),
     ];
     // An API server's objects come from no file.
@@ -27,16 +27,16 @@ pub(crate) fn explain(ledger: &Ledger, entry: &Entry) -> Vec<Section> {
     told.collect()
 }
 
-fn address(ledger: &Ledger, entry: &Entry) -> Vec<String> {
+fn address(allocations: &Allocations, entry: &IndexedService) -> Vec<String> {
     let service = &*entry.stored.service;
-    if !wants::wants_address(&ledger.settings, service) {
-        return vec![why_no_address(ledger, service)];
+    if !wants::wants_address(&allocations.settings, service) {
+        return vec![why_no_address(allocations, service)];
     }
     let mut sentences = Vec::new();
     for &address in &entry.granted.addresses {
-        if let Some((_, sentence)) = out_of_pool_sentence(ledger, service, address) {
+        if let Some((_, sentence)) = out_of_pool_sentence(allocations, service, address) {
             sentences.push(sentence);
-        } else if let Some(pool) = ledger.pools.containing(address).next() {
+        } else if let Some(pool) = allocations.pools.containing(address).next() {
             let name = pool.name();
             let priority = pool.config.priority;
             let family = IpFamily::of(address);
@@ -54,12 +54,12 @@ fn address(ledger: &Ledger, entry: &Entry) -> Vec<String> {
                 "{address} is from pool '{name}' (priority {priority}): {why}."
             ));
         }
-        let others: Vec<_> = ledger
-            .tenants
+        let others: Vec<_> = allocations
+            .holders
             .of(address)
             .iter()
-            .filter(|tenant| tenant.slot != entry.rank.slot)
-            .map(|tenant| tenant.service.name.to_string())
+            .filter(|holder| holder.slot != entry.rank.slot)
+            .map(|holder| holder.service.name.to_string())
             .collect();
         if !others.is_empty() {
             let mut others = others;
@@ -67,8 +67,8 @@ fn address(ledger: &Ledger, entry: &Entry) -> Vec<String> {
             sentences.push(format!("{address} is shared with {}.", others.join(", ")));
         }
     }
-    sentences.extend(not_shared(ledger, entry));
-    for refusal in ledger.refusals(service, &entry.granted.addresses) {
+    sentences.extend(not_shared(allocations, entry));
+    for refusal in allocations.refusals(service, &entry.granted.addresses) {
         sentences.extend(refusal.sentences());
     }
     sentences
@@ -78,18 +78,18 @@ fn address(ledger: &Ledger, entry: &Entry) -> Vec<String> {
 const NOT_SHARED: usize = 3;
 
 /// Who keeps a Service from an address that others have under its sharing key, and why.
-fn not_shared(ledger: &Ledger, entry: &Entry) -> Vec<String> {
+fn not_shared(allocations: &Allocations, entry: &IndexedService) -> Vec<String> {
     let service = &*entry.stored.service;
     let Some(key) = &service.asks.sharing_key else {
         return Vec::new();
     };
     let granted = &entry.granted.addresses;
-    ledger
-        .tenants
+    allocations
+        .holders
         .under_key(key)
         .filter(|address| !granted.contains(address))
         .filter_map(|address| {
-            let clash = ledger.tenants.may_join(address, service).err()?;
+            let clash = allocations.holders.may_join(address, service).err()?;
             Some(format!(
                 "It does not share {address}, which others have under its sharing key '{}': {}.",
                 Shown(key),
@@ -100,7 +100,7 @@ fn not_shared(ledger: &Ledger, entry: &Entry) -> Vec<String> {
         .collect()
 }
 
-fn why_no_address(ledger: &Ledger, service: &Service) -> String {
+fn why_no_address(allocations: &Allocations, service: &Service) -> String {
     if service.kind != ServiceType::LoadBalancer {
         return format!(
             "It is of type {}, and gets no external address.",
@@ -116,22 +116,22 @@ fn why_no_address(ledger: &Ledger, service: &Service) -> String {
     if let Some(class) = &service.asks.other_controller {
         return format!(
             "The controller of class {class} has taken it, as the annotation {CONTROLLER} says. The controller of class {} leaves it alone. Where that other controller is gone for good, remove the annotation.",
-            ledger.settings.class
+            allocations.settings.class
         );
     }
     match &service.class {
         Some(class) => format!(
             "Its loadBalancerClass is {class}; Fairway serves {}.",
-            ledger.settings.class
+            allocations.settings.class
         ),
         None => format!(
             "It has no loadBalancerClass, and Fairway is not the default: start the controller with --default-class, or make it anew with loadBalancerClass: {}, which can't be set on a LoadBalancer that is there.",
-            ledger.settings.class
+            allocations.settings.class
         ),
     }
 }
 
-fn node_ports(ledger: &Ledger, entry: &Entry) -> Vec<String> {
+fn node_ports(allocations: &Allocations, entry: &IndexedService) -> Vec<String> {
     let granted = &entry.granted;
     let mut sentences: Vec<String> = granted
         .node_ports
@@ -141,15 +141,15 @@ fn node_ports(ledger: &Ledger, entry: &Entry) -> Vec<String> {
     if let Some(number) = granted.health_check_node_port {
         sentences.push(format!("The health check answers on node port {number}."));
     }
-    if ledger.settings.allocates_node_ports {
-        let refusals = number_refusals(ledger, entry);
+    if allocations.settings.allocates_node_ports {
+        let refusals = number_refusals(allocations, entry);
         sentences.extend(
             refusals
                 .iter()
                 .map(|(wanted, number, refusal)| refusal.sentence(*wanted, *number)),
         );
     }
-    sentences.extend(asked_sentence(ledger, entry));
+    sentences.extend(asked_sentence(allocations, entry));
     if sentences.is_empty() {
         let service = &entry.stored.service;
         sentences.push(match service.kind {
@@ -162,7 +162,7 @@ fn node_ports(ledger: &Ledger, entry: &Entry) -> Vec<String> {
     sentences
 }
 
-fn source(entry: &Entry) -> Vec<String> {
+fn source(entry: &IndexedService) -> Vec<String> {
     let mut sentences = Vec::new();
     if let Some(source) = &entry.stored.source {
         sentences.push(format!("It comes from {source}."));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use fairway_config::exchange::{GatewayProgress, GatewayStatus, Report};
 use fairway_config::names::{ClusterName, ServiceName};
 
-use crate::index::Entry;
+use crate::index::IndexedService;
 use crate::programmed::{self, Serving};
 use crate::queue::ServiceSlot;
 
@@ -129,7 +129,7 @@ impl GatewayTable {
     }
 
     /// What there is to say of a Service.
-    pub(crate) fn heard(&self, entry: &Entry) -> Heard<'_> {
+    pub(crate) fn heard(&self, entry: &IndexedService) -> Heard<'_> {
         let reports = self.reports.get(&entry.stored.service.name);
         let reports = reports.map_or(&[][..], Vec::as_slice);
         let serving = if self.are_processes {

@@ -24,10 +24,10 @@ pub(crate) enum Standing {
 
 /// A Service.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct IndexedService {
     pub(crate) stored: Arc<StoredService>,
     pub(crate) rank: QueueKey,
-    /// What the ledger has down for it.
+    /// What it has been allocated.
     pub(crate) granted: Held,
     /// The Service as it was when that was written down.
     pub(crate) granted_to: Arc<Service>,
@@ -46,10 +46,10 @@ pub(crate) struct Entry {
     /// For gateways it is as it was found when this controller began.
     pub(crate) as_found: bool,
     /// Node ports that somebody else is asked for, where it is.
-    pub(crate) asking: Option<Box<NodePortRequest>>,
+    pub(crate) node_port_request: Option<Box<NodePortRequest>>,
 }
 
-impl Entry {
+impl IndexedService {
     pub(crate) fn new(slot: ServiceSlot, stored: Arc<StoredService>) -> Self {
         Self {
             rank: QueueKey::of(slot, &stored),
@@ -63,7 +63,7 @@ impl Entry {
             written: None,
             standing: Standing::NotOurs,
             as_found: false,
-            asking: None,
+            node_port_request: None,
         }
     }
 
@@ -111,7 +111,7 @@ impl Entry {
 /// All Services, by slot and by name.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    entries: Vec<Option<Entry>>,
+    entries: Vec<Option<IndexedService>>,
     vacant: Vec<ServiceSlot>,
     by_name: HashMap<ServiceName, ServiceSlot>,
     by_namespace: HashMap<Arc<str>, BTreeSet<ServiceSlot>>,
@@ -123,11 +123,11 @@ impl Index {
         self.by_name.get(name).copied()
     }
 
-    pub(crate) fn get(&self, slot: ServiceSlot) -> Option<&Entry> {
+    pub(crate) fn get(&self, slot: ServiceSlot) -> Option<&IndexedService> {
         self.entries.get(slot)?.as_ref()
     }
 
-    pub(crate) fn get_mut(&mut self, slot: ServiceSlot) -> Option<&mut Entry> {
+    pub(crate) fn get_mut(&mut self, slot: ServiceSlot) -> Option<&mut IndexedService> {
         self.entries.get_mut(slot)?.as_mut()
     }
 
@@ -156,13 +156,13 @@ impl Index {
             .insert(slot);
         self.by_name.insert(name, slot);
         if let Some(place) = self.entries.get_mut(slot) {
-            *place = Some(Entry::new(slot, stored));
+            *place = Some(IndexedService::new(slot, stored));
         }
         slot
     }
 
     /// A Service is gone; it waits for nothing any more.
-    pub(crate) fn remove(&mut self, slot: ServiceSlot) -> Option<Entry> {
+    pub(crate) fn remove(&mut self, slot: ServiceSlot) -> Option<IndexedService> {
         self.set_waits(slot, Vec::new());
         let entry = self.entries.get_mut(slot)?.take()?;
         let name = &entry.rank.name;

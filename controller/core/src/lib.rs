@@ -5,10 +5,10 @@
 //!
 //! Reading order:
 //! 1. `settings`: class and node-port range; `wants`: what a Service is entitled to;
-//! 2. `addresses`, `pools`, `nodes`, `tenants`, `ports`: what there is and who has it; `ledger`: all of it,
+//! 2. `addresses`, `pools`, `nodes`, `holders`, `ports`: what there is and who has it; `allocations`: all of it,
 //!    with the rules of who may have what;
 //! 3. `queue`: the order in which Services are served, and what they wait for; `index`: the
-//!    Services; `assign`: who gets what; `asking`: node ports that somebody else allocates, by
+//!    Services; `assign`: who gets what; `node_port_requester`: node ports that somebody else allocates, by
 //!    `node_port_request`s;
 //! 4. `refusal`, `status`, `explain`: the same reasons, for statuses and for people;
 //! 5. `state`: what is fed and asked.
@@ -34,13 +34,14 @@
 pub mod events;
 
 mod addresses;
-mod asking;
+mod allocations;
 mod assign;
 mod explain;
 mod gateways;
+mod holders;
 mod index;
-mod ledger;
 mod node_port_request;
+mod node_port_requester;
 mod nodes;
 mod pools;
 mod ports;
@@ -50,7 +51,6 @@ mod refusal;
 mod settings;
 mod state;
 mod status;
-mod tenants;
 mod wants;
 
 pub use settings::{NodePortRange, NotANodePortRange, Settings};

@@ -19,7 +19,7 @@ use fairway_config::names::ClusterName;
 use fairway_config::net::Protocol;
 use fairway_config::service::{PortKey, ServiceType};
 
-use crate::index::Entry;
+use crate::index::IndexedService;
 
 /// How many gateways, listeners or ports a message names.
 const NAMED: usize = 3;
@@ -53,13 +53,13 @@ pub(crate) struct Serving<'a> {
 
 /// What the condition is to say.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct ProgrammedCondition {
     pub(crate) status: bool,
     pub(crate) reason: String,
     pub(crate) message: String,
 }
 
-impl Verdict {
+impl ProgrammedCondition {
     pub(crate) fn not(reason: &str, message: impl Into<String>) -> Self {
         Self {
             status: false,
@@ -71,7 +71,7 @@ impl Verdict {
 
 /// What gateways that are processes of their own are to a Service, with what they report of it.
 pub(crate) fn of_processes<'a>(
-    entry: &Entry,
+    entry: &IndexedService,
     gateways: &'a BTreeMap<ClusterName, Arc<GatewayStatus>>,
     reports: &'a [Arc<Report>],
 ) -> Serving<'a> {
@@ -115,7 +115,7 @@ pub(crate) fn of_processes<'a>(
 }
 
 /// What gateways in this process are to a Service.
-pub(crate) fn of_reports<'a>(entry: &Entry, reports: &'a [Arc<Report>]) -> Serving<'a> {
+pub(crate) fn of_reports<'a>(entry: &IndexedService, reports: &'a [Arc<Report>]) -> Serving<'a> {
     let verdict = |report: &'a Arc<Report>| {
         let is_current = report.applied.as_ref().is_some_and(|applied| {
             applied.held == entry.granted && applied.service.is_served_alike(&entry.stored.service)
@@ -136,20 +136,20 @@ pub(crate) fn of_reports<'a>(entry: &Entry, reports: &'a [Arc<Report>]) -> Servi
 
 /// Whether the store shows the addresses that the Service was granted: before, no gateway can know
 /// of them.
-fn is_written(entry: &Entry) -> bool {
+fn is_written(entry: &IndexedService) -> bool {
     let shown = entry.stored.status.ingress.iter().map(|ingress| ingress.ip);
     shown.eq(entry.granted.addresses.iter().copied())
 }
 
 /// The ports that gateways carry.
-fn carried(entry: &Entry) -> impl Iterator<Item = PortKey> {
+fn carried(entry: &IndexedService) -> impl Iterator<Item = PortKey> {
     let keys = entry.stored.service.ports.iter().map(|port| port.key());
     keys.filter(|key| key.protocol != Protocol::Sctp)
 }
 
 /// Whether there is a listener for every port: on each address, and on a node port where the
 /// Service has no other.
-fn lists_all(entry: &Entry, report: &Report) -> bool {
+fn lists_all(entry: &IndexedService, report: &Report) -> bool {
     let service = &entry.stored.service;
     let is_there = |key: PortKey, on: &dyn Fn(&ListenerReport) -> bool| {
         report
@@ -174,7 +174,7 @@ fn lists_all(entry: &Entry, report: &Report) -> bool {
 }
 
 /// What a report says. A listener that it does not list is no fault here.
-fn judge<'a>(entry: &Entry, report: &'a Report) -> GatewayVerdict<'a> {
+fn judge<'a>(entry: &IndexedService, report: &'a Report) -> GatewayVerdict<'a> {
     let failing: Vec<_> = report
         .listeners
         .iter()
@@ -228,15 +228,15 @@ impl Serving<'_> {
     /// A listener that can't stand is said even where another gateway serves: who reaches that one is
     /// not served. One that is behind, or has no endpoint (as `externalTrafficPolicy: Local` has it on
     /// most nodes), is not, as long as another one serves.
-    pub(crate) fn verdict(&self) -> Verdict {
+    pub(crate) fn verdict(&self) -> ProgrammedCondition {
         if self.gateways.is_empty() && !self.are_processes {
-            return Verdict::not(
+            return ProgrammedCondition::not(
                 "GatewayBehind",
                 "This process has not yet programmed the Service",
             );
         }
         if self.gateways.is_empty() {
-            return Verdict::not(
+            return ProgrammedCondition::not(
                 "NoGateway",
                 "No gateway is alive to carry the traffic: label an edge node with \
                  fairway.dev/edge=true, or see what fairway get gateways says",
@@ -246,7 +246,7 @@ impl Serving<'_> {
             return verdict;
         }
         if self.count() > 0 {
-            return Verdict {
+            return ProgrammedCondition {
                 status: true,
                 reason: "Programmed".to_owned(),
                 message: "A gateway takes traffic for every port.".to_owned(),
@@ -255,7 +255,7 @@ impl Serving<'_> {
         self.without_endpoints().unwrap_or_else(|| self.behind())
     }
 
-    fn failing(&self) -> Option<Verdict> {
+    fn failing(&self) -> Option<ProgrammedCondition> {
         let mut listeners = Vec::new();
         let mut more = 0;
         for (gateway, verdict) in &self.gateways {
@@ -269,8 +269,9 @@ impl Serving<'_> {
             _ => None,
         };
         let Some((_, first)) = listeners.first() else {
-            return (more > 0)
-                .then(|| Verdict::not("ListenersFailed", format!("{more} listeners fail")));
+            return (more > 0).then(|| {
+                ProgrammedCondition::not("ListenersFailed", format!("{more} listeners fail"))
+            });
         };
         let (reason, _) = failure(first)?;
         let mut sentences: Vec<String> = listeners
@@ -286,16 +287,16 @@ impl Serving<'_> {
         if more > 0 {
             sentences.push(format!("{more} more listeners fail"));
         }
-        Some(Verdict::not(&reason, sentences.join("; ")))
+        Some(ProgrammedCondition::not(&reason, sentences.join("; ")))
     }
 
     /// Every gateway that has programmed the Service lacks endpoints, or reaches none.
-    fn without_endpoints(&self) -> Option<Verdict> {
+    fn without_endpoints(&self) -> Option<ProgrammedCondition> {
         let mut refusing = None;
         for (gateway, verdict) in &self.gateways {
             match verdict {
                 GatewayVerdict::Unreachable(ports, message) => {
-                    return Some(Verdict::not(
+                    return Some(ProgrammedCondition::not(
                         "EndpointsUnreachable",
                         format!(
                             "No endpoint can be reached for {}. Gateway {gateway}: {message}",
@@ -310,7 +311,7 @@ impl Serving<'_> {
             }
         }
         refusing.map(|ports| {
-            Verdict::not(
+            ProgrammedCondition::not(
                 "NoEndpoints",
                 format!(
                     "No endpoint is ready for {}: clients are refused there.",
@@ -320,7 +321,7 @@ impl Serving<'_> {
         })
     }
 
-    fn behind(&self) -> Verdict {
+    fn behind(&self) -> ProgrammedCondition {
         let behind = self
             .gateways
             .iter()
@@ -337,7 +338,7 @@ impl Serving<'_> {
         } else {
             "Gateways"
         };
-        Verdict::not(
+        ProgrammedCondition::not(
             "GatewayBehind",
             format!(
                 "{what} {} {verb} not yet programmed this version of the Service",
@@ -361,19 +362,19 @@ pub(crate) enum Beforehand {
     /// Gateways have nothing to serve.
     NothingToServe,
     /// No gateway can serve it as it is.
-    Is(Verdict),
+    Is(ProgrammedCondition),
     /// Ask them.
     AskGateways,
 }
 
 /// What there is to say before any gateway is asked; `ours`: the Service is to have addresses of ours.
-pub(crate) fn beforehand(entry: &Entry, ingress: &[Ingress], ours: bool) -> Beforehand {
+pub(crate) fn beforehand(entry: &IndexedService, ingress: &[Ingress], ours: bool) -> Beforehand {
     let numbers = &entry.granted.node_ports;
     if !ours && numbers.is_empty() {
         return Beforehand::NothingToServe;
     }
     if carried(entry).next().is_none() {
-        return Beforehand::Is(Verdict::not(
+        return Beforehand::Is(ProgrammedCondition::not(
             UNSUPPORTED_PROTOCOL,
             "The Service has no port that Fairway carries",
         ));
@@ -382,11 +383,11 @@ pub(crate) fn beforehand(entry: &Entry, ingress: &[Ingress], ours: bool) -> Befo
         let missing = carried(entry).find(|key| !numbers.contains_key(key));
         return missing.map_or(Beforehand::AskGateways, |key| {
             let message = format!("Port {key} has no node port that a gateway could listen on");
-            Beforehand::Is(Verdict::not(NODE_PORT_NOT_ALLOCATED, message))
+            Beforehand::Is(ProgrammedCondition::not(NODE_PORT_NOT_ALLOCATED, message))
         });
     }
     if ingress.is_empty() {
-        return Beforehand::Is(Verdict::not(
+        return Beforehand::Is(ProgrammedCondition::not(
             ADDRESS_NOT_ASSIGNED,
             "There is no address yet that a gateway could listen on",
         ));
@@ -394,7 +395,7 @@ pub(crate) fn beforehand(entry: &Entry, ingress: &[Ingress], ours: bool) -> Befo
     if ingress.iter().any(|it| it.ip_mode == IpMode::Proxy) {
         return Beforehand::AskGateways;
     }
-    Beforehand::Is(Verdict::not(
+    Beforehand::Is(ProgrammedCondition::not(
         FORWARDING_NODE,
         "The AddressPool says forwarding: Node, so no gateway carries the traffic, and nobody \
          announces the address",

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use fairway_config::names::ClusterName;
 use fairway_config::net::IpFamily;
 
-use crate::tenants::Clash;
+use crate::holders::Clash;
 
 /// Why a pool gives a Service no address.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,12 +13,12 @@ use fairway_config::pool::AddressPool;
 use fairway_config::time::Timestamp;
 use fairway_config::view::Section;
 
-use crate::asking::{self, Askers};
+use crate::allocations::Allocations;
 use crate::assign::{assign, blocked, release, waits_after_removal};
 use crate::explain;
 use crate::gateways::GatewayTable;
-use crate::index::{Entry, Index, Standing};
-use crate::ledger::Ledger;
+use crate::index::{Index, IndexedService, Standing};
+use crate::node_port_requester::{self, NodePortRequester};
 use crate::pools::Pools;
 use crate::queue::{QueueKey, ServiceSlot, WaitsFor};
 use crate::settings::Settings;
@@ -28,7 +28,7 @@ use crate::wants;
 /// Everything the controller knows. Fed with [`State::apply`], asked with [`State::settle`].
 #[derive(Debug)]
 pub struct State {
-    ledger: Ledger,
+    allocations: Allocations,
     index: Index,
     pools: BTreeMap<ClusterName, Arc<AddressPool>>,
     /// What was last written of each pool, by this controller or by an earlier one.
@@ -40,7 +40,7 @@ pub struct State {
     /// Services whose status is to be made again.
     restated: BTreeSet<ServiceSlot>,
     /// Services for which node ports are to be asked of somebody else.
-    asking: Askers,
+    node_port_requester: NodePortRequester,
     /// Whom the Services that went were in the way of.
     wakes: Vec<WaitsFor>,
     services: ServiceCounts,
@@ -118,14 +118,14 @@ impl State {
     pub fn new(settings: Settings) -> Self {
         Self {
             gateways: GatewayTable::new(settings.gateways_tell),
-            ledger: Ledger::new(settings),
+            allocations: Allocations::new(settings),
             index: Index::default(),
             pools: BTreeMap::new(),
             pool_statuses: BTreeMap::new(),
             pools_changed: false,
             changed: BTreeSet::new(),
             restated: BTreeSet::new(),
-            asking: Askers::default(),
+            node_port_requester: NodePortRequester::default(),
             wakes: Vec::new(),
             services: ServiceCounts::default(),
             synced: false,
@@ -141,11 +141,11 @@ impl State {
                 Change::Namespace(name, namespace) => {
                     match namespace {
                         Some(namespace) => {
-                            let namespaces = &mut self.ledger.namespaces;
+                            let namespaces = &mut self.allocations.namespaces;
                             namespaces.insert(Arc::clone(name), Arc::clone(namespace));
                         }
                         None => {
-                            self.ledger.namespaces.remove(name);
+                            self.allocations.namespaces.remove(name);
                         }
                     }
                     self.changed.extend(self.index.in_namespace(name));
@@ -202,7 +202,7 @@ impl State {
         }
         let changed = std::mem::take(&mut self.changed);
         let wakes = std::mem::take(&mut self.wakes);
-        let given = assign(&mut self.ledger, &mut self.index, changed, wakes);
+        let given = assign(&mut self.allocations, &mut self.index, changed, wakes);
         for slot in &given {
             self.restated.remove(slot);
         }
@@ -217,8 +217,8 @@ impl State {
         // between finds the rest still ahead of it and gives out the same.
         for slot in &given {
             let service = self.index.get(*slot).map(|entry| &entry.stored.service);
-            if service.is_some_and(|it| wants::asks_for_numbers(&self.ledger.settings, it)) {
-                self.asking.add(*slot);
+            if service.is_some_and(|it| wants::asks_for_numbers(&self.allocations.settings, it)) {
+                self.node_port_requester.add(*slot);
             }
         }
         let lets_go = |slot: &ServiceSlot| self.index.get(*slot).is_some_and(|entry| entry.lets_go);
@@ -232,9 +232,9 @@ impl State {
             }
             writes.extend(write);
         }
-        let (questions, news) = self
-            .asking
-            .plan(&mut self.ledger, &mut self.index, &written);
+        let (questions, news) =
+            self.node_port_requester
+                .plan(&mut self.allocations, &mut self.index, &written);
         writes.extend(questions);
         for slot in news {
             writes.extend(self.plan_service(slot, now));
@@ -266,7 +266,7 @@ impl State {
         let slot = self.index.slot(name);
         if let Some(entry) = slot.and_then(|slot| self.index.get_mut(slot)) {
             let slot = entry.rank.slot;
-            asking::refused(&mut self.ledger, slot, entry, why, blames_number);
+            node_port_requester::refused(&mut self.allocations, slot, entry, why, blames_number);
             self.restated.insert(slot);
         }
     }
@@ -275,15 +275,20 @@ impl State {
     pub fn refused_node_ports(&mut self, name: &ServiceName) {
         let slot = self.index.slot(name);
         if let Some(entry) = slot.and_then(|slot| self.index.get_mut(slot)) {
-            asking::again(entry);
-            self.asking.add(entry.rank.slot);
+            node_port_requester::again(entry);
+            self.node_port_requester.add(entry.rank.slot);
         }
     }
 
     /// A write of this pool's status did not come about: it is planned again.
     pub fn refused_pool(&mut self, name: &str) {
         self.pool_statuses.remove(name);
-        if let Some(pool) = self.ledger.pools.iter_mut().find(|p| **p.name() == *name) {
+        if let Some(pool) = self
+            .allocations
+            .pools
+            .iter_mut()
+            .find(|p| **p.name() == *name)
+        {
             pool.touch();
         }
     }
@@ -297,7 +302,7 @@ impl State {
     /// `Node ports` and `Source`. Nothing where there is no such Service.
     pub fn explain(&self, name: &ServiceName) -> Option<Vec<Section>> {
         let entry = self.index.get(self.index.slot(name)?)?;
-        Some(explain::explain(&self.ledger, entry))
+        Some(explain::explain(&self.allocations, entry))
     }
 
     /// The pools in the order in which they are tried.
@@ -310,7 +315,7 @@ impl State {
                 .cloned()
                 .unwrap_or_default(),
         };
-        self.ledger.pools.iter().map(view).collect()
+        self.allocations.pools.iter().map(view).collect()
     }
 
     /// How many gateways serve a Service, how many are alive, and how many endpoints there are, where
@@ -318,7 +323,7 @@ impl State {
     pub fn traffic(&self, name: &ServiceName) -> Option<ServiceTraffic> {
         let entry = self.index.get(self.index.slot(name)?)?;
         let service = &entry.stored.service;
-        let settings = &self.ledger.settings;
+        let settings = &self.allocations.settings;
         let is_served = wants::wants_address(settings, service)
             || (settings.allocates_node_ports && status::carries_traffic(service));
         if !is_served {
@@ -334,8 +339,8 @@ impl State {
 
     /// What is counted, for metrics.
     pub fn counts(&self) -> Counts {
-        let pools = self.ledger.pools.iter();
-        let (free_static, free_dynamic, used) = self.ledger.numbers.counts();
+        let pools = self.allocations.pools.iter();
+        let (free_static, free_dynamic, used) = self.allocations.numbers.counts();
         Counts {
             pools: pools
                 .map(|pool| (Arc::clone(pool.name()), pool.counts()))
@@ -353,12 +358,12 @@ impl State {
     /// looked at again, as for a change of the pool: there should be none.
     fn put_node(&mut self, name: &ClusterName, node: Option<&Node>) {
         let mut in_a_pool = false;
-        for address in self.ledger.nodes.put(name, node) {
-            let holders = self.ledger.tenants.of(address);
+        for address in self.allocations.nodes.put(name, node) {
+            let holders = self.allocations.holders.of(address);
             self.restated
                 .extend(holders.iter().map(|holder| holder.slot));
-            let (held, node) = (!holders.is_empty(), self.ledger.nodes.node(address));
-            in_a_pool |= self.ledger.pools.put_node(address, node, held);
+            let (held, node) = (!holders.is_empty(), self.allocations.nodes.node(address));
+            in_a_pool |= self.allocations.pools.put_node(address, node, held);
         }
         // Once, however many addresses a node says that it has.
         if in_a_pool {
@@ -438,17 +443,21 @@ impl State {
         self.changed.remove(&slot);
         self.restated.remove(&slot);
         if let Some(entry) = self.index.remove(slot) {
-            self.asking.remove(slot, &entry);
+            self.node_port_requester.remove(slot, &entry);
             self.gateways
                 .put_service(slot, Some(entry.stored.revision), None);
             *self.services.of(entry.standing) -= 1;
             let had = || [Some(&entry.granted), entry.leaving.as_deref()];
             for held in had().into_iter().flatten() {
-                release(&mut self.ledger, slot, held, &entry.granted_to);
+                release(&mut self.allocations, slot, held, &entry.granted_to);
             }
-            asking::release(&mut self.ledger, slot, entry.asking.as_deref());
+            node_port_requester::release(
+                &mut self.allocations,
+                slot,
+                entry.node_port_request.as_deref(),
+            );
             for held in had().into_iter().flatten() {
-                let waits = waits_after_removal(&self.ledger, held, &entry.granted_to);
+                let waits = waits_after_removal(&self.allocations, held, &entry.granted_to);
                 self.wakes.extend(waits);
             }
         }
@@ -457,15 +466,15 @@ impl State {
     /// Pools are few and seldom change, so a change of one looks at every Service again.
     fn rebuild_pools(&mut self) {
         let mut pools = Pools::new(self.pools.values());
-        for (address, node) in self.ledger.nodes.iter() {
+        for (address, node) in self.allocations.nodes.iter() {
             pools.put_node(address, Some(node), false);
         }
-        for (address, tenants) in self.ledger.tenants.iter() {
-            for (i, tenant) in tenants.iter().enumerate() {
-                pools.take(address, &tenant.service.name.namespace, i == 0);
+        for (address, holders) in self.allocations.holders.iter() {
+            for (i, holder) in holders.iter().enumerate() {
+                pools.take(address, &holder.service.name.namespace, i == 0);
             }
         }
-        self.ledger.pools = pools;
+        self.allocations.pools = pools;
         self.changed.extend(self.index.slots());
     }
 
@@ -476,10 +485,10 @@ impl State {
             self.count_standing(slot, Standing::NotOurs);
             return None;
         }
-        if blocked(&self.ledger, entry).next().is_some() {
+        if blocked(&self.allocations, entry).next().is_some() {
             return None;
         }
-        let (status, standing) = status::status(&self.ledger, entry, &self.gateways, now);
+        let (status, standing) = status::status(&self.allocations, entry, &self.gateways, now);
         self.count_standing(slot, standing);
         plan(self.index.get_mut(slot)?, status)
     }
@@ -493,7 +502,7 @@ impl State {
     }
 
     fn plan_pools(&mut self, now: Timestamp, writes: &mut Vec<Write>) {
-        for pool in self.ledger.pools.drain_untold() {
+        for pool in self.allocations.pools.drain_untold() {
             let before = self.pool_statuses.get(pool.name());
             let status = pool.status(before, now);
             if before == Some(&status) {
@@ -507,7 +516,7 @@ impl State {
 }
 
 /// The write that makes the store hold what a Service was granted, where it does not yet.
-fn plan(entry: &mut Entry, status: fairway_config::exchange::Status) -> Option<Write> {
+fn plan(entry: &mut IndexedService, status: fairway_config::exchange::Status) -> Option<Write> {
     if *entry.last_held() == entry.granted && *entry.last_status() == status {
         return None;
     }

@@ -12,11 +12,11 @@ use fairway_config::pool::Forwarding;
 use fairway_config::service::{Service, ServiceType};
 use fairway_config::time::Timestamp;
 
-use crate::asking;
+use crate::allocations::Allocations;
 use crate::assign::missing_numbers;
 use crate::gateways::{GatewayTable, Heard};
-use crate::index::{Entry, Standing};
-use crate::ledger::Ledger;
+use crate::index::{IndexedService, Standing};
+use crate::node_port_requester;
 use crate::ports::{NumberRefusal, Use};
 use crate::programmed::{self, Beforehand};
 use crate::refusal::PoolRefusal;
@@ -34,8 +34,8 @@ const FAILURES_NAMED: usize = 3;
 /// While nothing has been heard of gateways, what they said last stays: a controller that has just
 /// begun must not write what it would take back a moment later.
 pub(crate) fn status(
-    ledger: &Ledger,
-    entry: &Entry,
+    allocations: &Allocations,
+    entry: &IndexedService,
     gateways: &GatewayTable,
     now: Timestamp,
 ) -> (Status, Standing) {
@@ -48,18 +48,18 @@ pub(crate) fn status(
     };
     let mut standing = Standing::NotOurs;
     let mut ingress = Vec::new();
-    if wants::wants_address(&ledger.settings, service) {
-        standing = address_assigned(ledger, entry, &mut conditions);
-        out_of_pool(ledger, entry, &mut conditions);
+    if wants::wants_address(&allocations.settings, service) {
+        standing = address_assigned(allocations, entry, &mut conditions);
+        out_of_pool(allocations, entry, &mut conditions);
         ingress = entry
             .granted
             .addresses
             .iter()
-            .map(|address| ingress_of(ledger, entry, *address, &heard))
+            .map(|address| ingress_of(allocations, entry, *address, &heard))
             .collect();
     }
-    node_ports_allocated(ledger, entry, &mut conditions);
-    if ledger.settings.allocates_node_ports || standing != Standing::NotOurs {
+    node_ports_allocated(allocations, entry, &mut conditions);
+    if allocations.settings.allocates_node_ports || standing != Standing::NotOurs {
         accepted(service, &mut conditions);
         if let Some(problem) = &entry.stored.source_problem {
             let source = entry.stored.source.as_deref().unwrap_or("the source");
@@ -85,7 +85,7 @@ pub(crate) fn status(
 
 /// Whether gateways serve it, and what else they say.
 fn programmed(
-    entry: &Entry,
+    entry: &IndexedService,
     ingress: &[Ingress],
     ours: bool,
     heard: &Heard<'_>,
@@ -153,9 +153,13 @@ pub(crate) fn carries_traffic(service: &Service) -> bool {
     )
 }
 
-fn address_assigned(ledger: &Ledger, entry: &Entry, conditions: &mut Conditions<'_>) -> Standing {
+fn address_assigned(
+    allocations: &Allocations,
+    entry: &IndexedService,
+    conditions: &mut Conditions<'_>,
+) -> Standing {
     let held = &entry.granted.addresses;
-    let refusals = ledger.refusals(&entry.stored.service, held);
+    let refusals = allocations.refusals(&entry.stored.service, held);
     let list: Vec<_> = held.iter().map(ToString::to_string).collect();
     let list = list.join(" and ");
     let verb = if held.len() == 1 { "is" } else { "are" };
@@ -170,7 +174,7 @@ fn address_assigned(ledger: &Ledger, entry: &Entry, conditions: &mut Conditions<
     let mut sentences: Vec<String> = Vec::new();
     if !held.is_empty() {
         // The condition is False: it says first what is missing.
-        let families = ledger.families(&entry.stored.service, held);
+        let families = allocations.families(&entry.stored.service, held);
         let has = |family: IpFamily| held.iter().any(|it| IpFamily::of(*it) == family);
         let missing = families.into_iter().find(|family| !has(*family));
         sentences.push(match missing {
@@ -188,11 +192,11 @@ fn address_assigned(ledger: &Ledger, entry: &Entry, conditions: &mut Conditions<
 
 /// The sentence for an address that no pool would give its holder now, with the reason.
 pub(crate) fn out_of_pool_sentence(
-    ledger: &Ledger,
+    allocations: &Allocations,
     service: &Service,
     address: IpAddr,
 ) -> Option<(&'static str, String)> {
-    if let Some(node) = ledger.nodes.node(address) {
+    if let Some(node) = allocations.nodes.node(address) {
         return Some((
             "NodeAddress",
             format!(
@@ -200,7 +204,7 @@ pub(crate) fn out_of_pool_sentence(
             ),
         ));
     }
-    let mut pools = ledger.pools.containing(address).peekable();
+    let mut pools = allocations.pools.containing(address).peekable();
     if pools.peek().is_none() {
         return Some((
             "OutOfPool",
@@ -211,7 +215,7 @@ pub(crate) fn out_of_pool_sentence(
     }
     let mut not_usable = None;
     for pool in pools {
-        match ledger.standing_in_pool(pool, service, address) {
+        match allocations.standing_in_pool(pool, service, address) {
             Ok(()) => return None,
             Err(refusal @ PoolRefusal::NotUsable(_)) => {
                 not_usable.get_or_insert((pool.name(), refusal.why()));
@@ -235,12 +239,13 @@ pub(crate) fn out_of_pool_sentence(
     ))
 }
 
-fn out_of_pool(ledger: &Ledger, entry: &Entry, conditions: &mut Conditions<'_>) {
+fn out_of_pool(allocations: &Allocations, entry: &IndexedService, conditions: &mut Conditions<'_>) {
     let service = &entry.stored.service;
     let addresses = entry.granted.addresses.iter();
     let mut reason = None;
     let mut sentences = Vec::new();
-    for (why, sentence) in addresses.filter_map(|a| out_of_pool_sentence(ledger, service, *a)) {
+    for (why, sentence) in addresses.filter_map(|a| out_of_pool_sentence(allocations, service, *a))
+    {
         reason.get_or_insert(why);
         sentences.push(sentence);
     }
@@ -251,8 +256,8 @@ fn out_of_pool(ledger: &Ledger, entry: &Entry, conditions: &mut Conditions<'_>) 
 
 /// What keeps the ports and the health check of a Service from their numbers.
 pub(crate) fn number_refusals(
-    ledger: &Ledger,
-    entry: &Entry,
+    allocations: &Allocations,
+    entry: &IndexedService,
 ) -> Vec<(Use, Option<u16>, NumberRefusal)> {
     let slot = entry.rank.slot;
     missing_numbers(&entry.stored.service, &entry.granted)
@@ -260,19 +265,26 @@ pub(crate) fn number_refusals(
         .filter_map(|(wanted, want)| match want {
             NumberWant::Unreadable => Some((wanted, None, NumberRefusal::Unreadable)),
             NumberWant::Asked(number) => {
-                let refusal = ledger.numbers.may_take(number, slot, wanted, false).err()?;
+                let refusal = allocations
+                    .numbers
+                    .may_take(number, slot, wanted, false)
+                    .err()?;
                 Some((wanted, Some(number), refusal))
             }
-            _ => Some((wanted, None, ledger.numbers.lowest().err()?)),
+            _ => Some((wanted, None, allocations.numbers.lowest().err()?)),
         })
         .collect()
 }
 
-fn node_ports_allocated(ledger: &Ledger, entry: &Entry, conditions: &mut Conditions<'_>) {
-    if !ledger.settings.allocates_node_ports {
-        return node_ports_asked_for(ledger, entry, conditions);
+fn node_ports_allocated(
+    allocations: &Allocations,
+    entry: &IndexedService,
+    conditions: &mut Conditions<'_>,
+) {
+    if !allocations.settings.allocates_node_ports {
+        return node_ports_asked_for(allocations, entry, conditions);
     }
-    let refusals = number_refusals(ledger, entry);
+    let refusals = number_refusals(allocations, entry);
     let granted = &entry.granted;
     if let Some((_, _, first)) = refusals.first() {
         let sentences: Vec<_> = refusals
@@ -287,12 +299,16 @@ fn node_ports_allocated(ledger: &Ledger, entry: &Entry, conditions: &mut Conditi
     }
 }
 
-fn node_ports_asked_for(ledger: &Ledger, entry: &Entry, conditions: &mut Conditions<'_>) {
+fn node_ports_asked_for(
+    allocations: &Allocations,
+    entry: &IndexedService,
+    conditions: &mut Conditions<'_>,
+) {
     let service = &entry.stored.service;
-    if let Some(sentence) = asked_sentence(ledger, entry) {
+    if let Some(sentence) = asked_sentence(allocations, entry) {
         conditions.put(NODE_PORTS_ALLOCATED, false, "NodePortsRefused", sentence);
-    } else if wants::asks_for_numbers(&ledger.settings, service)
-        && asking::missing(ledger, service).is_empty()
+    } else if wants::asks_for_numbers(&allocations.settings, service)
+        && node_port_requester::missing(allocations, service).is_empty()
     {
         let message = "Every port has its node port.".to_owned();
         conditions.put(NODE_PORTS_ALLOCATED, true, "Allocated", message);
@@ -300,9 +316,9 @@ fn node_ports_asked_for(ledger: &Ledger, entry: &Entry, conditions: &mut Conditi
 }
 
 /// The sentence for node ports that the API server was asked for in vain.
-pub(crate) fn asked_sentence(ledger: &Ledger, entry: &Entry) -> Option<String> {
-    let error = asking::error(ledger, entry)?;
-    let missing = asking::missing(ledger, &entry.stored.service);
+pub(crate) fn asked_sentence(allocations: &Allocations, entry: &IndexedService) -> Option<String> {
+    let error = node_port_requester::error(allocations, entry)?;
+    let missing = node_port_requester::missing(allocations, &entry.stored.service);
     let ports: Vec<String> = missing.iter().map(ToString::to_string).collect();
     Some(format!(
         "Node ports for {} were asked of the API server, because the Service says forward-to: node-ports and allocates none, and are not to be had: {error}. Others are asked for now and then.",
@@ -379,13 +395,18 @@ fn reported(reports: &[Arc<Report>], conditions: &mut Conditions<'_>) {
     }
 }
 
-fn ingress_of(ledger: &Ledger, entry: &Entry, address: IpAddr, heard: &Heard<'_>) -> Ingress {
+fn ingress_of(
+    allocations: &Allocations,
+    entry: &IndexedService,
+    address: IpAddr,
+    heard: &Heard<'_>,
+) -> Ingress {
     let service = &entry.stored.service;
     let before = || {
         let mut ingress = entry.last_status().ingress.iter();
         ingress.find(|ingress| ingress.ip == address)
     };
-    let mut pools = ledger.pools.containing(address);
+    let mut pools = allocations.pools.containing(address);
     let ip_mode = match pools.next().map(|pool| pool.config.forwarding) {
         Some(Forwarding::Proxy) => IpMode::Proxy,
         Some(Forwarding::Node) => IpMode::Vip,

@@ -44,7 +44,7 @@ struct Missing {
 
 /// What becomes of a missing file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum MissingFileOutcome {
     /// It was deleted, at this time.
     Deleted(Instant),
     /// To be seen at this time; nothing is said of it until then.
@@ -101,7 +101,11 @@ impl Absence {
     }
 
     /// What becomes of each missing file, now that `known` files are known in all.
-    pub(super) fn verdicts(&mut self, known: usize, now: Instant) -> Vec<(Arc<str>, Verdict)> {
+    pub(super) fn verdicts(
+        &mut self,
+        known: usize,
+        now: Instant,
+    ) -> Vec<(Arc<str>, MissingFileOutcome)> {
         if self
             .interrupted
             .is_some_and(|quiet| now >= quiet + self.grace)
@@ -116,12 +120,12 @@ impl Absence {
             .collect()
     }
 
-    fn verdict(&self, missing: Missing, emptied: bool, now: Instant) -> Verdict {
+    fn verdict(&self, missing: Missing, emptied: bool, now: Instant) -> MissingFileOutcome {
         if emptied && !missing.removed {
-            return Verdict::Emptied;
+            return MissingFileOutcome::Emptied;
         }
         if let Some(quiet) = self.interrupted {
-            return Verdict::Interrupted(quiet + self.grace);
+            return MissingFileOutcome::Interrupted(quiet + self.grace);
         }
         let moment = match (emptied, missing.from_start) {
             (true, _) => LAST_MOMENT,
@@ -130,12 +134,12 @@ impl Absence {
         };
         let due = missing.since + moment;
         if due <= now {
-            Verdict::Deleted(
+            MissingFileOutcome::Deleted(
                 self.resumed
                     .map_or(missing.since, |it| it.max(missing.since)),
             )
         } else {
-            Verdict::Wait(due)
+            MissingFileOutcome::Wait(due)
         }
     }
 }
@@ -147,7 +151,7 @@ mod tests {
 
     const GRACE: Duration = Duration::from_secs(30);
 
-    fn verdict(absence: &mut Absence, known: usize, now: Instant) -> Verdict {
+    fn verdict(absence: &mut Absence, known: usize, now: Instant) -> MissingFileOutcome {
         absence.verdicts(known, now)[0].1
     }
 
@@ -156,10 +160,13 @@ mod tests {
         let now = Instant::now();
         let mut absence = Absence::new(GRACE);
         absence.miss(&"a.yaml".into(), now, false, true);
-        assert_eq!(verdict(&mut absence, 2, now), Verdict::Wait(now + MOMENT));
+        assert_eq!(
+            verdict(&mut absence, 2, now),
+            MissingFileOutcome::Wait(now + MOMENT)
+        );
         assert_eq!(
             verdict(&mut absence, 2, now + MOMENT),
-            Verdict::Deleted(now)
+            MissingFileOutcome::Deleted(now)
         );
     }
 
@@ -168,7 +175,10 @@ mod tests {
         let now = Instant::now();
         let mut absence = Absence::new(GRACE);
         absence.miss(&"a.yaml".into(), now, true, false);
-        assert_eq!(verdict(&mut absence, 2, now), Verdict::Deleted(now));
+        assert_eq!(
+            verdict(&mut absence, 2, now),
+            MissingFileOutcome::Deleted(now)
+        );
     }
 
     #[test]
@@ -177,13 +187,16 @@ mod tests {
         let mut absence = Absence::new(GRACE);
         absence.miss(&"a.yaml".into(), now, false, false);
         let later = now + Duration::from_secs(86_400);
-        assert_eq!(verdict(&mut absence, 1, later), Verdict::Emptied);
+        assert_eq!(verdict(&mut absence, 1, later), MissingFileOutcome::Emptied);
         absence.miss(&"a.yaml".into(), now, false, true);
         assert_eq!(
             verdict(&mut absence, 1, now),
-            Verdict::Wait(now + LAST_MOMENT)
+            MissingFileOutcome::Wait(now + LAST_MOMENT)
         );
-        assert_eq!(verdict(&mut absence, 1, later), Verdict::Deleted(now));
+        assert_eq!(
+            verdict(&mut absence, 1, later),
+            MissingFileOutcome::Deleted(now)
+        );
     }
 
     #[test]
@@ -195,10 +208,13 @@ mod tests {
         let stirred = now + GRACE / 2;
         absence.stir(stirred);
         let still = verdict(&mut absence, 2, now + GRACE);
-        assert_eq!(still, Verdict::Interrupted(stirred + GRACE));
+        assert_eq!(still, MissingFileOutcome::Interrupted(stirred + GRACE));
         // It is no fault of whoever deleted it that it took so long.
         let quiet = stirred + GRACE;
-        assert_eq!(verdict(&mut absence, 2, quiet), Verdict::Deleted(quiet));
+        assert_eq!(
+            verdict(&mut absence, 2, quiet),
+            MissingFileOutcome::Deleted(quiet)
+        );
         assert!(!absence.is_interrupted());
     }
 }

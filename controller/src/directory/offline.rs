@@ -11,7 +11,7 @@ use fairway_config::object::{self, ReadObject};
 use fairway_config::problem::Problem;
 use fairway_config::validate::Located;
 
-use super::scan::{self, ReadError, Sighting};
+use super::scan::{self, ManifestReadError, Sighting};
 
 /// What the manifests at one path declare.
 #[derive(Debug, Default)]
@@ -68,8 +68,8 @@ impl Declared {
         self.files += 1;
         match scan::read(path) {
             Ok(text) => self.add_text(shown, &text.text),
-            Err(ReadError::Unreadable(why)) => self.problem(shown, &why),
-            Err(ReadError::Moving) => {
+            Err(ManifestReadError::Unreadable(why)) => self.problem(shown, &why),
+            Err(ManifestReadError::Moving) => {
                 self.problem(shown, "changed while it was read, or is no file; try again");
             }
         }

@@ -261,7 +261,7 @@ pub(super) struct ManifestText {
 
 /// Why a manifest could not be read.
 #[derive(Debug)]
-pub(super) enum ReadError {
+pub(super) enum ManifestReadError {
     /// It was removed, or is being written at this moment: look again.
     Moving,
     /// A clause that says why.
@@ -270,8 +270,8 @@ pub(super) enum ReadError {
 
 /// Reads a manifest whole. Nothing but a regular file is read from, whatever has taken its name
 /// since it was looked at, and opening it never waits.
-pub(super) fn read(path: &Path) -> Result<ManifestText, ReadError> {
-    use ReadError::{Moving, Unreadable};
+pub(super) fn read(path: &Path) -> Result<ManifestText, ManifestReadError> {
+    use ManifestReadError::{Moving, Unreadable};
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => Moving,
         _ => Unreadable(format!("can't be read: {error}")),
@@ -415,7 +415,7 @@ mod tests {
             Some(Sighting::Unreadable("is a FIFO and not a file".to_owned()))
         );
         // Even where it took the place of a file after that was looked at, nothing waits for it.
-        assert!(matches!(read(&path), Err(ReadError::Moving)));
+        assert!(matches!(read(&path), Err(ManifestReadError::Moving)));
     }
 
     #[test]
@@ -424,12 +424,16 @@ mod tests {
         let path = root.path().join("a.yaml");
         fs::write(&path, b"kind: \xff").unwrap();
         match read(&path) {
-            Err(ReadError::Unreadable(why)) => assert_eq!(why, "is not UTF-8 text (byte 7)"),
+            Err(ManifestReadError::Unreadable(why)) => {
+                assert_eq!(why, "is not UTF-8 text (byte 7)")
+            }
             _ => panic!(),
         }
         File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
         match read(&path) {
-            Err(ReadError::Unreadable(why)) => assert_eq!(why, "is larger than 64 MiB: split it"),
+            Err(ManifestReadError::Unreadable(why)) => {
+                assert_eq!(why, "is larger than 64 MiB: split it")
+            }
             _ => panic!(),
         }
     }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fairway_config::problem::Problem;
 
-use super::absence::Verdict;
+use super::absence::MissingFileOutcome;
 use super::manifest::{self, Manifest};
 use super::parallel;
-use super::scan::{self, FileIdentity, ReadError, Sighting, Stamp, Survey};
+use super::scan::{self, FileIdentity, ManifestReadError, Sighting, Stamp, Survey};
 use super::worker::{Look, StoreWorker, problem};
 
 /// How often a manifest directory that is not there is looked for.
@@ -236,14 +236,14 @@ impl StoreWorker {
                     let touched = self.catalog.hold(path, Some(stamp), why, Some(problem));
                     self.touched.extend(touched);
                 }
-                Err(ReadError::Moving) => {
+                Err(ManifestReadError::Moving) => {
                     let look = Look {
                         at: now + MOVING,
                         after: now,
                     };
                     self.looks.insert(Arc::clone(path), look);
                 }
-                Err(ReadError::Unreadable(why)) => self.hold(path, &why),
+                Err(ManifestReadError::Unreadable(why)) => self.hold(path, &why),
             }
         }
     }
@@ -290,7 +290,7 @@ impl StoreWorker {
                 continue;
             }
             let (again, why) = match verdict {
-                Verdict::Deleted(since) => {
+                MissingFileOutcome::Deleted(since) => {
                     self.found(since);
                     self.absence.clear(&path);
                     self.absence.stir(now);
@@ -298,8 +298,8 @@ impl StoreWorker {
                     self.touched.extend(touched);
                     continue;
                 }
-                Verdict::Wait(at) => (Some(at), None),
-                Verdict::Interrupted(at) => (
+                MissingFileOutcome::Wait(at) => (Some(at), None),
+                MissingFileOutcome::Interrupted(at) => (
                     Some(at),
                     Some(format!(
                         "is missing since the manifest directory came back; what it declared \
@@ -307,7 +307,7 @@ impl StoreWorker {
                         self.settings.grace.as_secs_f32()
                     )),
                 ),
-                Verdict::Emptied => (
+                MissingFileOutcome::Emptied => (
                     None,
                     Some(format!(
                         "is missing, and {} holds no manifests at all; what it declared stays in \
@@ -329,7 +329,7 @@ impl StoreWorker {
 
 type Parsed = (Stamp, Result<Manifest, Problem>);
 
-fn read_one(root: &Path, path: &Arc<str>) -> Result<Parsed, ReadError> {
+fn read_one(root: &Path, path: &Arc<str>) -> Result<Parsed, ManifestReadError> {
     let text = scan::read(&root.join(&**path))?;
     Ok((text.stamp, manifest::parse(path, &text.text)))
 }

@@ -16,9 +16,9 @@ use kube::runtime::watcher::{Config, Event};
 
 use super::gateway_report::{Annotations, GATEWAY, SERVICES};
 use super::gateways::{GatewayLeases, LABEL};
-use super::rewind::{News, watched};
+use super::restore_detection::{News, watched};
 use super::settings::{REQUEST, WATCH_SECONDS, now};
-use super::shared::Shared;
+use super::store_context::StoreContext;
 use crate::feed::lock;
 
 /// How often it is looked which gateways have fallen silent.
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(10);
 
 /// Hears of all gateways, for ever.
-pub(super) async fn listen(shared: &Shared, namespace: &str) {
+pub(super) async fn listen(shared: &StoreContext, namespace: &str) {
     let leases: Api<Lease> = Api::namespaced(shared.client.clone(), namespace);
     let config = Config {
         timeout: Some(WATCH_SECONDS),
@@ -123,7 +123,7 @@ pub(super) async fn listen(shared: &Shared, namespace: &str) {
 }
 
 /// Removes the Lease of a gateway that is gone for good, if it is still as it was last seen.
-async fn remove(shared: &Shared, name: ClusterName, mark: Preconditions) {
+async fn remove(shared: &StoreContext, name: ClusterName, mark: Preconditions) {
     if !shared.settings.leadership.holds() {
         return;
     }

@@ -89,7 +89,7 @@ impl Annotations {
 
 /// Why annotations can't be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReadError {
+pub(super) enum ReportReadError {
     #[error("it does not say which Services it has programmed; its version may be an older one")]
     Missing,
     #[error("what it says can't be read: {0}")]
@@ -130,7 +130,7 @@ fn is_none(unlisted: &Unlisted) -> bool {
 }
 
 /// What has to be said of a Service.
-enum Entry {
+enum ReportDetail {
     /// It is well: the number of its endpoints, where there is room.
     Well(u32),
     /// It has no endpoint, and that is all.
@@ -139,7 +139,7 @@ enum Entry {
     Detailed(ServiceText),
 }
 
-fn entry(name: &ServiceName, report: &Report) -> Entry {
+fn report_detail(name: &ServiceName, report: &Report) -> ReportDetail {
     let is_ill = |it: &&ListenerReport| it.state != ListenerState::Listening;
     let refuses = |it: &&ListenerReport| it.state == ListenerState::Refusing;
     let ill = report.listeners.iter().filter(is_ill);
@@ -147,10 +147,10 @@ fn entry(name: &ServiceName, report: &Report) -> Entry {
         || !report.refused_endpoints.is_empty()
         || !report.notices.is_empty();
     if !says_more && report.eligible_endpoints == 0 && ill.clone().all(|it| refuses(&it)) {
-        return Entry::NoEndpoints;
+        return ReportDetail::NoEndpoints;
     }
     if !says_more && ill.clone().next().is_none() {
-        return Entry::Well(u32::try_from(report.eligible_endpoints).unwrap_or(u32::MAX));
+        return ReportDetail::Well(u32::try_from(report.eligible_endpoints).unwrap_or(u32::MAX));
     }
     // What can't stand comes first, and what is not listed of it is counted.
     let (refusing, failing): (Vec<_>, Vec<_>) = ill.partition(refuses);
@@ -161,7 +161,7 @@ fn entry(name: &ServiceName, report: &Report) -> Entry {
     let of_ports = others.filter(|it| it.kind == ClaimKind::Vip);
     listeners.extend(of_ports.take(PORTS).map(|it| without_message(it)));
     let listed = listeners.iter().filter(|it| !refuses(it)).count();
-    Entry::Detailed(ServiceText {
+    ReportDetail::Detailed(ServiceText {
         service: name.clone(),
         endpoints: report.eligible_endpoints,
         unlisted: Unlisted {
@@ -197,7 +197,7 @@ pub(super) fn encode(
 ) -> Annotations {
     let entries: Vec<_> = reports
         .iter()
-        .map(|(name, report)| (name, entry(name, report)))
+        .map(|(name, report)| (name, report_detail(name, report)))
         .collect();
     let text = |gateway: &GatewaySelfReport, services: &ServicesText| Annotations {
         gateway: serde_json::to_string(gateway).unwrap_or_default(),
@@ -234,19 +234,19 @@ pub(super) fn encode(
 }
 
 fn services_text<'a>(
-    entries: impl Iterator<Item = &'a (&'a ServiceName, Entry)>,
+    entries: impl Iterator<Item = &'a (&'a ServiceName, ReportDetail)>,
     with_counts: bool,
 ) -> ServicesText {
     let mut text = ServicesText::default();
     for (name, entry) in entries {
         let endpoints = match entry {
-            Entry::Detailed(service) => {
+            ReportDetail::Detailed(service) => {
                 text.services.push(service.clone());
                 continue;
             }
-            Entry::NoEndpoints => 0,
-            Entry::Well(count) if with_counts => *count,
-            Entry::Well(_) => continue,
+            ReportDetail::NoEndpoints => 0,
+            ReportDetail::Well(count) if with_counts => *count,
+            ReportDetail::Well(_) => continue,
         };
         let of_count = text.endpoints.entry(endpoints).or_default();
         let of_namespace = of_count.entry(Arc::clone(&name.namespace)).or_default();
@@ -258,16 +258,19 @@ fn services_text<'a>(
 /// Of what has to be said, as much as has so much room before it is compressed, and who is left out.
 /// The namespace that has the least of it is next: none can take the room of another.
 fn choose<'a>(
-    entries: &'a [(&'a ServiceName, Entry)],
+    entries: &'a [(&'a ServiceName, ReportDetail)],
     room: usize,
-) -> (Vec<&'a (&'a ServiceName, Entry)>, Vec<&'a ServiceName>) {
-    let size = |(name, entry): &(&ServiceName, Entry)| match entry {
-        Entry::Detailed(text) => serde_json::to_string(text).unwrap_or_default().len() + 1,
-        Entry::NoEndpoints | Entry::Well(_) => name.name.len() + 3,
+) -> (
+    Vec<&'a (&'a ServiceName, ReportDetail)>,
+    Vec<&'a ServiceName>,
+) {
+    let size = |(name, entry): &(&ServiceName, ReportDetail)| match entry {
+        ReportDetail::Detailed(text) => serde_json::to_string(text).unwrap_or_default().len() + 1,
+        ReportDetail::NoEndpoints | ReportDetail::Well(_) => name.name.len() + 3,
     };
     let needed: Vec<_> = entries
         .iter()
-        .filter(|(_, entry)| !matches!(entry, Entry::Well(_)))
+        .filter(|(_, entry)| !matches!(entry, ReportDetail::Well(_)))
         .collect();
     let namespaces = needed.chunk_by(|(one, _), (other, _)| one.namespace == other.namespace);
     let mut queues: Vec<_> = namespaces
@@ -314,25 +317,28 @@ pub(super) struct Decoded {
 }
 
 /// Reads how a gateway says that it is.
-pub(super) fn decode_gateway(text: &str) -> Result<GatewaySelfReport, ReadError> {
+pub(super) fn decode_gateway(text: &str) -> Result<GatewaySelfReport, ReportReadError> {
     match text {
-        "" => Err(ReadError::Missing),
+        "" => Err(ReportReadError::Missing),
         text => Ok(serde_json::from_str(text)?),
     }
 }
 
 /// Reads what a gateway says of Services.
-pub(super) fn decode_services(gateway: &ClusterName, text: &str) -> Result<Decoded, ReadError> {
+pub(super) fn decode_services(
+    gateway: &ClusterName,
+    text: &str,
+) -> Result<Decoded, ReportReadError> {
     if text.is_empty() {
-        return Err(ReadError::Missing);
+        return Err(ReportReadError::Missing);
     }
     let packed = STANDARD.decode(text);
-    let packed = packed.map_err(|error| ReadError::Packed(error.to_string()))?;
+    let packed = packed.map_err(|error| ReportReadError::Packed(error.to_string()))?;
     let mut json = Vec::new();
     GzDecoder::new(&*packed)
         .take(MAX_UNPACKED)
         .read_to_end(&mut json)
-        .map_err(|error| ReadError::Packed(error.to_string()))?;
+        .map_err(|error| ReportReadError::Packed(error.to_string()))?;
     let text: ServicesText = serde_json::from_slice(&json)?;
     // Most of those without an endpoint have nothing else to say: they share one report.
     let nothing = Arc::new(Report {

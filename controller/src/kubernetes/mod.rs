@@ -1,21 +1,24 @@
 //! A store over an API server: watches in, patches out.
 //!
 //! Reading order:
-//! 1. `document` is an object as it is sent, `watch` hears of those of one kind, also when
-//!    their past changes (`rewind`), and up to where (`revision`);
-//! 2. `known` knows the latest of each and what subscribers hear of it, `status` reads and makes
-//!    the status of a Service;
-//! 3. `hear` takes in what watches see, `progress` says what is still to be heard and what is wrong;
-//! 4. `write` says which requests make a decision last; `fair_queue` says which write begins next, of
-//!    those in the `write_queue`, and `writer` begins it; `send` sends its requests and judges the
-//!    `answers`, by what its role allows (`rights`); `teller` tells people of them, `finalizers` puts
-//!    right what a crash or a person left undone, when its time has come (`strays`);
-//! 5. `reporter` says how a gateway is, and how its Services are (`outgoing`), as `gateway_report` has
-//!    it; `gateway_leases` and `gateways` hear of all of them;
-//! 6. `snapshot`: what is known, on disk;
-//! 7. `store`: all of it together, over what is `shared`;
-//! 8. `election` and `lease`: who may write; `leadership`: what is known of it, `leader_rights`: whether
-//!    this process could; `settings`: what all of it goes by.
+//! 1. `api_document` is an object as the API server sends it. `watch` follows the objects of one kind,
+//!    `restore_detection` lists them anew where the cluster was restored from a backup, and `revision`
+//!    says up to which revision all of them are known;
+//! 2. `object_cache` holds the latest version of each object (`service_record`: of a Service) and says
+//!    what subscribers have to be told; `status` reads and makes the status of a Service;
+//! 3. `cache_updates` puts into the cache what watches bring, `progress` says what has not been listed yet
+//!    and which watch fails;
+//! 4. `service_requests` says which requests write a decision; `write_queue` holds the writes that wait, in
+//!    the order of a `fair_queue`; `writer` begins them, `write_objects` sends their requests, `answers` and
+//!    `rights` class the answers; `event_recorder` sends Events; `finalizers` repairs finalizers and
+//!    annotations that a crash or a person left wrong, each after a wait (`repair_queue`);
+//! 5. `reporter` writes the Lease of this gateway: how it is, and how its Services are
+//!    (`outgoing_reports`), in the format of `gateway_report`; `gateway_leases` and `gateways` read the Leases of
+//!    all gateways;
+//! 6. `snapshot`: the cache on disk;
+//! 7. `store`: all of it together; `store_context`: what its tasks share;
+//! 8. `election` and `lease`: who may write; `leadership`: who leads, as far as this process knows;
+//!    `leader_rights`: whether this process is allowed to do what a leader does; `settings`.
 //!
 //! Invariants:
 //! - Nothing is synced before every kind has been listed once.
@@ -24,35 +27,35 @@
 //! - A Service of another provider is never written to.
 
 mod answers;
+mod api_document;
+mod cache_updates;
 mod connect;
-mod document;
 mod election;
+mod event_recorder;
 mod fair_queue;
 mod finalizers;
 mod gateway_leases;
 mod gateway_report;
 mod gateways;
-mod hear;
-mod known;
 mod leader_rights;
 mod leadership;
 mod lease;
-mod outgoing;
+mod object_cache;
+mod outgoing_reports;
 mod progress;
+mod repair_queue;
 mod reporter;
+mod restore_detection;
 mod revision;
-mod rewind;
 mod rights;
-mod send;
+mod service_requests;
 mod settings;
-mod shared;
 mod snapshot;
 mod status;
 mod store;
-mod strays;
-mod teller;
+mod store_context;
 mod watch;
-mod write;
+mod write_objects;
 mod write_queue;
 mod writer;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fairway_config::object::Kind;
 use fairway_config::time::Timestamp;
 
-use super::document::resource;
+use super::api_document::resource;
 use super::settings::Reads;
 
 /// What is wrong with a watch, and since when.
@@ -22,7 +22,7 @@ const STALE: Duration = Duration::from_secs(40);
 
 /// How the watches are.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct WatchProgress {
     reads: Reads,
     listed: BTreeSet<Kind>,
     /// Kinds that can't be watched just now, and why.
@@ -37,7 +37,7 @@ pub(super) struct Progress {
     stands_in: Option<Timestamp>,
 }
 
-impl Progress {
+impl WatchProgress {
     /// Nothing has been listed.
     pub(super) fn new(reads: Reads) -> Self {
         Self {
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_gateway_that_is_refused_is_not_ready_and_one_whose_api_server_is_away_is() {
-        let mut progress = Progress::new(Reads::Gateway);
+        let mut progress = WatchProgress::new(Reads::Gateway);
         progress.stand_in(Timestamp(1));
         progress.fails(Kind::Service, "no route to host".to_owned(), false);
         assert!(progress.outstanding().is_empty());
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn what_fails_is_a_problem_until_it_works() {
-        let mut progress = Progress::new(Reads::Controller);
+        let mut progress = WatchProgress::new(Reads::Controller);
         progress.fails(Kind::Service, "services can't be watched".to_owned(), false);
         progress.fails_gateways("leases can't be watched".to_owned());
         let both = ["services can't be watched", "leases can't be watched"];

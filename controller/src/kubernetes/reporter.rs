@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::gateway_report::{Annotations, GATEWAY, GatewaySelfReport, SERVICES, encode};
 use super::gateways::{DURATION, LABEL, RENEW};
-use super::outgoing::held_back;
+use super::outgoing_reports::held_back;
 use super::settings::REQUEST;
-use super::shared::Shared;
+use super::store_context::StoreContext;
 use crate::feed::lock;
 
 /// Between two writes, at least; and how often it is looked whether the gateway is still as it was
@@ -38,9 +38,13 @@ pub struct GatewayIdentity {
 }
 
 /// Keeps the Lease of a gateway until `stop`, and then says that it is gone.
-pub(super) async fn keep(shared: Arc<Shared>, identity: GatewayIdentity, stop: CancellationToken) {
+pub(super) async fn keep(
+    shared: Arc<StoreContext>,
+    identity: GatewayIdentity,
+    stop: CancellationToken,
+) {
     let leases: Api<Lease> = Api::namespaced(shared.client.clone(), &identity.namespace);
-    let mut keeper = Keeper {
+    let mut keeper = LeaseReporter {
         shared,
         leases,
         identity,
@@ -62,8 +66,8 @@ pub(super) async fn keep(shared: Arc<Shared>, identity: GatewayIdentity, stop: C
     keeper.say_goodbye().await;
 }
 
-struct Keeper {
-    shared: Arc<Shared>,
+struct LeaseReporter {
+    shared: Arc<StoreContext>,
     leases: Api<Lease>,
     identity: GatewayIdentity,
     /// When the Lease was last written, and how the gateway was said to be.
@@ -73,7 +77,7 @@ struct Keeper {
     fault: Option<String>,
 }
 
-impl Keeper {
+impl LeaseReporter {
     /// Waits until there is something urgent to say, and the last write is a while ago.
     async fn news(&self) {
         self.shared.reports.changed().await;
@@ -100,7 +104,7 @@ impl Keeper {
         }
         let (mut reports, applied) = self.shared.reports.latest();
         status.applied = applied;
-        for name in lock(&self.shared.known).held_back_services() {
+        for name in lock(&self.shared.cache).held_back_services() {
             let report = held_back(&self.identity.name, reports.get(&name));
             reports.insert(name, Arc::new(report));
         }

@@ -45,7 +45,7 @@ pub struct Snapshot {
     index: HashMap<ObjectKey, u64>,
     /// What was there at the start.
     recalled: Option<Recalled>,
-    waiting: Arc<Waiting>,
+    waiting: Arc<SnapshotQueue>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -116,8 +116,8 @@ impl Snapshot {
             complete = !complete.is_empty(),
             "snapshot taken over"
         );
-        let waiting = Arc::new(Waiting::default());
-        let writer = Writer {
+        let waiting = Arc::new(SnapshotQueue::default());
+        let writer = SnapshotWriter {
             _lock: lock,
             state: state.to_owned(),
             disk: Disk::new(state.to_owned()),
@@ -206,13 +206,13 @@ impl Drop for Snapshot {
 
 /// What waits for the thread that writes.
 #[derive(Default)]
-struct Waiting {
-    pending: Mutex<Pending>,
+struct SnapshotQueue {
+    pending: Mutex<PendingObjects>,
     wake: Condvar,
 }
 
 #[derive(Default)]
-struct Pending {
+struct PendingObjects {
     /// Nothing: it is gone.
     objects: BTreeMap<ObjectKey, Option<Vec<u8>>>,
     /// Of their contents; never too low.
@@ -223,7 +223,7 @@ struct Pending {
     problem: Option<String>,
 }
 
-impl Waiting {
+impl SnapshotQueue {
     fn add(&self, key: ObjectKey, content: Option<Vec<u8>>) {
         let mut pending = lock(&self.pending);
         pending.bytes += content.as_ref().map_or(0, Vec::len);
@@ -236,7 +236,7 @@ impl Waiting {
     }
 
     /// Waits until there is something to write, and then until `earliest`; nothing at the end.
-    fn next(&self, earliest: Instant, complete: &BTreeSet<String>) -> Option<Batch> {
+    fn next(&self, earliest: Instant, complete: &BTreeSet<String>) -> Option<SnapshotBatch> {
         let mut pending = lock(&self.pending);
         loop {
             let is_due = !pending.objects.is_empty() || !pending.complete.is_subset(complete);
@@ -257,7 +257,7 @@ impl Waiting {
             };
         }
         pending.bytes = 0;
-        Some(Batch {
+        Some(SnapshotBatch {
             objects: std::mem::take(&mut pending.objects),
             complete: pending.complete.clone(),
             last: pending.closed,
@@ -279,7 +279,7 @@ impl Waiting {
 }
 
 /// What is written at a time.
-struct Batch {
+struct SnapshotBatch {
     objects: BTreeMap<ObjectKey, Option<Vec<u8>>>,
     complete: BTreeSet<String>,
     /// Nothing comes after it.
@@ -287,17 +287,17 @@ struct Batch {
 }
 
 /// The thread that writes.
-struct Writer {
+struct SnapshotWriter {
     _lock: Lock,
     state: PathBuf,
     disk: Disk,
     journal: Journal,
     /// What [`COMPLETE`] says.
     complete: BTreeSet<String>,
-    waiting: Arc<Waiting>,
+    waiting: Arc<SnapshotQueue>,
 }
 
-impl Writer {
+impl SnapshotWriter {
     fn run(mut self) {
         let mut earliest = Instant::now();
         while let Some(batch) = self.waiting.next(earliest, &self.complete) {

@@ -12,16 +12,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::known::{ClassFilter, ObjectCache};
-use super::outgoing::OutgoingReports;
-use super::progress::Progress;
+use super::event_recorder::EventRecorder;
+use super::object_cache::{ClassFilter, ObjectCache};
+use super::outgoing_reports::OutgoingReports;
+use super::progress::WatchProgress;
+use super::repair_queue::RepairQueue;
 use super::reporter::{self, GatewayIdentity};
 use super::rights::Rights;
 use super::settings::{KubernetesSettings, Reads};
-use super::shared::Shared;
 use super::snapshot::Snapshot;
-use super::strays::Strays;
-use super::teller::Teller;
+use super::store_context::StoreContext;
 use super::write_queue::WriteQueue;
 use super::{gateway_leases, watch};
 use crate::feed::{Feed, lock};
@@ -32,7 +32,7 @@ const FIRST_LISTS: Duration = Duration::from_secs(2);
 
 /// A store over an API server.
 pub struct KubernetesStore {
-    shared: Arc<Shared>,
+    shared: Arc<StoreContext>,
     /// Ends with the store.
     _tasks: JoinSet<()>,
 }
@@ -53,17 +53,18 @@ impl KubernetesStore {
             is_default: settings.default_class,
         };
         let reads = settings.reads;
-        let (teller, telling) = Teller::new(client.clone(), Arc::clone(&settings.instance));
-        let shared = Arc::new(Shared {
+        let (event_recorder, telling) =
+            EventRecorder::new(client.clone(), Arc::clone(&settings.instance));
+        let shared = Arc::new(StoreContext {
             client,
             settings,
             feed: Feed::default(),
-            known: Mutex::new(ObjectCache::new(class, reads == Reads::Controller)),
-            progress: Mutex::new(Progress::new(reads)),
-            strays: Strays::default(),
+            cache: Mutex::new(ObjectCache::new(class, reads == Reads::Controller)),
+            progress: Mutex::new(WatchProgress::new(reads)),
+            repairs: RepairQueue::default(),
             write_queue: WriteQueue::default(),
             rights: Rights::default(),
-            teller,
+            event_recorder,
             reports: OutgoingReports::default(),
             snapshot: snapshot.map(Mutex::new),
         });
@@ -139,7 +140,7 @@ impl Store for KubernetesStore {
     }
 
     fn problems(&self) -> Vec<Problem> {
-        let mut problems = lock(&self.shared.known).problems();
+        let mut problems = lock(&self.shared.cache).problems();
         let mut messages = lock(&self.shared.progress).problems();
         messages.extend(self.shared.write_queue.problems());
         let snapshot = self.shared.snapshot.as_ref();

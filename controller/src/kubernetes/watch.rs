@@ -7,10 +7,10 @@ use futures::StreamExt as _;
 use kube::api::Api;
 use kube::runtime::watcher::{Config, Error, Event};
 
-use super::document::{Document, resource};
-use super::rewind::{News, watched};
+use super::api_document::{ApiDocument, resource};
+use super::restore_detection::{News, watched};
 use super::settings::WATCH_SECONDS;
-use super::shared::Shared;
+use super::store_context::StoreContext;
 use crate::feed::lock;
 
 /// Objects in one page of a first list; a Node is as large as a dozen others, for it names the images
@@ -19,7 +19,7 @@ const PAGE: u32 = 500;
 const PAGE_OF_NODES: u32 = 50;
 
 /// Watches the objects of one kind until it is dropped.
-pub(super) async fn run(shared: &Shared, kind: Kind) {
+pub(super) async fn run(shared: &StoreContext, kind: Kind) {
     match kind {
         // Their labels are all that is needed.
         Kind::Namespace => objects::<true>(shared, kind).await,
@@ -27,8 +27,8 @@ pub(super) async fn run(shared: &Shared, kind: Kind) {
     }
 }
 
-async fn objects<const META: bool>(shared: &Shared, kind: Kind) {
-    let api: Api<Document<META>> = Api::all_with(shared.client.clone(), &resource(kind));
+async fn objects<const META: bool>(shared: &StoreContext, kind: Kind) {
+    let api: Api<ApiDocument<META>> = Api::all_with(shared.client.clone(), &resource(kind));
     let config = Config {
         timeout: Some(WATCH_SECONDS),
         page_size: Some(match kind {

@@ -13,7 +13,7 @@ use tokio::time::error::Elapsed;
 use super::answers::{is_refusal, sign_of};
 use super::fair_queue::{Ticket, Urgency};
 use super::settings::{REQUEST, key_of};
-use super::shared::Shared;
+use super::store_context::StoreContext;
 use super::write_queue::WriteJob;
 use crate::feed::lock;
 use crate::store::{Outcomes, WriteKey};
@@ -23,7 +23,7 @@ use crate::store::{Outcomes, WriteKey};
 const TRIES: u32 = 8;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-impl Shared {
+impl StoreContext {
     /// Takes these to write. Urgent is what gives an address or takes one back.
     pub(super) fn take_writes(&self, writes: Vec<Write>, since: Option<Instant>) -> Outcomes {
         let (reply, outcomes) = mpsc::channel(writes.len().max(1));
@@ -36,8 +36,8 @@ impl Shared {
             };
             let urgency = match &write {
                 Write::Service { held, .. } => {
-                    let known = lock(&self.known);
-                    let record = known.service(&key);
+                    let cache = lock(&self.cache);
+                    let record = cache.service(&key);
                     match record.is_some_and(|it| it.stored.held.addresses == held.addresses) {
                         true => Urgency::Usual,
                         false => Urgency::Urgent,
@@ -105,7 +105,7 @@ impl Shared {
                 // There is room for each. Where nobody listens any more nobody wants to know.
                 let _ = reply.try_send((key, outcome));
             }
-            WriteJob::Repair(key, waited) => self.put_right(key, waited).await,
+            WriteJob::Repair(key, waited) => self.repair(key, waited).await,
         }
         self.write_queue.ended(ticket);
     }

@@ -40,7 +40,7 @@ pub fn echo(to: SocketAddr, load: Datagrams, span: Duration) -> Result<Outcome> 
             socket.set_nonblocking(true)?;
             let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4 << 20);
             poll.watch_level(&socket, number)?;
-            flows.push(Flow {
+            flows.push(EchoFlow {
                 socket,
                 away: 0,
                 heard: Instant::now(),
@@ -91,14 +91,14 @@ pub fn echo(to: SocketAddr, load: Datagrams, span: Duration) -> Result<Outcome> 
     })
 }
 
-struct Flow {
+struct EchoFlow {
     socket: UdpSocket,
     /// Sent and not yet back.
     away: usize,
     heard: Instant,
 }
 
-impl Flow {
+impl EchoFlow {
     fn fill(&mut self, bytes: &[u8], window: usize) {
         while self.away < window {
             match self.socket.send(bytes) {

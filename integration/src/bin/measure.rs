@@ -42,7 +42,7 @@ fn main() {
     for state in &states {
         for times in [&mut cold, &mut warm] {
             let start = Instant::now();
-            let fairway = Fairway::start(&binary, manifests.path(), state.path());
+            let fairway = StandaloneProcess::start(&binary, manifests.path(), state.path());
             times.push(start.elapsed());
             fairway.stop();
         }
@@ -61,7 +61,7 @@ fn main() {
     ));
 
     let state = tempfile::tempdir().unwrap();
-    let fairway = Fairway::start(&binary, manifests.path(), state.path());
+    let fairway = StandaloneProcess::start(&binary, manifests.path(), state.path());
     let resident = fairway.settled("VmRSS:");
     rows.push(Row::memory(
         "memory of the idle process with 2,000 Services (VmRSS)",
@@ -87,7 +87,7 @@ fn main() {
     let manifests = tempfile::tempdir().unwrap();
     write_services(manifests.path(), 1, backend);
     let state = tempfile::tempdir().unwrap();
-    let fairway = Fairway::start(&binary, manifests.path(), state.path());
+    let fairway = StandaloneProcess::start(&binary, manifests.path(), state.path());
     let per_connection = idle_connections(&fairway);
     rows.push(Row::new(
         "user-space memory of an idle proxied TCP connection (VmRSS, 4,000 connections)",
@@ -245,7 +245,7 @@ fn echoes(address: SocketAddr) -> bool {
 }
 
 /// Kilobytes of resident memory that one idle connection adds, both sides of the proxy together.
-fn idle_connections(fairway: &Fairway) -> f64 {
+fn idle_connections(fairway: &StandaloneProcess) -> f64 {
     let address = SocketAddr::from((vip(0), 8080));
     let open = |count: usize| -> Vec<TcpStream> {
         (0..count)
@@ -269,11 +269,11 @@ fn idle_connections(fairway: &Fairway) -> f64 {
 }
 
 /// A running `fairway standalone`.
-struct Fairway {
+struct StandaloneProcess {
     child: Child,
 }
 
-impl Fairway {
+impl StandaloneProcess {
     /// Starts it and waits until it is ready.
     fn start(binary: &Path, manifests: &Path, state: &Path) -> Self {
         let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
@@ -337,7 +337,7 @@ impl Fairway {
     }
 }
 
-impl Drop for Fairway {
+impl Drop for StandaloneProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

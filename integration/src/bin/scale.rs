@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use fairway_integration::cluster::{Cluster, Component, Told};
+use fairway_integration::cluster::{Cluster, Component, WatchEvent};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::figures::{Row, table};
 use fairway_integration::in_cluster::Installed;
@@ -303,7 +303,7 @@ fn make(cluster: &Cluster, kind: &str, objects: &[Value]) -> Result<()> {
 }
 
 /// When the last of so many Services had an address in its status.
-fn statuses(watch: &Receiver<Told>, count: usize) -> Result<Instant> {
+fn statuses(watch: &Receiver<WatchEvent>, count: usize) -> Result<Instant> {
     let mut there = BTreeSet::new();
     loop {
         let told = next(watch)?;
@@ -314,7 +314,7 @@ fn statuses(watch: &Receiver<Told>, count: usize) -> Result<Instant> {
 }
 
 /// Waits until nothing comes any more.
-fn until_rest(watch: &Receiver<Told>) -> Result<()> {
+fn until_rest(watch: &Receiver<WatchEvent>) -> Result<()> {
     loop {
         match watch.recv_timeout(REST) {
             Ok(_) => {}
@@ -324,7 +324,7 @@ fn until_rest(watch: &Receiver<Told>) -> Result<()> {
     }
 }
 
-fn next(watch: &Receiver<Told>) -> Result<Told> {
+fn next(watch: &Receiver<WatchEvent>) -> Result<WatchEvent> {
     match watch.recv_timeout(SILENCE) {
         Ok(told) => Ok(told),
         Err(RecvTimeoutError::Timeout) => bail!("nothing came for {} s", SILENCE.as_secs()),
@@ -347,7 +347,11 @@ fn has_address(object: &Value) -> bool {
 
 /// One Service more, whose endpoints are there: the time from the event that tells of it to the event
 /// that shows its status, and to the first connection that is served.
-fn one_more(it: &Installed<'_>, watch: &Receiver<Told>, n: usize) -> Result<(Duration, Duration)> {
+fn one_more(
+    it: &Installed<'_>,
+    watch: &Receiver<WatchEvent>,
+    n: usize,
+) -> Result<(Duration, Duration)> {
     it.cluster
         .create("endpointslices", "shop", &slice(n, true))?;
     let address = vip(n)?;

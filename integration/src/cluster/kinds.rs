@@ -8,7 +8,7 @@ use crate::lab::Host;
 
 /// A kind and where its objects are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Kind {
+pub(super) struct ClusterKind {
     /// `/api/v1` or `/apis/GROUP/VERSION`.
     pub(super) prefix: String,
     /// The last part of the path: `services`.
@@ -21,7 +21,7 @@ pub(super) struct Kind {
     pub(super) verbs: Vec<String>,
 }
 
-impl Kind {
+impl ClusterKind {
     /// Whether people call it `name`.
     pub(super) fn is_called(&self, name: &str) -> bool {
         let name = name.to_lowercase();
@@ -48,7 +48,7 @@ const DISCOVERY: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroup
 
 /// All kinds, each in the version that the API server likes best; the core group first, as kubectl
 /// has it where a name stands for several kinds.
-pub(super) fn discover(host: &Host) -> Result<Vec<Kind>> {
+pub(super) fn discover(host: &Host) -> Result<Vec<ClusterKind>> {
     let mut kinds = Vec::new();
     for root in ["/api", "/apis"] {
         kinds.extend(read(root, &request::get(host, root, DISCOVERY)?)?);
@@ -56,7 +56,7 @@ pub(super) fn discover(host: &Host) -> Result<Vec<Kind>> {
     Ok(kinds)
 }
 
-fn read(root: &str, list: &Value) -> Result<Vec<Kind>> {
+fn read(root: &str, list: &Value) -> Result<Vec<ClusterKind>> {
     let mut kinds = Vec::new();
     for group in list["items"].as_array().context("no groups")? {
         let group_name = text(&group["metadata"]["name"]);
@@ -74,7 +74,7 @@ fn read(root: &str, list: &Value) -> Result<Vec<Kind>> {
                 format!("{plural}.{group_name}"),
             ];
             names.extend(words(&resource["shortNames"]));
-            kinds.push(Kind {
+            kinds.push(ClusterKind {
                 prefix: prefix.clone(),
                 plural,
                 names,

@@ -64,12 +64,12 @@ use certificates::Authority;
 pub use component::Component;
 use component::Files;
 use folder::Folder;
-use kinds::Kind;
+use kinds::ClusterKind;
 use kubeconfig::{Credentials, write_kubeconfig};
 pub use objects::Pod;
 pub use proxy::KubeProxy;
-pub use shared::{Shared, end};
-pub use watching::Told;
+pub use shared::{SharedCluster, end};
+pub use watching::WatchEvent;
 pub use witness::{Holders, Witness};
 
 /// How long a component may take to start: generous, because several tests and compilers may share
@@ -80,7 +80,7 @@ const START: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Cluster {
     running: Mutex<BTreeMap<Component, Running>>,
-    kinds: Mutex<Vec<Kind>>,
+    kinds: Mutex<Vec<ClusterKind>>,
     attached: AtomicU16,
     host: Host,
     authority: Authority,

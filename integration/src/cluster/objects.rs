@@ -67,7 +67,7 @@ impl Cluster {
     /// in kubectl: `svc`, `Service`, `endpointslices.discovery.k8s.io`. `namespace` does not count
     /// where the kind has none.
     pub fn path(&self, kind: &str, namespace: &str, name: &str) -> Result<String> {
-        let find = |kinds: &[kinds::Kind]| {
+        let find = |kinds: &[kinds::ClusterKind]| {
             kinds
                 .iter()
                 .find(|it| it.is_called(kind))

@@ -32,7 +32,7 @@ enum Plane {
 /// given back, what has been stopped or paused runs again and every object that was made is deleted,
 /// finalizers and all; objects that were there before must be there still, but if they were edited
 /// they stay so. Where that fails the next test gets a new control plane.
-pub struct Shared {
+pub struct SharedCluster {
     cluster: Arc<Cluster>,
     plane: MutexGuard<'static, Plane>,
 }
@@ -41,14 +41,14 @@ impl Cluster {
     /// The control plane that the tests of this program share, started by the first that asks.
     /// Waits until no other test has it.
     ///
-    /// Whatever talks to the cluster has to be dropped before the [`Shared`] is: take it first.
-    pub fn shared() -> Result<Shared> {
+    /// Whatever talks to the cluster has to be dropped before the [`SharedCluster`] is: take it first.
+    pub fn shared() -> Result<SharedCluster> {
         let mut plane = locked(&PLANE);
         if let Plane::Failed(why) = &*plane {
             bail!("the control plane could not be started: {why}");
         }
         if let Plane::Up(cluster, _) = &*plane {
-            return Ok(Shared {
+            return Ok(SharedCluster {
                 cluster: cluster.clone(),
                 plane,
             });
@@ -62,7 +62,7 @@ impl Cluster {
         match started {
             Ok((cluster, baseline)) => {
                 *plane = Plane::Up(cluster.clone(), baseline);
-                Ok(Shared { cluster, plane })
+                Ok(SharedCluster { cluster, plane })
             }
             Err(e) => {
                 *plane = Plane::Failed(format!("{e:#}"));
@@ -77,7 +77,7 @@ pub fn end() {
     *locked(&PLANE) = Plane::Down;
 }
 
-impl Deref for Shared {
+impl Deref for SharedCluster {
     type Target = Cluster;
 
     fn deref(&self) -> &Cluster {
@@ -85,7 +85,7 @@ impl Deref for Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedCluster {
     fn drop(&mut self) {
         lab::note(self.cluster.news());
         let Plane::Up(cluster, baseline) = &*self.plane else {
@@ -114,7 +114,7 @@ impl Cluster {
     /// Every object that there is, but for those that follow from others by themselves: events, and
     /// the records of addresses that Services have.
     fn inventory(&self) -> Result<Vec<Item>> {
-        let kinds: Vec<kinds::Kind> = kinds::discover(&self.host)?
+        let kinds: Vec<kinds::ClusterKind> = kinds::discover(&self.host)?
             .into_iter()
             .filter(|kind| {
                 ["list", "delete"]
@@ -219,7 +219,7 @@ impl Cluster {
     }
 }
 
-fn known(kind: &kinds::Kind, item: &Value) -> Item {
+fn known(kind: &kinds::ClusterKind, item: &Value) -> Item {
     let metadata = &item["metadata"];
     let text = |field: &str| metadata[field].as_str().unwrap_or_default();
     let is_namespace = kind.plural == "namespaces";

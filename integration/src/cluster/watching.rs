@@ -21,7 +21,7 @@ const TRIES: usize = 600;
 
 /// What a watch told, and when it came.
 #[derive(Debug)]
-pub struct Told {
+pub struct WatchEvent {
     /// When its line was read.
     pub at: Instant,
     /// `ADDED`, `MODIFIED`, …; `ERROR`, after which nothing comes, where the API server can't go on
@@ -34,7 +34,7 @@ pub struct Told {
 impl Cluster {
     /// Watches the objects of a kind from now on, every state in order, until the receiver is dropped
     /// and something changes.
-    pub fn watch(&self, kind: &str, namespace: &str) -> Result<Receiver<Told>> {
+    pub fn watch(&self, kind: &str, namespace: &str) -> Result<Receiver<WatchEvent>> {
         let path = self.path(kind, namespace, "")?;
         let list = self.request("GET", &format!("{path}?limit=1"), None)?.1;
         self.watch_from(path, &list)
@@ -43,7 +43,7 @@ impl Cluster {
     /// Watches what is at `path` from where a list of it was, every state in order, until the receiver
     /// is dropped and something changes. Where the API server ends a watch, as it does with slow ones,
     /// the next begins where it ended.
-    pub(super) fn watch_from(&self, path: String, list: &Value) -> Result<Receiver<Told>> {
+    pub(super) fn watch_from(&self, path: String, list: &Value) -> Result<Receiver<WatchEvent>> {
         let version = list.pointer("/metadata/resourceVersion");
         let version = version.and_then(Value::as_str);
         let mut watch = Watch {
@@ -104,14 +104,14 @@ impl Watch {
     }
 
     /// Tells until the watch ends; whether it is to go on.
-    fn tell(&mut self, lines: BufReader<TcpStream>, sender: &Sender<Told>) -> bool {
+    fn tell(&mut self, lines: BufReader<TcpStream>, sender: &Sender<WatchEvent>) -> bool {
         for line in lines.lines().map_while(Result::ok) {
             let at = Instant::now();
             // The last line of a watch that is cut off.
             let Ok(mut event) = serde_json::from_str::<Value>(&line) else {
                 return true;
             };
-            let told = Told {
+            let told = WatchEvent {
                 at,
                 kind: event["type"].as_str().unwrap_or_default().to_owned(),
                 object: event["object"].take(),

@@ -6,7 +6,7 @@ use std::sync::mpsc::Receiver;
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Cluster, Told, request};
+use super::{Cluster, WatchEvent, request};
 use crate::wait;
 
 /// Sees every state that the Services of a namespace go through, in order, from when it was made.
@@ -15,7 +15,7 @@ pub struct Witness<'a> {
     cluster: &'a Cluster,
     namespace: String,
     seen: Seen,
-    told: Receiver<Told>,
+    told: Receiver<WatchEvent>,
 }
 
 /// Who holds which addresses, by the Service's name; those that hold none are left out.

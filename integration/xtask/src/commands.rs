@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::path::with_path;
-use crate::step::{self, Tally, cargo};
+use crate::step::{self, TestTally, cargo};
 use crate::{cache, needs, tools};
 
 /// Everything that has to hold before a change is good; see `cargo xtask help`.
@@ -43,7 +43,7 @@ pub(crate) fn test(install: bool, filter: Option<&str>) -> Result<(), String> {
         with_path(&mut cargo(&root, &target)).args(["build", "--workspace"]),
     )?;
 
-    let mut tally = Tally::default();
+    let mut tally = TestTally::default();
     let mut tests = cargo(&root, &target);
     tests
         .args(["test", "--workspace", "--no-fail-fast", "--"])
@@ -61,7 +61,7 @@ pub(crate) fn test(install: bool, filter: Option<&str>) -> Result<(), String> {
     println!("{} passed, {} failed", tally.passed, tally.failed);
     outcome?;
     match tally {
-        Tally {
+        TestTally {
             ignored: 0,
             passed: 0,
             ..
@@ -69,9 +69,9 @@ pub(crate) fn test(install: bool, filter: Option<&str>) -> Result<(), String> {
             Some(filter) => Err(format!("no test has '{filter}' in its name")),
             None => Err("no test was run".to_owned()),
         },
-        Tally { ignored: 0, .. } => Ok(()),
+        TestTally { ignored: 0, .. } => Ok(()),
         // What can't run fails: a test that nobody runs is worse than none.
-        Tally { ignored, .. } => Err(format!("{ignored} tests are marked as ignored")),
+        TestTally { ignored, .. } => Err(format!("{ignored} tests are marked as ignored")),
     }
 }
 

@@ -72,7 +72,7 @@ fn finish(name: &str, outcome: std::io::Result<bool>, command: &Command) -> Resu
 
 /// Sums of what `cargo test` says of its test programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct TestTally {
     /// Tests that passed.
     pub(crate) passed: u64,
     /// Tests that failed.
@@ -81,7 +81,7 @@ pub(crate) struct Tally {
     pub(crate) ignored: u64,
 }
 
-impl Tally {
+impl TestTally {
     /// Adds what a line says, if it is a summary:
     /// `test result: ok. 3 passed; 0 failed; 0 ignored; …`.
     pub(crate) fn add(&mut self, line: &str) {
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn summaries_add_up_and_other_lines_do_not_count() {
-        let mut tally = Tally::default();
+        let mut tally = TestTally::default();
         for line in [
             "running 4 tests",
             "test three_passed ... ok",
@@ -125,7 +125,7 @@ mod tests {
         }
         assert_eq!(
             tally,
-            Tally {
+            TestTally {
                 passed: 13,
                 failed: 2,
                 ignored: 1

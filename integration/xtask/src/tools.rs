@@ -26,7 +26,7 @@ const REPORT: Duration = Duration::from_secs(30);
 
 /// A Go module and the programs that are built from it.
 #[derive(Debug)]
-pub(crate) struct Module {
+pub(crate) struct GoModule {
     /// Its folder in `integration/go`.
     folder: &'static str,
     /// What a program is called and which package it is.
@@ -37,8 +37,8 @@ pub(crate) struct Module {
 }
 
 /// All of them.
-pub(crate) const MODULES: &[Module] = &[
-    Module {
+pub(crate) const MODULES: &[GoModule] = &[
+    GoModule {
         folder: "interop",
         programs: &[
             ("client", "google.golang.org/grpc/interop/client"),
@@ -46,7 +46,7 @@ pub(crate) const MODULES: &[Module] = &[
         ],
         stamps: |_| Ok(Vec::new()),
     },
-    Module {
+    GoModule {
         folder: "kubernetes",
         // The largest first: it compiles most of what the others need.
         programs: &[
@@ -61,7 +61,7 @@ pub(crate) const MODULES: &[Module] = &[
         ],
         stamps: kubernetes_stamps,
     },
-    Module {
+    GoModule {
         folder: "helm",
         programs: &[("helm", "helm.sh/helm/v3/cmd/helm")],
         stamps: helm_stamps,
@@ -86,7 +86,11 @@ pub(crate) fn ensure(root: &Path) -> Result<Vec<PathBuf>, String> {
 
 /// The folder with a module's programs, but for those that `assets` has. It appears in one step, so
 /// it is whole wherever it is.
-fn built(module: &Module, source: &Path, assets: Option<&Path>) -> Result<Option<PathBuf>, String> {
+fn built(
+    module: &GoModule,
+    source: &Path,
+    assets: Option<&Path>,
+) -> Result<Option<PathBuf>, String> {
     let wanted: Vec<(&str, &str)> = module
         .programs
         .iter()
@@ -269,7 +273,7 @@ fn major_minor(version: &str) -> Result<(&str, &str), String> {
 mod tests {
     use super::*;
 
-    fn go_mod(module: &Module) -> String {
+    fn go_mod(module: &GoModule) -> String {
         let path = cache::root().join("integration/go").join(module.folder);
         fs::read_to_string(path.join("go.mod")).unwrap()
     }

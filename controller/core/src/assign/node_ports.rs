@@ -8,14 +8,14 @@ use fairway_config::net::Protocol;
 use fairway_config::service::{PortKey, Service};
 
 use super::run::Run;
-use crate::ledger::Ledger;
+use crate::allocations::Allocations;
 use crate::ports::Use;
 use crate::queue::{ServiceSlot, WaitsFor};
 use crate::wants::{self, NumberWant};
 
 impl Run<'_> {
     pub(super) fn keep_numbers(&mut self, slot: ServiceSlot, service: &Service, base: &Held) {
-        let ours = self.ledger.settings.allocates_node_ports;
+        let ours = self.allocations.settings.allocates_node_ports;
         for port in &service.ports {
             let key = port.key();
             let number = match wants::number_want(service, port) {
@@ -48,7 +48,7 @@ impl Run<'_> {
 
     /// Takes a number where it may be had.
     fn take_number(&mut self, slot: ServiceSlot, wanted: Use, number: u16, held: bool) -> bool {
-        let numbers = &mut self.ledger.numbers;
+        let numbers = &mut self.allocations.numbers;
         if numbers.may_take(number, slot, wanted, held).is_err() {
             return false;
         }
@@ -67,7 +67,7 @@ impl Run<'_> {
     }
 
     pub(super) fn give_numbers(&mut self, slot: ServiceSlot, asked: bool) {
-        if !self.ledger.settings.allocates_node_ports {
+        if !self.allocations.settings.allocates_node_ports {
             return;
         }
         let Some(entry) = self.index.get(slot) else {
@@ -96,7 +96,7 @@ impl Run<'_> {
     /// The number for a port that asks for none: what the same port has in the other protocol, as
     /// Kubernetes does for DNS, else the lowest that is free.
     fn number_for(&self, slot: ServiceSlot, wanted: Use) -> Option<u16> {
-        let numbers = &self.ledger.numbers;
+        let numbers = &self.allocations.numbers;
         if let Use::Port(key) = wanted {
             let granted = &self.index.get(slot)?.granted.node_ports;
             let of_other_protocol = |protocol| granted.get(&PortKey { protocol, ..key });
@@ -127,7 +127,12 @@ pub(crate) fn missing_numbers(service: &Service, granted: &Held) -> Vec<(Use, Nu
 }
 
 /// Whom it concerns that a Service has other numbers than it had.
-pub(super) fn number_waits(ledger: &Ledger, old: &Held, new: &Held, waits: &mut Vec<WaitsFor>) {
+pub(super) fn number_waits(
+    allocations: &Allocations,
+    old: &Held,
+    new: &Held,
+    waits: &mut Vec<WaitsFor>,
+) {
     if old.node_ports == new.node_ports && old.health_check_node_port == new.health_check_node_port
     {
         return;
@@ -137,7 +142,7 @@ pub(super) fn number_waits(ledger: &Ledger, old: &Held, new: &Held, waits: &mut 
         all.copied().collect()
     };
     let (old, new) = (numbers(old), numbers(new));
-    if !old.is_subset(&new) && ledger.numbers.has_free() {
+    if !old.is_subset(&new) && allocations.numbers.has_free() {
         waits.push(WaitsFor::AnyNodePort);
     }
     let moved = old.symmetric_difference(&new);

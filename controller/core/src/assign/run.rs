@@ -1,12 +1,12 @@
 //! What one run of assigning works on.
 
+use crate::allocations::Allocations;
 use crate::index::Index;
-use crate::ledger::Ledger;
 use crate::queue::{ServiceQueue, ServiceSlot, WaitsFor};
 
 /// One run of assigning.
 pub(super) struct Run<'a> {
-    pub(super) ledger: &'a mut Ledger,
+    pub(super) allocations: &'a mut Allocations,
     pub(super) index: &'a mut Index,
     /// Who is to be served in the next round.
     pub(super) next: ServiceQueue,

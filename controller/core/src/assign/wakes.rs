@@ -9,7 +9,7 @@ use fairway_config::service::Service;
 
 use super::node_ports::number_waits;
 use super::run::Run;
-use crate::ledger::Ledger;
+use crate::allocations::Allocations;
 use crate::queue::{ServiceSlot, WaitsFor};
 
 impl Run<'_> {
@@ -31,15 +31,15 @@ impl Run<'_> {
         let mut waits = Vec::new();
         for address in &old.addresses {
             if !entry.granted.addresses.contains(address) || !same_terms {
-                released_waits(self.ledger, *address, was, &mut waits);
+                released_waits(self.allocations, *address, was, &mut waits);
             }
         }
         for address in &entry.granted.addresses {
             if !old.addresses.contains(address) || !same_terms {
-                taken_waits(self.ledger, *address, service, &mut waits);
+                taken_waits(self.allocations, *address, service, &mut waits);
             }
         }
-        number_waits(self.ledger, old, &entry.granted, &mut waits);
+        number_waits(self.allocations, old, &entry.granted, &mut waits);
         for wait in waits {
             self.wake(&wait);
         }
@@ -48,15 +48,15 @@ impl Run<'_> {
 
 /// What a Service that is gone may have been in the way of.
 pub(crate) fn waits_after_removal(
-    ledger: &Ledger,
+    allocations: &Allocations,
     held: &Held,
     service: &Service,
 ) -> Vec<WaitsFor> {
     let mut waits = Vec::new();
     for address in &held.addresses {
-        released_waits(ledger, *address, service, &mut waits);
+        released_waits(allocations, *address, service, &mut waits);
     }
-    number_waits(ledger, held, &Held::default(), &mut waits);
+    number_waits(allocations, held, &Held::default(), &mut waits);
     waits
 }
 
@@ -79,43 +79,53 @@ pub(super) fn drops_out(before: &Service, now: &Service) -> bool {
 }
 
 /// Whom it concerns that a Service let go of an address.
-fn released_waits(ledger: &Ledger, address: IpAddr, service: &Service, waits: &mut Vec<WaitsFor>) {
-    let family = IpFamily::of(address);
-    for pool in ledger.pools.containing(address) {
-        if pool.free(family).available() > 0 {
-            waits.push(WaitsFor::Pool(pool.name().clone(), family));
-        }
-    }
-    address_waits(ledger, address, service, waits);
-}
-
-/// Whom it concerns that a Service took an address.
-pub(super) fn taken_waits(
-    ledger: &Ledger,
+fn released_waits(
+    allocations: &Allocations,
     address: IpAddr,
     service: &Service,
     waits: &mut Vec<WaitsFor>,
 ) {
     let family = IpFamily::of(address);
-    for pool in ledger.pools.containing(address) {
+    for pool in allocations.pools.containing(address) {
+        if pool.free(family).available() > 0 {
+            waits.push(WaitsFor::Pool(pool.name().clone(), family));
+        }
+    }
+    address_waits(allocations, address, service, waits);
+}
+
+/// Whom it concerns that a Service took an address.
+pub(super) fn taken_waits(
+    allocations: &Allocations,
+    address: IpAddr,
+    service: &Service,
+    waits: &mut Vec<WaitsFor>,
+) {
+    let family = IpFamily::of(address);
+    for pool in allocations.pools.containing(address) {
         if pool.free(family).available() == 0 {
             waits.push(WaitsFor::PoolEmpty(pool.name().clone(), family));
         }
     }
-    address_waits(ledger, address, service, waits);
+    address_waits(allocations, address, service, waits);
 }
 
-fn address_waits(ledger: &Ledger, address: IpAddr, service: &Service, waits: &mut Vec<WaitsFor>) {
+fn address_waits(
+    allocations: &Allocations,
+    address: IpAddr,
+    service: &Service,
+    waits: &mut Vec<WaitsFor>,
+) {
     waits.push(WaitsFor::Address(address));
     // Its own key, and that of those who stay: it may have been in their way without having theirs.
     let keys = [
         service.asks.sharing_key.as_ref(),
-        ledger.tenants.sharing_key(address),
+        allocations.holders.sharing_key(address),
     ];
     for key in keys.into_iter().flatten() {
         waits.push(WaitsFor::Sharing(Arc::clone(key)));
     }
-    for pool in ledger.pools.containing(address) {
+    for pool in allocations.pools.containing(address) {
         if pool.config.quota_per_namespace.is_some() {
             let namespace = Arc::clone(&service.name.namespace);
             waits.push(WaitsFor::Quota(pool.name().clone(), namespace));

@@ -1,11 +1,11 @@
 use serde_json::json;
 
-use super::super::write::{self, ServiceRequest};
+use super::super::service_requests::{self, ServiceRequest};
 use super::*;
 
 const NOW: Timestamp = Timestamp(1_000);
 
-fn known(decides: bool) -> ObjectCache {
+fn cache(decides: bool) -> ObjectCache {
     let class = ClassFilter {
         name: "fairway.dev/gateway".into(),
         is_default: true,
@@ -41,8 +41,8 @@ fn key() -> ObjectKey {
     "Service web/shop".parse().unwrap()
 }
 
-fn held(known: &ObjectCache) -> Vec<String> {
-    let stored = &known.service(&key()).unwrap().stored;
+fn held(cache: &ObjectCache) -> Vec<String> {
+    let stored = &cache.service(&key()).unwrap().stored;
     stored
         .held
         .addresses
@@ -53,67 +53,67 @@ fn held(known: &ObjectCache) -> Vec<String> {
 
 #[test]
 fn an_answer_behind_the_watch_still_tells_what_is_held() {
-    let mut known = known(true);
-    known.put(Kind::Service, &service(1, &Value::Null), NOW);
+    let mut cache = cache(true);
+    cache.put(Kind::Service, &service(1, &Value::Null), NOW);
     let written = service(2, &assigned("203.0.113.1"));
     // The watch shows it with what was held before.
-    assert!(known.put(Kind::Service, &written, NOW).is_some());
-    assert!(held(&known).is_empty());
+    assert!(cache.put(Kind::Service, &written, NOW).is_some());
+    assert!(held(&cache).is_empty());
     let addresses = vec!["203.0.113.1".parse().unwrap()];
-    let told = known.wrote(&key(), "u-1", addresses.clone(), &written, NOW);
+    let told = cache.wrote(&key(), "u-1", addresses.clone(), &written, NOW);
     let Some(Change::Service(_, Some(stored))) = told else {
         panic!("nothing is told");
     };
     assert_eq!(stored.held.addresses, addresses);
     // Once is enough.
-    let told = known.wrote(&key(), "u-1", addresses, &written, NOW);
+    let told = cache.wrote(&key(), "u-1", addresses, &written, NOW);
     assert!(told.is_none());
 }
 
 #[test]
 fn a_gateway_serves_what_a_controller_of_fairways_has_given() {
-    let mut known = known(false);
+    let mut cache = cache(false);
     let mut of_another = assigned("192.0.2.9");
     of_another["conditions"] = json!([]);
-    known.put(Kind::Service, &service(0, &of_another), NOW);
-    assert!(held(&known).is_empty());
-    known
+    cache.put(Kind::Service, &service(0, &of_another), NOW);
+    assert!(held(&cache).is_empty());
+    cache
         .put(Kind::Service, &service(1, &json!({})), NOW)
         .unwrap();
-    assert!(held(&known).is_empty());
-    known
+    assert!(held(&cache).is_empty());
+    cache
         .put(Kind::Service, &service(2, &assigned("192.0.2.1")), NOW)
         .unwrap();
-    assert_eq!(held(&known), ["192.0.2.1"]);
-    known
+    assert_eq!(held(&cache), ["192.0.2.1"]);
+    cache
         .put(Kind::Service, &service(3, &json!({})), NOW)
         .unwrap();
-    assert!(held(&known).is_empty());
+    assert!(held(&cache).is_empty());
 }
 
 #[test]
 fn a_controller_keeps_what_it_decided_whoever_writes_into_the_status() {
-    let mut known = known(true);
-    known
+    let mut cache = cache(true);
+    cache
         .put(Kind::Service, &service(1, &assigned("192.0.2.1")), NOW)
         .unwrap();
-    known
+    cache
         .put(Kind::Service, &service(2, &assigned("192.0.2.9")), NOW)
         .unwrap();
-    assert_eq!(held(&known), ["192.0.2.1"]);
+    assert_eq!(held(&cache), ["192.0.2.1"]);
     let address = "192.0.2.3".parse().unwrap();
     let written = service(3, &assigned("192.0.2.3"));
-    known
+    cache
         .wrote(&key(), "u-1", vec![address], &written, NOW)
         .unwrap();
-    assert_eq!(held(&known), ["192.0.2.3"]);
+    assert_eq!(held(&cache), ["192.0.2.3"]);
     // Another Service of that name has nothing of the one before.
     let mut other = service(4, &json!({}));
     other["metadata"]["uid"] = "u-2".into();
-    known.put(Kind::Service, &other, NOW).unwrap();
-    assert!(held(&known).is_empty());
+    cache.put(Kind::Service, &other, NOW).unwrap();
+    assert!(held(&cache).is_empty());
     assert!(
-        known
+        cache
             .wrote(&key(), "u-1", vec![address], &written, NOW)
             .is_none()
     );
@@ -121,115 +121,115 @@ fn a_controller_keeps_what_it_decided_whoever_writes_into_the_status() {
 
 #[test]
 fn an_older_version_changes_nothing() {
-    let mut known = known(false);
-    known
+    let mut cache = cache(false);
+    cache
         .put(Kind::Service, &service(10, &assigned("192.0.2.1")), NOW)
         .unwrap();
     assert!(
-        known
+        cache
             .put(Kind::Service, &service(9, &json!({})), NOW)
             .is_none()
     );
     assert!(
-        known
+        cache
             .put(Kind::Service, &service(10, &json!({})), NOW)
             .is_none()
     );
-    assert_eq!(held(&known), ["192.0.2.1"]);
+    assert_eq!(held(&cache), ["192.0.2.1"]);
 }
 
 #[test]
 fn a_list_counts_whatever_its_versions_are() {
-    let mut known = known(false);
-    known
+    let mut cache = cache(false);
+    cache
         .put(Kind::Service, &service(1_000, &assigned("192.0.2.1")), NOW)
         .unwrap();
     // The cluster was restored from a backup.
-    known.begin(Kind::Service);
+    cache.begin(Kind::Service);
     let restored = service(7, &assigned("192.0.2.2"));
-    known.put(Kind::Service, &restored, NOW).unwrap();
-    assert_eq!(held(&known), ["192.0.2.2"]);
+    cache.put(Kind::Service, &restored, NOW).unwrap();
+    assert_eq!(held(&cache), ["192.0.2.2"]);
     // What was heard since the list began is newer than what the list shows.
     let written = service(9, &assigned("192.0.2.3"));
-    known.put(Kind::Service, &written, NOW).unwrap();
-    assert!(known.put(Kind::Service, &restored, NOW).is_none());
-    assert!(known.end(Kind::Service).is_empty());
-    assert_eq!(held(&known), ["192.0.2.3"]);
-    assert!(known.put(Kind::Service, &restored, NOW).is_none());
+    cache.put(Kind::Service, &written, NOW).unwrap();
+    assert!(cache.put(Kind::Service, &restored, NOW).is_none());
+    assert!(cache.end(Kind::Service).is_empty());
+    assert_eq!(held(&cache), ["192.0.2.3"]);
+    assert!(cache.put(Kind::Service, &restored, NOW).is_none());
     // The same version is no news in a list either.
-    known.begin(Kind::Service);
-    assert!(known.put(Kind::Service, &written, NOW).is_none());
-    assert!(known.end(Kind::Service).is_empty());
+    cache.begin(Kind::Service);
+    assert!(cache.put(Kind::Service, &written, NOW).is_none());
+    assert!(cache.end(Kind::Service).is_empty());
 }
 
 #[test]
 fn what_was_written_down_stands_in_until_it_is_listed() {
-    let mut known = known(false);
-    known.begin(Kind::Service);
+    let mut cache = cache(false);
+    cache.begin(Kind::Service);
     let old = service(50, &assigned("192.0.2.1"));
-    known.recall(&old, NOW).unwrap();
-    assert!(known.recall(&old, NOW).is_none());
-    assert_eq!(held(&known), ["192.0.2.1"]);
+    cache.recall(&old, NOW).unwrap();
+    assert!(cache.recall(&old, NOW).is_none());
+    assert_eq!(held(&cache), ["192.0.2.1"]);
     // What is listed comes first, whatever its version.
     let listed = service(2, &assigned("192.0.2.2"));
-    known.put(Kind::Service, &listed, NOW).unwrap();
-    assert!(known.recall(&old, NOW).is_none());
-    assert_eq!(held(&known), ["192.0.2.2"]);
-    assert!(known.end(Kind::Service).is_empty());
+    cache.put(Kind::Service, &listed, NOW).unwrap();
+    assert!(cache.recall(&old, NOW).is_none());
+    assert_eq!(held(&cache), ["192.0.2.2"]);
+    assert!(cache.end(Kind::Service).is_empty());
     // And what a list does not show is gone.
-    known.begin(Kind::Service);
-    known.begin(Kind::Node);
+    cache.begin(Kind::Service);
+    cache.begin(Kind::Node);
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}});
-    known.recall(&node, NOW).unwrap();
-    let gone = known.end(Kind::Node);
+    cache.recall(&node, NOW).unwrap();
+    let gone = cache.end(Kind::Node);
     assert!(matches!(&gone[..], [Change::Node(_, None)]));
 }
 
 #[test]
 fn what_a_list_does_not_show_is_gone() {
-    let mut known = known(false);
-    known.begin(Kind::Service);
-    known
+    let mut cache = cache(false);
+    cache.begin(Kind::Service);
+    cache
         .put(Kind::Service, &service(1, &json!({})), NOW)
         .unwrap();
-    assert!(known.end(Kind::Service).is_empty());
-    known.begin(Kind::Service);
-    let gone = known.end(Kind::Service);
+    assert!(cache.end(Kind::Service).is_empty());
+    cache.begin(Kind::Service);
+    let gone = cache.end(Kind::Service);
     assert!(matches!(&gone[..], [Change::Service(_, None)]));
-    assert!(known.service(&key()).is_none());
+    assert!(cache.service(&key()).is_none());
 }
 
 #[test]
 fn another_providers_service_is_seen_without_what_it_was_given() {
-    let mut known = known(true);
+    let mut cache = cache(true);
     let mut theirs = service(1, &assigned("192.0.2.1"));
     theirs["spec"]["loadBalancerClass"] = "example.com/lb".into();
     theirs["metadata"]["finalizers"] = json!([FINALIZER]);
-    known.put(Kind::Service, &theirs, NOW).unwrap();
-    let record = known.service(&key()).unwrap();
+    cache.put(Kind::Service, &theirs, NOW).unwrap();
+    let record = cache.service(&key()).unwrap();
     assert_eq!(record.stored.status, Default::default());
     assert!(record.stored.held.addresses.is_empty());
-    assert!(!known.is_stray(&key()));
+    assert!(!cache.needs_repair(&key()));
 }
 
 #[test]
 fn an_object_that_cannot_be_read_keeps_its_last_good_form() {
-    let mut known = known(true);
-    known
+    let mut cache = cache(true);
+    cache
         .put(Kind::Service, &service(1, &json!({})), NOW)
         .unwrap();
     let mut bad = service(2, &json!({}));
     bad["spec"]["ports"][0]["port"] = "eighty".into();
-    assert!(known.put(Kind::Service, &bad, NOW).is_none());
-    assert_eq!(known.problems().len(), 1);
+    assert!(cache.put(Kind::Service, &bad, NOW).is_none());
+    assert_eq!(cache.problems().len(), 1);
     assert_eq!(
-        known.service(&key()).unwrap().stored.service.ports[0].port,
+        cache.service(&key()).unwrap().stored.service.ports[0].port,
         80
     );
-    known
+    cache
         .put(Kind::Service, &service(3, &json!({})), NOW)
         .unwrap();
-    assert!(known.problems().is_empty());
+    assert!(cache.problems().is_empty());
 }
 
 #[test]
@@ -247,8 +247,8 @@ fn what_concerns_many_services_is_told_where_what_is_used_of_it_differs() {
         })
     };
     for decides in [false, true] {
-        let mut known = known(decides);
-        let mut told = |document: Value| known.put(Kind::Node, &document, NOW).is_some();
+        let mut cache = cache(decides);
+        let mut told = |document: Value| cache.put(Kind::Node, &document, NOW).is_some();
         assert!(told(node(1, 1, "r1", "192.0.2.1")));
         assert!(!told(node(2, 2, "r1", "192.0.2.1")));
         // A gateway chooses by labels, a controller does not.
@@ -256,9 +256,9 @@ fn what_concerns_many_services_is_told_where_what_is_used_of_it_differs() {
         assert!(told(node(4, 2, "r2", "192.0.2.2")));
         assert!(!told(node(3, 2, "r2", "192.0.2.1")));
         // What is gone is new when it comes again.
-        assert!(known.remove(&node(4, 2, "r2", "192.0.2.2")).is_some());
+        assert!(cache.remove(&node(4, 2, "r2", "192.0.2.2")).is_some());
         assert!(
-            known
+            cache
                 .put(Kind::Node, &node(5, 3, "r2", "192.0.2.2"), NOW)
                 .is_some()
         );
@@ -271,8 +271,8 @@ fn what_concerns_many_services_is_told_where_what_is_used_of_it_differs() {
             "status": {"ipv4": {"total": last, "used": used, "available": last - used}},
         })
     };
-    let mut known = known(true);
-    let mut told = |document: Value| known.put(Kind::AddressPool, &document, NOW).is_some();
+    let mut cache = cache(true);
+    let mut told = |document: Value| cache.put(Kind::AddressPool, &document, NOW).is_some();
     assert!(told(pool(1, 9, 0)));
     assert!(!told(pool(2, 9, 5)));
     assert!(told(pool(3, 8, 5)));
@@ -291,90 +291,90 @@ fn own(version: u32, status: &Value) -> Value {
 }
 
 /// What this controller would write to bring the Service to where it has no address.
-fn release(known: &ObjectCache) -> Vec<ServiceRequest> {
-    let record = known.service(&key()).unwrap();
-    write::steps(record, known.class(), &[], &Status::default())
+fn release(cache: &ObjectCache) -> Vec<ServiceRequest> {
+    let record = cache.service(&key()).unwrap();
+    service_requests::steps(record, cache.class(), &[], &Status::default())
 }
 
 #[test]
 fn what_another_controller_has_is_neither_touched_nor_given_again() {
-    let mut known = known(true);
+    let mut cache = cache(true);
     let said = json!({
         "loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "Proxy"}]},
         "conditions": [{"type": "fairway.dev/AddressAssigned", "status": "True"}],
     });
     let theirs = taken(1, "example.com/other", &said);
-    known.put(Kind::Service, &theirs, NOW).unwrap();
-    let record = known.service(&key()).unwrap();
-    assert!(!record.ours && !record.is_stray() && release(&known).is_empty());
+    cache.put(Kind::Service, &theirs, NOW).unwrap();
+    let record = cache.service(&key()).unwrap();
+    assert!(!record.ours && !record.needs_repair() && release(&cache).is_empty());
     // It counts as taken, and the core knows that it is another's.
-    assert_eq!(held(&known), ["192.0.2.1"]);
+    assert_eq!(held(&cache), ["192.0.2.1"]);
     let other = &record.stored.service.asks.other_controller;
     assert_eq!(other.as_deref(), Some("example.com/other"));
-    assert_eq!(known.problems().len(), 1);
+    assert_eq!(cache.problems().len(), 1);
     // It lets go.
-    known
+    cache
         .put(Kind::Service, &service(2, &json!({})), NOW)
         .unwrap();
-    assert!(known.service(&key()).unwrap().ours && known.problems().is_empty());
+    assert!(cache.service(&key()).unwrap().ours && cache.problems().is_empty());
 }
 
 #[test]
 fn a_service_without_our_mark_is_not_released_whatever_its_conditions_say() {
-    let mut known = known(true);
+    let mut cache = cache(true);
     let said = json!({"conditions": [{"type": "fairway.dev/AddressAssigned", "status": "True"}]});
     let mut not_ours = service(1, &said);
     not_ours["spec"]["loadBalancerClass"] = "example.com/other".into();
-    known.put(Kind::Service, &not_ours, NOW).unwrap();
-    assert!(release(&known).is_empty());
+    cache.put(Kind::Service, &not_ours, NOW).unwrap();
+    assert!(release(&cache).is_empty());
 }
 
 #[test]
 fn finalizer_and_annotation_come_first_and_go_last() {
-    let mut known = known(true);
-    known
+    let mut cache = cache(true);
+    cache
         .put(Kind::Service, &service(1, &json!({})), NOW)
         .unwrap();
     let wanted = Status {
         has_foreign_ingress: true,
         ..Status::default()
     };
-    let record = known.service(&key()).unwrap();
-    let steps = write::steps(record, known.class(), &[], &wanted);
-    let claim = ServiceRequest::Claim(vec![FINALIZER.to_owned()], Some(Arc::clone(known.class())));
+    let record = cache.service(&key()).unwrap();
+    let steps = service_requests::steps(record, cache.class(), &[], &wanted);
+    let claim = ServiceRequest::Claim(vec![FINALIZER.to_owned()], Some(Arc::clone(cache.class())));
     assert_eq!(steps, [claim, ServiceRequest::Status(wanted)]);
     // Its type changes, and the API server empties the status of its load balancer.
     let mut released = own(2, &assigned("192.0.2.1"));
     released["spec"]["type"] = "ClusterIP".into();
-    known.put(Kind::Service, &released, NOW).unwrap();
+    cache.put(Kind::Service, &released, NOW).unwrap();
     let all = [
         ServiceRequest::Status(Status::default()),
         ServiceRequest::Claim(vec![], None),
     ];
-    assert_eq!(release(&known), all);
+    assert_eq!(release(&cache), all);
     // Whoever takes over after a crash in between finds the rest.
     let mut emptied = own(3, &json!({}));
     emptied["spec"]["type"] = "ClusterIP".into();
-    known.put(Kind::Service, &emptied, NOW).unwrap();
-    assert!(known.is_stray(&key()));
-    assert_eq!(release(&known), all[1..]);
+    cache.put(Kind::Service, &emptied, NOW).unwrap();
+    assert!(cache.needs_repair(&key()));
+    assert_eq!(release(&cache), all[1..]);
 }
 
 #[test]
 fn a_mark_that_a_person_takes_away_is_put_back_and_one_that_names_another_is_a_handover() {
-    let mut known = known(true);
+    let mut cache = cache(true);
     let status = assigned("192.0.2.1");
-    known.put(Kind::Service, &own(1, &status), NOW).unwrap();
-    assert!(!known.is_stray(&key()));
-    known.put(Kind::Service, &service(2, &status), NOW).unwrap();
-    assert!(known.is_stray(&key()));
-    known.put(Kind::Service, &own(3, &status), NOW).unwrap();
-    assert!(!known.is_stray(&key()));
+    cache.put(Kind::Service, &own(1, &status), NOW).unwrap();
+    assert!(!cache.needs_repair(&key()));
+    cache.put(Kind::Service, &service(2, &status), NOW).unwrap();
+    assert!(cache.needs_repair(&key()));
+    cache.put(Kind::Service, &own(3, &status), NOW).unwrap();
+    assert!(!cache.needs_repair(&key()));
     let handed_over = taken(4, "example.com/other", &status);
-    known.put(Kind::Service, &handed_over, NOW).unwrap();
-    assert!(!known.is_stray(&key()) && release(&known).is_empty());
+    cache.put(Kind::Service, &handed_over, NOW).unwrap();
+    assert!(!cache.needs_repair(&key()) && release(&cache).is_empty());
     // Another takes the mark away: what it leaves is free for whoever is first.
     let free = service(5, &json!({}));
-    known.put(Kind::Service, &free, NOW).unwrap();
-    assert_eq!(known.service(&key()).unwrap().owner, ServiceOwner::Nobody);
+    cache.put(Kind::Service, &free, NOW).unwrap();
+    assert_eq!(cache.service(&key()).unwrap().owner, ServiceOwner::Nobody);
 }

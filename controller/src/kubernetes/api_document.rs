@@ -14,12 +14,12 @@ use serde_json::Value;
 /// its metadata decoded as a watch needs. With `META`, the API server is asked for the metadata
 /// alone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Document<const META: bool = false> {
+pub(super) struct ApiDocument<const META: bool = false> {
     metadata: ObjectMeta,
     value: Value,
 }
 
-impl<const META: bool> Document<META> {
+impl<const META: bool> ApiDocument<META> {
     /// The object, with the `apiVersion` and `kind` that are left out in lists.
     pub(super) fn into_value(mut self, kind: Kind) -> Value {
         if let Value::Object(object) = &mut self.value {
@@ -38,7 +38,7 @@ impl<const META: bool> Document<META> {
     }
 }
 
-impl<'de, const META: bool> Deserialize<'de> for Document<META> {
+impl<'de, const META: bool> Deserialize<'de> for ApiDocument<META> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut value = Value::deserialize(deserializer)?;
         let mut metadata = ObjectMeta::default();
@@ -55,13 +55,13 @@ impl<'de, const META: bool> Deserialize<'de> for Document<META> {
     }
 }
 
-impl<const META: bool> Serialize for Document<META> {
+impl<const META: bool> Serialize for ApiDocument<META> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.value.serialize(serializer)
     }
 }
 
-impl<const META: bool> Resource for Document<META> {
+impl<const META: bool> Resource for ApiDocument<META> {
     type DynamicType = ApiResource;
     type Scope = DynamicResourceScope;
 

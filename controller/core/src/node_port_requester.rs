@@ -13,8 +13,8 @@ use fairway_config::exchange::Write;
 use fairway_config::net::Protocol;
 use fairway_config::service::{PortKey, Service};
 
-use crate::index::{Entry, Index};
-use crate::ledger::Ledger;
+use crate::allocations::Allocations;
+use crate::index::{Index, IndexedService};
 use crate::node_port_request::{NodePortRequest, Place};
 use crate::ports::Use;
 use crate::queue::{QueueKey, ServiceSlot};
@@ -22,23 +22,27 @@ use crate::wants;
 
 /// Whose turn it is to ask.
 #[derive(Debug, Default)]
-pub(crate) struct Askers {
+pub(crate) struct NodePortRequester {
     /// Those whose time has come.
     due: BTreeSet<ServiceSlot>,
     /// Those who wait for a free number.
     waiting: BTreeSet<Place>,
 }
 
-impl Askers {
+impl NodePortRequester {
     /// It is time to see what this one needs.
     pub(crate) fn add(&mut self, slot: ServiceSlot) {
         self.due.insert(slot);
     }
 
     /// The Service is gone.
-    pub(crate) fn remove(&mut self, slot: ServiceSlot, entry: &Entry) {
+    pub(crate) fn remove(&mut self, slot: ServiceSlot, entry: &IndexedService) {
         self.due.remove(&slot);
-        if let Some(place) = entry.asking.as_ref().and_then(|it| it.place.as_ref()) {
+        if let Some(place) = entry
+            .node_port_request
+            .as_ref()
+            .and_then(|it| it.place.as_ref())
+        {
             self.waiting.remove(place);
         }
     }
@@ -47,29 +51,29 @@ impl Askers {
     /// `written` just now come later: the two would be made from one version, and the second be refused.
     pub(crate) fn plan(
         &mut self,
-        ledger: &mut Ledger,
+        allocations: &mut Allocations,
         index: &mut Index,
         written: &BTreeSet<ServiceSlot>,
     ) -> (Vec<Write>, Vec<ServiceSlot>) {
         let (mut writes, mut news) = (Vec::new(), Vec::new());
-        let freed = ledger.numbers.take_freed();
+        let freed = allocations.numbers.take_freed();
         for slot in std::mem::take(&mut self.due) {
             if written.contains(&slot) {
                 self.due.insert(slot);
             } else {
-                self.plan_one(ledger, index, slot, &mut writes, &mut news);
+                self.plan_one(allocations, index, slot, &mut writes, &mut news);
             }
         }
         while freed && let Some((needed, QueueKey { slot, .. })) = self.waiting.first() {
             let (needed, slot) = (*needed, *slot);
-            if ledger.numbers.free() < needed {
+            if allocations.numbers.free() < needed {
                 break;
             }
             self.waiting.pop_first();
             if written.contains(&slot) {
                 self.due.insert(slot);
             } else {
-                self.plan_one(ledger, index, slot, &mut writes, &mut news);
+                self.plan_one(allocations, index, slot, &mut writes, &mut news);
             }
         }
         (writes, news)
@@ -77,7 +81,7 @@ impl Askers {
 
     fn plan_one(
         &mut self,
-        ledger: &mut Ledger,
+        allocations: &mut Allocations,
         index: &mut Index,
         slot: ServiceSlot,
         writes: &mut Vec<Write>,
@@ -86,16 +90,20 @@ impl Askers {
         let Some(entry) = index.get_mut(slot) else {
             return;
         };
-        if let Some(place) = entry.asking.as_mut().and_then(|it| it.place.take()) {
+        if let Some(place) = entry
+            .node_port_request
+            .as_mut()
+            .and_then(|it| it.place.take())
+        {
             self.waiting.remove(&place);
         }
-        match plan(ledger, slot, entry) {
+        match plan(allocations, slot, entry) {
             Plan::Nothing => {}
             Plan::Ask(write) => writes.push(write),
             Plan::NoneLeft { needed, is_news } => {
                 let place = (needed, entry.rank.clone());
                 self.waiting.insert(place.clone());
-                entry.asking.get_or_insert_default().place = Some(place);
+                entry.node_port_request.get_or_insert_default().place = Some(place);
                 news.extend(is_news.then_some(slot));
             }
         }
@@ -103,8 +111,8 @@ impl Askers {
 }
 
 /// The ports that need a number and have none.
-pub(crate) fn missing(ledger: &Ledger, service: &Service) -> Vec<PortKey> {
-    if !wants::asks_for_numbers(&ledger.settings, service) {
+pub(crate) fn missing(allocations: &Allocations, service: &Service) -> Vec<PortKey> {
+    if !wants::asks_for_numbers(&allocations.settings, service) {
         return Vec::new();
     }
     let ports = service.ports.iter();
@@ -115,91 +123,101 @@ pub(crate) fn missing(ledger: &Ledger, service: &Service) -> Vec<PortKey> {
 }
 
 /// What keeps a Service from its numbers.
-pub(crate) fn error<'a>(ledger: &Ledger, entry: &'a Entry) -> Option<&'a str> {
-    let error = entry.asking.as_ref()?.error.as_deref()?;
-    (!missing(ledger, &entry.stored.service).is_empty()).then_some(error)
+pub(crate) fn error<'a>(allocations: &Allocations, entry: &'a IndexedService) -> Option<&'a str> {
+    let error = entry.node_port_request.as_ref()?.error.as_deref()?;
+    (!missing(allocations, &entry.stored.service).is_empty()).then_some(error)
 }
 
-/// Takes off the ledger what was asked for.
-pub(crate) fn release(ledger: &mut Ledger, slot: ServiceSlot, asking: Option<&NodePortRequest>) {
-    for number in asking.into_iter().flat_map(|it| it.numbers.values()) {
-        ledger.numbers.release(*number, slot);
+/// Releases the numbers that were asked for.
+pub(crate) fn release(
+    allocations: &mut Allocations,
+    slot: ServiceSlot,
+    request: Option<&NodePortRequest>,
+) {
+    for number in request.into_iter().flat_map(|it| it.numbers.values()) {
+        allocations.numbers.release(*number, slot);
     }
 }
 
-/// Puts back what was asked for, after the Service has been taken down and has got what it has: a
+/// Allocates again the numbers that were asked for, after the Service has been taken down and has got what it has: a
 /// newer version shows what came of it.
-pub(crate) fn keep(ledger: &mut Ledger, slot: ServiceSlot, entry: &mut Entry) {
-    let Some(asking) = &mut entry.asking else {
+pub(crate) fn keep(allocations: &mut Allocations, slot: ServiceSlot, entry: &mut IndexedService) {
+    let Some(request) = &mut entry.node_port_request else {
         return;
     };
-    let numbers = std::mem::take(&mut asking.numbers);
-    if asking.from != Some(entry.stored.version) {
-        asking.from = None;
+    let numbers = std::mem::take(&mut request.numbers);
+    if request.from != Some(entry.stored.version) {
+        request.from = None;
         return;
     }
     for (key, number) in numbers {
         let wanted = Use::Port(key);
-        if ledger.numbers.may_take(number, slot, wanted, true).is_ok() {
+        if allocations
+            .numbers
+            .may_take(number, slot, wanted, true)
+            .is_ok()
+        {
             let name = &entry.stored.service.name;
-            ledger.numbers.take(number, slot, name, wanted);
-            asking.numbers.insert(key, number);
+            allocations.numbers.take(number, slot, name, wanted);
+            request.numbers.insert(key, number);
         }
     }
 }
 
 /// What is to be asked now. Nothing where nothing is missing, or an answer is still to come.
-fn plan(ledger: &mut Ledger, slot: ServiceSlot, entry: &mut Entry) -> Plan {
+fn plan(allocations: &mut Allocations, slot: ServiceSlot, entry: &mut IndexedService) -> Plan {
     let service = &entry.stored.service;
-    let missing = missing(ledger, service);
+    let missing = missing(allocations, service);
     if missing.is_empty() {
-        release(ledger, slot, entry.asking.take().as_deref());
+        release(allocations, slot, entry.node_port_request.take().as_deref());
         return Plan::Nothing;
     }
-    let asking = entry.asking.get_or_insert_default();
+    let request = entry.node_port_request.get_or_insert_default();
     let version = entry.stored.version;
-    if asking.from == Some(version) || (asking.error.is_some() && !asking.due) {
+    if request.from == Some(version) || (request.error.is_some() && !request.due) {
         return Plan::Nothing;
     }
     for key in &missing {
         let wanted = Use::Port(*key);
-        if asking.numbers.contains_key(key) {
+        if request.numbers.contains_key(key) {
             continue;
         }
-        let twin = asking.numbers.iter().find_map(|(other, number)| {
+        let twin = request.numbers.iter().find_map(|(other, number)| {
             let is_twin = other.port == key.port && other.protocol != key.protocol;
             is_twin.then_some(*number)
         });
-        let numbers = &ledger.numbers;
+        let numbers = &allocations.numbers;
         let other = || {
-            let other = numbers.lowest_but(&asking.refused);
+            let other = numbers.lowest_but(&request.refused);
             // All that are left were refused: one of them may be free by now.
             other.or_else(|| {
-                asking.refused.clear();
+                request.refused.clear();
                 numbers.lowest().ok()
             })
         };
         let Some(number) = twin.or_else(other) else {
-            release(ledger, slot, Some(asking));
-            asking.numbers.clear();
-            asking.due = true;
+            release(allocations, slot, Some(request));
+            request.numbers.clear();
+            request.due = true;
             let error = Some("none is left".to_owned());
-            let is_news = asking.error != error;
-            asking.error = error;
+            let is_news = request.error != error;
+            request.error = error;
             // One number does for both protocols of a port.
             let ports: BTreeSet<_> = missing.iter().map(|key| key.port).collect();
             let needed = ports.len();
             return Plan::NoneLeft { needed, is_news };
         };
-        ledger.numbers.take(number, slot, &service.name, wanted);
-        asking.numbers.insert(*key, number);
+        allocations
+            .numbers
+            .take(number, slot, &service.name, wanted);
+        request.numbers.insert(*key, number);
     }
-    asking.from = Some(version);
-    asking.due = false;
+    request.from = Some(version);
+    request.due = false;
     Plan::Ask(Write::NodePorts {
         name: service.name.clone(),
         version,
-        numbers: asking.numbers.clone(),
+        numbers: request.numbers.clone(),
     })
 }
 
@@ -217,26 +235,26 @@ enum Plan {
 /// The question was turned down: where one of the numbers was the reason others are to be asked for,
 /// else there is nothing wrong with them.
 pub(crate) fn refused(
-    ledger: &mut Ledger,
+    allocations: &mut Allocations,
     slot: ServiceSlot,
-    entry: &mut Entry,
+    entry: &mut IndexedService,
     why: &str,
     blames_number: bool,
 ) {
-    let asking = entry.asking.get_or_insert_default();
-    release(ledger, slot, Some(asking));
-    let numbers = std::mem::take(&mut asking.numbers);
+    let request = entry.node_port_request.get_or_insert_default();
+    release(allocations, slot, Some(request));
+    let numbers = std::mem::take(&mut request.numbers);
     if blames_number {
-        asking.refused.extend(numbers.into_values());
+        request.refused.extend(numbers.into_values());
     }
-    asking.from = None;
-    asking.error = Some(why.to_owned());
+    request.from = None;
+    request.error = Some(why.to_owned());
 }
 
 /// It is not known what came of it: the same is to be asked again, unless the Service shows it.
-pub(crate) fn again(entry: &mut Entry) {
-    if let Some(asking) = &mut entry.asking {
-        asking.from = None;
-        asking.due = true;
+pub(crate) fn again(entry: &mut IndexedService) {
+    if let Some(request) = &mut entry.node_port_request {
+        request.from = None;
+        request.due = true;
     }
 }

@@ -15,7 +15,7 @@ use crate::rows::Rows;
 
 /// What a store tells, for others to ask. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Onlooker(Arc<Mutex<FollowedObjects>>);
+pub struct Follower(Arc<Mutex<FollowedObjects>>);
 
 #[derive(Debug, Default)]
 struct FollowedObjects {
@@ -23,7 +23,7 @@ struct FollowedObjects {
     pools: BTreeMap<ClusterName, Arc<AddressPool>>,
 }
 
-impl Onlooker {
+impl Follower {
     /// Takes in what a store tells until it closes or `stop`.
     pub async fn run(self, mut batches: mpsc::Receiver<Batch>, stop: CancellationToken) {
         while let Some(Some(batch)) = stop.run_until_cancelled(batches.recv()).await {

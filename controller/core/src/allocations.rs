@@ -10,13 +10,13 @@ use fairway_config::net::IpFamily;
 use fairway_config::selector::SelectorExt as _;
 use fairway_config::service::{IpFamilyPolicy, Service};
 
+use crate::holders::{AddressHolders, Leaving};
 use crate::nodes::NodeAddresses;
 use crate::pools::{Pool, Pools};
 use crate::ports::NodePorts;
 use crate::queue::{ServiceSlot, WaitsFor};
 use crate::refusal::{AddressRefusal, PoolRefusal, Trial};
 use crate::settings::Settings;
-use crate::tenants::{Leaving, Tenants};
 use crate::wants;
 
 /// The label that every namespace has, whether its object is known or not.
@@ -28,7 +28,7 @@ const JOINABLE: usize = 64;
 
 /// Where an address may come from. Each includes the ones before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Way {
+pub(crate) enum AddressPreference {
     /// The Service asks for it.
     Asked,
     /// The author's copy of the status names it.
@@ -39,22 +39,22 @@ pub(crate) enum Way {
 
 /// Everything that is given out, and the rules for it.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct Allocations {
     pub(crate) settings: Settings,
     pub(crate) pools: Pools,
-    pub(crate) tenants: Tenants,
+    pub(crate) holders: AddressHolders,
     pub(crate) numbers: NodePorts,
     pub(crate) nodes: NodeAddresses,
     pub(crate) namespaces: HashMap<ClusterName, Arc<Namespace>>,
 }
 
-impl Ledger {
+impl Allocations {
     pub(crate) fn new(settings: Settings) -> Self {
         Self {
             numbers: NodePorts::new(settings.node_ports),
             settings,
             pools: Pools::default(),
-            tenants: Tenants::default(),
+            holders: AddressHolders::default(),
             nodes: NodeAddresses::default(),
             namespaces: HashMap::new(),
         }
@@ -68,13 +68,13 @@ impl Ledger {
         service: &Arc<Service>,
         leaving: Leaving,
     ) {
-        let first = self.tenants.add(address, slot, service, leaving);
+        let first = self.holders.add(address, slot, service, leaving);
         self.pools.take(address, &service.name.namespace, first);
     }
 
     /// Notes that it does not any more.
     pub(crate) fn release_address(&mut self, address: IpAddr, service: &Service) {
-        let last = self.tenants.remove(address, &service.name);
+        let last = self.holders.remove(address, &service.name);
         self.pools.release(address, &service.name.namespace, last);
     }
 
@@ -221,17 +221,18 @@ impl Ledger {
         if let Some(node) = self.nodes.node(address) {
             return Err(AddressRefusal::NodeAddress(address, node.clone()));
         }
-        self.tenants
+        self.holders
             .may_join(address, service)
             .map_err(|clash| AddressRefusal::Clash(address, clash))
     }
 
-    /// The address of `family` that a Service is to have, found in one of the ways up to `way`.
+    /// The address of `family` that a Service is to have, looked for with each preference up to
+    /// `preference`.
     pub(crate) fn find(
         &mut self,
         service: &Service,
         family: IpFamily,
-        way: Way,
+        preference: AddressPreference,
         planned: &[IpAddr],
     ) -> Option<IpAddr> {
         if service.asks.unreadable_address(family).is_some() {
@@ -243,14 +244,14 @@ impl Ledger {
                 .is_ok()
                 .then_some(asked);
         }
-        if way >= Way::Wish {
+        if preference >= AddressPreference::Wish {
             let wish = wishes(service, family)
                 .find(|wish| self.may_have(service, *wish, false, planned).is_ok());
             if wish.is_some() {
                 return wish;
             }
         }
-        if way < Way::Any {
+        if preference < AddressPreference::Any {
             return None;
         }
         if let Some(shared) = self.joinable(service, family, planned) {
@@ -273,7 +274,7 @@ impl Ledger {
     fn joinable(&self, service: &Service, family: IpFamily, planned: &[IpAddr]) -> Option<IpAddr> {
         let key = service.asks.sharing_key.as_ref()?;
         let mut candidates: Vec<_> = self
-            .tenants
+            .holders
             .under_key(key)
             .filter(|address| IpFamily::of(*address) == family)
             .take(JOINABLE)

@@ -88,7 +88,7 @@ impl ServiceRecord {
 
     /// Whether finalizer and annotation alone are not as they should be. They are left where a
     /// process was killed after it had emptied the status; and a person can take them away.
-    pub(super) fn is_stray(&self) -> bool {
+    pub(super) fn needs_repair(&self) -> bool {
         let status = &self.stored.status;
         if self.wants_claim() {
             !self.is_claimed() && !self.stored.held.addresses.is_empty()
@@ -495,9 +495,11 @@ impl ObjectCache {
         self.services.get(key)
     }
 
-    /// Whether finalizer and annotation alone are not as they should be; see [`ServiceRecord::is_stray`].
-    pub(super) fn is_stray(&self, key: &ObjectKey) -> bool {
-        self.services.get(key).is_some_and(ServiceRecord::is_stray)
+    /// Whether finalizer and annotation alone are not as they should be; see [`ServiceRecord::needs_repair`].
+    pub(super) fn needs_repair(&self, key: &ObjectKey) -> bool {
+        self.services
+            .get(key)
+            .is_some_and(ServiceRecord::needs_repair)
     }
 
     /// The class of the controller, which is its name among the controllers of the cluster.

@@ -12,14 +12,14 @@ use crate::queue::ServiceSlot;
 
 /// A Service on an address, as it was when it took it.
 #[derive(Debug)]
-pub(crate) struct Tenant {
+pub(crate) struct AddressHolder {
     pub(crate) slot: ServiceSlot,
     pub(crate) service: Arc<Service>,
     /// What the store still shows it to have here, beyond what it has now.
     pub(crate) leaving: Leaving,
 }
 
-impl Tenant {
+impl AddressHolder {
     /// A port that it leaves and that the Service has or wants.
     fn leaves_one_of(&self, service: &Service) -> Option<PortKey> {
         let Leaving::Ports(ports) = &self.leaving else {
@@ -46,9 +46,9 @@ pub(crate) enum Leaving {
 /// each other's namespaces: nobody is added who does not fit. So a newcomer is held against one of
 /// them and against an index of their ports, however many share the address.
 #[derive(Debug, Default)]
-pub(crate) struct Tenants {
+pub(crate) struct AddressHolders {
     /// By name.
-    by_address: HashMap<IpAddr, Vec<Tenant>>,
+    by_address: HashMap<IpAddr, Vec<AddressHolder>>,
     by_key: HashMap<Arc<str>, BTreeSet<IpAddr>>,
     /// Who has a port of an address that is shared, or could be.
     ports: HashMap<(IpAddr, PortKey), Arc<Service>>,
@@ -63,14 +63,14 @@ pub(crate) enum Clash {
     Leaving(ServiceName),
 }
 
-impl Tenants {
+impl AddressHolders {
     /// Who holds `address`.
-    pub(crate) fn of(&self, address: IpAddr) -> &[Tenant] {
+    pub(crate) fn of(&self, address: IpAddr) -> &[AddressHolder] {
         self.by_address.get(&address).map_or(&[], Vec::as_slice)
     }
 
     /// Every address with its holders.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, &[Tenant])> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, &[AddressHolder])> {
         self.by_address.iter().map(|(a, t)| (*a, t.as_slice()))
     }
 
@@ -96,18 +96,18 @@ impl Tenants {
 
     /// Whether a Service may come to `address` beside those who hold it.
     pub(crate) fn may_join(&self, address: IpAddr, service: &Service) -> Result<(), Clash> {
-        let tenants = self.of(address);
-        let leaves = |tenant: &&Tenant| tenant.leaving == Leaving::Address;
-        if let Some(tenant) = tenants.iter().find(leaves) {
-            return Err(Clash::Leaving(tenant.service.name.clone()));
+        let holders = self.of(address);
+        let leaves = |holder: &&AddressHolder| holder.leaving == Leaving::Address;
+        if let Some(holder) = holders.iter().find(leaves) {
+            return Err(Clash::Leaving(holder.service.name.clone()));
         }
         if let Some(clash) = self.clash(address, service) {
             return Err(clash);
         }
-        for tenant in tenants {
-            if let Some(port) = tenant.leaves_one_of(service) {
+        for holder in holders {
+            if let Some(port) = holder.leaves_one_of(service) {
                 let clash = SharingClash::Port(port);
-                return Err(Clash::Sharing(tenant.service.name.clone(), clash));
+                return Err(Clash::Sharing(holder.service.name.clone(), clash));
             }
         }
         Ok(())
@@ -118,9 +118,9 @@ impl Tenants {
         let mut others = self
             .of(address)
             .iter()
-            .filter(|tenant| tenant.service.name != service.name);
-        others.any(|tenant| {
-            tenant.leaving == Leaving::Address || tenant.leaves_one_of(service).is_some()
+            .filter(|holder| holder.service.name != service.name);
+        others.any(|holder| {
+            holder.leaving == Leaving::Address || holder.leaves_one_of(service).is_some()
         })
     }
 
@@ -131,9 +131,9 @@ impl Tenants {
         if let Some(clash) = sharing::keys_differ(service, first) {
             return Some(with(first, clash));
         }
-        if let Some(tenant) = self.without_consent(address, service).next() {
-            let clash = sharing::no_consent(service, &tenant.service)?;
-            return Some(with(&tenant.service, clash));
+        if let Some(holder) = self.without_consent(address, service).next() {
+            let clash = sharing::no_consent(service, &holder.service)?;
+            return Some(with(&holder.service, clash));
         }
         let (key, holder) = self.same_ports(address, service).next()?;
         Some(with(holder, SharingClash::Port(key)))
@@ -142,42 +142,46 @@ impl Tenants {
     /// Those with whom it is to be settled anew who has `address` if a Service that is on it turns
     /// into `service`.
     pub(crate) fn rivals(&self, address: IpAddr, service: &Service) -> Vec<ServiceSlot> {
-        let tenants = self.of(address);
+        let holders = self.of(address);
         let first = self.staying(address).next();
         if first.is_some_and(|it| sharing::keys_differ(service, &it.service).is_some()) {
-            return tenants.iter().map(|tenant| tenant.slot).collect();
+            return holders.iter().map(|holder| holder.slot).collect();
         }
-        let leaving = tenants
+        let leaving = holders
             .iter()
-            .filter(|tenant| tenant.leaving == Leaving::Address);
+            .filter(|holder| holder.leaving == Leaving::Address);
         let holders = self
             .same_ports(address, service)
-            .filter_map(|(_, holder)| tenants.get(position(tenants, &holder.name).ok()?));
+            .filter_map(|(_, holder)| holders.get(position(holders, &holder.name).ok()?));
         leaving
             .chain(self.without_consent(address, service))
             .chain(holders)
-            .map(|tenant| tenant.slot)
+            .map(|holder| holder.slot)
             .collect()
     }
 
-    fn staying(&self, address: IpAddr) -> impl Iterator<Item = &Tenant> {
-        let tenants = self.of(address).iter();
-        tenants.filter(|tenant| tenant.leaving != Leaving::Address)
+    fn staying(&self, address: IpAddr) -> impl Iterator<Item = &AddressHolder> {
+        let holders = self.of(address).iter();
+        holders.filter(|holder| holder.leaving != Leaving::Address)
     }
 
-    fn without_consent(&self, address: IpAddr, service: &Service) -> impl Iterator<Item = &Tenant> {
+    fn without_consent(
+        &self,
+        address: IpAddr,
+        service: &Service,
+    ) -> impl Iterator<Item = &AddressHolder> {
         let namespace = &service.name.namespace;
         // They are in order, so the first and the last tell whether others are among them.
-        let tenants = self.of(address);
-        let ends = [tenants.first(), tenants.last()];
+        let holders = self.of(address);
+        let ends = [holders.first(), holders.last()];
         let alone = ends
             .iter()
             .flatten()
-            .all(|tenant| tenant.service.name.namespace == *namespace);
+            .all(|holder| holder.service.name.namespace == *namespace);
         let others = self
             .staying(address)
             .take(if alone { 0 } else { usize::MAX });
-        others.filter(move |tenant| sharing::no_consent(service, &tenant.service).is_some())
+        others.filter(move |holder| sharing::no_consent(service, &holder.service).is_some())
     }
 
     fn same_ports(
@@ -213,35 +217,35 @@ impl Tenants {
         }
         // Nearly always one: a list would begin with the room of four.
         let alone = || Vec::with_capacity(1);
-        let tenants = self.by_address.entry(address).or_insert_with(alone);
-        let at = position(tenants, &service.name).unwrap_or_else(|at| at);
-        let tenant = Tenant {
+        let holders = self.by_address.entry(address).or_insert_with(alone);
+        let at = position(holders, &service.name).unwrap_or_else(|at| at);
+        let holder = AddressHolder {
             slot,
             service: Arc::clone(service),
             leaving,
         };
-        tenants.insert(at, tenant);
-        tenants.len() == 1
+        holders.insert(at, holder);
+        holders.len() == 1
     }
 
     /// Takes a holder away; true where it was the last.
     pub(crate) fn remove(&mut self, address: IpAddr, service: &ServiceName) -> bool {
-        let Some(tenants) = self.by_address.get_mut(&address) else {
+        let Some(holders) = self.by_address.get_mut(&address) else {
             return false;
         };
-        let Ok(at) = position(tenants, service) else {
+        let Ok(at) = position(holders, service) else {
             return false;
         };
-        let gone = tenants.remove(at);
-        let last = tenants.is_empty();
+        let gone = holders.remove(at);
+        let last = holders.is_empty();
         if let Some(key) = &gone.service.asks.sharing_key {
             if gone.leaving != Leaving::Address {
                 for port in &gone.service.ports {
                     self.ports.remove(&(address, port.key()));
                 }
             }
-            let is_under = |t: &Tenant| t.service.asks.sharing_key.as_ref() == Some(key);
-            if !tenants.iter().any(is_under)
+            let is_under = |t: &AddressHolder| t.service.asks.sharing_key.as_ref() == Some(key);
+            if !holders.iter().any(is_under)
                 && let Some(addresses) = self.by_key.get_mut(key)
             {
                 addresses.remove(&address);
@@ -257,8 +261,8 @@ impl Tenants {
     }
 }
 
-fn position(tenants: &[Tenant], name: &ServiceName) -> Result<usize, usize> {
-    tenants.binary_search_by(|tenant| tenant.service.name.cmp(name))
+fn position(holders: &[AddressHolder], name: &ServiceName) -> Result<usize, usize> {
+    holders.binary_search_by(|holder| holder.service.name.cmp(name))
 }
 
 impl Clash {

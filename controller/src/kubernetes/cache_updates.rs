@@ -5,17 +5,17 @@ use std::time::Instant;
 use fairway_config::exchange::Change;
 use fairway_config::object::Kind;
 
-use super::known::version;
+use super::object_cache::version;
 use super::settings::{Reads, now};
-use super::shared::Shared;
 use super::snapshot::Snapshot;
+use super::store_context::StoreContext;
 use super::watch::ObjectEvent;
 use crate::feed::lock;
 
-impl Shared {
+impl StoreContext {
     /// Tells what is no object of the API server.
     pub(super) fn publish(&self, changes: Vec<Change>) {
-        let _known = lock(&self.known);
+        let _cache = lock(&self.cache);
         self.feed.publish(changes, false, None);
     }
 
@@ -26,22 +26,22 @@ impl Shared {
             progress.listed_gateways();
             progress.is_complete()
         };
-        let _known = lock(&self.known);
+        let _cache = lock(&self.cache);
         self.feed.publish(Vec::new(), complete, None);
     }
 
     /// A watch saw this.
     pub(super) fn see(&self, kind: Kind, seen: ObjectEvent) {
-        let mut known = lock(&self.known);
+        let mut cache = lock(&self.cache);
         let mut synced = self.feed.is_synced();
         let changes = match seen {
             ObjectEvent::Begins => {
-                known.begin(kind);
+                cache.begin(kind);
                 Vec::new()
             }
             ObjectEvent::There(document) => {
-                let status = known.first_pool_status(kind, &document);
-                let change = known.put(kind, &document, now());
+                let status = cache.first_pool_status(kind, &document);
+                let change = cache.put(kind, &document, now());
                 // What can't be read, or is older, leaves there what was.
                 if change.is_some() {
                     self.write_down(|snapshot| snapshot.put(kind, &document));
@@ -50,11 +50,11 @@ impl Shared {
             }
             ObjectEvent::Gone(document) => {
                 self.write_down(|snapshot| snapshot.remove(kind, &document));
-                known.remove(&document).into_iter().collect()
+                cache.remove(&document).into_iter().collect()
             }
             ObjectEvent::Ends => {
-                let changes = known.end(kind);
-                self.write_down(|snapshot| snapshot.listed(kind, |key| known.is_there(key)));
+                let changes = cache.end(kind);
+                self.write_down(|snapshot| snapshot.listed(kind, |key| cache.is_there(key)));
                 let mut progress = lock(&self.progress);
                 let heard_again = progress.listed(kind);
                 synced = progress.is_complete();
@@ -64,12 +64,12 @@ impl Shared {
                 changes
             }
         };
-        self.feed.reach(known.revision());
+        self.feed.reach(cache.revision());
         // A first list is no change: nobody waits for what it shows.
         let since = self.feed.is_synced().then(Instant::now);
         if self.settings.reads == Reads::Controller {
             for change in &changes {
-                self.note_stray(&known, change);
+                self.queue_repair(&cache, change);
             }
         }
         self.feed.publish(changes, synced, since);
@@ -94,22 +94,22 @@ impl Shared {
         let written = recalled.written;
         let mut newest = 0;
         for (kind, document) in recalled.documents() {
-            let mut known = lock(&self.known);
+            let mut cache = lock(&self.cache);
             // A list that has ended meanwhile knows better.
             if !lock(&self.progress).has_listed(kind) {
                 if kind == Kind::Service {
                     newest = newest.max(version(&document));
                 }
-                let change = known.recall(&document, now());
+                let change = cache.recall(&document, now());
                 self.feed.publish(change.into_iter().collect(), false, None);
             }
         }
-        let mut known = lock(&self.known);
+        let mut cache = lock(&self.cache);
         if lock(&self.progress).is_complete() {
             return;
         }
-        known.stand_in(newest);
-        self.feed.reach(known.revision());
+        cache.stand_in(newest);
+        self.feed.reach(cache.revision());
         lock(&self.progress).stand_in(written);
         self.feed.publish(Vec::new(), true, None);
         tracing::warn!(

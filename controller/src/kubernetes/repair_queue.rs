@@ -19,12 +19,12 @@ pub(super) const LONGEST: Duration = Duration::from_secs(300);
 
 /// Services whose finalizer and annotation are to be looked at.
 #[derive(Debug, Default)]
-pub(super) struct Strays {
+pub(super) struct RepairQueue {
     waiting: Mutex<RetryQueue<ObjectKey>>,
     came: Notify,
 }
 
-impl Strays {
+impl RepairQueue {
     /// This one is to be looked at after such a wait.
     pub(super) fn push(&self, key: ObjectKey, wait: Duration) {
         lock(&self.waiting).put_sooner(key, wait, Instant::now());

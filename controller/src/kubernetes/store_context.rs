@@ -4,31 +4,31 @@ use std::sync::Mutex;
 
 use kube::Client;
 
-use super::known::ObjectCache;
-use super::outgoing::OutgoingReports;
-use super::progress::Progress;
+use super::event_recorder::EventRecorder;
+use super::object_cache::ObjectCache;
+use super::outgoing_reports::OutgoingReports;
+use super::progress::WatchProgress;
+use super::repair_queue::RepairQueue;
 use super::rights::Rights;
 use super::settings::KubernetesSettings;
 use super::snapshot::Snapshot;
-use super::strays::Strays;
-use super::teller::Teller;
 use super::write_queue::WriteQueue;
 use crate::feed::Feed;
 
 /// What the tasks of a store work on.
-pub(super) struct Shared {
+pub(super) struct StoreContext {
     pub(super) client: Client,
     pub(super) settings: KubernetesSettings,
     pub(super) feed: Feed,
     /// Held while what came out of it is published, so that it is told in the order in which it
     /// was taken in.
-    pub(super) known: Mutex<ObjectCache>,
-    pub(super) progress: Mutex<Progress>,
-    pub(super) strays: Strays,
+    pub(super) cache: Mutex<ObjectCache>,
+    pub(super) progress: Mutex<WatchProgress>,
+    pub(super) repairs: RepairQueue,
     pub(super) write_queue: WriteQueue,
     pub(super) rights: Rights,
-    pub(super) teller: Teller,
+    pub(super) event_recorder: EventRecorder,
     pub(super) reports: OutgoingReports,
-    /// Taken while `known` is held, so that it is written down in the order in which it was heard.
+    /// Taken while `cache` is held, so that it is written down in the order in which it was heard.
     pub(super) snapshot: Option<Mutex<Snapshot>>,
 }

@@ -21,7 +21,7 @@ use tokio::time::error::Elapsed;
 
 use super::answers::is_refusal;
 use super::fair_queue::{FairQueue, Urgency};
-use super::known::ServiceRecord;
+use super::object_cache::ServiceRecord;
 use super::settings::REQUEST;
 use crate::feed::lock;
 
@@ -45,12 +45,12 @@ const REMEMBERED: usize = 4096;
 
 /// Takes events and does not wait.
 #[derive(Clone, Debug)]
-pub(super) struct Teller {
+pub(super) struct EventRecorder {
     sender: mpsc::Sender<Telling>,
 }
 
-impl Teller {
-    /// A teller, and the task that does its work until the teller is dropped.
+impl EventRecorder {
+    /// An event recorder, and the task that sends what it is given until the recorder is dropped.
     pub(super) fn new(client: Client, instance: Arc<str>) -> (Self, impl Future<Output = ()>) {
         let (sender, receiver) = mpsc::channel(WAITING);
         (Self { sender }, tell(client, instance, receiver))

@@ -15,13 +15,13 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::Status;
 use tokio::time::error::Elapsed;
 
-use super::document::{Document, resource};
-use super::known::ServiceRecord;
+use super::api_document::{ApiDocument, resource};
 use super::leader_rights;
+use super::object_cache::ServiceRecord;
+use super::service_requests::{self, ServiceRequest};
 use super::settings::{REQUEST, key_of, now};
-use super::shared::Shared;
 use super::status;
-use super::write::{self, ServiceRequest};
+use super::store_context::StoreContext;
 use crate::feed::lock;
 use crate::store::WriteOutcome;
 
@@ -29,7 +29,7 @@ use crate::store::WriteOutcome;
 /// two seconds, and a request takes four at most.
 const ALIVE: Duration = Duration::from_secs(6);
 
-impl Shared {
+impl StoreContext {
     pub(super) async fn write_service(
         &self,
         name: ServiceName,
@@ -40,25 +40,27 @@ impl Shared {
     ) -> WriteOutcome {
         let key = key_of(&name);
         let (record, class) = {
-            let known = lock(&self.known);
-            (known.service(&key).cloned(), Arc::clone(known.class()))
+            let cache = lock(&self.cache);
+            (cache.service(&key).cloned(), Arc::clone(cache.class()))
         };
         let Some(record) = record.filter(|record| record.stored.version == version) else {
             return WriteOutcome::Refused;
         };
-        let steps = write::steps(&record, &class, &held.addresses, &status);
-        let outcome = self.go(&key, &record, &held.addresses, steps, since).await;
+        let steps = service_requests::steps(&record, &class, &held.addresses, &status);
+        let outcome = self
+            .send_requests(&key, &record, &held.addresses, steps, since)
+            .await;
         if outcome == WriteOutcome::Written {
             let wanted = record.wants_claim();
             let before = &record.stored;
             let events = events::events(&before.status, &before.held.addresses, &status, wanted);
-            self.teller.tell(&record, events);
+            self.event_recorder.tell(&record, events);
         }
         outcome
     }
 
     /// Takes steps, one after the other.
-    pub(super) async fn go(
+    pub(super) async fn send_requests(
         &self,
         key: &ObjectKey,
         record: &ServiceRecord,
@@ -67,7 +69,7 @@ impl Shared {
         since: Option<Instant>,
     ) -> WriteOutcome {
         let namespace = key.namespace.clone().unwrap_or_default();
-        let services: Api<Document> =
+        let services: Api<ApiDocument> =
             Api::namespaced_with(self.client.clone(), &namespace, &resource(Kind::Service));
         let mut resource_version = record.resource_version.to_string();
         for step in steps {
@@ -93,15 +95,16 @@ impl Shared {
                 Ok(document) => document,
                 Err(outcome) => {
                     if let WriteOutcome::Rejected(error) | WriteOutcome::HeldUp(error) = &outcome {
-                        self.teller.tell(record, vec![events::rejected(error)]);
+                        self.event_recorder
+                            .tell(record, vec![events::rejected(error)]);
                     }
                     return outcome;
                 }
             };
             resource_version = document.resource_version().to_owned();
             let document = document.into_value(Kind::Service);
-            let mut known = lock(&self.known);
-            let change = known.wrote(key, &record.uid, addresses.to_vec(), &document, now());
+            let mut cache = lock(&self.cache);
+            let change = cache.wrote(key, &record.uid, addresses.to_vec(), &document, now());
             self.feed
                 .publish(change.into_iter().collect(), false, since);
         }
@@ -116,16 +119,17 @@ impl Shared {
         numbers: &BTreeMap<PortKey, u16>,
     ) -> WriteOutcome {
         let key = key_of(&name);
-        let record = lock(&self.known).service(&key).cloned();
+        let record = lock(&self.cache).service(&key).cloned();
         let Some(record) = record.filter(|record| record.stored.version == version) else {
             return WriteOutcome::Refused;
         };
-        let patch = serde_json::from_value(write::node_ports(&record, numbers)).map(Patch::Json);
+        let patch =
+            serde_json::from_value(service_requests::node_ports(&record, numbers)).map(Patch::Json);
         let patch: Patch<()> = match patch {
             Ok(patch) => patch,
             Err(error) => return WriteOutcome::Rejected(error.to_string()),
         };
-        let services: Api<Document> = Api::namespaced_with(
+        let services: Api<ApiDocument> = Api::namespaced_with(
             self.client.clone(),
             &name.namespace,
             &resource(Kind::Service),
@@ -150,15 +154,16 @@ impl Shared {
             Err(WriteOutcome::Rejected(error)) if taken => return WriteOutcome::Taken(error),
             Err(outcome) => return outcome,
         };
-        let mut known = lock(&self.known);
+        let mut cache = lock(&self.cache);
         let held = record.stored.held.addresses.clone();
-        let change = known.wrote(&key, &record.uid, held, &document, now());
+        let change = cache.wrote(&key, &record.uid, held, &document, now());
         self.feed.publish(change.into_iter().collect(), false, None);
         WriteOutcome::Written
     }
 
     pub(super) async fn write_pool(&self, name: ClusterName, status: PoolStatus) -> WriteOutcome {
-        let pools: Api<Document> = Api::all_with(self.client.clone(), &resource(Kind::AddressPool));
+        let pools: Api<ApiDocument> =
+            Api::all_with(self.client.clone(), &resource(Kind::AddressPool));
         let patch = Patch::Merge(status::pool_patch(&status));
         let parameters = PatchParams::default();
         let nowhere: Arc<str> = Arc::default();
