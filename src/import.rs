@@ -16,8 +16,8 @@ use fairway_controller::kubernetes::Connection;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
 use serde_json::{Value, json};
 
+use crate::api_server::connect;
 use crate::args::{ImportArgs, ImportFrom};
-use crate::cluster::client;
 use crate::outcome::WrongConfiguration;
 use crate::process;
 
@@ -33,7 +33,7 @@ pub(crate) fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
     let ImportFrom::Metallb = args.what;
     process::runtime()?.block_on(async {
         let client = match args.from.is_empty() || args.apply {
-            true => Some(client(args.api_server).await?),
+            true => Some(connect(args.api_server).await?),
             false => None,
         };
         let input = match (&client, args.from.is_empty()) {

@@ -1,20 +1,24 @@
 //! `fairway`: arguments and wiring, nothing else.
 //!
 //! Reading order: [`args`] is every command and flag; [`process`] is what every long-running
-//! command is made of, [`signals`] and [`systemd`] what it says to whoever runs it; [`standalone`] wires controller and gateway over a directory, for itself and
-//! for [`demo`], [`cluster`] each of them over an API server; [`views`] is what the admin address
-//! shows; [`outcome`] is what a command comes to;
-//! [`get`], [`explain`], [`validate`] and [`import`] are the commands that print and end.
+//! command is made of, [`signals`] and [`systemd`] what it says to whoever runs it; [`standalone`] wires
+//! controller and gateway over a directory, for itself and for [`demo`]; [`controller`] (with
+//! [`leader`]) and [`gateway`] each wire one of them over an API server ([`api_server`]); [`views`] is what the
+//! admin address shows; [`outcome`] is what a command comes to; [`get`], [`explain`], [`validate`] and
+//! [`import`] are the commands that print and end.
 
 mod address;
+mod api_server;
 mod args;
 mod client;
-mod cluster;
+mod controller;
 mod demo;
 mod environment;
 mod explain;
+mod gateway;
 mod get;
 mod import;
+mod leader;
 mod listing;
 mod logs;
 mod outcome;
@@ -67,8 +71,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         CliCommand::Demo(args) => demo::run(args),
         CliCommand::Standalone(args) => standalone::run(args),
-        CliCommand::Controller(args) => cluster::controller(*args),
-        CliCommand::Gateway(args) => cluster::gateway(args),
+        CliCommand::Controller(args) => controller::run(*args),
+        CliCommand::Gateway(args) => gateway::run(args),
         CliCommand::Get(args) => get::run(args),
         CliCommand::Explain(args) => explain::run(args),
         CliCommand::Validate(args) => validate::run(args),

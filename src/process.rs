@@ -21,7 +21,7 @@ use crate::args::{ProcessArgs, TrafficArgs};
 use crate::outcome::WrongConfiguration;
 use crate::signals::OtherSignals;
 use crate::systemd::{self, Observe, Observed};
-use crate::views::{Known, Whole};
+use crate::views::{ProcessViews, ServiceViews};
 
 /// How often what the recorder's histograms collected is worked off.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -138,7 +138,7 @@ pub(crate) struct Stop {
 
 /// A process that runs.
 pub(crate) struct Process {
-    views: Arc<Whole>,
+    views: Arc<ProcessViews>,
     gateway: Option<Gateway>,
     stop: Stop,
     /// Ends when it is told to drain.
@@ -150,7 +150,7 @@ pub(crate) struct Process {
 
 /// How systemd is told of a process.
 struct Observer {
-    views: Arc<Whole>,
+    views: Arc<ProcessViews>,
     gateway: Option<Gateway>,
     store: Option<Arc<DirectoryStore>>,
 }
@@ -178,7 +178,7 @@ impl Process {
     /// Serves what there is to see. Needs a Tokio runtime. `work` ends when `stop.drain` is told,
     /// `tasks` when `stop.rest` is.
     pub(crate) fn serve(
-        known: Arc<dyn Known>,
+        known: Arc<dyn ServiceViews>,
         gateway: Option<Gateway>,
         recorder: Recorder,
         addresses: AdminListeners,
@@ -186,7 +186,7 @@ impl Process {
         work: JoinSet<()>,
         mut tasks: JoinSet<()>,
     ) -> anyhow::Result<Self> {
-        let views = Arc::new(Whole::new(known, gateway.clone(), recorder));
+        let views = Arc::new(ProcessViews::new(known, gateway.clone(), recorder));
         let rest = &stop.rest;
         let admin = listener(addresses.admin)?;
         tasks.spawn(admin::serve(admin, views.clone(), rest.clone()));
@@ -324,7 +324,7 @@ pub(crate) fn host_name() -> String {
         .into_owned()
 }
 
-async fn upkeep(views: Arc<Whole>, stop: CancellationToken) {
+async fn upkeep(views: Arc<ProcessViews>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(UPKEEP);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         views.upkeep();

@@ -81,13 +81,7 @@ pub(crate) fn start(settings: StandaloneSettings) -> anyhow::Result<Process> {
     let store = Arc::new(store);
     let (controller, handle) = Controller::new(
         store.clone(),
-        fairway_controller_core::Settings {
-            class,
-            default_class: true,
-            node_ports,
-            allocates_node_ports: true,
-            gateways_tell: false,
-        },
+        fairway_controller_core::Settings::standalone(class, node_ports),
     );
     let gateway = traffic.start(&store, addresses.all()?, stop.drain.clone())?;
     // Decides until the last connection has ended: what drains is still to be looked after.

@@ -201,13 +201,7 @@ fn pending(objects: &[Located], node_ports: NodePortRange) -> Vec<Problem> {
     {
         return Vec::new();
     }
-    let mut state = State::new(Settings {
-        class: DEFAULT_CLASS.into(),
-        default_class: true,
-        node_ports,
-        allocates_node_ports: true,
-        gateways_tell: false,
-    });
+    let mut state = State::new(Settings::standalone(DEFAULT_CLASS.into(), node_ports));
     let mut places = BTreeMap::new();
     let mut changes = Vec::new();
     for located in objects {

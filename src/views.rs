@@ -20,7 +20,7 @@ use fairway_gateway::admin::Views;
 use fairway_gateway::metrics::{self, MetricsSnapshot, Recorder};
 
 /// What a process knows of Services, whether it decides on them or not.
-pub(crate) trait Known: Send + Sync {
+pub(crate) trait ServiceViews: Send + Sync {
     /// See [`Views::services`].
     fn services(&self) -> Vec<ServiceRow>;
     /// See [`Views::pools`].
@@ -49,7 +49,7 @@ pub(crate) trait Known: Send + Sync {
     fn done(&self) -> u64;
 }
 
-impl<S: Store> Known for Handle<S> {
+impl<S: Store> ServiceViews for Handle<S> {
     fn services(&self) -> Vec<ServiceRow> {
         Handle::services(self)
     }
@@ -88,12 +88,12 @@ impl<S: Store> Known for Handle<S> {
 }
 
 /// What a process knows that decides nothing.
-pub(crate) struct Followed<S> {
+pub(crate) struct FollowerViews<S> {
     pub(crate) follower: Follower,
     pub(crate) store: Arc<S>,
 }
 
-impl<S: Store> Known for Followed<S> {
+impl<S: Store> ServiceViews for FollowerViews<S> {
     fn services(&self) -> Vec<ServiceRow> {
         self.follower.services()
     }
@@ -176,14 +176,18 @@ fn told(row: &ServiceRow) -> Vec<String> {
 }
 
 /// Everything that a process runs.
-pub(crate) struct Whole {
-    known: Arc<dyn Known>,
+pub(crate) struct ProcessViews {
+    known: Arc<dyn ServiceViews>,
     gateway: Option<Gateway>,
     recorder: Recorder,
 }
 
-impl Whole {
-    pub(crate) fn new(known: Arc<dyn Known>, gateway: Option<Gateway>, recorder: Recorder) -> Self {
+impl ProcessViews {
+    pub(crate) fn new(
+        known: Arc<dyn ServiceViews>,
+        gateway: Option<Gateway>,
+        recorder: Recorder,
+    ) -> Self {
         Self {
             known,
             gateway,
@@ -249,7 +253,7 @@ impl Whole {
     }
 }
 
-impl Views for Whole {
+impl Views for ProcessViews {
     fn version(&self) -> String {
         env!("CARGO_PKG_VERSION").to_owned()
     }

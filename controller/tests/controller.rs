@@ -43,13 +43,7 @@ spec: {addresses: [192.0.2.0/28]}
 ";
 
 fn settings() -> Settings {
-    Settings {
-        class: "fairway.dev/gateway".into(),
-        default_class: true,
-        node_ports: Default::default(),
-        allocates_node_ports: true,
-        gateways_tell: false,
-    }
+    Settings::standalone("fairway.dev/gateway".into(), Default::default())
 }
 
 async fn settled(handle: &Handle<DirectoryStore>, met: impl Fn(&[ServiceRow]) -> bool) {

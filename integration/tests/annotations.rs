@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fairway_config::class::ClassFilter;
 use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
 use fairway_config::names::ServiceName;
 use fairway_config::object::{Object, read};
@@ -113,13 +114,13 @@ impl World {
         builder.set_host_addresses(BTreeSet::from(["198.51.100.1".parse().unwrap()]));
         let mut world = Self {
             services: BTreeMap::new(),
-            state: State::new(fairway_controller_core::Settings {
-                class: "fairway.dev/gateway".into(),
-                default_class: true,
-                node_ports: NodePortRange::default(),
-                allocates_node_ports: false,
-                gateways_tell: true,
-            }),
+            state: State::new(fairway_controller_core::Settings::cluster(
+                ClassFilter {
+                    name: "fairway.dev/gateway".into(),
+                    is_default: true,
+                },
+                NodePortRange::default(),
+            )),
             builder,
             counter: 0,
         };

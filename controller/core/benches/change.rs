@@ -15,6 +15,9 @@
 
 #![allow(missing_docs)]
 
+#[path = "../tests/samples/mod.rs"]
+mod samples;
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,79 +25,33 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
 use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
 use fairway_config::names::ServiceName;
-use fairway_config::net::{AddressRange, Protocol};
-use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
-use fairway_config::selector::Selector;
-use fairway_config::service::{
-    AppProtocol, Asks, ExternalTrafficPolicy, IpFamilyPolicy, Service, ServicePort, ServiceType,
-    TargetPort,
-};
+use fairway_config::net::AddressRange;
+use fairway_config::pool::AddressPool;
+use fairway_config::service::Service;
 use fairway_config::time::Timestamp;
 use fairway_controller_core::{NodePortRange, Settings, State};
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
 fn service(i: usize, port: u16) -> Service {
+    let name = ServiceName::new(format!("team-{}", i % 100), format!("shop-{i}"));
     Service {
-        name: ServiceName::new(format!("team-{}", i % 100), format!("shop-{i}")),
-        uid: None,
-        created: Some(Timestamp(i as i64)),
-        deleting: false,
-        labels: Default::default(),
-        kind: ServiceType::LoadBalancer,
-        class: None,
-        cluster_ips: vec![],
-        headless: false,
-        external_name: None,
-        has_selector: true,
-        ports: vec![ServicePort {
-            name: None,
-            protocol: Protocol::Tcp,
-            port,
-            target: TargetPort::Number(8080),
-            node_port: None,
-            app: AppProtocol::Opaque,
-        }],
-        external_traffic_policy: ExternalTrafficPolicy::Cluster,
-        client_ip_affinity: None,
-        source_ranges: vec![],
-        ip_families: vec![],
-        ip_family_policy: IpFamilyPolicy::SingleStack,
         // The range has 2,768 numbers: one Service in ten has some.
         allocate_node_ports: i.is_multiple_of(10),
-        health_check_node_port: None,
-        publish_not_ready_addresses: false,
-        external_ips: vec![],
-        status_addresses: vec![],
-        asks: Asks::default(),
-        notices: vec![],
+        ..samples::service(name, i as i64, port)
     }
 }
 
 fn pool() -> Change {
     let first = std::net::IpAddr::from([10, 0, 0, 0]);
     let last = std::net::IpAddr::from([10, 1, 255, 255]);
-    let blocks = AddressRange::new(first, last)
-        .map(|range| AddressBlock {
-            range,
-            avoid_ends: true,
+    let pool = AddressRange::new(first, last).map(|range| {
+        Arc::new(AddressPool {
+            quota_per_namespace: Some(10_000),
+            ..samples::pool("edge", range, true)
         })
-        .into_iter()
-        .collect();
-    let pool = AddressPool {
-        name: "edge".into(),
-        created: None,
-        blocks,
-        auto_assign: true,
-        priority: 100,
-        service_selector: Selector::default(),
-        namespace_selector: Selector::default(),
-        quota_per_namespace: Some(10_000),
-        forwarding: Forwarding::Proxy,
-        notices: vec![],
-        problems: Vec::new(),
-    };
-    Change::Pool("edge".into(), Some(Arc::new(pool)))
+    });
+    Change::Pool("edge".into(), pool)
 }
 
 /// A controller at rest, and the store that it works on.
@@ -108,13 +65,10 @@ struct World {
 impl World {
     /// A controller at rest among `n` Services.
     fn of(n: usize) -> Self {
-        let mut state = State::new(Settings {
-            class: "fairway.dev/gateway".into(),
-            default_class: true,
-            node_ports: NodePortRange::default(),
-            allocates_node_ports: true,
-            gateways_tell: false,
-        });
+        let mut state = State::new(Settings::standalone(
+            "fairway.dev/gateway".into(),
+            NodePortRange::default(),
+        ));
         let services: Vec<_> = (0..n).map(|i| new(i, 80)).collect();
         let mut changes = vec![pool()];
         changes.extend(services.iter().map(changed));

@@ -116,17 +116,17 @@ fn why_no_address(allocations: &Allocations, service: &Service) -> String {
     if let Some(class) = &service.asks.other_controller {
         return format!(
             "The controller of class {class} has taken it, as the annotation {CONTROLLER} says. The controller of class {} leaves it alone. Where that other controller is gone for good, remove the annotation.",
-            allocations.settings.class
+            allocations.settings.class.name
         );
     }
     match &service.class {
         Some(class) => format!(
             "Its loadBalancerClass is {class}; Fairway serves {}.",
-            allocations.settings.class
+            allocations.settings.class.name
         ),
         None => format!(
             "It has no loadBalancerClass, and Fairway is not the default: start the controller with --default-class, or make it anew with loadBalancerClass: {}, which can't be set on a LoadBalancer that is there.",
-            allocations.settings.class
+            allocations.settings.class.name
         ),
     }
 }

@@ -4,21 +4,48 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use fairway_config::class::ClassFilter;
+
 /// What is fixed for the life of a controller.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The `spec.loadBalancerClass` that is ours.
-    pub class: Arc<str>,
-    /// Whether a LoadBalancer Service without a class is ours too.
-    pub default_class: bool,
+    /// Which LoadBalancer Services are ours.
+    pub class: ClassFilter,
     /// The node ports there are.
     pub node_ports: NodePortRange,
     /// Whether node ports and health check ports are ours to give. False in a cluster: there the
     /// API server is the allocator, and what a Service's spec says is what it has.
     pub allocates_node_ports: bool,
-    /// Whether gateways tell of themselves: where none has when everything has been delivered, there
-    /// is none. Else the one in this process is taken for granted.
+    /// Whether gateways report that they exist: where none has reported when everything has been
+    /// delivered, there is none. Else there is one gateway, in this process.
     pub gateways_tell: bool,
+}
+
+impl Settings {
+    /// A controller that is alone with its Services: it takes those without a class, too, it allocates
+    /// node ports, and the gateway is in its process.
+    pub fn standalone(class: Arc<str>, node_ports: NodePortRange) -> Self {
+        Self {
+            class: ClassFilter {
+                name: class,
+                is_default: true,
+            },
+            node_ports,
+            allocates_node_ports: true,
+            gateways_tell: false,
+        }
+    }
+
+    /// A controller in a cluster: the API server allocates node ports, and gateways are processes of
+    /// their own.
+    pub fn cluster(class: ClassFilter, node_ports: NodePortRange) -> Self {
+        Self {
+            class,
+            node_ports,
+            allocates_node_ports: false,
+            gateways_tell: true,
+        }
+    }
 }
 
 /// Node ports from `first` to `last`, both included, with a static band at the front.

@@ -12,15 +12,7 @@ use crate::settings::Settings;
 /// Whether the Service gets an external address from us. `fairway.dev/external-name` changes
 /// nothing here; a plain ExternalName Service carries no traffic.
 pub(crate) fn wants_address(settings: &Settings, service: &Service) -> bool {
-    let ours = match &service.class {
-        Some(class) => *class == settings.class,
-        None => settings.default_class,
-    };
-    service.kind == ServiceType::LoadBalancer
-        && ours
-        && !service.deleting
-        && !service.asks.ignore
-        && service.asks.other_controller.is_none()
+    settings.class.takes(service) && !service.deleting && service.asks.other_controller.is_none()
 }
 
 /// How a port comes to its node port.

@@ -6,17 +6,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod samples;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fairway_config::class::ClassFilter;
 use fairway_config::conditions::PROGRAMMED;
 use fairway_config::exchange::*;
 use fairway_config::names::ServiceName;
-use fairway_config::net::{AddressRange, Protocol};
-use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
-use fairway_config::selector::Selector;
-use fairway_config::service::*;
+use fairway_config::net::AddressRange;
+use fairway_config::service::Service;
 use fairway_config::time::Timestamp;
 use fairway_controller_core::{NodePortRange, Settings, State};
 use proptest::prelude::*;
@@ -115,58 +116,14 @@ fn gateway_name(n: usize) -> Arc<str> {
 
 fn service(n: usize, port: u16) -> Service {
     Service {
-        name: name(n),
-        uid: None,
-        created: Some(Timestamp(1)),
-        deleting: false,
-        labels: Default::default(),
-        kind: ServiceType::LoadBalancer,
-        class: None,
-        cluster_ips: vec![],
-        headless: false,
-        external_name: None,
-        has_selector: true,
-        ports: vec![ServicePort {
-            name: None,
-            protocol: Protocol::Tcp,
-            port,
-            target: TargetPort::Number(80),
-            node_port: None,
-            app: AppProtocol::Opaque,
-        }],
-        external_traffic_policy: ExternalTrafficPolicy::Cluster,
-        client_ip_affinity: None,
-        source_ranges: vec![],
-        ip_families: vec![],
-        ip_family_policy: IpFamilyPolicy::SingleStack,
         allocate_node_ports: false,
-        health_check_node_port: None,
-        publish_not_ready_addresses: false,
-        external_ips: vec![],
-        status_addresses: vec![],
-        asks: Asks::default(),
-        notices: vec![],
+        ..samples::service(name(n), 1, port)
     }
 }
 
 fn pool() -> Change {
     let range = AddressRange::new("10.0.0.0".parse().unwrap(), "10.0.0.1".parse().unwrap());
-    let pool = AddressPool {
-        name: "edge".into(),
-        created: None,
-        blocks: vec![AddressBlock {
-            range: range.unwrap(),
-            avoid_ends: false,
-        }],
-        auto_assign: true,
-        priority: 100,
-        service_selector: Selector::default(),
-        namespace_selector: Selector::default(),
-        quota_per_namespace: None,
-        forwarding: Forwarding::Proxy,
-        problems: vec![],
-        notices: vec![],
-    };
+    let pool = samples::pool("edge", range.unwrap(), false);
     Change::Pool("edge".into(), Some(Arc::new(pool)))
 }
 
@@ -181,13 +138,13 @@ fn is_true(stored: &StoredService) -> bool {
 }
 
 fn fresh() -> State {
-    State::new(Settings {
-        class: "fairway.dev/gateway".into(),
-        default_class: true,
-        node_ports: NodePortRange::default(),
-        allocates_node_ports: false,
-        gateways_tell: true,
-    })
+    State::new(Settings::cluster(
+        ClassFilter {
+            name: "fairway.dev/gateway".into(),
+            is_default: true,
+        },
+        NodePortRange::default(),
+    ))
 }
 
 impl World {

@@ -2,12 +2,13 @@
 //! again.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use fairway_config::exchange::{Held, PoolStatus, StoredService};
 use fairway_config::service::Service;
 use fairway_config::time::Timestamp;
+
+use uuid::Uuid;
 
 use super::catalog::{Winner, place};
 use super::memory::ServiceMemory;
@@ -111,20 +112,7 @@ fn carry(held: &Held, before: Option<&Service>, after: &Service) -> Held {
     }
 }
 
-/// A random UUID (RFC 9562, version 4), for a Service whose manifest names none. It has to differ
-/// from others and not to be hard to guess, which the keys of the standard hasher are good for.
+/// A `metadata.uid` for a Service whose manifest names none: a random UUID, as an API server makes it.
 fn new_uid() -> Arc<str> {
-    let random = || u128::from(RandomState::new().hash_one(0u8));
-    let bits = (random() << 64 | random()) & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
-    let hex = format!("{bits:032x}");
-    let part = |from, to| hex.get(from..to).unwrap_or_default();
-    format!(
-        "{}-{}-{}-{}-{}",
-        part(0, 8),
-        part(8, 12),
-        part(12, 16),
-        part(16, 20),
-        part(20, 32)
-    )
-    .into()
+    Uuid::new_v4().to_string().into()
 }

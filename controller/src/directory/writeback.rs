@@ -15,6 +15,7 @@ use fairway_config::object::ObjectKey;
 
 use super::worker::{StoreWorker, WriteFailure};
 use super::{memory, parallel};
+use crate::retry_queue::doubled;
 use crate::state::disk::FileWrite;
 use crate::store::WriteOutcome;
 
@@ -232,7 +233,7 @@ impl StoreWorker {
         let wait = match &mut self.failure {
             // One failure of many at once, or one after the wait was over.
             Some(failure) if self.flush_at.is_some() => failure.wait,
-            Some(failure) => (failure.wait * 2).min(LONGEST_RETRY),
+            Some(failure) => doubled(failure.wait, LONGEST_RETRY),
             None => Duration::from_secs(1),
         };
         if self

@@ -21,7 +21,7 @@ use tokio::time::error::Elapsed;
 
 use super::answers::is_refusal;
 use super::fair_queue::{FairQueue, Urgency};
-use super::object_cache::ServiceRecord;
+use super::service_record::ServiceRecord;
 use super::settings::REQUEST;
 use crate::feed::lock;
 

@@ -48,6 +48,7 @@ mod reporter;
 mod restore_detection;
 mod revision;
 mod rights;
+mod service_record;
 mod service_requests;
 mod settings;
 mod snapshot;

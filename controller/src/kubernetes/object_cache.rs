@@ -8,97 +8,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::annotations::CONTROLLER;
+use fairway_config::class::ClassFilter;
 use fairway_config::cluster::Node;
 use fairway_config::conditions;
 use fairway_config::exchange::{Change, Held, Status, StoredService};
 use fairway_config::names::ServiceName;
 use fairway_config::object::{self, Kind, Object, ObjectKey};
 use fairway_config::problem::{DocumentPlace, Problem, Severity};
-use fairway_config::service::{Service, ServiceType};
+use fairway_config::service::Service;
 use fairway_config::time::Timestamp;
 use serde_json::Value;
 
 use super::revision::RevisionReached;
+use super::service_record::{FINALIZER, ServiceOwner, ServiceRecord};
 use super::status;
-
-/// The finalizer of a LoadBalancer provider (k8s.io/cloud-provider).
-pub(super) const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
-
-/// Which Services of type LoadBalancer a controller takes. Its class is also its name among the
-/// controllers of the cluster: see [`ServiceOwner`].
-#[derive(Clone, Debug)]
-pub(super) struct ClassFilter {
-    /// `spec.loadBalancerClass`.
-    pub(super) name: Arc<str>,
-    /// Those without a class, too.
-    pub(super) is_default: bool,
-}
-
-impl ClassFilter {
-    /// Whether the controller takes this Service.
-    pub(super) fn has(&self, service: &Service) -> bool {
-        let has = match &service.class {
-            Some(class) => *class == self.name,
-            None => self.is_default,
-        };
-        service.kind == ServiceType::LoadBalancer && has && !service.asks.ignore
-    }
-}
-
-/// Which controller has taken a Service, as its annotation [`CONTROLLER`] says: only that one writes
-/// to it, until it has given everything back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ServiceOwner {
-    /// None.
-    Nobody,
-    /// This one.
-    Us,
-    /// The controller of this other class.
-    Other(Arc<str>),
-}
-
-/// What a write has to know of a Service.
-#[derive(Clone, Debug)]
-pub(super) struct ServiceRecord {
-    pub(super) stored: Arc<StoredService>,
-    pub(super) uid: Arc<str>,
-    pub(super) resource_version: Box<str>,
-    /// `metadata.finalizers`.
-    pub(super) finalizers: Box<[Box<str>]>,
-    /// See [`status::ParsedStatus::foreign`].
-    pub(super) foreign: Box<[Value]>,
-    /// Which controller has taken it.
-    pub(super) owner: ServiceOwner,
-    /// Whether its annotation says that it is this one.
-    is_marked: bool,
-    /// Whether this controller takes it, or has it and keeps it.
-    pub(super) ours: bool,
-}
-
-impl ServiceRecord {
-    /// Whether it has the finalizer of a load balancer and the annotation that says whose it is.
-    pub(super) fn is_claimed(&self) -> bool {
-        self.is_marked && self.finalizers.iter().any(|it| **it == *FINALIZER)
-    }
-
-    /// Whether it should: from before the first address is given to after the last is taken back.
-    pub(super) fn wants_claim(&self) -> bool {
-        self.ours && !self.stored.service.deleting
-    }
-
-    /// Whether finalizer and annotation alone are not as they should be. They are left where a
-    /// process was killed after it had emptied the status; and a person can take them away.
-    pub(super) fn needs_repair(&self) -> bool {
-        let status = &self.stored.status;
-        if self.wants_claim() {
-            !self.is_claimed() && !self.stored.held.addresses.is_empty()
-        } else {
-            self.owner == ServiceOwner::Us
-                && status.ingress.is_empty()
-                && status.conditions.is_empty()
-        }
-    }
-}
 
 /// Everything that is known.
 #[derive(Debug)]
@@ -318,7 +241,7 @@ impl ObjectCache {
             mut status,
             foreign,
         } = status::read(document);
-        let takes = self.decides && self.class.has(&service);
+        let takes = self.decides && self.class.takes(&service);
         let marked = self.owner_in(document);
         let is_marked = marked == ServiceOwner::Us;
         let owner = match (marked, former.map(|former| &former.owner)) {

@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 
 use super::settings::REQUEST;
 use crate::feed::lock;
+use crate::retry_queue::doubled;
 
 /// How often the present version is asked for while nothing is wrong: a bookmark, which nobody here
 /// sees, lets a watch go on from a version that no object has.
@@ -242,7 +243,7 @@ where
                     let busy =
                         matches!(&answer, Ok(Err(kube::Error::Api(status))) if status.code == 429);
                     away |= !busy;
-                    wait = (wait * 2).min(LONGEST);
+                    wait = doubled(wait, LONGEST);
                     seen.failed.notify_one();
                 }
             }

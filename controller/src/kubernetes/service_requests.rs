@@ -14,7 +14,7 @@ use fairway_config::exchange::Status;
 use fairway_config::service::PortKey;
 use serde_json::{Value, json};
 
-use super::object_cache::{FINALIZER, ServiceOwner, ServiceRecord};
+use super::service_record::{FINALIZER, ServiceOwner, ServiceRecord};
 use super::status;
 
 /// One request about a Service.

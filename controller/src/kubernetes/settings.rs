@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use fairway_config::class::ClassFilter;
 use fairway_config::names::ServiceName;
 use fairway_config::object::{Kind, ObjectKey};
 use fairway_config::time::Timestamp;
@@ -20,10 +21,8 @@ pub(super) const REQUEST: Duration = Duration::from_secs(4);
 /// How a store over an API server is set up.
 #[derive(Clone, Debug)]
 pub struct KubernetesSettings {
-    /// `spec.loadBalancerClass` of the Services that are ours.
-    pub class: Arc<str>,
-    /// Whether those without a class are ours, too.
-    pub default_class: bool,
+    /// Which LoadBalancer Services are ours.
+    pub class: ClassFilter,
     /// What is read.
     pub reads: Reads,
     /// Whether this process leads, without which nothing is written.

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::event_recorder::EventRecorder;
-use super::object_cache::{ClassFilter, ObjectCache};
+use super::object_cache::ObjectCache;
 use super::outgoing_reports::OutgoingReports;
 use super::progress::WatchProgress;
 use super::repair_queue::RepairQueue;
@@ -48,10 +48,7 @@ impl KubernetesStore {
     /// for ever; until it has, nothing is synced. But where it has not within two seconds and there is
     /// a snapshot of everything that is read, that stands in.
     pub fn open(client: Client, settings: KubernetesSettings, snapshot: Option<Snapshot>) -> Self {
-        let class = ClassFilter {
-            name: Arc::clone(&settings.class),
-            is_default: settings.default_class,
-        };
+        let class = settings.class.clone();
         let reads = settings.reads;
         let (event_recorder, telling) =
             EventRecorder::new(client.clone(), Arc::clone(&settings.instance));

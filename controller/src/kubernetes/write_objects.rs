@@ -17,7 +17,7 @@ use tokio::time::error::Elapsed;
 
 use super::api_document::{ApiDocument, resource};
 use super::leader_rights;
-use super::object_cache::ServiceRecord;
+use super::service_record::ServiceRecord;
 use super::service_requests::{self, ServiceRequest};
 use super::settings::{REQUEST, key_of, now};
 use super::status;

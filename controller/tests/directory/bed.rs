@@ -177,13 +177,7 @@ impl Bed {
         let store = Arc::new(DirectoryStore::open(self.settings()).unwrap());
         let (controller, handle) = Controller::new(
             store,
-            Settings {
-                class: "fairway.dev/gateway".into(),
-                default_class: true,
-                node_ports: Default::default(),
-                allocates_node_ports: true,
-                gateways_tell: false,
-            },
+            Settings::standalone("fairway.dev/gateway".into(), Default::default()),
         );
         let stop = CancellationToken::new();
         let running = tokio::spawn(controller.run(stop.clone()));

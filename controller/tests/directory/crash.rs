@@ -92,13 +92,7 @@ async fn work_until_killed(above: PathBuf) {
     let mut batches = store.subscribe();
     let (controller, _handle) = Controller::new(
         store,
-        Settings {
-            class: "fairway.dev/gateway".into(),
-            default_class: true,
-            node_ports: Default::default(),
-            allocates_node_ports: true,
-            gateways_tell: false,
-        },
+        Settings::standalone("fairway.dev/gateway".into(), Default::default()),
     );
     tokio::spawn(controller.run(CancellationToken::new()));
     tokio::task::spawn_blocking(move || {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fairway_config::class::ClassFilter;
 use fairway_config::exchange::*;
 use fairway_config::names::ServiceName;
 use fairway_config::service::Service;
@@ -42,8 +43,10 @@ impl Cluster {
     fn new() -> Self {
         let states = CLASSES.map(|class| {
             let mut state = State::new(Settings {
-                class: class.into(),
-                default_class: true,
+                class: ClassFilter {
+                    name: class.into(),
+                    is_default: true,
+                },
                 allocates_node_ports: false,
                 ..settings()
             });

@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod asking;
 mod changes;
 mod controllers;
+mod node_port_requests;
 mod nodes;
 mod programmed;
 mod reports;
 mod requests;
+#[path = "../samples/mod.rs"]
+mod samples;
 mod world;
 
 use fairway_config::names::ServiceName;

@@ -6,105 +6,38 @@ use std::sync::Arc;
 use fairway_config::cluster::{Namespace, Node};
 use fairway_config::exchange::*;
 use fairway_config::names::ServiceName;
-use fairway_config::net::{AddressRange, Protocol};
-use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
+use fairway_config::net::AddressRange;
+use fairway_config::pool::AddressPool;
 use fairway_config::selector::{Expression, Selector};
 use fairway_config::service::*;
 use fairway_config::time::Timestamp;
 use fairway_controller_core::{NodePortRange, Settings, State};
 
+use crate::samples;
+pub(crate) use crate::samples::port;
+
 /// Fairway by default, and the allocator.
 pub(crate) fn settings() -> Settings {
-    Settings {
-        class: "fairway.dev/gateway".into(),
-        default_class: true,
-        node_ports: NodePortRange::default(),
-        allocates_node_ports: true,
-        gateways_tell: false,
-    }
+    Settings::standalone("fairway.dev/gateway".into(), NodePortRange::default())
 }
 
 /// A LoadBalancer Service `web/NAME` with port 80.
 pub(crate) fn service(name: &str, created: i64) -> Service {
-    Service {
-        name: ServiceName::new("web", name),
-        uid: None,
-        created: Some(Timestamp(created)),
-        deleting: false,
-        labels: Default::default(),
-        kind: ServiceType::LoadBalancer,
-        class: None,
-        cluster_ips: vec![],
-        headless: false,
-        external_name: None,
-        has_selector: true,
-        ports: vec![ServicePort {
-            name: None,
-            protocol: Protocol::Tcp,
-            port: 80,
-            target: TargetPort::Number(80),
-            node_port: None,
-            app: AppProtocol::Opaque,
-        }],
-        external_traffic_policy: ExternalTrafficPolicy::Cluster,
-        client_ip_affinity: None,
-        source_ranges: vec![],
-        ip_families: vec![],
-        ip_family_policy: IpFamilyPolicy::SingleStack,
-        allocate_node_ports: true,
-        health_check_node_port: None,
-        publish_not_ready_addresses: false,
-        external_ips: vec![],
-        status_addresses: vec![],
-        asks: Asks::default(),
-        notices: vec![],
-    }
+    samples::service(ServiceName::new("web", name), created, 80)
 }
 
 /// 10.0.0.0/30 without its ends.
 pub(crate) fn pool() -> AddressPool {
-    let range =
-        AddressRange::new("10.0.0.0".parse().unwrap(), "10.0.0.3".parse().unwrap()).unwrap();
-    AddressPool {
-        name: "edge".into(),
-        created: None,
-        blocks: vec![AddressBlock {
-            range,
-            avoid_ends: true,
-        }],
-        auto_assign: true,
-        priority: 100,
-        service_selector: Selector::default(),
-        namespace_selector: Selector::default(),
-        quota_per_namespace: None,
-        forwarding: Forwarding::Proxy,
-        notices: vec![],
-        problems: Vec::new(),
-    }
+    samples::pool("edge", range("10.0.0.0", "10.0.0.3"), true)
 }
 
-pub(crate) fn port(protocol: Protocol, port: u16, node_port: Option<u16>) -> ServicePort {
-    ServicePort {
-        name: None,
-        protocol,
-        port,
-        target: TargetPort::Number(port),
-        node_port,
-        app: AppProtocol::Opaque,
-    }
+fn range(first: &str, last: &str) -> AddressRange {
+    AddressRange::new(first.parse().unwrap(), last.parse().unwrap()).unwrap()
 }
 
 /// A pool of other addresses, all of which are given out.
 pub(crate) fn other_pool(name: &str, first: &str, last: &str) -> AddressPool {
-    let range = AddressRange::new(first.parse().unwrap(), last.parse().unwrap()).unwrap();
-    AddressPool {
-        name: name.into(),
-        blocks: vec![AddressBlock {
-            range,
-            avoid_ends: false,
-        }],
-        ..pool()
-    }
+    samples::pool(name, range(first, last), false)
 }
 
 /// Selects what has the label.

@@ -1,0 +1,141 @@
+//! `fairway gateway`: carries traffic for what an API server says, and reports how it is.
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use fairway_config::class::ClassFilter;
+use fairway_config::view::GatewayRow;
+use fairway_controller::kubernetes::{GatewayIdentity, GatewaySelfReport};
+use fairway_controller::{
+    Follower, KubernetesSettings, KubernetesStore, Leadership, Reads, Snapshot, Store as _,
+};
+use fairway_gateway::Gateway;
+use fairway_gateway_core::build::ServeNodePorts;
+use tokio::task::JoinSet;
+
+use crate::api_server::connect;
+use crate::args::GatewayArgs;
+use crate::outcome::WrongConfiguration;
+use crate::process::{self, Process, Stop, Traffic};
+use crate::views::FollowerViews;
+
+/// Runs a gateway until SIGTERM or SIGINT, and then until its connections have ended.
+pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
+    let GatewayArgs {
+        state,
+        cluster,
+        process: common,
+        traffic,
+    } = *args;
+    process::run(&common, async |addresses| {
+        let admin = addresses.admin.local_addr()?;
+        let client = connect(cluster.api_server).await?;
+        let recorder = process::recorder()?;
+        let stop = Stop::default();
+        let traffic = Traffic {
+            serve_node_ports: ServeNodePorts::UnlessNode,
+            slices_are_known: true,
+            ..Traffic::new(traffic)
+        };
+        let snapshot = state.as_deref().map(Snapshot::open).transpose();
+        let snapshot = snapshot
+            .map_err(|error| WrongConfiguration(format!("{:#}", anyhow::Error::from(error))))?;
+        let store = Arc::new(KubernetesStore::open(
+            client,
+            KubernetesSettings {
+                // A gateway takes no Service: the controller marks those that it has taken.
+                class: ClassFilter {
+                    name: "".into(),
+                    is_default: false,
+                },
+                reads: Reads::Gateway,
+                // A gateway writes nothing of Services.
+                leadership: Leadership::default(),
+                namespace: cluster.namespace.clone(),
+                instance: Arc::clone(&traffic.name),
+            },
+            snapshot,
+        ));
+        let name = Arc::clone(&traffic.name);
+        let gateway = traffic.start(&store, addresses.all()?, stop.drain.clone())?;
+        let identity = GatewayIdentity {
+            namespace: cluster.namespace,
+            name,
+            status: {
+                let (gateway, store) = (gateway.clone(), store.clone());
+                let progress = Mutex::new(ControlProgress::default());
+                Arc::new(move || status(&gateway, &store, &progress))
+            },
+            stopping: stop.drain.clone(),
+        };
+        let follower = Follower::default();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follower.clone().run(store.subscribe(), stop.rest.clone()));
+        tasks.spawn(store.tell(identity, stop.rest.clone()));
+        let known = Arc::new(FollowerViews {
+            follower,
+            store: store.clone(),
+        });
+        let process = Process::serve(
+            known,
+            Some(gateway),
+            recorder,
+            addresses,
+            stop,
+            JoinSet::new(),
+            tasks,
+        )?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), %admin, "started");
+        Ok(process)
+    })
+}
+
+/// After so long without any progress the control thread of a gateway counts as stuck.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// How far the control thread of a gateway was when it was last seen to have something to do.
+#[derive(Default)]
+struct ControlProgress(Option<(u64, Instant)>);
+
+impl ControlProgress {
+    /// Whether it has had changes to work in for long, and has worked in none of them.
+    fn is_stuck(&mut self, done: u64, told: u64, now: Instant) -> bool {
+        match self.0 {
+            _ if done >= told => self.0 = None,
+            Some((seen, since)) if seen == done => return now >= since + STUCK,
+            _ => self.0 = Some((done, now)),
+        }
+        false
+    }
+}
+
+/// How a gateway is, as the cluster is told.
+fn status(
+    gateway: &Gateway,
+    store: &KubernetesStore,
+    progress: &Mutex<ControlProgress>,
+) -> GatewaySelfReport {
+    let row = gateway.row();
+    let outstanding = store.outstanding();
+    let why = Some(row.why.clone()).filter(|why| !why.is_empty());
+    let row = GatewayRow {
+        ready: row.ready && outstanding.is_empty(),
+        why: why
+            .into_iter()
+            .chain(outstanding)
+            .collect::<Vec<_>>()
+            .join("; "),
+        ..row
+    };
+    let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_stuck = progress.is_stuck(gateway.done(), store.sequence(), Instant::now());
+    let mut status = GatewaySelfReport::new(row, 0);
+    status.behind = is_stuck.then(|| {
+        format!(
+            "its control thread has worked in no change for {} s",
+            STUCK.as_secs()
+        )
+    });
+    status
+}
