@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::api_server::connect;
 use crate::args::ControllerArgs;
 use crate::leader::{Leader, LeaderViews};
-use crate::process::{self, Process, Stop};
+use crate::process::{self, RunningProcess, Stop};
 
 /// Runs a controller until SIGTERM or SIGINT.
 pub(crate) fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
@@ -63,7 +63,7 @@ pub(crate) fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         work.spawn(leader.run(leads, stop.drain.clone()));
         // Gives the Lease back when the last decision is written.
         tasks.spawn(elector.run(sender, stop.rest.clone()));
-        let process = Process::serve(views, None, recorder, addresses, stop, work, tasks)?;
+        let process = RunningProcess::serve(views, None, recorder, addresses, stop, work, tasks)?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             %class,

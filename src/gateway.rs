@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::api_server::connect;
 use crate::args::GatewayArgs;
 use crate::outcome::WrongConfiguration;
-use crate::process::{self, Process, Stop, Traffic};
+use crate::process::{self, RunningProcess, Stop, Traffic};
 use crate::views::FollowerViews;
 
 /// Runs a gateway until SIGTERM or SIGINT, and then until its connections have ended.
@@ -77,7 +77,7 @@ pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
             follower,
             store: store.clone(),
         });
-        let process = Process::serve(
+        let process = RunningProcess::serve(
             known,
             Some(gateway),
             recorder,

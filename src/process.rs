@@ -137,7 +137,7 @@ pub(crate) struct Stop {
 }
 
 /// A process that runs.
-pub(crate) struct Process {
+pub(crate) struct RunningProcess {
     views: Arc<ProcessViews>,
     gateway: Option<Gateway>,
     stop: Stop,
@@ -174,7 +174,7 @@ impl Observe for Observer {
     }
 }
 
-impl Process {
+impl RunningProcess {
     /// Serves what there is to see. Needs a Tokio runtime. `work` ends when `stop.drain` is told,
     /// `tasks` when `stop.rest` is.
     pub(crate) fn serve(
@@ -294,7 +294,7 @@ impl Process {
 /// done: whoever starts a second one is told at once.
 pub(crate) fn run(
     args: &ProcessArgs,
-    start: impl AsyncFnOnce(AdminListeners) -> anyhow::Result<Process>,
+    start: impl AsyncFnOnce(AdminListeners) -> anyhow::Result<RunningProcess>,
 ) -> anyhow::Result<ExitCode> {
     let _rest_of_log = crate::logs::start(args.log_format, "info")?;
     runtime()?.block_on(async {

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::args::StandaloneArgs;
 use crate::outcome::WrongConfiguration;
-use crate::process::{self, AdminListeners, Process, Stop, Traffic};
+use crate::process::{self, AdminListeners, RunningProcess, Stop, Traffic};
 
 /// Runs until SIGTERM or SIGINT; a second one does not wait for connections to end.
 pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
@@ -56,7 +56,7 @@ pub(crate) struct StandaloneSettings {
 }
 
 /// Starts controller and gateway over a directory. Needs a Tokio runtime.
-pub(crate) fn start(settings: StandaloneSettings) -> anyhow::Result<Process> {
+pub(crate) fn start(settings: StandaloneSettings) -> anyhow::Result<RunningProcess> {
     let StandaloneSettings {
         manifests,
         state,
@@ -91,7 +91,7 @@ pub(crate) fn start(settings: StandaloneSettings) -> anyhow::Result<Process> {
         // What is on its way to the disk ends with the store.
         let _ = running.await;
     });
-    let process = Process::serve(
+    let process = RunningProcess::serve(
         Arc::new(handle),
         Some(gateway),
         recorder,

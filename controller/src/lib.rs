@@ -20,8 +20,8 @@ mod retries;
 mod retry_queue;
 mod rows;
 pub mod run;
-mod shape;
 pub mod state;
+mod status_json;
 pub mod store;
 
 pub use directory::{DirectorySettings, DirectoryStore, OpenError};

@@ -6,7 +6,7 @@ use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use fairway_integration::bench::backend::{Backend, ECHOES};
+use fairway_integration::bench::backend::{BenchServers, ECHOES};
 use fairway_integration::bench::datagrams::{self, Datagrams};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::manifest::{
@@ -108,7 +108,7 @@ fn rows_of_datagrams_pass_where_the_mtu_is_smaller_than_they_are() -> Result<()>
         ))?;
         site.farm.ip(&format!("link set dev up mtu {inside}"))?;
         site.client.ip(&format!("link set dev up mtu {outside}"))?;
-        let _servers = Backend::start(&site.farm, &[server(0)])?;
+        let _servers = BenchServers::start(&site.farm, &[server(0)])?;
         let spec = format!("type: LoadBalancer, ports: [{{port: {ECHOES}, protocol: UDP}}]");
         let manifests = all(&[
             &edge_pool(),

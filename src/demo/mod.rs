@@ -19,7 +19,7 @@ use fairway_controller_core::NodePortRange;
 use fairway_gateway_core::build::ServeNodePorts;
 
 use crate::args::{DEFAULT_ADMIN, DemoArgs, LogFormat};
-use crate::process::{self, AdminListeners, Process, Traffic};
+use crate::process::{self, AdminListeners, RunningProcess, Traffic};
 use crate::standalone;
 use backends::Backend;
 use targets::{CHAT, ECHO, STICKY, Targets, WEB};
@@ -97,7 +97,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
 
 /// Waits until the edge stands, prints it and does the round. Whether every request went well.
 async fn stand_and_show(
-    process: &Process,
+    process: &RunningProcess,
     block: LoopbackBlock,
     admin: SocketAddr,
     once: bool,

@@ -1,8 +1,9 @@
 //! Which file declares which object, and which of them is in force.
 //!
-//! Pure bookkeeping: what was read comes in, what may have changed comes out. Two rules make it up.
-//! What can't be read stays as it was last read: a file as a whole, or one object of it. Where two
-//! documents declare the same object, the one in the first path wins (and in one file the first).
+//! A value without I/O: it takes what was read and answers with the objects that may have changed. It
+//! has two rules. What can't be read stays as it was last read: a file as a whole, or one object of it.
+//! Where two documents declare the same object, the one with the first path counts (and in one file the
+//! first document).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,23 +14,23 @@ use fairway_config::problem::Problem;
 use super::manifest::{Manifest, ManifestObject};
 use super::scan::Stamp;
 
-/// Everything that was read and not taken away since.
+/// Every manifest that was read and is not deleted.
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     files: BTreeMap<Arc<str>, File>,
     claims: BTreeMap<ObjectKey, BTreeSet<(Arc<str>, usize)>>,
     /// Objects that several documents declare.
     contested: BTreeSet<ObjectKey>,
-    /// Files with problems of their own.
+    /// Files with problems.
     troubled: BTreeSet<Arc<str>>,
-    /// Something else may be wrong than when this was last asked.
+    /// Whether the problems may have changed since [`Catalog::take_news`].
     news: bool,
 }
 
 /// One manifest.
 #[derive(Debug, Default)]
 struct File {
-    /// What it looked like when it was read; nothing where that has to be done (again).
+    /// Its stamp when it was read; nothing where it has to be read (again).
     stamp: Option<Stamp>,
     declared: Vec<Declaration>,
     /// Why the file as a whole is held back.
@@ -49,7 +50,7 @@ struct Declaration {
 pub(super) struct Winner {
     pub(super) file: Arc<str>,
     pub(super) entry: Arc<ManifestObject>,
-    /// It is an earlier form that stays in force, and why.
+    /// Why an earlier form of the object stays in force, where that is so.
     pub(super) held: Option<Arc<str>>,
 }
 
@@ -69,14 +70,14 @@ impl Catalog {
         self.files.contains_key(path)
     }
 
-    /// Whether a file would have to be read (again) to know what it holds.
+    /// Whether a file has been read in the form that has this stamp.
     pub(super) fn is_current(&self, path: &str, stamp: &Stamp) -> bool {
         self.files
             .get(path)
             .is_some_and(|file| file.stamp.as_ref() == Some(stamp))
     }
 
-    /// What a file looked like when it was last read.
+    /// The stamp of a file when it was last read.
     pub(super) fn stamp(&self, path: &str) -> Option<&Stamp> {
         self.files.get(path)?.stamp.as_ref()
     }
@@ -121,7 +122,7 @@ impl Catalog {
             .collect();
         let present: BTreeSet<_> = declared.iter().map(|it| it.entry.key.clone()).collect();
         let nameless = manifest.broken.iter().find(|broken| broken.key.is_none());
-        // By key: a file may hold a hundred thousand documents, and all of them be broken.
+        // A map, because a file may hold a hundred thousand broken documents.
         let broken: BTreeMap<_, _> = manifest
             .broken
             .iter()
@@ -134,7 +135,7 @@ impl Catalog {
                 continue;
             }
             let broken = broken.get(key).copied();
-            // A document that doesn't say what it is about may be about any that are missing.
+            // A broken document without a name may be any of the objects that are missing.
             if let Some(broken) = broken.or(nameless) {
                 declared.push(Declaration {
                     entry: Arc::clone(&former.entry),
@@ -168,7 +169,7 @@ impl Catalog {
             && before.stamp == stamp
             && before.problems.iter().eq(problem.iter())
         {
-            // As it was: a directory that is away is looked for often.
+            // Nothing has changed, as nearly always while the worker looks for a directory that is away.
             self.files.insert(Arc::clone(path), before);
             return BTreeSet::new();
         }
@@ -205,14 +206,14 @@ impl Catalog {
         })
     }
 
-    /// Whether [`problems`] may be others than when this was last asked.
+    /// Whether [`problems`] may have changed since the last call.
     ///
     /// [`problems`]: Catalog::problems
     pub(super) fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.news)
     }
 
-    /// Everything that is wrong, in the order of paths. Costs what it returns, however much is well.
+    /// All problems, in the order of paths. Costs as much as there are problems, however many files there are.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<_> = self
             .troubled
@@ -225,7 +226,8 @@ impl Catalog {
         problems
     }
 
-    /// Names both places of an object that is declared twice, once for each that doesn't count.
+    /// The problems of an object that is declared twice or more: one for each document that doesn't
+    /// count, which names the one that does.
     fn contest(&self, key: &ObjectKey) -> Vec<Problem> {
         let mut places = self
             .claims
@@ -316,7 +318,7 @@ impl Catalog {
     }
 }
 
-/// A place in a file, for people.
+/// A file and the number of a document in it, as people are shown it.
 pub(super) fn place(file: &str, number: usize) -> String {
     match number {
         0 | 1 => file.to_owned(),

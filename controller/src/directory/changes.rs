@@ -1,13 +1,13 @@
-//! What subscribers have to hear of an object that is now another.
+//! What subscribers have to be told when an object has changed.
 
 use std::sync::Arc;
 
 use fairway_config::exchange::Change;
 use fairway_config::object::{Kind, Object, ObjectKey};
 
-use super::holding::Live;
+use super::live_service::Live;
 
-/// What subscribers have to hear of one object.
+/// Adds what subscribers have to be told of one object.
 pub(super) fn difference(
     key: &ObjectKey,
     before: Option<&Live>,
@@ -57,7 +57,8 @@ pub(super) fn difference(
     }
 }
 
-/// An object that is now so. A Service goes with what it holds and is not told of here.
+/// The changes that tell of an object as it is now. A Service is told of together with what it holds, not
+/// here.
 fn as_changes(object: &Object) -> Vec<Change> {
     match object {
         Object::EndpointSlice(it) => {

@@ -1,4 +1,4 @@
-//! Where a path leads when its links are followed, and what decides it on the way.
+//! Follows symbolic links: where a path ends, and which names on the way decide it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
@@ -9,11 +9,11 @@ use std::sync::Arc;
 /// So many links are followed, as the kernel does (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// By directory: the names in it that decide where links of the manifests lead, and which manifests
-/// have their content there. A name on the way, of a link or a directory, is nobody's content.
+/// By directory: the names in it that decide where links of the manifests lead, and for each name the
+/// manifests whose content is there. A link or a directory on the way is no manifest's content.
 pub(super) type LinkTargets = BTreeMap<PathBuf, BTreeMap<String, BTreeSet<Arc<str>>>>;
 
-/// The way of a path.
+/// A path, followed to its end.
 #[derive(Debug)]
 pub(super) struct LinkPath {
     /// Where it ends: without links, `.` and `..`. What is not there is taken as it is written.
@@ -70,7 +70,7 @@ fn put_in_front(todo: &mut VecDeque<OsString>, path: &Path) {
     }
 }
 
-/// Takes note of where the link of a manifest, or of a directory of manifests, leads.
+/// Notes where the link of a manifest, or of a directory of manifests, leads.
 pub(super) fn note(targets: &mut LinkTargets, link: &Path, manifest: &Arc<str>) {
     let followed = follow(link);
     let last = followed.turns.len().saturating_sub(1);
@@ -85,8 +85,8 @@ pub(super) fn note(targets: &mut LinkTargets, link: &Path, manifest: &Arc<str>) 
     }
 }
 
-/// The first link below a directory that `is_it`; links to directories are followed, names that begin
-/// with a dot passed over. What can't be listed holds none.
+/// The first link below a directory for which `is_it` is true. Links to directories are followed; names
+/// that begin with a dot, and directories that can't be listed, are passed over.
 pub(super) fn find(top: &Path, is_it: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
     let mut open = vec![top.to_owned()];
     let mut entered = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! One manifest's text into the objects it declares.
+//! Turns the text of one manifest into the objects that it declares.
 
 use std::sync::Arc;
 

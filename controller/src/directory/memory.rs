@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 
 use super::manifest::ManifestObject;
 use super::scan::FileIdentity;
-use crate::shape::{HeldShape, StatusShape};
 use crate::state::disk::FileWrite;
+use crate::status_json::{HeldShape, StatusShape};
 
 /// Where [`root`] is kept, below the state directory.
 pub(super) const ROOT: &str = "root.json";

@@ -1,17 +1,17 @@
 //! A store over a directory of manifests: files in, files out.
 //!
 //! Reading order:
-//! 1. `scan` finds and reads files, `links` says where links lead, `watch` hears of changes, `manifest`
-//!    turns text into objects;
-//! 2. `catalog` knows which file declares what and what is held back, `absence` when a file
-//!    that is gone counts as deleted;
-//! 3. `holding` is what an object in force has and what a Service keeps when it changes, `changes`
-//!    what subscribers hear of it, `decisions` what the log says of it, `objects` has all of it and what of it is not yet on disk;
-//! 4. `memory` and `render` say what is written, `recovery` reads it after a restart; `offline` reads
-//!    manifests without any of this;
-//! 5. `worker` is the thread that does all of this, one thing after the other; `survey` is its
-//!    part that finds out what has changed, `writeback` the one that makes decisions last,
-//!    `visible` what it lets others see.
+//! 1. `scan` finds and reads files, `links` follows symbolic links, `watch` reports changes (inotify),
+//!    `manifest` turns text into objects;
+//! 2. `catalog` holds which file declares which object and what is held back, `missing_files` decides when
+//!    a file that is gone counts as deleted;
+//! 3. `objects` holds every object that is in force and what of it is not on disk yet; `live_service` says
+//!    what a Service keeps when its manifest changes, `changes` what subscribers are told, `decision_log`
+//!    what is logged;
+//! 4. `memory` and `render` make the content of state files, `recovery` reads them after a restart;
+//!    `read_once` reads manifests without a store;
+//! 5. `worker` is the thread that does all of this. `survey` is the part of it that looks for changed files,
+//!    `writeback` the part that writes decisions to disk, `worker_status` what other threads can read of it.
 //!
 //! The state directory:
 //! - `memory.jsonl`: Fairway's memory of each object, a line for each change: its last good form, the
@@ -20,32 +20,33 @@
 //! - `services/NAMESPACE/NAME.yaml`, `pools/NAME.yaml`: the same for people and programs, as an API
 //!   server would return it. Made from the memory when things have been quiet for a moment, and
 //!   again whenever it differs.
-//! - `root.json`: which directory the manifests were read from; `lock`: who is at work.
+//! - `root.json`: which directory the manifests were read from; `lock`: held by the process that uses the directory.
 //!
 //! Invariants:
-//! - A change is told when it has been read; what was given out comes back when it would survive a
-//!   crash, a status alone at once. Both in the order in which they took effect.
+//! - Subscribers are told of a change of a manifest as soon as it has been read. They are told of an
+//!   address or a node port that was given out when it is on disk, and of a status at once. All of it in
+//!   the order in which it took effect.
 //! - Nothing is released because it could not be read.
 
-mod absence;
 mod catalog;
 mod changes;
-mod decisions;
-mod holding;
+mod decision_log;
 mod links;
+mod live_service;
 mod manifest;
 mod memory;
+mod missing_files;
 mod objects;
-mod offline;
 mod parallel;
+mod read_once;
 mod recovery;
 mod render;
 mod scan;
 mod settings;
 mod survey;
-mod visible;
 mod watch;
 mod worker;
+mod worker_status;
 mod writeback;
 
 use std::io;
@@ -63,10 +64,10 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::feed::{Feed, lock};
 use crate::store::{Outcomes, Store, WriteKey, WriteOutcome};
-pub use offline::{Declared, declared, declared_bytes};
+pub use read_once::{Declared, declared, declared_bytes};
 pub use settings::{DirectorySettings, OpenError};
-use visible::Visible;
 use worker::{Message, StoreWorker};
+use worker_status::WorkerStatus;
 
 /// A [`Store`] over a directory of manifests and a state directory.
 ///
@@ -74,7 +75,7 @@ use worker::{Message, StoreWorker};
 /// waits for it.
 pub struct DirectoryStore {
     feed: Arc<Feed>,
-    visible: Arc<Mutex<Visible>>,
+    status: Arc<Mutex<WorkerStatus>>,
     messages: mpsc::Sender<Message>,
     wake: Arc<OwnedFd>,
     turns: Arc<AtomicU64>,
@@ -99,12 +100,12 @@ impl DirectoryStore {
             .map_err(|error| watch_failed(error.into()))?;
         let wake = Arc::new(wake);
         let feed = Arc::new(Feed::default());
-        let visible = Arc::new(Mutex::new(Visible::default()));
+        let status = Arc::new(Mutex::new(WorkerStatus::default()));
         let (messages, inbox) = mpsc::channel();
         let mut worker = StoreWorker::open(
             settings,
             Arc::clone(&feed),
-            Arc::clone(&visible),
+            Arc::clone(&status),
             inbox,
             Arc::clone(&wake),
         )?;
@@ -115,7 +116,7 @@ impl DirectoryStore {
             .map_err(watch_failed)?;
         Ok(Self {
             feed,
-            visible,
+            status,
             messages,
             wake,
             turns,
@@ -126,7 +127,7 @@ impl DirectoryStore {
     /// How many times the store has gone to look for changes: bounded by time, however many
     /// changes there are.
     pub fn passes(&self) -> u64 {
-        lock(&self.visible).passes
+        lock(&self.status).passes
     }
 
     /// How often the store's thread has turned; asked, it turns once more. Where that is still the same
@@ -185,11 +186,11 @@ impl Store for DirectoryStore {
     }
 
     fn problems(&self) -> Vec<Problem> {
-        lock(&self.visible).problems.clone()
+        lock(&self.status).problems.clone()
     }
 
     fn outstanding(&self) -> Vec<String> {
-        lock(&self.visible).outstanding.clone()
+        lock(&self.status).outstanding.clone()
     }
 }
 

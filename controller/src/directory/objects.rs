@@ -1,4 +1,4 @@
-//! What is in force: each object's form, what goes with it, and what of it is not yet on disk.
+//! Every object that is in force: its last good form, what a Service holds, and what is not on disk yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,26 +10,26 @@ use fairway_config::time::Timestamp;
 
 use super::catalog::{Catalog, Winner};
 use super::changes::difference;
-use super::decisions;
-use super::holding::{Live, LiveService, bring_service};
+use super::decision_log;
+use super::live_service::{Live, LiveService, bring_service};
 use super::memory::{self, MemoryRecord, ServiceMemory};
 use super::render;
 use crate::state::disk::FileWrite;
 use crate::state::journal::Line;
 
-/// Every object there is.
+/// Every object that is in force.
 #[derive(Default)]
 pub(super) struct LiveObjects {
     live: BTreeMap<ObjectKey, Live>,
-    /// Of earlier runs, until the object turns up.
+    /// What an earlier run remembered of objects that no manifest has declared yet.
     remembered: BTreeMap<ObjectKey, (Timestamp, Option<ServiceMemory>)>,
-    /// Objects whose memory on disk is out of date.
+    /// Objects whose line in the journal is out of date.
     pub(super) records_due: BTreeSet<ObjectKey>,
-    /// Services and pools whose file for people is out of date.
+    /// Services and pools whose view is out of date.
     pub(super) shown_due: BTreeSet<ObjectKey>,
 }
 
-/// A write that has been found to be in order.
+/// A write that was made from the present version of its object.
 pub(super) struct AcceptedWrite {
     key: ObjectKey,
     outcome: NewForm,
@@ -41,7 +41,7 @@ enum NewForm {
 }
 
 impl LiveObjects {
-    /// Takes over what an earlier run left.
+    /// Takes in what an earlier run remembered.
     pub(super) fn restore(
         &mut self,
         records: Vec<MemoryRecord>,
@@ -55,7 +55,7 @@ impl LiveObjects {
             match record.source {
                 Some(source) => catalog.remember(source, record.entry),
                 None => {
-                    // Until a manifest declares it, nothing says that it is still wanted.
+                    // The file that declared it is not known: it is in force when a manifest declares it.
                     self.records_due.insert(key);
                 }
             }
@@ -65,7 +65,8 @@ impl LiveObjects {
         self.records_due.retain(|key| !self.live.contains_key(key));
     }
 
-    /// Brings objects in line with the catalog; what is different now.
+    /// Takes the present form of these objects from the catalog. Answers with what subscribers have to be
+    /// told.
     pub(super) fn refresh(
         &mut self,
         catalog: &Catalog,
@@ -124,7 +125,7 @@ impl LiveObjects {
         }
     }
 
-    /// What of an earlier run no manifest declares any more is forgotten.
+    /// Forgets what an earlier run remembered and no manifest declares.
     pub(super) fn forget_the_rest(&mut self) {
         for (key, _) in std::mem::take(&mut self.remembered) {
             self.records_due.insert(key.clone());
@@ -146,7 +147,8 @@ impl LiveObjects {
         self.live.len()
     }
 
-    /// Whether a decision still fits; nothing where it has to be made again.
+    /// Checks that a decision was made from the present version of its object. Nothing: it was not, and
+    /// has to be made again.
     pub(super) fn accept(&self, write: Write) -> Option<AcceptedWrite> {
         match write {
             Write::Service {
@@ -168,7 +170,7 @@ impl LiveObjects {
                 };
                 let service = LiveService {
                     uid: Arc::clone(&service.uid),
-                    // Alone what it holds has to be on disk before it is told.
+                    // A status may be told before it is on disk; what a Service holds may not.
                     recorded: service.recorded && stored.held == service.stored.held,
                     stored: Arc::new(stored),
                 };
@@ -177,7 +179,7 @@ impl LiveObjects {
                     outcome: NewForm::Service(service),
                 })
             }
-            // Here Fairway is the allocator, and asks nobody.
+            // In standalone mode Fairway is the allocator, and asks nobody for node ports.
             Write::NodePorts { .. } => None,
             Write::Pool { name, status } => {
                 let key = ObjectKey {
@@ -193,8 +195,11 @@ impl LiveObjects {
         }
     }
 
-    /// What has to be on disk before an accepted write counts; nothing where it only says of what
-    /// is there how it is.
+    /// The line that has to be in the journal before an accepted write takes effect. Nothing where the
+    /// write gives out nothing and changes a status alone.
+    ///
+    /// # Errors
+    /// Where the object is gone or can't be encoded.
     pub(super) fn durable(&self, accepted: &AcceptedWrite) -> Result<Option<Line>, String> {
         let key = &accepted.key;
         let live = self.live.get(key).ok_or("the object is gone")?;
@@ -206,7 +211,7 @@ impl LiveObjects {
         }
     }
 
-    /// An accepted write takes effect: what had to be on disk is.
+    /// An accepted write takes effect. What has to be on disk for it is there.
     pub(super) fn commit(&mut self, accepted: AcceptedWrite) -> Option<Change> {
         let live = self.live.get_mut(&accepted.key)?;
         self.shown_due.insert(accepted.key.clone());
@@ -220,7 +225,7 @@ impl LiveObjects {
                 }
                 let stored = Arc::clone(&service.stored);
                 let before = live.service.replace(service);
-                decisions::tell(before.as_ref().map(|it| &*it.stored), &stored);
+                decision_log::tell(before.as_ref().map(|it| &*it.stored), &stored);
                 Some(Change::Service(stored.service.name.clone(), Some(stored)))
             }
             NewForm::Pool(status) => {
@@ -230,7 +235,7 @@ impl LiveObjects {
         }
     }
 
-    /// An object's memory is on disk.
+    /// The line of this object is in the journal.
     pub(super) fn recorded(&mut self, key: &ObjectKey) {
         self.records_due.remove(key);
         if let Some(service) = self.live.get_mut(key).and_then(|it| it.service.as_mut()) {
@@ -238,7 +243,7 @@ impl LiveObjects {
         }
     }
 
-    /// What is to be written of an object's memory; a removal where there is no such object.
+    /// The line for an object in the journal; a removal where there is no such object.
     pub(super) fn record(&self, key: &ObjectKey) -> Result<Line, String> {
         match self.live.get(key) {
             Some(live) => record(key, live, live.service.as_ref()),
@@ -249,20 +254,20 @@ impl LiveObjects {
         }
     }
 
-    /// Whether everything that an earlier run left is in force or forgotten: then [`records`] is
-    /// all there is.
+    /// Whether everything that an earlier run remembered is in force or forgotten: then [`records`] has
+    /// everything that has to be in the journal.
     ///
     /// [`records`]: LiveObjects::records
     pub(super) fn is_complete(&self) -> bool {
         self.remembered.is_empty()
     }
 
-    /// What is to be remembered of all that is in force.
+    /// The lines of all objects that are in force.
     pub(super) fn records(&self) -> Result<Vec<Line>, String> {
         self.live.keys().map(|key| self.record(key)).collect()
     }
 
-    /// What is to be written of an object for people; a removal where there is no such object.
+    /// The view of an object; a removal where there is no such object.
     pub(super) fn shown(&self, key: &ObjectKey) -> Result<FileWrite, String> {
         let Some(live) = self.live.get(key) else {
             return Ok(FileWrite {

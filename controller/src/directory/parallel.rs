@@ -1,4 +1,4 @@
-//! Work over a slice on all cores, for the moment of starting.
+//! Works on the items of a slice on all cores: a start reads thousands of files.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;

@@ -1,9 +1,9 @@
 //! Reads what an earlier run left in the state directory.
 //!
-//! The journal is what counts. The views, `services/NAMESPACE/NAME.yaml`, say the same for people, so
-//! they are a second copy of what each Service holds. Where the journal lacks a Service that has a
-//! view, or has an older version of it, the journal has lost lines, whatever else looks right about
-//! it: it was emptied, removed, cut short or put back from an old copy. Then the view counts.
+//! The journal counts. The views, `services/NAMESPACE/NAME.yaml`, say the same for people, so they are a
+//! second copy of what each Service holds. Where a Service has a view, and the journal lacks the Service
+//! or has an older version of it, the journal has lost lines: it was emptied, removed, cut short or
+//! restored from an old copy. Then the view counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,14 +17,14 @@ use fairway_config::problem::Problem;
 use super::manifest::ManifestObject;
 use super::memory::{self, MemoryRecord, ServiceMemory};
 use super::parallel;
-use crate::shape::StatusShape;
 use crate::state::disk::is_temporary;
 use crate::state::journal::{self, Contents, Journal};
+use crate::status_json::StatusShape;
 
-/// So many files are named in a problem; of the others the number is given.
+/// How many files a problem names; of the others it says how many there are.
 const NAMED: usize = 5;
 
-/// What was remembered when the state directory was taken over.
+/// What was read from the state directory.
 pub(super) struct Loaded {
     pub(super) journal: Journal,
     pub(super) records: Vec<MemoryRecord>,
@@ -32,7 +32,7 @@ pub(super) struct Loaded {
     pub(super) problems: Vec<Problem>,
 }
 
-/// Reads everything that is remembered. Files that were never put in their place are removed.
+/// Reads the state directory. Temporary files of writes that a crash interrupted are removed.
 pub(super) fn load(state: &Path) -> io::Result<Loaded> {
     let mut views = Vec::new();
     for top in ["services", "pools"] {
@@ -56,7 +56,7 @@ pub(super) fn load(state: &Path) -> io::Result<Loaded> {
             Comparison::Same => {}
             Comparison::Newer(memory, key) => {
                 if let Some(record) = records.get_mut(&key) {
-                    // After a crash a view may be ahead by a status alone: that is no loss.
+                    // After a crash a view may be newer by a status alone: that is no loss.
                     let same = record.service.as_ref().map(|it| &it.held) == Some(&memory.held);
                     record.service = Some(memory);
                     losses.outdated += usize::from(!same);
@@ -108,7 +108,7 @@ fn decode(contents: &Contents, losses: &mut Losses) -> BTreeMap<ObjectKey, Memor
 
 /// What a view says in comparison with the journal.
 enum Comparison {
-    /// Nothing else.
+    /// The same.
     Same,
     /// A later version of the same object.
     Newer(ServiceMemory, ObjectKey),
@@ -129,7 +129,7 @@ fn compare(view: &Path, known: Option<&MemoryRecord>) -> Comparison {
     let Some(memory) = &known.service else {
         return Comparison::Same;
     };
-    // Nearly all are the same: they are not parsed.
+    // Nearly all views are up to date: they are not parsed.
     let newer = fs::read_to_string(view)
         .ok()
         .filter(|text| version(text).is_some_and(|it| it > memory.version))
@@ -141,7 +141,7 @@ fn compare(view: &Path, known: Option<&MemoryRecord>) -> Comparison {
     }
 }
 
-/// The resourceVersion in the text of a view, as it is written there.
+/// The `resourceVersion` in the text of a view, found without parsing it.
 fn version(text: &str) -> Option<u64> {
     let (_, rest) = text.split_once("\n  resourceVersion: ")?;
     let value = rest.lines().next()?;
@@ -197,12 +197,12 @@ fn recover(text: &str) -> Option<MemoryRecord> {
     })
 }
 
-/// What is wrong with what an earlier run left.
+/// What was lost of the state that an earlier run left.
 #[derive(Default)]
 struct Losses {
     /// There is no journal.
     missing: bool,
-    /// There is nothing in it.
+    /// The journal is empty.
     empty: bool,
     /// The directory was in use before, though there is no journal.
     used: bool,
@@ -210,17 +210,17 @@ struct Losses {
     faults: Vec<String>,
     /// Objects whose line can't be read.
     unreadable: BTreeSet<String>,
-    /// So many Services have a view and no line.
+    /// How many Services have a view and no line in the journal.
     unknown: usize,
-    /// So many Services have a view that is newer than their line and says that they hold other
-    /// things.
+    /// How many Services have a view that is newer than their line and says that they hold something
+    /// else.
     outdated: usize,
     /// Views that can't be read, of objects that have no line.
     lost: Vec<PathBuf>,
 }
 
 impl Losses {
-    /// All of it as one problem of the journal; nothing where nothing was lost.
+    /// All of it as one problem; nothing where nothing was lost.
     fn problem(&self, state: &Path) -> Option<Problem> {
         let path = state.join(journal::PATH);
         let mut said = Vec::new();
@@ -293,7 +293,7 @@ fn set_aside(path: &Path) -> String {
     }
 }
 
-/// All files below a directory, deep; those half written go.
+/// All views below a directory. Temporary files of interrupted writes are removed.
 fn list(directory: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -1,4 +1,4 @@
-//! Objects as an API server would return them.
+//! Makes objects as an API server would return them.
 
 use fairway_config::exchange::{PoolStatus, StoredService};
 use fairway_config::net::IpFamily;
@@ -6,7 +6,7 @@ use fairway_config::service::{ServicePort, ServiceType};
 use fairway_config::time::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::shape::{StatusShape, pool_status};
+use crate::status_json::{StatusShape, pool_status};
 
 /// The whole v1 Service: the author's document with every
 /// field it has (managedFields alone are never read), the defaults an API server
@@ -72,7 +72,7 @@ fn spec(mut spec: Map<String, Value>, stored: &StoredService) -> Value {
         });
     }
     if let Some(Value::Array(ports)) = spec.get_mut("ports") {
-        // The reader leaves out ports that nothing carries.
+        // The reader leaves out ports of protocols that Fairway does not carry.
         for document in ports {
             let found = service.ports.iter().find(|port| is_of(document, port));
             if let Some(port) = found {
@@ -102,7 +102,7 @@ fn fill_port(document: &mut Value, port: &ServicePort, node_port: Option<&u16>) 
     default(document, "targetPort", || port.port.into());
     match node_port {
         Some(number) => document.insert("nodePort".to_owned(), (*number).into()),
-        // A wish that was not granted is told in a condition; here is what the Service has.
+        // A requested node port that was not granted is in a condition; here is what the Service has.
         None => document.remove("nodePort"),
     };
 }

@@ -14,17 +14,17 @@ use super::links::{self, LinkTargets};
 /// A larger manifest is not read: 20,000 Services with all that a cluster adds take a third of it.
 pub(super) const MAX_BYTES: u64 = 64 << 20;
 
-/// What tells one content of a file from another without reading it.
+/// What tells two contents of a file apart without reading it: size, times, identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub(super) identity: FileIdentity,
     size: u64,
     modified: (i64, i64),
-    /// When anything of the file changed, content, owner or mode; can't be set back by a program.
+    /// When content, owner or mode of the file last changed (ctime), which no program can set back.
     changed: (i64, i64),
 }
 
-/// What tells a file or directory from another that took its name.
+/// What tells a file or directory from another one of the same name: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct FileIdentity {
     pub(super) device: u64,
@@ -56,14 +56,14 @@ impl Stamp {
     }
 }
 
-/// How a manifest was met.
+/// What was found under the name of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Sighting {
     /// A file, perhaps by way of a link.
     File {
-        /// How it looks from outside.
+        /// Its size, times and identity.
         stamp: Stamp,
-        /// A link was followed: whoever changes it swaps the link and doesn't write in place.
+        /// It was reached through a link: a change usually swaps the link and does not write in place.
         link: bool,
     },
     /// Something is there and can't be read; a clause that says why.
@@ -73,7 +73,7 @@ pub(super) enum Sighting {
 /// Everything below the manifest directory.
 #[derive(Debug)]
 pub(super) struct Survey {
-    /// Which directory stood under the name.
+    /// The identity of the manifest directory.
     pub(super) root: FileIdentity,
     /// Manifests by their path below the root.
     pub(super) files: BTreeMap<Arc<str>, Sighting>,
@@ -81,9 +81,9 @@ pub(super) struct Survey {
     pub(super) directories: BTreeMap<Arc<str>, FileIdentity>,
     /// Directories below the root that are there and can't be listed, and why.
     pub(super) unlisted: BTreeMap<Arc<str>, String>,
-    /// Names that lead into Fairway's own state: what is there is no manifest.
+    /// Names that lead into Fairway's own state directory, where there are no manifests.
     pub(super) own: BTreeSet<Arc<str>>,
-    /// Where the links lead: what changes there matters. Empty where there are no links.
+    /// Where the links lead: these places are watched, too. Empty where there are no links.
     pub(super) targets: LinkTargets,
 }
 
@@ -129,9 +129,11 @@ pub(super) fn is_manifest(name: &str) -> bool {
             .any(|ending| name.len() > ending.len() && name.ends_with(ending))
 }
 
-/// Walks everything below `root`; `enter` hears of each directory before it is listed, so that a
-/// watch set there misses nothing. What leads into `own` is not entered. An error is one of the root
-/// itself.
+/// Walks everything below `root`. `enter` is called for each directory before it is listed, so that a
+/// watch that it sets misses nothing. What leads into `own` is not entered.
+///
+/// # Errors
+/// Where the root itself can't be read.
 pub(super) fn survey(
     root: &Path,
     own: Option<&OwnState>,
@@ -168,7 +170,7 @@ pub(super) fn survey(
                 }
             }
             Err(error) if directory.is_empty() => return Err(error),
-            // Gone between being listed and being entered is simply gone.
+            // It was removed after its name was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 survey.directories.remove(&directory);
             }
@@ -183,7 +185,7 @@ pub(super) fn survey(
 }
 
 impl Survey {
-    /// Takes note of one name; that of a directory to enter, if it is one.
+    /// Notes one name. Answers with the directory to enter, if it is one.
     fn meet(
         &mut self,
         root: &Path,
@@ -216,7 +218,7 @@ impl Survey {
     }
 }
 
-/// How the manifest at `path` looks now; nothing where there is none.
+/// What is at `path` now; nothing where nothing is.
 pub(super) fn look(path: &Path) -> Option<Sighting> {
     let link = fs::symlink_metadata(path).ok()?.is_symlink();
     sighting(fs::metadata(path), link)
@@ -262,7 +264,7 @@ pub(super) struct ManifestText {
 /// Why a manifest could not be read.
 #[derive(Debug)]
 pub(super) enum ManifestReadError {
-    /// It was removed, or is being written at this moment: look again.
+    /// It was removed, or changed while it was read: look again.
     Moving,
     /// A clause that says why.
     Unreadable(String),
@@ -309,14 +311,14 @@ pub(super) fn read(path: &Path) -> Result<ManifestText, ManifestReadError> {
     }
 }
 
-/// The names in a directory that are not passed over, sorted.
+/// The names in a directory, sorted, without those that are passed over.
 fn list(directory: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
         match entry?.file_name().into_string() {
             Ok(name) if name.starts_with('.') => {}
             Ok(name) => names.push(name),
-            // A path that is no text can be neither shown nor remembered.
+            // A name that is not UTF-8 can be neither shown nor written into the journal.
             Err(name) => tracing::warn!(?name, ?directory, "passed over: the name is not UTF-8"),
         }
     }

@@ -1,4 +1,4 @@
-//! How a store over a directory is set up, and why it could not be.
+//! The settings of a store over a directory, and why it can't be opened.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,12 @@ pub struct DirectorySettings {
     pub manifests: PathBuf,
     /// Where Fairway keeps what is its own; made where it is missing.
     pub state: PathBuf,
-    /// After the manifest directory was away: how long it has to be quiet before what is missing
-    /// in it counts as deleted.
+    /// After the manifest directory was away: how long nothing may have changed in it before files that
+    /// are missing count as deleted.
     pub grace: Duration,
-    /// How often everything is looked at, whatever was heard.
+    /// How often the whole directory is scanned, whatever inotify says.
     pub resync: Duration,
-    /// How long the first views wait for a gateway to say how its listeners are, which changes all
-    /// of them.
+    /// How long the first views wait for the first report of a gateway, which changes all of them.
     pub first_report: Duration,
 }
 
@@ -89,7 +88,7 @@ impl DirectorySettings {
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The state directory can't be had.
+    /// The state directory can't be used.
     #[error(transparent)]
     State(#[from] TakeError),
     /// The manifests and the state are not apart.

@@ -1,5 +1,5 @@
-//! What the worker does to find out what has changed: looks at some files or at all of them, reads
-//! those that are different, and decides on those that are gone.
+//! The part of the worker that looks for changed manifests: it looks at some files or at all of them,
+//! reads those that have changed, and decides what becomes of those that are gone.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,27 +7,27 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fairway_config::problem::Problem;
 
-use super::absence::MissingFileOutcome;
 use super::manifest::{self, Manifest};
+use super::missing_files::MissingFileOutcome;
 use super::parallel;
 use super::scan::{self, FileIdentity, ManifestReadError, Sighting, Stamp, Survey};
 use super::worker::{Look, StoreWorker, problem};
 
-/// How often a manifest directory that is not there is looked for.
+/// How often the worker looks for a manifest directory that is not there.
 const ABSENT: Duration = Duration::from_millis(250);
 
-/// How often everything is looked at where the kernel has no watches left.
+/// How often the whole directory is scanned where the kernel has no inotify watches left.
 const UNWATCHED: Duration = Duration::from_secs(1);
 
-/// A file that was met changed in its place, and not heard of as closed, is taken when nothing has
-/// been done to it for so long.
+/// A file that a scan finds changed in place, and of which no event said that it was closed, is read
+/// when it has not changed for this long.
 const SETTLED: Duration = Duration::from_millis(250);
 
 /// When to look again at a file that changed while it was read.
 const MOVING: Duration = Duration::from_millis(50);
 
 impl StoreWorker {
-    /// Looks at everything.
+    /// Scans the whole manifest directory.
     pub(super) fn survey(&mut self) {
         let root = self.settings.manifests.clone();
         let began = Instant::now();
@@ -42,7 +42,7 @@ impl StoreWorker {
         };
         let unheard = self.watcher.end(&root, targets);
         let now = Instant::now();
-        // The end of a writing is waited for only where it will be heard of: what was written to may
+        // The worker waits for a writer to close a file only where it will get that event: the file may
         // have been moved away, or the link to it may lead elsewhere now.
         let after = self.watcher.places();
         self.looks
@@ -51,7 +51,8 @@ impl StoreWorker {
             at: self.survey.at.min(now),
             ..self.survey
         };
-        // What the next one finds unheard of came about after this one began.
+        // A change that the next scan finds, and of which there was no event, was made after this one
+        // began.
         self.survey.after = began;
         match found {
             Ok(survey) => {
@@ -67,34 +68,34 @@ impl StoreWorker {
         }
     }
 
-    /// The manifest directory isn't there: everything stays as it is.
+    /// The manifest directory can't be read: everything stays as it is.
     fn absent(&mut self, why: &str, now: Instant) {
         let manifests = self.settings.manifests.to_string_lossy().into_owned();
         let message = format!(
             "the manifest directory {why}; what was declared in it stays in force until it is back"
         );
-        if self.directory_problems.is_empty() || !self.absence.is_interrupted() {
+        if self.directory_problems.is_empty() || !self.missing.is_interrupted() {
             tracing::warn!(manifests, why, "the manifest directory can't be read");
             metrics::counter!("fairway_store_errors_total", "operation" => "read").increment(1);
         }
         self.of_directories(vec![problem(&manifests, message)]);
-        self.absence.interrupt(now);
+        self.missing.interrupt(now);
         let held: Arc<str> = format!("the manifest directory {manifests} {why}").into();
         for path in self.catalog.paths().cloned().collect::<Vec<_>>() {
             let touched = self.catalog.hold(&path, None, Arc::clone(&held), None);
             self.touched.extend(touched);
         }
-        // Memory stands in for what can't be read. Without any there is nothing to stand in.
+        // The memory of an earlier run is used in its place, if there is one.
         self.surveyed |= !self.catalog.is_empty();
     }
 
-    /// This is wrong with directories now.
+    /// Sets the problems of directories.
     fn of_directories(&mut self, problems: Vec<Problem>) {
         self.news |= self.directory_problems != problems;
         self.directory_problems = problems;
     }
 
-    /// Takes in what a survey found.
+    /// Takes in what a scan found.
     fn take(&mut self, root: &Path, survey: Survey, whole: Look, now: Instant) {
         let first = self.directories.is_empty();
         let elsewhere = self.root.is_some_and(|former| former != survey.root)
@@ -103,7 +104,7 @@ impl StoreWorker {
                 former.is_some_and(|former| former.device != identity.device)
             });
         if elsewhere && !self.catalog.is_empty() {
-            self.absence.interrupt(now);
+            self.missing.interrupt(now);
         }
         let unlisted = survey.unlisted.iter().map(|(path, why)| {
             let message = format!("{why}; what was declared below it stays in force");
@@ -124,8 +125,8 @@ impl StoreWorker {
         for (path, sighting) in survey.files {
             let asked = self.looks.get(&path).copied();
             if asked.is_some_and(|look| look.at > now) {
-                // Somebody is writing to it at this moment.
-                self.absence.clear(&path);
+                // It is being written at this moment.
+                self.missing.clear(&path);
                 continue;
             }
             self.looks.remove(&path);
@@ -143,12 +144,12 @@ impl StoreWorker {
                     let touched = self.catalog.hold(&path, None, held, None);
                     self.touched.extend(touched);
                 }
-                None => self.absence.miss(&path, now, first, false),
+                None => self.missing.miss(&path, now, first, false),
             }
         }
         self.directories = survey.directories;
         self.read(root, &changed, now);
-        self.absence_at = Some(now);
+        self.decide_missing_at = Some(now);
         let every = if self.watcher.short() {
             UNWATCHED.min(self.settings.resync)
         } else {
@@ -159,7 +160,7 @@ impl StoreWorker {
         self.arrived(survey.root);
     }
 
-    /// Looks at the files that are due.
+    /// Looks at the files whose time has come.
     pub(super) fn look(&mut self) {
         let now = Instant::now();
         let root = self.settings.manifests.clone();
@@ -177,8 +178,8 @@ impl StoreWorker {
                     self.met(&path, sighting, true, look, &mut changed);
                 }
                 None if self.catalog.knows(&path) => {
-                    self.absence.miss(&path, now, false, false);
-                    self.absence_at = Some(now);
+                    self.missing.miss(&path, now, false, false);
+                    self.decide_missing_at = Some(now);
                 }
                 None => {}
             }
@@ -186,8 +187,8 @@ impl StoreWorker {
         self.read(&root, &changed, now);
     }
 
-    /// Whether a file that is there has to be read: it goes to `changed`, or is to be looked at
-    /// again after the time returned.
+    /// A file is there. Where it has to be read it is added to `changed`; where it may still be being
+    /// written the answer is how long to wait before looking at it again.
     fn met(
         &mut self,
         path: &Arc<str>,
@@ -196,7 +197,7 @@ impl StoreWorker {
         look: Look,
         changed: &mut Vec<Arc<str>>,
     ) -> Option<Duration> {
-        self.absence.clear(path);
+        self.missing.clear(path);
         match sighting {
             Sighting::File { stamp, .. } if self.catalog.is_current(path, &stamp) => None,
             Sighting::File { stamp, link } => {
@@ -221,7 +222,7 @@ impl StoreWorker {
     /// Reads files and takes in what they declare.
     fn read(&mut self, root: &Path, paths: &[Arc<str>], now: Instant) {
         if !paths.is_empty() {
-            self.absence.stir(now);
+            self.missing.stir(now);
         }
         let read = parallel::map(paths, |path| read_one(root, path));
         for (path, result) in paths.iter().zip(read) {
@@ -254,7 +255,7 @@ impl StoreWorker {
         self.touched.extend(touched);
     }
 
-    /// Says once of each kind that it is passed over.
+    /// Logs, once for each kind, that Fairway does not use it.
     fn name_others(&mut self, path: &Arc<str>, manifest: &Manifest) {
         for kind in &manifest.passed_over {
             if !self.passed_over.contains(kind) {
@@ -264,25 +265,24 @@ impl StoreWorker {
         }
     }
 
-    /// Releases what was in files that were deleted, and holds what was in those that can't be
-    /// seen.
+    /// Releases the objects of files that were deleted, and holds those of files that can't be seen.
     pub(super) fn decide_on_missing(&mut self) {
         let now = Instant::now();
-        if self.absence_at.is_none_or(|at| at > now) {
+        if self.decide_missing_at.is_none_or(|at| at > now) {
             return;
         }
-        self.absence_at = None;
+        self.decide_missing_at = None;
         let root = self.settings.manifests.clone();
-        // A directory that has gone meanwhile takes its files along, and none of them was deleted.
+        // Where the directory itself has gone meanwhile, none of its files was deleted.
         let there = std::fs::metadata(&root).map(|it| FileIdentity::of(&it));
         if there.ok() != self.root {
             self.survey.at = now;
             return;
         }
         let known = self.catalog.len();
-        for (path, verdict) in self.absence.verdicts(known, now) {
+        for (path, verdict) in self.missing.verdicts(known, now) {
             if scan::look(&root.join(&*path)).is_some() {
-                self.absence.clear(&path);
+                self.missing.clear(&path);
                 self.looks.entry(path).or_insert(Look {
                     at: now,
                     after: now,
@@ -292,8 +292,8 @@ impl StoreWorker {
             let (again, why) = match verdict {
                 MissingFileOutcome::Deleted(since) => {
                     self.found(since);
-                    self.absence.clear(&path);
-                    self.absence.stir(now);
+                    self.missing.clear(&path);
+                    self.missing.stir(now);
                     let touched = self.catalog.forget(&path);
                     self.touched.extend(touched);
                     continue;
@@ -317,7 +317,8 @@ impl StoreWorker {
                 ),
             };
             if let Some(at) = again {
-                self.absence_at = Some(self.absence_at.map_or(at, |other| other.min(at)));
+                self.decide_missing_at =
+                    Some(self.decide_missing_at.map_or(at, |other| other.min(at)));
             }
             if let Some(why) = why {
                 self.hold(&path, &why);
@@ -340,8 +341,8 @@ fn above(path: &str) -> impl Iterator<Item = &str> {
     ends.filter_map(|end| path.get(..end))
 }
 
-/// How long ago anything of a file changed; nothing where that is to come: then it is the time of
-/// another clock, of a file server, or of this one before it was set.
+/// How long ago a file changed (ctime). Nothing where that time is in the future: it is from the clock of
+/// a file server, or from this clock before it was set.
 fn age(stamp: &Stamp) -> Option<Duration> {
     let (seconds, nanoseconds) = stamp.changed();
     let changed = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
@@ -349,9 +350,10 @@ fn age(stamp: &Stamp) -> Option<Duration> {
     now.checked_sub(changed)
 }
 
-/// When a change came about: where the file's own time fits in between it and the time it was
-/// noticed at, then, else when it was noticed. So no clock that is wrong makes it older than it can
-/// be, nor does a file that was made before it was moved here.
+/// When a change was made. The file's own time counts where it lies between the last moment at which the
+/// file was known to be unchanged and the moment the change was noticed; else the latter counts. So a
+/// clock that is wrong, or a file that was made long before it was moved here, makes no change older than
+/// it can be.
 fn came_about(age: Option<Duration>, look: Look, now: Instant) -> Instant {
     let by_file = age.and_then(|age| now.checked_sub(age));
     by_file

@@ -1,9 +1,8 @@
-//! Hears of changes below the manifest directory, by inotify(7).
+//! Reports changes below the manifest directory, by inotify(7).
 //!
-//! Directories are watched one by one and not files: a file that is replaced by another of the same
-//! name, as editors do it, is then still seen. What is heard is a hint where to look and never what
-//! to believe: whoever gets it looks at the file itself, and what was missed is found by looking at
-//! everything from time to time.
+//! Each directory is watched, and no file: so a file that an editor replaces by another one of the same
+//! name is still seen. An event is only a hint where to look: the worker looks at the file itself, and
+//! finds by a scan from time to time what no event told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::MaybeUninit;
@@ -25,38 +24,37 @@ pub(super) enum Hint {
     /// A manifest's mode or owner changed: look at once, unless it is being written. Whoever copies
     /// a file sets its mode before its content.
     Touched(Arc<str>),
-    /// A manifest was taken away by its name.
+    /// A manifest was removed by its name.
     Gone(Arc<str>),
-    /// A manifest is being written: look when it is closed, which will be heard of.
+    /// A manifest is being written: look when it is closed, of which there will be an event.
     Writing(Arc<str>),
-    /// What the link of that name leads to was written and closed: look at once.
+    /// The target of the link of that name was written and closed: look at once.
     LookBehind(Arc<str>),
-    /// What the link of that name leads to is there, and was not: perhaps it is about to be written.
+    /// The target of the link of that name was made: perhaps it is about to be written.
     MadeBehind(Arc<str>),
-    /// A name of a manifest is there that was not: a file that is about to be written, which will be
-    /// heard of, or a link, of which nothing else will be heard.
+    /// The name of a manifest is new: a file that is about to be written, of which there will be events,
+    /// or a link, of which there will be no other event.
     Made(Arc<str>),
     /// Another name came or went: it matters where it is or was a link to a directory.
     Other(Arc<str>),
-    /// Something else moved: look at everything.
+    /// Something else changed: scan the whole directory.
     Survey,
 }
 
-/// What a watch is there for; one directory can be watched for several reasons.
+/// Why a directory is watched; there can be several reasons.
 #[derive(Clone, Debug, Default)]
 struct Watched {
     /// Its path below the root, where it is part of the survey.
     directory: Option<Arc<str>>,
-    /// What is in it that decides where links lead.
+    /// The names in it that decide where links lead.
     targets: BTreeMap<String, BTreeSet<Arc<str>>>,
-    /// The root stands in it, under this name.
+    /// The manifest directory is in it, under this name.
     holds_root: Option<String>,
-    /// Set anew in this survey.
+    /// It was set again in this scan.
     fresh: bool,
 }
 
-/// Where the writing of manifests is heard of: by which watch, and under which name where a link leads
-/// there.
+/// Which watch reports that a manifest is written, and under which name where a link leads there.
 #[derive(Default)]
 pub(super) struct Places {
     directories: BTreeMap<Arc<str>, i32>,
@@ -64,8 +62,8 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Whether the content of a manifest is in the same place in both: whoever waits for the end of its
-    /// writing hears of it.
+    /// Whether a manifest is reported by the same watch in both: then the event that it was closed, for
+    /// which somebody may wait, will come.
     pub(super) fn agree(&self, other: &Self, manifest: &str) -> bool {
         let directory = manifest.rsplit_once('/').map_or("", |(above, _)| above);
         self.directories.get(directory) == other.directories.get(directory)
@@ -73,13 +71,13 @@ impl Places {
     }
 }
 
-/// The watches there are.
+/// All inotify watches of a store.
 pub(super) struct Watcher {
     inotify: OwnedFd,
     watches: BTreeMap<i32, Watched>,
-    /// A directory could not be watched; said once.
+    /// A directory could not be watched, which has been logged.
     short: bool,
-    /// There are links, which may lead through names that are passed over themselves.
+    /// Whether there are links, which may lead through names that are passed over otherwise.
     links: bool,
 }
 
@@ -99,12 +97,12 @@ impl Watcher {
         self.inotify.as_fd()
     }
 
-    /// Whether a directory is not watched, so that its changes are found by looking alone.
+    /// Whether a directory is not watched, so that only a scan finds its changes.
     pub(super) fn short(&self) -> bool {
         self.short
     }
 
-    /// Where the writing of each manifest is heard of.
+    /// Which watch reports the writing of each manifest.
     pub(super) fn places(&self) -> Places {
         let mut places = Places::default();
         for (watch, watched) in &self.watches {
@@ -121,7 +119,7 @@ impl Watcher {
         places
     }
 
-    /// A survey begins: what it does not come by is not watched after it.
+    /// A scan begins: a directory that it does not enter is not watched any more when it has ended.
     pub(super) fn begin(&mut self) {
         self.short = false;
         for watched in self.watches.values_mut() {
@@ -129,16 +127,16 @@ impl Watcher {
         }
     }
 
-    /// Watches a directory of the survey.
+    /// Watches a directory that the scan enters.
     pub(super) fn enter(&mut self, directory: &str, path: &Path) {
         if let Some(watched) = self.watch(path, contents()) {
             watched.directory = Some(directory.into());
         }
     }
 
-    /// The survey has ended: watches where its links lead to and where its root stands.
-    /// Says whether a directory that links lead through was not watched before: what happened in it
-    /// since the survey came by was not heard of.
+    /// The scan has ended: watches the places that its links lead to, and the directory that its root is
+    /// in. True: a directory that links lead through was not watched before, so that there was no event for
+    /// what happened in it since the scan.
     pub(super) fn end(&mut self, root: &Path, targets: LinkTargets) -> bool {
         self.links = !targets.is_empty();
         let before = self.watches.len();
@@ -173,14 +171,14 @@ impl Watcher {
             .collect();
         for watch in stale {
             self.watches.remove(&watch);
-            // It has gone by itself where the directory has.
+            // The kernel has removed it already where the directory is gone.
             let _ = inotify::remove_watch(&self.inotify, watch);
         }
         is_new
     }
 
     fn watch(&mut self, path: &Path, flags: WatchFlags) -> Option<&mut Watched> {
-        // Added to those there are: a directory may be watched for several reasons.
+        // The flags are added to those that are set: a directory may be watched for several reasons.
         let flags = flags | WatchFlags::MASK_ADD | WatchFlags::ONLYDIR;
         match inotify::add_watch(&self.inotify, path, flags) {
             Ok(watch) => {
@@ -197,7 +195,7 @@ impl Watcher {
         }
     }
 
-    /// What has been heard since the last call; never waits.
+    /// The events since the last call; never waits.
     pub(super) fn hints(&mut self) -> Vec<Hint> {
         let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
         let mut reader = Reader::new(&self.inotify, &mut buffer);
@@ -225,7 +223,7 @@ impl Watcher {
     }
 }
 
-/// Everything that can change what is read from a directory. Opening and reading is not in it.
+/// The events that can change what is read from a directory; not those of opening and reading.
 fn contents() -> WatchFlags {
     WatchFlags::CREATE
         | WatchFlags::MODIFY
@@ -239,8 +237,8 @@ fn contents() -> WatchFlags {
         | WatchFlags::EXCL_UNLINK
 }
 
-/// What comes and goes in a directory. What else goes on in there is none of ours: /tmp or /var can be
-/// busy.
+/// The events of names that come and go in a directory. Others don't matter here, and there can be many,
+/// as in /tmp or /var.
 fn names_alone() -> WatchFlags {
     WatchFlags::CREATE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO | WatchFlags::DELETE
 }
@@ -261,7 +259,7 @@ fn hint(
         return;
     };
     let writing = flags.contains(ReadFlags::MODIFY);
-    // A new file is opened for writing by whoever made it. A new link or directory is not.
+    // A new file will be written to by whoever made it. A new link or directory will not.
     let made = flags.contains(ReadFlags::CREATE);
     let moved = flags.intersects(
         ReadFlags::CREATE | ReadFlags::MOVED_TO | ReadFlags::MOVED_FROM | ReadFlags::DELETE,
@@ -275,12 +273,12 @@ fn hint(
         } else if flags.contains(ReadFlags::CLOSE_WRITE) {
             Some(Hint::LookBehind as _)
         } else {
-            // It may lead elsewhere now, or nowhere, or at last to something.
+            // The link may lead elsewhere now, or nowhere, or to something that was not there before.
             hints.push(Hint::Survey);
             if made {
                 Some(Hint::MadeBehind as _)
             } else {
-                // What was written to before, if anything was, is not there any more.
+                // The file that was being written, if any, is not there any more.
                 moved.then_some(Hint::LookBehind as _)
             }
         };

@@ -14,15 +14,15 @@ use fairway_config::time::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::oneshot;
 
-use super::absence::Absence;
 use super::catalog::Catalog;
 use super::memory;
+use super::missing_files::MissingFiles;
 use super::objects::LiveObjects;
 use super::recovery;
 use super::scan::{FileIdentity, OwnState};
 use super::settings::{DirectorySettings, OpenError};
-use super::visible::Visible;
 use super::watch::{Hint, Watcher};
+use super::worker_status::WorkerStatus;
 use crate::feed::{Feed, lock};
 use crate::state::TakeError;
 use crate::state::disk::Disk;
@@ -30,15 +30,15 @@ use crate::state::journal::Journal;
 use crate::state::lock::{Lock, make_directory};
 use crate::store::WriteOutcome;
 
-/// From the end of a pass to the next, at least: a hundred passes a second, whatever is written how
-/// fast. Not more, for it is on the way of a change that follows another closely.
+/// The shortest pause between two passes: at most a hundred passes a second, however fast files are
+/// written. It is not longer, because a change that follows another closely waits for it.
 const BREATH: Duration = Duration::from_millis(10);
 
-/// How long after its last change a file that is not closed is waited for: a copy over a slow line
-/// may pause, and half of a file can be valid YAML with fewer Services.
+/// How long the worker waits, after the last change of a file, for the writer to close it: a copy over a
+/// slow line may pause, and half of a file can be valid YAML with fewer Services.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What others want of the worker.
+/// A request to the worker thread.
 pub(super) enum Message {
     /// See [`crate::Store::write`].
     Write(
@@ -46,93 +46,96 @@ pub(super) enum Message {
         Option<Instant>,
         oneshot::Sender<Vec<WriteOutcome>>,
     ),
-    /// Look at everything.
+    /// Scan the whole manifest directory.
     Rescan,
     /// Write what is left and end.
     Stop,
 }
 
-/// When to look at something that may have changed, and since when it may have.
+/// When to look at a file that may have changed, and from when on it may have.
 #[derive(Clone, Copy)]
 pub(super) struct Look {
-    /// When to look: where that is not to come, when it was noticed.
+    /// When to look at it. Where this is in the past: when the change was noticed.
     pub(super) at: Instant,
-    /// It was as it is known until then.
+    /// It had not changed before this moment.
     pub(super) after: Instant,
 }
 
-/// Why writing failed, and how long to leave it alone.
+/// Why a write to the state directory failed, and how long to wait before the next try.
 pub(super) struct WriteFailure {
     pub(super) message: String,
     pub(super) wait: Duration,
 }
 
-/// All that the thread works on.
+/// The state of the worker thread.
 pub(super) struct StoreWorker {
     pub(super) settings: DirectorySettings,
     pub(super) feed: Arc<Feed>,
-    visible: Arc<Mutex<Visible>>,
+    status: Arc<Mutex<WorkerStatus>>,
     inbox: mpsc::Receiver<Message>,
     wake: Arc<OwnedFd>,
-    /// How often it has looked what there is to do.
+    /// How many turns its loop has made: the watchdog of systemd looks at it.
     pub(super) turns: Arc<AtomicU64>,
     _lock: Lock,
     /// The state directory, of which nothing is read as a manifest.
     pub(super) own: OwnState,
     pub(super) disk: Disk,
     pub(super) journal: Journal,
-    /// Some of it can't be read: it is to be written anew without that.
+    /// Some lines of the journal can't be read: it has to be rewritten without them.
     pub(super) journal_broken: bool,
     pub(super) watcher: Watcher,
     pub(super) catalog: Catalog,
-    pub(super) absence: Absence,
+    pub(super) missing: MissingFiles,
     pub(super) objects: LiveObjects,
-    /// Files to look at, and when.
+    /// Files that may have changed, and when to look at each.
     pub(super) looks: BTreeMap<Arc<str>, Look>,
-    /// When to look at everything.
+    /// When to scan the whole manifest directory.
     pub(super) survey: Look,
-    /// Nothing was waiting to be heard then, so that what is heard now came about later.
+    /// When inotify was last seen to have no event left: an event that is read now happened later.
     silent: Instant,
-    /// When the oldest change came about that this pass has found.
+    /// When the oldest change was made that this pass has found.
     pub(super) since: Option<Instant>,
     /// When to decide on files that are missing.
-    pub(super) absence_at: Option<Instant>,
+    pub(super) decide_missing_at: Option<Instant>,
     /// Which directory the manifests were last read from, by this process or an earlier one.
     pub(super) root: Option<FileIdentity>,
     /// Directories of the last survey.
     pub(super) directories: BTreeMap<Arc<str>, FileIdentity>,
     /// What is wrong with the manifest directory or those below it.
     pub(super) directory_problems: Vec<Problem>,
-    /// Objects that may have changed in this pass.
+    /// Objects that this pass has to look at again.
     pub(super) touched: BTreeSet<ObjectKey>,
-    /// Kinds that were passed over and named once.
+    /// Kinds that Fairway does not use and that have been logged.
     pub(super) passed_over: BTreeSet<String>,
-    /// The manifest directory has been read once, or memory stands in for it.
+    /// The manifest directory has been read once, or the memory of an earlier run is used for it.
     pub(super) surveyed: bool,
-    /// What is wrong may be different now.
+    /// The list of problems may have changed.
     pub(super) news: bool,
     /// See [`StoreWorker::whole`].
     whole: bool,
     last_pass: Option<Instant>,
-    /// From the last pass to the next, at least.
+    /// The shortest pause between the last pass and the next.
     breath: Duration,
     passes: u64,
     pub(super) root_due: bool,
-    /// Memory that could not be read at the start.
+    /// What could not be read of the state directory at the start.
     lost: Vec<Problem>,
-    /// When to write what is due.
+    /// When to write to disk what is due.
     pub(super) flush_at: Option<Instant>,
-    /// Since when something has been due.
+    /// Since when something has been due to be written.
     pub(super) first_due: Option<Instant>,
     pub(super) failure: Option<WriteFailure>,
 }
 
 impl StoreWorker {
-    /// Takes the state directory over and reads what is remembered.
+    /// Locks the state directory and reads what an earlier run left there.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
     pub(super) fn open(
         settings: DirectorySettings,
         feed: Arc<Feed>,
-        visible: Arc<Mutex<Visible>>,
+        status: Arc<Mutex<WorkerStatus>>,
         inbox: mpsc::Receiver<Message>,
         wake: Arc<OwnedFd>,
     ) -> Result<Self, OpenError> {
@@ -144,7 +147,7 @@ impl StoreWorker {
             source,
         })?;
         if loaded.records.is_empty() {
-            // What an earlier run read can stand in for it, but there is nothing of the kind.
+            // Without a manifest directory only the memory of an earlier run could be served, and there is none.
             settings.check_manifests()?;
         }
         let watcher = Watcher::new().map_err(|error| OpenError::Watch {
@@ -162,7 +165,7 @@ impl StoreWorker {
         );
         Ok(Self {
             feed,
-            visible,
+            status,
             inbox,
             wake,
             turns: Arc::default(),
@@ -173,7 +176,7 @@ impl StoreWorker {
             journal_broken: !loaded.problems.is_empty(),
             watcher,
             root: memory::load_root(&settings.state),
-            absence: Absence::new(settings.grace),
+            missing: MissingFiles::new(settings.grace),
             catalog,
             objects,
             looks: BTreeMap::new(),
@@ -183,7 +186,7 @@ impl StoreWorker {
             },
             silent: now,
             since: None,
-            absence_at: None,
+            decide_missing_at: None,
             directories: BTreeMap::new(),
             directory_problems: Vec::new(),
             touched: BTreeSet::new(),
@@ -203,7 +206,7 @@ impl StoreWorker {
         })
     }
 
-    /// Works until it is told to stop.
+    /// Runs the loop until [`Message::Stop`].
     pub(super) fn run(&mut self) {
         loop {
             self.turns.fetch_add(1, Ordering::Relaxed);
@@ -238,7 +241,7 @@ impl StoreWorker {
         let next = self
             .flush_at
             .map_or(self.pass_at(), |at| at.min(self.pass_at()));
-        // Rounded up, for a wait that ends early would be made again and again.
+        // Rounded up: a wait that ends too early would be repeated again and again.
         let wait = next.saturating_duration_since(Instant::now()) + Duration::from_micros(50);
         let timeout = Timespec {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
@@ -248,9 +251,9 @@ impl StoreWorker {
             PollFd::from_borrowed_fd(self.watcher.fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
         ];
-        // What waits already came while there was other work; what doesn't is heard as it comes.
+        // An event that is here already may be old. One that this thread has to wait for is new.
         if poll(&mut fds, Some(&Timespec::default())) == Ok(0) {
-            // An interrupted wait is a short one.
+            // A wait that a signal interrupts is only shorter.
             let _ = poll(&mut fds, Some(&timeout));
             self.silent = Instant::now();
         }
@@ -263,7 +266,7 @@ impl StoreWorker {
         if let Some(look) = self.looks.values().map(|look| look.at).min() {
             at = at.min(look);
         }
-        if let Some(absence) = self.absence_at {
+        if let Some(absence) = self.decide_missing_at {
             at = at.min(absence);
         }
         self.last_pass.map_or(at, |last| at.max(last + self.breath))
@@ -272,7 +275,7 @@ impl StoreWorker {
     fn note(&mut self, hint: Hint) {
         let now = Instant::now();
         match hint {
-            // Where a link leads is to be watched, too.
+            // A link: its target has to be watched, too, which a scan does.
             Hint::Look(path) | Hint::Touched(path) | Hint::Made(path) if self.is_link(&path) => {
                 self.survey_by(now);
             }
@@ -287,7 +290,7 @@ impl StoreWorker {
                     self.expect(path, now).at = now + PATIENCE;
                 }
             }
-            // A second name for a file that is there is not written to.
+            // A file with a second name is a hard link: nobody is about to write to it.
             Hint::Made(path) if !self.has_two_names(&path) => {
                 self.expect(path, now).at = now + PATIENCE;
             }
@@ -295,7 +298,7 @@ impl StoreWorker {
                 let look = self.expect(path, now);
                 look.at = look.at.min(now);
             }
-            // The look that is due when the writing ends sees the mode, too.
+            // Where somebody is writing the file, the look at the end of that sees the mode, too.
             Hint::Touched(path) => {
                 self.expect(path, now);
             }
@@ -303,8 +306,8 @@ impl StoreWorker {
             Hint::Gone(path) => {
                 self.looks.remove(&path);
                 if self.catalog.knows(&path) {
-                    self.absence.miss(&path, now, false, true);
-                    self.absence_at = Some(now);
+                    self.missing.miss(&path, now, false, true);
+                    self.decide_missing_at = Some(now);
                 }
             }
             Hint::Survey => self.survey_by(now),
@@ -321,7 +324,7 @@ impl StoreWorker {
         found.is_ok_and(|it| it.is_file() && it.nlink() > 1)
     }
 
-    /// The look at a file of which something was heard.
+    /// The entry in `looks` for a file of which an event was read.
     fn expect(&mut self, path: Arc<str>, now: Instant) -> &mut Look {
         self.looks.entry(path).or_insert(Look {
             at: now,
@@ -338,12 +341,12 @@ impl StoreWorker {
         }
     }
 
-    /// A change has been found that came about then.
+    /// A change was found that was made at this time.
     pub(super) fn found(&mut self, since: Instant) {
         self.since = self.since.into_iter().chain([since]).min();
     }
 
-    /// Looks for changes, and tells of them.
+    /// Looks for changed files and tells subscribers what has changed.
     fn pass(&mut self) {
         self.passes += 1;
         metrics::counter!("fairway_manifest_passes_total").increment(1);
@@ -361,7 +364,7 @@ impl StoreWorker {
             self.objects.forget_the_rest();
         }
         if known && !self.feed.is_synced() {
-            // The first of it: everything, whether it was read just now or is remembered.
+            // The first batch has every object, whether it was read just now or is remembered.
             changes = self.objects.everything();
             tracing::info!(
                 manifests = %self.settings.manifests.display(),
@@ -371,17 +374,17 @@ impl StoreWorker {
             );
         }
         let since = self.since.take();
-        // Whoever hears of changes must not find that nothing is to be done.
+        // First this: a subscriber that reacts at once must not read that nothing is outstanding.
         self.tell_outstanding();
         if known {
             self.feed.publish(changes, true, since);
         }
         self.plan_flush();
-        // How many objects wait for a disk is part of what is told.
+        // The message of a failure has the number of objects that wait for the disk.
         self.news |= self.catalog.take_news() || self.failure.is_some();
         let ended = Instant::now();
         self.last_pass = Some(ended);
-        // A directory that takes long to look at has half of a core at most.
+        // Where a pass takes long, passes take half of a core at most.
         self.breath = BREATH.max(ended - now);
     }
 
@@ -394,21 +397,21 @@ impl StoreWorker {
         }
     }
 
-    /// Nothing of the directory may still be away: what is remembered and not declared is not
-    /// wanted any more.
+    /// Every manifest has been seen, and no interruption goes on: objects that are remembered and that
+    /// no manifest declares were deleted while Fairway did not run.
     pub(super) fn whole(&mut self) {
-        self.whole = !self.absence.is_interrupted() && !self.catalog.is_empty();
+        self.whole = !self.missing.is_interrupted() && !self.catalog.is_empty();
     }
 
-    /// Does what others asked for; whether to stop.
+    /// Answers the messages that have come. True: the worker has to stop.
     fn answer(&mut self) -> bool {
         loop {
             match self.inbox.try_recv() {
                 Ok(Message::Write(writes, since, reply)) => {
                     let outcomes = self.write(writes, since);
-                    // Whoever hears that all is written must not find that nothing is to be done.
+                    // Before the reply: whoever gets it must not read that nothing is outstanding.
                     self.tell_outstanding();
-                    // Whoever asked may be gone; what was written is written.
+                    // The sender may be gone. What was written stays written.
                     let _ = reply.send(outcomes);
                 }
                 Ok(Message::Rescan) => self.survey_by(Instant::now()),
@@ -418,7 +421,7 @@ impl StoreWorker {
         }
     }
 
-    /// Lets others see what is still to be done.
+    /// Publishes what has still to be written or read.
     fn tell_outstanding(&self) {
         let mut outstanding = Vec::new();
         if let Some(failure) = &self.failure {
@@ -436,9 +439,9 @@ impl StoreWorker {
                 self.settings.manifests.display()
             ));
         }
-        let mut visible = lock(&self.visible);
-        visible.outstanding = outstanding;
-        visible.passes = self.passes;
+        let mut status = lock(&self.status);
+        status.outstanding = outstanding;
+        status.passes = self.passes;
     }
 
     fn failure_message(&self, failure: &WriteFailure) -> String {
@@ -454,7 +457,7 @@ impl StoreWorker {
         )
     }
 
-    /// Lets others see what is wrong.
+    /// Publishes the problems there are.
     fn tell_problems(&self) {
         let mut problems = self.directory_problems.clone();
         problems.extend(self.catalog.problems());
@@ -466,7 +469,7 @@ impl StoreWorker {
         let errors = problems.iter().filter(|problem| problem.is_error()).count();
         metrics::gauge!("fairway_manifest_errors").set(errors as f64);
         problems.sort();
-        lock(&self.visible).tell(problems);
+        lock(&self.status).tell(problems);
     }
 }
 

@@ -1,11 +1,12 @@
-//! What the worker does to make decisions last: what is given out at once and before it is told,
-//! what can be made again soon after, off the way from a change to the first connection.
+//! The part of the worker that writes decisions to disk. What was given out is written before anybody is
+//! told. What can be computed again is written a moment later, so that a first connection does not wait
+//! for it.
 //!
-//! - The **memory** of a Service is durable before anybody hears of what it was given.
-//! - A status takes effect at once. It follows from the objects and from what gateways say, so a
-//!   crash loses nothing that isn't made again.
-//! - The **views** for people are written when things have been quiet for a moment; `/readyz` waits
-//!   for them. Then what else has changed in memory.
+//! - The **memory** of a Service is on disk before subscribers are told what the Service was given.
+//! - A status takes effect at once. It follows from the objects and from what gateways report, so it is
+//!   computed again after a crash.
+//! - The **views** for people are written when nothing has changed for a moment; `/readyz` waits for them.
+//!   After them comes what else has changed in memory.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -19,14 +20,15 @@ use crate::retry_queue::doubled;
 use crate::state::disk::FileWrite;
 use crate::store::WriteOutcome;
 
-/// How long it has to be quiet before views are written, and how much longer for each: a status
-/// that changes twice in a moment is written once.
+/// How long nothing may have changed before views are written, and how much longer for each view: a
+/// status that changes twice in a moment is written once.
 const QUIET: (Duration, Duration) = (Duration::from_millis(30), Duration::from_micros(20));
 
-/// How long memory waits that nobody waits for, and views at most, but for what [`QUIET`] adds.
+/// How long memory that nobody waits for is gathered before it is written. Views wait no longer than this
+/// and what [`QUIET`] adds for each of them.
 const GATHER: Duration = Duration::from_millis(250);
 
-/// The longest that a failed write is left alone.
+/// The longest wait before a failed write is tried again.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 impl StoreWorker {
@@ -50,7 +52,7 @@ impl StoreWorker {
                     changes.extend(self.objects.commit(it));
                     *outcome = WriteOutcome::Written;
                 }
-                // A second decision on the same object was made without knowing of the first.
+                // A second decision on the same object did not know of the first one: refused.
                 Ok(Some(line)) => {
                     if keys.insert(line.key.clone()) {
                         accepted.push((index, it));
@@ -84,7 +86,7 @@ impl StoreWorker {
         outcomes
     }
 
-    /// Writes what is due and nobody waits for: views, or else memory.
+    /// Writes what is due and what nobody waits for: views, or else memory.
     pub(super) fn flush(&mut self) {
         self.flush_at = None;
         self.first_due = None;
@@ -102,7 +104,7 @@ impl StoreWorker {
         self.plan_flush();
     }
 
-    /// Writes everything that is due; whether all went well.
+    /// Writes everything that is due. True: all of it could be written.
     pub(super) fn flush_all(&mut self) -> bool {
         let views = self.flush_views();
         self.flush_memory() && views
@@ -123,7 +125,7 @@ impl StoreWorker {
         }
         let root = self
             .root
-            .filter(|_| self.root_due && !self.absence.is_interrupted());
+            .filter(|_| self.root_due && !self.missing.is_interrupted());
         if let Some(root) = root {
             let written: std::io::Result<()> =
                 self.disk.apply(&[memory::root(root)]).into_iter().collect();
@@ -138,7 +140,7 @@ impl StoreWorker {
         done.is_ok()
     }
 
-    /// Writes the journal anew where that is worth it.
+    /// Rewrites the journal where most of its lines are out of date, or some can't be read.
     fn drop_history(&mut self) -> Result<(), String> {
         let wanted = self.journal_broken || self.journal.is_mostly_history();
         if !wanted || !self.objects.is_complete() {
@@ -151,12 +153,12 @@ impl StoreWorker {
         Ok(())
     }
 
-    /// Writes files for people; those that fail stay due.
+    /// Writes views. Those that can't be written stay due. True: all could be written.
     fn flush_views(&mut self) -> bool {
         let mut well = true;
         let keys: Vec<ObjectKey> = self.objects.shown_due.iter().cloned().collect();
         let (objects, root) = (&self.objects, self.disk.root());
-        // Nothing to write where it is there already, as after most restarts.
+        // After most restarts the file has this content already.
         let rendered = parallel::map(&keys, |key| -> Result<_, String> {
             let file = objects.shown(key)?;
             let there = std::fs::read(root.join(&file.path)).ok();
@@ -196,7 +198,7 @@ impl StoreWorker {
     /// Decides when to write what is due.
     pub(super) fn plan_flush(&mut self) {
         let views = !self.objects.shown_due.is_empty();
-        let root_due = self.root_due && !self.absence.is_interrupted();
+        let root_due = self.root_due && !self.missing.is_interrupted();
         let journal_due = self.journal_broken && self.objects.is_complete();
         let due = views
             || root_due
@@ -231,7 +233,7 @@ impl StoreWorker {
         metrics::counter!("fairway_store_errors_total", "operation" => "write").increment(1);
         let now = Instant::now();
         let wait = match &mut self.failure {
-            // One failure of many at once, or one after the wait was over.
+            // Several writes failed at once: they share one wait. Else the wait was over, and doubles.
             Some(failure) if self.flush_at.is_some() => failure.wait,
             Some(failure) => doubled(failure.wait, LONGEST_RETRY),
             None => Duration::from_secs(1),

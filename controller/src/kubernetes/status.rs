@@ -11,7 +11,7 @@ use fairway_config::net::{IpFamily, Protocol};
 use fairway_config::service::PortKey;
 use serde_json::{Value, json};
 
-use crate::shape;
+use crate::status_json;
 
 /// What a Service's `status` says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -127,7 +127,7 @@ fn read_condition(entry: &Value) -> Condition {
 
 /// The merge patch (RFC 7386) of a Service's `status`, of the object in this version alone.
 pub(super) fn patch(resource_version: &str, status: &Status, foreign: &[Value]) -> Value {
-    let shape = json!(shape::StatusShape::from(status));
+    let shape = json!(status_json::StatusShape::from(status));
     let mut conditions = foreign.to_vec();
     if let Some(Value::Array(own)) = shape.get("conditions") {
         conditions.extend(own.iter().cloned());
@@ -150,7 +150,7 @@ pub(super) fn patch(resource_version: &str, status: &Status, foreign: &[Value]) 
 
 /// The merge patch of an AddressPool's `status`.
 pub(super) fn pool_patch(status: &PoolStatus) -> Value {
-    json!({"status": shape::pool_status(status)})
+    json!({"status": status_json::pool_status(status)})
 }
 
 #[cfg(test)]

@@ -32,12 +32,12 @@ const BULK: usize = 256 << 10;
 
 /// Servers on a host; they end with this.
 #[derive(Debug)]
-pub struct Backend {
+pub struct BenchServers {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Backend {
+impl BenchServers {
     /// Servers at each of the addresses, on every port of this module.
     pub fn start(host: &Host, addresses: &[IpAddr]) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
@@ -52,7 +52,7 @@ impl Backend {
     }
 }
 
-impl Drop for Backend {
+impl Drop for BenchServers {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {

@@ -24,7 +24,7 @@ use std::fs;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use fairway_integration::bench::backend::Backend;
+use fairway_integration::bench::backend::BenchServers;
 use fairway_integration::bench::least;
 use fairway_integration::harness;
 use fairway_integration::site::{Site, server};
@@ -67,7 +67,7 @@ fn main() -> Result<()> {
 fn beside(rounds: usize, is_wanted: &dyn Fn(&str) -> bool) -> Result<Figures> {
     let site = Site::new()?;
     let addresses: Vec<_> = (0..SERVERS).map(server).collect();
-    let _backend = Backend::start(&site.farm, &addresses)?;
+    let _backend = BenchServers::start(&site.farm, &addresses)?;
     let mut paths = Paths::start(&site)?;
     rounds::measure(&site, &mut paths, rounds, is_wanted)
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use fairway_integration::bench::backend::{Backend, CLOSES, KEEPS};
+use fairway_integration::bench::backend::{BenchServers, CLOSES, KEEPS};
 use fairway_integration::bench::{Outcome, requests};
 use fairway_integration::clients;
 use fairway_integration::fairway::Fairway;
@@ -68,7 +68,7 @@ struct Scale {
     count: usize,
     fairway: Fairway,
     reloads: Vec<Reloads>,
-    _backend: Backend,
+    _backend: BenchServers,
     _named: Served,
     /// Which of the two servers is behind the Service that changes.
     turns: BTreeMap<Who, u8>,
@@ -111,7 +111,7 @@ impl Scale {
             host.sysctl("core/somaxconn", "4096")?;
         }
         site.client.ip("route add 10.128.0.0/14 via 198.51.100.1")?;
-        let backend = Backend::start(&site.farm, &[server(0)])?;
+        let backend = BenchServers::start(&site.farm, &[server(0)])?;
         let named = named(
             &site.farm,
             &[

@@ -1,17 +1,17 @@
-//! What the worker lets others see.
+//! What other threads can read of the worker: problems, and what is outstanding.
 
 use fairway_config::problem::Problem;
 
-/// How things stand, as of the last time round.
+/// The state of the worker after its last turn.
 #[derive(Debug, Default)]
-pub(super) struct Visible {
+pub(super) struct WorkerStatus {
     pub(super) problems: Vec<Problem>,
     pub(super) outstanding: Vec<String>,
     pub(super) passes: u64,
 }
 
-impl Visible {
-    /// This is wrong now, in order. Says in the log what is new of it and what is mended.
+impl WorkerStatus {
+    /// Takes the problems there are now, in order. Logs those that are new and those that are mended.
     pub(super) fn tell(&mut self, problems: Vec<Problem>) {
         for new in not_in(&problems, &self.problems) {
             tracing::warn!(problem = %new, "held back");

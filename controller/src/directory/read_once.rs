@@ -104,7 +104,7 @@ impl Declared {
         let all = read.warnings.into_iter().chain(of_fields);
         self.problems
             .extend(all.map(|it| document.warning(file, &shown, it)));
-        // What has no key is of a kind that is none of ours.
+        // A document without a key is of a kind that Fairway does not use.
         if let Some(key) = read.key {
             self.objects.push(Located {
                 place: document.place(file),

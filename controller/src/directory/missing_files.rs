@@ -1,9 +1,9 @@
-//! When a manifest that is gone counts as deleted.
+//! Decides when a manifest that is gone counts as deleted.
 //!
-//! What a manifest declared is released when someone deleted it, and not when it can't be seen for
-//! another reason: a file system that was unmounted, a directory that comes back with half of its
-//! files, an empty directory in the place of a full one. From outside the two differ in little, so
-//! the rules lean to keeping:
+//! What a manifest declared is released when someone deleted the manifest. It is kept when the manifest
+//! can't be seen for another reason: a file system that was unmounted, a directory that comes back with
+//! half of its files, an empty directory in the place of a full one. The two cases look much alike, so in
+//! doubt everything is kept:
 //!
 //! - in normal operation a file that has been gone for a moment was deleted (the moment is for
 //!   editors that move a file away and write another, and for `rm -r` of the directory itself);
@@ -16,17 +16,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a file has to be gone.
+/// How long a file has to be gone before it counts as deleted.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// How long the last file has to be gone: `rm -r` removes the directory itself at the end.
+/// The same for the last file there is: `rm -r` removes the directory itself at the end.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
-/// Files that were known and are not there.
+/// Manifests that were read and are not there any more.
 #[derive(Debug)]
-pub(super) struct Absence {
+pub(super) struct MissingFiles {
     grace: Duration,
-    missing: BTreeMap<Arc<str>, Missing>,
+    missing: BTreeMap<Arc<str>, MissingFile>,
     /// Since when nothing has changed, while an interruption isn't over.
     interrupted: Option<Instant>,
     /// When the last interruption was over: what was missing before counts as gone since then.
@@ -34,11 +34,11 @@ pub(super) struct Absence {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Missing {
+struct MissingFile {
     since: Instant,
-    /// It was gone when the process started: there is no moment to wait for.
+    /// It was gone when the process started: it counts as deleted at once.
     from_start: bool,
-    /// It was seen to be removed by its name.
+    /// inotify said that it was removed by its name.
     removed: bool,
 }
 
@@ -47,15 +47,15 @@ struct Missing {
 pub(super) enum MissingFileOutcome {
     /// It was deleted, at this time.
     Deleted(Instant),
-    /// To be seen at this time; nothing is said of it until then.
+    /// Not decided before this time; it is no problem until then.
     Wait(Instant),
-    /// Held until then at least: there was an interruption.
+    /// Kept until then at least: there was an interruption.
     Interrupted(Instant),
-    /// Held until manifests turn up: there are none at all.
+    /// Kept until there is a manifest again: there is none at all.
     Emptied,
 }
 
-impl Absence {
+impl MissingFiles {
     pub(super) fn new(grace: Duration) -> Self {
         Self {
             grace,
@@ -70,14 +70,14 @@ impl Absence {
         self.interrupted = Some(now);
     }
 
-    /// Something changed: an interruption isn't over.
+    /// A manifest changed: an interruption lasts until nothing has changed for the grace period.
     pub(super) fn stir(&mut self, now: Instant) {
         if self.interrupted.is_some() {
             self.interrupted = Some(now);
         }
     }
 
-    /// Whether the directory was away and isn't yet taken to be back as a whole.
+    /// Whether an interruption is not over yet.
     pub(super) fn is_interrupted(&self) -> bool {
         self.interrupted.is_some()
     }
@@ -87,7 +87,7 @@ impl Absence {
         let missing = self
             .missing
             .entry(Arc::clone(path))
-            .or_insert_with(|| Missing {
+            .or_insert_with(|| MissingFile {
                 since: now,
                 from_start,
                 removed,
@@ -95,7 +95,7 @@ impl Absence {
         missing.removed |= removed;
     }
 
-    /// A file is there, or is forgotten.
+    /// A file is there again, or has been forgotten.
     pub(super) fn clear(&mut self, path: &str) {
         self.missing.remove(path);
     }
@@ -120,7 +120,7 @@ impl Absence {
             .collect()
     }
 
-    fn verdict(&self, missing: Missing, emptied: bool, now: Instant) -> MissingFileOutcome {
+    fn verdict(&self, missing: MissingFile, emptied: bool, now: Instant) -> MissingFileOutcome {
         if emptied && !missing.removed {
             return MissingFileOutcome::Emptied;
         }
@@ -151,14 +151,14 @@ mod tests {
 
     const GRACE: Duration = Duration::from_secs(30);
 
-    fn verdict(absence: &mut Absence, known: usize, now: Instant) -> MissingFileOutcome {
+    fn verdict(absence: &mut MissingFiles, known: usize, now: Instant) -> MissingFileOutcome {
         absence.verdicts(known, now)[0].1
     }
 
     #[test]
     fn a_file_deleted_in_normal_operation_goes_after_a_moment() {
         let now = Instant::now();
-        let mut absence = Absence::new(GRACE);
+        let mut absence = MissingFiles::new(GRACE);
         absence.miss(&"a.yaml".into(), now, false, true);
         assert_eq!(
             verdict(&mut absence, 2, now),
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn a_file_deleted_while_nobody_looked_goes_at_once() {
         let now = Instant::now();
-        let mut absence = Absence::new(GRACE);
+        let mut absence = MissingFiles::new(GRACE);
         absence.miss(&"a.yaml".into(), now, true, false);
         assert_eq!(
             verdict(&mut absence, 2, now),
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn an_emptied_directory_releases_only_what_was_removed_by_name() {
         let now = Instant::now();
-        let mut absence = Absence::new(GRACE);
+        let mut absence = MissingFiles::new(GRACE);
         absence.miss(&"a.yaml".into(), now, false, false);
         let later = now + Duration::from_secs(86_400);
         assert_eq!(verdict(&mut absence, 1, later), MissingFileOutcome::Emptied);
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn after_an_interruption_what_is_missing_is_held_until_it_has_been_quiet() {
         let now = Instant::now();
-        let mut absence = Absence::new(GRACE);
+        let mut absence = MissingFiles::new(GRACE);
         absence.interrupt(now);
         absence.miss(&"a.yaml".into(), now, false, false);
         let stirred = now + GRACE / 2;

@@ -1,12 +1,12 @@
-//! What the log says of decisions: which Service got which address, and which waits for one, and why.
-//! Where there is an API server Events say so.
+//! Logs decisions: which Service got which address, which one waits for an address, and why. Over an API
+//! server Events say the same.
 
 use std::net::IpAddr;
 
 use fairway_config::conditions::ADDRESS_ASSIGNED;
 use fairway_config::exchange::{Condition, StoredService};
 
-/// Says what is new of a decision that has taken effect.
+/// Logs what a decision that has taken effect has changed.
 pub(super) fn tell(before: Option<&StoredService>, after: &StoredService) {
     let service = &after.service.name;
     let former = before.map(|it| &*it.held.addresses).unwrap_or_default();

@@ -1,5 +1,4 @@
-//! What is kept of an object that is in force, and what a Service goes on holding when it is read
-//! again.
+//! An object that is in force, and what a Service keeps when its manifest changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,11 +25,11 @@ pub(super) struct Live {
 pub(super) struct LiveService {
     pub(super) uid: Arc<str>,
     pub(super) stored: Arc<StoredService>,
-    /// What it holds is on disk: it may be told without being written again.
+    /// Whether what it holds is on disk, so that it may be told without being written again.
     pub(super) recorded: bool,
 }
 
-/// The new form of a Service, with what its former self or an earlier run had.
+/// The new form of a Service, with what the former form held, or what an earlier run remembered.
 pub(super) fn bring_service(
     service: &Arc<Service>,
     winner: &Winner,
@@ -43,7 +42,7 @@ pub(super) fn bring_service(
     let (uid, stored, recorded) = match before {
         Some(before) => {
             let former = &before.stored;
-            // Whoever decided on the former spec has to decide again.
+            // A decision on the former spec is out of date: a new version refuses it.
             let asked_anew = former.service != *service;
             let stored = StoredService {
                 service: Arc::clone(service),
@@ -86,9 +85,9 @@ pub(super) fn bring_service(
     }
 }
 
-/// What a Service goes on holding when its spec changes. A node port stays with its (protocol,
-/// port); where a port got another number, with its name. Whether it may keep what it holds is the
-/// controller's to say.
+/// What a Service keeps when its spec changes. A node port stays with its protocol and port; where the
+/// port has another number now, it stays with the port of the same name. Whether the Service may keep it
+/// is decided by the controller.
 fn carry(held: &Held, before: Option<&Service>, after: &Service) -> Held {
     let mut node_ports = BTreeMap::new();
     for port in &after.ports {
