@@ -132,8 +132,10 @@ impl BindError {
 
 /// Binds `count` sockets to one place.
 ///
-/// Sockets with `SO_REUSEPORT` would join those of any process of the same user; so the port is
-/// first bound without it, which shows whether it is free.
+/// Sockets with `SO_REUSEPORT` would join those of any process of the same user. So the first one is bound
+/// without it, which shows whether the port is free, and has the port from then on: it has `SO_REUSEPORT` only
+/// when it is bound (and listens, for TCP), for the others to join it. Of two processes that do so at the same
+/// moment one fails. Where one socket is enough, nobody can join it at all.
 ///
 /// `freebind` binds to an address that only a local route makes ours: the kernel asks for one of an
 /// interface otherwise, in IPv6 at least.
@@ -149,30 +151,39 @@ pub(crate) fn bind(
     freebind: bool,
 ) -> Result<Sockets, BindError> {
     let fail = |error: io::Error| BindError::of(place, &error);
-    drop(bound(place, filter, freebind, false)?);
-    let sockets = (0..count.max(1)).map(|_| bound(place, filter, freebind, true));
-    match place.protocol {
-        Protocol::Tcp => {
-            let listeners = sockets.map(|socket| {
-                let socket = socket?;
+    let others = count.saturating_sub(1);
+    let ready = |shared| {
+        let socket = bound(place, filter, freebind, shared)?;
+        match place.protocol {
+            Protocol::Tcp => {
                 tune(&socket);
                 socket.listen(BACKLOG).map_err(fail)?;
-                Ok(socket.into())
-            });
-            Ok(Sockets::Tcp(listeners.collect::<Result<_, _>>()?))
+            }
+            Protocol::Udp => queue_datagrams(&socket),
+            Protocol::Sctp => {
+                let why = "SCTP is not carried by Fairway".to_owned();
+                return Err(BindError::Other(why));
+            }
         }
-        Protocol::Udp => {
-            let sockets = sockets.map(|socket| {
-                let socket = socket?;
-                queue_datagrams(&socket);
-                Ok(socket.into())
-            });
-            Ok(Sockets::Udp(sockets.collect::<Result<_, _>>()?))
-        }
-        Protocol::Sctp => Err(BindError::Other(
-            "SCTP is not carried by Fairway".to_owned(),
-        )),
+        Ok(socket)
+    };
+    let first = ready(false)?;
+    if others > 0 {
+        first.set_reuse_port(true).map_err(fail)?;
     }
+    let sockets = std::iter::once(Ok(first)).chain((0..others).map(|_| ready(true)));
+    Ok(match place.protocol {
+        Protocol::Udp => Sockets::Udp(
+            sockets
+                .map(|socket| socket.map(Into::into))
+                .collect::<Result<_, _>>()?,
+        ),
+        _ => Sockets::Tcp(
+            sockets
+                .map(|socket| socket.map(Into::into))
+                .collect::<Result<_, _>>()?,
+        ),
+    })
 }
 
 /// Whether nobody listens at this place. Connections that have its port are in nobody's way: what is

@@ -1,5 +1,6 @@
 //! One Service does not wait for another: how long an echo takes while a thousand others come, change, drain
-//! and go. One test, as what it measures is the process's own.
+//! and go. One test, as what it measures is the process's own; it runs twice, the second time in a network
+//! namespace where external addresses are steered.
 
 #![allow(
     missing_docs,
@@ -125,7 +126,10 @@ async fn an_echo_does_not_wait_for_a_thousand_services_that_come_change_drain_an
     let (silent, other_silent) = (keeps(), keeps());
     let mut changes = one.with(&[echoes()]);
     changes.extend(crowded.with(&[silent]));
-    let running = Running::start(settings(), changes).await;
+    let node = vip();
+    let mut settings = settings();
+    settings.core.node_addresses = Some(vec![node]);
+    let running = Running::start(settings, changes).await;
     let (echo, crowd) = (SocketAddr::new(echo, PORT), SocketAddr::new(crowd, PORT));
     running.listening(echo).await;
     running.listening(crowd).await;
@@ -207,8 +211,21 @@ async fn an_echo_does_not_wait_for_a_thousand_services_that_come_change_drain_an
     let bound = 10 * without + Duration::from_millis(30);
     assert!(with < bound, "p99 {with:?}, without the others {without:?}");
 
-    a_flood_at_a_port_without_endpoints_holds_nobody_up(&running, echo).await;
+    let flooded = vip();
+    let mut spec = service("flooded", flooded, PORT, Protocol::Tcp);
+    spec.held.node_ports = [(spec.service.ports[0].key(), PORT + 20_000)].into();
+    for place in [
+        SocketAddr::new(flooded, PORT),
+        SocketAddr::new(node, PORT + 20_000),
+    ] {
+        a_flood_at_a_port_without_endpoints_holds_nobody_up(&running, echo, &spec, place).await;
+    }
+    a_burst_at_one_service_lets_others_in(&running, &spec).await;
     running.stop().await;
+    if !is_steered() {
+        println!("with steering:");
+        print!("{}", again_with_steering(&["--nocapture"]));
+    }
 }
 
 /// Metrics are made again and again while all Services are there.
@@ -237,11 +254,14 @@ async fn scraping_holds_nobody_up(running: &Running, echo: SocketAddr, without: 
     assert!(with < bound, "p99 {with:?}, without scrapes {without:?}");
 }
 
-async fn a_flood_at_a_port_without_endpoints_holds_nobody_up(running: &Running, echo: SocketAddr) {
-    let addr = vip();
-    let place = SocketAddr::new(addr, PORT);
-    let spec = service("flooded", addr, PORT, Protocol::Tcp);
-    running.send(spec.with(&[keeps()])).await;
+/// A port that is flooded loses its endpoints and gets others.
+async fn a_flood_at_a_port_without_endpoints_holds_nobody_up(
+    running: &Running,
+    echo: SocketAddr,
+    spec: &Spec,
+    place: SocketAddr,
+) {
+    running.send(spec.with(&[ends()])).await;
     running.listening(place).await;
     let stop = Arc::new(AtomicBool::new(false));
     let flood: Vec<_> = (0..2)
@@ -261,7 +281,7 @@ async fn a_flood_at_a_port_without_endpoints_holds_nobody_up(running: &Running, 
     tokio::time::sleep(Duration::from_secs(1)).await;
     let without = measured.p99();
     let measured = Echo::start(echo);
-    for endpoints in [vec![], vec![keeps()], vec![], vec![keeps()], vec![]] {
+    for endpoints in [vec![], vec![ends()], vec![], vec![ends()], vec![]] {
         let state = if endpoints.is_empty() {
             fairway_config::exchange::ListenerState::Refusing
         } else {
@@ -273,7 +293,96 @@ async fn a_flood_at_a_port_without_endpoints_holds_nobody_up(running: &Running, 
     let with = measured.p99();
     stop.store(true, Ordering::Relaxed);
     flood.into_iter().for_each(|thread| thread.join().unwrap());
-    println!("p99 of an echo: {without:?} beside a flood, {with:?} while its port comes and goes");
+    println!(
+        "p99 of an echo: {without:?} beside a flood at {place}, {with:?} while its port comes and goes"
+    );
     let bound = 10 * without + Duration::from_millis(30);
     assert!(with < bound, "p99 {with:?}, without changes {without:?}");
+}
+
+/// A server that takes what comes and ends it.
+fn ends() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+    });
+    addr
+}
+
+/// More connections come at once than the kernel's queue holds: each is there before it is accepted, and
+/// waits there until it is, also where its client has gone.
+///
+/// Where connections are steered, some places share a queue: that of one of the three may be the one that is
+/// full, but no more.
+async fn a_burst_at_one_service_lets_others_in(running: &Running, spec: &Spec) {
+    let place = SocketAddr::new(spec.held.addresses[0], PORT);
+    running.send(spec.endpoints(&[ends()])).await;
+    running.listening(place).await;
+    let mut measured = Vec::new();
+    for n in 0..3 {
+        let addr = vip();
+        let other = service(&format!("beside-{n}"), addr, PORT, Protocol::Tcp);
+        running.send(other.with(&[echoes()])).await;
+        let addr = SocketAddr::new(addr, PORT);
+        running.listening(addr).await;
+        measured.push(addr);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let bursts: Vec<_> = (0..3)
+        .map(|_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                let mut count = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let kind = socket2::Type::STREAM.nonblocking();
+                    let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, None).unwrap();
+                    socket.set_linger(Some(Duration::ZERO)).unwrap();
+                    // On this host it is done when this returns, or never.
+                    let _ = socket.connect(&place.into());
+                    count += 1;
+                }
+                count
+            })
+        })
+        .collect();
+    let clients: Vec<_> = measured
+        .into_iter()
+        .map(|echo| tokio::task::spawn_blocking(move || connects(echo)))
+        .collect();
+    let mut slow = 0;
+    for client in clients {
+        let took = within(client).await.unwrap();
+        let median = took[took.len() / 2];
+        let (count, worst) = (took.len(), took[took.len() - 1]);
+        println!("connections of another Service: median {median:?}, worst {worst:?} of {count}");
+        // One whose first packet is dropped waits for a second (RFC 6298).
+        slow += usize::from(median > Duration::from_millis(900));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let bursts: u64 = bursts.into_iter().map(|it| it.join().unwrap()).sum();
+    println!("beside {bursts} connections of one");
+    let most = usize::from(is_steered());
+    assert!(slow <= most, "{slow} of 3 other Services are held up");
+}
+
+/// Connects again and again for a while; how long each took to its first answer, in order.
+fn connects(echo: SocketAddr) -> Vec<Duration> {
+    let start = Instant::now();
+    let mut took = Vec::new();
+    while start.elapsed() < Duration::from_secs(4) {
+        let began = Instant::now();
+        let mut stream = TcpStream::connect(echo).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        took.push(began.elapsed());
+        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        drop(stream);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    took.sort_unstable();
+    took
 }

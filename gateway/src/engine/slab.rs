@@ -1,15 +1,22 @@
 //! Connections by number, in lists by what they wait for, and in lists by whose they are.
 //!
 //! They live in chunks that never move, so that a thousand more cost a thousand more and never a
-//! copy of all. A number that is given back is given out again only after [`Slab::reclaim`]: events
+//! copy of all. A chunk without a connection gives its memory back, but for [`SPARE`] of them, and the lowest
+//! numbers are given out first: so memory follows the connections that there are, and not the most that there
+//! ever were. A number that is given back is given out again only after [`Slab::reclaim`]: events
 //! that were fetched before are about the connection that had it.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::owners::{ConnectionOwner, Owners};
 
-/// Connections in one chunk.
-const CHUNK: usize = 64;
+/// Connections in one chunk: as many as a `u64` has bits.
+const CHUNK: usize = u64::BITS as usize;
+
+/// Chunks without a connection that keep their memory, at most: some hundred kilobytes, so that a few
+/// connections that come and go allocate nothing.
+const SPARE: usize = 16;
 
 /// No connection.
 const NONE: u32 = u32::MAX;
@@ -17,13 +24,35 @@ const NONE: u32 = u32::MAX;
 /// Values by number, each in one list of `LISTS` at most. A list is in the order in which its members
 /// came, which is that in which their time comes.
 pub(super) struct Slab<T, const LISTS: usize> {
-    chunks: Vec<Box<[SlabEntry<T>]>>,
-    free: Vec<u32>,
-    /// Given back, and not yet given out again.
+    chunks: Vec<Chunk<T>>,
+    /// The chunks that have a free number.
+    open: BTreeSet<usize>,
+    /// Chunks that have memory and no value.
+    spare: usize,
+    /// Given back, and not yet to be given out again.
     gone: Vec<u32>,
     len: usize,
     lists: [Ends; LISTS],
     owners: Owners,
+}
+
+/// Numbers that follow each other.
+struct Chunk<T> {
+    /// None while nothing is there.
+    entries: Option<Box<[SlabEntry<T>]>>,
+    /// A bit for each number that may be given out.
+    free: u64,
+}
+
+impl<T> Chunk<T> {
+    /// Takes the lowest free number, if there is one.
+    fn take(&mut self) -> Option<usize> {
+        let at = (self.free != 0).then(|| self.free.trailing_zeros())?;
+        self.free &= self.free - 1;
+        self.entries
+            .get_or_insert_with(|| (0..CHUNK).map(|_| SlabEntry::default()).collect());
+        Some(at as usize)
+    }
 }
 
 struct SlabEntry<T> {
@@ -38,6 +67,21 @@ struct SlabEntry<T> {
     since: Option<Instant>,
 }
 
+impl<T> Default for SlabEntry<T> {
+    fn default() -> Self {
+        Self {
+            value: None,
+            owner: None,
+            owned_before: NONE,
+            owned_behind: NONE,
+            list: None,
+            previous: NONE,
+            next: NONE,
+            since: None,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Ends {
     first: u32,
@@ -48,7 +92,8 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
     pub(super) fn new() -> Self {
         Self {
             chunks: Vec::new(),
-            free: Vec::new(),
+            open: BTreeSet::new(),
+            spare: 0,
             gone: Vec::new(),
             len: 0,
             lists: [Ends {
@@ -80,31 +125,45 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
         self.behind(firsts)
     }
 
+    /// For how many values there is memory.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        let chunks = self.chunks.iter();
+        chunks.filter(|chunk| chunk.entries.is_some()).count() * CHUNK
+    }
+
     pub(super) fn insert(&mut self, value: T, owner: ConnectionOwner) -> u32 {
-        if self.free.is_empty() {
-            let first = self.chunks.len() * CHUNK;
-            let chunk = (0..CHUNK).map(|_| SlabEntry {
-                value: None,
-                owner: None,
-                owned_before: NONE,
-                owned_behind: NONE,
-                list: None,
-                previous: NONE,
-                next: NONE,
-                since: None,
-            });
-            self.chunks.push(chunk.collect());
-            // The lowest first. (There are never as many file descriptors as a u32 counts.)
-            self.free
-                .extend((first..first + CHUNK).rev().map(|number| number as u32));
-        }
-        let number = self.free.pop().unwrap_or(NONE);
+        let number = self.take();
         if let Some(entry) = self.entry(number) {
             entry.value = Some(value);
             self.len += 1;
             self.own(number, owner);
         }
         number
+    }
+
+    /// The lowest free number. (There are never as many file descriptors as a u32 counts.)
+    fn take(&mut self) -> u32 {
+        let first = self.open.first().copied();
+        let number = first.unwrap_or(self.chunks.len());
+        if first.is_none() {
+            self.open.insert(number);
+            self.chunks.push(Chunk {
+                entries: None,
+                free: u64::MAX,
+            });
+        }
+        let Some(chunk) = self.chunks.get_mut(number) else {
+            return NONE;
+        };
+        let was_spare = chunk.free == u64::MAX && chunk.entries.is_some();
+        let at = chunk.take();
+        if chunk.free == 0 {
+            self.open.remove(&number);
+        }
+        self.spare -= usize::from(was_spare);
+        let number = at.map(|at| number * CHUNK + at);
+        number.map_or(NONE, |number| number as u32)
     }
 
     pub(super) fn get(&mut self, number: u32) -> Option<&mut T> {
@@ -122,7 +181,28 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
 
     /// Numbers that were given back may be given out again.
     pub(super) fn reclaim(&mut self) {
-        self.free.append(&mut self.gone);
+        for number in self.gone.drain(..) {
+            let number = number as usize;
+            let Some(chunk) = self.chunks.get_mut(number / CHUNK) else {
+                continue;
+            };
+            if chunk.free == 0 {
+                self.open.insert(number / CHUNK);
+            }
+            chunk.free |= 1 << (number % CHUNK);
+            if chunk.free != u64::MAX {
+                continue;
+            }
+            if self.spare < SPARE {
+                self.spare += 1;
+            } else {
+                chunk.entries = None;
+            }
+        }
+        // After many at once: it takes four bytes for each.
+        if self.gone.capacity() > SPARE * CHUNK {
+            self.gone = Vec::new();
+        }
     }
 
     /// Puts a value at the end of a list, and out of the one that it was in.
@@ -243,6 +323,7 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
 
     fn entry(&mut self, number: u32) -> Option<&mut SlabEntry<T>> {
         let number = number as usize;
-        self.chunks.get_mut(number / CHUNK)?.get_mut(number % CHUNK)
+        let chunk = self.chunks.get_mut(number / CHUNK)?;
+        chunk.entries.as_mut()?.get_mut(number % CHUNK)
     }
 }

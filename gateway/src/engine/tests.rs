@@ -38,6 +38,33 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+#[test]
+fn memory_for_connections_follows_those_that_there_are() {
+    let mut slab: Slab<u64, 3> = Slab::new();
+    let owner = ConnectionOwner { port: 1, place: 1 };
+    // A few that stay, as many as in one second of a busy hour, and a peak.
+    for _ in 0..3 {
+        let numbers: Vec<u32> = (0..100_000).map(|n| slab.insert(n, owner)).collect();
+        assert!(slab.capacity() >= 100_000);
+        let (stay, go) = numbers.split_at(100);
+        for number in go {
+            slab.remove(*number);
+        }
+        slab.reclaim();
+        assert_eq!(slab.len(), 100);
+        assert!(slab.capacity() <= 2_000, "memory for {}", slab.capacity());
+        // What comes next has the lowest numbers: nothing is spread over what the peak had.
+        let next = slab.insert(0, owner);
+        assert_eq!(next, 100);
+        slab.remove(next);
+        for number in stay {
+            assert!(slab.remove(*number).is_some());
+        }
+        slab.reclaim();
+        assert!(slab.capacity() <= 1_100, "memory for {}", slab.capacity());
+    }
+}
+
 proptest! {
     /// Against lists as anybody would write them.
     #[test]

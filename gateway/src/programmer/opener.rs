@@ -9,7 +9,7 @@ use fairway_config::net::Protocol;
 use socket2::SockFilter;
 
 use crate::binding::Binding;
-use crate::descriptors::Descriptors;
+use crate::descriptors::{Descriptors, Permit};
 use crate::engine::{Listening, Receiving, Steered, WorkerCommand};
 use crate::local::LocalRoutes;
 use crate::slot::{BindKey, Slot, Target};
@@ -30,6 +30,8 @@ pub(crate) struct Opener {
     bind: Bind,
     /// The last number that the sockets of a place were given.
     number: u32,
+    /// For the sockets where what is steered arrives.
+    arrivals: Vec<Permit>,
     /// Where the kernel steers connections.
     steering: Option<Arc<Steering>>,
     /// What it refuses, where it steers.
@@ -68,6 +70,7 @@ impl Opener {
             descriptors,
             bind,
             number: 0,
+            arrivals: Vec::new(),
             steering: None,
             refusals: None,
         }
@@ -76,11 +79,12 @@ impl Opener {
     /// From now on connections to external addresses are steered, if that can be: then each of them
     /// needs no socket of its own.
     pub(crate) fn steer(&mut self) {
-        let steering = Steering::open().and_then(|steering| {
-            for kind in steering::KINDS {
+        let (workers, total) = (self.workers.len(), self.descriptors.total());
+        let steering = Steering::open(workers, total).and_then(|steering| {
+            for kind in steering.kinds() {
                 // A host may have no IPv6.
                 match self.arrive(&steering, kind) {
-                    Err(_) if kind == 1 => {}
+                    Err(_) if steering::is_ipv6(kind) => {}
                     other => other?,
                 }
             }
@@ -103,6 +107,9 @@ impl Opener {
 
     /// Opens the sockets where what is steered arrives.
     fn arrive(&mut self, steering: &Steering, kind: u32) -> io::Result<()> {
+        let count = u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
+        let permit = self.descriptors.take(None, count);
+        self.arrivals.push(permit.ok_or(rustix::io::Errno::MFILE)?);
         let sockets = socket::group(steering::at(kind), self.workers.len())?;
         self.number = self.number.wrapping_add(1);
         let number = self.number;

@@ -1,4 +1,4 @@
-//! Steering: connections to thousands of addresses and ports arrive at one socket a worker.
+//! Steering: connections to thousands of addresses and ports arrive at a few sockets of each worker.
 //!
 //! A program in the kernel (`BPF_PROG_TYPE_SK_LOOKUP`, Documentation/bpf/prog_sk_lookup.rst) is asked
 //! for each new connection before the kernel looks for a socket that listens there. It knows the
@@ -20,7 +20,9 @@ pub(crate) mod refusals;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use fairway_config::net::{ListenAddr, Protocol};
 
@@ -31,31 +33,51 @@ use crate::slot::BindKey;
 /// Places at most; an entry takes memory when it comes.
 const PLACES: u32 = 1 << 18;
 
-/// The kinds of sockets that places are steered to: TCP over IPv4, TCP over IPv6.
-pub(crate) const KINDS: [u32; 2] = [0, 1];
+/// Queues of connections of each family. The kernel queues what arrives at a socket until it is accepted, and
+/// drops what finds the queue full, whosever it is. So places share out several: who is asked more than
+/// workers accept has others wait only at the places that share its queue, one in so many.
+const QUEUES: u32 = 32;
+
+/// A queue takes a socket of each worker. All of them together take this part of the file descriptors at
+/// most, if that is enough for one queue.
+const PART: usize = 8;
 
 /// The kernel's view of what is steered.
 #[derive(Debug)]
 pub(crate) struct Steering {
     places: Map<KEY, VALUE>,
     sockets: Map<4, 8>,
+    queues: u32,
+    /// How many were given to places.
+    given: AtomicU32,
     _link: OwnedFd,
 }
 
 impl Steering {
-    /// Has the kernel ask us from now on; nothing is steered yet.
+    /// Has the kernel ask us from now on; nothing is steered yet. So many workers accept, and there are so
+    /// many file descriptors.
     ///
     /// # Errors
     /// The process may not (CAP_BPF and CAP_NET_ADMIN), or the kernel can't (before 5.9).
-    pub(crate) fn open() -> io::Result<Self> {
+    pub(crate) fn open(workers: usize, descriptors: usize) -> io::Result<Self> {
+        let queues = descriptors / PART / (2 * workers.max(1));
+        let queues = u32::try_from(queues).unwrap_or(QUEUES).clamp(1, QUEUES);
         let places = bpf::hash(PLACES)?;
-        let sockets = bpf::sockets(KINDS.len() as u32)?;
+        let sockets = bpf::sockets(2 * queues)?;
         let link = bpf::attach(&program(places.number(), sockets.number()))?;
         Ok(Self {
             places,
             sockets,
+            queues,
+            given: AtomicU32::new(0),
             _link: link,
         })
+    }
+
+    /// The kinds of sockets that places are steered to: of TCP over IPv4 the even ones, over IPv6 the odd
+    /// ones.
+    pub(crate) fn kinds(&self) -> Range<u32> {
+        0..2 * self.queues
     }
 
     /// Connections that are steered to this kind arrive at this socket, or another of its
@@ -68,12 +90,13 @@ impl Steering {
         self.sockets.set(kind.to_ne_bytes(), number.to_ne_bytes())
     }
 
-    /// Connections to this place are steered from now on.
+    /// Connections to this place are steered from now on, to the next of the queues in turn.
     ///
     /// # Errors
     /// There are too many places, or there is no memory.
     pub(crate) fn steer(&self, listen: ListenAddr) -> io::Result<()> {
-        let kind = kind(listen.0);
+        let queue = self.given.fetch_add(1, Ordering::Relaxed) % self.queues;
+        let kind = 2 * queue + u32::from(listen.0.is_ipv6());
         self.places.set(key(listen.0, Protocol::Tcp), value(kind))
     }
 
@@ -103,16 +126,16 @@ impl Steering {
     }
 }
 
-/// The kind of socket for a place.
-pub(crate) fn kind(listen: SocketAddr) -> u32 {
-    u32::from(listen.is_ipv6())
+/// Whether connections of that kind are of IPv6.
+pub(crate) fn is_ipv6(kind: u32) -> bool {
+    kind % 2 == 1
 }
 
 /// Where the sockets of a kind are bound: nobody is to reach them but by steering.
 pub(crate) fn at(kind: u32) -> SocketAddr {
-    if kind == 0 {
-        (Ipv4Addr::LOCALHOST, 0).into()
-    } else {
+    if is_ipv6(kind) {
         (Ipv6Addr::LOCALHOST, 0).into()
+    } else {
+        (Ipv4Addr::LOCALHOST, 0).into()
     }
 }

@@ -62,6 +62,31 @@ pub fn is_steered() -> bool {
     std::env::var_os(STEERING).is_some()
 }
 
+/// Runs tests of this program once more in a network namespace where external addresses are steered. Returns
+/// what they said.
+pub fn again_with_steering(arguments: &[&str]) -> String {
+    // Steering takes the rights of the host's own root (CAP_BPF).
+    let output = std::process::Command::new("unshare")
+        .args([
+            "--net",
+            "sh",
+            "-c",
+            "ip link set lo up && exec \"$0\" \"$@\"",
+        ])
+        .arg(std::env::current_exe().expect("a program knows where it is"))
+        .args(arguments)
+        .env(STEERING, "1")
+        .output()
+        .expect("unshare(1) of util-linux is there");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    said
+}
+
 /// Whether this process has a program that the kernel asks: without the rights there would be none, and
 /// nothing but a line in the log.
 fn steers() -> bool {

@@ -134,3 +134,110 @@ async fn a_client_that_reads_slowly_has_all_whatever_became_of_its_endpoint() {
         running.stop().await;
     }
 }
+
+/// Which side says more than is taken.
+#[derive(Clone, Copy, Debug)]
+enum Speaks {
+    Client,
+    Endpoint,
+}
+
+/// What ends a connection whose end can't arrive.
+#[derive(Clone, Copy, Debug)]
+enum Gone {
+    /// The endpoint is listed no more.
+    Endpoint,
+    /// The Service is gone.
+    Service,
+    /// The endpoint's host says that it knows the connection no more.
+    Reset,
+    /// So does the client's.
+    ClientReset,
+    /// The gateway is told to stop.
+    Gateway,
+}
+
+/// Says so much that nothing of it is taken any more.
+fn fill(stream: &mut TcpStream) {
+    stream
+        .set_write_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    let some = [7; 1 << 16];
+    // What has room does not come at once: as long as some of it does, there is more.
+    while stream.write(&some).is_ok() {}
+}
+
+/// A listener, and the first connection to it.
+fn accepts() -> (SocketAddr, std::sync::mpsc::Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (accepted, first) = std::sync::mpsc::channel();
+    std::thread::spawn(move || accepted.send(listener.accept().unwrap().0));
+    (addr, first)
+}
+
+#[tokio::test]
+async fn a_connection_whose_end_cannot_arrive_is_let_go_with_its_endpoint() {
+    for speaks in [Speaks::Client, Speaks::Endpoint] {
+        for gone in [
+            Gone::Endpoint,
+            Gone::Service,
+            Gone::Reset,
+            Gone::ClientReset,
+            Gone::Gateway,
+        ] {
+            let what = format!("{speaks:?} speaks, {gone:?}");
+            let (addr, accepted) = accepts();
+            let place = SocketAddr::new(vip(), PORT);
+            let mut settings = settings();
+            settings.stall_timeout = Duration::from_millis(400);
+            let spec = service("stalls", place.ip(), PORT, Protocol::Tcp);
+            let running = Running::start(settings, spec.with(&[addr])).await;
+            running.listening(place).await;
+            let port = running.gateway.ports().remove(0).1;
+            let mut client = connect(place);
+            // Some protocols let the server speak first: the client says nothing then.
+            let (mut client, endpoint) = tokio::task::spawn_blocking(move || {
+                let mut endpoint = accepted.recv().unwrap();
+                let (speaker, other) = match speaks {
+                    Speaks::Client => (&mut client, &mut endpoint),
+                    Speaks::Endpoint => (&mut endpoint, &mut client),
+                };
+                fill(speaker);
+                // It says that it has ended, behind all that.
+                speaker.shutdown(Shutdown::Write).unwrap();
+                let _ = other;
+                (client, endpoint)
+            })
+            .await
+            .unwrap();
+            assert_eq!(port.counters.active.get(), 1, "{what}");
+            let mut endpoint = Some(endpoint);
+            let reset = |stream: TcpStream| {
+                let socket = SockRef::from(&stream);
+                socket.set_linger(Some(Duration::ZERO)).unwrap();
+            };
+            match gone {
+                Gone::Endpoint => running.send(spec.endpoints(&[])).await,
+                Gone::Service => running.send(vec![spec.gone()]).await,
+                Gone::Reset => endpoint.take().into_iter().for_each(reset),
+                Gone::ClientReset => {
+                    let other = connect(place);
+                    reset(std::mem::replace(&mut client, other));
+                }
+                Gone::Gateway => running.shutdown.cancel(),
+            }
+            until(&format!("{what}: it is let go"), || async {
+                port.counters.active.get() == 0
+                    || matches!(gone, Gone::ClientReset) && port.counters.failed.get() == 1
+            })
+            .await;
+            if !matches!(gone, Gone::ClientReset) {
+                let end = client.read_to_end(&mut Vec::new());
+                let error = end.expect_err(&what);
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{what}");
+            }
+            running.stop().await;
+        }
+    }
+}
