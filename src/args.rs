@@ -225,7 +225,8 @@ pub(crate) struct TrafficArgs {
     #[arg(long, env = "FAIRWAY_NO_STEERING", hide_short_help = true)]
     pub(crate) no_steering: bool,
     /// UDP flows at once, over all Services; each takes a file descriptor, and a port of
-    /// net.ipv4.ip_local_port_range [default: a third of the descriptors, at most 16384]
+    /// net.ipv4.ip_local_port_range [default: as many as there are descriptors, at most three quarters of
+    /// those ports]
     #[arg(long, env = "FAIRWAY_UDP_FLOWS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) udp_flows: Option<u32>,
     /// Take and send UDP datagrams one by one, for a network driver that does segmentation (GSO, GRO)

@@ -11,6 +11,7 @@ use fairway_controller::{
     Follower, KubernetesSettings, KubernetesStore, Leadership, Reads, Snapshot, Store as _,
 };
 use fairway_gateway::Gateway;
+use fairway_gateway::icmp::IcmpSockets;
 use fairway_gateway_core::build::ServeNodePorts;
 use tokio::task::JoinSet;
 
@@ -28,6 +29,7 @@ pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
         process: common,
         traffic,
     } = *args;
+    let icmp_sockets = IcmpSockets::open();
     process::run(&common, async |addresses| {
         let admin = addresses.admin.local_addr()?;
         let client = connect(cluster.api_server).await?;
@@ -36,7 +38,7 @@ pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
         let traffic = Traffic {
             serve_node_ports: ServeNodePorts::UnlessNode,
             slices_are_known: true,
-            ..Traffic::new(traffic)
+            ..Traffic::new(traffic, icmp_sockets)
         };
         let snapshot = state.as_deref().map(Snapshot::open).transpose();
         let snapshot = snapshot

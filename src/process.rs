@@ -11,6 +11,7 @@ use fairway_config::view::{Readiness, ServiceRow};
 use fairway_controller::{DirectoryStore, Store};
 use fairway_gateway::Gateway;
 use fairway_gateway::admin::{self, Views as _};
+use fairway_gateway::icmp::IcmpSockets;
 use fairway_gateway::metrics::Recorder;
 use fairway_gateway_core::build::ServeNodePorts;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -63,6 +64,7 @@ pub(crate) struct Traffic {
     pub(crate) pin_workers: bool,
     pub(crate) steering: bool,
     pub(crate) udp_flows: Option<u32>,
+    pub(crate) icmp_sockets: IcmpSockets,
     pub(crate) udp_offload: bool,
     pub(crate) io_uring: bool,
     pub(crate) allow_loopback: bool,
@@ -70,8 +72,8 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// What the flags say.
-    pub(crate) fn new(args: TrafficArgs) -> Self {
+    /// What the flags say. The sockets were opened before the process started threads.
+    pub(crate) fn new(args: TrafficArgs, icmp_sockets: IcmpSockets) -> Self {
         Self {
             name: args.node_name.unwrap_or_else(host_name).into(),
             node_addresses: args.node_address,
@@ -83,6 +85,7 @@ impl Traffic {
             pin_workers: args.pin_workers,
             steering: !args.no_steering,
             udp_flows: args.udp_flows,
+            icmp_sockets,
             udp_offload: !args.no_udp_offload,
             io_uring: !args.no_io_uring,
             allow_loopback: args.allow_loopback_endpoints,
@@ -113,6 +116,7 @@ impl Traffic {
             pin_workers: self.pin_workers,
             steering: self.steering,
             max_flows: self.udp_flows.map(|flows| flows as usize),
+            icmp_sockets: self.icmp_sockets,
             udp_offload: self.udp_offload,
             io_uring: self.io_uring,
             drain_timeout: self.drain_timeout,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use fairway_controller::{Controller, DirectorySettings, DirectoryStore, OpenError};
 use fairway_controller_core::NodePortRange;
+use fairway_gateway::icmp::IcmpSockets;
 use tokio::task::JoinSet;
 
 use crate::args::StandaloneArgs;
@@ -23,6 +24,7 @@ pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
         process: common,
         traffic,
     } = *args;
+    let icmp_sockets = IcmpSockets::open();
     process::run(&common, async |addresses| {
         let admin = addresses.admin.local_addr()?;
         let process = start(StandaloneSettings {
@@ -31,7 +33,7 @@ pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
             addresses,
             node_ports: node_ports.node_port_range,
             class: class.class.as_str().into(),
-            traffic: Traffic::new(traffic),
+            traffic: Traffic::new(traffic, icmp_sockets),
         })?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),

@@ -71,12 +71,12 @@ impl Gateway {
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
         let shared = Arc::new(Shared::new(&settings, shutdown.child_token()));
+        shared.icmp_sockets.say_what_is_lacking();
         let published = Arc::new(Published::default());
         let (ended, cut) = (CancellationToken::new(), CancellationToken::new());
         let count = settings.workers.max(1);
-        let flows = (shared.max_flows / count).max(1);
         let workers: io::Result<Vec<WorkerThreads>> = (0..count)
-            .map(|number| WorkerThreads::start(number, shared.clone(), flows))
+            .map(|number| WorkerThreads::start(number, shared.clone()))
             .collect();
         let workers = workers.map_err(|source| StartError::Thread {
             what: "a worker",

@@ -10,7 +10,8 @@
 //! 4. `worker`: two threads for each processor: one for `engine`, one for `tasks`; `context`:
 //!    what the tasks of one share, `shared`: what all do;
 //! 5. `engine`: TCP connections from accept until the client has the last byte, and UDP flows, with
-//!    `delivery`, `pipes` they borrow, `descriptors` they need leave for, and `hops` that end loops;
+//!    `delivery`, `pipes` they borrow, `descriptors` and `flow_pool` they need leave from, [`icmp`] by which UDP
+//!    clients are told what went wrong, and `hops` that end loops;
 //!    `health`: `healthCheckNodePort`;
 //! 6. [`port`]: what TCP, UDP and HTTP share of a port; `open`: a client's connection that counts as one of
 //!    it; [`counters`]: what its metrics are made of;
@@ -41,11 +42,13 @@ mod descriptors;
 mod dial_changes;
 mod dials;
 mod engine;
+mod flow_pool;
 pub mod gateway;
 mod health;
 mod hops;
 mod host;
 pub mod http;
+pub mod icmp;
 pub mod local;
 pub mod metrics;
 mod names;

@@ -10,6 +10,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::descriptors::Descriptors;
+use crate::flow_pool::{self, FlowPool};
+use crate::icmp::IcmpSockets;
 use crate::settings::Settings;
 use crate::steering::refusals::Refusals;
 
@@ -28,8 +30,10 @@ pub(crate) struct Shared {
     pub(crate) stopping: CancellationToken,
     /// Every client connection; empty, the process may go.
     pub(crate) connections: TaskTracker,
-    /// UDP flows at once, over all workers.
-    pub(crate) max_flows: usize,
+    /// How many UDP flows all workers may have.
+    pub(crate) flow_pool: FlowPool,
+    /// By which UDP clients are told that no endpoint takes their datagrams.
+    pub(crate) icmp_sockets: IcmpSockets,
     /// Which addresses endpoints may be dialled from.
     pub(crate) source_pool: ArcSwap<SourcePool>,
     /// Whom the kernel refuses for us, where it steers.
@@ -45,8 +49,8 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(settings: &Settings, stopping: CancellationToken) -> Self {
         let descriptors = Descriptors::of_process(settings.workers);
-        // Each takes a file descriptor.
-        let flows = (descriptors.total() / 3).clamp(16, 16_384);
+        let flows = settings.max_flows;
+        let flows = flows.unwrap_or_else(|| flow_pool::default_limit(descriptors.total()));
         Self {
             clock: Clock::start(),
             stall_timeout: settings.stall_timeout,
@@ -54,7 +58,8 @@ impl Shared {
             descriptors,
             stopping,
             connections: TaskTracker::new(),
-            max_flows: settings.max_flows.unwrap_or(flows),
+            flow_pool: FlowPool::new(flows, settings.workers.max(1)),
+            icmp_sockets: settings.icmp_sockets.clone(),
             source_pool: ArcSwap::default(),
             refusals: OnceLock::new(),
             pin_workers: settings.pin_workers,

@@ -21,16 +21,16 @@ pub(crate) struct WorkerThreads {
 }
 
 impl WorkerThreads {
-    /// Starts the worker of that number, with so many UDP flows at most.
+    /// Starts the worker of that number.
     ///
     /// # Errors
     /// The system has no more threads, or no more file descriptors.
-    pub(crate) fn start(number: usize, shared: Arc<Shared>, flows: usize) -> io::Result<Self> {
+    pub(crate) fn start(number: usize, shared: Arc<Shared>) -> io::Result<Self> {
         let mailbox = Arc::new(Mailbox::new()?);
         let pinned = shared.pin_workers;
         let beat = Beat::default();
         let (tasks, running) = Tasks::start(number, shared.clone(), beat.clone())?;
-        let engine = Engine::new(shared, mailbox.clone(), tasks, flows);
+        let engine = Engine::new(shared, mailbox.clone(), tasks);
         let carrying = std::thread::Builder::new()
             .name(format!("fairway-work-{number}"))
             .spawn(move || {

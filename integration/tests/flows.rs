@@ -14,9 +14,13 @@ use fairway_integration::{clients, tests, wait};
 tests![
     a_service_that_opens_thousands_of_flows_leaves_those_of_another_alone,
     three_thousand_flows_of_one_address_are_all_kept_while_there_is_room,
+    three_thousand_flows_of_one_address_are_all_kept_where_files_are_few,
+    where_the_host_has_no_port_left_a_service_still_gets_its_first_flow,
     flows_go_where_they_went_after_a_restart,
+    a_thousand_flows_go_where_they_went_after_a_kill_and_only_the_share_of_a_change_moves,
     a_datagram_that_an_endpoint_refuses_goes_to_the_next_one,
     a_client_whose_endpoints_all_refuse_is_told_so,
+    without_the_right_to_tell_clients_of_refusals_the_log_says_what_that_means,
     a_terminating_endpoint_that_serves_keeps_its_flows_and_gets_no_new_ones,
 ];
 
@@ -91,12 +95,21 @@ fn a_service_that_opens_thousands_of_flows_leaves_those_of_another_alone() -> Re
             ensure!(active <= 600.0, "{active} flows");
             Ok(())
         })?;
+        fairway.logs(&["no room for more UDP flows", "--udp-flows", "default/loud"])?;
         fairway.stop()?;
     }
     Ok(())
 }
 
 fn three_thousand_flows_of_one_address_are_all_kept_while_there_is_room() -> Result<()> {
+    three_thousand_flows_of_one_address_are_kept(|fairway| fairway)
+}
+
+fn three_thousand_flows_of_one_address_are_all_kept_where_files_are_few() -> Result<()> {
+    three_thousand_flows_of_one_address_are_kept(|fairway| fairway.open_files(6_000))
+}
+
+fn three_thousand_flows_of_one_address_are_kept(set: fn(Fairway) -> Fairway) -> Result<()> {
     let site = Site::new()?;
     let _server = named_udp(&site.farm, &[("a", at(server(0), PORT))])?;
     let manifests = all(&[
@@ -104,7 +117,10 @@ fn three_thousand_flows_of_one_address_are_all_kept_while_there_is_room() -> Res
         &dns("dns", vip(1)),
         &endpoints("dns", &[server(0)]),
     ]);
-    let fairway = Fairway::start(&site.edge, &[("dns.yaml", &manifests)])?;
+    let mut fairway = set(Fairway::prepare(&site.edge)?);
+    fairway.write("dns.yaml", &manifests)?;
+    fairway.launch()?;
+    fairway.ready()?;
     site.client.run(|| {
         let nat = sockets(client(0), at(vip(1), PORT), 3_000)?;
         let before = answers(&nat)?;
@@ -119,6 +135,41 @@ fn three_thousand_flows_of_one_address_are_all_kept_while_there_is_room() -> Res
         ensure!(evicted == 0.0, "{evicted} flows had to go");
         Ok(())
     })
+}
+
+fn where_the_host_has_no_port_left_a_service_still_gets_its_first_flow() -> Result<()> {
+    let site = Site::new()?;
+    site.edge
+        .sysctl("ipv4/ip_local_port_range", "40000 40399")?;
+    let _servers = named_udp(
+        &site.farm,
+        &[("a", at(server(0), PORT)), ("b", at(server(1), PORT))],
+    )?;
+    let manifests = all(&[
+        &edge_pool(),
+        &dns("quiet", vip(1)),
+        &endpoints("quiet", &[server(0)]),
+        &dns("loud", vip(2)),
+        &endpoints("loud", &[server(1)]),
+    ]);
+    let mut fairway = Fairway::prepare(&site.edge)?.arguments(&["--udp-flows", "5000"]);
+    fairway.write("dns.yaml", &manifests)?;
+    fairway.launch()?;
+    fairway.ready()?;
+    site.client.run(|| {
+        let loud = sockets(client(0), at(vip(2), PORT), 600)?;
+        answers(&loud)?;
+        let quiet = sockets(client(1), at(vip(1), PORT), 40)?;
+        let before = answers(&quiet)?;
+        answers(&loud)?;
+        ensure!(answers(&quiet)? == before, "its flows have stayed");
+        anyhow::Ok(())
+    })?;
+    fairway.logs(&["no room for more UDP flows", "net.ipv4.ip_local_port_range"])?;
+    let label = ["service=\"quiet\""];
+    let evicted = fairway.metric("fairway_flows_evicted_total", &label)?;
+    ensure!(evicted == 0.0, "{evicted} flows of the quiet one");
+    Ok(())
 }
 
 fn flows_go_where_they_went_after_a_restart() -> Result<()> {
@@ -160,6 +211,95 @@ fn flows_go_where_they_went_after_a_restart() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// The names of endpoints, each of which is the server of that number.
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+/// A Service of an IP version, and what follows from it.
+struct OfFamily {
+    manifests: String,
+    vip: IpAddr,
+    server: fn(u8) -> IpAddr,
+}
+
+impl OfFamily {
+    fn all() -> [Self; 2] {
+        let v6 = dns("dns", vip6(1)).replace("selector:", "ipFamilies: [IPv6], selector:");
+        let pool = "apiVersion: fairway.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: six}\n\
+                    spec: {addresses: [\"2001:db8:f::/120\"]}\n";
+        [
+            Self {
+                manifests: all(&[&edge_pool(), &dns("dns", vip(1))]),
+                vip: vip(1),
+                server,
+            },
+            Self {
+                manifests: all(&[pool, &v6]),
+                vip: vip6(1),
+                server: server6,
+            },
+        ]
+    }
+}
+
+fn a_thousand_flows_go_where_they_went_after_a_kill_and_only_the_share_of_a_change_moves()
+-> Result<()> {
+    for family in OfFamily::all() {
+        let site = Site::new()?;
+        let server = family.server;
+        let servers: Vec<(&str, SocketAddr)> = (0_u8..)
+            .zip(NAMES)
+            .map(|(n, name)| (name, at(server(n), PORT)))
+            .collect();
+        let _servers = named_udp(&site.farm, &servers)?;
+        let serve = |fairway: &Fairway, numbers: std::ops::Range<u8>| {
+            let addresses: Vec<IpAddr> = numbers.map(server).collect();
+            fairway.write("slice.yaml", &endpoints("dns", &addresses))
+        };
+        let mut fairway = Fairway::prepare(&site.edge)?;
+        fairway.write("dns.yaml", &family.manifests)?;
+        serve(&fairway, 0..4)?;
+        fairway.launch()?;
+        fairway.ready()?;
+        let to = at(family.vip, PORT);
+        let clients = site.client.run(|| {
+            let clients = (0..1_000).map(|_| clients::udp(None, to));
+            clients.collect::<io::Result<Vec<_>>>()
+        })?;
+        let ask = || -> Result<Vec<String>> {
+            // In another order than before: who is asked first does not matter.
+            let names = clients.iter().rev().map(clients::who_on);
+            let mut names = names.collect::<io::Result<Vec<_>>>()?;
+            names.reverse();
+            Ok(names)
+        };
+        let names_after_a_kill = |fairway: &mut Fairway, numbers| {
+            fairway.kill();
+            serve(fairway, numbers)?;
+            fairway.restart()?;
+            wait::until_some("all are answered", &ask)
+        };
+        let first: io::Result<Vec<_>> = clients.iter().map(clients::who_on).collect();
+        let first = first?;
+        let same = names_after_a_kill(&mut fairway, 0..4)?;
+        ensure!(first == same, "the same endpoints, other choices");
+
+        // One more of five: a fifth of the flows goes there, and nowhere else.
+        let more = names_after_a_kill(&mut fairway, 0..5)?;
+        let moved: Vec<_> = same.iter().zip(&more).filter(|(a, b)| a != b).collect();
+        ensure!(moved.iter().all(|(_, to)| **to == "e"), "{moved:?}");
+        // Binomial: 200 on average, and the standard deviation is 13.
+        ensure!((120..=280).contains(&moved.len()), "{}", moved.len());
+
+        // One less: its flows go elsewhere, the others stay.
+        let less = names_after_a_kill(&mut fairway, 1..5)?;
+        for (before, after) in more.iter().zip(&less) {
+            ensure!((before == "a") == (before != after), "{before} {after}");
+        }
+        fairway.stop()?;
+    }
+    Ok(())
 }
 
 fn a_datagram_that_an_endpoint_refuses_goes_to_the_next_one() -> Result<()> {
@@ -236,6 +376,30 @@ fn a_client_whose_endpoints_all_refuse_is_told_so() -> Result<()> {
     })?;
     let dropped = fairway.metric("fairway_datagrams_dropped_total", &["reason=\"refused\""])?;
     ensure!(dropped >= 6.0, "{dropped} were dropped");
+    Ok(())
+}
+
+fn without_the_right_to_tell_clients_of_refusals_the_log_says_what_that_means() -> Result<()> {
+    let site = Site::new()?;
+    let mut fairway =
+        Fairway::prepare(&site.edge)?.capabilities(&["NET_ADMIN", "NET_BIND_SERVICE"]);
+    fairway.write("pool.yaml", &edge_pool())?;
+    fairway.launch()?;
+    fairway.ready()?;
+    fairway.logs(&["no CAP_NET_RAW", "its own time-out"])?;
+    fairway.stop()?;
+    let mut fairway = fairway.capabilities(&["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"]);
+    fairway.launch()?;
+    fairway.ready()?;
+    let said = fairway.process()?.said();
+    ensure!(!said.contains("CAP_NET_RAW"), "{said}");
+    // It is given up as soon as the sockets are open.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", fairway.process()?.id()))?;
+    for field in ["CapEff:", "CapPrm:"] {
+        let value = status.lines().find_map(|line| line.strip_prefix(field));
+        let value = u64::from_str_radix(value.context(field)?.trim(), 16)?;
+        ensure!(value == 1 << 10 | 1 << 12, "{field} {value:x}");
+    }
     Ok(())
 }
 

@@ -115,6 +115,16 @@ impl Workload<'_> {
     }
 }
 
+/// A UDP Service over the Pod of the notes. `class` is a line of its spec.
+fn udp_service(address: std::net::IpAddr, class: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\n\
+         metadata: {{name: dns, annotations: {{fairway.dev/addresses: \"{address}\"}}}}\n\
+         spec:\n{class}\n  type: LoadBalancer\n  selector: {{app: hello}}\n  \
+         ports: [{{port: 53, protocol: UDP}}]\n"
+    )
+}
+
 fn helm_installs_upgrades_and_removes_a_fairway_that_works() -> Result<()> {
     let cluster = Cluster::shared()?;
     let site = Site::new()?;
@@ -161,6 +171,21 @@ fn helm_installs_upgrades_and_removes_a_fairway_that_works() -> Result<()> {
         })
     };
     answers(0, Some("a"))?;
+    // The Pod takes no datagrams: with the capabilities that the chart gives, a client is told so.
+    site.farm.sysctl("ipv4/icmp_ratelimit", "0")?;
+    let class = service
+        .lines()
+        .find(|line| line.contains("loadBalancerClass"));
+    cluster.apply(&udp_service(vip(9), class.context("no class")?))?;
+    wait::until_some("a UDP client is told that the port is unreachable", || {
+        let asked = site.client.run(|| clients::who_udp(None, at(vip(9), 53)));
+        let error = asked.err().context("it is answered")?;
+        ensure!(
+            error.kind() == std::io::ErrorKind::ConnectionRefused,
+            "{error}"
+        );
+        Ok(())
+    })?;
     let table = cluster.kubectl(&["get", "apool"])?;
     ensure!(table.contains("edge "), "{table}");
 
@@ -182,7 +207,7 @@ fn helm_installs_upgrades_and_removes_a_fairway_that_works() -> Result<()> {
     answers(1, Some("a"))?;
 
     // In the order of the README: the Services first.
-    for name in ["hello", "classless"] {
+    for name in ["hello", "classless", "dns"] {
         cluster.kubectl(&["delete", "service", name, "--timeout=60s"])?;
     }
     answers(0, None)?;

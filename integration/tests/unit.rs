@@ -23,6 +23,21 @@ tests![
     every_signal_that_stops_fairway_lets_connections_drain,
 ];
 
+/// A UDP Service whose endpoint, the first server, refuses: nobody is at that port.
+const REFUSING: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: dns, annotations: {fairway.dev/addresses: \"203.0.113.3\"}}
+spec: {type: LoadBalancer, selector: {app: dns}, ports: [{port: 53, protocol: UDP}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: dns-1, labels: {kubernetes.io/service-name: dns}}
+addressType: IPv4
+ports: [{name: \"\", protocol: UDP, port: 53}]
+endpoints: [{addresses: [\"192.0.2.11\"]}]
+";
+
 /// The unit as it is delivered, and a site.
 struct Appliance {
     systemd: Systemd,
@@ -39,6 +54,7 @@ impl Appliance {
             ("pool.yaml", &*edge_pool()),
             ("shop.yaml", &load_balancer("shop", vip(1), 80, 8080)),
             ("slice.yaml", &slice("shop", 8080, &[server(0)])),
+            ("dns.yaml", REFUSING),
         ];
         let systemd = Systemd::start(&site.edge, &unit, &manifests, "", watchdog)?;
         let it = Self {
@@ -57,6 +73,23 @@ impl Appliance {
         wait::until_some("the Service answers", || {
             let who = self.site.client.run(|| clients::who(at(vip(1), 80)))?;
             ensure!(who == "a", "{who} answers");
+            Ok(())
+        })
+    }
+
+    /// A UDP client whose endpoints refuse is told so.
+    fn is_told_that_a_port_is_unreachable(&self) -> Result<()> {
+        self.site.farm.sysctl("ipv4/icmp_ratelimit", "0")?;
+        wait::until_some("a client is told that the port is unreachable", || {
+            let asked = self
+                .site
+                .client
+                .run(|| clients::who_udp(None, at(vip(3), 53)));
+            let error = asked.err().context("it is answered")?;
+            ensure!(
+                error.kind() == std::io::ErrorKind::ConnectionRefused,
+                "{error}"
+            );
             Ok(())
         })
     }
@@ -91,6 +124,7 @@ fn the_unit_is_well_formed_and_everything_that_fairway_needs_works_under_it() ->
         "no netlink",
         "can't write state",
         "Permission denied",
+        "CAP_NET_RAW",
     ] {
         ensure!(!log.contains(lacking), "{lacking}: {log}");
     }
@@ -101,7 +135,8 @@ fn the_unit_is_well_formed_and_everything_that_fairway_needs_works_under_it() ->
         .filter_map(|entry| fs::read_link(entry.path()).ok())
         .filter(|link| link.to_string_lossy().contains("io_uring"));
     ensure!(rings.count() > 0, "no io_uring");
-    // The sandbox is there: a filter, no new privileges, three capabilities, nobody's user.
+    // The sandbox is there: a filter, no new privileges, three capabilities, nobody's user. A fourth one,
+    // CAP_NET_RAW, was given up when the sockets were open that it is for.
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -118,6 +153,8 @@ fn the_unit_is_well_formed_and_everything_that_fairway_needs_works_under_it() ->
         capabilities == 1 << 10 | 1 << 12 | 1 << 39,
         "{capabilities:x}"
     );
+    ensure!(field("CapPrm")? == field("CapEff")?, "{status}");
+    it.is_told_that_a_port_is_unreachable()?;
     ensure!(!field("Uid")?.starts_with("0\t"), "{status}");
     wait::until_some("the state is written", || {
         let view = it

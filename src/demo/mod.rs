@@ -16,6 +16,7 @@ use anyhow::{Context as _, bail};
 use fairway_config::annotations::DEFAULT_CLASS;
 use fairway_config::service::ForwardTo;
 use fairway_controller_core::NodePortRange;
+use fairway_gateway::icmp::IcmpSockets;
 use fairway_gateway_core::build::ServeNodePorts;
 
 use crate::args::{DEFAULT_ADMIN, DemoArgs, LogFormat};
@@ -74,6 +75,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
             // On the machine of whoever tries it, nothing is changed.
             steering: false,
             udp_flows: None,
+            icmp_sockets: IcmpSockets::none(),
             udp_offload: true,
             io_uring: true,
             allow_loopback: true,

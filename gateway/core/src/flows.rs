@@ -5,14 +5,16 @@
 //! one either way: the two timeouts of Linux' conntrack (`nf_conntrack_udp_timeout`, 30 s, and
 //! `nf_conntrack_udp_timeout_stream`, 120 s; Documentation/networking/nf_conntrack-sysctl.rst).
 //!
-//! The table is bounded. When it is full, a flow has to go for each new one, and it is one of the Service
-//! that has the most (`shares`). So a Service never loses a flow to another one while it has no more than
-//! its fair share, the bound divided by the number of Services that have flows: max-min fairness by
-//! longest queue drop (Suter et al., «Design considerations for supporting TCP with per-flow queueing»,
-//! 1998). As long as there is room, nobody is bounded.
+//! The table is bounded. When it is full, a flow is evicted for each new one: a flow of the namespace that
+//! has the most, and there of the Service that has the most (`shares`). So a namespace never loses a flow to
+//! another one while it has no more than its fair share, the bound divided by the number of namespaces that
+//! have flows, and a Service none to another Service of its namespace while it has no more than its fair
+//! share of that: max-min fairness by longest queue drop (Suter et al., «Design considerations for
+//! supporting TCP with per-flow queueing», 1998). As long as there is room, nobody is bounded.
 //!
-//! Every operation takes constant time, or the logarithm of the number of Services and clients where a
-//! flow comes or goes. [`FlowTable::expire`] looks at one flow of each Service and at those that go.
+//! Every operation takes constant time, or the logarithm of the number of namespaces, Services and clients
+//! where a flow comes or goes. [`FlowTable::expire`] looks at two flows of each Service and at those that
+//! go.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,16 +27,18 @@ use self::shares::FlowShares;
 use crate::route::Tick;
 
 mod entry;
+mod numbered;
+mod service_flows;
 mod shares;
 
 /// Bounds and timeouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Flows at most; at least 1.
+    /// The most flows there may be; at least 1.
     pub flows: usize,
-    /// How long a flow may be idle that its endpoint has not answered.
+    /// How long a flow lives after its last datagram while its endpoint has not answered.
     pub unreplied: Duration,
-    /// How long a flow may be idle that its endpoint has answered.
+    /// How long a flow lives after its last datagram once its endpoint has answered.
     pub replied: Duration,
 }
 
@@ -63,8 +67,13 @@ impl FlowTable {
         }
     }
 
-    /// A datagram came from a client: its flow, if it has one, which this keeps alive. A flow whose
-    /// time is over is none, whether [`Self::expire`] has been called since or not.
+    /// From now on there may be that many flows. No flow is evicted by this.
+    pub fn set_limit(&mut self, flows: usize) {
+        self.limits.flows = flows;
+    }
+
+    /// A datagram came from a client. Finds its flow, which lives on from now. A flow whose time is over is
+    /// not found, whether [`Self::expire`] has been called since or not.
     pub fn received(&mut self, key: FlowKey, now: Tick) -> Option<FlowId> {
         let slot = *self.by_key.get(&key)?;
         if self.entries[slot as usize].deadline(&self.limits) < now {
@@ -74,7 +83,8 @@ impl FlowTable {
         Some(self.entries[slot as usize].id)
     }
 
-    /// A new flow of a Service, and the flow that had to go for it. A flow of the same key is replaced.
+    /// Opens a flow of a Service. Its id, and the id of the flow that was evicted for it. A flow of the same
+    /// key is replaced.
     pub fn open(
         &mut self,
         key: FlowKey,
@@ -103,8 +113,8 @@ impl FlowTable {
         (id, gone)
     }
 
-    /// The endpoint answered on a flow, which keeps it alive: where the answer belongs; nothing if
-    /// the flow is gone.
+    /// The endpoint answered on a flow, which lives on from now. Where the answer belongs; nothing if the
+    /// flow is gone.
     pub fn replied(&mut self, id: FlowId, now: Tick) -> Option<FlowKey> {
         let slot = self.slot(id)?;
         let entry = &mut self.entries[slot as usize];
@@ -122,18 +132,25 @@ impl FlowTable {
         slot.map(|slot| self.drop_entry(slot)).is_some()
     }
 
-    /// Ends that flow of a Service which is the first to go for another one of the same Service, for
-    /// there is no room outside the table.
-    pub fn drop_one(&mut self, service: &ServiceName) -> Option<FlowId> {
+    /// Evicts a flow of a Service for another flow of the same Service, which has its share of something
+    /// outside the table. Where the Service has none, a flow of its namespace goes.
+    pub fn evict_of(&mut self, service: &ServiceName) -> Option<FlowId> {
         let slot = self.shares.first_of(service, self.serial, &self.entries)?;
         Some(self.drop_entry(slot))
     }
 
-    /// Ends the flows whose time is over. Their ids.
+    /// Evicts a flow for one of that Service, as [`Self::open`] does in a full table: for what nobody has a
+    /// share of, such as the ports of the host.
+    pub fn evict_for(&mut self, service: &ServiceName) -> Option<FlowId> {
+        let slot = self.shares.first(service, self.serial, &self.entries)?;
+        Some(self.drop_entry(slot))
+    }
+
+    /// Ends the flows whose time is over, and returns their ids.
     pub fn expire(&mut self, now: Tick) -> Vec<FlowId> {
         let is_over = |slot: &u32| self.entries[*slot as usize].deadline(&self.limits) < now;
         let mut gone = Vec::new();
-        // The services that have some, then those flows, oldest first.
+        // The oldest flows of each Service, then those that follow.
         let over: Vec<u32> = self.shares.oldest().filter(is_over).collect();
         for first in over {
             let FlowEntry {
@@ -148,6 +165,11 @@ impl FlowTable {
             }
         }
         gone
+    }
+
+    /// Whether there is a flow of that key, be its time over or not.
+    pub fn knows(&self, key: FlowKey) -> bool {
+        self.by_key.contains_key(&key)
     }
 
     /// How many flows there are.

@@ -21,11 +21,8 @@ mod mailbox;
 mod next;
 mod obey;
 mod owners;
-mod packets;
 mod poll;
 mod ring;
-mod segments;
-mod session;
 mod side;
 mod slab;
 mod source;
@@ -34,7 +31,6 @@ mod speakers;
 mod tests;
 mod timer;
 mod udp;
-mod unreachable;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -56,7 +52,7 @@ use self::slab::Slab;
 use self::source::StandIns;
 use self::speakers::Exchange;
 use self::timer::Timer;
-use self::udp::{UdpContext, UdpSessions};
+use self::udp::{UdpContext, UdpProxy};
 use crate::shared::Shared;
 use crate::tasks::Tasks;
 
@@ -74,7 +70,7 @@ pub(crate) struct Engine {
     mailbox: Arc<Mailbox>,
     listeners: Listeners,
     connections: Connections,
-    datagrams: UdpSessions,
+    datagrams: UdpProxy,
     /// When UDP flows that are idle for too long are looked for.
     expiry: Instant,
     /// Those that have more to do.
@@ -93,19 +89,14 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// A worker's, with so many UDP flows at most.
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        mailbox: Arc<Mailbox>,
-        tasks: Tasks,
-        flows: usize,
-    ) -> Self {
+    /// The connections of a worker: none yet.
+    pub(crate) fn new(shared: Arc<Shared>, mailbox: Arc<Mailbox>, tasks: Tasks) -> Self {
         // Nobody can know it: so nobody can choose addresses that meet in one bucket.
         let seed = RandomState::new().hash_one(0);
         Self {
             listeners: Listeners::new(tasks),
             connections: Slab::new(),
-            datagrams: UdpSessions::new(seed, flows, shared.udp_offload),
+            datagrams: UdpProxy::new(seed, &shared),
             expiry: Instant::now() + EXPIRY,
             again: Vec::new(),
             stand_ins: StandIns::default(),
@@ -242,7 +233,7 @@ impl Engine {
         }
         if self.expiry <= now {
             self.expiry = now + EXPIRY;
-            self.datagrams.expire(self.shared.clock.now());
+            self.datagrams.expire(self.shared.clock.now(), &self.shared);
         }
     }
 

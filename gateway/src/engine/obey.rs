@@ -39,15 +39,15 @@ impl Engine {
     fn obey(&mut self, command: WorkerCommand) {
         match command {
             WorkerCommand::Listen(number, listening) => self.listeners.insert(number, *listening),
-            WorkerCommand::Receive(number, receiving) => self.datagrams.insert(number, *receiving),
+            WorkerCommand::Receive(number, receiving) => self.datagrams.listen(number, *receiving),
             WorkerCommand::Steer(steered) => self.listeners.steer(*steered),
             WorkerCommand::Unsteer(listen) => {
                 let arrivals = self.listeners.arrivals();
                 self.ending.unsteer(listen, arrivals);
             }
-            WorkerCommand::Sweep(slot) => self.datagrams.sweep(&slot),
+            WorkerCommand::Sweep(slot) => self.datagrams.sweep(&slot, &self.shared),
             WorkerCommand::Close(number) if self.datagrams.knows(number) => {
-                self.datagrams.close(number)
+                self.datagrams.close(number, &self.shared)
             }
             WorkerCommand::Close(number) => self.ending.close(number),
             WorkerCommand::Cut(cut) => {

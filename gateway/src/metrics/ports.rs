@@ -116,8 +116,8 @@ fn render_traffic(out: &mut Exposition, rows: &[PortSeries<'_>]) {
     let mut family = out.family(
         "fairway_flows_evicted_total",
         MetricKind::Counter,
-        "UDP flows that had to go for others before their time, for there was no room: --udp-flows, or \
-         the file descriptors.",
+        "UDP flows that were evicted for others before their time, for there was no room: --udp-flows, file \
+         descriptors or ports of the host.",
     );
     for row in udp() {
         let evicted = row.counters.flows_evicted.get();

@@ -77,7 +77,7 @@ async fn programmer(kernel: &Arc<Kernel>) -> Programmer {
     };
     let settings = Settings::new("test".into(), core);
     let shared = Arc::new(Shared::new(&settings, CancellationToken::new()));
-    let worker = WorkerThreads::start(0, shared.clone(), 16).unwrap();
+    let worker = WorkerThreads::start(0, shared.clone()).unwrap();
     let bind = {
         let kernel = kernel.clone();
         move |place, filter: &[SockFilter], count, freebind| {

@@ -41,7 +41,7 @@ tests![
     a_gateway_can_write_nothing_but_leases_of_its_own_namespace,
     a_gateway_is_held_to_its_own_lease,
     the_controller_is_nobody_and_has_no_capability,
-    the_gateway_has_three_capabilities,
+    the_gateway_has_four_capabilities,
     the_controller_talks_to_the_api_server_and_to_dns_alone,
     names_and_labels_are_told_from_the_language,
     promtool_finds_no_fault_with_the_alerts,

@@ -230,13 +230,13 @@ pub(crate) fn the_controller_is_nobody_and_has_no_capability() -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn the_gateway_has_three_capabilities() -> Result<()> {
+pub(crate) fn the_gateway_has_four_capabilities() -> Result<()> {
     let objects = objects(&[])?;
     let pod = pod(&objects, true)?;
     let own = container(pod)?;
     let added = texts(&own["securityContext"]["capabilities"]["add"]);
     ensure!(
-        added == ["BPF", "NET_ADMIN", "NET_BIND_SERVICE"],
+        added == ["BPF", "NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"],
         "{added:?}"
     );
     // One place of the host's, and no more.

@@ -25,6 +25,15 @@ fn service(name: impl std::fmt::Display) -> ServiceName {
     ServiceName::new("default", name.to_string())
 }
 
+/// The namespace of a Service of the simulation: some have more of them than others.
+fn namespace(service: u64) -> u64 {
+    service / 2
+}
+
+fn numbered(service: u64) -> ServiceName {
+    ServiceName::new(namespace(service).to_string(), service.to_string())
+}
+
 fn limits(flows: usize) -> Limits {
     Limits {
         flows,
@@ -161,22 +170,70 @@ fn thirty_thousand_answered_queries_of_one_service_leave_the_flows_of_another_al
 }
 
 #[test]
+fn a_namespace_of_a_thousand_services_leaves_the_only_service_of_another_one_alone() {
+    let mut table = FlowTable::new(1, limits(8_192));
+    let quiet = ServiceName::new("quiet", "dns");
+    let open = |table: &mut FlowTable, service: &ServiceName, key, now| {
+        let (id, gone) = table.open(key, service, Tick(now));
+        table.replied(id, Tick(now));
+        (id, gone)
+    };
+    // Half of all flows is the fair share of one of two namespaces.
+    let kept: Vec<_> = (0..4_096)
+        .map(|n| open(&mut table, &quiet, key(n, 1), 0).0)
+        .collect();
+    for n in 0..30_000 {
+        let loud = ServiceName::new("loud", format!("dns-{}", n % 1_000));
+        open(&mut table, &loud, key(10_000 + n, 1), 1 + n / 6);
+    }
+    let left = kept.iter().filter(|id| table.close(**id)).count();
+    assert_eq!(left, kept.len());
+}
+
+#[test]
 fn without_room_outside_the_table_a_service_gives_one_of_its_own() {
     let mut table = FlowTable::new(1, limits(100));
     let (one, other) = (service("one"), service("other"));
     let (first, _) = table.open(key(1, 1), &one, Tick(0));
     table.open(key(2, 1), &one, Tick(1));
     table.open(key(3, 1), &other, Tick(0));
-    assert_eq!(table.drop_one(&one), Some(first));
-    assert_eq!(table.drop_one(&service("third")), None);
-    assert_eq!(table.len(), 2);
+    assert_eq!(table.evict_of(&one), Some(first));
+    // A Service without flows has one of the largest of its namespace, and none of another namespace.
+    assert!(table.evict_of(&service("third")).is_some());
+    assert_eq!(table.evict_of(&ServiceName::new("elsewhere", "one")), None);
+    assert_eq!(table.len(), 1);
+}
+
+#[test]
+fn a_lower_limit_evicts_with_the_next_flow_and_a_higher_one_makes_room() {
+    let mut one = One::new(2);
+    let (first, _) = one.open(key(1, 1), 0);
+    one.open(key(2, 1), 1);
+    one.0.set_limit(3);
+    assert_eq!(one.open(key(3, 1), 2).1, None);
+    one.0.set_limit(1);
+    assert_eq!(one.0.len(), 3);
+    assert_eq!(one.open(key(4, 1), 3).1, Some(first));
+}
+
+#[test]
+fn what_nobody_has_a_share_of_is_taken_from_the_largest_namespace() {
+    let mut table = FlowTable::new(1, limits(100));
+    let (large, small) = (
+        ServiceName::new("large", "dns"),
+        ServiceName::new("small", "dns"),
+    );
+    let (first, _) = table.open(key(1, 1), &large, Tick(0));
+    table.open(key(2, 1), &large, Tick(1));
+    table.open(key(3, 1), &small, Tick(0));
+    assert_eq!(table.evict_for(&small), Some(first));
 }
 
 #[test]
 fn an_ipv6_client_is_a_slash_64_and_an_ipv4_client_is_the_same_however_it_is_written() {
     let network = |ip: &str| {
         let ip: IpAddr = ip.parse().unwrap();
-        shares::ClientNetwork::of(ClientAddr(SocketAddr::new(ip, 1)))
+        service_flows::ClientNetwork::of(ClientAddr(SocketAddr::new(ip, 1)))
     };
     for (one, other, same) in [
         ("198.51.100.1", "198.51.100.1", true),
@@ -219,18 +276,46 @@ impl Model {
             .filter(move |known| known.service == service)
     }
 
-    /// How many flows each Service has that has some.
-    fn sizes(&self) -> BTreeMap<u64, usize> {
+    /// How many flows each namespace has that has some.
+    fn namespace_sizes(&self) -> BTreeMap<u64, usize> {
         let mut sizes = BTreeMap::new();
         for known in self.0.values() {
+            *sizes.entry(namespace(known.service)).or_default() += 1;
+        }
+        sizes
+    }
+
+    /// How many flows each Service of a namespace has that has some.
+    fn service_sizes(&self, of: u64) -> BTreeMap<u64, usize> {
+        let mut sizes = BTreeMap::new();
+        let flows = self.0.values();
+        for known in flows.filter(|known| namespace(known.service) == of) {
             *sizes.entry(known.service).or_default() += 1;
         }
         sizes
     }
 }
 
+/// One that has `lost` flows of a sort lost one to `wanting`: checks that it was its turn. Where it was not
+/// its own, it had more than its fair share of `room`, if that is said.
+fn was_largest(sizes: &BTreeMap<u64, usize>, lost: u64, wanting: u64, room: Option<usize>) {
+    let most = *sizes.values().max().unwrap();
+    assert_eq!(sizes[&lost], most, "it was one of the largest");
+    if lost == wanting {
+        return;
+    }
+    let own = sizes.get(&wanting).copied().unwrap_or_default();
+    assert!(own < most, "its own where no other one has more");
+    let mut after = sizes.clone();
+    *after.entry(wanting).or_default() += 1;
+    assert!(
+        room.is_none_or(|room| most * after.len() > room),
+        "it lost one of its fair share: {after:?}"
+    );
+}
+
 #[test]
-fn random_events_keep_the_table_equal_to_a_plain_model_and_every_service_its_fair_share() {
+fn random_events_keep_the_table_equal_to_a_plain_model_and_everybody_their_fair_share() {
     let base = std::env::var("FAIRWAY_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());
@@ -272,7 +357,7 @@ fn simulate(seed: u64) {
                 if let Some(id) = found {
                     model.0.get_mut(&id).unwrap().seen = now;
                 } else {
-                    let (id, gone) = table.open(key, &service(service_number), Tick(now));
+                    let (id, gone) = table.open(key, &numbered(service_number), Tick(now));
                     went_fairly(&mut model, key, service_number, gone);
                     let known = ModelFlow {
                         key,
@@ -298,11 +383,14 @@ fn simulate(seed: u64) {
                 }
             }
             17 => {
-                let gone = table.drop_one(&service(service_number));
-                let had = model.of_service(service_number).count();
-                assert_eq!(gone.is_some(), had > 0);
+                let gone = table.evict_of(&numbered(service_number));
+                let is_own = |it: &&ModelFlow| it.service == service_number;
+                let is_near = |it: &&ModelFlow| namespace(it.service) == namespace(service_number);
+                let has_own = model.0.values().any(|it| is_own(&it));
+                assert_eq!(gone.is_some(), model.0.values().any(|it| is_near(&it)));
                 let gone = gone.map(|gone| model.0.remove(&gone).unwrap());
-                assert!(gone.is_none_or(|gone| gone.service == service_number));
+                let is_right = |it: &ModelFlow| if has_own { is_own(&it) } else { is_near(&it) };
+                assert!(gone.as_ref().is_none_or(is_right));
             }
             _ => {
                 let mut gone = table.expire(Tick(now));
@@ -320,7 +408,7 @@ fn simulate(seed: u64) {
 /// A flow of that key came, and that one went for it: checks that it was its turn.
 fn went_fairly(model: &mut Model, key: FlowKey, service: u64, gone: Option<FlowId>) {
     let same = model.find(key);
-    let (sizes, was_full) = (model.sizes(), model.0.len() >= FLOWS);
+    let was_full = model.0.len() >= FLOWS;
     let Some(gone) = gone else {
         assert!(!was_full && same.is_none());
         return;
@@ -332,18 +420,18 @@ fn went_fairly(model: &mut Model, key: FlowKey, service: u64, gone: Option<FlowI
     }
     assert!(was_full, "nobody is bounded while there is room");
     let lost = model.0[&gone];
-    let most = *sizes.values().max().unwrap();
-    assert_eq!(sizes[&lost.service], most, "it was one of the largest");
-    if lost.service != service {
-        let own = sizes.get(&service).copied().unwrap_or_default();
-        assert!(own < most, "its own where no other Service has more");
-        let mut wanting = sizes.clone();
-        *wanting.entry(service).or_default() += 1;
-        assert!(
-            most * wanting.len() > FLOWS,
-            "it lost one of its fair share: {wanting:?}"
-        );
+    let (lost_in, wanting_in) = (namespace(lost.service), namespace(service));
+    was_largest(&model.namespace_sizes(), lost_in, wanting_in, Some(FLOWS));
+    let sizes = model.service_sizes(lost_in);
+    if lost_in == wanting_in {
+        was_largest(&sizes, lost.service, service, None);
     }
+    let most = sizes[&lost.service];
+    assert_eq!(
+        sizes.values().max(),
+        Some(&most),
+        "the largest of its namespace"
+    );
     let of_service: Vec<_> = model.of_service(lost.service).collect();
     let unreplied = of_service.iter().filter(|known| !known.replied).count();
     let is_flood = unreplied > most / 8;

@@ -74,6 +74,36 @@ fn an_ipv4_client_is_the_same_however_it_is_written() {
 }
 
 #[test]
+fn a_flow_has_one_endpoint_however_its_addresses_are_written() {
+    let all = [
+        "10.0.0.1:53",
+        "10.0.0.2:53",
+        "10.0.0.3:53",
+        "[2001:db8:1::1]:53",
+    ]
+    .map(endpoint);
+    let hashes = |from: SocketAddr| all.map(|to| endpoint_hash(&flow_hasher(from), to));
+    let written = |from: &str| hashes(from.parse().unwrap());
+    assert_eq!(
+        written("198.51.100.7:40000"),
+        written("[::ffff:198.51.100.7]:40000")
+    );
+    // A zone is a number that an interface has on this host, until the next start.
+    assert_eq!(written("[fe80::7]:40000"), written("[fe80::7%3]:40000"));
+    let labelled = std::net::SocketAddrV6::new("fe80::7".parse().unwrap(), 40_000, 9, 2);
+    assert_eq!(hashes(labelled.into()), written("[fe80::7]:40000"));
+    for (plain, mapped) in [
+        ("10.0.0.1:53", "[::ffff:10.0.0.1]:53"),
+        ("[fe80::1]:53", "[fe80::1%2]:53"),
+    ] {
+        let hasher = flow_hasher("198.51.100.7:40000".parse().unwrap());
+        let hash = |to| endpoint_hash(&hasher, endpoint(to));
+        assert_eq!(hash(plain), hash(mapped));
+    }
+    assert_ne!(written("198.51.100.7:40000"), written("198.51.100.7:40001"));
+}
+
+#[test]
 fn the_ranking_is_fixed_for_all_time() {
     let all = endpoints(&[1, 2, 3, 4, 20]);
     let ranks = |n: u32| -> Vec<u8> {

@@ -10,11 +10,11 @@ use super::packets::{self, BATCH, Segments};
 /// What became of datagrams that were sent.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
-    /// How many went.
+    /// How many were sent.
     pub(super) datagrams: u64,
     /// Their bytes.
     pub(super) bytes: u64,
-    /// How many did not.
+    /// How many were not sent.
     pub(super) dropped: u64,
     /// The last error.
     pub(super) error: Option<io::Error>,
@@ -43,7 +43,7 @@ pub(super) fn send_all<'a>(
         to,
         sent: Sent::default(),
     };
-    // Datagrams that come one by one and could go as one message. The array is as long as that may be.
+    // Datagrams that came one by one and could go as one message.
     let mut waiting: [&[u8]; BATCH] = [&[]; BATCH];
     let mut count = 0;
     for message in messages {
@@ -86,7 +86,7 @@ struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
-    /// Sends what is no datagram, one, or the segments of a message.
+    /// Sends no datagram, one, or several as segments of one message.
     fn segments(&mut self, pieces: &[&[u8]]) {
         match pieces {
             [] => {}
@@ -103,7 +103,7 @@ impl Outgoing<'_> {
             return;
         }
         let send = || packets::send(self.socket, self.to, pieces, segment);
-        // A socket tells of what became of an earlier datagram, once, and sends nothing.
+        // An error may be about an earlier datagram; then this one was not sent. A socket tells it once.
         let sent = match send() {
             Err(error) if segment.is_none() && !is_of_the_peer(&error) => send(),
             sent => sent,
@@ -113,7 +113,7 @@ impl Outgoing<'_> {
                 self.sent.datagrams += count as u64;
                 self.sent.bytes += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
             }
-            // A network device, a tunnel or a path with a smaller MTU that can't have it as one.
+            // A network device, a tunnel or a path with a smaller MTU can't take it as one message.
             Err(error) if segment.is_some() && !is_of_the_peer(&error) => {
                 let segment = usize::from(segment.unwrap_or(1)).max(1);
                 for datagram in pieces.iter().flat_map(|piece| piece.chunks(segment)) {
@@ -128,7 +128,7 @@ impl Outgoing<'_> {
     }
 }
 
-/// Whether it is no use to send again, in whatever way.
+/// Whether the same error would come again, however the datagrams are sent.
 fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(
         error.kind(),

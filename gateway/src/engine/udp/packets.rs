@@ -2,9 +2,10 @@
 //!
 //! A batch of datagrams to one socket costs one system call. Datagrams of one length and one flow go
 //! through the network stack as the segments of one message (GSO: `UDP_SEGMENT`, and GRO the other way:
-//! `UDP_GRO`; udp(7)), which is where the time of a datagram goes.
+//! `UDP_GRO`; udp(7)): most of what a datagram costs is its way through the stack.
 //!
-//! Neither the standard library nor rustix has these calls.
+//! Neither the standard library nor rustix has these calls. quinn-udp has them; ARCHITECTURE.md says why it is
+//! not used.
 
 #![expect(
     unsafe_code,
@@ -22,7 +23,7 @@ use socket2::SockAddr;
 /// Messages taken by one system call at most.
 pub(super) const BATCH: usize = 64;
 
-/// Room for one message: the longest datagram there is, and the most segments that come as one.
+/// Bytes for one message: for the longest datagram there is, and the most segments that come as one.
 const ROOM: usize = 1 << 16;
 
 /// Segments sent as one message at most: `UDP_MAX_SEGMENTS` of older kernels (linux/udp.h).
@@ -39,7 +40,7 @@ struct ControlBuffer([u8; 32]);
 
 /// Takes datagrams, a batch at a time.
 pub(super) struct Inbox {
-    /// [`BATCH`] times [`ROOM`]; what was never used takes no memory.
+    /// [`BATCH`] times [`ROOM`] bytes. Pages that were never written to take no memory.
     room: Vec<u8>,
     taken: Vec<Taken>,
 }
@@ -59,12 +60,12 @@ pub(super) struct Segments<'a> {
     pub(super) from: Option<SocketAddr>,
     /// All of them.
     pub(super) bytes: &'a [u8],
-    /// The length of each.
+    /// The length of each, in bytes.
     pub(super) length: usize,
 }
 
 impl<'a> Segments<'a> {
-    /// Each of them. (An empty datagram is one, too.)
+    /// Each of them; an empty datagram counts.
     pub(super) fn datagrams(self) -> impl Iterator<Item = &'a [u8]> {
         let empty = self.bytes.is_empty().then_some(self.bytes);
         empty
@@ -72,7 +73,7 @@ impl<'a> Segments<'a> {
             .chain(self.bytes.chunks(self.length.max(1)))
     }
 
-    /// How many.
+    /// How many they are.
     pub(super) fn count(self) -> usize {
         self.bytes.len().div_ceil(self.length.max(1)).max(1)
     }
@@ -86,7 +87,7 @@ impl Inbox {
         }
     }
 
-    /// Takes what there is, up to `most` messages and [`BATCH`]; returns how many.
+    /// Takes the messages that wait at a socket, `most` and [`BATCH`] at most. How many there were.
     ///
     /// # Errors
     /// As recvmmsg(2); WouldBlock where there is nothing.
@@ -147,7 +148,7 @@ impl Inbox {
         Ok(count)
     }
 
-    /// What the last batch has at that place.
+    /// The message of that index in the last batch.
     pub(super) fn get(&self, at: usize) -> Option<Segments<'_>> {
         let taken = self.taken.get(at)?;
         let room = self.room.get(at * ROOM..(at + 1) * ROOM)?;
@@ -200,7 +201,8 @@ fn segment(header: &libc::msghdr) -> Option<usize> {
     None
 }
 
-/// Lets the kernel give datagrams as segments of one message (GRO). Where it can't, they come one by one.
+/// Lets the kernel give datagrams as segments of one message (GRO). Where the kernel can't, they come one by
+/// one.
 pub(super) fn enable_gro(socket: &impl AsFd) {
     let on: libc::c_int = 1;
     // SAFETY: udp(7): UDP_GRO takes an int.
@@ -233,7 +235,8 @@ pub(super) fn are_segments(pieces: &[&[u8]]) -> bool {
         && pieces.len() * length <= SEGMENT_BYTES
 }
 
-/// Sends these pieces as one message; where a `segment` is said, as datagrams of that length.
+/// Sends these pieces as one datagram; where a `segment` length is given (in bytes), as datagrams of that
+/// length. `to` is not given where the socket is connected.
 ///
 /// # Errors
 /// As sendmsg(2).

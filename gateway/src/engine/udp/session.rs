@@ -22,14 +22,15 @@ const KEPT: usize = 2048;
 pub(super) struct UdpSession {
     pub(super) id: FlowId,
     pub(super) socket: OwnedFd,
-    /// The number of the socket that it came in by, and where it stands among that one's sessions.
+    /// The number of the listener that it came in by.
     pub(super) listener: u32,
+    /// Its index in the list of that listener's flows.
     pub(super) at: usize,
     pub(super) listen: ListenAddr,
     pub(super) client: ClientAddr,
     pub(super) endpoint: EndpointAddr,
     pub(super) port: Arc<Port>,
-    /// The first datagram, until the endpoint answers: where it refuses, another one gets it.
+    /// The first datagram, until the endpoint answers: where the endpoint refuses, another one gets it.
     pub(super) unanswered: Option<Box<[u8]>>,
     /// The endpoint refused: the next datagram goes elsewhere.
     pub(super) is_refused: bool,
@@ -40,7 +41,7 @@ pub(super) struct UdpSession {
 }
 
 impl UdpSession {
-    /// What its flow is told from others by.
+    /// The key of its flow.
     pub(super) fn key(&self) -> FlowKey {
         FlowKey {
             client: self.client,
@@ -48,7 +49,7 @@ impl UdpSession {
         }
     }
 
-    /// Something was not sent, or did not arrive.
+    /// A datagram could not be sent, or was refused.
     pub(super) fn failed(&self, error: &io::Error, now: Tick) {
         let why = DialFailure::of(error);
         self.port.datagram_failed(self.active.state(), why, now);
@@ -76,7 +77,7 @@ impl Drop for UdpSession {
 /// A socket connected to an endpoint, whose datagrams have so many hops if that is said.
 ///
 /// # Errors
-/// As socket(2) and connect(2); AddrNotAvailable where the host has no port left.
+/// As socket(2) and connect(2); see [`are_ports_taken`].
 pub(super) fn connected(endpoint: EndpointAddr, hops: Option<Hops>) -> io::Result<OwnedFd> {
     let kind = Type::DGRAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(endpoint.0), kind, None)?;
@@ -84,13 +85,14 @@ pub(super) fn connected(endpoint: EndpointAddr, hops: Option<Hops>) -> io::Resul
         hops.set(&socket, endpoint.0.is_ipv4())?;
     }
     socket::queue_datagrams(&socket);
-    match socket.connect(&endpoint.0.into()) {
-        // ip(7): so it says that all ports of `ip_local_port_range` are taken.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(io::ErrorKind::AddrNotAvailable.into())
-        }
-        connected => connected.map(|()| socket.into()),
-    }
+    socket.connect(&endpoint.0.into())?;
+    Ok(socket.into())
+}
+
+/// Whether an error of [`connected`] says that all ports of `ip_local_port_range` are taken: it is EAGAIN
+/// then (ip(7)).
+pub(super) fn are_ports_taken(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
 }
 
 #[cfg(test)]

@@ -1,0 +1,182 @@
+//! A flow begins: a client is admitted, an endpoint chosen, a socket connected to it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use fairway_config::net::EndpointAddr;
+use fairway_gateway_core::flows::{FlowId, FlowKey};
+use fairway_gateway_core::reachability::DialFailure;
+use fairway_gateway_core::route::{RoutePort, Tick};
+
+use super::eviction_log::FlowBound;
+use super::packets;
+use super::proxy::{UdpContext, UdpProxy};
+use super::session::{UdpSession, are_ports_taken, connected};
+use crate::counters::{DropReason, Rejection};
+use crate::descriptors::Permit;
+use crate::engine::poll::{Token, Watch};
+use crate::hops::{HopFilter, Hops};
+use crate::port::{Active, Port};
+use crate::slot::Target;
+
+/// How many endpoints may refuse one datagram before the client is told.
+const TRIES: usize = 8;
+
+impl UdpProxy {
+    /// Opens a flow for a client, to another endpoint than those that refused it. Nothing where that can't be,
+    /// which is counted.
+    pub(super) fn open(
+        &mut self,
+        number: u32,
+        key: FlowKey,
+        refused_by: Vec<EndpointAddr>,
+        now: Tick,
+        context: &UdpContext<'_>,
+    ) -> Option<FlowId> {
+        let listener = self.sessions.listener(number)?;
+        let hop_filter = listener.receiving.part.hop_filter();
+        let target = listener.receiving.slot.target.load_full();
+        let Target::Port { port, kind } = &*target else {
+            return None;
+        };
+        port.counters.touch();
+        let client = key.client.0;
+        let route = port.route();
+        // A route changes before its sockets do, which take too much for a moment.
+        if hop_filter == HopFilter::TakeAll && HopFilter::of(&route) == HopFilter::DropForwarded {
+            port.counters.reject(Rejection::Loop);
+            return None;
+        }
+        port.admit(&route, *kind, client.ip()).ok()?;
+        let picked = (refused_by.len() < TRIES)
+            .then(|| port.pick_for_flow(&route, client, now, &refused_by))
+            .flatten();
+        let Some(picked) = picked else {
+            if refused_by.is_empty() {
+                port.counters.reject(Rejection::NoEndpoint);
+            } else {
+                port.counters.dropped(DropReason::Refused, 1);
+            }
+            self.port_unreachable.tell(key, now);
+            return None;
+        };
+        let endpoint = picked.addr;
+        let Some(permit) = self.permit(port, &route, now, context) else {
+            port.counters.reject(Rejection::Limit);
+            return None;
+        };
+        let socket = match self.connect(endpoint, &route, now) {
+            Ok(socket) => socket,
+            Err(error) => {
+                let why = if are_ports_taken(&error) {
+                    DialFailure::Exhausted
+                } else {
+                    DialFailure::of(&error)
+                };
+                port.datagram_failed(&port.endpoint(endpoint), why, now);
+                if why == DialFailure::Exhausted {
+                    port.counters.reject(Rejection::Limit);
+                }
+                tracing::debug!(%endpoint, %error, "flow not opened");
+                return None;
+            }
+        };
+        if self.offload {
+            packets::enable_gro(&socket);
+        }
+        let id = self.enter(key, &route, now, context);
+        let token = Token::Flow(id.slot());
+        if let Err(error) = context.poll.add(&socket, token, Watch::Level) {
+            tracing::warn!(%error, "a flow can't be watched");
+            port.counters.reject(Rejection::Limit);
+            self.sessions.end(id);
+            return None;
+        }
+        port.counters.flows.increment();
+        if refused_by.is_empty() {
+            port.counters.completed.increment();
+        }
+        self.sessions.insert(UdpSession {
+            id,
+            socket,
+            listener: number,
+            at: 0,
+            listen: key.listen,
+            client: key.client,
+            endpoint,
+            active: Active::new(port.endpoint(endpoint)),
+            port: port.clone(),
+            unanswered: None,
+            is_refused: false,
+            refused_by,
+            _permit: permit,
+        });
+        Some(id)
+    }
+
+    /// Enters a flow into the table. Where that is full, it evicts one.
+    fn enter(
+        &mut self,
+        key: FlowKey,
+        route: &RoutePort,
+        now: Tick,
+        context: &UdpContext<'_>,
+    ) -> FlowId {
+        self.sessions.grow(&context.shared.flow_pool);
+        let is_known = self.sessions.table.knows(key);
+        let (id, evicted) = self.sessions.table.open(key, &route.service, now);
+        match evicted {
+            // Its time was over, and it had the same key.
+            Some(old) if is_known => drop(self.sessions.take(old)),
+            Some(evicted) => {
+                self.sessions.evicted(evicted);
+                let bound = FlowBound::Flows;
+                self.eviction_log.evicted(&route.service, bound, now);
+            }
+            None => {}
+        }
+        id
+    }
+
+    /// Leave to open one more socket. Where there is none, a flow of the same Service is evicted.
+    fn permit(
+        &mut self,
+        port: &Port,
+        route: &RoutePort,
+        now: Tick,
+        context: &UdpContext<'_>,
+    ) -> Option<Permit> {
+        let descriptors = &context.shared.descriptors;
+        if let Some(permit) = descriptors.take(Some(&port.share), 1) {
+            return Some(permit);
+        }
+        let bound = FlowBound::Descriptors;
+        self.eviction_log.evicted(&route.service, bound, now);
+        let evicted = self.sessions.table.evict_of(&route.service)?;
+        self.sessions.evicted(evicted);
+        descriptors.take(Some(&port.share), 1)
+    }
+
+    /// A socket that is connected to an endpoint. Where the host has no port left for it, a flow is evicted.
+    ///
+    /// # Errors
+    /// As [`connected`].
+    fn connect(
+        &mut self,
+        endpoint: EndpointAddr,
+        route: &RoutePort,
+        now: Tick,
+    ) -> io::Result<OwnedFd> {
+        let hops = Hops::of_datagrams(route);
+        match connected(endpoint, hops) {
+            Err(error) if are_ports_taken(&error) => {
+                let bound = FlowBound::HostPorts;
+                self.eviction_log.evicted(&route.service, bound, now);
+                let evicted = self.sessions.table.evict_for(&route.service);
+                self.sessions.evicted(evicted.ok_or(error)?);
+                connected(endpoint, hops)
+            }
+            connected => connected,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The listeners, flows and sessions of a worker, and how they belong together.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_config::net::ListenAddr;
+use fairway_gateway_core::flows::{FlowId, FlowTable, Limits};
+use fairway_gateway_core::route::Tick;
+
+use super::packets::BATCH;
+use super::session::UdpSession;
+use crate::engine::mailbox::Receiving;
+use crate::flow_pool::{FlowAllowance, FlowPool};
+use crate::slot::{Slot, Target};
+
+/// A flow ends when it was idle for [`UNREPLIED`] while no endpoint has answered it, for [`REPLIED`] from
+/// then on: the kernel's own timeouts for UDP (`nf_conntrack_udp_timeout`, `…_stream`).
+const UNREPLIED: Duration = Duration::from_secs(30);
+const REPLIED: Duration = Duration::from_secs(120);
+
+/// The listeners, flows and sessions of a worker.
+pub(super) struct UdpSessions {
+    listeners: HashMap<u32, UdpListener>,
+    by_listen: HashMap<ListenAddr, u32>,
+    pub(super) table: FlowTable,
+    /// By the slot of their flow.
+    sessions: Vec<Option<UdpSession>>,
+    allowance: FlowAllowance,
+}
+
+/// A socket that takes datagrams of clients.
+pub(super) struct UdpListener {
+    pub(super) receiving: Receiving,
+    /// How many messages are taken from it at once.
+    pub(super) batch: usize,
+    /// The slots of its flows.
+    flows: Vec<u32>,
+}
+
+impl UdpSessions {
+    pub(super) fn new(seed: u64) -> Self {
+        let limits = Limits {
+            flows: 1,
+            unreplied: UNREPLIED,
+            replied: REPLIED,
+        };
+        Self {
+            listeners: HashMap::new(),
+            by_listen: HashMap::new(),
+            table: FlowTable::new(seed, limits),
+            sessions: Vec::new(),
+            allowance: FlowAllowance::default(),
+        }
+    }
+
+    pub(super) fn listen(&mut self, number: u32, receiving: Receiving) {
+        self.by_listen.insert(receiving.slot.listen, number);
+        let listener = UdpListener {
+            receiving,
+            batch: BATCH,
+            flows: Vec::new(),
+        };
+        self.listeners.insert(number, listener);
+    }
+
+    pub(super) fn listener(&self, number: u32) -> Option<&UdpListener> {
+        self.listeners.get(&number)
+    }
+
+    /// The same, to change it.
+    pub(super) fn listener_mut(&mut self, number: u32) -> Option<&mut UdpListener> {
+        self.listeners.get_mut(&number)
+    }
+
+    /// Removes a listener and ends its flows.
+    pub(super) fn close(&mut self, number: u32) {
+        let Some(listener) = self.listeners.remove(&number) else {
+            return;
+        };
+        let listen = listener.receiving.slot.listen;
+        if self.by_listen.get(&listen) == Some(&number) {
+            self.by_listen.remove(&listen);
+        }
+        for slot in listener.flows {
+            let session = self.sessions.get_mut(slot as usize);
+            if let Some(session) = session.and_then(Option::take) {
+                self.table.close(session.id);
+            }
+        }
+    }
+
+    /// Ends the flows of a listener whose endpoint serves no more, or all its flows where another Service is
+    /// behind it now.
+    pub(super) fn sweep(&mut self, slot: &Slot) {
+        let number = self.by_listen.get(&slot.listen);
+        let Some(listener) = number.and_then(|number| self.listeners.get(number)) else {
+            return;
+        };
+        let target = slot.target.load();
+        let stays = |session: &UdpSession| match &**target {
+            Target::Port { port, .. } => {
+                Arc::ptr_eq(port, &session.port) && port.route().endpoints.serves(session.endpoint)
+            }
+            Target::Health(_) => false,
+        };
+        let sessions = listener.flows.iter().filter_map(|slot| self.at(*slot));
+        let gone = sessions.filter(|session| !stays(session));
+        let gone: Vec<FlowId> = gone.map(|session| session.id).collect();
+        for id in gone {
+            self.end(id);
+        }
+    }
+
+    /// Ends the flows that have been idle for too long.
+    pub(super) fn expire(&mut self, now: Tick) {
+        for id in self.table.expire(now) {
+            drop(self.take(id));
+        }
+    }
+
+    /// The session in a slot.
+    pub(super) fn at(&self, slot: u32) -> Option<&UdpSession> {
+        self.sessions.get(slot as usize)?.as_ref()
+    }
+
+    /// The session of a flow, if the flow is still there.
+    pub(super) fn get(&self, id: FlowId) -> Option<&UdpSession> {
+        self.at(id.slot()).filter(|session| session.id == id)
+    }
+
+    /// The same, to change it.
+    pub(super) fn get_mut(&mut self, id: FlowId) -> Option<&mut UdpSession> {
+        let session = self.sessions.get_mut(id.slot() as usize)?.as_mut()?;
+        (session.id == id).then_some(session)
+    }
+
+    /// Ends a flow.
+    pub(super) fn end(&mut self, id: FlowId) -> Option<UdpSession> {
+        self.table.close(id);
+        self.take(id)
+    }
+
+    /// Makes the table as large as the worker may have it for one more flow.
+    pub(super) fn grow(&mut self, pool: &FlowPool) {
+        let limit = self.allowance.grow(pool, self.table.len());
+        self.table.set_limit(limit);
+    }
+
+    /// Gives to other workers what is not needed any more.
+    pub(super) fn shrink(&mut self, pool: &FlowPool) {
+        let limit = self.allowance.shrink(pool, self.table.len());
+        self.table.set_limit(limit);
+    }
+
+    /// Removes the session of a flow that the table evicted for another one. Its slot may be given out
+    /// anew only after that.
+    pub(super) fn evicted(&mut self, id: FlowId) {
+        if let Some(session) = self.take(id) {
+            session.port.counters.flows_evicted.increment();
+        }
+    }
+
+    /// Adds the session of a flow that was opened in the table.
+    pub(super) fn insert(&mut self, mut session: UdpSession) {
+        let slot = session.id.slot();
+        let Some(listener) = self.listeners.get_mut(&session.listener) else {
+            return;
+        };
+        session.at = listener.flows.len();
+        listener.flows.push(slot);
+        let slot = slot as usize;
+        if self.sessions.len() <= slot {
+            self.sessions.resize_with(slot + 1, || None);
+        }
+        if let Some(place) = self.sessions.get_mut(slot) {
+            *place = Some(session);
+        }
+    }
+
+    /// Takes out the session of a flow, if its slot has not been given to another one since.
+    pub(super) fn take(&mut self, id: FlowId) -> Option<UdpSession> {
+        let slot = self.sessions.get_mut(id.slot() as usize)?;
+        let session = slot.take_if(|session| session.id == id)?;
+        if let Some(listener) = self.listeners.get_mut(&session.listener) {
+            listener.flows.swap_remove(session.at);
+            if let Some(moved) = listener.flows.get(session.at).copied()
+                && let Some(Some(moved)) = self.sessions.get_mut(moved as usize)
+            {
+                moved.at = session.at;
+            }
+        }
+        Some(session)
+    }
+}
