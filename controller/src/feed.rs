@@ -43,7 +43,7 @@ impl Subject {
     }
 }
 
-/// The latest state of everything, and who wants to know of it.
+/// The latest state of every object, and the subscribers that are told of it.
 ///
 /// The order of subjects is that of the enum: namespaces, nodes and pools reach a subscriber
 /// before the Services that depend on them.
@@ -57,11 +57,11 @@ struct FeedState {
     latest: BTreeMap<Subject, Change>,
     synced: bool,
     closed: bool,
-    /// Counts what was told.
+    /// Counts the published batches; see [`crate::Store::sequence`].
     sequence: u64,
     /// See [`Batch::revision`].
     revision: u64,
-    /// A gateway has said something.
+    /// Whether a gateway has reported something.
     reported: bool,
     subscribers: Vec<Arc<Subscriber>>,
 }
@@ -81,16 +81,16 @@ struct PendingChanges {
     revision: u64,
     /// See [`Batch::since`].
     since: Option<Instant>,
-    /// It has been told everything there was: what comes now are changes.
+    /// It has been sent every object; from now on it is sent changes.
     started: bool,
-    /// There is something to tell, if only that everything has been told.
+    /// There is something to send, if only that every object has been sent.
     due: bool,
     closed: bool,
 }
 
 impl Feed {
-    /// Changes take effect for every subscriber; `synced` once everything there is has been told,
-    /// `since` when the oldest of them came about.
+    /// Publishes changes to every subscriber. `synced`: every object has been published; `since`:
+    /// when the oldest of these changes was made.
     pub(crate) fn publish(&self, changes: Vec<Change>, synced: bool, since: Option<Instant>) {
         let mut state = lock(&self.state);
         let news = synced && !state.synced;
@@ -131,18 +131,18 @@ impl Feed {
         }
     }
 
-    /// Every change of a Service up to this revision of the store is published, but for what is about
-    /// to be.
+    /// Every change of a Service up to this revision of the store has been published, or is about
+    /// to be by the caller.
     pub(crate) fn reach(&self, revision: u64) {
         lock(&self.state).revision = revision;
     }
 
-    /// Whether everything there is has been told.
+    /// Whether every object has been published.
     pub(crate) fn is_synced(&self) -> bool {
         lock(&self.state).synced
     }
 
-    /// Whether a gateway has said anything yet.
+    /// Whether a gateway has reported anything yet.
     pub(crate) fn is_reported(&self) -> bool {
         lock(&self.state).reported
     }
@@ -154,7 +154,7 @@ impl Feed {
 
     /// See [`crate::Store::subscribe`].
     pub(crate) fn subscribe(&self) -> mpsc::Receiver<Batch> {
-        // One batch on its way and one in the making: more would be history.
+        // One batch is on its way and one is gathered: more would be out of date when it arrives.
         let (sender, receiver) = mpsc::channel(1);
         let mut state = lock(&self.state);
         let subscriber = Arc::new(Subscriber {
@@ -179,7 +179,7 @@ impl Feed {
         receiver
     }
 
-    /// Ends every subscription after what is waiting has been told.
+    /// Ends every subscription when it has been sent what waits for it.
     pub(crate) fn close(&self) {
         let mut state = lock(&self.state);
         state.closed = true;
@@ -190,15 +190,15 @@ impl Feed {
     }
 }
 
-/// Carries what waits for a subscriber to it, until either side ends.
+/// Sends a subscriber what waits for it, until either side ends.
 async fn deliver(subscriber: Arc<Subscriber>, sender: mpsc::Sender<Batch>) {
     loop {
         tokio::select! {
             () = subscriber.wake.notified() => {}
             () = sender.closed() => break,
         }
-        // Room first, then what there is by then: the longer a subscriber takes, the fewer and
-        // the larger its batches.
+        // Waits for room first and takes what there is then: the slower a subscriber is, the fewer
+        // and larger its batches are.
         let Ok(room) = sender.reserve().await else {
             break;
         };
@@ -221,7 +221,7 @@ async fn deliver(subscriber: Arc<Subscriber>, sender: mpsc::Sender<Batch>) {
     lock(&subscriber.waiting).closed = true;
 }
 
-/// A panic elsewhere leaves these maps whole, so a poisoned lock is as good as any.
+/// Locks, also where another thread has panicked: a panic leaves these maps whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Follows a store for a process that decides nothing: what tables show there.
+//! Follows a store for a process that decides nothing (a gateway): the rows of its tables.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::feed::lock;
 use crate::rows::Rows;
 
-/// What a store tells, for others to ask. Cheap to clone.
+/// The objects that a store has told of, for tables. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Follower(Arc<Mutex<FollowedObjects>>);
 
@@ -24,7 +24,7 @@ struct FollowedObjects {
 }
 
 impl Follower {
-    /// Takes in what a store tells until it closes or `stop`.
+    /// Takes in the batches of a store until it closes or `stop`.
     pub async fn run(self, mut batches: mpsc::Receiver<Batch>, stop: CancellationToken) {
         while let Some(Some(batch)) = stop.run_until_cancelled(batches.recv()).await {
             let mut seen = lock(&self.0);
@@ -43,13 +43,14 @@ impl Follower {
         }
     }
 
-    /// Rows for `get services`, ordered by namespace and name, without what gateways say.
+    /// Rows for `get services`, ordered by namespace and name, without the reports of gateways.
     pub fn services(&self) -> Vec<ServiceRow> {
         let seen = lock(&self.0);
         seen.rows.services().map(|(_, row)| row).collect()
     }
 
-    /// Rows for `get pools`, ordered by name. What is used of them is the controller's to say.
+    /// Rows for `get pools`, ordered by name. How many addresses are used is known by the
+    /// controller alone.
     pub fn pools(&self) -> Vec<PoolRow> {
         let seen = lock(&self.0);
         let rows = seen.pools.values().map(|pool| PoolRow {

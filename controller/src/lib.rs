@@ -4,11 +4,12 @@
 //! 1. [`store`]: the only wire between controller and gateway;
 //! 2. [`directory`]: a store over a directory of manifests; [`kubernetes`]: one over an API server;
 //!    [`state`]: what both keep on disk;
-//! 3. [`run`]: the loop over any store, and what it has to say to people, with `retries`, the writes
-//!    that did not come about (`retry_queue`: when each is tried again); [`follower`] says it where there is no such loop.
+//! 3. [`run`]: the loop over any store, and what people can ask it, with `retries`, the failed
+//!    writes (`retry_queue`: when each is tried again); [`follower`]: the same for a process that
+//!    decides nothing.
 //!
 //! Invariants:
-//! - Nothing is decided before the store has told everything there is.
+//! - Nothing is decided before the store has published every object.
 //! - Start, event and resync take one path: a batch of changes.
 //! - A write that fails is tried again for as long as it takes, and holds up no other.
 

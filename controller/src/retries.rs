@@ -1,7 +1,7 @@
-//! Writes that did not come about: why, and when each is tried again.
+//! Failed writes: why each failed, and when it is tried again (back-off).
 //!
-//! Each object waits by itself: one that the store will not take holds up no other, and its waits
-//! grow, so that thousands of them cost little.
+//! Each object waits by itself: one that the store rejects holds up no other. Its waits grow, so
+//! that thousands of such objects cost little.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,14 +11,14 @@ use tokio::time::Instant;
 use crate::retry_queue::{RetryQueue, doubled};
 use crate::store::{WriteKey, WriteOutcome};
 
-/// Why a write did not come about.
+/// Why a write failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RetryCause {
-    /// The object has changed: it is decided anew.
+    /// The object has changed: the decision has to be made again.
     Conflict,
-    /// The store could not do it now.
+    /// The store could not write it now.
     Failed(String),
-    /// The store will not have this object so.
+    /// The store rejects this form of the object.
     Rejected(String),
     /// The store gave no answer for this object, while it answered others.
     HeldUp(String),
@@ -35,16 +35,16 @@ impl RetryCause {
         })
     }
 
-    /// Whether it is the state of this one object, and says nothing of others.
+    /// Whether the cause is this one object, and not the store.
     pub(crate) fn concerns_one(&self) -> bool {
         matches!(self, Self::Rejected(_) | Self::HeldUp(_))
     }
 
     /// The first wait and the longest; in between each is twice the one before.
     ///
-    /// What an object was refused for usually comes with the next batch, before the first wait is
-    /// over. What is rejected stays so until a person changes something, and a change of the object
-    /// itself waits for no more than the first wait.
+    /// The newer form of an object, for which a write was refused, usually comes with the next
+    /// batch, before the first wait is over. What is rejected stays rejected until a person changes
+    /// something; after a change of the object itself it waits no longer than the first wait.
     fn waits(&self) -> (Duration, Duration) {
         match self {
             Self::Conflict => (Duration::from_millis(20), Duration::from_secs(1)),
@@ -59,16 +59,16 @@ impl RetryCause {
 struct Retry {
     cause: RetryCause,
     wait: Duration,
-    /// Since when it is known that the last try was in vain.
+    /// Since when it is known that the last try failed.
     since: Instant,
 }
 
-/// All of them.
+/// All failed writes.
 #[derive(Debug, Default)]
 pub(crate) struct Retries {
     all: BTreeMap<WriteKey, Retry>,
     waiting: RetryQueue<WriteKey>,
-    /// How many of `all` concern one object alone.
+    /// How many of `all` have a cause that concerns one object alone.
     of_one: usize,
 }
 
@@ -76,7 +76,7 @@ impl Retries {
     /// Notes what became of a write.
     pub(crate) fn note(&mut self, key: WriteKey, outcome: WriteOutcome, now: Instant) {
         if outcome == WriteOutcome::Superseded {
-            // What becomes of the newer one is told, too.
+            // The newer write will have an outcome of its own.
             return;
         }
         let before = self.take(&key);
@@ -102,8 +102,8 @@ impl Retries {
         self.all.insert(key, retry);
     }
 
-    /// The object has changed: what was rejected may be taken now, or be wanted no longer. One that
-    /// changes all the time is not tried all the time.
+    /// The object has changed: what was rejected may be accepted now, or not be wanted any more. An
+    /// object that changes all the time is not tried all the time.
     pub(crate) fn changed(&mut self, key: &WriteKey, now: Instant) {
         if let Some(retry) = self.all.get(key)
             && matches!(retry.cause, RetryCause::Rejected(_))
@@ -113,7 +113,7 @@ impl Retries {
         }
     }
 
-    /// The object is gone, or as it should be.
+    /// The object is gone, or is as it should be.
     pub(crate) fn remove(&mut self, key: &WriteKey) {
         self.take(key);
     }
@@ -125,18 +125,18 @@ impl Retries {
         Some(retry)
     }
 
-    /// When the next one is to be tried.
+    /// When the next write is to be tried.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.waiting.next()
     }
 
-    /// Those to be tried now; say then which of them are [`tried`](Self::tried).
+    /// The writes whose wait is over. The caller says which of them it has [`tried`](Self::tried).
     pub(crate) fn take_due(&mut self, now: Instant) -> BTreeSet<WriteKey> {
         let due = std::iter::from_fn(|| Some(self.waiting.take_due(now)?.0));
         due.collect()
     }
 
-    /// Of those that were due these are written; the others need no write any more.
+    /// Of the writes that were due these were tried; the others are not needed any more.
     pub(crate) fn tried<'a>(
         &mut self,
         due: &BTreeSet<WriteKey>,

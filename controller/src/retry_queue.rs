@@ -1,11 +1,11 @@
-//! When each of many things is tried again: each waits by itself, and its waits grow.
+//! When each of many things is tried again: each waits by itself, and its waits grow (back-off).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What waits, by when it is due. A value: whoever asks says what time it is.
+/// What waits, by when it is due. A value without a clock: the caller says what time it is.
 #[derive(Debug)]
 pub(crate) struct RetryQueue<K> {
     all: BTreeMap<K, (Instant, Duration)>,
@@ -71,7 +71,7 @@ impl<K: Clone + Ord> RetryQueue<K> {
     }
 }
 
-/// The wait after one of `wait` that was in vain.
+/// The wait after a try that failed: twice the wait before it, but not more than `longest`.
 pub(crate) fn doubled(wait: Duration, longest: Duration) -> Duration {
     (wait * 2).min(longest)
 }

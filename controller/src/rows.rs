@@ -1,4 +1,4 @@
-//! What tables show of Services, from what a store tells.
+//! The rows of tables of Services and gateways, from the changes that a store publishes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// Takes a change in.
+    /// Takes in a change.
     pub(crate) fn note(&mut self, change: &Change) {
         match change {
             Change::Service(name, Some(service)) => {
@@ -39,7 +39,7 @@ impl Rows {
         self.gateways.values().map(|it| it.row.clone()).collect()
     }
 
-    /// Rows for `get services`, ordered by namespace and name, without what gateways say.
+    /// Rows for `get services`, ordered by namespace and name, without the reports of gateways.
     pub(crate) fn services(&self) -> impl Iterator<Item = (&ServiceName, ServiceRow)> {
         let rows = self.services.iter();
         rows.map(|(name, stored)| (name, service_row(stored)))

@@ -1,4 +1,4 @@
-//! The controller's loop over any store, and what it has to say to people.
+//! The controller's loop over any store, and what people can ask it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -21,24 +21,24 @@ use crate::retries::{Retries, RetryCause};
 use crate::rows::{Rows, condition_rows};
 use crate::store::{Store, WriteKey, WriteOutcome};
 
-/// Gauge: objects that are not written for a cause that concerns each of them alone: the store does not
-/// take what was decided, or does not answer.
+/// Gauge: objects that can't be written for a cause that concerns each of them alone: the store
+/// rejects what was decided, or does not answer.
 const REJECTED: &str = "fairway_rejected_writes";
 
-/// So long the log does not say again that decisions could not be written: what fails for one fails for
-/// thousands.
+/// How long the log does not repeat that decisions could not be written: what fails for one Service
+/// fails for thousands.
 const QUIET: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Decides and writes, for as long as it is run.
+/// Decides what Services get, and writes it to the store.
 pub struct Controller<S> {
     store: Arc<S>,
     shared: Arc<Mutex<ControllerState>>,
     batches: mpsc::Receiver<Batch>,
-    /// What becomes of the writes that are on their way, with the round that each belongs to.
+    /// The outcomes of the writes that are on their way, with the round that each belongs to.
     outcomes: SelectAll<BoxStream<'static, (u64, WriteKey, WriteOutcome)>>,
     rounds: BTreeMap<u64, Round>,
     next_round: u64,
-    /// When the oldest change came about of which a decision is still to be written.
+    /// When the oldest change was made on which a decision is not written yet.
     unwritten: Option<std::time::Instant>,
     /// When the log last said that a decision could not be written.
     warned: Option<Instant>,
@@ -47,13 +47,13 @@ pub struct Controller<S> {
 /// Writes that were decided on together.
 struct Round {
     began: Instant,
-    /// When the oldest change came about that was decided on.
+    /// When the oldest change was made that was decided on.
     since: Option<std::time::Instant>,
     /// How many of them have no outcome yet.
     left: usize,
 }
 
-/// What the controller knows, for others to ask. Cheap to clone.
+/// The state of a controller, for the admin address. Cheap to clone.
 pub struct Handle<S> {
     store: Arc<S>,
     shared: Arc<Mutex<ControllerState>>,
@@ -73,14 +73,14 @@ struct ControllerState {
     rows: Rows,
     /// Writes that the store has and that have no outcome yet.
     writing: usize,
-    /// The sequence of the last batch that was taken, and what followed from it given to the store.
+    /// The sequence of the last batch that was worked in, and whose writes the store has.
     done: u64,
-    /// Objects whose write didn't come about.
+    /// Failed writes.
     retries: Retries,
 }
 
 impl<S: Store> Controller<S> {
-    /// A controller that has not yet heard of anything. Needs a Tokio runtime, as
+    /// A controller that has not been sent anything yet. Needs a Tokio runtime, as
     /// [`Store::subscribe`] does.
     pub fn new(store: Arc<S>, settings: Settings) -> (Self, Handle<S>) {
         let shared = Arc::new(Mutex::new(ControllerState {
@@ -107,14 +107,14 @@ impl<S: Store> Controller<S> {
         (controller, handle)
     }
 
-    /// Runs until it is told to stop, or the store closes. Whether everything that was begun has ended:
-    /// writes that are on their way are waited for, but not for long.
+    /// Runs until it is told to stop, or the store closes. It waits a moment for the writes that
+    /// are on their way. True: all of them have ended.
     pub async fn run(mut self, stop: CancellationToken) -> bool {
         while self.step(&stop).await {}
         self.store.finish().await
     }
 
-    /// Does the next thing there is to do; false when there is none any more.
+    /// Waits for the next event and handles it. False: there will be none any more.
     async fn step(&mut self, stop: &CancellationToken) -> bool {
         let (retry_at, has_more) = {
             let shared = lock(&self.shared);
@@ -145,7 +145,7 @@ impl<S: Store> Controller<S> {
                 let since = self.unwritten.take();
                 self.write(writes, since, began).await;
             }
-            // What was left for later, when nothing else is to be done.
+            // What the last settling left for later, when nothing else is to be done.
             () = std::future::ready(()), if has_more => {
                 let began = Instant::now();
                 let writes = self.plan_more();
@@ -185,7 +185,7 @@ impl<S: Store> Controller<S> {
         writes
     }
 
-    /// Gives these to the store, and does not wait for what becomes of them.
+    /// Gives these writes to the store, without waiting for their outcome.
     async fn write(
         &mut self,
         writes: Vec<Write>,
@@ -258,7 +258,7 @@ fn observe(began: Instant) {
 }
 
 impl<S> Drop for Controller<S> {
-    /// Who decides no longer has nothing that is not taken.
+    /// A controller that has stopped has no rejected writes.
     fn drop(&mut self) {
         metrics::gauge!(REJECTED).set(0);
     }
@@ -326,12 +326,13 @@ impl<S: Store> Handle<S> {
         rows.collect()
     }
 
-    /// Why a Service has what it has; nothing where there is no such Service.
+    /// Why a Service has its address and its node ports. Nothing where there is no such Service.
     pub fn explain(&self, name: &ServiceName) -> Option<Vec<Section>> {
         lock(&self.shared).state.explain(name)
     }
 
-    /// The sequence of the last batch from which everything that follows is written.
+    /// The sequence of the last batch that was worked in, with everything that followed from it
+    /// written.
     pub fn done(&self) -> u64 {
         lock(&self.shared).done
     }
@@ -351,7 +352,7 @@ impl<S: Store> Handle<S> {
         lock(&self.shared).state.counts()
     }
 
-    /// What is held back or not taken by the store now, and why.
+    /// The problems there are: objects that are held back, and writes that the store rejects.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.store.problems();
         let shared = lock(&self.shared);
@@ -380,7 +381,7 @@ impl<S: Store> Handle<S> {
         if !shared.state.synced() {
             missing.push("the store has not yet told everything there is".to_owned());
         }
-        // Those that wait for an answer which the others do not wait for are among the problems.
+        // Writes that are not answered while others are count as problems, below.
         let writing = shared.writing.saturating_sub(self.store.held_up());
         if writing > 0 {
             missing.push(format!("{writing} statuses are being written"));

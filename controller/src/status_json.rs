@@ -1,5 +1,5 @@
-//! The JSON shapes of what Fairway adds to a Service: those of the v1 API for `status`, its own for
-//! what a Service holds.
+//! The JSON of what Fairway adds to a Service: `status` as the v1 API has it, and what a Service
+//! holds in a format of Fairway's own.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -140,7 +140,7 @@ impl From<&Status> for StatusShape {
     }
 }
 
-/// Conditions as the list that the API has them in.
+/// Conditions as a list, as the API has them.
 pub(crate) fn conditions(conditions: &ConditionMap) -> Vec<ConditionShape> {
     conditions
         .iter()
@@ -166,7 +166,7 @@ pub(crate) fn pool_status(status: &PoolStatus) -> Value {
             IpFamily::IPv4 => "ipv4",
             IpFamily::IPv6 => "ipv6",
         };
-        // Kubernetes' integers end at 63 bits; an IPv6 prefix holds more.
+        // Kubernetes' integers have 63 bits; an IPv6 prefix can have more addresses.
         let whole = |count: u128| i64::try_from(count).unwrap_or(i64::MAX);
         shape.insert(
             name.to_owned(),

@@ -11,55 +11,54 @@ use tokio::sync::mpsc;
 
 /// Where objects come from and where decisions go to: a directory, or an API server.
 ///
-/// Both controller and gateway see a store through this trait alone, so whatever runs on one store
-/// runs on every one.
+/// Controller and gateway use a store through this trait alone, so they run on every store.
 pub trait Store: Send + Sync + 'static {
     /// Everything there is, then what changes.
     ///
-    /// A subscriber that falls behind is sent the latest state of each object and not the way
-    /// there, so what waits for it is bounded by the number of objects; the latest state is never
-    /// dropped. Needs a Tokio runtime to be called in. The subscription ends when the receiver is
-    /// dropped or the store closes.
+    /// A subscriber that falls behind is sent the latest state of each object and no states in
+    /// between. So what waits for it is bounded by the number of objects, and the latest state is
+    /// never dropped. Needs a Tokio runtime to be called in. The subscription ends when the
+    /// receiver is dropped or the store closes.
     fn subscribe(&self) -> mpsc::Receiver<Batch>;
 
-    /// Begins to make decisions last. The answer comes when the store takes further writes, and then
-    /// the outcome of each write when there is one, in any order.
+    /// Begins to write decisions. Returns when the store accepts further writes; the stream that it
+    /// returns brings the outcome of each write, in any order.
     ///
-    /// What was written comes back to every subscriber as a change, but addresses and ports not
-    /// before they would survive a crash. A status may: it follows from the rest. `since` is when
-    /// the change came about that was decided on ([`Batch::since`]), and goes with it.
+    /// What was written comes back to every subscriber as a change. Addresses and ports come back
+    /// only when they would survive a crash; a status may come back before, because it follows from
+    /// the rest. `since` is when the change was made that was decided on ([`Batch::since`]); it is
+    /// passed on with the change.
     fn write(
         &self,
         writes: Vec<Write>,
         since: Option<Instant>,
     ) -> impl Future<Output = Outcomes> + Send;
 
-    /// Begins no write any more, and waits a moment for those that are on their way. Whether all of
+    /// Begins no further write, and waits a moment for those that are on their way. True: all of
     /// them have ended.
     fn finish(&self) -> impl Future<Output = bool> + Send {
         std::future::ready(true)
     }
 
-    /// How many writes wait for an answer that others do not wait for.
+    /// How many writes are not answered while others are.
     fn held_up(&self) -> usize {
         0
     }
 
-    /// Takes what a gateway says; it comes back as `Change::Report`.
+    /// Takes the reports of a gateway. They come back as `Change::Report`.
     fn report(&self, gateway: &ClusterName, said: ReportBatch);
 
-    /// How much has been told so far: the `sequence` of the batch that a subscriber gets who is
-    /// not behind.
+    /// The `sequence` of the latest batch: the one that a subscriber gets that is not behind.
     fn sequence(&self) -> u64;
 
-    /// What is held back now, and why.
+    /// The problems there are now: what is held back, and why.
     fn problems(&self) -> Vec<Problem>;
 
-    /// What the store itself has still to do before everything is written, a sentence each.
+    /// What the store still has to do before everything is read and written, a sentence each.
     fn outstanding(&self) -> Vec<String>;
 }
 
-/// What became of each of several writes.
+/// The outcomes of several writes.
 pub type Outcomes = BoxStream<'static, (WriteKey, WriteOutcome)>;
 
 /// What a write is about.
@@ -92,23 +91,24 @@ impl WriteKey {
     }
 }
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// It lasts.
+    /// It is written.
     Written,
-    /// A newer write of the same object has taken its place before it began.
+    /// It did not begin, because a newer write of the same object took its place.
     Superseded,
     /// The object has changed since the decision was made, or is gone: decide again.
     Refused,
-    /// The store will not have this object so: others may be written all the while. Trying again
-    /// makes sense, but not soon.
+    /// The store rejects this form of the object, while it writes others. Trying again makes sense,
+    /// but not soon.
     Rejected(String),
-    /// As [`WriteOutcome::Rejected`], because of a node port that was asked for: another one may be had.
+    /// As [`WriteOutcome::Rejected`], because of a node port that was asked for: another one may be
+    /// free.
     Taken(String),
-    /// This object could not be written now, while the store does its work otherwise: what is asked
-    /// before it takes an object of this namespace does not answer.
+    /// This object could not be written now, while the store works otherwise: what it asks before
+    /// it writes an object of this namespace (a webhook) does not answer.
     HeldUp(String),
-    /// It could not be done now; nothing that was there is lost, and trying again makes sense.
+    /// It could not be written now. Nothing is lost, and trying again makes sense.
     Failed(String),
 }

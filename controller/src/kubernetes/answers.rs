@@ -1,11 +1,11 @@
-//! What an answer of the API server says of whoever asked and of how much it takes.
+//! What an answer of the API server says of how busy it is.
 
 use kube::Error;
 use tokio::time::error::Elapsed;
 
 use super::fair_queue::Sign;
 
-/// Whether the API server had no room for a request.
+/// Whether the API server was too busy for a request (429).
 pub(super) fn is_refusal(error: &Error) -> bool {
     matches!(error, Error::Api(status) if status.code == 429)
 }
@@ -20,7 +20,8 @@ pub(super) fn sign_of<T>(answer: &Result<kube::Result<T>, Elapsed>) -> Sign {
             503 | 504 => Sign::Busy,
             _ => Sign::Neither,
         },
-        // One webhook that hangs is enough for that: its namespace is held back while it does.
+        // No answer is no sign of that: one webhook that hangs is enough. Its namespace is held
+        // back by itself.
         Ok(Err(_)) | Err(_) => Sign::Neither,
     }
 }

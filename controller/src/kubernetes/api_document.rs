@@ -10,9 +10,8 @@ use kube::core::DynamicResourceScope;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-/// An object as a tree, for `fairway-config` reads documents and reports fields; with as much of
-/// its metadata decoded as a watch needs. With `META`, the API server is asked for the metadata
-/// alone.
+/// An object as a tree, as `fairway-config` reads it, with as much of its metadata decoded as a
+/// watch needs. With `META` the API server is asked for the metadata alone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ApiDocument<const META: bool = false> {
     metadata: ObjectMeta,
@@ -43,7 +42,7 @@ impl<'de, const META: bool> Deserialize<'de> for ApiDocument<META> {
         let mut value = Value::deserialize(deserializer)?;
         let mut metadata = ObjectMeta::default();
         if let Some(Value::Object(found)) = value.get_mut("metadata") {
-            // Half of an object's bytes, and nothing here looks at it.
+            // These are half of an object's bytes, and nothing here reads them.
             found.remove("managedFields");
             let text = |key: &str| found.get(key).and_then(Value::as_str).map(str::to_owned);
             metadata.name = text("name");
@@ -98,7 +97,7 @@ impl<const META: bool> Resource for ApiDocument<META> {
     }
 }
 
-/// How the API server calls a kind.
+/// The group, version and plural of a kind.
 pub(super) fn resource(kind: Kind) -> ApiResource {
     let (group, version) = match kind.api_version().split_once('/') {
         Some((group, version)) => (group, version),

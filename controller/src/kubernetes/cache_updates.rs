@@ -1,4 +1,4 @@
-//! Takes in what watches see, and tells subscribers.
+//! Puts into the cache what watches bring, and tells subscribers.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use super::watch::ObjectEvent;
 use crate::feed::lock;
 
 impl StoreContext {
-    /// Tells what is no object of the API server.
+    /// Publishes changes that are no objects of the API server.
     pub(super) fn publish(&self, changes: Vec<Change>) {
         let _cache = lock(&self.cache);
         self.feed.publish(changes, false, None);
@@ -30,7 +30,7 @@ impl StoreContext {
         self.feed.publish(Vec::new(), complete, None);
     }
 
-    /// A watch saw this.
+    /// Takes in an event of a watch.
     pub(super) fn see(&self, kind: Kind, seen: ObjectEvent) {
         let mut cache = lock(&self.cache);
         let mut synced = self.feed.is_synced();
@@ -42,7 +42,7 @@ impl StoreContext {
             ObjectEvent::There(document) => {
                 let status = cache.first_pool_status(kind, &document);
                 let change = cache.put(kind, &document, now());
-                // What can't be read, or is older, leaves there what was.
+                // An object that can't be read, or is an older version, leaves the cache as it was.
                 if change.is_some() {
                     self.write_down(|snapshot| snapshot.put(kind, &document));
                 }
@@ -65,7 +65,7 @@ impl StoreContext {
             }
         };
         self.feed.reach(cache.revision());
-        // A first list is no change: nobody waits for what it shows.
+        // The first list is no change: nobody waits for what it shows.
         let since = self.feed.is_synced().then(Instant::now);
         if self.settings.reads == Reads::Controller {
             for change in &changes {
@@ -81,7 +81,7 @@ impl StoreContext {
         }
     }
 
-    /// What was written down stands in for what the API server has not said yet.
+    /// Uses the snapshot for what the API server has not listed yet.
     pub(super) fn stand_in(&self) {
         let recalled = self.snapshot.as_ref().and_then(|it| lock(it).recall());
         let Some(recalled) = recalled.filter(|it| it.is_complete(self.settings.reads.kinds()))
@@ -95,7 +95,7 @@ impl StoreContext {
         let mut newest = 0;
         for (kind, document) in recalled.documents() {
             let mut cache = lock(&self.cache);
-            // A list that has ended meanwhile knows better.
+            // A list that has ended meanwhile counts.
             if !lock(&self.progress).has_listed(kind) {
                 if kind == Kind::Service {
                     newest = newest.max(version(&document));

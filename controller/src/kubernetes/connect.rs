@@ -1,4 +1,4 @@
-//! Finds the API server.
+//! Makes a client for the API server.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub enum ConnectError {
     /// The file that was named can't be used.
     #[error("the kubeconfig {path} can't be used: {source}", path = path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// Why.
         #[source]
@@ -27,11 +27,11 @@ pub enum ConnectError {
          with a service account ({source})"
     )]
     Unknown {
-        /// What was tried.
+        /// Why neither could be used.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// What it says can't be used.
+    /// The kubeconfig or the service account can't be used.
     #[error("the client can't be set up: {source}")]
     Client {
         /// Why.
@@ -78,8 +78,7 @@ pub async fn connect(
             })?,
     };
     config.connect_timeout = Some(CONNECT);
-    // What is refused for now (429, 503) is tried again where it was asked for, with what is known
-    // by then.
+    // The caller retries what is refused for now (429, 503), with what it knows by then.
     config.default_retry = false;
     Client::try_from(config).map_err(|source| ConnectError::Client {
         source: Box::new(source),

@@ -1,8 +1,8 @@
 //! Who leads: a Lease, taken and kept as client-go does it (tools/leaderelection).
 //!
-//! Nobody's clock is compared with another's: a lease has expired when its record has not changed
-//! for its duration, by the clock of whoever looks, from the moment it was seen. Every write names
-//! the version that it was made from, so of two that try one fails. A leader that can't renew stops
+//! No clock is compared with that of another machine: a Lease has expired when it has not changed
+//! for its duration, by the clock of the process that looks at it. Every write names the version
+//! that it was made from, so of two candidates that try one fails. A leader that can't renew stops
 //! writing before another may begin.
 
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 /// How long a lease lasts that is not renewed.
 pub(super) const DURATION: Duration = Duration::from_secs(15);
 
-/// How long after its last renewal a leader may still begin to write. What is left of the lease
-/// then is longer than a request may take.
+/// How long after its last renewal a leader may still begin a write. After that the Lease goes on
+/// for longer than a request may take.
 pub(super) const WRITES: Duration = Duration::from_secs(10);
 
 /// Between two tries.
@@ -30,21 +30,21 @@ pub(super) struct LeaseRecord {
     pub(super) transitions: i32,
 }
 
-/// What to do about it.
+/// What a candidate has to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Move {
-    /// There is none: make it.
+    /// There is no Lease: make it.
     Create,
-    /// Write one's own name into the one there is.
+    /// Write the candidate's name into the Lease.
     Take {
         /// Into this version.
         version: String,
         /// `spec.leaseTransitions` from now on.
         transitions: i32,
-        /// One had it before, so `acquireTime` stays.
+        /// The candidate holds it already, so `acquireTime` stays.
         renews: bool,
     },
-    /// Somebody has it.
+    /// Another process holds it.
     Wait,
 }
 
@@ -52,9 +52,9 @@ pub(super) enum Move {
 #[derive(Debug)]
 pub(super) struct LeaseCandidate {
     identity: String,
-    /// The last record that was seen, and when it was first seen to be so.
+    /// The last record that was seen, and when it was first seen.
     observed: Option<(LeaseRecord, Instant)>,
-    /// When the last renewal that came about was asked for.
+    /// When the last renewal that succeeded was sent.
     renewed: Option<Instant>,
 }
 
@@ -67,7 +67,7 @@ impl LeaseCandidate {
         }
     }
 
-    /// What to do now that the Lease is so (or is not there).
+    /// What to do, given the Lease as it is (or that there is none).
     pub(super) fn consider(&mut self, seen: Option<LeaseRecord>, now: Instant) -> Move {
         let Some(record) = seen else {
             self.observed = None;
@@ -92,13 +92,13 @@ impl LeaseCandidate {
         next
     }
 
-    /// A move that was made at `asked` has come about.
+    /// A write that was sent at `asked` has succeeded.
     pub(super) fn won(&mut self, record: LeaseRecord, asked: Instant) {
         self.observed = Some((record, asked));
         self.renewed = Some(asked);
     }
 
-    /// Somebody else has it, or it was given back.
+    /// Another process holds the Lease, or it was given back.
     pub(super) fn lost(&mut self) {
         self.renewed = None;
     }

@@ -1,7 +1,7 @@
-//! Tells people about Services by Events.
+//! Writes Events of Services, which `kubectl describe service` shows.
 //!
-//! Events are told beside the work and never hold it up: what can't be told in time is counted and
-//! dropped. What a busy API server has no room for (429) is told a little later.
+//! Events are written beside the work and never hold it up: those that can't be written in time are
+//! counted and dropped. Where the API server is busy (429) they are written a little later.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -25,25 +25,26 @@ use super::service_record::ServiceRecord;
 use super::settings::REQUEST;
 use crate::feed::lock;
 
-/// Events that wait, at most.
+/// How many Events may wait.
 const WAITING: usize = 16_384;
 
-/// Of these in one namespace, at most.
+/// How many of them may be of one namespace.
 const WAITING_IN_ONE: usize = WAITING / 4;
 
-/// Requests on their way at a time: statuses go first, and an API server has only so many processors.
+/// Requests on their way at a time: the API server shall have its time for statuses.
 const CONCURRENT: usize = 1;
 
-/// How often an event is sent that is refused each time, and the first pause before it is sent again;
-/// each is three times the one before, four seconds in all.
+/// How often an Event is sent that is refused each time, and the first pause before it is sent
+/// again. Each pause is three times the one before, four seconds in all.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The same is not told of a Service again for so long, and so many Services are remembered.
+/// How long the same Event of a Service is not repeated, and how many Events are remembered for
+/// that.
 const SAME: Duration = Duration::from_secs(300);
 const REMEMBERED: usize = 4096;
 
-/// Takes events and does not wait.
+/// Takes Events without waiting.
 #[derive(Clone, Debug)]
 pub(super) struct EventRecorder {
     sender: mpsc::Sender<Telling>,
@@ -56,7 +57,7 @@ impl EventRecorder {
         (Self { sender }, tell(client, instance, receiver))
     }
 
-    /// Tells this of a Service.
+    /// Writes these Events of a Service, and logs them.
     pub(super) fn tell(&self, record: &ServiceRecord, events: Vec<Event>) {
         let name = &record.stored.service.name;
         let about = ObjectReference {
@@ -85,7 +86,7 @@ type Telling = (ObjectReference, Event);
 
 async fn tell(client: Client, instance: Arc<str>, mut receiver: mpsc::Receiver<Telling>) {
     let said = Mutex::new(Said::default());
-    // A webhook that hangs for the events of one namespace holds up those of no other.
+    // A fair queue: a webhook that hangs for one namespace holds up no other.
     let mut queue: FairQueue<u64, Telling> = FairQueue::new(CONCURRENT);
     let (mut running, mut waiting, mut count) = (FuturesUnordered::new(), 0, 0u64);
     loop {
@@ -145,13 +146,13 @@ async fn send(
     }
 }
 
-/// When it is to be told again it is news still.
+/// Where the same Event comes again it must be sent.
 fn dropped(said: &Mutex<Said>, key: &EventKey) {
     lock(said).forget(key);
     metrics::counter!("fairway_events_dropped_total").increment(1);
 }
 
-/// Sends a request, and a few times again where it is refused.
+/// Sends a request, and sends it again a few times where the API server is busy.
 async fn insist<T, F>(request: impl Fn() -> F) -> Result<kube::Result<T>, Elapsed>
 where
     F: Future<Output = kube::Result<T>>,
@@ -214,7 +215,7 @@ fn key(about: &ObjectReference, event: &Event) -> EventKey {
     (about.uid.clone(), reason, message)
 }
 
-/// What was said lately, or is being said.
+/// The Events that were sent lately, or are being sent.
 #[derive(Default)]
 struct Said {
     last: HashMap<EventKey, Instant>,
@@ -222,7 +223,7 @@ struct Said {
 }
 
 impl Said {
-    /// Whether this is to be said; from now on it is not.
+    /// Whether this Event has to be sent. From now on it has not.
     fn is_new(&mut self, key: EventKey, now: Instant) -> bool {
         if self.last.get(&key).is_some_and(|at| now < *at + SAME) {
             return false;
@@ -237,7 +238,7 @@ impl Said {
         }
         true
     }
-    /// It could not be said.
+    /// It could not be sent.
     fn forget(&mut self, key: &EventKey) {
         if self.last.remove(key).is_some() {
             self.order.retain(|it| it != key);

@@ -1,6 +1,7 @@
-//! Which write begins next: as many at a time as the API server takes, and a share for each namespace.
+//! Decides which write begins next (fair queueing): as many at a time as the API server takes, and
+//! a share for each namespace.
 //!
-//! A value, without a clock of its own. Rules:
+//! A value without a clock. Its rules:
 //! - Of one object one write is on its way at a time. A newer write of an object takes the place of one
 //!   that waits.
 //! - A namespace may have as many writes on their way as there are places left: alone it has half of
@@ -17,33 +18,33 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// After so long without an answer a write is late.
+/// A write that has no answer after this time is late.
 pub(super) const LATE: Duration = Duration::from_secs(1);
 
-/// So many late ones take no place, however few may be on their way.
+/// At least this many late writes take no place, however few writes may be on their way.
 const LATE_AT_LEAST: usize = 8;
 
-/// So many that went well let one more begin.
+/// After this many writes that went well one more may be on its way.
 const GOOD: usize = 16;
 
-/// Two busy answers within this time come of the same trouble.
+/// Two busy answers within this time count as one.
 const SAME_TROUBLE: Duration = Duration::from_secs(10);
 
-/// So many namespaces without a job are remembered that are given less.
+/// How many namespaces without a job are remembered that are limited.
 const REMEMBERED: usize = 1024;
 
 /// What an answer says of how many writes the API server takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sign {
-    /// It has time for them.
+    /// It was not busy.
     Well,
-    /// It, or what stands before it, has too much to do.
+    /// It, or a proxy before it, is busy.
     Busy,
-    /// Nothing: the answer did not come in time, or something else is wrong.
+    /// Nothing of that: the answer did not come in time, or something else is wrong.
     Neither,
 }
 
-/// Stands for a job that has begun.
+/// A job that has begun: give it back when the job has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
@@ -52,7 +53,7 @@ pub(super) struct Ticket(u64);
 pub(super) enum Urgency {
     /// Somebody waits for it: an address.
     Urgent,
-    /// A state that is told.
+    /// Nobody waits for it: a status.
     Usual,
 }
 
@@ -65,11 +66,12 @@ pub(super) struct FairQueue<O, J> {
     good: usize,
     last_busy: Option<(Arc<str>, Instant)>,
     lanes: HashMap<Arc<str>, Lane<O, J>>,
-    /// Namespaces in which an urgent job waits, in turn; the same for the others.
+    /// Namespaces in which an urgent job waits, in the order of their turns; then the same for
+    /// usual jobs.
     turns: [VecDeque<Arc<str>>; 2],
     running: BTreeMap<Ticket, InFlight<O>>,
     busy: BTreeSet<O>,
-    /// Those that are not late, by when they began.
+    /// Running jobs that are not late, by when they began.
     prompt: BTreeSet<(Instant, Ticket)>,
     next_ticket: u64,
 }
@@ -81,14 +83,14 @@ struct InFlight<O> {
     began: Instant,
 }
 
-/// What is to be done in one namespace.
+/// The jobs of one namespace.
 #[derive(Debug)]
 struct Lane<O, J> {
     waiting: HashMap<(O, u8), J>,
     order: [VecDeque<(O, u8)>; 2],
-    /// Those whose object has a job on its way.
+    /// Objects that have a job on its way.
     parked: Vec<((O, u8), usize)>,
-    /// Whether it has a place in each of the turns.
+    /// Whether it is in each of the lists of turns.
     has_turn: [bool; 2],
     running: usize,
     late: usize,
@@ -113,7 +115,7 @@ impl<O: Clone + Ord + Hash, J> FairQueue<O, J> {
         }
     }
 
-    /// A job waits from now on. Answers with the one whose place it takes.
+    /// Adds a job. Answers with the waiting job of the same object whose place it takes.
     pub(super) fn push(
         &mut self,
         namespace: &Arc<str>,
@@ -131,7 +133,8 @@ impl<O: Clone + Ord + Hash, J> FairQueue<O, J> {
         if former.is_some() && urgency == Urgency::Usual {
             return former;
         }
-        // One that has become urgent has a second place, before the first; what is taken is gone there.
+        // A job that has become urgent is in both lists; when it begins it is removed from the
+        // other.
         let level = urgency as usize;
         lane.order[level].push_back(key);
         self.take_turn(namespace, level);
@@ -173,7 +176,7 @@ impl<O: Clone + Ord + Hash, J> FairQueue<O, J> {
         self.places_taken() < self.allowed
     }
 
-    /// Late ones take no place, but for those beyond as many as there are places.
+    /// Late jobs take no place, except those that are more than there are places.
     fn places_taken(&self) -> usize {
         let late = self.running.len() - self.prompt.len();
         self.prompt.len() + late.saturating_sub(self.most.max(LATE_AT_LEAST))
@@ -203,7 +206,7 @@ impl<O: Clone + Ord + Hash, J> FairQueue<O, J> {
         ticket
     }
 
-    /// When the next job is late that is not answered until then.
+    /// When the next job becomes late if it is not answered before.
     pub(super) fn next_late(&self) -> Option<Instant> {
         self.prompt.first().map(|(began, _)| *began + LATE)
     }

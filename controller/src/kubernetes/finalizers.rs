@@ -1,4 +1,4 @@
-//! Puts right finalizers and annotations that were left behind, or taken away.
+//! Repairs finalizers and annotations that a crash left behind, or that a person removed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ impl StoreContext {
         }
     }
 
-    /// Has them put right when their time comes, for ever.
+    /// Queues the repairs when their time comes, for ever.
     pub(super) async fn clean_up(&self) {
         loop {
             let (key, waited) = self.repairs.next().await;
@@ -35,7 +35,7 @@ impl StoreContext {
         }
     }
 
-    /// Puts one right, and tries again after twice as long where that can't be done.
+    /// Repairs one Service. Where that fails it is tried again after twice the wait.
     pub(super) async fn repair(&self, key: ObjectKey, waited: Duration) {
         let (record, class) = {
             let cache = lock(&self.cache);

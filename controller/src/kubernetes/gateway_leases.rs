@@ -1,4 +1,4 @@
-//! Reads the Leases of all gateways, and removes those that nobody will renew any more.
+//! Reads the Leases of all gateways, and removes the Leases of gateways that are gone for good.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -21,13 +21,13 @@ use super::settings::{REQUEST, WATCH_SECONDS, now};
 use super::store_context::StoreContext;
 use crate::feed::lock;
 
-/// How often it is looked which gateways have fallen silent.
+/// How often it is checked which gateways have not renewed their Lease.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How often one Lease is removed that nobody will renew any more.
+/// How often one Lease of a gateway that is gone for good is removed.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// Hears of all gateways, for ever.
+/// Watches the Leases of all gateways, for ever.
 pub(super) async fn listen(shared: &StoreContext, namespace: &str) {
     let leases: Api<Lease> = Api::namespaced(shared.client.clone(), namespace);
     let config = Config {
@@ -41,7 +41,7 @@ pub(super) async fn listen(shared: &StoreContext, namespace: &str) {
     let mut tick = tokio::time::interval(PAUSE);
     let mut marks: BTreeMap<ClusterName, Preconditions> = BTreeMap::new();
     let mut swept = Instant::now();
-    // Whoever hears nothing can't say so soon who is silent.
+    // While the watch fails, a gateway may renew its Lease unseen: it has more time then.
     let mut deaf = false;
     let mut removal = pin!(Fuse::terminated());
     loop {
@@ -58,7 +58,7 @@ pub(super) async fn listen(shared: &StoreContext, namespace: &str) {
                 if deaf {
                     continue;
                 }
-                // One at a time, while events are heard.
+                // One at a time, beside the events of the watch.
                 if swept.elapsed() >= SWEEP {
                     swept = Instant::now();
                     let name = gateways.abandoned(clocks).into_iter().next();
@@ -122,7 +122,8 @@ pub(super) async fn listen(shared: &StoreContext, namespace: &str) {
     }
 }
 
-/// Removes the Lease of a gateway that is gone for good, if it is still as it was last seen.
+/// Removes the Lease of a gateway that is gone for good, if it has not changed since it was last
+/// seen.
 async fn remove(shared: &StoreContext, name: ClusterName, mark: Preconditions) {
     if !shared.settings.leadership.holds() {
         return;
@@ -135,7 +136,7 @@ async fn remove(shared: &StoreContext, name: ClusterName, mark: Preconditions) {
     let lease = format!("fairway-gateway-{name}");
     match tokio::time::timeout(REQUEST, leases.delete(&lease, &parameters)).await {
         Ok(Ok(_)) => tracing::info!(gateway = %name, "gone for a day: its Lease is removed"),
-        // It has come back, or somebody else was faster.
+        // The gateway has come back, or the Lease has been removed already.
         Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {}
         answer => {
             metrics::counter!("fairway_store_errors_total", "operation" => "lease").increment(1);

@@ -1,10 +1,11 @@
-//! What a gateway says of itself and of Services, as annotations of its Lease.
+//! The report of a gateway on itself and its Services, as annotations of its Lease.
 //!
-//! A gateway says up to which revision it has applied the store, and then names the Services that do
-//! not take traffic. What is not named is well, so everything has to fit: an object's annotations have
-//! 256 KiB. The list is compressed. Where it is still too long, first the numbers of endpoints go,
-//! which nothing rests on. Then Services are left out, evenly among namespaces, and the gateway says
-//! in which: there its silence counts for nothing.
+//! A gateway says up to which revision it has applied the store, and names the Services that take
+//! no traffic. A Service that is not named is served, so all of them have to fit: an object's
+//! annotations have 256 KiB. The list is compressed. Where it is still too long the numbers of
+//! endpoints are left out first, because nothing depends on them. Then Services are left out,
+//! evenly among namespaces, and the gateway says in which namespaces: there no Service counts as
+//! served because it is not named.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
@@ -29,20 +30,22 @@ pub(super) const GATEWAY: &str = "fairway.dev/gateway";
 /// How its Services are, in JSON that is compressed: `base64 -d | gunzip` shows it.
 pub(super) const SERVICES: &str = "fairway.dev/services";
 
-/// The two annotations together have at most so many bytes: this leaves room for those of others.
+/// The two annotations together have at most this many bytes, which leaves room for those of
+/// others.
 const MAX_BYTES: usize = 192 << 10;
 
-/// Who writes more than this into a Lease is not read: it would be unpacked in memory.
+/// A longer report is not read, because it is unpacked in memory; in bytes.
 const MAX_UNPACKED: u64 = 64 << 20;
 
-/// Of one Service so much of each kind is said in full, as much as a status names; the rest is counted.
+/// How many listeners, endpoints and notices of one Service are reported in full, as many as a
+/// status names; the rest is counted.
 const NAMED: usize = 3;
 
-/// And so many more of its ports that fail are listed, each with its reason alone: that ends in
-/// `ingress[].ports[].error`.
+/// How many more of its failing ports are listed with their reason alone, which
+/// `ingress[].ports[].error` shows.
 const PORTS: usize = 64;
 
-/// How a gateway says that it is.
+/// What a gateway says of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewaySelfReport {
@@ -50,13 +53,13 @@ pub struct GatewaySelfReport {
     pub row: GatewayRow,
     /// Up to which revision of the store its listeners are programmed.
     pub applied: u64,
-    /// It takes no new connections any more.
+    /// It is stopping: it takes no new connections.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopping: bool,
-    /// Why what it says of Services can't be relied on.
+    /// Why its reports of Services can't be relied on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind: Option<String>,
-    /// The namespaces of which not everything is said.
+    /// The namespaces of which Services had to be left out.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) untold: BTreeSet<Arc<str>>,
 }
@@ -98,7 +101,7 @@ pub(super) enum ReportReadError {
     Packed(String),
 }
 
-/// How Services are that are not all well.
+/// The Services that are not served completely.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct ServicesText {
     /// Names by namespace, by the number of endpoints. Those with none refuse at every port.
@@ -108,7 +111,7 @@ struct ServicesText {
     services: Vec<ServiceText>,
 }
 
-/// How a Service is of which there is more to say.
+/// The full report of one Service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ServiceText {
@@ -129,9 +132,9 @@ fn is_none(unlisted: &Unlisted) -> bool {
     *unlisted == Unlisted::default()
 }
 
-/// What has to be said of a Service.
+/// How much has to be said of a Service.
 enum ReportDetail {
-    /// It is well: the number of its endpoints, where there is room.
+    /// It is served: the number of its endpoints, where there is room.
     Well(u32),
     /// It has no endpoint, and that is all.
     NoEndpoints,
@@ -152,7 +155,7 @@ fn report_detail(name: &ServiceName, report: &Report) -> ReportDetail {
     if !says_more && ill.clone().next().is_none() {
         return ReportDetail::Well(u32::try_from(report.eligible_endpoints).unwrap_or(u32::MAX));
     }
-    // What can't stand comes first, and what is not listed of it is counted.
+    // Listeners that fail come first; those that are not listed are counted.
     let (refusing, failing): (Vec<_>, Vec<_>) = ill.partition(refuses);
     let failing_count = failing.len();
     let ill: Vec<_> = failing.into_iter().chain(refusing).collect();
@@ -209,7 +212,7 @@ pub(super) fn encode(
             return all;
         }
     }
-    // How well it can be compressed is not known before it is.
+    // How well a list can be compressed is known only when it is compressed.
     let mut room = MAX_BYTES * 8;
     loop {
         let (fitting, omitted) = choose(&entries, room);
@@ -255,8 +258,9 @@ fn services_text<'a>(
     text
 }
 
-/// Of what has to be said, as much as has so much room before it is compressed, and who is left out.
-/// The namespace that has the least of it is next: none can take the room of another.
+/// The Services that fit into this many bytes before compression, and those that are left out. The
+/// next one is always taken from the namespace that has used the least, so that no namespace can
+/// take the room of another.
 fn choose<'a>(
     entries: &'a [(&'a ServiceName, ReportDetail)],
     room: usize,
@@ -276,7 +280,7 @@ fn choose<'a>(
     let mut queues: Vec<_> = namespaces
         .map(|of| of.iter().map(|it| (size(it), *it)))
         .collect();
-    // By what a namespace has when it gets what is next of it.
+    // By what a namespace will have used when it gets its next Service.
     let mut turns = BTreeMap::new();
     for (at, queue) in queues.iter_mut().enumerate() {
         turns.extend(queue.next().map(|(size, next)| ((size, at), (size, next))));
@@ -298,7 +302,7 @@ fn choose<'a>(
 
 fn pack(text: &ServicesText) -> String {
     let mut packed = GzEncoder::new(Vec::new(), Compression::new(5));
-    // Memory takes everything.
+    // Writing into memory does not fail.
     let written = serde_json::to_vec(text).is_ok_and(|json| packed.write_all(&json).is_ok());
     let packed = packed.finish().unwrap_or_default();
     if written {
@@ -308,15 +312,15 @@ fn pack(text: &ServicesText) -> String {
     }
 }
 
-/// What a gateway has said of Services.
+/// The reports of a gateway on Services, decoded.
 #[derive(Debug, Default)]
 pub(super) struct Decoded {
-    /// Those that are not well, or of which there is something else to say.
+    /// The Services that are not served completely, or of which there is something else to say.
     pub(super) reports: BTreeMap<ServiceName, Arc<Report>>,
     pub(super) endpoints: Arc<EndpointCounts>,
 }
 
-/// Reads how a gateway says that it is.
+/// Reads what a gateway says of itself.
 pub(super) fn decode_gateway(text: &str) -> Result<GatewaySelfReport, ReportReadError> {
     match text {
         "" => Err(ReportReadError::Missing),
@@ -340,7 +344,7 @@ pub(super) fn decode_services(
         .read_to_end(&mut json)
         .map_err(|error| ReportReadError::Packed(error.to_string()))?;
     let text: ServicesText = serde_json::from_slice(&json)?;
-    // Most of those without an endpoint have nothing else to say: they share one report.
+    // Most Services without an endpoint have nothing else to report: they share one report.
     let nothing = Arc::new(Report {
         gateway: Arc::clone(gateway),
         applied: None,

@@ -1,7 +1,9 @@
-//! Which gateways live, from their Leases: one for each gateway, and no write for each Service.
+//! Which gateways are alive, from their Leases. There is one Lease for each gateway, and no write
+//! for each Service.
 //!
-//! A gateway renews its Lease from time to time and writes into it how it is, and how its Services are
-//! ([`gateway_report`](super::gateway_report)). What it said counts until its Lease has run out.
+//! A gateway renews its Lease from time to time and writes into it how it is, and how its Services
+//! are ([`gateway_report`](super::gateway_report)). What it says there counts until its Lease has
+//! run out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,29 +23,28 @@ pub(super) const LABEL: (&str, &str) = ("fairway.dev/component", "gateway");
 /// How long after its last renewal a gateway counts as gone.
 pub(super) const DURATION: Duration = Duration::from_secs(30);
 
-/// How long after its last renewal a gateway counts as gone while Leases can't be watched: one may
-/// have been renewed unseen.
+/// The same while Leases can't be watched: a Lease may have been renewed unseen.
 const DURATION_UNSEEN: Duration = Duration::from_secs(60);
 
-/// How often one renews.
+/// How often a gateway renews its Lease.
 pub(super) const RENEW: Duration = Duration::from_secs(10);
 
-/// How long after its last renewal the Lease of a gateway is removed: it will not come back, and if it
-/// does, it makes another.
+/// How long after its last renewal the Lease of a gateway is removed. If the gateway comes back it
+/// makes another one.
 pub(super) const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Every gateway that has a Lease.
 #[derive(Debug, Default)]
 pub(super) struct GatewayLeases {
     all: BTreeMap<ClusterName, LeasedGateway>,
-    /// The first list of them is complete: what comes now has been said since.
+    /// The first list of Leases is complete: a Lease that changes from now on was renewed since.
     listed: bool,
 }
 
 #[derive(Debug)]
 struct LeasedGateway {
     annotations: Annotations,
-    /// What they say of the gateway, or why they can't be read.
+    /// What its annotations say of the gateway, or why they can't be read.
     told: Result<GatewaySelfReport, String>,
     /// What they say of Services.
     services: Arc<Decoded>,
@@ -53,17 +54,18 @@ struct LeasedGateway {
     renewed: Option<Timestamp>,
     /// It has renewed its Lease since the first list.
     since_start: bool,
-    /// Its Lease has run out: what it said is taken back.
+    /// Its Lease has run out: its reports don't count any more.
     gone: bool,
 }
 
 impl GatewayLeases {
-    /// A gateway's Lease is so.
+    /// Takes in the Lease of a gateway.
     ///
-    /// One that is as it was says nothing new: a list shows the Leases of the dead, too. One that is seen
-    /// for the first time counts if it has not run out by the clocks of both. A gateway renews in a
-    /// third of that time, so one whose clock is 20 s behind still counts, one further behind counts
-    /// with its next renewal, and one whose clock is ahead counts for [`DURATION`] at most if it is dead.
+    /// A Lease that has not changed says nothing new: a list shows those of dead gateways, too. A
+    /// Lease that is seen for the first time counts if it has not run out by both clocks, the
+    /// gateway's and our own. A gateway renews in a third of that time, so one whose clock is 20 s
+    /// behind still counts, one further behind counts with its next renewal, and one whose clock is
+    /// ahead counts for [`DURATION`] at most if it is dead.
     pub(super) fn hear(
         &mut self,
         name: &ClusterName,
@@ -76,7 +78,7 @@ impl GatewayLeases {
         if known.is_some_and(|it| it.annotations == annotations && it.renewed == renewed) {
             return Vec::new();
         }
-        // Unpacked once: most renewals say nothing new of Services.
+        // Unpacked only where it has changed: most renewals say nothing new of Services.
         let services = match known {
             Some(known) if known.annotations.services == annotations.services => {
                 Ok(Arc::clone(&known.services))
@@ -87,7 +89,7 @@ impl GatewayLeases {
             services.and_then(|services| Ok((decode_gateway(&annotations.gateway)?, services)));
         let (told, services) = match told {
             Ok((mut told, services)) => {
-                // Whose Lease it is, the API server has judged.
+                // A ValidatingAdmissionPolicy has checked that the Lease is the gateway's own.
                 told.row.name = name.to_string();
                 (Ok(told), services)
             }
@@ -120,8 +122,8 @@ impl GatewayLeases {
         self.listed = true;
     }
 
-    /// The watch of Leases goes on after it had failed: what gateways did meanwhile is not known, so
-    /// they have as much time as if they had just been heard.
+    /// The watch of Leases goes on after a failure. Gateways may have renewed their Leases unseen
+    /// meanwhile, so each counts as renewed just now.
     pub(super) fn hear_again(&mut self, now: Instant) {
         for gateway in self.all.values_mut() {
             gateway.heard = now;
@@ -138,7 +140,7 @@ impl GatewayLeases {
         changes
     }
 
-    /// Those whose names are not among these are gone.
+    /// Gateways whose names are not among these are gone.
     pub(super) fn retain(&mut self, there: &[ClusterName]) -> Vec<Change> {
         let gone: Vec<_> = self
             .all
@@ -149,8 +151,8 @@ impl GatewayLeases {
         gone.iter().flat_map(|name| self.forget(name)).collect()
     }
 
-    /// Takes back what those said that have not been heard of for too long; `unseen`: while Leases
-    /// can't be watched.
+    /// Takes back the reports of gateways whose Lease has run out. `unseen`: Leases can't be
+    /// watched now.
     pub(super) fn expire(&mut self, now: Instant, unseen: bool) -> Vec<Change> {
         let duration = if unseen { DURATION_UNSEEN } else { DURATION };
         let mut changes = Vec::new();
@@ -165,8 +167,9 @@ impl GatewayLeases {
         changes
     }
 
-    /// Those that have been gone for so long that their Leases may go. Both clocks have to agree: the
-    /// gateway's own may be wrong, and this process may have begun a moment ago.
+    /// The gateways that have been gone for so long that their Leases may be removed. Both clocks
+    /// have to agree: the gateway's own may be wrong, and this process may have started a moment
+    /// ago.
     pub(super) fn abandoned(&self, clocks: (Instant, Timestamp)) -> Vec<ClusterName> {
         let (now, wall) = clocks;
         let long = ABANDONED.as_secs().cast_signed();
@@ -179,7 +182,7 @@ impl GatewayLeases {
 }
 
 impl LeasedGateway {
-    /// What it says of Services, unless that is taken back.
+    /// Its reports of Services, where they count.
     fn says(&self) -> Option<&Decoded> {
         (!self.gone).then_some(&self.services)
     }
@@ -246,7 +249,7 @@ fn unknown(name: &ClusterName) -> GatewayRow {
     }
 }
 
-/// What changes of the reports of one gateway.
+/// The difference between two sets of reports of one gateway.
 fn difference(
     gateway: &ClusterName,
     before: Option<&Decoded>,

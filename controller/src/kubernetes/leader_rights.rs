@@ -1,4 +1,4 @@
-//! What a controller has to be allowed to do, and whether it is.
+//! The rights that a leader needs (RBAC), and whether this process has them.
 
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
@@ -42,8 +42,7 @@ pub(super) fn review(attributes: ResourceAttributes) -> SelfSubjectAccessReview 
 
 /// What keeps this process from leading, in words; nothing where it is allowed everything.
 ///
-/// # Errors
-/// Where the API server does not say.
+/// # Errors Where the API server does not answer.
 pub(super) async fn missing(client: Client, namespace: &str) -> kube::Result<Option<String>> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client);
     let everywhere = OF_A_LEADER.iter().map(|it| (it, None));

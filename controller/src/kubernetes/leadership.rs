@@ -8,7 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::election::WRITES;
 use crate::feed::lock;
 
-/// So old may be what is known of who leads: five tries of the election.
+/// How old the knowledge of who leads may be: five tries of the election.
 const LATELY: Duration = Duration::from_secs(10);
 
 /// Whether this process leads, or follows one that does. Cheap to clone.
@@ -17,22 +17,23 @@ pub struct Leadership(Arc<Mutex<Knowledge>>);
 
 #[derive(Debug, Default)]
 struct Knowledge {
-    /// When the last renewal was asked for that came about, while this process leads.
+    /// While this process leads: when it sent the last renewal that succeeded.
     renewed: Option<Moment>,
-    /// When the Lease was last seen to be another's that has not expired.
+    /// When the Lease was last seen to be held by another process.
     followed: Option<Moment>,
-    /// Why this process could not take over, as far as that was asked.
+    /// Which rights this process lacks to take over, as far as it has asked.
     unfit: Option<String>,
-    /// When it was last found that nothing stands against it.
+    /// When it was last found to lack none.
     fit: Option<Moment>,
     /// What went wrong with the last try.
     fault: Option<String>,
-    /// Writes are on their way that this process does not wait for.
+    /// The Lease must not be given back: this process does not wait for writes that are on their
+    /// way.
     must_expire: bool,
 }
 
-/// A moment by two clocks. A machine that sleeps stops the one that programs usually go by; the other
-/// one goes on. Neither is set by anybody.
+/// A moment by two clocks. `CLOCK_MONOTONIC` stops while a machine is suspended, `CLOCK_BOOTTIME`
+/// goes on. Neither can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moment {
     monotonic: Instant,
@@ -80,7 +81,7 @@ impl Leadership {
         renewed.is_some_and(|renewed| renewed.is_within(patience, now))
     }
 
-    /// This process leads since it asked for that at this moment; nothing: it does not.
+    /// This process leads, by a renewal that it sent at this moment. Nothing: it does not lead.
     pub(super) fn set(&self, renewed: Option<Moment>) {
         lock(&self.0).renewed = renewed;
     }
@@ -95,15 +96,15 @@ impl Leadership {
         lock(&self.0).fault = fault;
     }
 
-    /// What stands against this process taking over; nothing: nothing does.
+    /// Which rights this process lacks to take over; nothing: none.
     pub(super) fn asked_rights(&self, unfit: Option<String>) {
         let mut knowledge = lock(&self.0);
         knowledge.fit = unfit.is_none().then(Moment::now);
         knowledge.unfit = unfit;
     }
 
-    /// Why this process neither leads nor is fit to take over from one that does: a sentence for whoever
-    /// asks whether it is ready. That nothing was heard is no good sign.
+    /// Why this process neither leads nor could take over from one that leads: a sentence for
+    /// `/readyz`. Silence of the API server is no sign that all is well.
     pub fn missing(&self) -> Option<String> {
         let now = Moment::now();
         if self.was_renewed_within(WRITES, now) {
@@ -128,8 +129,8 @@ impl Leadership {
         })
     }
 
-    /// The Lease is not to be given back but to run out: writes are on their way that nobody waits for,
-    /// and they have to end before another controller begins.
+    /// The Lease is not given back but runs out: writes are on their way that nobody waits for, and
+    /// they have to end before another controller begins.
     pub fn let_expire(&self) {
         lock(&self.0).must_expire = true;
     }

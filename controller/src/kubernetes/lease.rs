@@ -1,4 +1,4 @@
-//! Takes part in an election over a Lease, and says who leads.
+//! Takes part in a leader election over a Lease.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,15 @@ use super::leader_rights;
 use super::leadership::{Leadership, Moment};
 use super::settings::REQUEST;
 
-/// So much of a class is in the name of its Lease, which can't be longer than 253 characters.
+/// How many characters of a class are in the name of its Lease, which can't be longer than 253.
 const LONGEST_CLASS: usize = 200;
 
-/// Between two times that it is asked whether this process could lead.
+/// How often it is asked whether this process has the rights of a leader, and how often where it
+/// lacks one.
 const RIGHTS: Duration = Duration::from_secs(60);
 const RIGHTS_LACKING: Duration = Duration::from_secs(10);
 
-/// After a try for which the API server had no room.
+/// The pause after a try for which the API server was too busy.
 const REFUSED: Duration = Duration::from_millis(200);
 
 /// The Lease that the controllers of this class elect their leader by: controllers of different classes
@@ -39,7 +40,7 @@ pub fn lease_name(class: &str) -> String {
         _ => '-',
     };
     let readable: String = class.chars().map(plain).take(LONGEST_CLASS).collect();
-    // FNV-1a: two classes that read alike, but for a dot or a large letter, have different Leases.
+    // FNV-1a: two classes that differ by a dot or a capital letter alone have different Leases.
     let hash = class.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
@@ -52,7 +53,7 @@ pub struct Elector {
     name: String,
     identity: String,
     candidate: LeaseCandidate,
-    /// The Lease as it was last seen: what a move is made from.
+    /// The Lease as it was last seen: a write names this version.
     lease: Option<Lease>,
     leadership: Leadership,
     /// When it was last asked whether this process may do what a leader does.
@@ -84,14 +85,14 @@ impl Elector {
         self.leadership.clone()
     }
 
-    /// Takes part until it is told to stop, and then gives back what it has. `leads` turns true
-    /// when this process may begin, and false when it has to end what it began.
+    /// Takes part until it is told to stop, and gives the Lease back then. `leads` turns true when
+    /// this process may begin, and false when it has to end what it began.
     pub async fn run(mut self, leads: watch::Sender<bool>, stop: CancellationToken) {
         let mut fault = None;
         loop {
             let asked = Moment::now();
             let outcome = tokio::time::timeout(REQUEST, self.attempt(asked)).await;
-            // Nothing has happened; the next try may have more luck, and has to have it soon.
+            // The API server was busy: the next try has to come soon.
             let refused = matches!(&outcome, Ok(Err(error)) if is_refusal(error));
             let error = match outcome {
                 Ok(Ok(())) => None,
@@ -99,7 +100,7 @@ impl Elector {
                 Err(_) => Some("the API server did not answer in time".to_owned()),
             };
             if error.is_some() && !refused {
-                // What the server has now is not known.
+                // Whether the write took effect is not known.
                 self.lease = None;
             }
             if let Some(error) = error.as_ref().filter(|_| fault != error) {
@@ -111,7 +112,7 @@ impl Elector {
             self.leadership.tried(fault.clone());
             self.tell(&leads);
             self.ask_rights().await;
-            // A leader whose time is over must not wait for the next try to say so.
+            // A leader whose time is over must say so at once, and not with the next try.
             let left = self.candidate.leads_until();
             let left = left.map(|until| until.saturating_duration_since(Instant::now()));
             let wait = if refused { REFUSED } else { RETRY };
@@ -135,7 +136,7 @@ impl Elector {
         }
     }
 
-    /// Asks now and then whether this process could lead, while it does not.
+    /// While this process does not lead, asks now and then whether it has the rights of a leader.
     async fn ask_rights(&mut self) {
         let wait = match self.lacks_rights {
             true => RIGHTS_LACKING,
@@ -146,7 +147,7 @@ impl Elector {
             return;
         }
         let question = leader_rights::missing(self.client.clone(), &self.namespace);
-        // Where nobody says, what was said before counts; a first answer is waited for.
+        // Without an answer the former one counts.
         if let Ok(Ok(missing)) = tokio::time::timeout(REQUEST, question).await {
             self.asked_rights = Some(Instant::now());
             self.lacks_rights = missing.is_some();
@@ -214,7 +215,7 @@ impl Elector {
                 self.lease = Some(lease);
                 Ok(())
             }
-            // Somebody was faster; what they wrote is looked at the next time.
+            // Another process was faster; the next try looks at what it wrote.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(error) => {
                 self.lease = lease.filter(|_| is_refusal(&error));
@@ -247,7 +248,7 @@ impl Elector {
         }
     }
 
-    /// Lets the next one begin at once.
+    /// Gives the Lease back, so that another process can lead at once.
     async fn give_back(&mut self) {
         let Some(mut lease) = self.lease.take() else {
             return;
@@ -258,7 +259,7 @@ impl Elector {
         }
         let parameters = PostParams::default();
         let answer = self.leases.replace(&self.name, &parameters, &lease);
-        // Where it does not come about the lease runs out by itself.
+        // Where this fails the Lease runs out by itself.
         let _ = tokio::time::timeout(REQUEST, answer).await;
     }
 }

@@ -1,7 +1,8 @@
-//! What is known of the objects in an API server, and what subscribers have to hear of it.
+//! The latest version of every object of an API server, and what subscribers have to be told.
 //!
-//! A value: events of watches and answers to writes go in, [`Change`]s come out. Both can show the
-//! same version of an object, in any order; an older one changes nothing.
+//! A value without I/O: it takes events of watches and answers to writes, and answers with
+//! [`Change`]s. Both can show the same version of an object, in any order; an older version changes
+//! nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -23,7 +24,7 @@ use super::revision::RevisionReached;
 use super::service_record::{FINALIZER, ServiceOwner, ServiceRecord};
 use super::status;
 
-/// Everything that is known.
+/// The objects of an API server.
 #[derive(Debug)]
 pub(super) struct ObjectCache {
     class: ClassFilter,
@@ -32,17 +33,17 @@ pub(super) struct ObjectCache {
     services: HashMap<ObjectKey, ServiceRecord>,
     /// The other objects, with their version.
     others: BTreeMap<ObjectKey, Option<u64>>,
-    /// Nodes, namespaces and pools as they were told: each concerns many Services, and most of what an
-    /// API server has to say of one, heartbeats and counts, concerns none.
+    /// Nodes, namespaces and pools as subscribers were told of them. Each concerns many Services,
+    /// and most changes of one (heartbeats, counts) concern none.
     told: BTreeMap<ObjectKey, Object>,
-    /// Objects that have been met since the list of their kind began, while it goes on.
+    /// While a list goes on: the objects that were seen since it began.
     listed: BTreeMap<Kind, BTreeSet<ObjectKey>>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
     /// Up to which revision all Services are known.
     reached: RevisionReached,
-    /// Services that this controller would take, and the class of the one that has them.
+    /// Services that this controller would take, and the class of the controller that has them.
     of_others: BTreeMap<ObjectKey, Arc<str>>,
-    /// Counts what was taken in; a Service's version.
+    /// Counts the changes of Services: the version of a Service.
     version: u64,
 }
 
@@ -154,8 +155,8 @@ impl ObjectCache {
         (!self.others.contains_key(&key)).then_some(Change::PoolStatus(key.name, status))
     }
 
-    /// An object was there when an earlier process wrote it down. What the API server says of it
-    /// counts, before and after.
+    /// Takes an object from the snapshot of an earlier process. What the API server says of it
+    /// counts, whether it came before or comes later.
     pub(super) fn recall(&mut self, document: &Value, now: Timestamp) -> Option<Change> {
         let read = object::read(document).ok()?;
         let key = read.key?;
@@ -245,7 +246,7 @@ impl ObjectCache {
         let marked = self.owner_in(document);
         let is_marked = marked == ServiceOwner::Us;
         let owner = match (marked, former.map(|former| &former.owner)) {
-            // A person took the annotation away, and nothing is given back yet.
+            // A person removed the annotation, and this controller has not given back what it gave.
             (ServiceOwner::Nobody, Some(ServiceOwner::Us))
                 if takes
                     || status != Status::default()
@@ -257,23 +258,24 @@ impl ObjectCache {
         };
         let given: Vec<IpAddr> = status.ingress.iter().map(|ingress| ingress.ip).collect();
         let ours = takes && matches!(owner, ServiceOwner::Nobody | ServiceOwner::Us);
-        // A gateway has no class: it serves what a controller has taken, as the conditions say.
+        // A gateway has no class: it serves the Services that a controller has taken, which their
+        // conditions say.
         let is_served =
             !self.decides && status.conditions.contains_key(conditions::ADDRESS_ASSIGNED);
         if !ours && owner != ServiceOwner::Us && !is_served {
-            // Another's, to the byte.
+            // It belongs to another controller: its status is not ours to read.
             status = Status::default();
         }
         let (service, addresses) = match (&owner, former) {
             (ServiceOwner::Other(class), _) if self.decides => (of_other(&service, class), given),
-            // What a person wrote into the status is no decision of ours.
+            // What a person wrote into the status is no decision of this controller.
             (_, Some(former)) if self.decides => (service, former.stored.held.addresses.clone()),
             _ => {
                 let addresses = status.ingress.iter().map(|ingress| ingress.ip);
                 (service, addresses.collect())
             }
         };
-        // What is the same is shared: it shows that only the status is new.
+        // The same allocation shows others that only the status is new.
         let service = match former {
             Some(former) if former.stored.service == service => Arc::clone(&former.stored.service),
             _ => service,
@@ -292,7 +294,8 @@ impl ObjectCache {
             status.ingress.iter().map(|ingress| ingress.ip).collect()
         };
         let revision = version(document);
-        // A list may show it as it was long ago and again is, and not what it was in between.
+        // A list may show a form that the Service had before and has again, and not the form in
+        // between.
         let alike = former.filter(|former| {
             !self.reached.is_listing()
                 && former.stored.service.is_served_alike(&service)
@@ -355,9 +358,9 @@ impl ObjectCache {
         }
     }
 
-    /// A write of ours has come about on the Service with this `uid`: this is what it holds from
-    /// now on. Where it is gone meanwhile, or another one of the same name is there, that has been
-    /// told.
+    /// A write to the Service with this `uid` has succeeded: this is what it holds from now on.
+    /// Where the Service is gone meanwhile, or another one has its name, subscribers know of that
+    /// already.
     pub(super) fn wrote(
         &mut self,
         key: &ObjectKey,
@@ -375,7 +378,8 @@ impl ObjectCache {
         if change.is_some() || !differs {
             return change;
         }
-        // A watch was faster than the answer, and told this version with what was held before.
+        // The watch brought this version before the answer came, and told it with what was held
+        // before.
         self.version += 1;
         let record = self.services.get_mut(key)?;
         let stored = Arc::make_mut(&mut record.stored);
@@ -413,7 +417,7 @@ impl ObjectCache {
         })
     }
 
-    /// What is known of a Service.
+    /// A Service, as it is in the cache.
     pub(super) fn service(&self, key: &ObjectKey) -> Option<&ServiceRecord> {
         self.services.get(key)
     }
@@ -430,12 +434,12 @@ impl ObjectCache {
         &self.class.name
     }
 
-    /// Every change of a Service up to this revision has been taken in.
+    /// Up to which revision every change of a Service has been taken in.
     pub(super) fn revision(&self) -> u64 {
         self.reached.get()
     }
 
-    /// What was written down has every Service up to this revision.
+    /// The snapshot has every Service up to this revision.
     pub(super) fn stand_in(&mut self, newest: u64) {
         self.reached.stand_in(newest);
     }
@@ -478,7 +482,7 @@ impl ObjectCache {
     }
 }
 
-/// A Service as the core is told of it that another controller has.
+/// A Service that another controller has, in the form that the core is told.
 fn of_other(service: &Arc<Service>, class: &Arc<str>) -> Arc<Service> {
     let mut service = Service::clone(service);
     service.asks.other_controller = Some(Arc::clone(class));
@@ -491,15 +495,15 @@ fn list_of_texts(document: &Value, pointer: &str) -> Box<[Box<str>]> {
     texts.map(Box::from).collect()
 }
 
-/// Its `metadata.resourceVersion`: a number that grows (KEP-5504). Where it is none no gateway can be
-/// taken to have applied it.
+/// Its `metadata.resourceVersion`, a number that grows (KEP-5504). Where it is no number the answer
+/// is one that no gateway has applied.
 pub(super) fn version(document: &Value) -> u64 {
     let version = document.pointer("/metadata/resourceVersion");
     let version = version.and_then(Value::as_str);
     version.and_then(|it| it.parse().ok()).unwrap_or(u64::MAX)
 }
 
-/// A Node without its labels, of which a controller has no use.
+/// A Node without its labels, which a controller does not need.
 fn bare(node: &Node) -> Arc<Node> {
     Arc::new(Node {
         labels: BTreeMap::new(),

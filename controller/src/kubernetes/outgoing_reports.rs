@@ -1,4 +1,4 @@
-//! What a gateway has to say of Services, until its Lease is written.
+//! The reports of a gateway, until they are written into its Lease.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::feed::lock;
 
-/// What a gateway has to say of Services, until it is written.
+/// The reports of a gateway, until they are written.
 #[derive(Debug, Default)]
 pub(super) struct OutgoingReports {
     latest: Mutex<LatestReports>,
@@ -22,7 +22,7 @@ struct LatestReports {
     reports: BTreeMap<ServiceName, Arc<Report>>,
     /// See [`ReportBatch::revision`].
     revision: u64,
-    /// Something of it is not to wait for the next renewal.
+    /// Whether something of it can't wait for the next renewal of the Lease.
     urgent: bool,
 }
 
@@ -49,26 +49,26 @@ impl OutgoingReports {
         }
     }
 
-    /// Waits until there is something that is not to wait.
+    /// Waits until there is something that can't wait for the next renewal.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// All that there is to say now.
+    /// All reports there are now, and up to which revision.
     pub(super) fn latest(&self) -> (BTreeMap<ServiceName, Arc<Report>>, u64) {
         let mut latest = lock(&self.latest);
         latest.urgent = false;
         (latest.reports.clone(), latest.revision)
     }
 
-    /// Whether something of it is not to wait.
+    /// Whether something can't wait for the next renewal.
     pub(super) fn is_urgent(&self) -> bool {
         lock(&self.latest).urgent
     }
 }
 
-/// Whether others have to know soon that a report is another one. The number of endpoints is not worth
-/// a write of its own, as long as there is one.
+/// Whether others have to know soon that a report has changed. The number of endpoints is not worth
+/// a write of its own, as long as there is an endpoint.
 fn is_urgent(before: &Report, now: &Report) -> bool {
     let counts_alike = (before.eligible_endpoints == 0) == (now.eligible_endpoints == 0);
     !counts_alike
@@ -78,8 +78,8 @@ fn is_urgent(before: &Report, now: &Report) -> bool {
         || before.applied != now.applied
 }
 
-/// What is said of a Service that can't be read as it is now: its last good form is served, and nobody
-/// may take that for the present one.
+/// The report of a Service that can't be read as it is now: the gateway serves its last good form,
+/// which must not be taken for the present one.
 pub(super) fn held_back(gateway: &ClusterName, before: Option<&Arc<Report>>) -> Report {
     let mut report = match before {
         Some(before) => Report::clone(before),

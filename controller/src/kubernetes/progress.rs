@@ -1,4 +1,4 @@
-//! How the watches of a store are: what has been listed, and what is wrong.
+//! The state of the watches of a store: what has been listed, and which watch fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -16,24 +16,24 @@ struct Failing {
     since: Instant,
 }
 
-/// After so long what a watch has told counts as old, in a process that can do everything else. A
-/// watch that failed is tried again within half a minute.
+/// When a watch has failed for this long, while everything else works, what it told counts as
+/// stale. A watch that failed is tried again within half a minute.
 const STALE: Duration = Duration::from_secs(40);
 
-/// How the watches are.
+/// The state of the watches.
 #[derive(Debug)]
 pub(super) struct WatchProgress {
     reads: Reads,
     listed: BTreeSet<Kind>,
     /// Kinds that can't be watched just now, and why.
     failing: BTreeMap<Kind, Failing>,
-    /// Those of them that the API server does not let this process watch: it is there, and what is
-    /// known here is behind.
+    /// Those of them that RBAC refuses: the API server answers, and what is known here is out of
+    /// date.
     refused: BTreeSet<Kind>,
-    /// The Leases of gateways, likewise.
+    /// The same for the Leases of gateways.
     gateways_listed: bool,
     gateways_failing: Option<String>,
-    /// When that was written down which stands in for what has not been listed.
+    /// When the snapshot was written that is used for what has not been listed.
     stands_in: Option<Timestamp>,
 }
 
@@ -51,8 +51,8 @@ impl WatchProgress {
         }
     }
 
-    /// All objects of this kind have been listed. Whether a snapshot stood in until now and is
-    /// needed no longer.
+    /// All objects of this kind have been listed. True: a snapshot was used until now and is not
+    /// needed any more.
     pub(super) fn listed(&mut self, kind: Kind) -> bool {
         self.listed.insert(kind);
         self.is_complete() && self.stands_in.take().is_some()
@@ -74,12 +74,12 @@ impl WatchProgress {
             && (self.gateways_listed || self.reads == Reads::Gateway)
     }
 
-    /// A snapshot that was written at this time stands in for what has not been listed.
+    /// A snapshot that was written at this time is used for what has not been listed.
     pub(super) fn stand_in(&mut self, written: Timestamp) {
         self.stands_in = Some(written);
     }
 
-    /// A watch has had an answer.
+    /// A watch works.
     pub(super) fn works(&mut self, kind: Kind) {
         self.refused.remove(&kind);
         if self.failing.remove(&kind).is_some() {
@@ -87,7 +87,7 @@ impl WatchProgress {
         }
     }
 
-    /// A watch has had none; `is_refused`: the API server answered that it does not let us.
+    /// A watch fails. `is_refused`: the API server answered that RBAC does not allow it.
     pub(super) fn fails(&mut self, kind: Kind, why: String, is_refused: bool) {
         match is_refused {
             true => self.refused.insert(kind),
@@ -102,7 +102,7 @@ impl WatchProgress {
         }
     }
 
-    /// The watch of the Leases of gateways has had an answer.
+    /// The watch of the Leases of gateways works.
     pub(super) fn works_gateways(&mut self) {
         if self.gateways_failing.take().is_some() {
             tracing::info!("gateways are heard again");
@@ -118,15 +118,15 @@ impl WatchProgress {
         }
     }
 
-    /// Why what is known may be old: a watch has failed for long, while everything else worked since
-    /// `answered`. Where the API server is away nothing new can be said, or missed.
+    /// Why what is known may be stale: a watch has failed for long, while everything else has
+    /// worked since `answered`. Where the API server is away nothing changes, so nothing is missed.
     pub(super) fn stale(&self, answered: Instant, now: Instant) -> Option<String> {
         let mut failing = self.failing.values();
         let stale = failing.find(|it| it.since.max(answered) + STALE <= now);
         stale.map(|it| it.why.clone())
     }
 
-    /// What is wrong, a sentence each.
+    /// The watches that fail, a sentence each.
     pub(super) fn problems(&self) -> Vec<String> {
         let failing = self.failing.values().map(|it| &it.why);
         let failing = failing.chain(&self.gateways_failing);
@@ -142,9 +142,9 @@ impl WatchProgress {
         problems
     }
 
-    /// What is still to be listed, a sentence each; where a snapshot stands in for an API server that is
-    /// away, nothing. What the API server refuses is said in any case: a new version that lacks a right
-    /// must not take the place of one that has it.
+    /// What has not been listed yet, a sentence each; nothing where a snapshot is used because the
+    /// API server is away. What RBAC refuses is said in any case: in a rollout, a new version that
+    /// lacks a right must not replace one that has it.
     pub(super) fn outstanding(&self) -> Vec<String> {
         let refused = self
             .refused

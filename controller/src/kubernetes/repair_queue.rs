@@ -1,4 +1,4 @@
-//! Services whose finalizer and annotation are to be looked at, each when its time has come.
+//! Services whose finalizer and annotation may have to be repaired, each after a wait.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use tokio::time::Instant;
 use crate::feed::lock;
 use crate::retry_queue::RetryQueue;
 
-/// How long a finalizer may be all that is left of a Service, or all that is missing, before it is
-/// put right: the write that leaves it so usually goes on to do that itself.
+/// How long a finalizer may be wrong before it is repaired: the write that leaves it so usually
+/// goes on to repair it itself.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The longest wait between two tries; each is twice the one before.
 pub(super) const LONGEST: Duration = Duration::from_secs(300);
 
-/// Services whose finalizer and annotation are to be looked at.
+/// Services whose finalizer and annotation may have to be repaired.
 #[derive(Debug, Default)]
 pub(super) struct RepairQueue {
     waiting: Mutex<RetryQueue<ObjectKey>>,
@@ -25,7 +25,7 @@ pub(super) struct RepairQueue {
 }
 
 impl RepairQueue {
-    /// This one is to be looked at after such a wait.
+    /// This Service is to be looked at after such a wait.
     pub(super) fn push(&self, key: ObjectKey, wait: Duration) {
         lock(&self.waiting).put_sooner(key, wait, Instant::now());
         self.came.notify_one();

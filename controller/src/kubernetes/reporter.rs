@@ -1,7 +1,7 @@
-//! Writes what a gateway says into its Lease.
+//! Writes the Lease of this gateway: how it is, and how its Services are.
 //!
-//! One write tells of all Services: soon where something has changed that others have to know, at most
-//! once a second, and else with the next renewal.
+//! One write reports all Services. It is made at most once a second where something has changed
+//! that others have to know soon, and else with the next renewal.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,23 +21,23 @@ use super::settings::REQUEST;
 use super::store_context::StoreContext;
 use crate::feed::lock;
 
-/// Between two writes, at least; and how often it is looked whether the gateway is still as it was
-/// said to be.
+/// The shortest pause between two writes, and how often it is checked whether the gateway has
+/// changed.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What a gateway is called in the cluster, and how it is.
+/// The name of a gateway in the cluster, and how it is.
 pub struct GatewayIdentity {
     /// The namespace of its Lease.
     pub namespace: String,
     /// Its name.
     pub name: ClusterName,
-    /// How it is now. What it has applied is known by its reports.
+    /// How it is now. Up to which revision it has applied the store is known by its reports.
     pub status: Arc<dyn Fn() -> GatewaySelfReport + Send + Sync>,
-    /// Cancelled when it is told to stop: that is said at once.
+    /// Cancelled when the gateway is told to stop, which is reported at once.
     pub stopping: CancellationToken,
 }
 
-/// Keeps the Lease of a gateway until `stop`, and then says that it is gone.
+/// Renews the Lease of a gateway until `stop`, and reports then that it is gone.
 pub(super) async fn keep(
     shared: Arc<StoreContext>,
     identity: GatewayIdentity,
@@ -70,15 +70,15 @@ struct LeaseReporter {
     shared: Arc<StoreContext>,
     leases: Api<Lease>,
     identity: GatewayIdentity,
-    /// When the Lease was last written, and how the gateway was said to be.
+    /// When the Lease was last written, and what it said of the gateway.
     written: Option<(Instant, GatewaySelfReport)>,
-    /// Since when every write has come about.
+    /// Since when every write has succeeded.
     answered: Option<Instant>,
     fault: Option<String>,
 }
 
 impl LeaseReporter {
-    /// Waits until there is something urgent to say, and the last write is a while ago.
+    /// Waits until there is something urgent to report, and the last write is [`PAUSE`] ago.
     async fn news(&self) {
         self.shared.reports.changed().await;
         if let Some((at, _)) = &self.written {
@@ -133,7 +133,7 @@ impl LeaseReporter {
         status.row.ready = false;
         status.row.why = "it has been stopped".to_owned();
         let annotations = encode(status, &BTreeMap::new());
-        // Where it does not come about the Lease runs out by itself.
+        // Where this fails the Lease runs out by itself.
         let _ = self.write(&annotations, Duration::from_secs(1)).await;
     }
 

@@ -1,14 +1,14 @@
-//! Watches that notice when an API server's past has changed.
+//! Watches that notice that the cluster was restored from a backup of etcd.
 //!
-//! Versions of objects grow. In a cluster that was restored from a backup of etcd they begin again at
-//! an older one, and a watch that goes on from where it ended is told nothing until the versions have
-//! come that far again, which may take days. Whoever asks for the present version sees it: where it is
-//! older than one that was met before, everything is listed anew.
+//! The `resourceVersion` of objects grows. In a cluster that was restored from a backup it begins
+//! again at an older one, and a watch that goes on where it ended is told nothing until the
+//! versions have come that far again, which may take days. So the present version is asked for:
+//! where it is older than one that was seen before, everything is listed anew.
 //!
-//! One that was restored to a moment ago is soon as far as it was, and what was changed on the way there
-//! would not be told. But no backup is restored in a moment: where a watch has failed and nobody answers
-//! when the version is first asked for, a few seconds later, everything is listed anew, too. Most API
-//! servers would have that anyway after a restart (410).
+//! Where the backup is only a moment old, the versions have soon come as far again, and the watch
+//! would not tell what changed on the way there. But a restore takes some seconds: where a watch
+//! has failed, and the API server does not answer when the version is first asked for, everything
+//! is listed anew, too. After a restart most API servers demand that anyway (410).
 
 use std::fmt::Debug;
 use std::hash::{BuildHasher as _, RandomState};
@@ -29,27 +29,29 @@ use super::settings::REQUEST;
 use crate::feed::lock;
 use crate::retry_queue::doubled;
 
-/// How often the present version is asked for while nothing is wrong: a bookmark, which nobody here
-/// sees, lets a watch go on from a version that no object has.
+/// How often the present version is asked for while nothing is wrong: bookmarks, which kube does
+/// not show us, let a watch go on from a version that no object has.
 const ASK: Duration = Duration::from_secs(60);
 
-/// How long after a watch has failed it is asked for: a backup is not restored under an API server
-/// that runs. One that does not answer is asked again after a wait that doubles up to the longest.
+/// How long after a failure of a watch the version is asked for: a backup is not restored while the
+/// API server runs. Where it does not answer it is asked again, after a wait that doubles up to the
+/// longest.
 const ASK_SOON: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(20);
 
-/// What a watch tells.
+/// An event of a watch.
 #[derive(Debug)]
 pub(super) enum News<K> {
     /// Something has happened to an object, or to the list of all.
     Event(Event<K>),
-    /// Nothing has, and the API server answers: a watch that goes on where it was cut off tells
-    /// nothing until an object changes.
+    /// Nothing has happened, and the API server answers: a watch that goes on where it was cut off
+    /// is silent until an object changes.
     Alive,
 }
 
-/// What happens to the objects of one kind, for ever. Errors are tried again, with a back-off from
-/// 0.8 to 30 s; a version that the API server has no longer (410), or not yet, makes it list again.
+/// The events of the objects of one kind, for ever. After an error it tries again, with a back-off
+/// from 0.8 to 30 s; where the API server does not have a version any more (410), or not yet, it
+/// lists again.
 pub(super) fn watched<K>(
     api: Api<K>,
     config: Config,
@@ -96,16 +98,16 @@ where
 
 struct RestartableWatch<K> {
     events: BoxStream<'static, Result<Event<K>, Error>>,
-    /// What comes of asking for the present version.
+    /// The answer to the question for the present version.
     asked: BoxFuture<'static, VersionAnswer>,
 }
 
-/// What an answer with the present version says.
+/// What an answer with the present version says of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum VersionAnswer {
     /// The watch is, or is about to be, alive.
     Alive,
-    /// Nothing of the watch.
+    /// Nothing.
     Unsure,
     /// The versions have gone back.
     Rewound,
@@ -113,16 +115,16 @@ enum VersionAnswer {
     Away,
 }
 
-/// What a watch failed with last, where it has not been heard of since.
+/// What a watch failed with last, where it has brought nothing since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Fault {
     #[default]
     None,
     /// It was cut off, or could not begin.
     Watch,
-    /// It is not allowed to begin: that a list is answered says nothing of it.
+    /// RBAC does not allow it: that a list is answered says nothing of the watch.
     Refusal,
-    /// It could not list: what it lists tells when it can.
+    /// It could not list: its next list will show that it works.
     List,
 }
 
@@ -142,8 +144,8 @@ impl Fault {
         }
     }
 
-    /// What an answer means for the watch that failed so; `quiet`: it has not failed for as long as
-    /// it waits at most before it tries again.
+    /// What an answer means for a watch that failed like this. `quiet`: it has not failed for
+    /// longer than it waits between two tries.
     fn answered(self, quiet: bool) -> VersionAnswer {
         match self {
             Self::None | Self::Watch => VersionAnswer::Alive,
@@ -153,7 +155,7 @@ impl Fault {
     }
 }
 
-/// What a watch has met.
+/// What is known of a watch.
 #[derive(Debug, Default)]
 struct WatchHistory {
     newest: AtomicU64,
@@ -181,8 +183,8 @@ impl WatchHistory {
         }
     }
 
-    /// What an answer says that came at this version; `away`: the question had first been asked in vain;
-    /// `quiet`: see [`Fault::answered`].
+    /// What an answer with this version means. `away`: the question had been asked before without
+    /// an answer; `quiet`: see [`Fault::answered`].
     fn answered(&self, version: Option<&str>, away: bool, quiet: bool) -> VersionAnswer {
         let newest = self.newest.load(Ordering::Relaxed);
         let now = self.version(version);
@@ -198,7 +200,7 @@ impl WatchHistory {
         }
     }
 
-    /// Versions are numbers (KEP-5504); where one is not, it says nothing.
+    /// Versions are numbers (KEP-5504); one that is not a number says nothing.
     fn version(&self, version: Option<&str>) -> Option<u64> {
         let version = version?.parse().ok()?;
         self.newest.fetch_max(version, Ordering::Relaxed);
@@ -222,7 +224,7 @@ where
 {
     let (api, seen) = (api.clone(), Arc::clone(seen));
     Box::pin(async move {
-        // As little as a list can be; without a version it says what is so now.
+        // A list of one object without a version: the answer has the present version.
         let least = ListParams::default().limit(1);
         let (mut wait, mut away) = (ASK_SOON, false);
         loop {
@@ -234,11 +236,11 @@ where
                     let version = list.metadata.resource_version;
                     return seen.answered(version.as_deref(), away, failed.is_err());
                 }
-                // It knows no such kind, or does not let us see it: the watch says so.
+                // The kind is not installed, or RBAC refuses: the watch reports that.
                 Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404) => {
                     wait = ASK_SOON;
                 }
-                // It is not there yet, or has no time.
+                // The API server is away or busy.
                 answer => {
                     let busy =
                         matches!(&answer, Ok(Err(kube::Error::Api(status))) if status.code == 429);
@@ -251,8 +253,8 @@ where
     })
 }
 
-/// A wait and up to half as much again, as `chance` has it: all watches of all processes fail
-/// together when an API server does, and are not to come back to it together.
+/// A wait with jitter: up to half as long again, by `chance`. When an API server fails, all watches
+/// of all processes fail together, and they must not come back together.
 fn spread(wait: Duration, chance: u64) -> Duration {
     const STEPS: u32 = 1024;
     let steps = u32::try_from(chance % u64::from(STEPS)).unwrap_or_default();

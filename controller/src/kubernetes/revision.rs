@@ -1,9 +1,9 @@
-//! Up to which revision all changes of Services are known.
+//! Up to which `resourceVersion` all changes of Services are known.
 //!
-//! A watch tells changes in their order, so the newest version that was met is how far it is (KEP-5504:
-//! versions of one kind are numbers that grow). A list tells objects in the order of their names, so
-//! while it goes on no more is known than before, and when it has ended its newest version counts:
-//! also where that is an older one, as in a cluster that was restored from a backup.
+//! A watch tells changes in their order, so everything is known up to the newest version that it
+//! brought (KEP-5504: versions of one kind are numbers that grow). A list tells objects in the
+//! order of their names, so it says nothing until it has ended. Then its newest version counts,
+//! also where that is older than before, as in a cluster that was restored from a backup.
 
 /// How far the watch of Services is.
 #[derive(Debug, Default)]
@@ -34,12 +34,13 @@ impl RevisionReached {
         }
     }
 
-    /// A snapshot that has everything up to this version stands in for the first list.
+    /// A snapshot that has everything up to this version is used in place of the first list.
     pub(super) fn stand_in(&mut self, newest: u64) {
         self.reached = self.reached.max(newest);
     }
 
-    /// Whether a list goes on: what it shows may have changed several times since it was last met.
+    /// Whether a list goes on: an object in it may have changed several times since it was last
+    /// seen.
     pub(super) fn is_listing(&self) -> bool {
         self.listing.is_some()
     }

@@ -1,4 +1,4 @@
-//! What our role allows.
+//! What our role allows (RBAC), asked and remembered for a moment.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 use fairway_config::object::Kind;
 use tokio::sync::Mutex;
 
-/// How long it is remembered what our role allows, and that nobody said: a rule against thousands of
-/// Services is met by thousands of requests in a moment.
+/// How long an answer is remembered, and how long it is remembered that there was none: a rule
+/// against thousands of Services makes thousands of requests fail in a moment.
 const KNOWN: Duration = Duration::from_secs(10);
 const UNKNOWN: Duration = Duration::from_secs(1);
 
 /// What can be patched: a kind of objects, or a subresource of it.
 type Patched = (Kind, Option<&'static str>);
 
-/// What our role allows, as was last heard: the same in all namespaces.
+/// The last answers: they are the same in all namespaces.
 #[derive(Debug, Default)]
 pub(super) struct Rights {
-    /// Held while it is asked: of many that want to know, one asks.
+    /// Locked during a question: of many that want to know, one asks.
     heard: Mutex<BTreeMap<Patched, (Option<bool>, Instant)>>,
 }
 

@@ -8,8 +8,8 @@ use serde_json::Value;
 /// The finalizer of a LoadBalancer provider (k8s.io/cloud-provider).
 pub(super) const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
 
-/// Which controller has taken a Service, as its annotation [`CONTROLLER`] says: only that one writes
-/// to it, until it has given everything back.
+/// Which controller has taken a Service, as its annotation `fairway.dev/controller` says: only that
+/// one writes to it, until it has given everything back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ServiceOwner {
     /// None.
@@ -32,25 +32,26 @@ pub(super) struct ServiceRecord {
     pub(super) foreign: Box<[Value]>,
     /// Which controller has taken it.
     pub(super) owner: ServiceOwner,
-    /// Whether its annotation says that it is this one.
+    /// Whether the annotation names this controller.
     pub(super) is_marked: bool,
-    /// Whether this controller takes it, or has it and keeps it.
+    /// Whether this controller takes the Service, or has taken it and keeps it.
     pub(super) ours: bool,
 }
 
 impl ServiceRecord {
-    /// Whether it has the finalizer of a load balancer and the annotation that says whose it is.
+    /// Whether it has the finalizer of a load balancer and the annotation of this controller.
     pub(super) fn is_claimed(&self) -> bool {
         self.is_marked && self.finalizers.iter().any(|it| **it == *FINALIZER)
     }
 
-    /// Whether it should: from before the first address is given to after the last is taken back.
+    /// Whether it should have both: from before the first address is given until the last is taken
+    /// back.
     pub(super) fn wants_claim(&self) -> bool {
         self.ours && !self.stored.service.deleting
     }
 
-    /// Whether finalizer and annotation alone are not as they should be. They are left where a
-    /// process was killed after it had emptied the status; and a person can take them away.
+    /// Whether only finalizer and annotation are wrong. A process that was killed after it had
+    /// emptied the status leaves them behind; and a person can remove them.
     pub(super) fn needs_repair(&self) -> bool {
         let status = &self.stored.status;
         if self.wants_claim() {

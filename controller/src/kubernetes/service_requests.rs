@@ -1,4 +1,4 @@
-//! What is asked of the API server to make a decision last, and in which order.
+//! The requests that write a decision on a Service, and their order.
 //!
 //! A Service gets the finalizer, and the annotation that says which controller has taken it, before
 //! its first address and its status after it; it loses the status before them
@@ -44,12 +44,11 @@ impl ServiceRequest {
     }
 }
 
-/// The requests by which the controller of `class` brings a Service to where it holds these addresses
-/// and has this status.
+/// The requests by which the controller of `class` gives a Service these addresses and this status.
 ///
-/// The annotation that says whose the Service is comes with the finalizer before everything else, and
-/// goes with it after everything else. So whoever goes on after a crash knows what is left to be done,
-/// and another controller knows that it has to leave the Service alone.
+/// The annotation that says whose the Service is comes with the finalizer before everything else,
+/// and goes with it after everything else. So the next controller knows after a crash what is left
+/// to be done, and a controller of another class knows that it has to leave the Service alone.
 pub(super) fn steps(
     record: &ServiceRecord,
     class: &Arc<str>,
@@ -79,13 +78,13 @@ pub(super) fn steps(
 /// The JSON patch (RFC 6902) that asks for node ports, and touches nothing else of the Service.
 pub(super) fn node_ports(record: &ServiceRecord, numbers: &BTreeMap<PortKey, u16>) -> Value {
     let mut operations = vec![json!({
-        // Another version there is a conflict, as for every patch that names one.
+        // Where the object has another version the API server answers with a conflict.
         "op": "replace", "path": "/metadata/resourceVersion", "value": record.resource_version,
     })];
     for (index, port) in record.stored.service.ports.iter().enumerate() {
         if let Some(number) = numbers.get(&port.key()) {
             let path = format!("/spec/ports/{index}");
-            // A port that can't be read is left out when a Service is, and moves the others up.
+            // The reader leaves out a port that it can't read, so the index may be of another port.
             operations.extend([
                 json!({"op": "test", "path": format!("{path}/port"), "value": port.port}),
                 json!({"op": "add", "path": format!("{path}/nodePort"), "value": number}),

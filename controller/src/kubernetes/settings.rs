@@ -1,4 +1,4 @@
-//! How a store over an API server is set up, and what all of it goes by.
+//! The settings of a store over an API server, and the times that all of its parts go by.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,8 +10,8 @@ use fairway_config::time::Timestamp;
 
 use super::leadership::Leadership;
 
-/// After so long without a word a connection counts as dead, in seconds. The API server ends a
-/// watch after this time by itself, and the next one goes on where it ended.
+/// A connection on which nothing has come for this long counts as dead; in seconds. The API server
+/// ends a watch after this time by itself, and the next one goes on where it ended.
 pub(super) const WATCH_SECONDS: u32 = 60;
 
 /// How long a request may take. Shorter than what a leader has left of its lease when it may still
@@ -25,7 +25,7 @@ pub struct KubernetesSettings {
     pub class: ClassFilter,
     /// What is read.
     pub reads: Reads,
-    /// Whether this process leads, without which nothing is written.
+    /// Whether this process leads: else it writes nothing.
     pub leadership: Leadership,
     /// Fairway's own namespace, in which gateways have their Leases.
     pub namespace: String,

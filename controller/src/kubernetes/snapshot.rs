@@ -1,12 +1,12 @@
-//! What a store knows, on disk: a process that starts while the API server is away comes back with
-//! it.
+//! The objects of a store on disk: a process that starts while the API server is away serves them.
 //!
-//! Every object is a line in a journal, as the API server sent it. A thread of its own writes: what
-//! changes meanwhile waits, the latest of each object, so that what waits is bounded by the number
-//! of objects. A disk that is full or broken is a problem that is told; nothing ends by it.
+//! Every object is a line in a journal, as the API server sent it. A thread of its own writes. The
+//! latest form of each object that changes meanwhile waits, so that what waits is bounded by the
+//! number of objects. A disk that is full or broken is a problem that people are shown, and nothing
+//! else.
 //!
-//! The state directory: `memory.jsonl` has the objects, `snapshot.json` the kinds of which it has all
-//! there were at some time, `lock` who is at work.
+//! The state directory: `memory.jsonl` has the objects, `snapshot.json` the kinds that were once
+//! complete in it, `lock` is held by the process that uses it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -30,13 +30,13 @@ use crate::state::lock::{Lock, make_directory};
 /// The file that names the kinds of which everything is in the journal.
 const COMPLETE: &str = "snapshot.json";
 
-/// From one write to the next, at least.
+/// The shortest pause between two writes.
 const GATHER: Duration = Duration::from_millis(500);
 
-/// So much is not kept waiting, in bytes.
+/// This many bytes don't wait for the pause to be over.
 const LARGE: usize = 4 << 20;
 
-/// After a write that failed.
+/// The pause after a write that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// The snapshot of a store. Dropping it writes what is left to write and waits for that.
@@ -58,7 +58,7 @@ pub(super) struct Recalled {
 }
 
 impl Recalled {
-    /// Whether it has everything of these kinds.
+    /// Whether these kinds are complete in it.
     pub(super) fn is_complete(&self, kinds: &[Kind]) -> bool {
         kinds
             .iter()
@@ -87,7 +87,7 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    /// Takes a state directory over and reads what is there.
+    /// Locks a state directory and reads what is there.
     ///
     /// # Errors
     /// Where another process has it or it can't be used.
@@ -141,12 +141,12 @@ impl Snapshot {
         })
     }
 
-    /// What was there at the start; only once, for it is large.
+    /// What was there at the start. Answers only once, because it is large.
     pub(super) fn recall(&mut self) -> Option<Recalled> {
         self.recalled.take()
     }
 
-    /// An object is so.
+    /// Notes the present form of an object.
     pub(super) fn put(&mut self, kind: Kind, document: &Value) {
         let Some(key) = key_in(kind, document) else {
             return;
@@ -160,7 +160,7 @@ impl Snapshot {
         }
     }
 
-    /// An object is gone.
+    /// Notes that an object is gone.
     pub(super) fn remove(&mut self, kind: Kind, document: &Value) {
         if let Some(key) = key_in(kind, document)
             && self.index.remove(&key).is_some()
@@ -204,7 +204,7 @@ impl Drop for Snapshot {
     }
 }
 
-/// What waits for the thread that writes.
+/// The queue of the thread that writes.
 #[derive(Default)]
 struct SnapshotQueue {
     pending: Mutex<PendingObjects>,
@@ -215,9 +215,9 @@ struct SnapshotQueue {
 struct PendingObjects {
     /// Nothing: it is gone.
     objects: BTreeMap<ObjectKey, Option<Vec<u8>>>,
-    /// Of their contents; never too low.
+    /// Bytes of their contents; never too low.
     bytes: usize,
-    /// Kinds that have been listed in this life.
+    /// Kinds that this process has listed.
     complete: BTreeSet<String>,
     closed: bool,
     problem: Option<String>,
@@ -264,7 +264,7 @@ impl SnapshotQueue {
         })
     }
 
-    /// What could not be written waits again, where nothing newer does.
+    /// Puts back what could not be written, except where something newer waits.
     fn give_back(&self, lines: Vec<Line>, problem: String) {
         let mut pending = lock(&self.pending);
         for Line { key, content } in lines {
@@ -278,7 +278,7 @@ impl SnapshotQueue {
     }
 }
 
-/// What is written at a time.
+/// What is written together.
 struct SnapshotBatch {
     objects: BTreeMap<ObjectKey, Option<Vec<u8>>>,
     complete: BTreeSet<String>,
@@ -306,7 +306,7 @@ impl SnapshotWriter {
                 .into_iter()
                 .map(|(key, content)| Line { key, content })
                 .collect();
-            // What is in the journal need not be written again when the rest fails.
+            // What is in the journal must not be written again where the rest fails.
             let (lines, written) = match self.journal.append(&lines) {
                 Ok(()) => (Vec::new(), self.round_off(batch.complete)),
                 Err(error) => (lines, Err(error)),
@@ -329,8 +329,8 @@ impl SnapshotWriter {
         }
     }
 
-    /// What comes after the objects: that they are there, and that of the journal is no more than
-    /// has to be.
+    /// After the objects: notes which kinds are complete, and rewrites the journal where most of it
+    /// is out of date.
     fn round_off(&mut self, complete: BTreeSet<String>) -> io::Result<()> {
         if !complete.is_subset(&self.complete) {
             let all = self.complete.union(&complete).cloned().collect();
@@ -380,8 +380,8 @@ fn key_in(kind: Kind, document: &Value) -> Option<ObjectKey> {
     })
 }
 
-/// Two objects of one hash, one after the other, are one of 2^64 accidents: an old form would come
-/// back after a start without an API server.
+/// Where two forms of an object have one hash (1 in 2^64) the old form would come back after a
+/// start without an API server.
 fn hash(content: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     content.hash(&mut hasher);

@@ -1,4 +1,5 @@
-//! `status` of a Service as it stands in an API server: read from there, and made for a patch.
+//! `status` of Services and AddressPools in an API server: reads it, and makes the patches that
+//! write it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ pub(super) struct ParsedStatus {
     pub(super) foreign: Box<[Value]>,
 }
 
-/// Reads `status`. Others write there, too: what can't be read is passed over.
+/// Reads `status`. Others write there, too, so what can't be read is passed over.
 pub(super) fn read(object: &Value) -> ParsedStatus {
     let mut read = ParsedStatus::default();
     let list = |pointer: &str| {
@@ -132,7 +133,7 @@ pub(super) fn patch(resource_version: &str, status: &Status, foreign: &[Value]) 
     if let Some(Value::Array(own)) = shape.get("conditions") {
         conditions.extend(own.iter().cloned());
     }
-    // null takes a field away; one that is not named would stay.
+    // In a merge patch null removes a field; a field that is not named stays.
     let or_null = |list: Vec<Value>| match list.is_empty() {
         true => Value::Null,
         false => list.into(),

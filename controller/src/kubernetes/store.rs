@@ -1,4 +1,4 @@
-//! The store itself: what is begun with it and ends with it.
+//! The store: the tasks that begin and end with it.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -27,7 +27,7 @@ use super::{gateway_leases, watch};
 use crate::feed::{Feed, lock};
 use crate::store::{Outcomes, Store};
 
-/// How long the API server has to deliver the first lists before a snapshot stands in for it.
+/// How long the API server has to deliver the first lists before a snapshot is used in their place.
 const FIRST_LISTS: Duration = Duration::from_secs(2);
 
 /// A store over an API server.
@@ -44,9 +44,9 @@ impl fmt::Debug for KubernetesStore {
 }
 
 impl KubernetesStore {
-    /// Begins to watch. Needs a Tokio runtime. An API server that does not answer is tried again
-    /// for ever; until it has, nothing is synced. But where it has not within two seconds and there is
-    /// a snapshot of everything that is read, that stands in.
+    /// Begins to watch. Needs a Tokio runtime. Where the API server does not answer, it is tried
+    /// again for ever, and nothing is synced until it has answered. But where it has not within two
+    /// seconds, and there is a complete snapshot, the snapshot is used.
     pub fn open(client: Client, settings: KubernetesSettings, snapshot: Option<Snapshot>) -> Self {
         let class = settings.class.clone();
         let reads = settings.reads;
@@ -95,7 +95,7 @@ impl KubernetesStore {
         }
     }
 
-    /// Tells the cluster how this gateway is and what it reports, until `stop`.
+    /// Reports to the cluster how this gateway and its Services are, until `stop`.
     pub fn tell(
         &self,
         identity: GatewayIdentity,

@@ -1,4 +1,4 @@
-//! What the tasks of a store work on.
+//! What the tasks of a store share.
 
 use std::sync::Mutex;
 
@@ -20,8 +20,8 @@ pub(super) struct StoreContext {
     pub(super) client: Client,
     pub(super) settings: KubernetesSettings,
     pub(super) feed: Feed,
-    /// Held while what came out of it is published, so that it is told in the order in which it
-    /// was taken in.
+    /// Locked until the changes that come of it are published, so that subscribers get them in the
+    /// right order.
     pub(super) cache: Mutex<ObjectCache>,
     pub(super) progress: Mutex<WatchProgress>,
     pub(super) repairs: RepairQueue,
@@ -29,6 +29,6 @@ pub(super) struct StoreContext {
     pub(super) rights: Rights,
     pub(super) event_recorder: EventRecorder,
     pub(super) reports: OutgoingReports,
-    /// Taken while `cache` is held, so that it is written down in the order in which it was heard.
+    /// Locked while `cache` is locked, so that it is written in the same order.
     pub(super) snapshot: Option<Mutex<Snapshot>>,
 }

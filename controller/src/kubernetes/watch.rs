@@ -1,4 +1,4 @@
-//! Hears of the objects of one kind, for ever.
+//! Watches the objects of one kind, for ever.
 
 use std::pin::pin;
 
@@ -13,15 +13,15 @@ use super::settings::WATCH_SECONDS;
 use super::store_context::StoreContext;
 use crate::feed::lock;
 
-/// Objects in one page of a first list; a Node is as large as a dozen others, for it names the images
-/// that it has.
+/// Objects in one page of a list. A Node is as large as a dozen others, because it names its
+/// container images.
 const PAGE: u32 = 500;
 const PAGE_OF_NODES: u32 = 50;
 
-/// Watches the objects of one kind until it is dropped.
+/// Watches the objects of one kind, until the future is dropped.
 pub(super) async fn run(shared: &StoreContext, kind: Kind) {
     match kind {
-        // Their labels are all that is needed.
+        // Only the labels of Namespaces are needed.
         Kind::Namespace => objects::<true>(shared, kind).await,
         _ => objects::<false>(shared, kind).await,
     }
@@ -53,7 +53,7 @@ async fn objects<const META: bool>(shared: &StoreContext, kind: Kind) {
                     }
                     Event::Delete(it) => ObjectEvent::Gone(it.into_value(kind)),
                 };
-                // A list that has begun has not succeeded yet.
+                // That a list begins does not say that it will succeed.
                 if !matches!(event, ObjectEvent::Begins) {
                     lock(&shared.progress).works(kind);
                 }
@@ -67,19 +67,19 @@ async fn objects<const META: bool>(shared: &StoreContext, kind: Kind) {
     }
 }
 
-/// What a watch saw.
+/// An event of a watch.
 pub(super) enum ObjectEvent {
     /// A list of everything begins.
     Begins,
-    /// It has ended.
+    /// The list has ended.
     Ends,
-    /// An object is so.
+    /// An object is there, in this form.
     There(serde_json::Value),
-    /// It was last so, and is gone.
+    /// An object is gone; its last form.
     Gone(serde_json::Value),
 }
 
-/// What is wrong, and what to do where that is known.
+/// What is wrong with a watch, and what to do about it where that is known.
 fn explain(kind: Kind, error: &Error) -> String {
     let code = code_of(error);
     let plural = resource(kind).plural;

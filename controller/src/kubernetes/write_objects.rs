@@ -1,4 +1,4 @@
-//! Sends the requests that make a decision last.
+//! Sends the requests that write decisions, and classes the answers.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -25,8 +25,8 @@ use super::store_context::StoreContext;
 use crate::feed::lock;
 use crate::store::WriteOutcome;
 
-/// An API server that has renewed the Lease within this time does its work: the Lease is renewed every
-/// two seconds, and a request takes four at most.
+/// An API server that has renewed the Lease within this time works: the Lease is renewed every two
+/// seconds, and a request takes four at most.
 const ALIVE: Duration = Duration::from_secs(6);
 
 impl StoreContext {
@@ -59,7 +59,7 @@ impl StoreContext {
         outcome
     }
 
-    /// Takes steps, one after the other.
+    /// Sends requests about a Service, one after the other.
     pub(super) async fn send_requests(
         &self,
         key: &ObjectKey,
@@ -185,7 +185,7 @@ impl StoreContext {
         }
     }
 
-    /// What became of a request that was `asked`.
+    /// The outcome of a request.
     async fn judge<T>(
         &self,
         answer: Result<kube::Result<T>, Elapsed>,
@@ -203,7 +203,7 @@ impl StoreContext {
                 Some(false) => WriteOutcome::Failed(format!("RBAC does not allow it: {error}")),
                 None => WriteOutcome::Failed(error),
             },
-            // The API server does its work otherwise: what fails is what it asks of this object.
+            // The API server works otherwise: a webhook that it asks about this object fails.
             AnswerClass::Unanswered if self.settings.leadership.renewed_within(ALIVE) => {
                 WriteOutcome::HeldUp(error)
             }
@@ -211,8 +211,9 @@ impl StoreContext {
         })
     }
 
-    /// Whether our role allows what was asked; nothing where nobody says. Admission and RBAC forbid
-    /// with the same answer, and only the one is the state of one object.
+    /// Whether our role allows a request; nothing where there is no answer. Admission and RBAC
+    /// forbid with the same answer (403), and only what admission forbids is the state of one
+    /// object.
     async fn may(&self, asked: &Asked<'_>) -> Option<bool> {
         let ask = || async {
             let reviews: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
@@ -251,18 +252,18 @@ impl Asked<'_> {
     }
 }
 
-/// Why a request did not come about.
+/// Why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AnswerClass {
-    /// Changed or gone meanwhile: what the watch shows decides.
+    /// The object has changed or is gone: what the watch brings decides.
     Refused,
     /// The object would not be valid, or a rule of the cluster is against it.
     Rejected,
-    /// Either such a rule or our role.
+    /// Either such a rule, or our role.
     Forbidden,
     /// The API server, or a webhook that it asks, gave no answer or has a fault.
     Unanswered,
-    /// Anything else may be otherwise in a moment.
+    /// Anything else: it may work in a moment.
     Failed,
 }
 
@@ -279,8 +280,8 @@ impl AnswerClass {
     }
 }
 
-/// Whether a node port is what an object is not taken for. The allocator names the field; a quota, a
-/// webhook and a patch that does not apply name none or another.
+/// Whether an object was rejected because of a node port. The allocator names the field; a quota, a
+/// webhook or a patch that does not apply names none or another.
 fn blames_node_port(status: &Status) -> bool {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     causes

@@ -1,4 +1,4 @@
-//! Writes that wait or are on their way, in the order of a [`FairQueue`].
+//! The writes that wait or are on their way, in the order of a [`FairQueue`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,22 +12,22 @@ use super::fair_queue::{FairQueue, Sign, Ticket, Urgency};
 use crate::feed::lock;
 use crate::store::{WriteKey, WriteOutcome};
 
-/// On their way at a time, at most; those of one namespace alone are half of these.
+/// How many writes may be on their way at a time; one namespace alone may have half of them.
 const MOST: usize = 64;
 
-/// How long a process that is told to stop waits for what is on its way.
+/// How long a process that is told to stop waits for writes that are on their way.
 const FINISH: Duration = Duration::from_secs(1);
 
 /// What is to be done about one object.
 #[derive(Debug)]
 pub(super) enum WriteJob {
-    /// Make a decision last, and tell what became of it.
+    /// Write a decision, and send its outcome.
     Write {
         write: Write,
         since: Option<Instant>,
         reply: mpsc::Sender<(WriteKey, WriteOutcome)>,
     },
-    /// Put finalizer and annotation of a Service right, after a wait of so long.
+    /// Repair finalizer and annotation of a Service, after this wait.
     Repair(ObjectKey, Duration),
 }
 
@@ -55,18 +55,18 @@ impl Default for WriteQueue {
 }
 
 impl WriteQueue {
-    /// A job waits from now on.
+    /// Adds a job.
     pub(super) fn push(&self, key: ObjectKey, part: u8, urgency: Urgency, job: WriteJob) {
         let namespace = key.namespace.clone().unwrap_or_default();
         let former = lock(&self.queue).push(&namespace, (key, part), urgency, job);
         self.came.notify_one();
         if let Some(WriteJob::Write { write, reply, .. }) = former {
-            // There is room for each.
+            // The channel has room for every outcome.
             let _ = reply.try_send((WriteKey::of(&write), WriteOutcome::Superseded));
         }
     }
 
-    /// Puts finalizer and annotation of a Service right when there is room for it.
+    /// Queues the repair of finalizer and annotation of a Service.
     pub(super) fn repair(&self, key: ObjectKey, waited: Duration) {
         self.push(
             key.clone(),
@@ -76,7 +76,7 @@ impl WriteQueue {
         );
     }
 
-    /// What an answer says that came in this namespace.
+    /// Notes what an answer in this namespace says of how busy the API server is.
     pub(super) fn answered(&self, namespace: &Arc<str>, sign: Sign) {
         lock(&self.queue).answered(namespace, sign, Instant::now());
     }
@@ -87,7 +87,7 @@ impl WriteQueue {
         self.ended.notify_waiters();
     }
 
-    /// Begins no job any more, and waits a moment for those that are on their way. Whether all have
+    /// Begins no further job, and waits a moment for those that are on their way. True: all have
     /// ended.
     pub(super) async fn finish(&self) -> bool {
         self.closed.store(true, Ordering::Relaxed);
@@ -124,7 +124,8 @@ impl WriteQueue {
         held_back.map(sentence).collect()
     }
 
-    /// What may begin now has begun. When to look again even if nothing happens.
+    /// Begins every job that may begin now. Answers with when to call it again even if nothing
+    /// happens.
     pub(super) fn begin(&self, mut begin: impl FnMut(Ticket, WriteJob)) -> Option<Instant> {
         let (mut queue, now) = (lock(&self.queue), Instant::now());
         queue.tick(now);

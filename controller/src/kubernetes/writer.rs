@@ -1,4 +1,4 @@
-//! Begins the writes of the queue, each beside the others.
+//! Begins the writes of the queue and runs them beside each other.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,13 +18,13 @@ use super::write_queue::WriteJob;
 use crate::feed::lock;
 use crate::store::{Outcomes, WriteKey};
 
-/// How often a request is sent that is refused each time, and the first and longest pause before it
-/// is sent again.
+/// How often a request is sent for which the API server is too busy, and the first and longest
+/// pause before it is sent again.
 const TRIES: u32 = 8;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 impl StoreContext {
-    /// Takes these to write. Urgent is what gives an address or takes one back.
+    /// Queues these writes. Those that give an address or take one back are urgent.
     pub(super) fn take_writes(&self, writes: Vec<Write>, since: Option<Instant>) -> Outcomes {
         let (reply, outcomes) = mpsc::channel(writes.len().max(1));
         for write in writes {
@@ -59,7 +59,7 @@ impl StoreContext {
         outcomes.boxed()
     }
 
-    /// Does the writer's jobs, for ever.
+    /// Runs the jobs of the write queue, for ever.
     pub(super) async fn run_writer(&self) {
         let mut running = FuturesUnordered::new();
         loop {
@@ -102,7 +102,8 @@ impl StoreContext {
                     } => self.write_node_ports(name, version, &numbers).await,
                     Write::Pool { name, status } => self.write_pool(name, status).await,
                 };
-                // There is room for each. Where nobody listens any more nobody wants to know.
+                // The channel has room for every outcome. Where the receiver is gone nobody needs
+                // it.
                 let _ = reply.try_send((key, outcome));
             }
             WriteJob::Repair(key, waited) => self.repair(key, waited).await,
@@ -110,8 +111,8 @@ impl StoreContext {
         self.write_queue.ended(ticket);
     }
 
-    /// Sends a request about an object of this namespace, and again where it was refused. Nothing, where
-    /// this process does not lead any more.
+    /// Sends a request about an object of this namespace, and sends it again where the API server
+    /// was too busy. Nothing where this process does not lead any more.
     pub(super) async fn request<T, F>(
         &self,
         namespace: &Arc<str>,

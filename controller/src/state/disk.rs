@@ -1,4 +1,4 @@
-//! Writes files so that after a crash each is either as it was or as it was to be.
+//! Writes files so that after a crash each has either its old or its new content.
 //!
 //! A file is written beside its place under a name that begins with a dot, made durable, renamed
 //! over its place, and the directory made durable. For a handful of files that is an `fsync` each.
@@ -19,18 +19,18 @@ use std::path::{Path, PathBuf};
 /// From how many files on one `syncfs` is taken instead of an `fsync` each.
 const MANY: usize = 9;
 
-/// What is to become of one file.
+/// A write of one file.
 #[derive(Debug)]
 pub(crate) struct FileWrite {
     /// Where, below the state directory.
     pub(crate) path: PathBuf,
-    /// What it is to hold; nothing removes it.
+    /// Its new content; nothing: it is removed.
     pub(crate) content: Option<Vec<u8>>,
-    /// For Fairway's eyes alone: the memory of a Secret holds its key.
+    /// Readable by Fairway's user alone: the memory of a Secret has its private key.
     pub(crate) private: bool,
 }
 
-/// The state directory as something to write to.
+/// Writes to a state directory.
 pub(crate) struct Disk {
     root: PathBuf,
     #[cfg(test)]
@@ -49,7 +49,7 @@ pub(crate) enum WriteStep {
     SyncDirectory,
 }
 
-/// Stands in for a disk that fails or a process that dies at a step.
+/// Used by tests: a disk that fails, or a process that dies, at a step.
 #[cfg(test)]
 pub(crate) type Hook = std::sync::Arc<dyn Fn(WriteStep, &Path) -> io::Result<()> + Send + Sync>;
 

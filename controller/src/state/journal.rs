@@ -1,13 +1,14 @@
-//! One file that only grows: what Fairway remembers of its objects, a line for each change.
+//! An append-only file (write-ahead log): what Fairway remembers of its objects, a line for each
+//! change.
 //!
 //! A file for each object would be made and removed with every change, and file systems are slow at
 //! that: ext4 searches past every inode that was freed in the last minutes. Here a change of any
 //! number of objects is one write and one fdatasync(2).
 //!
-//! A line is the object's key, a tab, and what is remembered as JSON; nothing behind the tab says
-//! that the object is gone. The last line of a key counts. A line that a crash cut short has no end
-//! and never counted: whoever waited for it was not told. When most of the file is history it is
-//! written anew, beside its place, and renamed over it.
+//! A line is the object's key, a tab, and what is remembered of it as JSON; nothing after the tab:
+//! the object is gone. The last line of a key counts. A line that a crash cut short has no newline
+//! and does not count: nobody was told that it was written. When most lines are out of date the
+//! file is rewritten beside its place and renamed over it (compaction).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -22,10 +23,10 @@ use super::disk::{Disk, FileWrite};
 /// Where it is, below the state directory.
 pub(crate) const PATH: &str = "memory.jsonl";
 
-/// History that is not worth writing the file anew for.
+/// Out-of-date lines below this number of bytes are not worth a rewrite.
 const SLACK: u64 = 1 << 20;
 
-/// What is remembered of one object from now on; nothing where it is gone.
+/// What is remembered of one object from now on; no content: it is gone.
 pub(crate) struct Line {
     pub(crate) key: ObjectKey,
     pub(crate) content: Option<Vec<u8>>,
@@ -36,9 +37,9 @@ pub(crate) struct Line {
 pub(crate) struct Journal {
     path: PathBuf,
     file: File,
-    /// How much of it counts.
+    /// How many bytes of it count.
     len: u64,
-    /// How much of it would be left if it were written anew.
+    /// How many bytes it would have after a rewrite.
     live: u64,
 }
 
@@ -47,9 +48,9 @@ pub(crate) struct Journal {
 pub(crate) struct Contents {
     /// What is remembered of each key, as JSON.
     pub(crate) records: BTreeMap<String, String>,
-    /// The keys of which it was said last that they are gone.
+    /// The keys whose last line says that they are gone.
     pub(crate) removed: BTreeSet<String>,
-    /// Lines that are none, counted from 1, and why.
+    /// Lines that can't be read, counted from 1, and why.
     pub(crate) broken: Vec<(usize, &'static str)>,
 }
 
@@ -77,12 +78,12 @@ impl Journal {
             len: as_u64(whole),
             live: as_u64(live),
         };
-        // A line without its end must not become the beginning of the next.
+        // A line without its newline must not become the beginning of the next one.
         journal.file.set_len(journal.len)?;
         Ok((journal, contents))
     }
 
-    /// Adds lines; when it returns well they survive a crash, all of them. When it does not, none
+    /// Appends lines. When it returns without an error all of them survive a crash; with one, none
     /// of them counts.
     pub(crate) fn append(&mut self, lines: &[Line]) -> io::Result<()> {
         if lines.is_empty() {
@@ -94,7 +95,8 @@ impl Journal {
             .write_all_at(&bytes, self.len)
             .and_then(|()| self.file.sync_data());
         if let Err(error) = written {
-            // What may be left of them is written over by the next, or cut off by its beginning.
+            // What may be left of them is overwritten by the next lines, or cut off when the file
+            // is opened.
             let _ = self.file.set_len(self.len);
             return Err(error);
         }
@@ -102,12 +104,12 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether more of it is history than not.
+    /// Whether more than half of it is out of date.
     pub(crate) fn is_mostly_history(&self) -> bool {
         self.len > 2 * self.live + SLACK
     }
 
-    /// Writes it anew with nothing but these lines.
+    /// Rewrites it with these lines alone.
     pub(crate) fn rewrite(&mut self, disk: &Disk, lines: &[Line]) -> io::Result<()> {
         let content = encode(lines);
         let len = as_u64(content.len());
@@ -124,8 +126,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes it anew without its history, from the file itself: of what is remembered no more
-    /// than a line at a time is in memory, and the keys.
+    /// Rewrites it without its out-of-date lines, from the file itself: only the keys and one line
+    /// at a time are in memory.
     pub(crate) fn compact(&mut self, disk: &Disk) -> io::Result<()> {
         let mut last = HashMap::new();
         self.each_line(|at, line| {

@@ -8,7 +8,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::TakeError;
 
-/// Holds the state directory. The kernel lets go of it when the process ends, however it ends.
+/// A lock on the state directory. The kernel releases it when the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
     file: File,
@@ -16,7 +16,8 @@ pub(crate) struct Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing it is not enough while a child that another thread has just forked has it too.
+        // Closing it is not enough: a child that another thread has just forked may have the
+        // descriptor, too.
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
@@ -39,7 +40,8 @@ impl Lock {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                // Only for the message: an owner that has not yet put its name there is still one.
+                // Only for the message: an owner that has not written its name yet still has the
+                // lock.
                 let mut owner = String::new();
                 let _ = (&file).take(4096).read_to_string(&mut owner);
                 let (pid, command) = match owner.trim_end().split_once('\n') {
@@ -58,7 +60,7 @@ impl Lock {
             .map(|argument| argument.to_string_lossy().into_owned())
             .collect();
         let owner = format!("{}\n{}\n", std::process::id(), command.join(" "));
-        // The name is a courtesy: a full disk must not keep an edge from starting.
+        // The name is for a message alone: a full disk must not keep Fairway from starting.
         let named = file
             .set_len(0)
             .and_then(|()| file.rewind())

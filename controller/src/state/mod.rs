@@ -1,7 +1,7 @@
 //! A state directory: what a process knows, kept through crashes.
 //!
-//! `lock` sees to it that one process at a time is at work in it; `journal` is a memory of objects,
-//! a line for each change; `disk` writes files so that each is whole.
+//! `lock` lets one process at a time use it; `journal` is a memory of objects, a line for each
+//! change; `disk` writes files atomically.
 
 pub(crate) mod disk;
 pub(crate) mod journal;
@@ -10,10 +10,10 @@ pub(crate) mod lock;
 use std::io;
 use std::path::PathBuf;
 
-/// Why a state directory can't be had.
+/// Why a state directory can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
-    /// Another process is at work in it.
+    /// Another process uses it.
     #[error(
         "{} belongs to process {pid} ({command}): stop it, or give this one a --state of its own",
         state.display()
