@@ -16,16 +16,16 @@ pub(crate) struct FreeAddresses {
     gaps: BTreeMap<u128, u128>,
     total: u128,
     available: u128,
-    /// Addresses that are given to nobody.
+    /// Addresses that are given to no Service: they are nodes'.
     reserved: BTreeSet<u128>,
-    /// How many of them count in the total.
+    /// How many of the reserved ones are usable.
     kept_back: u128,
-    /// How many of them count neither in the total nor as held.
+    /// How many of those nobody holds.
     left_out: u128,
 }
 
 impl FreeAddresses {
-    /// All addresses of the blocks that are of `family`; entries that overlap count once.
+    /// All addresses of `family` in the blocks. Blocks that overlap count once.
     pub(crate) fn of(blocks: &[AddressBlock], family: IpFamily) -> Self {
         let mut set = Self {
             blocks: BTreeMap::new(),
@@ -56,14 +56,14 @@ impl FreeAddresses {
         set
     }
 
-    /// How many addresses can be given out unasked, free or not, with those that are reserved and
-    /// held all the same.
+    /// How many addresses can be given out without being asked for by number, free or not, and with
+    /// those that are reserved but held.
     pub(crate) fn total(&self) -> u128 {
         self.total.saturating_sub(self.left_out)
     }
 
-    /// How many addresses there are to be given unasked, free or not. Who holds what does not change
-    /// it, so it can be said to those who wait.
+    /// How many addresses can be given out without being asked for by number, free or not. It does
+    /// not depend on who holds what, so a message to Services that wait can name it.
     pub(crate) fn to_give(&self) -> u128 {
         self.total.saturating_sub(self.kept_back)
     }
@@ -88,14 +88,14 @@ impl FreeAddresses {
         (address <= to_bits(block.range.last())).then_some(block)
     }
 
-    /// Whether `address` is one that is given out unasked: in a block, and not left alone by
-    /// `avoidEnds`.
+    /// Whether `address` can be given out without being asked for by number: it is in a block, and
+    /// `avoidEnds` does not leave it out.
     fn is_usable(&self, address: u128) -> bool {
         self.block(address)
             .is_some_and(|block| block.usable(from_bits(block.range.family(), address)))
     }
 
-    /// From now on `address` is given to nobody. Whether somebody holds it is the caller's to say.
+    /// From now on `address` is given to no Service. `held`: a Service holds it already.
     pub(crate) fn reserve(&mut self, address: u128, held: bool) {
         if !self.reserved.insert(address) {
             return;
@@ -139,7 +139,7 @@ impl FreeAddresses {
         }
     }
 
-    /// 1 for an address that can be given out unasked, else 0.
+    /// 1 for an address that can be given out without being asked for by number, else 0.
     fn counts(&self, address: u128) -> u128 {
         u128::from(self.is_usable(address))
     }
@@ -187,8 +187,8 @@ impl FreeAddresses {
 
     /// The lowest free address that `avoidEnds` does not leave alone.
     ///
-    /// Avoided ones that it meets on the way are dropped from the gaps for good, so that no search
-    /// meets them twice.
+    /// Addresses that `avoidEnds` leaves out are dropped from the gaps on the way, so that no later
+    /// search comes by them.
     pub(crate) fn lowest(&mut self) -> Option<u128> {
         loop {
             let (&first, &last) = self.gaps.first_key_value()?;

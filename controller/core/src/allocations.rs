@@ -1,4 +1,4 @@
-//! What there is to give, who has it, and who may have what is free.
+//! Addresses and node ports: which there are, who has them, and who may have those that are free.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -22,11 +22,11 @@ use crate::wants;
 /// The label that every namespace has, whether its object is known or not.
 const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// How many addresses under one sharing key a Service tries to join. Somebody whose Services take
-/// thousands of addresses under one key, on the same port, shall not make each further one dear.
+/// How many addresses under one sharing key a Service tries to join: a bound on the cost where
+/// thousands of addresses have one key and the same port.
 const JOINABLE: usize = 64;
 
-/// Where an address may come from. Each includes the ones before.
+/// How much a Service wants an address that is given to it. Each includes the ones before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum AddressPreference {
     /// The Service asks for it.
@@ -37,7 +37,7 @@ pub(crate) enum AddressPreference {
     Any,
 }
 
-/// Everything that is given out, and the rules for it.
+/// Everything that is allocated, and the rules of allocation.
 #[derive(Debug)]
 pub(crate) struct Allocations {
     pub(crate) settings: Settings,
@@ -72,7 +72,7 @@ impl Allocations {
         self.pools.take(address, &service.name.namespace, first);
     }
 
-    /// Notes that it does not any more.
+    /// Notes that a Service does not hold an address any more.
     pub(crate) fn release_address(&mut self, address: IpAddr, service: &Service) {
         let last = self.holders.remove(address, &service.name);
         self.pools.release(address, &service.name.namespace, last);
@@ -99,7 +99,7 @@ impl Allocations {
         })
     }
 
-    /// Whether a pool is for a Service at all.
+    /// Whether a pool selects a Service.
     fn selects(
         &self,
         pool: &Pool,
@@ -321,7 +321,7 @@ impl Allocations {
         Some(AddressRefusal::EveryPool(family, trials))
     }
 
-    /// All that keeps a Service from what it wants, given what it has.
+    /// All reasons for which a Service lacks an address that it wants, given what it has.
     pub(crate) fn refusals(&self, service: &Service, held: &[IpAddr]) -> Vec<AddressRefusal> {
         let families = self.families(service, held);
         let has = |family: IpFamily| held.iter().any(|a| IpFamily::of(*a) == family);
@@ -335,7 +335,8 @@ impl Allocations {
         let preferred = service.ip_family_policy == IpFamilyPolicy::PreferDualStack;
         for &family in families.iter().filter(|family| !has(**family)) {
             let asked = wants::asked_address(service, family).is_some();
-            // Two families are a preference: one is enough, unless the other was asked for.
+            // PreferDualStack: one family is enough, unless an address of the other one was asked
+            // for.
             if preferred && !held.is_empty() && !asked {
                 continue;
             }
@@ -363,7 +364,7 @@ impl Allocations {
             .into_iter()
             .filter(|family| !held.iter().any(|a| IpFamily::of(*a) == *family));
         for family in missing {
-            // Only a change of the Service itself ends this.
+            // Only a change of the Service itself ends this wait.
             if service.asks.unreadable_address(family).is_some() {
                 continue;
             }

@@ -1,4 +1,5 @@
-//! Who gets what: first everybody keeps what is legal, then the rest is given out.
+//! Assigns addresses and node ports: first each Service keeps what it may keep, then the rest is
+//! given out.
 //!
 //! [`assign`] works on the Services that changed and on those whose wait may be over, never on all.
 //! Its result is that of working on all of them, because every reason for which a Service was
@@ -31,8 +32,8 @@ use crate::ports::Use;
 use crate::queue::{QueueKey, ServiceQueue, ServiceSlot, WaitsFor};
 use crate::wants::{self, NumberWant};
 
-/// Assigns; answers with the Services of which something may have changed, in the order in which
-/// they were given what they got.
+/// Assigns. Answers with the Services of which something may have changed, in the order in which
+/// they were served.
 pub(crate) fn assign(
     allocations: &mut Allocations,
     index: &mut Index,
@@ -55,8 +56,8 @@ pub(crate) fn assign(
 }
 
 impl Run<'_> {
-    /// The changed Services, with those who may be in the way of what these hold: who of them keeps
-    /// it is decided among all.
+    /// The changed Services, and those that may hold the same addresses or numbers: it is decided
+    /// among all of them who keeps what.
     fn with_rivals(&self, changed: BTreeSet<ServiceSlot>) -> ServiceQueue {
         let mut slots = changed.clone();
         for entry in changed.iter().filter_map(|slot| self.index.get(*slot)) {
@@ -74,7 +75,7 @@ impl Run<'_> {
             .collect()
     }
 
-    /// Takes down everything that the changed Services have and puts back what they may keep.
+    /// Releases everything that the changed Services have, and allocates again what they may keep.
     fn keep(&mut self, changed: &ServiceQueue) {
         struct Before {
             slot: ServiceSlot,
@@ -115,13 +116,14 @@ impl Run<'_> {
                 left_numbers,
             });
         }
-        // Who asks for more ports on a shared address than it was given does not push out who was
-        // there: it comes after all who have what they had.
+        // A Service that asks for more ports on a shared address than before does not push out
+        // another one: it comes after all that ask for what they had.
         for newcomers in [false, true] {
-            // What newcomers that were kept leave: one that wants it would wait for them, and they
-            // perhaps for it.
+            // Ports that a newcomer leaves: another newcomer that wants such a port would wait for
+            // the first one, and that one perhaps for it.
             let mut left = BTreeSet::new();
-            // Who no longer shares on the terms that it came on moves, and not who kept them.
+            // A Service that has changed its sharing key or namespaces moves, and not one that has
+            // kept them.
             let (stays, drops_out): (Vec<_>, Vec<_>) = all
                 .iter()
                 .partition(|it| !drops_out(&it.old_service, &it.service));
@@ -157,7 +159,7 @@ impl Run<'_> {
         }
     }
 
-    /// Holds back what a Service let go of until the store shows it.
+    /// Reserves what a Service has released until the store shows the release.
     fn hold_back(&mut self, slot: ServiceSlot, service: &Arc<Service>) {
         let Some(entry) = self.index.get(slot) else {
             return;
@@ -204,7 +206,7 @@ impl Run<'_> {
         base: &Held,
         mut newcomers: Option<&mut BTreeSet<(IpAddr, PortKey)>>,
     ) {
-        // What another controller has given out is taken: pools belong to all controllers.
+        // What another controller has given out counts as taken: all controllers share the pools.
         let is_others = service.asks.other_controller.is_some();
         let wants = wants::wants_address(&self.allocations.settings, service);
         if base.addresses.is_empty() || !(wants || is_others) {
@@ -265,7 +267,8 @@ impl Run<'_> {
         }
     }
 
-    /// Gives out, in rounds: what one Service takes can be what another waited to share.
+    /// Gives out in rounds: an address that one Service takes may be one that another waits to
+    /// share.
     fn give(&mut self) -> Vec<ServiceSlot> {
         let mut touched = BTreeSet::new();
         while !self.next.is_empty() {
@@ -288,7 +291,8 @@ impl Run<'_> {
                 touched.insert(rank.slot);
             }
         }
-        // Each where it was given something for the last time, then those who were given nothing.
+        // Each Service stands where it was last given something; those that were given nothing come
+        // at the end.
         let mut order = Vec::with_capacity(touched.len());
         for slot in self.given.iter().rev() {
             if touched.remove(slot) {
@@ -300,7 +304,7 @@ impl Run<'_> {
         order
     }
 
-    /// Whether there is still something of which many wait for one.
+    /// Whether there is still something free of what many Services wait for.
     fn is_over(&self, wait: &WaitsFor) -> bool {
         match wait {
             WaitsFor::Pool(name, family) => {
@@ -364,7 +368,7 @@ impl Run<'_> {
         }
     }
 
-    /// Notes what the Service waits for now; answers with that and what it waited for before.
+    /// Notes what the Service waits for now. Answers with that, and with what it waited for before.
     fn renew_waits(&mut self, slot: ServiceSlot) -> Vec<WaitsFor> {
         let Some(entry) = self.index.get(slot) else {
             return Vec::new();
@@ -407,7 +411,7 @@ pub(crate) fn release(
 }
 
 /// The addresses on which a Service has come to ports that the store still shows with another one.
-/// What it was granted is written when the other has let go.
+/// What it was granted is written when the other one has released them.
 pub(crate) fn blocked(
     allocations: &Allocations,
     entry: &IndexedService,

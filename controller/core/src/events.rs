@@ -1,7 +1,8 @@
-//! What people are told of a Service when its status changes.
+//! The Events of a Service when its status changes.
 //!
-//! `kubectl describe service` shows events and no conditions, so what a condition says is said here
-//! too, once, in the same words. The reasons are those of k8s.io/cloud-provider where it has one.
+//! `kubectl describe service` shows Events and no conditions, so an Event repeats once what a
+//! condition says, in the same words. The reasons are those of k8s.io/cloud-provider where it has
+//! one.
 
 use std::net::IpAddr;
 
@@ -11,7 +12,7 @@ use fairway_config::conditions::{
     ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, NODE_PORTS_ALLOCATED, OUT_OF_POOL, PROGRAMMED,
 };
 
-/// Something to tell about a Service.
+/// An Event of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// One CamelCase word.
@@ -39,9 +40,9 @@ impl Event {
     }
 }
 
-/// What there is to tell when the status turns from `before` to `after`. `held` is what the Service
-/// held before, whether the status says so or not: an API server empties the status of one that is
-/// no LoadBalancer any more. `wanted` is whether the Service is to have an address of ours from now
+/// The Events for a status that changes from `before` to `after`. `held` is what the Service held
+/// before, whether the status says so or not: an API server empties the status of one that is no
+/// LoadBalancer any more. `wanted` is whether the Service is to have an address of ours from now
 /// on.
 pub fn events(before: &Status, held: &[IpAddr], after: &Status, wanted: bool) -> Vec<Event> {
     let mut events = Vec::new();
@@ -96,8 +97,8 @@ pub fn events(before: &Status, held: &[IpAddr], after: &Status, wanted: bool) ->
         let Some(it) = after.conditions.get(kind) else {
             continue;
         };
-        // For a moment after every change gateways have not applied it yet, and a missing address has
-        // been told of.
+        // No Event: for a moment after every change gateways have not applied it yet, and a missing
+        // address has an Event of its own.
         let is_expected = matches!(&*it.reason, "GatewayBehind" | "AddressNotAssigned");
         if it.status == bad && !is_expected && differs(before.conditions.get(kind), it) {
             events.push(Event::warning(&it.reason, it.message.clone()));
@@ -106,7 +107,7 @@ pub fn events(before: &Status, held: &[IpAddr], after: &Status, wanted: bool) ->
     events
 }
 
-/// What there is to tell when the store does not take what was decided, and says this.
+/// The Event for a decision that the store rejects with this error.
 pub fn rejected(error: &str) -> Event {
     let message = format!(
         "Rejected: the API server does not take what was decided: {error}. It is tried again now and \
@@ -115,7 +116,7 @@ pub fn rejected(error: &str) -> Event {
     Event::warning("SyncLoadBalancerFailed", message)
 }
 
-/// Whether it says something that was not said before.
+/// Whether a condition says something new.
 fn differs(before: Option<&Condition>, after: &Condition) -> bool {
     before.is_none_or(|before| {
         (before.status, &before.reason, &before.message)

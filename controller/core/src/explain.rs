@@ -1,4 +1,4 @@
-//! Why a Service has what it has, in sentences.
+//! Sentences for `fairway explain`: why a Service has its address and its node ports.
 
 use fairway_config::annotations::CONTROLLER;
 use fairway_config::field::Shown;
@@ -22,7 +22,7 @@ pub(crate) fn explain(allocations: &Allocations, entry: &IndexedService) -> Vec<
         section("Node ports", node_ports(allocations, entry)),
         section("Source", source(entry)),
     ];
-    // An API server's objects come from no file.
+    // Objects of an API server come from no file.
     let told = sections.into_iter().filter(|it| !it.sentences.is_empty());
     told.collect()
 }
@@ -43,7 +43,7 @@ fn address(allocations: &Allocations, entry: &IndexedService) -> Vec<String> {
             let why = if wants::asked_address(service, family) == Some(address) {
                 "it was asked for"
             } else if entry.stored.source.is_none() {
-                // Where the status is the memory, nobody knows how it got there.
+                // In a cluster the status is the memory: it does not say why the address was given.
                 "it was free when it was given, and stays"
             } else if service.status_addresses.contains(&address) {
                 "the status in its manifest names it"
@@ -77,7 +77,8 @@ fn address(allocations: &Allocations, entry: &IndexedService) -> Vec<String> {
 /// How many addresses under its key a Service is told that it does not share.
 const NOT_SHARED: usize = 3;
 
-/// Who keeps a Service from an address that others have under its sharing key, and why.
+/// The addresses under its sharing key that a Service does not share, and which Service is the
+/// reason.
 fn not_shared(allocations: &Allocations, entry: &IndexedService) -> Vec<String> {
     let service = &*entry.stored.service;
     let Some(key) = &service.asks.sharing_key else {

@@ -1,7 +1,8 @@
-//! What gateways say, and whose status a word of one of them concerns.
+//! The reports of gateways, and which Services a new report concerns.
 //!
-//! A gateway that goes on is one number more, [`GatewayProgress::Applied`], and concerns those
-//! Services alone that changed between the two: they are found by their revision.
+//! A gateway that has applied more of the store reports a higher revision
+//! ([`GatewayProgress::Applied`]). That concerns only the Services that changed between the two
+//! revisions; an index by revision finds them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use crate::index::IndexedService;
 use crate::programmed::{self, Serving};
 use crate::queue::ServiceSlot;
 
-/// What all gateways have said.
+/// The reports of all gateways.
 #[derive(Debug)]
 pub(crate) struct GatewayTable {
-    /// Gateways are processes of their own; else the one in this process is the only one.
+    /// Whether gateways are processes of their own; else there is one, in this process.
     are_processes: bool,
     gateways: BTreeMap<ClusterName, Arc<GatewayStatus>>,
     /// What they report of each Service, in the order of their names.
@@ -25,7 +26,7 @@ pub(crate) struct GatewayTable {
     by_revision: BTreeSet<(u64, ServiceSlot)>,
 }
 
-/// Whom a word of a gateway concerns.
+/// Which Services a report of a gateway concerns.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Concerned {
     pub(crate) all: bool,
@@ -34,10 +35,10 @@ pub(crate) struct Concerned {
     pub(crate) namespaces: BTreeSet<Arc<str>>,
 }
 
-/// What is to be made of all words about one Service.
+/// What all gateways report of one Service.
 #[derive(Debug)]
 pub(crate) struct Heard<'a> {
-    /// Nothing has been heard yet: what was written before stays.
+    /// No gateway has reported yet: what was written before stays.
     pub(crate) keeps: bool,
     pub(crate) serving: Serving<'a>,
     pub(crate) reports: &'a [Arc<Report>],
@@ -53,7 +54,7 @@ impl GatewayTable {
         }
     }
 
-    /// A gateway is so; nothing: there is no word of it any more.
+    /// Takes in the state of a gateway. Nothing: it is gone.
     pub(crate) fn put(
         &mut self,
         name: &ClusterName,
@@ -70,7 +71,7 @@ impl GatewayTable {
         concerned(&progress(before.as_ref()), &progress(status))
     }
 
-    /// A gateway says this of a Service from now on; nothing: it has nothing to say any more.
+    /// Takes in the report of a gateway on a Service. Nothing: there is no report any more.
     pub(crate) fn put_report(
         &mut self,
         name: &ServiceName,
@@ -103,7 +104,7 @@ impl GatewayTable {
         }
     }
 
-    /// A Service is as it is at this revision, in place of the one before.
+    /// Notes the revision of the present form of a Service, in place of the one before.
     pub(crate) fn put_service(&mut self, slot: ServiceSlot, before: Option<u64>, now: Option<u64>) {
         if before == now {
             return;
@@ -128,7 +129,7 @@ impl GatewayTable {
         found.into_iter().flatten().map(|(_, slot)| *slot)
     }
 
-    /// What there is to say of a Service.
+    /// What gateways report of a Service.
     pub(crate) fn heard(&self, entry: &IndexedService) -> Heard<'_> {
         let reports = self.reports.get(&entry.stored.service.name);
         let reports = reports.map_or(&[][..], Vec::as_slice);
@@ -148,7 +149,7 @@ impl GatewayTable {
         }
     }
 
-    /// How many endpoints there are of a Service, as the gateway has it that sees most of them.
+    /// How many endpoints a Service has: the highest number that a gateway reports.
     pub(crate) fn endpoints(&self, name: &ServiceName) -> Option<usize> {
         let reports = self.reports.get(name).into_iter().flatten();
         let reported = reports.map(|report| report.eligible_endpoints);
@@ -159,7 +160,7 @@ impl GatewayTable {
     }
 }
 
-/// Whom it concerns that a gateway is so, in place of what it was.
+/// Which Services a new state of a gateway concerns, given the former one.
 fn concerned(before: &GatewayProgress, now: &GatewayProgress) -> Concerned {
     use GatewayProgress::{Applied, Behind, Gone};
     let everybody = Concerned {
@@ -185,7 +186,8 @@ fn concerned(before: &GatewayProgress, now: &GatewayProgress) -> Concerned {
                 let (first, last) = (revision.min(now), revision.max(now));
                 (first < last).then_some((*first, *last))
             } else {
-                // Those that had changed since the gateway was last heard were left as they were.
+                // While the gateway was not heard, the Services that changed were not looked at
+                // again.
                 Some((*revision.min(now), u64::MAX))
             },
             namespaces: untold.symmetric_difference(now_untold).cloned().collect(),

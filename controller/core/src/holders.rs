@@ -1,4 +1,4 @@
-//! Who holds which address, and who may share one.
+//! Which Services hold which address, and which may share one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -10,17 +10,17 @@ use fairway_config::sharing::{self, SharingClash};
 
 use crate::queue::ServiceSlot;
 
-/// A Service on an address, as it was when it took it.
+/// A Service that holds an address, as it was when it took it.
 #[derive(Debug)]
 pub(crate) struct AddressHolder {
     pub(crate) slot: ServiceSlot,
     pub(crate) service: Arc<Service>,
-    /// What the store still shows it to have here, beyond what it has now.
+    /// What it has released here and the store still shows.
     pub(crate) leaving: Leaving,
 }
 
 impl AddressHolder {
-    /// A port that it leaves and that the Service has or wants.
+    /// A port that it has released and that `service` has or wants.
     fn leaves_one_of(&self, service: &Service) -> Option<PortKey> {
         let Leaving::Ports(ports) = &self.leaving else {
             return None;
@@ -30,27 +30,27 @@ impl AddressHolder {
     }
 }
 
-/// What a Service has let go of while the store does not show it yet. Nobody gets it before, or a
-/// crash between two writes would leave it with two Services.
+/// What a Service has released while the store does not show that yet. No other Service gets it
+/// before, or a crash between two writes would leave it with both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Leaving {
-    /// These ports of the address; none where nothing is under way.
+    /// These ports of the address; often none.
     Ports(Vec<PortKey>),
     /// The address as a whole.
     Address,
 }
 
-/// Every address that is held, in whatever pool or in none.
+/// Every address that a Service holds, in a pool or in none.
 ///
-/// Those who stay on one address have all got the same sharing key, no port in common, and agree on
-/// each other's namespaces: nobody is added who does not fit. So a newcomer is held against one of
-/// them and against an index of their ports, however many share the address.
+/// The Services that stay on one address have the same sharing key, no port in common, and allow
+/// each other's namespaces: none is added that does not fit. So a newcomer is compared with one of
+/// them and with an index of their ports, however many share the address.
 #[derive(Debug, Default)]
 pub(crate) struct AddressHolders {
     /// By name.
     by_address: HashMap<IpAddr, Vec<AddressHolder>>,
     by_key: HashMap<Arc<str>, BTreeSet<IpAddr>>,
-    /// Who has a port of an address that is shared, or could be.
+    /// The Service that has a port of an address that is shared, or could be.
     ports: HashMap<(IpAddr, PortKey), Arc<Service>>,
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct AddressHolders {
 pub(crate) enum Clash {
     /// The two can't share it.
     Sharing(ServiceName, SharingClash),
-    /// The holder has let go of it, and the store does not show that yet.
+    /// The holder has released it, and the store does not show that yet.
     Leaving(ServiceName),
 }
 
@@ -79,7 +79,7 @@ impl AddressHolders {
         self.by_key.get(key).into_iter().flatten().copied()
     }
 
-    /// The key that those who stay on `address` share it under, or would.
+    /// The sharing key of the Services that stay on `address`.
     pub(crate) fn sharing_key(&self, address: IpAddr) -> Option<&Arc<str>> {
         self.staying(address)
             .next()?
@@ -89,12 +89,12 @@ impl AddressHolders {
             .as_ref()
     }
 
-    /// Whether a Service that has `address` may keep it beside those who hold it.
+    /// Whether a Service that has `address` may keep it beside its other holders.
     pub(crate) fn may_stay(&self, address: IpAddr, service: &Service) -> bool {
         self.clash(address, service).is_none()
     }
 
-    /// Whether a Service may come to `address` beside those who hold it.
+    /// Whether a Service may be added to the holders of `address`.
     pub(crate) fn may_join(&self, address: IpAddr, service: &Service) -> Result<(), Clash> {
         let holders = self.of(address);
         let leaves = |holder: &&AddressHolder| holder.leaving == Leaving::Address;
@@ -113,7 +113,7 @@ impl AddressHolders {
         Ok(())
     }
 
-    /// Whether another Service on `address` has still to let go of what this one has there.
+    /// Whether the store still shows another Service with what this one has on `address`.
     pub(crate) fn is_leaving(&self, address: IpAddr, service: &Service) -> bool {
         let mut others = self
             .of(address)
@@ -124,7 +124,7 @@ impl AddressHolders {
         })
     }
 
-    /// What keeps a Service from sharing `address` with those who stay on it.
+    /// Why a Service can't share `address` with the Services that stay on it.
     fn clash(&self, address: IpAddr, service: &Service) -> Option<Clash> {
         let with = |holder: &Service, clash| Clash::Sharing(holder.name.clone(), clash);
         let first = &self.staying(address).next()?.service;
@@ -139,8 +139,8 @@ impl AddressHolders {
         Some(with(holder, SharingClash::Port(key)))
     }
 
-    /// Those with whom it is to be settled anew who has `address` if a Service that is on it turns
-    /// into `service`.
+    /// The holders that have to be looked at again if a Service on `address` changes into
+    /// `service`.
     pub(crate) fn rivals(&self, address: IpAddr, service: &Service) -> Vec<ServiceSlot> {
         let holders = self.of(address);
         let first = self.staying(address).next();
@@ -171,7 +171,8 @@ impl AddressHolders {
         service: &Service,
     ) -> impl Iterator<Item = &AddressHolder> {
         let namespace = &service.name.namespace;
-        // They are in order, so the first and the last tell whether others are among them.
+        // They are ordered by namespace, so the first and the last tell whether there is another
+        // namespace.
         let holders = self.of(address);
         let ends = [holders.first(), holders.last()];
         let alone = ends
@@ -195,7 +196,7 @@ impl AddressHolders {
         })
     }
 
-    /// Adds a holder who may stay, or leaves; true where it is the first.
+    /// Adds a holder. True: it is the first one.
     pub(crate) fn add(
         &mut self,
         address: IpAddr,
@@ -215,7 +216,7 @@ impl AddressHolders {
                 }
             }
         }
-        // Nearly always one: a list would begin with the room of four.
+        // Nearly always one holder: a list would allocate room for four.
         let alone = || Vec::with_capacity(1);
         let holders = self.by_address.entry(address).or_insert_with(alone);
         let at = position(holders, &service.name).unwrap_or_else(|at| at);
@@ -228,7 +229,7 @@ impl AddressHolders {
         holders.len() == 1
     }
 
-    /// Takes a holder away; true where it was the last.
+    /// Removes a holder. True: it was the last one.
     pub(crate) fn remove(&mut self, address: IpAddr, service: &ServiceName) -> bool {
         let Some(holders) = self.by_address.get_mut(&address) else {
             return false;
@@ -266,7 +267,7 @@ fn position(holders: &[AddressHolder], name: &ServiceName) -> Result<usize, usiz
 }
 
 impl Clash {
-    /// The CamelCase word for conditions.
+    /// The reason in conditions, a CamelCase word.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Sharing(_, clash) => clash.reason(),
@@ -274,7 +275,7 @@ impl Clash {
         }
     }
 
-    /// Why not, as the end of a sentence about the address.
+    /// Why it can't be joined, as the end of a sentence about the address.
     pub(crate) fn why(&self) -> String {
         match self {
             Self::Sharing(holder, clash) => format!("Service {holder} holds it, and {clash}"),

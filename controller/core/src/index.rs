@@ -1,4 +1,4 @@
-//! What the controller knows of each Service, and who waits for what.
+//! The Services of a controller, and which of them wait for what.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use fairway_config::service::{PortKey, Service};
 use crate::node_port_request::NodePortRequest;
 use crate::queue::{QueueKey, ServiceQueue, ServiceSlot, WaitsFor};
 
-/// How a Service stands, for counting.
+/// The state of a Service, for counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Standing {
     /// Wants no address of ours.
@@ -22,30 +22,30 @@ pub(crate) enum Standing {
     Pending,
 }
 
-/// A Service.
+/// A Service and all that the controller knows of it.
 #[derive(Debug)]
 pub(crate) struct IndexedService {
     pub(crate) stored: Arc<StoredService>,
     pub(crate) rank: QueueKey,
     /// What it has been allocated.
     pub(crate) granted: Held,
-    /// The Service as it was when that was written down.
+    /// The Service as it was when that was allocated.
     pub(crate) granted_to: Arc<Service>,
-    /// What it let go of and the store still shows it to have; nearly always nothing.
+    /// What it has released and the store still shows; nearly always nothing.
     pub(crate) leaving: Option<Box<Held>>,
-    /// Whether the store still shows it to have something that it let go of, a port on a shared
-    /// address included.
+    /// Whether the store still shows something that it has released, a port on a shared address
+    /// included.
     pub(crate) lets_go: bool,
     pub(crate) waits: Vec<WaitsFor>,
-    /// The stored version that the last write was made from. As long as the store shows no other
-    /// one, what was written counts as taken.
+    /// The version that the last write was made from. While the store shows this version, what was
+    /// written counts as taken.
     pub(crate) written_from: Option<u64>,
-    /// What the store holds once it has taken the last write.
+    /// What the store will hold when the last write has taken effect.
     pub(crate) written: Option<Box<(Held, Status)>>,
     pub(crate) standing: Standing,
-    /// For gateways it is as it was found when this controller began.
+    /// For gateways it has not changed since this controller began.
     pub(crate) as_found: bool,
-    /// Node ports that somebody else is asked for, where it is.
+    /// The node ports that the API server is asked for, if any.
     pub(crate) node_port_request: Option<Box<NodePortRequest>>,
 }
 
@@ -76,8 +76,8 @@ impl IndexedService {
         }
     }
 
-    /// The ports that the store still shows, or soon may show, on an address, and that the Service
-    /// does not have any more.
+    /// The ports that the Service has released on an address, and that the store still shows or
+    /// soon may show.
     pub(crate) fn leaving_ports(&self, address: IpAddr) -> Vec<PortKey> {
         let written = self.written.iter().flat_map(|it| &it.1.ingress);
         let shown = self.stored.status.ingress.iter().chain(written);
@@ -100,7 +100,7 @@ impl IndexedService {
             .map_or(&self.stored.status, |written| &written.1)
     }
 
-    /// What the store has, as far as can be known.
+    /// What the store holds, as far as is known.
     pub(crate) fn last_held(&self) -> &Held {
         self.written
             .as_ref()
@@ -143,7 +143,7 @@ impl Index {
             .copied()
     }
 
-    /// A Service that was not there before.
+    /// Adds a Service that was not there before.
     pub(crate) fn insert(&mut self, stored: Arc<StoredService>) -> ServiceSlot {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.entries.push(None);
@@ -161,7 +161,7 @@ impl Index {
         slot
     }
 
-    /// A Service is gone; it waits for nothing any more.
+    /// Removes a Service, and what it waits for.
     pub(crate) fn remove(&mut self, slot: ServiceSlot) -> Option<IndexedService> {
         self.set_waits(slot, Vec::new());
         let entry = self.entries.get_mut(slot)?.take()?;
@@ -204,17 +204,17 @@ impl Index {
         entry.waits = waits;
     }
 
-    /// All who wait for it.
+    /// All Services that wait for this.
     pub(crate) fn waiting(&self, wait: &WaitsFor) -> impl Iterator<Item = &QueueKey> {
         self.waiting.get(wait).into_iter().flatten()
     }
 
-    /// Whether anyone waits for anything.
+    /// Whether a Service waits for anything.
     pub(crate) fn anyone_waits(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// The first who waits for it, behind `after`.
+    /// The first Service after `after` that waits for this.
     pub(crate) fn next_waiting(
         &self,
         wait: &WaitsFor,

@@ -4,14 +4,16 @@
 //! written ([`State::settle`]). It is a value: no clock, no runtime, no Kubernetes client.
 //!
 //! Reading order:
-//! 1. `settings`: class and node-port range; `wants`: what a Service is entitled to;
-//! 2. `addresses`, `pools`, `nodes`, `holders`, `ports`: what there is and who has it; `allocations`: all of it,
-//!    with the rules of who may have what;
+//! 1. `settings`: class and node-port range; `wants`: what a Service asks for and may have;
+//! 2. `addresses`, `pools`, `nodes`: the addresses there are; `holders`: who has which address and
+//!    shares it; `ports`: node ports; `allocations`: all of these, with the rules of who may have
+//!    what;
 //! 3. `queue`: the order in which Services are served, and what they wait for; `index`: the
-//!    Services; `assign`: who gets what; `node_port_requester`: node ports that somebody else allocates, by
-//!    `node_port_request`s;
+//!    Services; `assign`: who gets what; `node_port_requester`: asks the API server for node ports,
+//!    one `node_port_request` for each Service;
 //! 4. `refusal`, `status`, `explain`: the same reasons, for statuses and for people;
-//! 5. `state`: what is fed and asked.
+//! 5. `gateways` and `programmed`: what gateways report, and the condition `Programmed`; `state`:
+//!    the value that is fed and asked; `counts`: what tables and metrics show of it.
 //!
 //! Invariants:
 //! - No (address, protocol, port) and no node port is ever with two Services.
@@ -22,20 +24,22 @@
 //!   not say which of them changed.
 //! - An address of a node is given to nobody. Who has it when the node comes keeps it.
 //! - The result follows from the objects and from what is held, not from the order of events.
-//! - What was written and not yet seen counts as taken, and what was let go of is free when the
-//!   store shows so: a crash between two writes leaves nothing with two Services. Where nobody lets
-//!   go of anything it leaves no trace at all, because writes go out in the order of giving. What
-//!   is let go of goes to whoever waits when the store shows it, so that a crash in the middle of
-//!   several releases can change who gets which.
-//! - The cost of a change is that of the change (`benches/change.rs`): no step looks at all Services,
-//!   but for a change of an AddressPool, or of a node that has an address of one. Thousands on one address, thousands of addresses under one
-//!   key and thousands of ports cost their own change no more than their number.
+//! - What was written counts as taken before the store shows it, and what was released is free only
+//!   when the store shows that: so a crash between two writes gives nothing to two Services. Where
+//!   nothing is released a crash changes nothing at all, because writes are made in the order in
+//!   which things were given. What is released goes to the Service that waits for it when the store
+//!   shows the release, so a crash in the middle of several releases can change who gets which.
+//! - The cost of a change does not grow with the number of Services (`benches/change.rs`): no step
+//!   looks at all of them, except after a change of an AddressPool, or of a node that has an
+//!   address of a pool. The same holds for thousands of Services on one address, of addresses under
+//!   one sharing key, and of ports.
 
 pub mod events;
 
 mod addresses;
 mod allocations;
 mod assign;
+mod counts;
 mod explain;
 mod gateways;
 mod holders;
@@ -53,5 +57,6 @@ mod state;
 mod status;
 mod wants;
 
+pub use counts::{Counts, NodePortCounts, PoolView, ServiceCounts, ServiceTraffic};
 pub use settings::{NodePortRange, NotANodePortRange, Settings};
-pub use state::{Counts, NodePortCounts, PoolView, ServiceCounts, ServiceTraffic, State};
+pub use state::State;

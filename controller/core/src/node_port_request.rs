@@ -1,4 +1,4 @@
-//! What is asked for a Service where somebody else allocates node ports.
+//! A request for the node ports of one Service, where the API server allocates them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,23 +6,24 @@ use fairway_config::service::PortKey;
 
 use crate::queue::QueueKey;
 
-/// What is asked for a Service.
+/// The request for one Service.
 #[derive(Debug, Default)]
 pub(crate) struct NodePortRequest {
     /// Numbers that count as taken, because they were asked for.
     pub(crate) numbers: BTreeMap<PortKey, u16>,
-    /// The version of the Service that was asked for them; none: to be asked.
+    /// The version of the Service that the request was made from; none: the request has to be made.
     pub(crate) from: Option<u64>,
     /// Numbers that were refused.
     pub(crate) refused: BTreeSet<u16>,
-    /// Why, or that there is none left.
+    /// Why the request was refused, or that no number is left.
     pub(crate) error: Option<String>,
-    /// The wait after a refusal is over. Until then no change of the Service asks again: saying so in
-    /// its status is one.
+    /// The wait after a refusal is over. Before that a change of the Service makes no new request:
+    /// its own condition about the refusal is such a change.
     pub(crate) due: bool,
-    /// Where it stands among those who wait for a free number.
+    /// Its place among the Services that wait for a free number.
     pub(crate) place: Option<Place>,
 }
 
-/// How many numbers a Service needs, then its age: one that needs more than there are holds nobody up.
+/// How many numbers a Service needs, then its age: so one that needs more than are free holds up
+/// none.
 pub(crate) type Place = (usize, QueueKey);

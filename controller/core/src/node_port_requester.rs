@@ -1,11 +1,11 @@
-//! Asks for node ports where somebody else allocates them.
+//! Asks the API server for node ports, where that allocates them.
 //!
-//! In a cluster the API server is the allocator, and `allocateLoadBalancerNodePorts: false` keeps it
-//! from giving any. Where such a Service itself says that its traffic goes to node ports, the API
-//! server is asked for numbers that are not known to be taken, from the dynamic band first
-//! (KEP-3668). It may refuse: somebody was faster. Then it is asked for others, each time after a
-//! longer wait, which is the store's to keep. What it gave is never taken back. Where none is left the
-//! Service waits, at no cost to others, until a number is free.
+//! In a cluster the API server is the allocator, and `allocateLoadBalancerNodePorts: false` keeps
+//! it from giving any. Where such a Service itself says that its traffic goes to node ports, the
+//! API server is asked for numbers that are not known to be taken, from the dynamic band first
+//! (KEP-3668). It may refuse a number that is taken meanwhile. Then it is asked for others, each
+//! time after a longer wait, which the controller's loop keeps. What it gave is never taken back.
+//! Where no number is left the Service waits until one is free, without a cost for others.
 
 use std::collections::BTreeSet;
 
@@ -20,17 +20,17 @@ use crate::ports::Use;
 use crate::queue::{QueueKey, ServiceSlot};
 use crate::wants;
 
-/// Whose turn it is to ask.
+/// The Services for which node ports have to be requested.
 #[derive(Debug, Default)]
 pub(crate) struct NodePortRequester {
-    /// Those whose time has come.
+    /// Services whose request is due.
     due: BTreeSet<ServiceSlot>,
-    /// Those who wait for a free number.
+    /// Services that wait for a free number.
     waiting: BTreeSet<Place>,
 }
 
 impl NodePortRequester {
-    /// It is time to see what this one needs.
+    /// The request for this Service is due.
     pub(crate) fn add(&mut self, slot: ServiceSlot) {
         self.due.insert(slot);
     }
@@ -47,8 +47,9 @@ impl NodePortRequester {
         }
     }
 
-    /// What is to be asked now, and the Services of which there is something to say. Those that were
-    /// `written` just now come later: the two would be made from one version, and the second be refused.
+    /// The requests to send now, and the Services whose status has to say something new. Services
+    /// that were `written` just now come later: both writes would be made from one version, and the
+    /// second one refused.
     pub(crate) fn plan(
         &mut self,
         allocations: &mut Allocations,
@@ -122,7 +123,7 @@ pub(crate) fn missing(allocations: &Allocations, service: &Service) -> Vec<PortK
         .collect()
 }
 
-/// What keeps a Service from its numbers.
+/// Why a Service does not have its numbers.
 pub(crate) fn error<'a>(allocations: &Allocations, entry: &'a IndexedService) -> Option<&'a str> {
     let error = entry.node_port_request.as_ref()?.error.as_deref()?;
     (!missing(allocations, &entry.stored.service).is_empty()).then_some(error)
@@ -139,8 +140,9 @@ pub(crate) fn release(
     }
 }
 
-/// Allocates again the numbers that were asked for, after the Service has been taken down and has got what it has: a
-/// newer version shows what came of it.
+/// Allocates again the numbers that were asked for, after everything of the Service was released
+/// and allocated again. Where the Service has a newer version, that shows the result: the request has
+/// ended.
 pub(crate) fn keep(allocations: &mut Allocations, slot: ServiceSlot, entry: &mut IndexedService) {
     let Some(request) = &mut entry.node_port_request else {
         return;
@@ -164,7 +166,7 @@ pub(crate) fn keep(allocations: &mut Allocations, slot: ServiceSlot, entry: &mut
     }
 }
 
-/// What is to be asked now. Nothing where nothing is missing, or an answer is still to come.
+/// The request to send now. Nothing where no number is missing, or the answer has not come yet.
 fn plan(allocations: &mut Allocations, slot: ServiceSlot, entry: &mut IndexedService) -> Plan {
     let service = &entry.stored.service;
     let missing = missing(allocations, service);
@@ -189,7 +191,7 @@ fn plan(allocations: &mut Allocations, slot: ServiceSlot, entry: &mut IndexedSer
         let numbers = &allocations.numbers;
         let other = || {
             let other = numbers.lowest_but(&request.refused);
-            // All that are left were refused: one of them may be free by now.
+            // All numbers that are left were refused before: one of them may be free by now.
             other.or_else(|| {
                 request.refused.clear();
                 numbers.lowest().ok()
@@ -202,7 +204,7 @@ fn plan(allocations: &mut Allocations, slot: ServiceSlot, entry: &mut IndexedSer
             let error = Some("none is left".to_owned());
             let is_news = request.error != error;
             request.error = error;
-            // One number does for both protocols of a port.
+            // TCP and UDP of one port share a number.
             let ports: BTreeSet<_> = missing.iter().map(|key| key.port).collect();
             let needed = ports.len();
             return Plan::NoneLeft { needed, is_news };
@@ -224,16 +226,16 @@ fn plan(allocations: &mut Allocations, slot: ServiceSlot, entry: &mut IndexedSer
 /// What [`plan`] answers.
 #[derive(Debug)]
 enum Plan {
-    /// Nothing is to be asked.
+    /// There is no request to send.
     Nothing,
-    /// There are not as many free numbers as are needed; whether that is news.
+    /// Fewer numbers are free than are needed. `is_news`: the status does not say so yet.
     NoneLeft { needed: usize, is_news: bool },
-    /// This.
+    /// Send this request.
     Ask(Write),
 }
 
-/// The question was turned down: where one of the numbers was the reason others are to be asked for,
-/// else there is nothing wrong with them.
+/// The request was refused. Where one of the numbers was the reason, other numbers are asked for
+/// next; else the same ones.
 pub(crate) fn refused(
     allocations: &mut Allocations,
     slot: ServiceSlot,
@@ -251,7 +253,7 @@ pub(crate) fn refused(
     request.error = Some(why.to_owned());
 }
 
-/// It is not known what came of it: the same is to be asked again, unless the Service shows it.
+/// The result of the request is not known: it is sent again, unless the Service shows the numbers.
 pub(crate) fn again(entry: &mut IndexedService) {
     if let Some(request) = &mut entry.node_port_request {
         request.from = None;

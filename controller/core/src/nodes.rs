@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fairway_config::cluster::Node;
 use fairway_config::names::ClusterName;
 
-/// Which addresses are nodes' own, by `status.addresses` of types InternalIP and ExternalIP.
+/// The addresses of nodes: `status.addresses` of types InternalIP and ExternalIP.
 #[derive(Debug, Default)]
 pub(crate) struct NodeAddresses {
     by_node: HashMap<ClusterName, BTreeSet<IpAddr>>,
@@ -15,8 +15,8 @@ pub(crate) struct NodeAddresses {
 }
 
 impl NodeAddresses {
-    /// A node is so, or gone. Answers with the addresses that belong to another node than before,
-    /// or to one or none for the first time.
+    /// Takes in a node, or that it is gone. Answers with the addresses that now belong to another
+    /// node than before, or to one, or to none.
     pub(crate) fn put(&mut self, name: &ClusterName, node: Option<&Node>) -> Vec<IpAddr> {
         let has: BTreeSet<IpAddr> = node
             .into_iter()

@@ -13,7 +13,7 @@ use fairway_config::time::Timestamp;
 use crate::addresses::FreeAddresses;
 use fairway_config::conditions::{OVERLAPS, READY};
 
-/// How many nodes a message names.
+/// How many nodes a message names at most.
 const NODES_NAMED: usize = 3;
 
 /// A pool and what is free in it.
@@ -26,11 +26,11 @@ pub(crate) struct Pool {
     /// a pool with a quota.
     by_namespace: HashMap<Arc<str>, BTreeMap<IpAddr, u32>>,
     used: [u128; 2],
-    /// Addresses of nodes, which are given to nobody.
+    /// Addresses of nodes, which are given to no Service.
     nodes: BTreeMap<IpAddr, ClusterName>,
     /// Ranges shared with other pools.
     overlaps: BTreeMap<ClusterName, Vec<AddressRange>>,
-    /// Used and available, by family, as its status says; none: it has to be made.
+    /// Used and available by family, as its status says; none: the status has to be made again.
     told: Option<[[u128; 2]; 2]>,
 }
 
@@ -72,12 +72,12 @@ impl Pool {
         }
     }
 
-    /// Whether `address` lies in the pool, avoided ends included.
+    /// Whether `address` is in the pool, with the ends that `avoidEnds` leaves out.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         self.free(IpFamily::of(address)).covers(to_bits(address))
     }
 
-    /// Has its status made again.
+    /// Notes that its status has to be made again.
     pub(crate) fn touch(&mut self) {
         self.told = None;
     }
@@ -89,8 +89,8 @@ impl Pool {
             .map(|bits| from_bits(family, bits))
     }
 
-    /// Whether `namespace` may not take one more address, beside the `planned` ones that it is
-    /// about to take.
+    /// Whether the quota of `namespace` is used up, with the `planned` addresses that it is about
+    /// to take.
     pub(crate) fn quota_spent(&self, namespace: &str, planned: &[IpAddr]) -> bool {
         let Some(quota) = self.config.quota_per_namespace else {
             return false;
@@ -103,7 +103,7 @@ impl Pool {
         held.map_or(0, BTreeMap::len) + planned >= quota as usize
     }
 
-    /// Whether `namespace` holds `address` already, so that one Service more costs no quota.
+    /// Whether `namespace` holds `address` already, so that another Service on it uses up no quota.
     pub(crate) fn held_by_namespace(&self, namespace: &str, address: IpAddr) -> bool {
         self.by_namespace
             .get(namespace)
@@ -127,7 +127,7 @@ impl Pool {
             .collect()
     }
 
-    /// What its status is to say; conditions that do not change keep their time from `before`.
+    /// Its status. Conditions that do not change keep their transition time from `before`.
     pub(crate) fn status(&self, before: Option<&PoolStatus>, now: Timestamp) -> PoolStatus {
         let mut conditions = ConditionMap::default();
         let mut put = |kind: &'static str, status: bool, reason: &str, message: String| {
@@ -194,7 +194,7 @@ impl Pool {
 }
 
 impl Pool {
-    /// The sentence for the addresses that are nodes'.
+    /// The sentence about addresses in the pool that are nodes'.
     fn left_out(&self) -> Option<String> {
         let named = self.nodes.iter().take(NODES_NAMED);
         let named: Vec<String> = named
@@ -217,7 +217,7 @@ impl Pool {
 }
 
 impl Pools {
-    /// Pools of which nothing is taken.
+    /// Pools with every address free.
     pub(crate) fn new<'a>(configs: impl Iterator<Item = &'a Arc<AddressPool>>) -> Self {
         let mut pools: Vec<Pool> = configs
             .map(|config| Pool::new(Arc::clone(config)))
@@ -259,8 +259,8 @@ impl Pools {
         self.pools.iter().filter(move |pool| pool.contains(address))
     }
 
-    /// `address` is a node's from now on, or nobody's; `held` where a Service holds it all the same.
-    /// Whether it is one of a pool's.
+    /// Notes that `address` belongs to a node, or to none. `held`: a Service holds it. True: it is
+    /// in a pool.
     pub(crate) fn put_node(
         &mut self,
         address: IpAddr,
@@ -305,7 +305,7 @@ impl Pools {
         }
     }
 
-    /// Notes that it does not any more; `last` where no other Service does.
+    /// Notes that a Service does not hold `address` any more; `last` where no other Service does.
     pub(crate) fn release(&mut self, address: IpAddr, namespace: &Arc<str>, last: bool) {
         let family = IpFamily::of(address);
         for pool in self.pools.iter_mut().filter(|p| p.contains(address)) {
@@ -327,7 +327,7 @@ impl Pools {
         }
     }
 
-    /// The pools of which there is something else to say than when this was last asked.
+    /// The pools whose status has to be made again since the last call.
     pub(crate) fn drain_untold(&mut self) -> impl Iterator<Item = &Pool> {
         self.pools.iter_mut().filter_map(|pool| {
             let now = IpFamily::ALL.map(|family| {

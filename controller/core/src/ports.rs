@@ -1,4 +1,4 @@
-//! The space of node ports: which number belongs to which Service.
+//! Node ports: which number belongs to which Service.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,11 +15,11 @@ pub(crate) enum Use {
     Port(PortKey),
     /// Its `healthCheckNodePort`.
     HealthCheck,
-    /// Nothing any more, but the store does not show that yet.
+    /// Nothing: it was released, and the store does not show that yet.
     Leaving,
 }
 
-/// Why a number can't be had.
+/// Why a Service can't have a number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NumberRefusal {
     /// It is not in the range.
@@ -34,7 +34,7 @@ pub(crate) enum NumberRefusal {
     Unreadable,
 }
 
-/// Who has a number, and what for.
+/// The Service that has a number, and what it uses it for.
 #[derive(Debug)]
 struct NodePortOwner {
     slot: ServiceSlot,
@@ -49,12 +49,12 @@ pub(crate) struct NodePorts {
     static_band: BTreeSet<u16>,
     dynamic_band: BTreeSet<u16>,
     owners: HashMap<u16, NodePortOwner>,
-    /// Numbers that were let go of and not taken again since that was last looked at.
+    /// Numbers that were released, and not taken again, since the last call of `take_freed`.
     freed: BTreeSet<u16>,
 }
 
 impl NodePorts {
-    /// A range of which nothing is taken.
+    /// A range with every number free.
     pub(crate) fn new(range: NodePortRange) -> Self {
         let (static_band, dynamic_band) =
             (range.first()..=range.last()).partition(|&number| range.is_static(number));
@@ -67,7 +67,7 @@ impl NodePorts {
         }
     }
 
-    /// Free numbers of the static and of the dynamic band, and how many are taken.
+    /// How many numbers are free in the static band and in the dynamic one, and how many are taken.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         (
             self.static_band.len(),
@@ -76,17 +76,17 @@ impl NodePorts {
         )
     }
 
-    /// Whether a number is left.
+    /// Whether a number is free.
     pub(crate) fn has_free(&self) -> bool {
         self.free() > 0
     }
 
-    /// How many are left.
+    /// How many numbers are free.
     pub(crate) fn free(&self) -> usize {
         self.dynamic_band.len() + self.static_band.len()
     }
 
-    /// Whether a number has become free since this was last asked.
+    /// Whether a number has become free since the last call.
     pub(crate) fn take_freed(&mut self) -> bool {
         !std::mem::take(&mut self.freed).is_empty()
     }
@@ -96,8 +96,8 @@ impl NodePorts {
         self.owners.get(&number).map(|owner| owner.slot)
     }
 
-    /// Whether a Service may have `number` for this use. A number that is held already is not
-    /// asked to be in the range: a smaller range does not renumber.
+    /// Whether a Service may have `number` for this use. A number that the Service holds already
+    /// need not be in the range: a smaller range renumbers no Service.
     pub(crate) fn may_take(
         &self,
         number: u16,
@@ -156,7 +156,8 @@ impl NodePorts {
         }
     }
 
-    /// The number for who asked for none: the lowest of the dynamic band, then of the static one.
+    /// The number for a port that asks for none: the lowest free one of the dynamic band, else of
+    /// the static one.
     pub(crate) fn lowest(&self) -> Result<u16, NumberRefusal> {
         self.dynamic_band
             .first()
@@ -175,7 +176,7 @@ impl NodePorts {
 }
 
 impl NumberRefusal {
-    /// The CamelCase word for conditions.
+    /// The reason in conditions, a CamelCase word.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::OutOfRange(_) => "NodePortOutOfRange",
@@ -186,7 +187,7 @@ impl NumberRefusal {
         }
     }
 
-    /// The sentence: what could not be had for whom, and why.
+    /// The sentence for a condition: which number `what` could not have, and why.
     pub(crate) fn sentence(&self, wanted: Use, number: Option<u16>) -> String {
         let what = match wanted {
             Use::Port(key) => format!("Port {key}"),

@@ -1,7 +1,9 @@
-//! Whether gateways serve a Service: the condition `Programmed`, from what each of them says.
+//! Whether gateways serve a Service: the condition `Programmed`, made from the reports of all
+//! gateways.
 //!
-//! Silence is not success. A gateway counts for a Service only while it lives and has programmed the
-//! Service as it is now. Then it serves the Service if it takes traffic for every port.
+//! A gateway that says nothing is no evidence. A gateway counts for a Service only while it is
+//! alive and has programmed the present form of the Service. Then it serves the Service if it takes
+//! traffic for every port.
 //!
 //! There are two kinds of gateways. One in this process reports every listener of a Service, and
 //! which form of the Service they are of ([`Report::applied`]). One that is a process of its own says
@@ -24,34 +26,36 @@ use crate::index::IndexedService;
 /// How many gateways, listeners or ports a message names.
 const NAMED: usize = 3;
 
-/// What one gateway is to one Service.
+/// How one gateway serves one Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum GatewayVerdict<'a> {
     /// It takes traffic for every port.
     Serves,
-    /// It lives, and has not programmed the Service as it is now, or can't say that it has.
+    /// It is alive, and has not programmed the present form of the Service, or can't say that it
+    /// has.
     Behind,
-    /// These ports have no endpoint, and refuse.
+    /// These ports have no endpoint and refuse clients.
     NoEndpoints(Vec<PortKey>),
-    /// These ports have endpoints and reach none of them; with what it says of the first.
+    /// These ports have endpoints, and the gateway reaches none of them; with its message on the
+    /// first.
     Unreachable(Vec<PortKey>, &'a str),
     /// These listeners can't take traffic, and so many more that are not listed.
     Fails(Vec<&'a ListenerReport>, usize),
 }
 
-/// What all gateways are to a Service.
+/// How all gateways serve one Service.
 #[derive(Debug)]
 pub(crate) struct Serving<'a> {
-    /// Each that lives, in the order of names.
+    /// Each gateway that is alive, in the order of names.
     pub(crate) gateways: Vec<(&'a ClusterName, GatewayVerdict<'a>)>,
-    /// None of them has been heard since this controller began: what its predecessor wrote of a
-    /// Service that is still as it was found may stand until one is.
+    /// No gateway has reported since this controller began: until then the condition of its
+    /// predecessor stays, where the Service has not changed.
     pub(crate) unheard: bool,
-    /// They are processes of their own; else there is the one in this process.
+    /// Whether they are processes of their own; else there is one, in this process.
     are_processes: bool,
 }
 
-/// What the condition is to say.
+/// The content of the condition.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ProgrammedCondition {
     pub(crate) status: bool,
@@ -69,7 +73,7 @@ impl ProgrammedCondition {
     }
 }
 
-/// What gateways that are processes of their own are to a Service, with what they report of it.
+/// How gateways that are processes of their own serve a Service.
 pub(crate) fn of_processes<'a>(
     entry: &IndexedService,
     gateways: &'a BTreeMap<ClusterName, Arc<GatewayStatus>>,
@@ -114,7 +118,7 @@ pub(crate) fn of_processes<'a>(
     serving
 }
 
-/// What gateways in this process are to a Service.
+/// How the gateway in this process serves a Service.
 pub(crate) fn of_reports<'a>(entry: &IndexedService, reports: &'a [Arc<Report>]) -> Serving<'a> {
     let verdict = |report: &'a Arc<Report>| {
         let is_current = report.applied.as_ref().is_some_and(|applied| {
@@ -134,8 +138,8 @@ pub(crate) fn of_reports<'a>(entry: &IndexedService, reports: &'a [Arc<Report>])
     }
 }
 
-/// Whether the store shows the addresses that the Service was granted: before, no gateway can know
-/// of them.
+/// Whether the store shows the addresses that the Service was granted: before that no gateway can
+/// know of them.
 fn is_written(entry: &IndexedService) -> bool {
     let shown = entry.stored.status.ingress.iter().map(|ingress| ingress.ip);
     shown.eq(entry.granted.addresses.iter().copied())
@@ -173,7 +177,7 @@ fn lists_all(entry: &IndexedService, report: &Report) -> bool {
     })
 }
 
-/// What a report says. A listener that it does not list is no fault here.
+/// What a report says of a Service. A listener that it does not list is no fault here.
 fn judge<'a>(entry: &IndexedService, report: &'a Report) -> GatewayVerdict<'a> {
     let failing: Vec<_> = report
         .listeners
@@ -223,11 +227,11 @@ impl Serving<'_> {
         self.gateways.iter().filter(serves).count()
     }
 
-    /// What the condition is to say of a Service that has the addresses it needs.
+    /// The condition of a Service that has the addresses it needs.
     ///
-    /// A listener that can't stand is said even where another gateway serves: who reaches that one is
-    /// not served. One that is behind, or has no endpoint (as `externalTrafficPolicy: Local` has it on
-    /// most nodes), is not, as long as another one serves.
+    /// A listener that fails makes it False even where another gateway serves: clients that reach
+    /// the failing one are not served. A gateway that is behind, or has no endpoint (as most nodes
+    /// with `externalTrafficPolicy: Local`), does not, as long as another gateway serves.
     pub(crate) fn verdict(&self) -> ProgrammedCondition {
         if self.gateways.is_empty() && !self.are_processes {
             return ProgrammedCondition::not(
@@ -290,7 +294,8 @@ impl Serving<'_> {
         Some(ProgrammedCondition::not(&reason, sentences.join("; ")))
     }
 
-    /// Every gateway that has programmed the Service lacks endpoints, or reaches none.
+    /// The condition where every gateway that has programmed the Service has no endpoint, or
+    /// reaches none.
     fn without_endpoints(&self) -> Option<ProgrammedCondition> {
         let mut refusing = None;
         for (gateway, verdict) in &self.gateways {
@@ -357,17 +362,18 @@ fn list(ports: &[PortKey]) -> String {
     format!("{what} {}", names.join(", "))
 }
 
-/// What there is to say before any gateway is asked.
+/// What is known of the condition before the reports of gateways are looked at.
 pub(crate) enum Beforehand {
     /// Gateways have nothing to serve.
     NothingToServe,
     /// No gateway can serve it as it is.
     Is(ProgrammedCondition),
-    /// Ask them.
+    /// The reports decide.
     AskGateways,
 }
 
-/// What there is to say before any gateway is asked; `ours`: the Service is to have addresses of ours.
+/// What is known of the condition before the reports of gateways are looked at. `ours`: the Service
+/// gets its addresses from this controller.
 pub(crate) fn beforehand(entry: &IndexedService, ingress: &[Ingress], ours: bool) -> Beforehand {
     let numbers = &entry.granted.node_ports;
     if !ours && numbers.is_empty() {
@@ -407,7 +413,8 @@ const NODE_PORT_NOT_ALLOCATED: &str = "NodePortNotAllocated";
 const ADDRESS_NOT_ASSIGNED: &str = "AddressNotAssigned";
 const FORWARDING_NODE: &str = "ForwardingNode";
 
-/// Whether a reason is one that gateways have given: until they are heard it may stay.
+/// Whether a reason comes from reports of gateways: then the condition may stay until they report
+/// again.
 pub(crate) fn is_of_gateways(reason: &str) -> bool {
     ![
         UNSUPPORTED_PROTOCOL,

@@ -9,10 +9,10 @@ use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::net::IpFamily;
 use fairway_config::time::Timestamp;
 
-/// Stands for a Service inside the controller while the Service is there.
+/// The number of a Service inside the controller, for as long as the Service exists.
 pub(crate) type ServiceSlot = usize;
 
-/// The order in which Services are served: by age, then name; the slot comes along.
+/// The order in which Services are served: by age, then by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QueueKey {
     born: Timestamp,
@@ -28,15 +28,15 @@ pub(crate) type ServiceQueue = BTreeSet<QueueKey>;
 pub(crate) enum WaitsFor {
     /// A free address of a pool that has none.
     Pool(ClusterName, IpFamily),
-    /// The end of the free addresses of a pool: it would be said in another sentence.
+    /// That a pool has no free address any more: then the message has to say so.
     PoolEmpty(ClusterName, IpFamily),
-    /// What a namespace holds of a pool with a quota.
+    /// A change of how many addresses of a pool with a quota a namespace holds.
     Quota(ClusterName, Arc<str>),
-    /// A change of who holds an address.
+    /// A change of the holders of an address.
     Address(IpAddr),
-    /// A change of what is shared under a key.
+    /// A change of the addresses under a sharing key.
     Sharing(Arc<str>),
-    /// A change of who holds a node port.
+    /// A change of the holder of a node port.
     NodePort(u16),
     /// Any free node port.
     AnyNodePort,

@@ -1,4 +1,4 @@
-//! Why a Service has no address, in words: one source for conditions and `explain`.
+//! Why a Service has no address: the one source of these sentences, for conditions and `explain`.
 
 use std::net::IpAddr;
 
@@ -12,23 +12,23 @@ use crate::holders::Clash;
 pub(crate) enum PoolRefusal {
     /// The Service asks for another pool.
     NotRequested(ClusterName),
-    /// Something in it can't be read, or can't be done: it gives out nothing.
+    /// Something in the pool can't be read or is not supported, so it gives out nothing.
     NotUsable(String),
     /// `serviceSelector` does not select it.
     Service,
     /// `namespaceSelector` does not select its namespace.
     Namespace,
-    /// `autoAssign: false`, and nobody asked for it.
+    /// `autoAssign: false`, and the Service does not ask for the pool.
     NotAutomatic,
     /// It has no address of the family.
     NoFamily(IpFamily),
-    /// The namespace holds as many as it may.
+    /// The namespace has used up its quota.
     Quota(u32),
-    /// All are held.
+    /// All its addresses are held.
     Full(IpFamily, u128),
 }
 
-/// A pool that was tried in vain.
+/// A pool that was tried and gives no address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trial {
     pub(crate) pool: ClusterName,
@@ -45,7 +45,7 @@ pub(crate) enum AddressRefusal {
     NoPools,
     /// The pool that is asked for does not exist.
     NoSuchPool(ClusterName),
-    /// No pool gives one of this family.
+    /// No pool gives an address of this family.
     EveryPool(IpFamily, Vec<Trial>),
     /// The requested address is in no pool.
     InNoPool(IpAddr),
@@ -55,11 +55,11 @@ pub(crate) enum AddressRefusal {
     NotGiven(IpAddr, Vec<Trial>),
     /// The requested address is a node's own.
     NodeAddress(IpAddr, ClusterName),
-    /// Who holds the requested address does not share it.
+    /// The holder of the requested address does not share it.
     Clash(IpAddr, Clash),
     /// The requested address is of a family that `ipFamilies` leaves out.
     FamilyNotWanted(IpAddr),
-    /// One family could be had, but `RequireDualStack` takes both or none.
+    /// Only one family is available, and `RequireDualStack` needs both.
     OnlyOneFamily(IpFamily),
 }
 
@@ -77,7 +77,7 @@ impl PoolRefusal {
         }
     }
 
-    /// Which refusal of several stands for all: the one closest to success.
+    /// Which of several refusals gives the reason: the one closest to success.
     fn closeness(&self) -> u8 {
         match self {
             Self::NotRequested(_) => 0,
@@ -145,7 +145,7 @@ impl AddressRefusal {
         }
     }
 
-    /// Every sentence there is to say.
+    /// Every sentence about it.
     pub(crate) fn sentences(&self) -> Vec<String> {
         let one = |sentence: String| vec![sentence];
         match self {
@@ -186,7 +186,7 @@ impl AddressRefusal {
         }
     }
 
-    /// The sentences that fit a condition.
+    /// As many sentences as fit into a condition.
     pub(crate) fn summary(&self) -> String {
         let mut sentences = self.sentences();
         let more = sentences.len().saturating_sub(POOLS_IN_CONDITION + 1);

@@ -1,4 +1,4 @@
-//! How a controller is set up, and the bands of the node-port range.
+//! The settings of a controller, and the node-port range with its two bands.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use fairway_config::class::ClassFilter;
 
-/// What is fixed for the life of a controller.
+/// The settings of a controller; they don't change while it runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Which LoadBalancer Services are ours.
     pub class: ClassFilter,
     /// The node ports there are.
     pub node_ports: NodePortRange,
-    /// Whether node ports and health check ports are ours to give. False in a cluster: there the
-    /// API server is the allocator, and what a Service's spec says is what it has.
+    /// Whether this controller allocates node ports and health check ports. False in a cluster:
+    /// there the API server allocates them, and a Service has what its spec says.
     pub allocates_node_ports: bool,
     /// Whether gateways report that they exist: where none has reported when everything has been
     /// delivered, there is none. Else there is one gateway, in this process.
@@ -22,8 +22,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// A controller that is alone with its Services: it takes those without a class, too, it allocates
-    /// node ports, and the gateway is in its process.
+    /// Standalone mode: the controller takes Services without a class, too, it allocates node
+    /// ports, and the gateway is in its process.
     pub fn standalone(class: Arc<str>, node_ports: NodePortRange) -> Self {
         Self {
             class: ClassFilter {
@@ -36,8 +36,7 @@ impl Settings {
         }
     }
 
-    /// A controller in a cluster: the API server allocates node ports, and gateways are processes of
-    /// their own.
+    /// In a cluster: the API server allocates node ports, and gateways are processes of their own.
     pub fn cluster(class: ClassFilter, node_ports: NodePortRange) -> Self {
         Self {
             class,
@@ -50,8 +49,8 @@ impl Settings {
 
 /// Node ports from `first` to `last`, both included, with a static band at the front.
 ///
-/// KEP-3668: asked-for values find the static band free for longer, because numbers that nobody
-/// asked for come from the dynamic band behind it until that is full.
+/// KEP-3668: the static band stays free for requested numbers, because ports that request none get
+/// theirs from the dynamic band, until that is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodePortRange {
     first: u16,

@@ -1,20 +1,18 @@
-//! Everything the controller knows, and what follows from it.
+//! The state of a controller: takes in changes, and answers with what has to be written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fairway_config::cluster::Node;
-use fairway_config::exchange::{
-    Batch, Change, PoolCount, PoolStatus, Report, StoredService, Write,
-};
+use fairway_config::exchange::{Batch, Change, PoolStatus, Report, StoredService, Write};
 use fairway_config::names::{ClusterName, ServiceName};
-use fairway_config::net::IpFamily;
 use fairway_config::pool::AddressPool;
 use fairway_config::time::Timestamp;
 use fairway_config::view::Section;
 
 use crate::allocations::Allocations;
 use crate::assign::{assign, blocked, release, waits_after_removal};
+use crate::counts::{Counts, NodePortCounts, PoolView, ServiceCounts, ServiceTraffic};
 use crate::explain;
 use crate::gateways::GatewayTable;
 use crate::index::{Index, IndexedService, Standing};
@@ -25,7 +23,7 @@ use crate::settings::Settings;
 use crate::status;
 use crate::wants;
 
-/// Everything the controller knows. Fed with [`State::apply`], asked with [`State::settle`].
+/// The state of a controller. [`State::apply`] takes in changes, [`State::settle`] decides.
 #[derive(Debug)]
 pub struct State {
     allocations: Allocations,
@@ -35,86 +33,24 @@ pub struct State {
     pool_statuses: BTreeMap<ClusterName, PoolStatus>,
     pools_changed: bool,
     gateways: GatewayTable,
-    /// Services to be assigned again.
+    /// Services that have to be assigned again.
     changed: BTreeSet<ServiceSlot>,
-    /// Services whose status is to be made again.
+    /// Services whose status has to be made again.
     restated: BTreeSet<ServiceSlot>,
-    /// Services for which node ports are to be asked of somebody else.
+    /// Services for which the API server has to be asked for node ports.
     node_port_requester: NodePortRequester,
-    /// Whom the Services that went were in the way of.
+    /// The waits that may be over because Services were removed.
     wakes: Vec<WaitsFor>,
     services: ServiceCounts,
     synced: bool,
 }
 
-/// A pool for `get pools`.
-#[derive(Clone, Debug)]
-pub struct PoolView {
-    /// What its author declared.
-    pub pool: Arc<AddressPool>,
-    /// What its status says.
-    pub status: PoolStatus,
-}
-
-/// Who carries a Service's traffic, and where to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ServiceTraffic {
-    /// Gateways that serve every port of the Service as it is now.
-    pub serving: usize,
-    /// Gateways that are alive.
-    pub gateways: usize,
-    /// Endpoints that traffic can go to, over all ports; nothing: not known.
-    pub endpoints: Option<usize>,
-}
-
-/// What is counted, for metrics.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Addresses of each pool and family.
-    pub pools: BTreeMap<ClusterName, BTreeMap<IpFamily, PoolCount>>,
-    /// Node ports.
-    pub node_ports: NodePortCounts,
-    /// Services.
-    pub services: ServiceCounts,
-}
-
-/// Node ports by state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NodePortCounts {
-    /// Held by a Service.
-    pub used: usize,
-    /// Free in the static band.
-    pub free_static: usize,
-    /// Free in the dynamic band.
-    pub free_dynamic: usize,
-}
-
-/// Services by state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ServiceCounts {
-    /// Have the addresses that they want.
-    pub assigned: usize,
-    /// Lack an address.
-    pub pending: usize,
-    /// Want no address of ours.
-    pub other: usize,
-}
-
-impl ServiceCounts {
-    fn of(&mut self, standing: Standing) -> &mut usize {
-        match standing {
-            Standing::Assigned => &mut self.assigned,
-            Standing::Pending => &mut self.pending,
-            Standing::NotOurs => &mut self.other,
-        }
-    }
-}
-
-/// So many statuses are made anew at a time where no address and no port is concerned.
+/// How many statuses are made again in one call of `settle` where no address and no port has
+/// changed.
 const RESTATED_AT_ONCE: usize = 128;
 
 impl State {
-    /// Knows nothing yet, and decides nothing before a batch says `synced`.
+    /// An empty state. It decides nothing before a batch says `synced`.
     pub fn new(settings: Settings) -> Self {
         Self {
             gateways: GatewayTable::new(settings.gateways_tell),
@@ -132,7 +68,7 @@ impl State {
         }
     }
 
-    /// Takes in what changed. Costs what the change costs; decides nothing.
+    /// Takes in changes and decides nothing. Its cost does not depend on the number of Services.
     pub fn apply(&mut self, batch: &Batch) {
         for change in &batch.changes {
             match change {
@@ -189,8 +125,8 @@ impl State {
         self.synced |= batch.synced;
     }
 
-    /// Assigns what can be assigned and answers with what is to be written; nothing before the
-    /// first lists are in, and nothing where everything is as it should be.
+    /// Assigns what can be assigned, and answers with what has to be written: nothing before the
+    /// first lists are complete, and nothing where everything is as it should be.
     ///
     /// `now` becomes the transition time of conditions that change.
     pub fn settle(&mut self, now: Timestamp) -> Vec<Write> {
@@ -206,15 +142,15 @@ impl State {
         for slot in &given {
             self.restated.remove(slot);
         }
-        // What gateways say may concern all Services at once. An address that is asked for meanwhile
-        // waits for a few of them at most.
+        // A report of a gateway may concern all Services at once. A Service that needs an address
+        // meanwhile waits for a few of these statuses at most.
         let mut restated = std::mem::take(&mut self.restated);
         if let Some(first) = restated.iter().nth(RESTATED_AT_ONCE).copied() {
             self.restated = restated.split_off(&first);
         }
 
-        // What is given first, in the order in which it was, what is let go of last: a crash in
-        // between finds the rest still ahead of it and gives out the same.
+        // Grants first, in the order in which they were made, releases last: after a crash in
+        // between the next controller finds the rest undone, and decides the same.
         for slot in &given {
             let service = self.index.get(*slot).map(|entry| &entry.stored.service);
             if service.is_some_and(|it| wants::asks_for_numbers(&self.allocations.settings, it)) {
@@ -248,9 +184,9 @@ impl State {
         self.synced && !self.restated.is_empty()
     }
 
-    /// A write of this Service did not come about: it is planned again with the next settling.
-    /// What it was to hold stays taken until the store shows a newer version, because an earlier
-    /// write may have come about unseen.
+    /// A write of this Service failed: the next `settle` plans it again. What the write gave stays
+    /// taken until the store shows a newer version, because an earlier write may have succeeded
+    /// without an answer.
     pub fn refused(&mut self, name: &ServiceName) {
         let slot = self.index.slot(name);
         if let Some(entry) = slot.and_then(|slot| self.index.get_mut(slot)) {
@@ -259,9 +195,9 @@ impl State {
         }
     }
 
-    /// The allocator refused the node ports that it was asked for, and says why; `blames_number`: one of
-    /// them can't be had, else something else stands against it. Others, or the same, are asked for when
-    /// [`State::refused_node_ports`] is said.
+    /// The API server refused the node ports that it was asked for, and says why. `blames_number`:
+    /// one of them is not free; else there is another reason. Other numbers, or the same ones, are
+    /// asked for after [`State::refused_node_ports`].
     pub fn rejected_node_ports(&mut self, name: &ServiceName, why: &str, blames_number: bool) {
         let slot = self.index.slot(name);
         if let Some(entry) = slot.and_then(|slot| self.index.get_mut(slot)) {
@@ -271,7 +207,7 @@ impl State {
         }
     }
 
-    /// The question for node ports of this Service is to be asked again.
+    /// The request for the node ports of this Service has to be sent again.
     pub fn refused_node_ports(&mut self, name: &ServiceName) {
         let slot = self.index.slot(name);
         if let Some(entry) = slot.and_then(|slot| self.index.get_mut(slot)) {
@@ -280,7 +216,7 @@ impl State {
         }
     }
 
-    /// A write of this pool's status did not come about: it is planned again.
+    /// A write of this pool's status failed: the next `settle` plans it again.
     pub fn refused_pool(&mut self, name: &str) {
         self.pool_statuses.remove(name);
         if let Some(pool) = self
@@ -293,7 +229,7 @@ impl State {
         }
     }
 
-    /// Whether every first list is in.
+    /// Whether the first lists are complete.
     pub fn synced(&self) -> bool {
         self.synced
     }
@@ -354,8 +290,8 @@ impl State {
         }
     }
 
-    /// What a node has is nobody's to be given. Where it is an address of a pool every Service is
-    /// looked at again, as for a change of the pool: there should be none.
+    /// Takes in the addresses of a node, which are given to no Service. Where one is in a pool,
+    /// which should not be, every Service is looked at again, as after a change of the pool.
     fn put_node(&mut self, name: &ClusterName, node: Option<&Node>) {
         let mut in_a_pool = false;
         for address in self.allocations.nodes.put(name, node) {
@@ -365,7 +301,7 @@ impl State {
             let (held, node) = (!holders.is_empty(), self.allocations.nodes.node(address));
             in_a_pool |= self.allocations.pools.put_node(address, node, held);
         }
-        // Once, however many addresses a node says that it has.
+        // Once, however many addresses the node has.
         if in_a_pool {
             self.changed.extend(self.index.slots());
         }
@@ -396,13 +332,13 @@ impl State {
             return;
         };
         if entry.stored.service.uid != stored.service.uid {
-            // Another Service of the same name: it has nothing of the one before.
+            // It is another Service of the same name, and keeps nothing of the one before.
             self.remove_service(name);
             return self.put_service(name, stored);
         }
         let rank = QueueKey::of(slot, stored);
         if rank != entry.rank {
-            // What it waits for is noted under its rank.
+            // The index of waits is ordered by rank.
             self.index.set_waits(slot, Vec::new());
         }
         let Some(entry) = self.index.get_mut(slot) else {
@@ -414,12 +350,13 @@ impl State {
         let revisions = (entry.stored.revision, stored.revision);
         self.gateways
             .put_service(slot, Some(revisions.0), Some(revisions.1));
-        // The echo of our own write changes nothing that assigning looks at.
+        // The store shows what this controller wrote: nothing that `assign` looks at has changed.
         let echo = !entry.lets_go
             && Arc::ptr_eq(&entry.stored.service, &stored.service)
             && stored.held == entry.granted
             && entry.stored.first_seen == stored.first_seen;
-        // It says what was to be said: whatever comes in between has the status made again itself.
+        // The store shows the status that was last made. Any other change since then has had the
+        // status made again.
         let told = entry.written.as_ref().is_some_and(|written| {
             (&written.0, &written.1) == (&stored.held, &stored.status)
                 && entry.stored.source_problem == stored.source_problem
@@ -463,7 +400,7 @@ impl State {
         }
     }
 
-    /// Pools are few and seldom change, so a change of one looks at every Service again.
+    /// After a change of a pool every Service is looked at again: pools are few and seldom change.
     fn rebuild_pools(&mut self) {
         let mut pools = Pools::new(self.pools.values());
         for (address, node) in self.allocations.nodes.iter() {
@@ -515,7 +452,7 @@ impl State {
     }
 }
 
-/// The write that makes the store hold what a Service was granted, where it does not yet.
+/// The write that brings to the store what a Service was granted, where the store does not have it.
 fn plan(entry: &mut IndexedService, status: fairway_config::exchange::Status) -> Option<Write> {
     if *entry.last_held() == entry.granted && *entry.last_status() == status {
         return None;

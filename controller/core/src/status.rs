@@ -29,10 +29,10 @@ use fairway_config::conditions::{
 /// How many failures a message names.
 const FAILURES_NAMED: usize = 3;
 
-/// Makes the status of a Service from what it was granted, and says how it stands.
+/// Makes the status of a Service from what it was granted, and says in which state it is.
 ///
-/// While nothing has been heard of gateways, what they said last stays: a controller that has just
-/// begun must not write what it would take back a moment later.
+/// Until gateways have reported, what they reported before stays: a controller that has just begun
+/// must not write what it would take back a moment later.
 pub(crate) fn status(
     allocations: &Allocations,
     entry: &IndexedService,
@@ -83,7 +83,7 @@ pub(crate) fn status(
     )
 }
 
-/// Whether gateways serve it, and what else they say.
+/// Whether gateways serve the Service, and what else they report.
 fn programmed(
     entry: &IndexedService,
     ingress: &[Ingress],
@@ -107,7 +107,7 @@ fn programmed(
     reported(heard.reports, conditions);
 }
 
-/// Conditions in the making.
+/// The conditions of a Service while they are made.
 struct Conditions<'a> {
     before: &'a ConditionMap,
     now: Timestamp,
@@ -115,7 +115,7 @@ struct Conditions<'a> {
 }
 
 impl Conditions<'_> {
-    /// `since` stays as long as `status` does, as Kubernetes' API conventions ask.
+    /// `since` changes only with `status`, as Kubernetes' API conventions demand.
     fn put(&mut self, kind: &'static str, status: bool, reason: &str, message: String) {
         let before = self.before.get_key_value(kind);
         let since = before
@@ -135,7 +135,7 @@ impl Conditions<'_> {
         self.made.insert(kind, condition);
     }
 
-    /// These stay as they were.
+    /// Keeps these conditions as they were.
     fn keep(&mut self, kinds: impl IntoIterator<Item = &'static str>) {
         for kind in kinds {
             if let Some((kind, condition)) = self.before.get_key_value(kind) {
@@ -145,7 +145,7 @@ impl Conditions<'_> {
     }
 }
 
-/// Whether gateways are to serve a Service of this type.
+/// Whether gateways serve Services of this type.
 pub(crate) fn carries_traffic(service: &Service) -> bool {
     matches!(
         service.kind,
@@ -173,7 +173,7 @@ fn address_assigned(
     };
     let mut sentences: Vec<String> = Vec::new();
     if !held.is_empty() {
-        // The condition is False: it says first what is missing.
+        // The condition is False, so its message begins with what is missing.
         let families = allocations.families(&entry.stored.service, held);
         let has = |family: IpFamily| held.iter().any(|it| IpFamily::of(*it) == family);
         let missing = families.into_iter().find(|family| !has(*family));
@@ -190,7 +190,7 @@ fn address_assigned(
     Standing::Pending
 }
 
-/// The sentence for an address that no pool would give its holder now, with the reason.
+/// The reason and the sentence for an address that no pool would give to its holder now.
 pub(crate) fn out_of_pool_sentence(
     allocations: &Allocations,
     service: &Service,
@@ -254,7 +254,7 @@ fn out_of_pool(allocations: &Allocations, entry: &IndexedService, conditions: &m
     }
 }
 
-/// What keeps the ports and the health check of a Service from their numbers.
+/// Why ports or the health check of a Service have no number.
 pub(crate) fn number_refusals(
     allocations: &Allocations,
     entry: &IndexedService,
@@ -315,7 +315,7 @@ fn node_ports_asked_for(
     }
 }
 
-/// The sentence for node ports that the API server was asked for in vain.
+/// The sentence for node ports that the API server refuses.
 pub(crate) fn asked_sentence(allocations: &Allocations, entry: &IndexedService) -> Option<String> {
     let error = node_port_requester::error(allocations, entry)?;
     let missing = node_port_requester::missing(allocations, &entry.stored.service);
@@ -350,10 +350,10 @@ fn accepted(service: &Service, conditions: &mut Conditions<'_>) {
     }
 }
 
-/// The error of a port whose protocol is not carried.
+/// The `error` of a port whose protocol Fairway does not carry.
 const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
 
-/// What gateways say of a Service besides whether they serve it.
+/// What gateways report of a Service besides whether they serve it.
 fn reported(reports: &[Arc<Report>], conditions: &mut Conditions<'_>) {
     let refused: BTreeMap<_, _> = reports
         .iter()
@@ -366,7 +366,7 @@ fn reported(reports: &[Arc<Report>], conditions: &mut Conditions<'_>) {
             .take(FAILURES_NAMED)
             .map(|(endpoint, why)| format!("{endpoint} {why}"))
             .collect();
-        // All gateways refuse much the same.
+        // All gateways refuse nearly the same endpoints.
         let unlisted = reports.iter().map(|it| it.unlisted.refused_endpoints);
         let more = refused.len().saturating_sub(FAILURES_NAMED) + unlisted.max().unwrap_or(0);
         if more > 0 {
@@ -410,7 +410,7 @@ fn ingress_of(
     let ip_mode = match pools.next().map(|pool| pool.config.forwarding) {
         Some(Forwarding::Proxy) => IpMode::Proxy,
         Some(Forwarding::Node) => IpMode::Vip,
-        // Out of every pool: whoever carried the traffic goes on doing so.
+        // The address is in no pool any more: the mode stays as it was.
         None => before().map_or(IpMode::Proxy, |ingress| ingress.ip_mode),
     };
     let mut failed = BTreeMap::new();

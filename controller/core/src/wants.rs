@@ -1,4 +1,4 @@
-//! What a Service is entitled to, before it is known what there is.
+//! What a Service asks for and may have, before it is known what is free.
 
 use std::net::IpAddr;
 
@@ -15,18 +15,18 @@ pub(crate) fn wants_address(settings: &Settings, service: &Service) -> bool {
     settings.class.takes(service) && !service.deleting && service.asks.other_controller.is_none()
 }
 
-/// How a port comes to its node port.
+/// How a port gets its node port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NumberWant {
-    /// It has none.
+    /// It gets none.
     None,
-    /// It keeps the one that it has and gets no new one.
+    /// It keeps the number that it has and gets no new one.
     KeepOnly,
-    /// This one and no other.
+    /// It gets this number or none.
     Asked(u16),
-    /// Any.
+    /// It gets any free number.
     Any,
-    /// One that can't be read: it keeps the one that it has and gets no other.
+    /// Its request can't be read: it keeps the number that it has and gets no other.
     Unreadable,
 }
 
@@ -47,8 +47,9 @@ pub(crate) fn number_want(service: &Service, port: &ServicePort) -> NumberWant {
     }
 }
 
-/// Whether the allocator is to be asked for node ports of a Service that allocates none by itself:
-/// only where the Service's own annotation sends its traffic there.
+/// Whether the API server has to be asked for node ports of a Service with
+/// `allocateLoadBalancerNodePorts: false`: only where its own annotation says that traffic goes to
+/// node ports.
 pub(crate) fn asks_for_numbers(settings: &Settings, service: &Service) -> bool {
     !settings.allocates_node_ports
         && wants_address(settings, service)
@@ -56,7 +57,8 @@ pub(crate) fn asks_for_numbers(settings: &Settings, service: &Service) -> bool {
         && service.asks.forward_to == Some(ForwardTo::NodePorts)
 }
 
-/// How a Service comes to its `healthCheckNodePort`: LoadBalancer with Local only.
+/// How a Service gets its `healthCheckNodePort`: only LoadBalancer Services with
+/// `externalTrafficPolicy: Local` have one.
 pub(crate) fn health_check_want(service: &Service) -> NumberWant {
     let has = service.kind == ServiceType::LoadBalancer
         && service.external_traffic_policy == ExternalTrafficPolicy::Local
@@ -69,7 +71,7 @@ pub(crate) fn health_check_want(service: &Service) -> NumberWant {
     }
 }
 
-/// The families that a Service is to have addresses of, in order.
+/// The address families that a Service gets, in order.
 ///
 /// Where `ipFamilies` is open: those of the requested addresses, else of what it holds, else what
 /// `otherwise` says.

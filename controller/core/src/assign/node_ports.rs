@@ -1,4 +1,4 @@
-//! Who gets which node port, and whom that concerns.
+//! Assigns node ports, and says which waiting Services that concerns.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ impl Run<'_> {
         for port in &service.ports {
             let key = port.key();
             let number = match wants::number_want(service, port) {
-                // In a cluster the API server allocates: what the spec says is what is.
+                // In a cluster the API server allocates: the Service has what its spec says.
                 _ if !ours => port.node_port,
                 NumberWant::None => None,
                 NumberWant::Asked(asked) => {
@@ -46,7 +46,7 @@ impl Run<'_> {
         }
     }
 
-    /// Takes a number where it may be had.
+    /// Takes a number if the Service may have it.
     fn take_number(&mut self, slot: ServiceSlot, wanted: Use, number: u16, held: bool) -> bool {
         let numbers = &mut self.allocations.numbers;
         if numbers.may_take(number, slot, wanted, held).is_err() {
@@ -126,7 +126,7 @@ pub(crate) fn missing_numbers(service: &Service, granted: &Held) -> Vec<(Use, Nu
         .collect()
 }
 
-/// Whom it concerns that a Service has other numbers than it had.
+/// Which waits concern numbers that a Service has got or released.
 pub(super) fn number_waits(
     allocations: &Allocations,
     old: &Held,

@@ -1,4 +1,4 @@
-//! What one run of assigning works on.
+//! The state of one run of [`assign`](super::assign).
 
 use crate::allocations::Allocations;
 use crate::index::Index;
@@ -8,15 +8,16 @@ use crate::queue::{ServiceQueue, ServiceSlot, WaitsFor};
 pub(super) struct Run<'a> {
     pub(super) allocations: &'a mut Allocations,
     pub(super) index: &'a mut Index,
-    /// Who is to be served in the next round.
+    /// The Services to serve in the next round.
     pub(super) next: ServiceQueue,
-    /// Who was given something, each time.
+    /// The Services that were given something, one entry each time.
     pub(super) given: Vec<ServiceSlot>,
 }
 
 impl Run<'_> {
-    /// Puts those who wait for it into the next round. Of those who wait for one of many alike
-    /// only the first: it passes the word on while there is something left.
+    /// Puts the Services that wait for this into the next round. Where they wait for one of many
+    /// alike (any free address) only the first one: after it the next, while there is something
+    /// left.
     pub(super) fn wake(&mut self, wait: &WaitsFor) {
         match wait {
             WaitsFor::Pool(..) | WaitsFor::AnyNodePort => {

@@ -1,4 +1,4 @@
-//! Whose wait may be over when somebody takes something or lets go of it.
+//! Which waits may be over when a Service takes or releases something.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use crate::allocations::Allocations;
 use crate::queue::{ServiceSlot, WaitsFor};
 
 impl Run<'_> {
-    /// Wakes those whom the difference of what a changed Service had and has may concern.
+    /// Wakes the Services that the difference between what a changed Service had and has may
+    /// concern.
     pub(super) fn wake_after(
         &mut self,
         slot: ServiceSlot,
@@ -46,7 +47,7 @@ impl Run<'_> {
     }
 }
 
-/// What a Service that is gone may have been in the way of.
+/// The waits that a Service that is gone may have caused.
 pub(crate) fn waits_after_removal(
     allocations: &Allocations,
     held: &Held,
@@ -60,7 +61,7 @@ pub(crate) fn waits_after_removal(
     waits
 }
 
-/// Whether two forms of a Service are alike to those who may share an address with it.
+/// Whether two forms of a Service are alike to Services that may share an address with it.
 pub(super) fn same_terms(a: &Service, b: &Service) -> bool {
     a.asks.sharing_key == b.asks.sharing_key
         && a.asks.sharing_namespaces == b.asks.sharing_namespaces
@@ -71,14 +72,15 @@ pub(super) fn same_terms(a: &Service, b: &Service) -> bool {
             .all(|(a, b)| a.key() == b.key())
 }
 
-/// Whether a Service shares its address with nobody, or on other terms than before.
+/// Whether a Service shares its address with none, or with another key or other namespaces than
+/// before.
 pub(super) fn drops_out(before: &Service, now: &Service) -> bool {
     now.asks.sharing_key.is_none()
         || before.asks.sharing_key != now.asks.sharing_key
         || before.asks.sharing_namespaces != now.asks.sharing_namespaces
 }
 
-/// Whom it concerns that a Service let go of an address.
+/// The waits that may be over when a Service has released an address.
 fn released_waits(
     allocations: &Allocations,
     address: IpAddr,
@@ -94,7 +96,7 @@ fn released_waits(
     address_waits(allocations, address, service, waits);
 }
 
-/// Whom it concerns that a Service took an address.
+/// The waits that may be over when a Service has taken an address.
 pub(super) fn taken_waits(
     allocations: &Allocations,
     address: IpAddr,
