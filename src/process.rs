@@ -100,7 +100,7 @@ impl Traffic {
         own: Vec<SocketAddr>,
         drain: CancellationToken,
     ) -> anyhow::Result<Gateway> {
-        let core = fairway_gateway_core::build::Settings {
+        let core = fairway_gateway_core::build::RouteSettings {
             gateway: self.name.clone(),
             node_name: Some(self.name.clone()),
             zone: None,
@@ -111,7 +111,7 @@ impl Traffic {
             serve_node_ports: self.serve_node_ports,
             node_addresses: (!self.node_addresses.is_empty()).then_some(self.node_addresses),
         };
-        let settings = fairway_gateway::Settings {
+        let settings = fairway_gateway::GatewaySettings {
             workers: self.workers,
             pin_workers: self.pin_workers,
             steering: self.steering,
@@ -121,7 +121,7 @@ impl Traffic {
             io_uring: self.io_uring,
             drain_timeout: self.drain_timeout,
             name_server: self.name_server,
-            ..fairway_gateway::Settings::new(self.name.clone(), core)
+            ..fairway_gateway::GatewaySettings::new(self.name.clone(), core)
         };
         let reports = {
             let (store, name) = (store.clone(), self.name.clone());

@@ -8,12 +8,11 @@ use tokio_util::task::TaskTracker;
 use crate::descriptors::Permit;
 use crate::engine::{Mailbox, WorkerCommand};
 use crate::hops::HopFilter;
-use crate::part::Part;
 use crate::slot::{BindKey, Slot};
+use crate::socket_token::SocketToken;
 use crate::steering::refusals::Refusals;
 
-/// The sockets of one listener, on all workers: what they take, how they are told to close, and how
-/// one knows that they are.
+/// The sockets of one listener, on all workers: their hop filter, how they are closed, and when they are.
 #[derive(Clone, Debug)]
 pub(crate) struct Binding(Arc<BoundSockets>);
 
@@ -25,17 +24,17 @@ struct BoundSockets {
     _permit: Permit,
 }
 
-/// Who is told to close them.
+/// Who has to be told to close the listener.
 #[derive(Debug)]
 enum ServedBy {
-    /// The workers that have sockets of that number.
+    /// The workers that have sockets with that number.
     Sockets(u32, Vec<Arc<Mailbox>>),
     /// The kernel, and the workers to which it steers.
     Steered(ListenAddr, Arc<Slot>, Arc<Refusals>, Vec<Arc<Mailbox>>),
 }
 
 impl Binding {
-    /// A binding of as many sockets as there is leave for, which take what `hop_filter` says.
+    /// A binding whose sockets have this hop filter. The permit covers the sockets.
     pub(crate) fn new(hop_filter: HopFilter, permit: Permit) -> Self {
         Self(Arc::new(BoundSockets {
             hop_filter,
@@ -45,12 +44,13 @@ impl Binding {
         }))
     }
 
-    /// These workers have its sockets, by that number. Said once.
+    /// Notes that these workers have its sockets, with that number. To be called once.
     pub(crate) fn served_by(&self, number: u32, workers: Vec<Arc<Mailbox>>) {
         let _ = self.0.served.set(ServedBy::Sockets(number, workers));
     }
 
-    /// It has none: the kernel steers to these workers. Said once.
+    /// Notes that it has no sockets of its own, because the kernel steers connections to these workers. To be
+    /// called once.
     pub(crate) fn steered(
         &self,
         listen: ListenAddr,
@@ -64,7 +64,7 @@ impl Binding {
             .set(ServedBy::Steered(listen, slot, refusals, workers));
     }
 
-    /// What the sockets take.
+    /// The hop filter of the sockets.
     pub(crate) fn hop_filter(&self) -> HopFilter {
         self.0.hop_filter
     }
@@ -80,7 +80,7 @@ impl Binding {
                 }
             }
             Some(ServedBy::Steered(listen, slot, refusals, workers)) => {
-                // In this order: what comes from now on is refused by the kernel.
+                // In this order, so that the kernel refuses what comes from now on.
                 let place = BindKey {
                     listen: *listen,
                     protocol: Protocol::Tcp,
@@ -93,13 +93,13 @@ impl Binding {
         }
     }
 
-    /// Waits until they have, those included that no worker has got to yet.
+    /// Waits until all sockets are closed.
     pub(crate) async fn closed(&self) {
         self.0.open.wait().await;
     }
 
-    /// What goes with one of the sockets.
-    pub(crate) fn part(&self) -> Part {
-        Part::new(self.0.hop_filter, self.0.open.token())
+    /// The token of one of the sockets.
+    pub(crate) fn token(&self) -> SocketToken {
+        SocketToken::new(self.0.hop_filter, self.0.open.token())
     }
 }

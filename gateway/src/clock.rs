@@ -9,7 +9,7 @@ use fairway_gateway_core::route::Tick;
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
-    /// What the wall clock said then.
+    /// The wall clock's time at the start.
     wall: Timestamp,
 }
 
@@ -29,7 +29,7 @@ impl Clock {
         Tick(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// A tick as people read it: always the same, also where the wall clock was set meanwhile.
+    /// The wall-clock time of a tick. It stays the same where the wall clock is set meanwhile.
     pub fn timestamp(&self, tick: Tick) -> Timestamp {
         let seconds = i64::try_from(tick.0 / 1000).unwrap_or(i64::MAX);
         Timestamp(self.wall.0.saturating_add(seconds))

@@ -1,18 +1,22 @@
 //! The control task: objects in, routes built, listeners programmed, reports out.
 //!
-//! It is the only one that decides, on a thread of its own; workers only ever see the outcome.
-//! Start-up, a change of an object, of the host's addresses or of a DNS answer all take the same
-//! path: take in, build, program, report.
+//! It alone decides, on a thread of its own; workers only see the result. The start, a change of an object,
+//! of the host's addresses or of a DNS answer all take the same path: take in, build, program, report.
+//!
+//! This file has the loop. `serving` hands a new route to a Service's ports, `reporting` makes the reports,
+//! `report_queue` knows which were sent, `drain_queue` which ports and endpoints drain.
+
+mod drain_queue;
+mod report_queue;
+mod reporting;
+mod serving;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use fairway_config::exchange::{AppliedService, Batch, Report, ReportBatch, Unlisted};
+use fairway_config::exchange::Batch;
 use fairway_config::names::ServiceName;
-use fairway_config::net::Protocol;
-use fairway_config::service::Notice;
 use fairway_gateway_core::build::Builder;
 use fairway_gateway_core::route::Route;
 use fairway_gateway_core::source_pool::SourcePool;
@@ -20,104 +24,90 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::drain_queue::{DrainQueue, Draining};
+use self::report_queue::ReportQueue;
 use crate::descriptors::Share;
 use crate::dials::Dials;
+use crate::dns::{DnsAnswer, DnsNames};
 use crate::engine::Cut;
-use crate::health;
 use crate::host;
 use crate::local::{self, LocalRoutes};
 use crate::metrics::{PROGRAMMING_DURATION, SYNC_DURATION};
-use crate::names::{NameAnswer, Names};
 use crate::port::Port;
-use crate::programmer::{Opener, Programmer, Wanted};
-use crate::published::{Ports, Published, Shown};
+use crate::programmer::{Opener, Programmer};
+use crate::published::{Ports, Published};
 use crate::reports::ReportSink;
-use crate::settings::Settings;
-use crate::shared::Shared;
-use crate::slot::{BindKey, Health, Target};
+use crate::settings::GatewaySettings;
+use crate::shared::GatewayShared;
+use crate::slot::Health;
 use crate::worker::WorkerThreads;
 
-/// Batches taken in before the next build, at most: a flood must not keep what is built waiting.
+/// The most batches that are taken in before the next build: a flood of batches must not delay it without end.
 const COALESCED: usize = 1024;
 
-/// The reason of the notice about a DNS name, here and where routes are built.
-const NAME_NOT_RESOLVED: &str = "NameNotResolved";
-
-/// How often clients are forgotten whose time with their endpoint is over.
+/// How often clients are forgotten whose affinity has timed out.
 const EXPIRY: Duration = Duration::from_secs(60);
 
-/// How long connections have to end once they are cut.
+/// How long the process waits for connections to end once they are cut.
 const CUT: Duration = Duration::from_secs(1);
 
-/// The control task's own.
-pub(crate) struct Control {
-    settings: Settings,
-    shared: Arc<Shared>,
+/// The control task of a gateway.
+pub(crate) struct ControlTask {
+    settings: GatewaySettings,
+    shared: Arc<GatewayShared>,
     published: Arc<Published>,
     builder: Builder,
-    names: Names,
+    names: DnsNames,
     dials: Dials,
     programmer: Programmer,
-    services: BTreeMap<ServiceName, Served>,
+    services: BTreeMap<ServiceName, ServedService>,
     /// How many file descriptors the ports of each namespace hold.
     shares: BTreeMap<Arc<str>, Arc<Share>>,
-    /// When ports and endpoints that go have had their time.
-    drains: BTreeMap<Instant, Vec<Drain>>,
-    /// When clients are forgotten whose time with their endpoint is over.
+    /// The ports and endpoints that drain.
+    draining: DrainQueue,
+    /// When clients are forgotten next whose affinity has timed out.
     expiry: Instant,
-    /// Makes each port's round-robin start elsewhere.
+    /// The seed of the last port: each port's round-robin starts with another endpoint.
     seed: u64,
     /// Whether every object that there was at the start has been taken in.
     synced: bool,
-    /// The host's addresses and their links.
-    links: host::Addresses,
-    /// Which of the builder's own addresses the workers know.
+    /// The host's addresses with their interfaces.
+    links: host::HostAddresses,
+    /// The version of the source-address pool that the workers have.
     source_pool: Option<u64>,
     /// The sequence of the last batch that was taken in.
     taken: u64,
-    /// Up to which revision of the store that was.
+    /// The revision of the store up to that batch.
     revision: u64,
-    /// And which one was last said.
-    said_revision: u64,
-    /// Reports that are still to be said.
-    unsent: BTreeMap<ServiceName, Option<Arc<Report>>>,
-    sent: BTreeMap<ServiceName, Arc<Report>>,
-    /// Told where connections are not to have their time to drain.
+    reports: ReportQueue,
+    /// Cancelled when connections are not to have their time to drain.
     cut: CancellationToken,
 }
 
-/// What is kept of a Service between its rebuilds.
+/// What is kept of a Service while its route changes.
 #[derive(Default)]
-struct Served {
+struct ServedService {
     route: Option<Arc<Route>>,
     ports: Ports,
     health: Option<Arc<Health>>,
 }
 
-/// What has its time to go.
-enum Drain {
-    /// A whole port.
-    Port(Arc<Port>),
-    /// Some endpoints of a port.
-    Endpoints(Arc<Port>),
-}
-
-/// What comes in.
-enum Event {
+/// What the control task waits for.
+enum ControlEvent {
     Stop,
     Objects(Batch),
     StoreGone,
-    Host(host::Addresses),
+    Host(host::HostAddresses),
     Routes(local::Changed),
-    Names(Vec<NameAnswer>),
+    Names(Vec<DnsAnswer>),
     Dials,
     Time,
 }
 
-impl Control {
+impl ControlTask {
     pub(crate) async fn new(
-        settings: Settings,
-        shared: Arc<Shared>,
+        settings: GatewaySettings,
+        shared: Arc<GatewayShared>,
         published: Arc<Published>,
         workers: Vec<WorkerThreads>,
         cut: CancellationToken,
@@ -136,22 +126,20 @@ impl Control {
             shared,
             published,
             builder: Builder::new(settings.core.clone()),
-            names: Names::new(settings.name_server),
+            names: DnsNames::new(settings.name_server),
             dials: Dials::default(),
             programmer,
             services: BTreeMap::new(),
             shares: BTreeMap::new(),
-            drains: BTreeMap::new(),
+            draining: DrainQueue::default(),
             expiry: Instant::now() + EXPIRY,
             seed: 0,
             synced: false,
-            links: host::Addresses::new(),
+            links: host::HostAddresses::new(),
             source_pool: None,
             taken: 0,
             revision: 0,
-            said_revision: 0,
-            unsent: BTreeMap::new(),
-            sent: BTreeMap::new(),
+            reports: ReportQueue::default(),
             cut,
             settings,
         }
@@ -168,7 +156,7 @@ impl Control {
         let watching = tokio::spawn(host::watch(sender));
         let (sender, mut routes) = mpsc::channel(1);
         let watching_routes = tokio::spawn(local::watch(sender));
-        // Without them it is not known where node ports are served and what must not be dialled.
+        // Where node ports are served and what must not be dialled depends on the addresses.
         tokio::select! {
             () = shutdown.cancelled() => {}
             known = addresses.wait_for(Option::is_some) => {
@@ -179,42 +167,42 @@ impl Control {
         let mut store = true;
         loop {
             let due = self.due();
-            // Objects last: a flood of them must not keep the rest waiting.
+            // Objects last: a flood of them must not delay the other events.
             let event = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => Event::Stop,
-                () = sleep_until(due) => Event::Time,
+                () = shutdown.cancelled() => ControlEvent::Stop,
+                () = sleep_until(due) => ControlEvent::Time,
                 Ok(()) = addresses.changed() => {
-                    Event::Host(addresses.borrow_and_update().clone().unwrap_or_default())
+                    ControlEvent::Host(addresses.borrow_and_update().clone().unwrap_or_default())
                 }
-                Some(changed) = routes.recv() => Event::Routes(changed),
-                answers = self.names.answers() => Event::Names(answers),
-                () = self.dials.told() => Event::Dials,
-                batch = objects.recv(), if store => batch.map_or(Event::StoreGone, Event::Objects),
+                Some(changed) = routes.recv() => ControlEvent::Routes(changed),
+                answers = self.names.answers() => ControlEvent::Names(answers),
+                () = self.dials.told() => ControlEvent::Dials,
+                batch = objects.recv(), if store => batch.map_or(ControlEvent::StoreGone, ControlEvent::Objects),
             };
             match event {
-                Event::Stop => break,
-                Event::StoreGone => store = false,
-                Event::Objects(batch) => self.objects(batch, &mut objects).await,
-                Event::Host(known) => {
+                ControlEvent::Stop => break,
+                ControlEvent::StoreGone => store = false,
+                ControlEvent::Objects(batch) => self.objects(batch, &mut objects).await,
+                ControlEvent::Host(known) => {
                     self.host(known);
                     self.rebuild().await;
                     let touched = self.programmer.addresses_changed().await;
                     self.report(touched);
                 }
-                Event::Routes(changed) => {
+                ControlEvent::Routes(changed) => {
                     let touched = self.programmer.routes_changed(changed).await;
                     self.report(touched);
                 }
-                Event::Names(answers) => {
+                ControlEvent::Names(answers) => {
                     self.names(answers).await;
-                    // Nor must a flood of answers keep objects waiting.
+                    // A flood of answers must not delay objects either.
                     if let Ok(batch) = objects.try_recv() {
                         self.objects(batch, &mut objects).await;
                     }
                 }
-                Event::Dials => self.dials.schedule(Instant::now()),
-                Event::Time => {
+                ControlEvent::Dials => self.dials.schedule(Instant::now()),
+                ControlEvent::Time => {
                     self.look_at_dials();
                     self.drain();
                     self.expire();
@@ -223,14 +211,9 @@ impl Control {
                 }
             }
             self.programmer.tell();
-            // Together: what is wrong with a Service is said before it counts as applied.
             let revision = if self.synced { self.revision } else { 0 };
-            if !self.unsent.is_empty() || self.said_revision != revision {
-                self.said_revision = revision;
-                reports(ReportBatch {
-                    reports: std::mem::take(&mut self.unsent).into_iter().collect(),
-                    revision,
-                });
+            if let Some(batch) = self.reports.take(revision) {
+                reports(batch);
             }
             if self.synced {
                 self.published.set_done(self.taken);
@@ -241,8 +224,8 @@ impl Control {
         self.stop().await;
     }
 
-    /// The host has these addresses now.
-    fn host(&mut self, known: host::Addresses) {
+    /// Takes the host's addresses in.
+    fn host(&mut self, known: host::HostAddresses) {
         self.builder
             .set_host_addresses(known.keys().copied().collect());
         self.links = known;
@@ -250,7 +233,7 @@ impl Control {
         self.set_source_pool();
     }
 
-    /// Tells the workers which addresses they may dial from, where that has changed.
+    /// Gives the workers the source-address pool, if it has changed.
     fn set_source_pool(&mut self) {
         let (version, own) = self.builder.own_addresses();
         if self.source_pool == Some(version) {
@@ -262,7 +245,7 @@ impl Control {
         self.source_pool = Some(version);
     }
 
-    /// Takes in a batch and those that wait behind it.
+    /// Takes in a batch of objects, with those that wait behind it.
     async fn objects(&mut self, first: Batch, more: &mut mpsc::Receiver<Batch>) {
         let began = std::time::Instant::now();
         let mut synced = first.synced;
@@ -278,7 +261,7 @@ impl Control {
             self.revision = batch.revision;
             self.builder.apply(&batch);
         }
-        // Nothing is decided before everything is there.
+        // Nothing is decided before all objects are here.
         self.synced |= synced;
         if !self.synced {
             return;
@@ -296,8 +279,8 @@ impl Control {
         }
     }
 
-    /// Takes in what name servers said. All of it is built together.
-    async fn names(&mut self, answers: Vec<NameAnswer>) {
+    /// Takes in answers of name servers, and builds once for all of them.
+    async fn names(&mut self, answers: Vec<DnsAnswer>) {
         let mut affected = BTreeSet::new();
         let mut any_changed = false;
         for answer in answers {
@@ -317,7 +300,7 @@ impl Control {
         self.report(affected);
     }
 
-    /// Builds what changed and programs it. Returns whether there is anything in it to connect to.
+    /// Builds the routes that have changed and programs them. Returns whether any of them has a listener.
     async fn rebuild(&mut self) -> bool {
         if !self.synced {
             return false;
@@ -354,89 +337,7 @@ impl Control {
         programmed
     }
 
-    /// A Service has another route now: its ports get it, and what it wants comes back.
-    fn serve(&mut self, service: &ServiceName, route: Option<Arc<Route>>) -> Vec<Wanted> {
-        let mut served = self.services.remove(service).unwrap_or_default();
-        let mut before: BTreeMap<_, _> = served.ports.iter().cloned().collect();
-        let mut ports = Vec::new();
-        let mut wanted = Vec::new();
-        let share = self.shares.entry(service.namespace.clone()).or_default();
-        let share = share.clone();
-        for route in route.iter().flat_map(|route| &route.ports) {
-            let port = match before.remove(&route.key) {
-                Some(port) => {
-                    port.set_route(route.clone());
-                    port
-                }
-                None => {
-                    self.seed = self.seed.wrapping_add(1);
-                    let changes = self.dials.changes().clone();
-                    let port = Port::with_changes(route.clone(), self.seed, changes);
-                    Arc::new(port.within(share.clone()))
-                }
-            };
-            wanted.extend(route.claims.iter().map(|claim| Wanted {
-                place: BindKey {
-                    listen: claim.listen,
-                    protocol: claim.protocol,
-                },
-                port: route.key.port,
-                target: Target::Port {
-                    port: port.clone(),
-                    kind: claim.kind,
-                },
-            }));
-            self.drain_endpoints(port.clone());
-            ports.push((route.key, port));
-        }
-        ports.sort_unstable_by_key(|(key, _)| *key);
-        served.ports = ports.into();
-        let tick = self.shared.clock.now();
-        self.dials
-            .changed(service, &served.ports, tick, Instant::now());
-        for port in before.into_values() {
-            let until = Instant::now() + self.settings.drain_timeout;
-            self.drains
-                .entry(until)
-                .or_default()
-                .push(Drain::Port(port));
-        }
-        if let Some(check) = route.as_ref().and_then(|route| route.health_check.as_ref()) {
-            let health = served.health.take().unwrap_or_else(|| {
-                let local_endpoints = AtomicUsize::new(0);
-                Arc::new(Health {
-                    service: service.clone(),
-                    local_endpoints,
-                    connections: health::connections(),
-                    share: Share::within(share.clone()),
-                })
-            });
-            health
-                .local_endpoints
-                .store(check.local_endpoints, std::sync::atomic::Ordering::Relaxed);
-            wanted.extend(check.listen.iter().map(|listen| Wanted {
-                place: BindKey {
-                    listen: *listen,
-                    protocol: Protocol::Tcp,
-                },
-                port: listen.0.port(),
-                target: Target::Health(health.clone()),
-            }));
-            served.health = Some(health);
-        } else {
-            served.health = None;
-        }
-        if route.is_some() {
-            served.route = route;
-            self.services.insert(service.clone(), served);
-        }
-        // Nobody else has it: it is that of no port any more.
-        if Arc::strong_count(&share) == 2 {
-            self.shares.remove(&service.namespace);
-        }
-        wanted
-    }
-
+    /// Drains the endpoints that the route of a port no longer lists.
     fn drain_endpoints(&mut self, port: Arc<Port>) {
         let drain = self.settings.drain_timeout;
         let drained = port.drain(std::time::Instant::now(), drain);
@@ -445,33 +346,24 @@ impl Control {
         }
         if let Some(until) = drained.next {
             let until = Instant::from_std(until);
-            self.drains
-                .entry(until)
-                .or_default()
-                .push(Drain::Endpoints(port));
+            self.draining.push(until, Draining::Endpoints(port));
         }
     }
 
-    /// Cuts what has had its time.
+    /// Cuts the ports and endpoints whose time to drain is over.
     fn drain(&mut self) {
-        let now = Instant::now();
-        while let Some(first) = self.drains.first_entry() {
-            if *first.key() > now {
-                return;
-            }
-            for drain in first.remove() {
-                match drain {
-                    Drain::Port(port) => {
-                        port.cut.cancel();
-                        self.programmer.cut(Cut::Port(port.number));
-                    }
-                    Drain::Endpoints(port) => self.drain_endpoints(port),
+        for draining in self.draining.take_due(Instant::now()) {
+            match draining {
+                Draining::Port(port) => {
+                    port.cut.cancel();
+                    self.programmer.cut(Cut::Port(port.number));
                 }
+                Draining::Endpoints(port) => self.drain_endpoints(port),
             }
         }
     }
 
-    /// Forgets clients whose time with their endpoint is over.
+    /// Forgets clients whose affinity has timed out.
     fn expire(&mut self) {
         if Instant::now() < self.expiry {
             return;
@@ -485,7 +377,7 @@ impl Control {
         }
     }
 
-    /// Looks which endpoints are unreachable, and reports where that has changed.
+    /// Looks which endpoints are unreachable, and reports the Services where that has changed.
     fn look_at_dials(&mut self) {
         let services = &self.services;
         let ports = |service: &ServiceName| {
@@ -498,67 +390,12 @@ impl Control {
     }
 
     fn due(&self) -> Option<Instant> {
-        let drain = self.drains.keys().next().copied();
+        let drain = self.draining.next_due();
         let due = drain.into_iter().chain(self.programmer.next_retry());
         due.chain([self.expiry]).chain(self.dials.due()).min()
     }
 
-    /// Reports of these Services, where there is something new to say.
-    fn report(&mut self, services: BTreeSet<ServiceName>) {
-        for service in services {
-            let Some(served) = self.services.get(&service) else {
-                self.published.remove(&service);
-                if self.sent.remove(&service).is_some() {
-                    self.unsent.insert(service, None);
-                }
-                continue;
-            };
-            let Some(route) = &served.route else { continue };
-            let mut notices = route.notices.clone();
-            for name in self.builder.names_of(&service) {
-                let Some(message) = self.names.problem(name) else {
-                    continue;
-                };
-                // The route can only say that there is no address; here it is known why.
-                notices.retain(|notice| {
-                    &*notice.reason != NAME_NOT_RESOLVED || !notice.message.contains(&**name)
-                });
-                notices.push(Notice {
-                    reason: NAME_NOT_RESOLVED.into(),
-                    message,
-                });
-            }
-            let mut listeners = self.programmer.listeners(&service);
-            self.dials
-                .mark(&service, &served.ports, &mut listeners, &self.shared.clock);
-            listeners.extend(route.lost.iter().cloned());
-            let stored = self.builder.stored(&service);
-            let report = Arc::new(Report {
-                gateway: self.settings.name.clone(),
-                applied: stored.map(|stored| AppliedService {
-                    service: Arc::clone(&stored.service),
-                    held: stored.held.clone(),
-                }),
-                listeners,
-                refused_endpoints: route.refused.clone(),
-                eligible_endpoints: route.ports.iter().map(|p| p.endpoints.eligible.len()).sum(),
-                notices,
-                unlisted: Unlisted::default(),
-            });
-            let shown = Shown {
-                route: route.clone(),
-                ports: served.ports.clone(),
-                report: report.clone(),
-            };
-            self.published.set(&service, shown);
-            if self.sent.get(&service) != Some(&report) {
-                self.sent.insert(service.clone(), report.clone());
-                self.unsent.insert(service, Some(report));
-            }
-        }
-    }
-
-    /// Stops accepting, and ends when the last connection has, or its time is over.
+    /// Stops accepting. Ends when the last connection has ended, or the time to drain is over.
     async fn stop(mut self) {
         tracing::info!("no longer accepting, connections drain");
         self.programmer.close().await;
@@ -573,13 +410,7 @@ impl Control {
             () = self.cut.cancelled() => true,
         };
         if is_over {
-            let draining = self
-                .drains
-                .into_values()
-                .flatten()
-                .map(|drain| match drain {
-                    Drain::Port(port) | Drain::Endpoints(port) => port,
-                });
+            let draining = self.draining.into_ports();
             let serving = self
                 .services
                 .into_values()
@@ -595,7 +426,7 @@ impl Control {
     }
 }
 
-/// Never, where there is nothing to wait for.
+/// Sleeps until `due`; for ever where that is none.
 async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,

@@ -1,55 +1,83 @@
-//! The last bytes of a connection: it has ended when its client has them, not when they are
-//! written.
+//! Delivery of the last bytes: a connection has ended when its client has acknowledged all bytes, not
+//! when they are written.
 //!
-//! What is written waits in the kernel, for a slow reader perhaps long after the endpoint is done.
-//! A socket that is closed meanwhile goes on sending, but only while its address is one of this
-//! host's: the local route of a VIP, or the network namespace, may go once nobody is connected any
-//! more. So a socket is kept until nothing of it is under way. That also leaves someone to reset
-//! it, where its time is over before.
+//! Written bytes wait in the kernel, for a slow reader perhaps long after the endpoint has closed. The
+//! kernel goes on sending the bytes of a closed socket, but only while its address is local: the local
+//! route of a VIP, or the network namespace, may go when no connection is counted any more. So a socket
+//! stays open until the peer has acknowledged all. Then the connection can also still be reset, where its
+//! time to drain is over first.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
 
-/// How soon it is looked again whether the client has all, doubled up to [`SELDOM`]. Most have it a
-/// round trip later.
-const SOON: Duration = Duration::from_millis(10);
-const SELDOM: Duration = Duration::from_millis(500);
+/// The shortest interval between two checks whether a client has all bytes. Most have them a round trip
+/// later.
+pub(crate) const SOON: Duration = Duration::from_millis(10);
+/// The longest interval.
+pub(crate) const SELDOM: Duration = Duration::from_millis(500);
 
 /// `SIOCOUTQ` of linux/sockios.h, with its number on all architectures that use asm-generic/ioctls.h;
 /// see tcp(7).
 const SIOCOUTQ: Opcode = 0x5411;
 
-/// How much of what was written to a TCP socket its peer has not acknowledged, in bytes, the end of
-/// the stream counting as one. None where the kernel does not say.
+/// How many bytes that were written to a TCP socket its peer has not acknowledged (`SIOCOUTQ`). The end of
+/// the stream counts as one. 0 where the kernel does not say.
 #[expect(unsafe_code, reason = "rustix has no function for this ioctl")]
 pub(crate) fn unacknowledged(socket: &impl AsFd) -> usize {
-    // SAFETY: tcp(7): SIOCOUTQ takes a pointer to an int, which it writes; what it does to any other
-    // kind of socket or file (TIOCOUTQ) is the same.
+    // SAFETY: tcp(7): SIOCOUTQ takes a pointer to an int, which it writes. For any other kind of socket or
+    // file (TIOCOUTQ) that is the same.
     let queued = unsafe { ioctl(socket, Getter::<SIOCOUTQ, i32>::new()) };
     queued.map_or(0, |bytes| usize::try_from(bytes).unwrap_or_default())
 }
 
-/// How it stands with what was written to a TCP socket.
+/// Whether the bytes that were written to a TCP socket have arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// Its peer has acknowledged all, the end of the stream included where that was said.
+    /// The peer has acknowledged all, with the end of the stream if that was sent.
     Done,
-    /// Some is under way.
+    /// Some bytes are not acknowledged yet.
     UnderWay,
-    /// The connection is gone, and some was under way.
+    /// The connection is gone, and some bytes were not acknowledged.
     Lost,
 }
 
-/// How it stands with what was written to a TCP socket.
+/// Whether a peer still takes bytes.
+#[derive(Debug)]
+pub(crate) struct DeliveryProgress {
+    amount: u64,
+    since: Instant,
+}
+
+impl DeliveryProgress {
+    /// Nothing was looked at yet.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            amount: u64::MAX,
+            since: now,
+        }
+    }
+
+    /// Takes an amount of bytes that changes with every byte that the peer takes. Returns whether it has
+    /// been the same for `stall`.
+    pub(crate) fn is_stalled(&mut self, amount: u64, now: Instant, stall: Duration) -> bool {
+        if amount != self.amount {
+            (self.amount, self.since) = (amount, now);
+            return false;
+        }
+        now.duration_since(self.since) >= stall
+    }
+}
+
+/// Whether the bytes that were written to a TCP socket have arrived.
 ///
-/// Where nothing is under way, as after most connections, this is one system call.
+/// Where all are acknowledged, as after most connections, this is one system call.
 pub(crate) fn state(socket: &impl AsFd) -> Delivery {
     if unacknowledged(socket) == 0 {
         return Delivery::Done;
     }
-    // In this order: what has just ended well has nothing under way any more.
+    // In this order: a connection that ends well between the two calls has no unacknowledged bytes.
     if rustix::net::getpeername(socket).is_ok() {
         Delivery::UnderWay
     } else if unacknowledged(socket) == 0 {
@@ -59,9 +87,8 @@ pub(crate) fn state(socket: &impl AsFd) -> Delivery {
     }
 }
 
-/// Waits until nothing that was written to a TCP socket is under way. False where its peer will never
-/// have it: the connection is gone, it was `cut` before, or the peer has taken nothing for so long as
-/// `stall`.
+/// Waits until the peer of a TCP socket has acknowledged all bytes. False where it will never do so: the
+/// connection is gone, `cut` came first, or the peer has taken no byte for `stall`.
 pub(crate) async fn delivered(
     socket: &impl AsFd,
     cut: impl Future<Output = ()>,
@@ -69,17 +96,15 @@ pub(crate) async fn delivered(
 ) -> bool {
     let mut cut = std::pin::pin!(cut);
     let mut pause = SOON;
-    let (mut left, mut since) = (usize::MAX, Instant::now());
+    let mut progress = DeliveryProgress::new(Instant::now());
     loop {
         match state(socket) {
             Delivery::Done => return true,
             Delivery::Lost => return false,
             Delivery::UnderWay => {}
         }
-        let now_left = unacknowledged(socket);
-        if now_left != left {
-            (left, since) = (now_left, Instant::now());
-        } else if since.elapsed() >= stall {
+        let left = unacknowledged(socket) as u64;
+        if progress.is_stalled(left, Instant::now(), stall) {
             return false;
         }
         tokio::select! {
@@ -149,7 +174,7 @@ mod tests {
         let cut = CancellationToken::new();
         let stall = Duration::from_millis(100);
         assert!(!delivered(&writer, cut.cancelled(), stall).await);
-        // It is there all the same.
+        // The connection itself is still there.
         assert_eq!(state(&writer), Delivery::UnderWay);
     }
 }

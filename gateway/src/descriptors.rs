@@ -1,17 +1,16 @@
 //! The process's budget of file descriptors: who may open sockets, and who waits.
 //!
-//! A process that accepts until the kernel says EMFILE has accepted too much: there is nothing left
-//! to dial the endpoint with, and the store can't write its state. So sockets are counted before
-//! they are made. What the budget leaves out is for the rest of the process: files, the admin
-//! address, DNS, epoll, and unused connections to HTTP endpoints.
+//! A process that accepts connections until the kernel returns EMFILE has no descriptor left to dial their
+//! endpoints, and its store can't write. So sockets are counted before they are made. Descriptors outside the
+//! budget are for the rest of the process: files, the admin address, DNS, epoll, and unused connections to HTTP
+//! endpoints.
 //!
-//! No port of a Service may use up the budget: it may hold [`MULTIPLE`] times what is free, as a
-//! queue of a switch may of a shared buffer (Choudhury and Hahne, «Dynamic Queue Length Thresholds
-//! for Shared-Memory Packet Switches», 1998). Alone it gets seven eighths; two that want all get
-//! seven fifteenths each; and there is always something left for a port that holds nothing. What
-//! ports hold is never taken back, so that ports that fill up one after the other, and are never done,
-//! leave an eighth each of what the one before did. So there is a bound for all ports of a namespace
-//! together, too ([`MULTIPLE_OF_NAMESPACE`]): one tenant leaves a thirty-second to the others, however many
+//! No port of a Service may use up the budget: it may hold [`MULTIPLE`] times what is free, like a queue of a
+//! switch in a shared buffer (Choudhury and Hahne, «Dynamic Queue Length Thresholds for Shared-Memory Packet
+//! Switches», 1998). A single busy port gets seven eighths; two get seven fifteenths each; and something is
+//! always left for a port that holds nothing. But descriptors are never taken back: of ports that fill up one
+//! after the other each leaves an eighth of what the one before has left. So the ports of a namespace together
+//! have a bound, too ([`MULTIPLE_OF_NAMESPACE`]): one tenant leaves a thirty-second to the others, however many
 //! ports it fills.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
@@ -27,14 +26,14 @@ const PAUSES: &str = "fairway_accept_pauses_total";
 /// Gauge: file descriptors of the data plane; label `state`: `used`, `limit`.
 const DESCRIPTORS: &str = "fairway_descriptors";
 
-/// What a connection takes: the client's socket and the endpoint's.
+/// The descriptors of a connection: the client's socket and the endpoint's.
 pub(crate) const CONNECTION: u32 = 2;
 
 /// How many times of what is free one port may hold.
 const MULTIPLE: usize = 7;
 
-/// How many times of what is free all ports of one namespace may hold: several full ones of a namespace fit
-/// in, and the last part stays for others.
+/// How many times of what is free all ports of one namespace may hold. Several full ports fit into it, and the
+/// rest stays for other namespaces.
 const MULTIPLE_OF_NAMESPACE: usize = 31;
 
 /// What stays for the rest of the process: a tenth of its limit, at least this.
@@ -43,25 +42,25 @@ const RESERVE: usize = 128;
 /// Unused connections to HTTP endpoints: an eighth of the limit, at most this many on each worker.
 const POOLED: usize = 512;
 
-/// More than this is not asked for: the kernel's own default bound for a process (`fs.nr_open`).
+/// The most descriptors that the process asks for: the kernel's default bound (`fs.nr_open`).
 const MOST: u64 = 1 << 20;
 
-/// How often it is logged that accepting pauses, at most.
+/// The shortest time between two lines in the log that accepting pauses.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Tells a worker that there is leave again.
+/// Tells a worker that descriptors are free again.
 type Waker = Box<dyn Fn() + Send + Sync>;
 
 /// A budget of file descriptors.
 pub(crate) struct Descriptors {
     free: AtomicUsize,
-    /// Somebody is to be told when something is given back.
+    /// A worker waits for descriptors: the wakers are called when some are given back.
     awaited: AtomicBool,
-    /// Who.
+    /// The workers.
     waiting: OnceLock<Vec<Waker>>,
     total: usize,
     pooled: usize,
-    /// Somebody waits, or did so last.
+    /// Accepting has paused, and no descriptors were taken since.
     pausing: AtomicBool,
     /// How often accepting paused.
     pub(crate) pauses: Counter,
@@ -71,7 +70,7 @@ pub(crate) struct Descriptors {
 #[derive(Debug, Default)]
 struct Logged {
     last: Option<Instant>,
-    /// That accepting pauses was said, that it goes on was not.
+    /// The pause was logged, and its end was not.
     open: bool,
 }
 
@@ -79,12 +78,12 @@ struct Logged {
 #[derive(Debug, Default)]
 pub(crate) struct Share {
     held: AtomicUsize,
-    /// That of the namespace.
+    /// The share of the namespace; none where this is one.
     within: Option<Arc<Share>>,
 }
 
 impl Share {
-    /// One of a namespace that has this one.
+    /// The share of a port, within that of its namespace.
     pub(crate) fn within(namespace: Arc<Self>) -> Arc<Self> {
         Arc::new(Self {
             held: AtomicUsize::default(),
@@ -92,7 +91,7 @@ impl Share {
         })
     }
 
-    /// It, and that of its namespace, each with how many times of what is free it may hold.
+    /// This share and that of the namespace, each with the multiple of the free descriptors that it may hold.
     fn levels(&self) -> impl Iterator<Item = (&Self, usize)> {
         let namespace = self.within.as_deref();
         let namespace = namespace.map(|share| (share, MULTIPLE_OF_NAMESPACE));
@@ -112,7 +111,7 @@ impl Share {
     }
 }
 
-/// Leave to have some descriptors open; given back when dropped.
+/// The permit to have some descriptors open. They are given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     descriptors: Arc<Descriptors>,
@@ -131,7 +130,7 @@ impl Drop for Permit {
 }
 
 impl Descriptors {
-    /// The budget of this process, whose soft limit is raised to the hard one.
+    /// The budget of this process. Raises its soft limit (`RLIMIT_NOFILE`) to the hard one.
     pub(crate) fn of_process(workers: usize) -> Arc<Self> {
         let limit = getrlimit(Resource::Nofile);
         let wanted = limit.maximum.unwrap_or(MOST).min(MOST);
@@ -162,7 +161,7 @@ impl Descriptors {
         Arc::new(descriptors)
     }
 
-    /// A budget out of a limit of so many files.
+    /// The budget of a process that may open `limit` files.
     fn new(limit: usize, workers: usize) -> Self {
         let workers = workers.max(1);
         let reserve = RESERVE.max(limit / 10).min(limit / 2);
@@ -180,12 +179,12 @@ impl Descriptors {
         }
     }
 
-    /// How many there are in all.
+    /// The size of the budget.
     pub(crate) fn total(&self) -> usize {
         self.total
     }
 
-    /// How many unused connections a worker may keep.
+    /// How many unused connections to HTTP endpoints a worker may keep.
     pub(crate) fn pooled(&self) -> usize {
         self.pooled
     }
@@ -196,8 +195,8 @@ impl Descriptors {
         metrics::gauge!(DESCRIPTORS, "state" => "used").set(used as f64);
     }
 
-    /// Whom to tell that something was given back, after [`Self::take_or_pause`] gave nothing. May be
-    /// said once.
+    /// Sets whom to tell that descriptors were given back, after [`Self::take_or_pause`] had none. To be called
+    /// once.
     pub(crate) fn wake(&self, waiting: Vec<Waker>) {
         let _ = self.waiting.set(waiting);
     }
@@ -207,8 +206,8 @@ impl Descriptors {
         self.free.load(Ordering::Relaxed)
     }
 
-    /// Takes so many, if there are as many and the port that they are for may have them; none where
-    /// they are for no port. Counting alone: no lock, no system call.
+    /// Takes `count` descriptors for a port (`share`), or for none. Returns none where fewer are free, or the port
+    /// has used up its share. Takes no lock and makes no system call.
     pub(crate) fn take(self: &Arc<Self>, share: Option<&Arc<Share>>, count: u32) -> Option<Permit> {
         if !self.allows(share, count) {
             return None;
@@ -223,7 +222,7 @@ impl Descriptors {
         Some(self.permit(share, count))
     }
 
-    /// The same for who waits where there are none: it is told when something is given back.
+    /// The same for a worker that waits where there are none: it is woken when some are given back.
     pub(crate) fn take_or_pause(
         self: &Arc<Self>,
         share: Option<&Arc<Share>>,
@@ -239,15 +238,15 @@ impl Descriptors {
         });
         self.awaited.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        // What was given back just before it was said is not told.
+        // Descriptors that were given back before `awaited` was set have woken nobody.
         self.take(share, count)
     }
 
-    /// What was taken for no port is for this one from now on; false where the port may not have so
-    /// many more.
+    /// Charges a permit, which was taken for no port, to this one. Returns false where the port has used up its
+    /// share.
     pub(crate) fn charge(&self, permit: &mut Permit, share: Option<&Arc<Share>>) -> bool {
         let Some(share) = share else { return true };
-        // It is taken already: so what is free is looked at as it was before.
+        // The permit is taken already, so no more is counted against what is free.
         if !self.allows(Some(share), 0) {
             return false;
         }
@@ -265,7 +264,7 @@ impl Descriptors {
         }
     }
 
-    /// Takes so many for what can be done without, if that leaves to others what no port may have.
+    /// Takes `count` descriptors for something optional, if enough are left for ports that hold nothing.
     pub(crate) fn take_spare(self: &Arc<Self>, count: u32) -> Option<Permit> {
         let left = self.free().checked_sub(count as usize)?;
         (left > self.total / (MULTIPLE + 1))
@@ -273,8 +272,7 @@ impl Descriptors {
             .flatten()
     }
 
-    /// Whether a port may have so many more, and its namespace. One that holds nothing has its turn with the
-    /// others.
+    /// Whether a port and its namespace may have `count` more. A port that holds nothing always may.
     fn allows(&self, share: Option<&Arc<Share>>, count: u32) -> bool {
         let count = count as usize;
         let left = self.free().saturating_sub(count);
@@ -285,7 +283,7 @@ impl Descriptors {
         })
     }
 
-    /// The kernel had none although there should be some: the host as a whole may be short of files
+    /// Notes that the kernel had no descriptor although the budget had: the host as a whole may be short of files
     /// or of memory for sockets.
     pub(crate) fn exhausted(&self, error: &std::io::Error) {
         self.pause(&error.to_string());

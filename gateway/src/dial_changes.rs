@@ -1,5 +1,5 @@
-//! Which Services have an endpoint that became unreachable, or is reached again: told by the workers that
-//! dial, taken by the control task.
+//! The Services that have an endpoint that has become unreachable, or is reached again. Workers, which dial, add
+//! them; the control task takes them.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use fairway_config::names::ServiceName;
 use tokio::sync::Notify;
 
-/// Services that have an endpoint that became unreachable, or is reached again.
+/// The Services with a change, until the control task takes them.
 #[derive(Debug, Default)]
 pub(crate) struct DialChanges {
     services: Mutex<BTreeSet<ServiceName>>,
@@ -15,23 +15,23 @@ pub(crate) struct DialChanges {
 }
 
 impl DialChanges {
-    /// Something has changed with this Service.
+    /// Notes that an endpoint of this Service has changed.
     pub(crate) fn tell(&self, service: &ServiceName) {
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         let first = services.is_empty();
         services.insert(service.clone());
-        // Whoever was told takes all.
+        // One wake-up is enough: the control task takes all.
         if first {
             self.told.notify_one();
         }
     }
 
-    /// Waits until something is told.
+    /// Waits until a Service is noted.
     pub(crate) async fn told(&self) {
         self.told.notified().await;
     }
 
-    /// What was told since the last time.
+    /// Takes the Services that were noted.
     pub(crate) fn take(&self) -> BTreeSet<ServiceName> {
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *services)

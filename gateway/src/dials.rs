@@ -1,8 +1,8 @@
-//! Which endpoints are not reached: what the control task makes of the workers' dials.
+//! Unreachable endpoints, as the control task sees them.
 //!
-//! A worker that sees an endpoint become unreachable, or be reached again, tells the name of the Service
-//! ([`DialChanges`]). The control task looks at those Services, once a second at most, and says in the log
-//! what it finds, a bounded number of lines ([`Dials`]).
+//! A worker that sees an endpoint become unreachable, or reached again, notes the name of the Service
+//! ([`DialChanges`]). The control task looks at these Services, at most once a second, and logs a bounded
+//! number of lines ([`Dials`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,23 +20,23 @@ use crate::clock::Clock;
 use crate::dial_changes::DialChanges;
 use crate::port::Port;
 
-/// Between two looks.
+/// The shortest time between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Services with unreachable endpoints are looked at anew after so long: what nobody dials any more
-/// lapses, and nobody tells.
+/// How often Services with unreachable endpoints are looked at again. An endpoint that nobody dials stops
+/// counting as unreachable after a while, and no worker notes that.
 const REVIEW: Duration = Duration::from_secs(15);
 
-/// Lines in the log in one [`WINDOW`], at most, and of one Service; the rest is counted.
+/// The most lines in the log in one [`WINDOW`], for all Services and for one; further lines are counted.
 const LINES: usize = 30;
 const LINES_OF_ONE: usize = 3;
 const WINDOW: Duration = Duration::from_mins(1);
 
-/// The control task's side.
+/// Which endpoints are unreachable, and when to look again.
 #[derive(Debug, Default)]
 pub(crate) struct Dials {
     changes: Arc<DialChanges>,
-    /// When to look.
+    /// When to look next.
     due: Option<Instant>,
     looked: Option<Instant>,
     /// The unreachable endpoints of each Service that has some.
@@ -45,17 +45,17 @@ pub(crate) struct Dials {
 }
 
 impl Dials {
-    /// What the ports tell.
+    /// Where ports note changes.
     pub(crate) fn changes(&self) -> &Arc<DialChanges> {
         &self.changes
     }
 
-    /// Waits until there is news; [`Self::due`] says then when to look.
+    /// Waits until a change is noted. [`Self::schedule`] has to follow.
     pub(crate) async fn told(&self) {
         self.changes.told().await;
     }
 
-    /// There is news.
+    /// Sets [`Self::due`], because a change was noted.
     pub(crate) fn schedule(&mut self, now: Instant) {
         let at = self.looked.map_or(now, |looked| now.max(looked + PAUSE));
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
@@ -66,8 +66,8 @@ impl Dials {
         self.due
     }
 
-    /// Looks at the Services that there is news of, and at those with unreachable endpoints. Returns those
-    /// of which there may be something new to report.
+    /// Looks at the Services that were noted, and at those with unreachable endpoints. Returns the Services whose
+    /// report may have changed.
     pub(crate) fn look<'a>(
         &mut self,
         ports: impl Fn(&ServiceName) -> &'a [(PortKey, Arc<Port>)],
@@ -87,7 +87,7 @@ impl Dials {
         services
     }
 
-    /// A Service has another route, or is gone: what is said of its endpoints is of those that it has.
+    /// A Service has another route, or is gone: forgets the endpoints that it no longer has.
     pub(crate) fn changed(
         &mut self,
         service: &ServiceName,
@@ -100,7 +100,8 @@ impl Dials {
         }
     }
 
-    /// Says of listeners that take traffic where no endpoint of their port is reached.
+    /// Sets the state of listening listeners to [`ListenerState::Unreachable`] where no endpoint of their port is
+    /// reached.
     pub(crate) fn mark(
         &self,
         service: &ServiceName,
@@ -128,7 +129,7 @@ impl Dials {
         }
     }
 
-    /// Returns whether other endpoints are unreachable than before.
+    /// Looks at the endpoints of one Service. Returns whether the set of unreachable ones has changed.
     fn look_at(
         &mut self,
         service: &ServiceName,
@@ -162,8 +163,8 @@ impl Dials {
 /// How many endpoints a message names.
 const NAMED: usize = 3;
 
-/// The end of a sentence about a port of which no endpoint is reached. It says nothing that changes with
-/// each dial, for whoever reads it writes what has changed.
+/// The end of a sentence about a port without a reachable endpoint. It contains nothing that changes with each
+/// dial, because the controller writes the status anew when the sentence changes.
 fn unreached(port: &Port, clock: &Clock) -> String {
     let unreachable = port.unreachable();
     let failed: Vec<_> = port
@@ -186,14 +187,14 @@ fn unreached(port: &Port, clock: &Clock) -> String {
     format!("no endpoint is reached: {}", named.join(", "))
 }
 
-/// What is said in the log, and how much.
+/// The lines in the log, and their bound.
 #[derive(Debug, Default)]
 struct Log {
     window: Option<Instant>,
     lines: usize,
     lines_of: BTreeMap<ServiceName, usize>,
     unsaid: usize,
-    /// Those that were said to be unreachable: that it is over is said of them alone.
+    /// The endpoints that were logged as unreachable. Only of these the end is logged.
     said: BTreeSet<(ServiceName, PortKey, EndpointAddr)>,
 }
 
@@ -223,7 +224,7 @@ impl Log {
         endpoint: EndpointAddr,
         is_reached: bool,
     ) {
-        // Said of each that was said to be unreachable: so it is bounded as that is.
+        // Logged only for endpoints that were logged as unreachable, so it has the same bound.
         if !self.said.remove(&(service.clone(), port, endpoint)) {
             return;
         }
@@ -250,7 +251,7 @@ impl Log {
         false
     }
 
-    /// Begins another window when the last is over, and says what had no room in it.
+    /// Begins a new window when the last one is over, and logs how many lines had no room in it.
     fn flush(&mut self, now: Instant) {
         if self.window.is_some_and(|began| now < began + WINDOW) {
             return;

@@ -1,6 +1,5 @@
-//! The gateway as the rest of the program sees it: started, looked at, waited for.
+//! The gateway as the rest of the program sees it: it is started, asked for its state, and waited for.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,20 +8,19 @@ use fairway_config::exchange::{Batch, ListenerState, Report};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::time::Timestamp;
 use fairway_config::view::{EndpointRow, GatewayRow, ListenerRow, Section};
-use fairway_gateway_core::reachability::FailedDials;
 use fairway_gateway_core::route::Tick;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::beat::Beat;
-use crate::clock::Clock;
-use crate::control::Control;
+use crate::control::ControlTask;
+use crate::endpoint_rows::endpoint_rows;
 use crate::engine::Mailbox;
+use crate::heartbeat::Heartbeat;
 use crate::port::Port;
-use crate::published::{Published, Shown};
+use crate::published::Published;
 use crate::reports::ReportSink;
-use crate::settings::Settings;
-use crate::shared::Shared;
+use crate::settings::GatewaySettings;
+use crate::shared::GatewayShared;
 use crate::worker::WorkerThreads;
 
 /// A gateway that runs.
@@ -31,46 +29,46 @@ pub struct Gateway {
     name: ClusterName,
     started: Timestamp,
     drain_timeout: Duration,
-    shared: Arc<Shared>,
+    shared: Arc<GatewayShared>,
     published: Arc<Published>,
-    /// Of each worker: what wakes it, and its runtime.
-    loops: Arc<[(Arc<Mailbox>, Beat)]>,
-    /// That of the control task.
-    control: Beat,
-    /// Cancelled when the last connection and every thread is gone.
+    /// Of each worker: its mailbox, and the heartbeat of its runtime.
+    loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
+    /// The heartbeat of the control task.
+    control: Heartbeat,
+    /// Cancelled when the last connection and every thread has ended.
     ended: CancellationToken,
-    /// Cancelled when connections are not to have their time to drain.
+    /// Cancelled when connections are to end without their time to drain.
     cut: CancellationToken,
 }
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A thread or its runtime could not be had.
+    /// A thread or its runtime could not be started.
     #[error("{what} could not be started: {source}")]
     Thread {
-        /// Which.
+        /// What could not be started.
         what: &'static str,
-        /// Why.
+        /// Why not.
         #[source]
         source: io::Error,
     },
 }
 
 impl Gateway {
-    /// Starts the workers and the control task. Objects come in by `objects`, reports go out to
-    /// `reports` (those of Services for which there is something new to say), until `shutdown`.
+    /// Starts the workers and the control task. They take objects from `objects`, and send reports that have
+    /// changed to `reports`, until `shutdown`.
     ///
     /// # Errors
-    /// The system has no threads or file descriptors for it. Whatever is wrong with one listener
-    /// is no error here but the state of that listener.
+    /// The system has no threads or file descriptors left. What is wrong with one listener is no error here, but
+    /// the state of that listener.
     pub fn start(
-        settings: Settings,
+        settings: GatewaySettings,
         objects: mpsc::Receiver<Batch>,
         reports: ReportSink,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
-        let shared = Arc::new(Shared::new(&settings, shutdown.child_token()));
+        let shared = Arc::new(GatewayShared::new(&settings, shutdown.child_token()));
         shared.icmp_sockets.say_what_is_lacking();
         let published = Arc::new(Published::default());
         let (ended, cut) = (CancellationToken::new(), CancellationToken::new());
@@ -89,10 +87,10 @@ impl Gateway {
         shared.descriptors.wake(wakers.collect());
         let loops = workers.iter();
         let loops = loops.map(|worker| (worker.mailbox().clone(), worker.beat().clone()));
-        let beat = Beat::default();
+        let beat = Heartbeat::default();
         let gateway = Self {
             name: settings.name.clone(),
-            started: now(),
+            started: shared.clock.timestamp(Tick(0)),
             drain_timeout: settings.drain_timeout,
             shared: shared.clone(),
             published: published.clone(),
@@ -112,11 +110,11 @@ impl Gateway {
         std::thread::Builder::new()
             .name("fairway-control".to_owned())
             .spawn(move || {
-                // Also where the task panics: whoever waits must learn that it is over.
+                // Also where the task panics: `finished` must return then, too.
                 let _ended = ended.drop_guard();
                 runtime.spawn(beat.answer());
                 runtime.block_on(async {
-                    let control = Control::new(settings, shared, published, workers, cut).await;
+                    let control = ControlTask::new(settings, shared, published, workers, cut).await;
                     control.run(objects, reports, shutdown).await;
                 });
                 runtime.shutdown_background();
@@ -125,19 +123,19 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// Waits for the end: after `shutdown`, the last connection, or the time to drain.
+    /// Waits until the gateway has ended: after `shutdown`, with the last connection or the time to drain.
     pub async fn finished(self) {
         self.ended.cancelled().await;
     }
 
-    /// Ends connections that drain after `shutdown` at once. What the gateway has made on this host goes all
-    /// the same: [`Self::finished`] says when.
+    /// Ends connections that drain after `shutdown` at once. The gateway still removes its routes before
+    /// [`Self::finished`] returns.
     pub fn cut(&self) {
         self.cut.cancel();
     }
 
-    /// How often each loop of the gateway has turned; asked, each turns once more. One whose count is still
-    /// the same after a while is stuck.
+    /// A count of each thread's loop, which makes one more round after this call. A count that stays the same shows
+    /// a loop that is stuck. The counts are local to this process.
     pub fn turns(&self) -> Vec<(String, u64)> {
         let workers = self
             .loops
@@ -186,12 +184,11 @@ impl Gateway {
         self.published
             .all()
             .iter()
-            .flat_map(|(service, shown)| endpoints(service, shown, &self.shared.clock))
+            .flat_map(|(service, shown)| endpoint_rows(service, shown, &self.shared.clock))
             .collect()
     }
 
-    /// What there is to say about the traffic of one Service: `Listeners` and `Endpoints`. Empty
-    /// where the gateway does not serve it.
+    /// The sections `Listeners` and `Endpoints` of `explain`. Empty where the gateway does not serve the Service.
     pub fn explain(&self, service: &ServiceName) -> Vec<Section> {
         let Some(shown) = self.published.get(service) else {
             return Vec::new();
@@ -207,11 +204,11 @@ impl Gateway {
                     format!("{listen} ({protocol}) takes connections, but {message}.")
                 }
                 ListenerState::Failed { message, .. } => {
-                    format!("{listen} ({protocol}) does not stand: {message}.")
+                    format!("{listen} ({protocol}) does not listen: {message}.")
                 }
             }
         });
-        let endpoints = endpoints(service, &shown, &self.shared.clock);
+        let endpoints = endpoint_rows(service, &shown, &self.shared.clock);
         let mut sentences: Vec<String> = endpoints
             .iter()
             .map(|row| {
@@ -241,7 +238,7 @@ impl Gateway {
         ]
     }
 
-    /// What there is to say of a Service; nothing where the gateway does not serve it.
+    /// The report of a Service; none where the gateway does not serve it.
     pub fn report(&self, service: &ServiceName) -> Option<Arc<Report>> {
         Some(self.published.get(service)?.report.clone())
     }
@@ -258,13 +255,13 @@ impl Gateway {
         ports.collect()
     }
 
-    /// The `sequence` of the last batch that is programmed and reported.
+    /// The [sequence](Batch::sequence) of the last batch that is programmed and reported.
     pub fn done(&self) -> u64 {
         self.published.done()
     }
 
-    /// What keeps the gateway from being ready, a sentence each. A listener that can't stand does
-    /// not: it is tried again and again, and shown.
+    /// What keeps the gateway from being ready, as sentences. A failed listener does not: it is tried again, and
+    /// shown.
     pub fn missing(&self) -> Vec<String> {
         if self.shared.stopping.is_cancelled() {
             vec!["The gateway is stopping.".to_owned()]
@@ -312,7 +309,7 @@ impl Gateway {
         }
     }
 
-    /// Brings those metrics up to date that nobody counts as things happen.
+    /// Brings those metrics up to date that are not counted as they change.
     pub fn observe(&self) {
         self.shared.descriptors.observe();
         if let Some(refusals) = self.shared.refusals.get() {
@@ -320,95 +317,24 @@ impl Gateway {
         }
     }
 
-    /// How often accepting paused because the process or a port had no file descriptors left.
+    /// How often accepting has paused because the process or a port had no file descriptors left.
     pub fn accept_pauses(&self) -> u64 {
         self.shared.descriptors.pauses.get()
     }
 
-    /// Bytes that passed from socket to socket without entering this process.
+    /// Bytes that were spliced from socket to socket, over the whole process.
     pub fn spliced_bytes(&self) -> u64 {
         crate::engine::spliced()
     }
 
-    /// Connections that were looked at because a port, an endpoint or an address had had its time, over the
-    /// whole process. (Those of HTTP are told each by itself.)
+    /// TCP connections that were looked at because the time to drain of a port, an endpoint or an address was over,
+    /// over the whole process. (HTTP connections are not counted.)
     pub fn examined_connections(&self) -> u64 {
         crate::engine::examined()
     }
 
-    /// Messages that were written together with others.
-    pub fn exchanged_messages(&self) -> u64 {
-        crate::engine::exchanged()
+    /// Messages that were written in a batch (io_uring), over the whole process.
+    pub fn batched_messages(&self) -> u64 {
+        crate::engine::batched_messages()
     }
-}
-
-fn endpoints(service: &ServiceName, shown: &Shown, clock: &Clock) -> Vec<EndpointRow> {
-    let mut rows = Vec::new();
-    let now = clock.now();
-    for (key, port) in shown.ports.iter() {
-        let route = port.route().clone();
-        let states: BTreeMap<_, _> = port.endpoints().into_iter().collect();
-        let row = |endpoint, node: &Option<ClusterName>, state: &str, why: String| EndpointRow {
-            namespace: service.namespace.to_string(),
-            service: service.name.to_string(),
-            port: key.port,
-            protocol: key.protocol,
-            endpoint,
-            state: state.to_owned(),
-            why,
-            node: node.as_ref().map(ToString::to_string),
-            active: states.get(&endpoint).map_or(0, |state| state.active.get()),
-        };
-        rows.extend(route.endpoints.eligible.iter().map(|endpoint| {
-            let failed = states
-                .get(&endpoint.addr)
-                .and_then(|state| state.failed_dials());
-            let (state, why) = match failed {
-                None => ("eligible", "gets traffic".to_owned()),
-                Some(failed) => dialled(&failed, now, clock),
-            };
-            row(endpoint.addr, &endpoint.node, state, why)
-        }));
-        rows.extend(route.endpoints.excluded.iter().map(|excluded| {
-            row(
-                excluded.addr,
-                &excluded.node,
-                excluded.why.state(),
-                excluded.why.to_string(),
-            )
-        }));
-    }
-    rows
-}
-
-/// The state of an eligible endpoint whose last dials failed, and the end of a sentence about it.
-fn dialled(failed: &FailedDials, now: Tick, clock: &Clock) -> (&'static str, String) {
-    let FailedDials {
-        count, since, why, ..
-    } = failed;
-    let times = match count {
-        1 => "once".to_owned(),
-        _ => format!("{count} times"),
-    };
-    let (since, last) = (clock.timestamp(*since), clock.timestamp(failed.last));
-    if failed.is_unreachable(now) {
-        let why = format!("is unreachable since {since}: {why}, {times}; it still gets its share");
-        ("unreachable", why)
-    } else if failed.is_old(now) {
-        let why = format!("gets traffic; when it was last dialled, at {last}, it failed: {why}");
-        ("eligible", why)
-    } else {
-        let why = format!("gets traffic; its last dial failed at {last}: {why}, {times}");
-        ("eligible", why)
-    }
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Timestamp(
-        since
-            .ok()
-            .and_then(|since| i64::try_from(since.as_secs()).ok())
-            .unwrap_or_default(),
-    )
 }

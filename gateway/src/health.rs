@@ -1,7 +1,6 @@
-//! `healthCheckNodePort`: tells a load balancer in front whether this gateway has local endpoints.
+//! `healthCheckNodePort`: an external load balancer asks whether this gateway has local endpoints.
 //!
-//! The answer is kube-proxy's, byte for byte where it matters: 200 or 503, the weight in a header
-//! (KEP-3836), and a small JSON body.
+//! The answer is the same as kube-proxy's: 200 or 503, the weight in a header (KEP-3836), and a small JSON body.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::own_http::{self, OwnConnections};
 use crate::slot::Health;
 
-/// How many connections one Service's health check port may have.
+/// The most connections of one Service's health check port.
 const CONNECTIONS: usize = 64;
 
 /// Answers one connection.
@@ -26,14 +25,14 @@ pub(crate) async fn serve(stream: TcpStream, health: &Health, stopping: &Cancell
     own_http::carry(stream, connection, stopping, answer).await;
 }
 
-/// None yet, for the health check port of one Service.
+/// The connections of one Service's health check port; none yet.
 pub(crate) fn connections() -> Arc<OwnConnections> {
     OwnConnections::new(CONNECTIONS)
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Body<'a> {
+struct HealthBody<'a> {
     service: Name<'a>,
     local_endpoints: usize,
     service_proxy_healthy: bool,
@@ -47,7 +46,7 @@ struct Name<'a> {
 
 fn answer(health: &Health) -> Response<Full<Bytes>> {
     let local_endpoints = health.local_endpoints.load(Ordering::Relaxed);
-    let body = Body {
+    let body = HealthBody {
         service: Name {
             namespace: &health.service.namespace,
             name: &health.service.name,

@@ -1,26 +1,24 @@
-//! What ends a forwarding loop: hops, as in IP.
+//! Hops (the TTL of IPv4, the hop limit of IPv6) end forwarding loops between gateways.
 //!
-//! A gateway that forwards to node ports can be led back to itself: by way of one, two or ten other
-//! gateways whose nodes are each other's. Nobody sees the whole ring. So such a port does as a
-//! router does: it looks how many hops (TTL, hop limit) a client's connection had left when it
-//! arrived, takes one, and connects on with the rest, so that a ring ends after at most [`MOST`]
-//! connections. A proxy between that knows nothing of this starts anew; what is left to the
-//! endpoint is more than any network between a gateway and its nodes needs.
+//! A gateway that forwards to node ports can send traffic to another gateway, which sends it to a third one,
+//! and so on in a ring back to the first. No gateway sees the whole ring. So a port that forwards to node ports
+//! does what a router does. It reads how many hops a client's TCP connection had left when it arrived,
+//! subtracts one, and connects to the endpoint with the rest. A ring ends after at most [`MOST`] connections.
+//! A proxy in between that does not do so starts with new hops. The hops that are left are more than any
+//! network between a gateway and its nodes needs.
 //!
-//! A datagram's hops come as a control message of its own, which each datagram of every port would
-//! pay for, and a flow's socket has one number for all that it sends. So UDP has a coarser rule, which
-//! the kernel keeps: what such a port sends on has [`FORWARDED`] hops, fewer than any system
-//! starts with, and its sockets take nothing that has so few left ([`HopFilter`]). A datagram is thus
-//! forwarded to a node port once, and by the next such port no more. The kernel drops it; it counts
-//! as a drop of the socket (`/proc/net/udp`, `ss -ulnpm`) and not as one of Fairway's. The price: on
-//! such a port a client is not heard that starts with 64 hops and is more than 32 routers away, or
-//! that starts with 32 or fewer, and so is another Fairway that forwards, even where no ring would
-//! come of it.
+//! For UDP the kernel applies a simpler rule. To read the hops of each datagram would cost every datagram of
+//! every port a control message, and the socket of a flow has one number of hops for all datagrams. So a port
+//! that forwards to node ports sends datagrams with [`FORWARDED`] hops, fewer than any system starts with, and
+//! its sockets drop datagrams that have so few hops left ([`HopFilter`]). A datagram is forwarded to a node port
+//! once, and the next such port drops it. The kernel counts the drop at the socket (`/proc/net/udp`,
+//! `ss -ulnpm`), and Fairway does not count it. The price: such a port also drops datagrams of a client that
+//! starts with 64 hops and is more than 32 routers away, of a client that starts with 32 hops or fewer, and
+//! of another Fairway that forwards, even where there is no ring.
 //!
-//! This goes for the VIPs of such a port as for its node ports. A gateway dials no VIP, but the proxy
-//! of a node does: where the endpoints that an author gave a Service are its own VIP, kube-proxy
-//! rewrites the destination of what comes to the node port and sends the packets back to us, with
-//! fewer hops than they came with.
+//! The rule holds for the VIPs of such a port as well as for its node ports. A gateway dials no VIP, but the
+//! nodes' own proxy does: where the endpoint of a Service is the Service's own VIP, kube-proxy rewrites the
+//! destination of packets to the node port and sends them back to the gateway, with fewer hops.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -31,22 +29,22 @@ use socket2::{SockFilter, SockRef};
 
 use crate::counters::Rejection;
 
-/// The most hops that a connection is given.
+/// The most hops that a connection to an endpoint starts with.
 const MOST: u8 = 32;
 
-/// The hops of a datagram that goes to a node port.
+/// The hops that a datagram to a node port starts with.
 const FORWARDED: u8 = 31;
 
-/// The hops that a connection to an endpoint has, at least one.
+/// The hops that a connection to an endpoint starts with; at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hops(u8);
 
 impl Hops {
-    /// The hops that are left for a client's connection; none where the port forwards straight to
-    /// endpoints, from where nothing comes back.
+    /// The hops that are left for the connection to an endpoint; none where the port forwards to endpoints
+    /// directly, since no traffic comes back from there.
     ///
     /// # Errors
-    /// None is left: it is a loop.
+    /// No hop is left: the connection is in a loop.
     pub(crate) fn left(
         route: &RoutePort,
         socket: &impl AsFd,
@@ -55,24 +53,26 @@ impl Hops {
         if !forwards(route) {
             return Ok(None);
         }
-        // What can't be told is none: better refused than without end.
+        // Where the hops can't be read they count as 0: a refused connection is better than an endless loop.
         let arrived = arrived(socket, client).unwrap_or_default();
         Self::after(arrived).map(Some).ok_or(Rejection::Loop)
     }
 
-    /// The hops of a flow's datagrams to its endpoint; none where the port forwards straight to
-    /// endpoints.
+    /// The hops that a flow's datagrams start with; none where the port forwards to endpoints directly.
     pub(crate) fn of_datagrams(route: &RoutePort) -> Option<Self> {
         forwards(route).then_some(Self(FORWARDED))
     }
 
-    /// What is left of so many.
+    /// What is left of the hops that a connection arrived with.
     fn after(arrived: u32) -> Option<Self> {
         let left = u8::try_from(arrived).unwrap_or(u8::MAX).checked_sub(1)?;
         (left > 0).then_some(Self(left.min(MOST)))
     }
 
-    /// Gives a socket so many.
+    /// Sets the hops that packets of a socket start with.
+    ///
+    /// # Errors
+    /// As setsockopt(2).
     pub(crate) fn set(self, socket: &impl AsFd, is_ipv4: bool) -> io::Result<()> {
         let socket = SockRef::from(socket);
         if is_ipv4 {
@@ -82,29 +82,28 @@ impl Hops {
         }
     }
 
-    /// As a key of what must not be shared between connections with more and with fewer.
+    /// A key for connection pools: connections with different hops must not be mixed up.
     pub(crate) fn key(self) -> u64 {
         self.0.into()
     }
 }
 
-/// Whether a port sends to node ports, from where traffic may come back.
+/// Whether a port forwards to node ports, from where traffic may come back.
 fn forwards(route: &RoutePort) -> bool {
     !route.loop_guard.is_empty()
 }
 
-/// What a socket that listens takes.
+/// Which datagrams a listening socket takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HopFilter {
-    /// Everything.
+    /// All.
     TakeAll,
-    /// Nothing that a port that forwards to node ports has sent.
+    /// None that a port has forwarded to a node port.
     DropForwarded,
 }
 
 impl HopFilter {
-    /// What the sockets of a port must take: a TCP connection is told from a forwarded one when it
-    /// is accepted.
+    /// The filter for the sockets of a port. TCP needs none: the hops of a connection are read when it is accepted.
     pub(crate) fn of(route: &RoutePort) -> Self {
         if route.key.protocol == Protocol::Udp && forwards(route) {
             Self::DropForwarded
@@ -113,7 +112,7 @@ impl HopFilter {
         }
     }
 
-    /// What a socket passes datagrams through that takes this; nothing where it takes everything.
+    /// The socket filter (classic BPF) for this; empty where all datagrams are taken.
     pub(crate) fn filter(self, is_ipv4: bool) -> Vec<SockFilter> {
         match self {
             Self::TakeAll => Vec::new(),
@@ -122,9 +121,9 @@ impl HopFilter {
     }
 }
 
-/// Drops what has at most [`FORWARDED`] hops left: classic BPF
-/// (Documentation/networking/filter.rst), on the TTL of RFC 791 or the hop limit of RFC 8200. What
-/// it can't read, it drops.
+/// A filter that drops datagrams with at most [`FORWARDED`] hops left: classic BPF
+/// (Documentation/networking/filter.rst), on the TTL of RFC 791 or the hop limit of RFC 8200. It also drops a
+/// datagram that it can't read.
 fn unforwarded(is_ipv4: bool) -> [SockFilter; 4] {
     /// `BPF_LD | BPF_B | BPF_ABS`
     const LOAD_BYTE: u16 = 0x30;
@@ -143,9 +142,8 @@ fn unforwarded(is_ipv4: bool) -> [SockFilter; 4] {
     ]
 }
 
-/// How many hops the last packet of a connection's handshake had left. Linux keeps them where a
-/// datagram socket has those of its multicasts, for connections without another use
-/// (`tcp_v4_syn_recv_sock` in net/ipv4/tcp_ipv4.c, and its like for IPv6).
+/// How many hops the last packet of a TCP handshake had left. Linux keeps them in the field for multicast hops,
+/// which TCP does not use otherwise (`tcp_v4_syn_recv_sock` in net/ipv4/tcp_ipv4.c, and the same for IPv6).
 fn arrived(socket: &impl AsFd, client: ClientAddr) -> io::Result<u32> {
     let socket = SockRef::from(socket);
     if client.0.is_ipv4() {
@@ -182,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shut_socket_takes_nothing_that_was_forwarded() {
+    fn a_socket_with_the_filter_takes_nothing_that_was_forwarded() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = std::net::UdpSocket::bind(address).unwrap();
             listener

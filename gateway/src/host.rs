@@ -10,18 +10,17 @@ use rtnetlink::MulticastGroup;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use tokio::sync::watch;
 
-/// Looked again at least this often: the kernel may drop a notice when many come at once.
+/// How often the addresses are read anyway: the kernel may drop notices when many come at once.
 const RESYNC: Duration = Duration::from_secs(30);
 
-/// How long to wait after something went wrong.
+/// The pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The addresses of a host, each with the index of its interface.
-pub(crate) type Addresses = BTreeMap<IpAddr, u32>;
+pub(crate) type HostAddresses = BTreeMap<IpAddr, u32>;
 
-/// Tells what addresses the interfaces of this host have, and again whenever that changes. Ends
-/// when nobody wants to know any more.
-pub(crate) async fn watch(addresses: watch::Sender<Option<Addresses>>) {
+/// Sends the addresses of this host's interfaces, and again whenever they change. Ends when the receiver is gone.
+pub(crate) async fn watch(addresses: watch::Sender<Option<HostAddresses>>) {
     loop {
         let Err(error) = follow(&addresses).await else {
             return;
@@ -34,8 +33,8 @@ pub(crate) async fn watch(addresses: watch::Sender<Option<Addresses>>) {
     }
 }
 
-async fn follow(addresses: &watch::Sender<Option<Addresses>>) -> Result<(), Error> {
-    // Subscribed before the first look, so that nothing is missed between.
+async fn follow(addresses: &watch::Sender<Option<HostAddresses>>) -> Result<(), Error> {
+    // Subscribed before the first read, so that no change is missed in between.
     let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
     let (connection, handle, mut notices) = rtnetlink::new_multicast_connection(&groups)?;
     let connection = tokio::spawn(connection);
@@ -53,7 +52,7 @@ async fn follow(addresses: &watch::Sender<Option<Addresses>>) -> Result<(), Erro
                     if notice.is_none() {
                         return Err(Error::Closed);
                     }
-                    // One look answers all notices that have come.
+                    // One read is enough for all notices that have come.
                     while let Ok(_more) = notices.try_recv() {}
                 }
                 () = tokio::time::sleep(RESYNC) => {}
@@ -68,14 +67,14 @@ async fn follow(addresses: &watch::Sender<Option<Addresses>>) -> Result<(), Erro
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("netlink: {0}")]
-    Open(#[from] io::Error),
+    OpenConnection(#[from] io::Error),
     #[error("netlink: {0}")]
     Dump(#[from] rtnetlink::Error),
     #[error("netlink: the connection closed")]
     Closed,
 }
 
-async fn dump(handle: &rtnetlink::Handle) -> Result<Addresses, rtnetlink::Error> {
+async fn dump(handle: &rtnetlink::Handle) -> Result<HostAddresses, rtnetlink::Error> {
     let messages: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
     let links = messages.iter().map(|message| message.header.index);
     let addresses = messages.iter().map(address).zip(links);

@@ -1,11 +1,10 @@
-//! Local routes: how a VIP that is no address of the host becomes one that the kernel takes traffic
-//! for.
+//! Local routes: they make the kernel take traffic for a VIP that is on no interface of the host.
 //!
-//! A route of type `local` in table `local` is enough for that, and unlike an address on an
-//! interface it carries who made it: [`PROTOCOL`]. Only routes that carry it are ever removed.
+//! A route of type `local` in table `local` is enough. Unlike an address on an interface it shows who made it, by
+//! its protocol number [`PROTOCOL`]. Only routes with that number are ever removed.
 //!
-//! Routes are looked at again whenever the kernel says that some have changed, and now and then besides
-//! (`watch`): others can remove them, and an interface that goes down takes them with it.
+//! Others can remove these routes, and an interface that goes down takes them with it. So they are read again when
+//! the kernel reports a change, and at regular intervals (`watch`).
 
 mod watch;
 
@@ -22,7 +21,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::sys::AsyncSocket as _;
 use rustix::io::Errno;
 
-use crate::deeds::{Deed, Deeds};
+use crate::change_log::{ChangeLog, LoggedChange};
 
 pub(crate) use self::watch::{Changed, watch};
 
@@ -36,34 +35,33 @@ const TABLE_LOCAL: u8 = 255;
 /// Fairway's local routes.
 #[derive(Debug)]
 pub(crate) struct LocalRoutes {
-    /// The connection to the kernel; none where it could not be had.
+    /// The netlink connection; none where it could not be opened.
     handle: Option<rtnetlink::Handle>,
     /// The index of `lo`.
     loopback: u32,
-    /// Whether routes may be made: the settings say so, and the kernel has not refused.
+    /// Whether routes may be made: the settings allow it, and the kernel has not refused.
     permitted: bool,
-    /// Routes that are there and are ours.
+    /// The addresses for which there is a route of ours.
     ours: BTreeSet<IpAddr>,
-    /// What of it is still to be said.
-    pub(crate) deeds: Deeds,
+    /// Changes that are still to be logged.
+    pub(crate) changes: ChangeLog,
 }
 
 impl LocalRoutes {
-    /// Opens the way to the kernel and finds the routes that an earlier process left behind: those
-    /// that are still wanted go on, the others are removed by [`Self::retain`].
+    /// Opens netlink and finds the routes that an earlier process has left behind. Those that are still needed stay.
     pub(crate) async fn open(make: bool) -> Self {
         let mut routes = Self {
             handle: None,
             loopback: 1,
             permitted: make,
             ours: BTreeSet::new(),
-            deeds: Deeds::default(),
+            changes: ChangeLog::default(),
         };
         let opened = rtnetlink::new_connection();
         match opened {
             Ok((mut connection, handle, _)) => {
-                // Then a list has the routes that it is asked for, and not all that the host has. Without
-                // it the list is long, and what is not asked for is left out here.
+                // With this option (`NETLINK_GET_STRICT_CHK`) a list has only the routes that are asked for. Without
+                // it the kernel lists all, and the others are left out here.
                 let socket = connection.socket_mut().socket_mut();
                 let _ = socket.set_netlink_get_strict_chk(true);
                 tokio::spawn(connection);
@@ -86,12 +84,12 @@ impl LocalRoutes {
         routes
     }
 
-    /// Looks which of our routes are still there.
+    /// Reads which of our routes are still there.
     pub(crate) async fn look(&mut self) {
         match self.dump().await {
             Ok(there) => {
                 for address in &self.ours - &there {
-                    tracing::warn!(%address, "somebody else has removed the route that makes it local");
+                    tracing::warn!(%address, "another program has removed the local route of an address");
                     self.ours.remove(&address);
                 }
             }
@@ -99,13 +97,12 @@ impl LocalRoutes {
         }
     }
 
-    /// Whether the route that makes this address local is ours.
+    /// Whether a route of ours makes this address local.
     pub(crate) fn is_ours(&self, address: IpAddr) -> bool {
         self.ours.contains(&address)
     }
 
-    /// Whether the kernel takes traffic for this address, by whatever means; nothing where that is
-    /// not known.
+    /// Whether the kernel takes traffic for this address, by any route or interface; none where that is not known.
     pub(crate) async fn is_local(&self, address: IpAddr) -> Option<bool> {
         let mut route = RouteMessage::default();
         route.header.address_family = family(address);
@@ -123,13 +120,13 @@ impl LocalRoutes {
             .await
         {
             Ok(route) => Some(route?.header.kind == RouteType::Local),
-            // There is no way to it at all.
+            // There is no route to it at all.
             Err(rtnetlink::Error::NetlinkError(_)) => Some(false),
             Err(_) => None,
         }
     }
 
-    /// Makes an address local; false where that is not to be.
+    /// Makes an address local. Returns whether it is.
     pub(crate) async fn add(&mut self, address: IpAddr) -> bool {
         if self.ours.contains(&address) {
             return true;
@@ -139,12 +136,13 @@ impl LocalRoutes {
         };
         match handle.route().add(self.route(address)).execute().await {
             Ok(()) => {
-                self.deeds.note(Deed::RouteMade, address.to_string());
+                self.changes
+                    .note(LoggedChange::RouteMade, address.to_string());
                 self.ours.insert(address);
                 true
             }
             Err(error) => match errno(&error) {
-                // Someone else's: it does what ours would, unless it is one of another type.
+                // A route of another program. It serves as well, unless it is of another type.
                 Some(Errno::EXIST) => self.is_local(address).await != Some(false),
                 Some(Errno::PERM | Errno::ACCESS) => {
                     self.permitted = false;
@@ -168,7 +166,9 @@ impl LocalRoutes {
         }
         let Some(handle) = &self.handle else { return };
         match handle.route().del(self.route(address)).execute().await {
-            Ok(()) => self.deeds.note(Deed::RouteRemoved, address.to_string()),
+            Ok(()) => self
+                .changes
+                .note(LoggedChange::RouteRemoved, address.to_string()),
             Err(error) if errno(&error) == Some(Errno::SRCH) => {}
             Err(error) => tracing::warn!(%address, %error, "local route not removed"),
         }
@@ -179,7 +179,7 @@ impl LocalRoutes {
         self.ours.clone()
     }
 
-    /// Our routes, whoever of us made them.
+    /// The routes with our protocol number, those of earlier processes included.
     async fn dump(&self) -> Result<BTreeSet<IpAddr>, rtnetlink::Error> {
         let mut ours = BTreeSet::new();
         let Some(handle) = &self.handle else {
@@ -242,7 +242,7 @@ fn prefix(address: IpAddr) -> u8 {
     }
 }
 
-/// Where a route leads to.
+/// The destination of a route.
 fn target(route: &RouteMessage) -> Option<IpAddr> {
     route
         .attributes

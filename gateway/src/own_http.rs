@@ -1,15 +1,15 @@
 //! The HTTP server of Fairway's own addresses: admin, metrics and health check ports.
 //!
 //! A probe must be answered whatever other clients do. So:
-//! - a connection is accepted at once, and where that is one too many, another one goes: the one that
-//!   has waited the longest for its request's head, or where there is none, the oldest of those whose
-//!   answer is still made, and last of those that are being answered;
-//! - a head has [`HEAD`] to arrive as a whole, however its bytes come;
-//! - a connection carries one request, so none is kept idle after its answer;
+//! - a connection is accepted at once. Where that is one too many, another one is closed: the one that has waited
+//!   longest for the head of its request; where there is none, the oldest of those whose answer is being made; at
+//!   last the oldest of those that are being answered;
+//! - the whole head of a request has to arrive within [`HEAD`];
+//! - a connection carries one request, and is not kept open after the answer;
 //! - no connection lasts longer than [`LIFETIME`].
 //!
-//! Each listener has [connections](OwnConnections) of its own, and each Service's health check port too:
-//! nobody takes the places of another one.
+//! Each listener has its own [connections](OwnConnections), and so has each Service's health check port: the clients
+//! of one do not use up the room of another.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,14 +33,14 @@ use tokio_util::sync::CancellationToken;
 const HEAD: Duration = Duration::from_secs(5);
 /// How long a connection may last.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// How long an answer under way may go on once the process is told to stop.
+/// How long answers under way may take once the process stops.
 const FINISH: Duration = Duration::from_secs(5);
 /// The longest head of a request, in bytes.
 const LONGEST_HEAD: usize = 16 << 10;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How far a connection's request is. Where there is no room, the least goes first.
+/// How far a connection's request has come. Where there is no room, the least is closed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum RequestStage {
     /// Its head has not arrived.
@@ -61,16 +61,17 @@ pub(crate) struct OwnConnections {
 
 #[derive(Debug, Default)]
 struct OpenPeers {
+    /// The number of the last connection.
     last: u64,
-    /// In the order in which they go where there is no room.
+    /// In the order in which they are closed where there is no room.
     connections: BTreeMap<(RequestStage, u64), Arc<Peer>>,
 }
 
-/// What others do with a connection.
+/// A connection as the others see it.
 #[derive(Debug)]
 struct Peer {
     end: CancellationToken,
-    /// When bytes of its answer were last taken, in milliseconds since the start of the listener.
+    /// When the client last took bytes of its answer, in milliseconds since the start of the listener.
     taken: AtomicU64,
 }
 
@@ -85,12 +86,12 @@ pub(crate) struct OwnConnection {
 #[derive(Debug)]
 struct ConnectionPlace {
     key: (RequestStage, u64),
-    /// What it holds until it ends.
+    /// A permit that it holds until it ends.
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl OwnConnections {
-    /// None yet, and at most so many.
+    /// A listener without connections, which may have at most `most`.
     pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
             most: most.max(1),
@@ -99,7 +100,7 @@ impl OwnConnections {
         })
     }
 
-    /// One more. Another one ends where that is too many.
+    /// Adds a connection. Closes another one where that is too many.
     pub(crate) fn admit(self: &Arc<Self>) -> Arc<OwnConnection> {
         let peer = Arc::new(Peer {
             end: CancellationToken::new(),
@@ -120,7 +121,7 @@ impl OwnConnections {
         })
     }
 
-    /// Ends the connections whose client has taken nothing of its answer for so long.
+    /// Closes the connections whose client has taken no byte of its answer for `after`.
     pub(crate) fn end_stalled(&self, after: Duration) {
         let since = self.now().saturating_sub(millis(after));
         let answering = (RequestStage::Answering, 0)..;
@@ -156,7 +157,7 @@ impl OpenPeers {
 }
 
 impl OwnConnection {
-    /// The listener's.
+    /// The connections of the same listener.
     pub(crate) fn all(&self) -> &OwnConnections {
         &self.of
     }
@@ -170,7 +171,7 @@ impl OwnConnection {
         self.peer.taken.store(self.of.now(), Ordering::Relaxed);
         let mut place = self.lock();
         let mut open = self.of.lock();
-        // One that was told to end has no place any more.
+        // One that was told to end is no longer in the list.
         if let Some(peer) = open.connections.remove(&place.key) {
             place.key = open.insert(stage, peer);
         }
@@ -192,8 +193,8 @@ impl Drop for OwnConnection {
     }
 }
 
-/// Carries one connection to its end: `answer` is asked once, and finds the [`OwnConnection`] among the
-/// request's extensions.
+/// Serves one connection until it ends. `answer` is called once; the request's extensions have the
+/// [`OwnConnection`].
 pub(crate) async fn carry<A, F, B>(
     stream: TcpStream,
     connection: Arc<OwnConnection>,
@@ -246,7 +247,7 @@ pub(crate) async fn carry<A, F, B>(
     let _ = tokio::time::timeout(FINISH, serving).await;
 }
 
-/// A stream of which it is known when its client last took something.
+/// A stream that notes when its client last took bytes.
 struct TimedStream {
     stream: TcpStream,
     connection: Arc<OwnConnection>,

@@ -1,6 +1,6 @@
-//! Pipes, borrowed while bytes are on their way: an idle connection holds none.
+//! Pipes for splice(2). A connection borrows one while bytes are in it; an idle connection holds none.
 //!
-//! Each worker thread has its own store of them, so that lending takes no lock.
+//! Each worker thread has its own store of pipes, so that borrowing takes no lock.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
@@ -10,15 +10,15 @@ use rustix::pipe::PipeFlags;
 
 use crate::descriptors::{Descriptors, Permit};
 
-/// How much a pipe holds where the kernel lets it: an unprivileged user gets less past 64 of them
-/// (`fs.pipe-max-size`, `fs.pipe-user-pages-soft`; pipe(7)). The more, the less often a stream has to be
-/// woken for: by these one stream had 1.14 to 1.17 times what HAProxy had, by reads of 256 KiB 1.08 to 1.11.
+/// The size of a pipe, in bytes, where the kernel allows it: an unprivileged user gets smaller ones after the first
+/// 64 (`fs.pipe-max-size`, `fs.pipe-user-pages-soft`; pipe(7)). The larger it is, the less often a stream wakes the
+/// worker: with this size one stream had 1.14 to 1.17 times the throughput of HAProxy, with 256 KiB 1.08 to 1.11.
 pub(crate) const SIZE: usize = 1 << 20;
 
-/// How many a thread keeps at most.
+/// The most unused pipes that a thread keeps.
 const KEPT: usize = 16;
 
-/// How many a thread has at most: who reads slowly keeps one, with all that is in it.
+/// The most pipes that a thread has: a slow reader keeps one with all bytes that are in it.
 const MOST: usize = 128;
 
 thread_local! {
@@ -36,13 +36,12 @@ pub(crate) struct Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        // A thread that ends may have closed its count already.
+        // Where the thread ends, its count may be gone already.
         let _ = OPEN.try_with(|open| open.set(open.get().saturating_sub(1)));
     }
 }
 
-/// Borrows a pipe; none where the process has no file descriptors to spare for one, or
-/// the thread has too many.
+/// Borrows a pipe; none where the process has no file descriptors to spare, or the thread has too many pipes.
 pub(crate) fn take(descriptors: &Arc<Descriptors>) -> Option<Pipe> {
     if let Some(pipe) = STORE.with_borrow_mut(Vec::pop) {
         return Some(pipe);
@@ -52,7 +51,7 @@ pub(crate) fn take(descriptors: &Arc<Descriptors>) -> Option<Pipe> {
     }
     let permit = descriptors.take_spare(2)?;
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).ok()?;
-    // A smaller pipe is one that works.
+    // A smaller pipe works, too.
     let _ = rustix::pipe::fcntl_setpipe_size(&write, SIZE);
     OPEN.set(OPEN.get() + 1);
     Some(Pipe {

@@ -1,5 +1,5 @@
-//! One port of a Service, as TCP, UDP and HTTP share it: the current route, and the state that a new
-//! route must not reset.
+//! One port of a Service, shared by TCP, UDP and HTTP: its current route, and the state that a new route must not
+//! reset.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -19,54 +19,53 @@ use crate::counters::{Counters, Gauge, Rejection};
 use crate::descriptors::Share;
 use crate::dial_changes::DialChanges;
 
-/// One port of a Service. Lives as long as the port is in its Service, through every rebuild.
+/// One port of a Service. It stays while the port is in its Service, whatever route it has.
 #[derive(Debug)]
 pub struct Port {
-    /// Tells the ports of this process apart.
+    /// The number of the port, local to this process.
     pub(crate) number: u32,
     route: ArcSwap<RoutePort>,
     balancer: Balancer,
-    /// What is counted.
+    /// The counters of the port.
     pub counters: Counters,
     endpoints: Mutex<BTreeMap<EndpointAddr, Arc<EndpointState>>>,
-    /// The eligible endpoints that are unreachable, ordered by address. It is replaced as a whole, so that
-    /// a choice that leaves them out needs no lock.
+    /// The eligible endpoints that are unreachable, ordered by address. The list is replaced as a whole, so that
+    /// reading it takes no lock.
     unreachable: ArcSwap<Vec<EndpointAddr>>,
-    /// Told when an endpoint becomes unreachable or is reached again.
+    /// Where it is noted that an endpoint becomes unreachable or is reached again.
     changes: Arc<DialChanges>,
-    /// The file descriptors that it holds.
+    /// The port's share of the file descriptors.
     pub(crate) share: Arc<Share>,
-    /// Ends every connection of the port: its Service is gone and has had its time to drain.
+    /// Cancelled when the port is gone and its time to drain is over: every connection ends.
     pub cut: CancellationToken,
 }
 
-/// The state of one endpoint of one port that a new route must not reset.
+/// The state of one endpoint of one port, which a new route must not reset.
 #[derive(Debug)]
 pub struct EndpointState {
-    /// What its last dials came to.
+    /// The outcome of its last dials.
     reachability: Reachability,
-    /// Connections and flows to it now.
+    /// Connections and UDP flows to it now.
     pub active: Gauge,
-    /// Ends its connections: it, or the whole port, is listed no more and has had its time to
-    /// drain.
+    /// Cancelled when the endpoint, or the whole port, is gone and its time to drain is over: its connections end.
     pub cut: CancellationToken,
-    /// When it is cut, where the route does not list it any more.
+    /// When its time to drain is over, where the route no longer lists it.
     leaving: Mutex<Option<Instant>>,
 }
 
 impl EndpointState {
-    /// Dials that failed since one last worked; nothing where the last one worked.
+    /// The dials that have failed since one last worked; none where the last one worked.
     pub fn failed_dials(&self) -> Option<FailedDials> {
         self.reachability.failed_dials()
     }
 }
 
-/// Counts as a connection, or a flow, of an endpoint for as long as it lives.
+/// Counts as a connection, a request or a UDP flow of an endpoint until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Active(Arc<EndpointState>);
 
 impl Active {
-    /// One more.
+    /// Counts one more.
     pub(crate) fn new(state: Arc<EndpointState>) -> Self {
         state.active.increment();
         Self(state)
@@ -84,22 +83,22 @@ impl Drop for Active {
     }
 }
 
-/// What [`Port::drain`] found.
+/// The outcome of [`Port::drain`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// When to call it again, if ever.
+    /// When to call it again; none: no endpoint drains.
     pub next: Option<Instant>,
-    /// Endpoints that have connections were cut.
+    /// Whether endpoints were cut that have connections.
     pub cut: bool,
 }
 
 impl Port {
-    /// A port with its first route. `seed` makes its round-robin start somewhere.
+    /// A port with its first route. `seed` decides with which endpoint its round-robin starts.
     pub fn new(route: Arc<RoutePort>, seed: u64) -> Self {
         Self::with_changes(route, seed, Arc::default())
     }
 
-    /// The same, and `changes` is told when an endpoint becomes unreachable or is reached again.
+    /// The same. Endpoints that become unreachable or are reached again are noted in `changes`.
     pub(crate) fn with_changes(
         route: Arc<RoutePort>,
         seed: u64,
@@ -107,7 +106,7 @@ impl Port {
     ) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         Self {
-            // Four thousand million ports later the first are long gone.
+            // It wraps around after four thousand million ports: the first are long gone by then.
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             route: ArcSwap::new(route),
             balancer: Balancer::new(seed),
@@ -120,7 +119,7 @@ impl Port {
         }
     }
 
-    /// The same, whose file descriptors count for its namespace too.
+    /// The same port. Its file descriptors count for its namespace, too.
     pub(crate) fn within(mut self, namespace: Arc<Share>) -> Self {
         self.share = Share::within(namespace);
         self
@@ -136,7 +135,10 @@ impl Port {
         self.route.store(route);
     }
 
-    /// Whether a client may come in by a claim of this kind; counted where not.
+    /// Whether a client may connect to a listener of this kind. A rejected client is counted.
+    ///
+    /// # Errors
+    /// The reason why it may not.
     pub fn admit(
         &self,
         route: &RoutePort,
@@ -167,7 +169,7 @@ impl Port {
         self.balancer.pick(route, client.to_canonical(), now, tried)
     }
 
-    /// Forgets the clients whose time with their endpoint is over. To be called now and then.
+    /// Forgets the clients whose affinity has timed out. To be called from time to time.
     pub fn expire(&self, now: Tick) {
         self.balancer.expire(&self.route(), now);
     }
@@ -183,7 +185,7 @@ impl Port {
         self.balancer.pick_for_flow(route, client, now, tried)
     }
 
-    /// The state of `endpoint`, which is made where there is none yet.
+    /// The state of `endpoint`. It is created where there is none yet. Takes a lock.
     pub fn endpoint(&self, endpoint: EndpointAddr) -> Arc<EndpointState> {
         let mut endpoints = self
             .endpoints
@@ -201,7 +203,7 @@ impl Port {
             .clone()
     }
 
-    /// An endpoint could not be reached; `took` is how long it was tried.
+    /// Counts a failed dial of an endpoint, which took `took`.
     pub(crate) fn dial_failed(
         &self,
         endpoint: &EndpointState,
@@ -216,30 +218,30 @@ impl Port {
         }
     }
 
-    /// The endpoint of a UDP flow refused a datagram, or the way to it did: there is no dial.
+    /// Counts a datagram that the endpoint of a UDP flow, or a router on the way, has refused. (UDP has no dial.)
     pub(crate) fn datagram_failed(&self, endpoint: &EndpointState, why: DialFailure, now: Tick) {
         self.counters.connect_error(why);
-        // Anything else may be the datagram's own fault: its length.
+        // Other errors may come from the datagram itself, as from its length.
         let is_of_the_endpoint = matches!(why, DialFailure::Refused | DialFailure::Unreachable);
         if is_of_the_endpoint && endpoint.reachability.failed(why, now) {
             self.changes.tell(&self.route.load().service);
         }
     }
 
-    /// An endpoint was reached; `took` is how long that took.
+    /// Counts a dial of an endpoint that worked, which took `took`.
     pub(crate) fn dial_worked(&self, endpoint: &EndpointState, took: Duration) {
         self.counters.connect.observe(took);
         self.answered(endpoint);
     }
 
-    /// The endpoint of a UDP flow has answered.
+    /// Notes that an endpoint has answered.
     pub(crate) fn answered(&self, endpoint: &EndpointState) {
         if endpoint.reachability.worked() {
             self.changes.tell(&self.route.load().service);
         }
     }
 
-    /// Looks which eligible endpoints are unreachable now; [`Self::unreachable`] says so from then on.
+    /// Finds the eligible endpoints that are unreachable now, and sets [`Self::unreachable`].
     pub(crate) fn review(&self, now: Tick) -> Vec<(EndpointAddr, FailedDials)> {
         let route = self.route.load();
         let endpoints = self
@@ -278,13 +280,12 @@ impl Port {
         state.is_some_and(|state| state.failed_dials().is_none())
     }
 
-    /// Eligible endpoints that were unreachable when it was last reviewed, ordered by
-    /// address. Takes no lock.
+    /// The eligible endpoints that were unreachable at the last [`Self::review`], ordered by address. Takes no lock.
     pub fn unreachable(&self) -> arc_swap::Guard<Arc<Vec<EndpointAddr>>> {
         self.unreachable.load()
     }
 
-    /// The endpoints that have had traffic, and their states.
+    /// The endpoints that were dialled, with their states.
     pub fn endpoints(&self) -> Vec<(EndpointAddr, Arc<EndpointState>)> {
         let endpoints = self
             .endpoints
@@ -296,8 +297,8 @@ impl Port {
             .collect()
     }
 
-    /// Drains the endpoints that the route does not list any more: they keep their connections for
-    /// `drain` and are cut then.
+    /// Drains the endpoints that the route no longer lists: they keep their connections for `drain`, and are cut
+    /// then.
     pub fn drain(&self, now: Instant, drain: Duration) -> Drained {
         let route = self.route.load();
         let mut endpoints = self
@@ -313,9 +314,9 @@ impl Port {
                 return true;
             }
             let until = *leaving.get_or_insert(now + drain);
-            // Should it be listed again it is another server, perhaps.
+            // If it is listed again later, it may be another server.
             state.reachability.worked();
-            // One that is held elsewhere is just being dialled, or has connections.
+            // Where others hold the state, the endpoint is being dialled or has connections.
             let used = Arc::strong_count(state) > 1;
             if until <= now || !used {
                 cut |= used;

@@ -1,10 +1,10 @@
-//! From claims to sockets: applies the difference between what Services claim and what stands.
+//! The programmer: opens and closes listeners until they match what Services claim.
 //!
-//! Each claim is one place (address, port, protocol) and, while it has endpoints, one socket on
-//! each worker. A place that passes from one Service to another keeps its sockets. What can't stand
-//! is the state of that place alone, tried again until it can.
+//! Each claim is one bind key (address, port, protocol) and, while it has endpoints, one socket on each worker.
+//! A bind key that passes from one Service to another keeps its sockets. A listener that can't be opened has a
+//! failed state, which concerns no other, and is tried again until it can.
 
-mod entry;
+mod bind_state;
 mod opener;
 #[cfg(test)]
 mod tests;
@@ -19,47 +19,47 @@ use fairway_config::names::ServiceName;
 use fairway_config::net::{ListenAddr, Protocol};
 use tokio::time::Instant;
 
-pub(crate) use self::entry::Wanted;
-use self::entry::{BindState, Claimants, Failed, PlaceState};
+pub(crate) use self::bind_state::Wanted;
+use self::bind_state::{BindState, Claimants, Failed, PlaceState};
 pub(crate) use self::opener::Opener;
 use crate::binding::Binding;
-use crate::deeds::{Deed, Deeds};
+use crate::change_log::{ChangeLog, LoggedChange};
 use crate::engine::{Cut, WorkerCommand};
 use crate::local::Changed;
 use crate::slot::{BindKey, Slot};
 use crate::socket::BindError;
 
-/// How often it is looked whether the last connection to a place that nobody claims any more has ended.
+/// How often it is checked whether the last connection to a bind key that nobody claims any more has ended.
 const RETIRE: Duration = Duration::from_millis(100);
 
-/// What stands, and for whom.
+/// The listeners, and which Services they serve.
 #[derive(Debug)]
 pub(crate) struct Programmer {
     opener: Opener,
     entries: BTreeMap<BindKey, PlaceState>,
-    /// The places of each Service, in order.
+    /// The bind keys of each Service, ordered.
     services: BTreeMap<ServiceName, Box<[BindKey]>>,
     retries: BTreeSet<(Instant, BindKey)>,
-    /// Places of external addresses that nobody claims any more and that may have connections yet.
+    /// Bind keys of external addresses that nobody claims any more, and that may still have connections.
     retiring: BTreeMap<BindKey, Retiring>,
-    /// How long those have.
+    /// How long those connections have.
     drain_timeout: Duration,
-    /// Whether everything has been said once.
+    /// Whether all Services of the start have been applied.
     synced: bool,
-    /// What of its work is still to be said.
-    deeds: Deeds,
+    /// Changes that are still to be logged.
+    changes: ChangeLog,
 }
 
-/// A place that nobody claims any more.
+/// A bind key that nobody claims any more.
 #[derive(Debug)]
 struct Retiring {
     slot: Arc<Slot>,
-    /// When its connections have had their time.
+    /// When the time to drain of its connections is over.
     until: Instant,
 }
 
 impl Programmer {
-    /// Nothing stands yet.
+    /// A programmer without listeners.
     pub(crate) fn new(opener: Opener, drain_timeout: Duration) -> Self {
         Self {
             opener,
@@ -69,24 +69,24 @@ impl Programmer {
             retiring: BTreeMap::new(),
             drain_timeout,
             synced: false,
-            deeds: Deeds::default(),
+            changes: ChangeLog::default(),
         }
     }
 
-    /// Says in the log what was done since the last time.
+    /// Logs the changes since the last call.
     pub(crate) fn tell(&mut self) {
-        self.opener.routes.deeds.tell();
-        self.deeds.tell();
+        self.opener.routes.changes.write();
+        self.changes.write();
     }
 
-    /// Each of these Services wants this from now on, and nothing else. Returns the Services whose
-    /// listeners may have another state now.
+    /// Sets the listeners that each of these Services requests. Returns the Services whose listeners may have
+    /// another state now.
     pub(crate) async fn apply(
         &mut self,
         updates: Vec<(ServiceName, Vec<Wanted>)>,
     ) -> BTreeSet<ServiceName> {
         let mut touched: BTreeSet<BindKey> = BTreeSet::new();
-        // All let go before anyone takes: so a place passes on in one step.
+        // All claims that end go first. So a bind key passes to another Service in one step.
         for (service, wanted) in updates {
             let mut places: Vec<BindKey> = wanted.iter().map(|wanted| wanted.place).collect();
             places.sort_unstable();
@@ -114,7 +114,7 @@ impl Programmer {
     fn claim(&mut self, service: &ServiceName, wanted: Wanted) {
         let place = wanted.place;
         let entry = self.entries.entry(place).or_insert_with(|| PlaceState {
-            // Its connections stay where it has not had its time.
+            // It keeps its connections, unless they are being cut.
             slot: match self.retiring.remove(&place) {
                 Some(retiring) if !retiring.slot.cut.is_cancelled() => retiring.slot,
                 _ => Arc::new(Slot::new(place.listen, wanted.target.clone())),
@@ -126,7 +126,7 @@ impl Programmer {
         entry.claimants.insert(service.clone(), wanted);
     }
 
-    /// Brings places to where they should be: closes first, then opens.
+    /// Brings listeners to the state that their claims request. Closes some first, then opens others.
     async fn settle(&mut self, places: BTreeSet<BindKey>) -> BTreeSet<ServiceName> {
         let mut services = BTreeSet::new();
         let mut closing = Vec::new();
@@ -161,8 +161,8 @@ impl Programmer {
                     }
                 }
                 (BindState::Listening(binding), true) => {
-                    // What a socket takes is settled before it is bound: so it needs another one.
-                    // Its flows would end in any case, as their endpoints do.
+                    // The filter is set before bind(2), so another one needs another socket. The flows would end
+                    // anyway, because their endpoints do.
                     binding.close();
                     closing.push(binding.clone());
                     entry.standing = BindState::New;
@@ -190,7 +190,7 @@ impl Programmer {
         services
     }
 
-    /// A place that nobody wants any more.
+    /// Closes a listener that nobody requests any more.
     fn forget(&mut self, place: BindKey, entry: PlaceState, closing: &mut Vec<Binding>) {
         let is_vip = entry.is_vip();
         match entry.standing {
@@ -211,7 +211,7 @@ impl Programmer {
         }
     }
 
-    /// Tries to let a place stand.
+    /// Tries to open a listener.
     async fn open(&mut self, place: BindKey) {
         let Some(entry) = self.entries.get(&place) else {
             return;
@@ -229,7 +229,7 @@ impl Programmer {
             let binding = self.opener.bind(place, &target, &slot).await;
             binding.map(BindState::Listening)
         } else {
-            // The kernel refuses for us, as long as the address is its own.
+            // Without a socket the kernel refuses connections, if the address is local.
             let local = self.opener.ensure_local(place, &target).await;
             local.map(|()| {
                 self.opener.refuse(place, &slot);
@@ -240,33 +240,33 @@ impl Programmer {
             let failed = Failed::next(previous.as_ref(), error, Instant::now());
             let is_news = previous.as_ref().is_none_or(|p| p.error != failed.error);
             if is_news {
-                let deed = Deed::ListenerFailed {
+                let change = LoggedChange::ListenerFailed {
                     reason: failed.error.reason().to_owned(),
                     error: failed.error.to_string(),
                 };
-                self.deeds
-                    .note(deed, format!("{}/{}", place.listen, place.protocol));
+                self.changes
+                    .note(change, format!("{}/{}", place.listen, place.protocol));
             }
             self.retries.insert((failed.at, place));
             BindState::Failed(Box::new(failed))
         });
         if let (Some(_), BindState::Listening(_) | BindState::Refusing) = (&previous, &standing) {
             let listener = format!("{}/{}", place.listen, place.protocol);
-            self.deeds.note(Deed::ListenerStands, listener);
+            self.changes.note(LoggedChange::ListenerRecovered, listener);
         }
         if let Some(entry) = self.entries.get_mut(&place) {
             entry.standing = standing;
         }
     }
 
-    /// When [`Self::retry`] has something to do.
+    /// When [`Self::retry`] has something to do next.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
         let retry = self.retries.first().map(|(at, _)| *at);
         let retire = (!self.retiring.is_empty()).then(|| Instant::now() + RETIRE);
         retry.into_iter().chain(retire).min()
     }
 
-    /// Tries again what is due. Returns the Services whose listeners may have another state now.
+    /// Tries failed listeners again that are due. Returns the Services whose listeners may have another state now.
     pub(crate) async fn retry(&mut self) -> BTreeSet<ServiceName> {
         let now = Instant::now();
         let due: Vec<BindKey> = self
@@ -278,14 +278,13 @@ impl Programmer {
         self.retry_places(due).await
     }
 
-    /// The host's addresses changed. Returns the Services whose listeners may have another state now.
+    /// The host's addresses have changed. Returns the Services whose listeners may have another state now.
     pub(crate) async fn addresses_changed(&mut self) -> BTreeSet<ServiceName> {
         let vips = self.vips();
         self.locate(vips).await
     }
 
-    /// Local routes changed, ours perhaps among them. Returns the Services whose listeners may have another
-    /// state now.
+    /// Local routes have changed, perhaps ours. Returns the Services whose listeners may have another state now.
     pub(crate) async fn routes_changed(&mut self, changed: Changed) -> BTreeSet<ServiceName> {
         let addresses = match changed {
             Changed::Anything => self.vips(),
@@ -304,8 +303,8 @@ impl Programmer {
         self.locate(addresses).await
     }
 
-    /// Makes those of these external addresses local again that are not; lets go of what has lost its
-    /// address, and tries again what lacked it.
+    /// Makes external addresses local again where they are not. Closes the listeners whose address is lost, and
+    /// tries those again that failed for lack of it.
     async fn locate(&mut self, addresses: BTreeSet<IpAddr>) -> BTreeSet<ServiceName> {
         let mut places = Vec::new();
         for address in addresses {
@@ -349,8 +348,8 @@ impl Programmer {
         services
     }
 
-    /// Ends the connections to places that nobody claims once they have had their time, and removes the routes
-    /// to addresses that nobody claims and nobody is connected to any more.
+    /// Cuts the connections to bind keys that nobody claims when their time to drain is over. Removes the routes of
+    /// addresses that nobody claims and nobody is connected to any more.
     async fn retire(&mut self) {
         let now = Instant::now();
         let mut over = Vec::new();
@@ -368,7 +367,7 @@ impl Programmer {
             true
         });
         for place in over {
-            self.cut(Cut::Place(place));
+            self.cut(Cut::Slot(place));
         }
         for address in quiet {
             if !self.is_used(address) {
@@ -377,13 +376,13 @@ impl Programmer {
         }
     }
 
-    /// Everything has been said once: removes what a process before us left behind.
+    /// All Services of the start have been applied: removes routes that an earlier process has left behind.
     pub(crate) async fn synced(&mut self) {
         self.synced = true;
         self.retain_routes().await;
     }
 
-    /// Removes our routes to addresses that are not used.
+    /// Removes our routes to addresses that are not in use.
     async fn retain_routes(&mut self) {
         let ours = self.opener.routes.ours();
         for address in ours {
@@ -416,7 +415,7 @@ impl Programmer {
             .any(|(_, entry)| entry.is_vip())
     }
 
-    /// The listeners of a Service and how each is.
+    /// The listeners of a Service with their states.
     pub(crate) fn listeners(&self, service: &ServiceName) -> Vec<ListenerReport> {
         let places = self.services.get(service).map(|places| &**places);
         let mut reports: Vec<_> = places
@@ -467,27 +466,27 @@ impl Programmer {
         }
     }
 
-    /// Connections are to end now whose time is over, as far as they are among these.
+    /// Tells the workers to cut those of these connections whose time to drain is over.
     pub(crate) fn cut(&self, cut: Cut) {
         for worker in &self.opener.workers {
             worker.mailbox().send(WorkerCommand::Cut(cut));
         }
     }
 
-    /// Nothing comes any more: workers are to say when their last connection has ended.
+    /// Tells the workers that no connection comes any more.
     pub(crate) fn drain(&self) {
         for worker in &self.opener.workers {
             worker.mailbox().send(WorkerCommand::Drain);
         }
     }
 
-    /// Ends the workers and what they still do, and removes our routes.
+    /// Ends the workers with all connections, and removes our routes.
     pub(crate) async fn end(self) {
         self.opener.end().await;
     }
 }
 
-/// The first place that an address can have: those of one address stand together.
+/// The first bind key that an address can have: those of one address are together in the maps.
 fn first_at(address: IpAddr) -> BindKey {
     BindKey {
         listen: ListenAddr(SocketAddr::new(address, 0)),

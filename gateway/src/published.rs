@@ -1,7 +1,6 @@
-//! What the control task shows to the admin address and to metrics.
+//! What the control task publishes for the admin address and for metrics.
 //!
-//! One Service's part is replaced at a time, so that showing costs the control task no more than
-//! the change does.
+//! The part of one Service is replaced at a time, so that the cost is that of the change.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,27 +13,27 @@ use fairway_gateway_core::route::Route;
 
 use crate::port::Port;
 
-/// What is shown.
+/// What is published of all Services.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    services: Mutex<BTreeMap<ServiceName, Arc<Shown>>>,
+    services: Mutex<BTreeMap<ServiceName, Arc<PublishedService>>>,
     synced: AtomicBool,
     done: AtomicU64,
 }
 
-/// The ports of a Service, in order.
+/// The ports of a Service, ordered by key.
 pub(crate) type Ports = Arc<[(PortKey, Arc<Port>)]>;
 
-/// What is shown of one Service.
+/// What is published of one Service.
 #[derive(Debug)]
-pub(crate) struct Shown {
+pub(crate) struct PublishedService {
     pub(crate) route: Arc<Route>,
     pub(crate) ports: Ports,
     pub(crate) report: Arc<Report>,
 }
 
 impl Published {
-    /// Everything that there was at the start is programmed.
+    /// Notes that all objects of the start are programmed.
     pub(crate) fn set_synced(&self) {
         self.synced.store(true, Ordering::Release);
     }
@@ -43,7 +42,7 @@ impl Published {
         self.synced.load(Ordering::Acquire)
     }
 
-    /// The batch of this sequence is programmed, and what there is to say of it has been said.
+    /// Notes that the batch of this sequence is programmed and reported.
     pub(crate) fn set_done(&self, sequence: u64) {
         self.done.store(sequence, Ordering::Release);
     }
@@ -52,30 +51,30 @@ impl Published {
         self.done.load(Ordering::Acquire)
     }
 
-    /// A Service is now so.
-    pub(crate) fn set(&self, service: &ServiceName, shown: Shown) {
+    /// Publishes a Service.
+    pub(crate) fn set(&self, service: &ServiceName, shown: PublishedService) {
         self.lock().insert(service.clone(), Arc::new(shown));
     }
 
-    /// A Service is gone.
+    /// Removes a Service.
     pub(crate) fn remove(&self, service: &ServiceName) {
         self.lock().remove(service);
     }
 
     /// One Service.
-    pub(crate) fn get(&self, service: &ServiceName) -> Option<Arc<Shown>> {
+    pub(crate) fn get(&self, service: &ServiceName) -> Option<Arc<PublishedService>> {
         self.lock().get(service).cloned()
     }
 
     /// All Services.
-    pub(crate) fn all(&self) -> Vec<(ServiceName, Arc<Shown>)> {
+    pub(crate) fn all(&self) -> Vec<(ServiceName, Arc<PublishedService>)> {
         self.lock()
             .iter()
             .map(|(name, shown)| (name.clone(), shown.clone()))
             .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServiceName, Arc<Shown>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServiceName, Arc<PublishedService>>> {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,8 +1,8 @@
-//! What a gateway says of Services, and to whom.
+//! Where the reports of a gateway go.
 
 use std::sync::Arc;
 
 use fairway_config::exchange::ReportBatch;
 
-/// Takes what a gateway says at once, without waiting for anything: when it returns it has been said.
+/// Takes a batch of reports. It must not block; when it returns, the reports are in the store.
 pub type ReportSink = Arc<dyn Fn(ReportBatch) + Send + Sync>;

@@ -1,4 +1,4 @@
-//! What a gateway is told at its start.
+//! The settings of a gateway.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,26 +7,25 @@ use fairway_config::names::ClusterName;
 
 use crate::icmp::IcmpSockets;
 
-/// What a gateway is told at its start; nothing of it changes while it runs.
+/// The settings of a gateway. They do not change while it runs.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct GatewaySettings {
     /// Its name: that of the node it runs on.
     pub name: ClusterName,
     /// Worker threads; at least one is started.
     pub workers: usize,
     /// Whether each worker stays on one processor.
     pub pin_workers: bool,
-    /// What the routes are built with.
-    pub core: fairway_gateway_core::build::Settings,
-    /// How long connections may go on once their endpoint, their Service or the process is told to
-    /// go.
+    /// The settings that routes depend on.
+    pub core: fairway_gateway_core::build::RouteSettings,
+    /// How long connections may go on once their endpoint or their Service is removed, or the process stops.
     pub drain_timeout: Duration,
-    /// How long a client may take nothing of what its endpoint has said before it ended; then it is reset.
+    /// How long a client may take no byte once its endpoint has ended; then it is reset.
     pub stall_timeout: Duration,
-    /// How long the last endpoint that is left to try has for answering a connect.
+    /// How long the last endpoint that is left to try may take to accept a connection.
     pub connect_timeout: Duration,
-    /// Whether VIPs that are no address of the host are made local by routes of Fairway's own,
-    /// where the process may (CAP_NET_ADMIN).
+    /// Whether VIPs that are on no interface of the host are made local by routes, where the process may
+    /// (CAP_NET_ADMIN).
     pub make_local: bool,
     /// The name server to ask; none: those of `/etc/resolv.conf`.
     pub name_server: Option<SocketAddr>,
@@ -40,16 +39,16 @@ pub struct Settings {
     /// Whether connections to external addresses are steered by the kernel, where the process may
     /// (CAP_BPF and CAP_NET_ADMIN).
     pub steering: bool,
-    /// Whether the kernel may take and give rows of datagrams as one (UDP GSO and GRO).
+    /// Whether datagrams of one flow pass the kernel as segments of one message (UDP GSO and GRO).
     pub udp_offload: bool,
-    /// Whether system calls of several connections are handed to the kernel together, where it takes them
-    /// so (io_uring).
+    /// Whether small messages of several connections pass the kernel in one system call (io_uring), where the
+    /// process may use it.
     pub io_uring: bool,
 }
 
-impl Settings {
+impl GatewaySettings {
     /// The defaults for a gateway of that name.
-    pub fn new(name: ClusterName, core: fairway_gateway_core::build::Settings) -> Self {
+    pub fn new(name: ClusterName, core: fairway_gateway_core::build::RouteSettings) -> Self {
         Self {
             name,
             workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

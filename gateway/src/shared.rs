@@ -12,42 +12,42 @@ use crate::clock::Clock;
 use crate::descriptors::Descriptors;
 use crate::flow_pool::{self, FlowPool};
 use crate::icmp::IcmpSockets;
-use crate::settings::Settings;
+use crate::settings::GatewaySettings;
 use crate::steering::refusals::Refusals;
 
-/// What all workers share: settings, a clock, and the bounds of the process.
+/// What all workers of a gateway share: settings, the clock, and the limits of the process.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    /// The one clock, so that affinity means the same on every worker.
+pub(crate) struct GatewayShared {
+    /// One clock for all, so that affinity times are the same on every worker.
     pub(crate) clock: Clock,
-    /// How long a client may take nothing of what its endpoint has said before it ended.
+    /// How long a client may take no byte once its endpoint has ended.
     pub(crate) stall_timeout: Duration,
-    /// How long the last endpoint that is left to try has for answering a connect.
+    /// How long the last endpoint that is left to try may take to accept a connection.
     pub(crate) connect_timeout: Duration,
-    /// Leave to open sockets.
+    /// The budget of file descriptors.
     pub(crate) descriptors: Arc<Descriptors>,
     /// Cancelled when the process is told to stop.
     pub(crate) stopping: CancellationToken,
-    /// Every client connection; empty, the process may go.
+    /// Tracks every client connection: when none is left, the process may end.
     pub(crate) connections: TaskTracker,
     /// How many UDP flows all workers may have.
     pub(crate) flow_pool: FlowPool,
     /// By which UDP clients are told that no endpoint takes their datagrams.
     pub(crate) icmp_sockets: IcmpSockets,
-    /// Which addresses endpoints may be dialled from.
+    /// The source-address pool: the addresses that endpoints may be dialled from.
     pub(crate) source_pool: ArcSwap<SourcePool>,
-    /// Whom the kernel refuses for us, where it steers.
+    /// The addresses that the kernel refuses, where it steers.
     pub(crate) refusals: OnceLock<Arc<Refusals>>,
-    /// Each worker stays on a processor.
+    /// Whether each worker stays on one processor.
     pub(crate) pin_workers: bool,
-    /// The kernel may take and give rows of datagrams as one.
+    /// Whether UDP GSO and GRO are used.
     pub(crate) udp_offload: bool,
-    /// System calls of several connections may be made together.
+    /// Whether io_uring is used.
     pub(crate) io_uring: bool,
 }
 
-impl Shared {
-    pub(crate) fn new(settings: &Settings, stopping: CancellationToken) -> Self {
+impl GatewayShared {
+    pub(crate) fn new(settings: &GatewaySettings, stopping: CancellationToken) -> Self {
         let descriptors = Descriptors::of_process(settings.workers);
         let flows = settings.max_flows;
         let flows = flows.unwrap_or_else(|| flow_pool::default_limit(descriptors.total()));

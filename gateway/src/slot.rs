@@ -1,4 +1,4 @@
-//! A place to listen and whom it serves just now.
+//! A slot: a listen address, and what its listener serves at the moment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -15,27 +15,27 @@ use crate::hops::HopFilter;
 use crate::own_http::OwnConnections;
 use crate::port::Port;
 
-/// A place to listen. Its sockets stay while the Service behind it changes.
+/// A listen address with what it serves. The sockets stay open while it passes from one Service to another.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    /// Tells those of this process apart.
+    /// The number of the slot, local to this process.
     pub(crate) number: u32,
-    /// Where.
+    /// The listen address.
     pub(crate) listen: ListenAddr,
-    /// Whom it serves: swapped in one step.
+    /// What it serves; swapped in one step.
     pub(crate) target: ArcSwap<Target>,
-    /// Connections that came in here.
+    /// The connections that came in here.
     pub(crate) active: Gauge,
-    /// Ends them: nobody claims the place any more, and they have had their time to drain.
+    /// Cancelled when nobody claims the address any more and the time to drain is over: these connections end.
     pub(crate) cut: CancellationToken,
 }
 
 impl Slot {
-    /// A place that serves that one from now on.
+    /// A slot that serves this target.
     pub(crate) fn new(listen: ListenAddr, target: Target) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         Self {
-            // As the numbers of ports.
+            // It wraps around as the numbers of ports do.
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             listen,
             target: ArcSwap::from_pointee(target),
@@ -45,23 +45,23 @@ impl Slot {
     }
 }
 
-/// Where, and which protocol: what tells listeners apart.
+/// The key of a listener: a listen address and a protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct BindKey {
-    /// Where.
+    /// The listen address.
     pub(crate) listen: ListenAddr,
-    /// Which protocol.
+    /// The protocol.
     pub(crate) protocol: Protocol,
 }
 
-/// Whom a listener serves.
+/// What a listener serves.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
     /// A port of a Service.
     Port {
-        /// Which.
+        /// The port.
         port: Arc<Port>,
-        /// What for.
+        /// What the listener is for.
         kind: ClaimKind,
     },
     /// A Service's `healthCheckNodePort`.
@@ -69,7 +69,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// Whether anything would come of a connection: without an endpoint it is better refused.
+    /// Whether connections can be served. Without an endpoint they are refused.
     pub(crate) fn is_open(&self) -> bool {
         match self {
             Self::Port { port, .. } => !port.route().endpoints.eligible.is_empty(),
@@ -77,7 +77,7 @@ impl Target {
         }
     }
 
-    /// What the listener's sockets must take.
+    /// The hop filter of the listener's sockets.
     pub(crate) fn hop_filter(&self) -> HopFilter {
         match self {
             Self::Port { port, .. } => HopFilter::of(&port.route()),
@@ -85,7 +85,7 @@ impl Target {
         }
     }
 
-    /// Whose share of the file descriptors a connection comes out of.
+    /// The share of the file descriptors that a connection counts for.
     pub(crate) fn share(&self) -> Option<&Arc<Share>> {
         match self {
             Self::Port { port, .. } => Some(&port.share),
@@ -102,15 +102,15 @@ impl Target {
     }
 }
 
-/// What a `healthCheckNodePort` answers.
+/// A Service's `healthCheckNodePort`.
 #[derive(Debug)]
 pub(crate) struct Health {
-    /// Whose it is.
+    /// The Service.
     pub(crate) service: ServiceName,
     /// How many endpoints count as local.
     pub(crate) local_endpoints: AtomicUsize,
-    /// Those who ask.
+    /// The connections of those that ask.
     pub(crate) connections: Arc<OwnConnections>,
-    /// The file descriptors that they hold.
+    /// Their share of the file descriptors.
     pub(crate) share: Arc<Share>,
 }

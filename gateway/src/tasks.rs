@@ -1,5 +1,5 @@
-//! What a worker does on a runtime: HTTP and health checks. A thread beside that of its
-//! connections, with a single-threaded runtime, on the same processor.
+//! The tasks of a worker: HTTP connections and health checks, which need a runtime. They run on a second thread of
+//! the worker, with a single-threaded tokio runtime.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,17 +11,17 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::beat::Beat;
-use crate::context::Context;
 use crate::descriptors::Permit;
 use crate::health;
+use crate::heartbeat::Heartbeat;
 use crate::hops::Hops;
-use crate::open::Open;
+use crate::open_connection::OpenConnection;
 use crate::pinning::pin;
-use crate::shared::Shared;
+use crate::shared::GatewayShared;
 use crate::slot::Health;
+use crate::task_context::TaskContext;
 
-/// A connection to carry.
+/// A connection that a task is to serve.
 #[derive(Debug)]
 struct Task {
     socket: OwnedFd,
@@ -29,30 +29,30 @@ struct Task {
     accepted: TaskKind,
 }
 
-/// What a connection is that was accepted and admitted.
+/// What an accepted connection is for.
 #[derive(Debug)]
 pub(crate) enum TaskKind {
-    /// One of a port that is balanced by request.
+    /// A port that is balanced by request.
     Http {
-        /// Who.
+        /// The client.
         from: ClientAddr,
         /// Where it was accepted.
         listen: ListenAddr,
-        /// The hops that its connections to endpoints have.
+        /// The hops that its connections to endpoints start with.
         hops: Option<Hops>,
-        /// Which port.
-        port: Open,
-        /// Counts from its accept on: the process ends when the last one has.
+        /// The port.
+        port: OpenConnection,
+        /// Held from the accept on: the process ends when no connection has one any more.
         open: TaskTrackerToken,
     },
     /// A probe of a `healthCheckNodePort`.
     Probe {
-        /// What it is told.
+        /// The Service's health check.
         health: Arc<Health>,
     },
 }
 
-/// Who takes tasks.
+/// A handle that starts tasks on the thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Tasks(mpsc::UnboundedSender<Task>);
 
@@ -64,16 +64,16 @@ impl Tasks {
     /// The system has no more threads, or no more file descriptors.
     pub(crate) fn start(
         number: usize,
-        shared: Arc<Shared>,
-        beat: Beat,
+        shared: Arc<GatewayShared>,
+        beat: Heartbeat,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        // Bounded by the file descriptors that what is in it holds.
+        // Each task in it holds file descriptors, so their budget bounds it.
         let (tasks, received) = mpsc::unbounded_channel();
         let pinned = shared.pin_workers;
-        let context = Arc::new(Context::new(shared));
+        let context = Arc::new(TaskContext::new(shared));
         let thread = std::thread::Builder::new()
             .name(format!("fairway-task-{number}"))
             .spawn(move || {
@@ -82,15 +82,15 @@ impl Tasks {
                 }
                 runtime.spawn(beat.answer());
                 runtime.block_on(run(received, context));
-                // What still runs has had its time.
+                // The time to drain of tasks that still run is over.
                 runtime.shutdown_background();
             })?;
         Ok((Self(tasks), thread))
     }
 
-    /// Hands it a connection.
+    /// Hands a connection to the thread.
     pub(crate) fn hand(&self, socket: OwnedFd, permit: Permit, accepted: TaskKind) {
-        // The thread ends with the gateway alone.
+        // This does not fail: the thread ends only with the gateway.
         let _ = self.0.send(Task {
             socket,
             permit,
@@ -99,14 +99,14 @@ impl Tasks {
     }
 }
 
-async fn run(mut tasks: mpsc::UnboundedReceiver<Task>, context: Arc<Context>) {
+async fn run(mut tasks: mpsc::UnboundedReceiver<Task>, context: Arc<TaskContext>) {
     while let Some(task) = tasks.recv().await {
         carry(task, &context);
     }
 }
 
-/// Starts what a connection is for.
-fn carry(task: Task, context: &Arc<Context>) {
+/// Starts the task of a connection.
+fn carry(task: Task, context: &Arc<TaskContext>) {
     let Task {
         socket,
         permit,
@@ -114,8 +114,10 @@ fn carry(task: Task, context: &Arc<Context>) {
     } = task;
     let stream = match TcpStream::from_std(socket.into()) {
         Ok(stream) => stream,
-        // It is closed.
-        Err(error) => return tracing::warn!(%error, "a connection can't be watched"),
+        // The socket was dropped, which closes the connection.
+        Err(error) => {
+            return tracing::warn!(%error, "a connection was closed: the runtime can't watch it");
+        }
     };
     let context = context.clone();
     match accepted {

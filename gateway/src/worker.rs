@@ -1,22 +1,22 @@
-//! Workers: a thread for connections that are carried as they are, and one beside it for what needs a
-//! runtime. A connection lives where it was accepted. Where the settings say so, both are bound to one
+//! Workers. Each has a thread for TCP connections and UDP flows (`engine`), and a second one for what needs a runtime
+//! (`tasks`). A connection stays with the worker that accepted it. With `--pin-workers` both threads are bound to one
 //! processor.
 
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crate::beat::Beat;
 use crate::engine::{Engine, Mailbox, WorkerCommand};
+use crate::heartbeat::Heartbeat;
 use crate::pinning::pin;
-use crate::shared::Shared;
+use crate::shared::GatewayShared;
 use crate::tasks::Tasks;
 
-/// A worker, from outside.
+/// A worker as the control task sees it.
 #[derive(Debug)]
 pub(crate) struct WorkerThreads {
     mailbox: Arc<Mailbox>,
-    beat: Beat,
+    beat: Heartbeat,
     threads: [JoinHandle<()>; 2],
 }
 
@@ -25,10 +25,10 @@ impl WorkerThreads {
     ///
     /// # Errors
     /// The system has no more threads, or no more file descriptors.
-    pub(crate) fn start(number: usize, shared: Arc<Shared>) -> io::Result<Self> {
+    pub(crate) fn start(number: usize, shared: Arc<GatewayShared>) -> io::Result<Self> {
         let mailbox = Arc::new(Mailbox::new()?);
         let pinned = shared.pin_workers;
-        let beat = Beat::default();
+        let beat = Heartbeat::default();
         let (tasks, running) = Tasks::start(number, shared.clone(), beat.clone())?;
         let engine = Engine::new(shared, mailbox.clone(), tasks);
         let carrying = std::thread::Builder::new()
@@ -39,7 +39,7 @@ impl WorkerThreads {
                 }
                 let run = std::panic::AssertUnwindSafe(|| engine.run());
                 if std::panic::catch_unwind(run).is_err() {
-                    // Its listeners would take clients that nobody carries: better to be started anew.
+                    // Its listeners would accept clients that nobody serves. A restart of the process is better.
                     tracing::error!("a worker panicked, which is a bug; the process ends");
                     std::process::abort();
                 }
@@ -51,17 +51,17 @@ impl WorkerThreads {
         })
     }
 
-    /// What tells it something.
+    /// Its mailbox.
     pub(crate) fn mailbox(&self) -> &Arc<Mailbox> {
         &self.mailbox
     }
 
-    /// Shows that what it does on a runtime goes on.
-    pub(crate) fn beat(&self) -> &Beat {
+    /// The heartbeat of its runtime.
+    pub(crate) fn beat(&self) -> &Heartbeat {
         &self.beat
     }
 
-    /// Ends the worker and what it still does.
+    /// Ends the worker with all connections.
     pub(crate) fn stop(self) {
         self.mailbox.send(WorkerCommand::Stop);
         for thread in self.threads {

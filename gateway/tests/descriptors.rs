@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fairway_config::net::Protocol;
-use fairway_gateway::Settings;
+use fairway_gateway::GatewaySettings;
 use harness::*;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
@@ -49,7 +49,7 @@ async fn clients_beyond_the_limit_wait_and_none_is_reset() {
     backend.bind(&any.into()).unwrap();
     backend.listen(4096).unwrap();
     let endpoint = backend.local_addr().unwrap().as_socket().unwrap();
-    let one_worker = Settings {
+    let one_worker = GatewaySettings {
         workers: 1,
         ..settings()
     };

@@ -11,10 +11,10 @@ use fairway_config::class::ClassFilter;
 use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
 use fairway_config::names::ServiceName;
 use fairway_config::object::{Object, read};
-use fairway_config::service::{ForwardTo, ServiceType};
+use fairway_config::service::ServiceType;
 use fairway_config::time::Timestamp;
 use fairway_controller_core::{NodePortRange, State, events};
-use fairway_gateway_core::build::{Builder, ServeNodePorts};
+use fairway_gateway_core::build::{Builder, RouteSettings};
 use fairway_gateway_core::route::Claim;
 use fairway_integration::hostile::{self, Aims, Random};
 use serde_json::{Value, json};
@@ -100,17 +100,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut builder = Builder::new(fairway_gateway_core::build::Settings {
-            gateway: "edge".into(),
-            node_name: None,
-            zone: None,
-            forward_to: ForwardTo::Endpoints,
-            slices_are_known: false,
-            allow_loopback: false,
-            admin: Vec::new(),
-            serve_node_ports: ServeNodePorts::Always,
-            node_addresses: None,
-        });
+        let mut builder = Builder::new(RouteSettings::new("edge".into()));
         builder.set_host_addresses(BTreeSet::from(["198.51.100.1".parse().unwrap()]));
         let mut world = Self {
             services: BTreeMap::new(),

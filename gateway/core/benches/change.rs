@@ -29,11 +29,11 @@ use fairway_config::net::{AddressRange, IpFamily, Protocol, from_bits};
 use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
 use fairway_config::selector::Selector;
 use fairway_config::service::{
-    AppProtocol, Asks, ExternalTrafficPolicy, ForwardTo, IpFamilyPolicy, PortKey, Service,
-    ServicePort, ServiceType, TargetPort,
+    AppProtocol, Asks, ExternalTrafficPolicy, IpFamilyPolicy, PortKey, Service, ServicePort,
+    ServiceType, TargetPort,
 };
 use fairway_config::time::Timestamp;
-use fairway_gateway_core::build::{Builder, Settings};
+use fairway_gateway_core::build::{Builder, RouteSettings};
 
 /// A way of measuring: its name, whether any Service changes, whether the caches are swept before.
 const MODES: [(&str, bool, bool); 3] = [
@@ -206,17 +206,10 @@ fn sweep(memory: &[u64]) {
     black_box(memory.iter().step_by(8).fold(0, |sum: u64, n| sum ^ n));
 }
 
-fn settings() -> Settings {
-    Settings {
-        gateway: "edge".into(),
-        node_name: None,
-        zone: None,
-        forward_to: ForwardTo::Endpoints,
+fn settings() -> RouteSettings {
+    RouteSettings {
         slices_are_known: true,
-        allow_loopback: false,
-        admin: Vec::new(),
-        serve_node_ports: fairway_gateway_core::build::ServeNodePorts::Always,
-        node_addresses: None,
+        ..RouteSettings::new("edge".into())
     }
 }
 

@@ -54,13 +54,13 @@ fn fail(port: &Port, endpoint: u8, times: u32, now: u64) {
 }
 
 /// A control task over these Services, whose clock is set by hand.
-struct ControlTask {
+struct ControlBench {
     dials: Dials,
     services: BTreeMap<ServiceName, Vec<(PortKey, Arc<Port>)>>,
     start: Instant,
 }
 
-impl ControlTask {
+impl ControlBench {
     fn new(services: usize, endpoints: u8) -> Self {
         let dials = Dials::default();
         let names = (0..services).map(|n| ServiceName::new("shop", format!("s{n:03}")));
@@ -131,7 +131,7 @@ impl Lines {
 
 #[test]
 fn one_warning_names_service_and_endpoint_and_one_line_says_that_it_is_over() {
-    let mut bench = ControlTask::new(1, 2);
+    let mut bench = ControlBench::new(1, 2);
     let port = bench.port(0);
     let lines = Lines::of(|| {
         fail(&port, 1, 5, 0);
@@ -154,7 +154,7 @@ fn one_warning_names_service_and_endpoint_and_one_line_says_that_it_is_over() {
 
 #[test]
 fn what_nobody_dials_any_more_is_not_said_to_be_unreachable_for_ever() {
-    let mut bench = ControlTask::new(1, 1);
+    let mut bench = ControlBench::new(1, 1);
     let port = bench.port(0);
     fail(&port, 1, 3, 0);
     assert_eq!(bench.look(0), ["shop/s000"]);
@@ -169,7 +169,7 @@ fn what_nobody_dials_any_more_is_not_said_to_be_unreachable_for_ever() {
 
 #[test]
 fn a_thousand_endpoints_that_fail_make_a_bounded_number_of_lines_and_hide_no_other_service() {
-    let mut bench = ControlTask::new(40, 100);
+    let mut bench = ControlBench::new(40, 100);
     let lines = Lines::of(|| {
         for second in 0..30 {
             for service in 0..10 {
@@ -194,12 +194,12 @@ fn a_thousand_endpoints_that_fail_make_a_bounded_number_of_lines_and_hide_no_oth
 
 #[test]
 fn a_listener_says_so_only_where_every_endpoint_of_its_port_is_unreachable() {
-    let mut bench = ControlTask::new(1, 2);
+    let mut bench = ControlBench::new(1, 2);
     let port = bench.port(0);
     let name = ServiceName::new("shop", "s000");
     let ports = [(KEY, port.clone())];
     let clock = Clock::start();
-    let state = |bench: &ControlTask, of: ListenerState| {
+    let state = |bench: &ControlBench, of: ListenerState| {
         let mut listeners = [ListenerReport {
             listen: fairway_config::net::ListenAddr(([192, 0, 2, 1], 80).into()),
             protocol: Protocol::Tcp,

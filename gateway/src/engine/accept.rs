@@ -1,4 +1,5 @@
-//! Accepting: who comes in, and who waits while there is no leave for another connection.
+//! Accepting: which connections come in, and which wait in the kernel's queue while the file descriptors are
+//! used up.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -17,26 +18,26 @@ use super::poll::Token;
 use crate::counters::Rejection;
 use crate::descriptors::{CONNECTION, Permit};
 use crate::hops::Hops;
-use crate::open::Open;
+use crate::open_connection::OpenConnection;
 use crate::slot::{Slot, Target};
 use crate::socket;
 use crate::tasks::TaskKind;
 
-/// Connections accepted at one socket before others have their turn, at most.
-const MOST: u32 = 64;
+/// The most connections that are accepted at one socket in one round.
+const BATCH: u32 = 64;
 
-/// How long to wait before it is tried again where the kernel had no file or no memory, or nobody
-/// said that there is leave again.
+/// How long a paused listener waits where nobody reports that file descriptors are free again: the kernel may
+/// have had no file or no memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How soon it is tried again where somebody said so.
-const MOMENT: Duration = Duration::from_millis(1);
+/// The shortest time between two tries of paused listeners.
+const RESUME_INTERVAL: Duration = Duration::from_millis(1);
 
 impl Engine {
-    /// Connections wait at a socket.
+    /// Accepts connections that wait at a socket.
     pub(super) fn accept(&mut self, number: u32) {
         let Some(listener) = self.listeners.by_number.get(&number) else {
-            // Its command is on its way.
+            // The command that brings this listener has not been read yet.
             self.commands();
             return;
         };
@@ -48,11 +49,11 @@ impl Engine {
         if accepted < batch {
             listener.batch = accepted.max(1);
         } else if listener.round + 1 == self.round {
-            // As in the round before, and more were left.
-            listener.batch = (batch * 2).min(MOST);
+            // The round before was full, too, and connections were left.
+            listener.batch = (batch * 2).min(BATCH);
         }
         listener.round = self.round;
-        if end == Accepting::NoLeave && !listener.paused {
+        if end == Accepting::NoDescriptors && !listener.paused {
             listener.paused = true;
             let socket = &listener.listening.socket;
             let listen = self
@@ -67,13 +68,14 @@ impl Engine {
         }
     }
 
-    /// There may be leave again: now, or where it was tried just now, in a moment. (A port that has its
-    /// share waits for what others give back, and is told of all of it.)
+    /// File descriptors were given back: tries the paused listeners, at once or after [`RESUME_INTERVAL`].
+    /// (A port that has used up its share is told of everything that others give back, too, so this may be
+    /// called often.)
     pub(super) fn resume_soon(&mut self) {
         if self.listeners.paused.is_empty() {
             return;
         }
-        let soon = self.listeners.resumed + MOMENT;
+        let soon = self.listeners.resumed + RESUME_INTERVAL;
         if soon <= Instant::now() {
             self.resume();
         } else {
@@ -82,7 +84,7 @@ impl Engine {
         }
     }
 
-    /// There may be leave again.
+    /// Tries the paused listeners again.
     pub(super) fn resume(&mut self) {
         self.listeners.retry = None;
         self.listeners.resumed = Instant::now();
@@ -94,12 +96,12 @@ impl Engine {
                 continue;
             };
             let slot = listener.listening.slot.clone();
-            // One each: who waits has his turn.
+            // One connection each, so that every listener gets something.
             let (_, end) = self.accept_at(number, slot.as_ref(), 1);
             let Some(listener) = self.listeners.by_number.get_mut(&number) else {
                 continue;
             };
-            if end == Accepting::NoLeave {
+            if end == Accepting::NoDescriptors {
                 self.listeners.paused.push_back(number);
                 continue;
             }
@@ -118,19 +120,20 @@ impl Engine {
         }
     }
 
-    /// Starts what a connection is for that was steered here.
+    /// Begins a connection that was steered here by the kernel.
     fn begin_steered(&mut self, socket: OwnedFd, from: ClientAddr, mut permit: Permit) {
         let listen = rustix::net::getsockname(&socket)
             .ok()
             .and_then(|listen| SocketAddr::try_from(listen).ok());
         let steered = listen.and_then(|listen| self.listeners.steered.get(&ListenAddr(listen)));
         let Some(steered) = steered else {
-            // It serves nobody any more, or somebody on this host has found the socket.
+            // The address is steered no more, or somebody on this host has connected to the socket itself.
             return socket::reset_on_close(&socket);
         };
         let slot = steered.slot.clone();
         let target = slot.target.load_full();
-        // It was accepted before it was known whose it is: it can't wait, it would keep the others.
+        // The connection was accepted before its port was known. It can't wait for file descriptors here, as
+        // it would keep others waiting.
         if !self.shared.descriptors.charge(&mut permit, target.share()) {
             if let Target::Port { port, .. } = &*target {
                 port.counters.reject(Rejection::Limit);
@@ -140,7 +143,7 @@ impl Engine {
         self.begin(socket, from, permit, &slot, &target);
     }
 
-    /// Accepts as many at most. Returns how many there were, and why no more.
+    /// Accepts at most `most` connections. Returns how many there were, and why it stopped.
     pub(super) fn accept_at(
         &mut self,
         number: u32,
@@ -152,10 +155,10 @@ impl Engine {
             let target = slot.map(|slot| slot.target.load_full());
             let share = target.as_deref().and_then(Target::share);
             let descriptors = &self.shared.descriptors;
-            // Leave first: a client that was accepted and can't be carried is worse off than one
-            // that waits in the kernel's queue.
+            // The permit first: a client that was accepted and can't be carried is worse off than one that
+            // waits in the kernel's queue.
             let Some(permit) = descriptors.take_or_pause(share, CONNECTION) else {
-                return (accepted, Accepting::NoLeave);
+                return (accepted, Accepting::NoDescriptors);
             };
             let Some(listener) = self.listeners.by_number.get(&number) else {
                 break;
@@ -181,14 +184,14 @@ impl Engine {
                 Err(error) => {
                     drop(permit);
                     descriptors.exhausted(&error.into());
-                    return (accepted, Accepting::NoLeave);
+                    return (accepted, Accepting::NoDescriptors);
                 }
             }
         }
         (accepted, Accepting::Enough)
     }
 
-    /// Starts what a connection is for.
+    /// Begins a connection for the target of its listener.
     fn begin(
         &mut self,
         socket: OwnedFd,
@@ -205,7 +208,7 @@ impl Engine {
             }
             Target::Port { port, kind } => (port, *kind),
         };
-        let port = Open::new(port.clone(), slot.clone());
+        let port = OpenConnection::new(port.clone(), slot.clone());
         let (app, hops) = {
             let route = port.route();
             let admitted = port.admit(&route, kind, from.0.ip());
@@ -216,7 +219,8 @@ impl Engine {
                 Ok(hops) => (route.app, hops),
                 Err(_rejected) => {
                     socket::reset_on_close(&socket);
-                    // In this order: a reset needs the way that the connection has while it counts.
+                    // In this order: a reset needs the local route of the VIP, which stays while the
+                    // connection is counted.
                     drop(socket);
                     return drop(port);
                 }

@@ -1,80 +1,71 @@
-//! A connection from its accept until its client has the last byte: what it is doing, and what it
-//! waits for.
+//! The state machine of a TCP connection, from its accept until its client has the last byte.
+//!
+//! This file has its events, its timers and the carrying of bytes. `dialling` looks for an endpoint that
+//! answers; `closing` delivers the last bytes to the client; `batched` is for small messages that the kernel
+//! takes together with those of other connections.
+
+mod batched;
+mod closing;
+mod dialling;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
 
 use fairway_config::net::{ClientAddr, ListenAddr};
-use rustix::io::Errno;
 
-use super::dial::{Dial, DialOutcome};
+pub(super) use self::batched::ReadOutcome;
+use super::dial::Dial;
 use super::direction::{CarryProgress, Direction, SideError};
 use super::next::{Environment, Next};
-use super::poll::{EventFlags, Token, Watch};
-use super::ring::SLOT;
+use super::poll::{EventFlags, Token, Trigger};
 use super::side::Side;
 use super::timer::Timer;
-use crate::counters::{Counter, Rejection};
-use crate::delivery::{self, Delivery};
+use crate::delivery::DeliveryProgress;
 use crate::descriptors::Permit;
 use crate::hops::Hops;
-use crate::open::Open;
+use crate::open_connection::OpenConnection;
 use crate::port::Active;
 use crate::socket;
 
-/// For how long it is looked every [`SOON`].
-const LOOKS: u8 = 10;
-
-/// What a side that spoke together with others has said.
-pub(super) enum ReadOutcome {
-    /// A message of so many bytes, to be written as it is.
-    Message(usize),
-    /// Nothing, yet.
-    Nothing,
-    /// What is to be looked at by itself.
-    Other,
-    /// The connection is broken.
-    Failed(io::Error),
-}
-
-/// A connection.
+/// A connection: two sockets, and a direction of bytes each way.
 pub(super) struct TcpConnection {
     client: Side,
     endpoint: Option<Side>,
+    /// From the client to the endpoint.
     up: Direction,
+    /// From the endpoint to the client.
     down: Direction,
     stage: Stage,
-    /// It is among those that have more to do.
+    /// The connection is in the list of those that go on in the next round.
     queued: bool,
-    /// An event of this round is about it that has yet to be dealt with: no other goes before.
+    /// An earlier event of this round about this connection is not handled yet. Later events wait for it.
     claimed: bool,
     from: ClientAddr,
     listen: ListenAddr,
-    /// Counts as one of the endpoint's.
+    /// Counts as a connection of the endpoint while it is here.
     active: Option<Active>,
-    /// After the sockets: a reset needs the way that the connection has while it is counted.
-    port: Open,
+    /// Declared after the sockets, so it is dropped after them: a reset needs the local route of the VIP,
+    /// which stays while the connection is counted.
+    port: OpenConnection,
     /// Given back when both sockets are closed.
     _permit: Permit,
 }
 
+/// What a connection does now.
 enum Stage {
-    /// An endpoint is being looked for.
+    /// It looks for an endpoint that answers.
     Dialling(Dial),
-    /// Bytes are carried. Once the endpoint has said all: how far its client was at the last look.
+    /// It carries bytes. When the endpoint has sent its end: how many bytes had been delivered at the last
+    /// stall check.
     Carrying(Option<u64>),
-    /// The endpoint is done; the client has not got all yet.
-    Delivering(Deliveries),
+    /// The endpoint's socket is closed. The client does not have all bytes yet.
+    Delivering(DeliveryChecks),
 }
 
-/// Looks whether a client has all.
-struct Deliveries {
+/// The checks whether a client has all bytes.
+struct DeliveryChecks {
     count: u8,
-    /// How many bytes it had at the last one.
-    got: u64,
-    /// Since when it has so many.
-    since: Instant,
+    progress: DeliveryProgress,
 }
 
 impl TcpConnection {
@@ -84,7 +75,7 @@ impl TcpConnection {
         from: ClientAddr,
         listen: ListenAddr,
         hops: Option<Hops>,
-        port: Open,
+        port: OpenConnection,
         permit: Permit,
     ) -> Self {
         port.counters.touch();
@@ -104,7 +95,7 @@ impl TcpConnection {
         }
     }
 
-    /// Its client's socket has something to say.
+    /// Handles an event of the client's socket.
     pub(super) fn client_event(
         &mut self,
         flags: EventFlags,
@@ -115,7 +106,7 @@ impl TcpConnection {
         if flags.contains(EventFlags::ERR)
             && let Some(error) = failure(&self.client)
         {
-            // What it said before is still there.
+            // The kernel still has the bytes that came before the error.
             if let (Stage::Carrying(_), Some(endpoint)) = (&self.stage, &mut self.endpoint) {
                 let received = &self.port.counters.received;
                 let client = &mut self.client;
@@ -132,14 +123,14 @@ impl TcpConnection {
             Stage::Carrying(_) if news => self.carry(environment),
             Stage::Carrying(_) if !self.queued => {
                 self.client
-                    .hush(Token::Client(environment.number), environment.poll);
+                    .mute(Token::Client(environment.number), environment.poll);
                 Next::Stay
             }
             Stage::Carrying(_) | Stage::Dialling(_) | Stage::Delivering(_) => Next::Stay,
         }
     }
 
-    /// Its endpoint's socket has something to say.
+    /// Handles an event of the endpoint's socket.
     pub(super) fn endpoint_event(
         &mut self,
         flags: EventFlags,
@@ -160,15 +151,15 @@ impl TcpConnection {
             (Stage::Dialling(_), None) if flags.contains(EventFlags::OUT) => {
                 self.reached(environment)
             }
-            // All that it had to say was read, or is there to be read: «Broken pipe» is what a reset after
-            // the end is called (tcp_reset in net/ipv4/tcp_input.c).
+            // All bytes of the endpoint were read, or can still be read: EPIPE is how the kernel reports a
+            // reset after the end of the stream (tcp_reset in net/ipv4/tcp_input.c).
             (Stage::Carrying(_), Some(error))
                 if self.down.has_read_all() || error.kind() == io::ErrorKind::BrokenPipe =>
             {
                 self.carry(environment)
             }
             (Stage::Carrying(_), Some(error)) => {
-                // What it said before is still there.
+                // The kernel still has the bytes that came before the error.
                 let transmitted = &self.port.counters.transmitted;
                 let client = &mut self.client;
                 let _ = self
@@ -178,51 +169,54 @@ impl TcpConnection {
             }
             (Stage::Carrying(_), None) if news => self.carry(environment),
             (Stage::Carrying(_), None) if !self.queued => {
-                endpoint.hush(Token::Endpoint(environment.number), environment.poll);
+                endpoint.mute(Token::Endpoint(environment.number), environment.poll);
                 Next::Stay
             }
             (Stage::Carrying(_) | Stage::Dialling(_) | Stage::Delivering(_), _) => Next::Stay,
         }
     }
 
-    /// What it waited for has not come within its time.
+    /// A timer has run out.
     pub(super) fn due(&mut self, wait: Timer, environment: &mut Environment<'_>) -> Next {
         match (wait, &mut self.stage) {
-            (Timer::Fresh, Stage::Dialling(dial)) => {
+            (Timer::ConnectGrace, Stage::Dialling(dial)) => {
                 let last = dial.last;
                 if let Err(error) = self.watch_client(environment) {
                     return self.fail(&error);
                 }
                 Next::Wait(if last {
-                    Timer::Patient
+                    Timer::ConnectLast
                 } else {
-                    Timer::Impatient
+                    Timer::ConnectWithOthers
                 })
             }
-            (Timer::Impatient | Timer::Patient, Stage::Dialling(_)) => {
+            (Timer::ConnectWithOthers | Timer::ConnectLast, Stage::Dialling(_)) => {
                 self.not_reached(io::ErrorKind::TimedOut.into(), environment)
             }
-            (Timer::Exhausted, Stage::Dialling(_)) => self.dial(environment),
-            // The endpoint answered, and there was more to do than could be done at once.
-            (Timer::Fresh | Timer::Impatient | Timer::Patient, Stage::Carrying(_)) => {
-                Next::Wait(Timer::Young)
-            }
-            (Timer::Young, Stage::Carrying(_)) => {
+            (Timer::SocketRetry, Stage::Dialling(_)) => self.dial(environment),
+            // The endpoint answered meanwhile. The timer was set while it was dialled.
+            (
+                Timer::ConnectGrace | Timer::ConnectWithOthers | Timer::ConnectLast,
+                Stage::Carrying(_),
+            ) => Next::Wait(Timer::KeepAliveStart),
+            (Timer::KeepAliveStart, Stage::Carrying(_)) => {
                 self.keep_endpoint_alive();
                 Next::Rest
             }
-            (Timer::Stalled, Stage::Carrying(_)) => self.look_for_progress(),
-            (Timer::Soon | Timer::Seldom, Stage::Delivering(_)) => self.deliver(environment),
+            (Timer::StallCheck, Stage::Carrying(_)) => self.check_for_stall(),
+            (Timer::DeliveryCheck | Timer::SlowDeliveryCheck, Stage::Delivering(_)) => {
+                self.deliver(environment)
+            }
             _ => Next::Rest,
         }
     }
 
-    /// Whether it is to be put among those that have more to do: once.
+    /// Marks the connection as queued for the next round. Returns whether it was not queued before.
     pub(super) fn queue(&mut self) -> bool {
         !std::mem::replace(&mut self.queued, true)
     }
 
-    /// It is its turn again.
+    /// Goes on with what the last round left over.
     pub(super) fn more(&mut self, environment: &mut Environment<'_>) -> Next {
         self.queued = false;
         match self.stage {
@@ -231,94 +225,7 @@ impl TcpConnection {
         }
     }
 
-    /// Whether what that side has to say may go together with what others have: nothing else is under way.
-    /// It is claimed then, until it [has spoken](Self::has_spoken).
-    pub(super) fn may_speak(&mut self, token: Token) -> bool {
-        if self.claimed || self.queued || !matches!(self.stage, Stage::Carrying(_)) {
-            return false;
-        }
-        if !(self.up.is_brief() && self.down.is_brief()) {
-            return false;
-        }
-        let Some((_, reader, writer, _)) = self.way(token) else {
-            return false;
-        };
-        if !(reader.may_speak() && writer.may_be_told()) {
-            return false;
-        }
-        self.claimed = true;
-        true
-    }
-
-    /// An event about it is left for later in this round.
-    pub(super) fn claim(&mut self) {
-        self.claimed = true;
-    }
-
-    /// Nothing of what it said is to be dealt with any more.
-    pub(super) fn has_spoken(&mut self) {
-        self.claimed = false;
-    }
-
-    /// The socket of a side.
-    pub(super) fn reader(&mut self, token: Token) -> Option<&OwnedFd> {
-        self.way(token).map(|(_, reader, _, _)| &reader.socket)
-    }
-
-    /// The socket of the side that hears what this one says.
-    pub(super) fn writer(&mut self, token: Token) -> Option<&OwnedFd> {
-        self.way(token).map(|(_, _, writer, _)| &writer.socket)
-    }
-
-    /// What became of a read from that side; none where it was not tried.
-    pub(super) fn heard(
-        &mut self,
-        token: Token,
-        result: Option<Result<usize, Errno>>,
-    ) -> ReadOutcome {
-        let Some((direction, reader, writer, _)) = self.way(token) else {
-            return ReadOutcome::Nothing;
-        };
-        match result {
-            Some(Ok(read)) if direction.heard(read, SLOT, reader, writer) => {
-                ReadOutcome::Message(read)
-            }
-            Some(Err(Errno::AGAIN)) => ReadOutcome::Nothing,
-            // The socket's own: it says that once, and the end from then on.
-            Some(Err(error)) if !is_of_the_call(error) => ReadOutcome::Failed(error.into()),
-            // It is to be read by itself.
-            None | Some(_) => {
-                reader.readable = true;
-                ReadOutcome::Other
-            }
-        }
-    }
-
-    /// What became of writing that to the other side; none where it was not tried. Returns whether there
-    /// is more to do.
-    pub(super) fn said(
-        &mut self,
-        token: Token,
-        bytes: &[u8],
-        result: Option<Result<usize, Errno>>,
-    ) -> bool {
-        let Some((direction, reader, writer, counter)) = self.way(token) else {
-            return false;
-        };
-        direction.said(bytes, result, reader, writer, counter)
-    }
-
-    /// The way of what that side says.
-    fn way(&mut self, from: Token) -> Option<(&mut Direction, &mut Side, &mut Side, &Counter)> {
-        let endpoint = self.endpoint.as_mut()?;
-        let (client, counters) = (&mut self.client, &self.port.counters);
-        Some(match from {
-            Token::Client(_) => (&mut self.up, client, endpoint, &counters.received),
-            _ => (&mut self.down, endpoint, client, &counters.transmitted),
-        })
-    }
-
-    /// Whether its port, its endpoint or the place where it came in has had its time.
+    /// Whether the time to drain is over for its port, its endpoint or its listener.
     pub(super) fn is_cut(&self) -> bool {
         self.port.is_cut()
             || self
@@ -327,78 +234,12 @@ impl TcpConnection {
                 .is_some_and(|active| active.state().cut.is_cancelled())
     }
 
-    /// Ends it before its time.
+    /// Resets the connection because its time to drain is over.
     pub(super) fn cut(&mut self) {
         self.fail(&io::ErrorKind::ConnectionAborted.into());
     }
 
-    /// Tries the next endpoint.
-    pub(super) fn dial(&mut self, environment: &mut Environment<'_>) -> Next {
-        let Stage::Dialling(dial) = &mut self.stage else {
-            return Next::Stay;
-        };
-        // It does not count as the last one's any more.
-        self.active = None;
-        match dial.next(
-            self.from,
-            &self.port,
-            &self.client,
-            &mut self.up,
-            environment,
-        ) {
-            DialOutcome::Trying(endpoint, active) => {
-                self.endpoint = Some(endpoint);
-                self.active = Some(active);
-                Next::Wait(Timer::Fresh)
-            }
-            DialOutcome::Exhausted => Next::Wait(Timer::Exhausted),
-            DialOutcome::Failed(error) => self.fail(&error),
-            DialOutcome::NoEndpoint => {
-                self.port.counters.reject(Rejection::NoEndpoint);
-                self.log("there is no endpoint");
-                socket::reset_on_close(&self.client.socket);
-                Next::Over
-            }
-        }
-    }
-
-    /// The endpoint that is being tried could not be reached.
-    fn not_reached(&mut self, error: io::Error, environment: &mut Environment<'_>) -> Next {
-        self.endpoint = None;
-        if let Stage::Dialling(dial) = &mut self.stage {
-            dial.not_reached(error, &self.port, self.active.as_ref(), environment.shared);
-        }
-        self.dial(environment)
-    }
-
-    /// The endpoint answers.
-    fn reached(&mut self, environment: &mut Environment<'_>) -> Next {
-        let mut early = false;
-        if let Stage::Dialling(dial) = &self.stage {
-            if let (Some((_, began)), Some(active)) = (dial.trying, &self.active) {
-                self.port.dial_worked(active.state(), began.elapsed());
-            }
-            early = dial.early;
-        }
-        self.stage = Stage::Carrying(None);
-        let step = self.carry(environment);
-        if step == Next::Over {
-            return step;
-        }
-        if let Some(endpoint) = &self.endpoint
-            && early
-        {
-            socket::acknowledge_at_once(&endpoint.socket, true);
-        }
-        // What has not ended at once is waited for.
-        match self.watch_client(environment) {
-            Err(error) => self.fail(&error),
-            Ok(()) if step == Next::Stay => Next::Wait(Timer::Young),
-            Ok(()) => step,
-        }
-    }
-
-    /// Carries what there is, both ways.
+    /// Carries the bytes that have come, both ways.
     fn carry(&mut self, environment: &mut Environment<'_>) -> Next {
         let Some(endpoint) = &mut self.endpoint else {
             return Next::Stay;
@@ -407,7 +248,8 @@ impl TcpConnection {
         let counters = &self.port.counters;
         let (up, down) = (&mut self.up, &mut self.down);
         let was = (up.has_ended(), down.has_ended());
-        // What the endpoint has said passes before it is found that it takes nothing any more.
+        // This direction first: a write to an endpoint that was reset would find the error before its last
+        // bytes are read.
         let down = match down.carry(
             endpoint,
             client,
@@ -424,7 +266,7 @@ impl TcpConnection {
             return self.leave_endpoint(environment);
         }
         let up = if endpoint.failed {
-            // It takes nothing any more, and there is more of what it said.
+            // The endpoint takes no more bytes, but some of its own are not read yet.
             Ok(CarryProgress::Waits)
         } else {
             up.carry(client, endpoint, &counters.received, &mut environment.tools)
@@ -432,13 +274,13 @@ impl TcpConnection {
         let up = match up {
             Ok(up) => up,
             Err(SideError::Reader(error)) => return self.fail(&error),
-            // It takes nothing any more: its client has what it said all the same.
+            // The endpoint takes no more bytes. All that it sent was read, so the client still gets that.
             Err(SideError::Writer(_)) if self.down.has_read_all() => {
                 return self.leave_endpoint(environment);
             }
             Err(SideError::Writer(error)) => return self.fail(&error),
         };
-        // There may be more to read, for which its client has no room.
+        // The last bytes may be unread because the client's socket is full.
         let endpoint_ended = endpoint.ended || self.down.has_read_all();
         let listens = client
             .listen(Token::Client(environment.number), environment.poll)
@@ -454,26 +296,10 @@ impl TcpConnection {
             (CarryProgress::More, _) | (_, CarryProgress::More) => Next::More,
             _ if matches!(self.stage, Stage::Carrying(None)) && endpoint_ended => {
                 self.stage = Stage::Carrying(Some(u64::MAX));
-                Next::Wait(Timer::Stalled)
+                Next::Wait(Timer::StallCheck)
             }
             _ => Next::Stay,
         }
-    }
-
-    /// Whether a client that its endpoint has told all takes what it was told: one that does not would keep
-    /// it here without end.
-    fn look_for_progress(&mut self) -> Next {
-        self.keep_endpoint_alive();
-        let left = delivery::unacknowledged(&self.client.socket) as u64;
-        if left == 0 && self.down.has_ended() {
-            return Next::Rest;
-        }
-        let got = self.down.written().saturating_sub(left) + self.up.written();
-        if matches!(self.stage, Stage::Carrying(Some(before)) if before == got) {
-            return self.fail(&io::ErrorKind::TimedOut.into());
-        }
-        self.stage = Stage::Carrying(Some(got));
-        Next::Wait(Timer::Stalled)
     }
 
     fn keep_endpoint_alive(&self) {
@@ -484,70 +310,7 @@ impl TcpConnection {
 }
 
 impl TcpConnection {
-    /// The endpoint has said all, and has heard all or hears nothing any more.
-    fn leave_endpoint(&mut self, environment: &mut Environment<'_>) -> Next {
-        self.endpoint = None;
-        self.active = None;
-        if self.down.has_ended() {
-            if delivery::unacknowledged(&self.client.socket) == 0 {
-                self.port.counters.completed.increment();
-                return Next::Over;
-            }
-            Direction::shut(&self.client);
-        }
-        self.stage = Stage::Delivering(Deliveries {
-            count: 0,
-            got: u64::MAX,
-            since: Instant::now(),
-        });
-        self.deliver(environment)
-    }
-
-    /// Writes what is left, and looks whether the client has all. A socket that is closed before goes on
-    /// sending, but only while its address is one of this host's: the local route of a VIP may go once
-    /// nobody is connected any more.
-    fn deliver(&mut self, environment: &mut Environment<'_>) -> Next {
-        let Stage::Delivering(looks) = &mut self.stage else {
-            return Next::Stay;
-        };
-        if !self.down.has_ended() {
-            let counter = &self.port.counters.transmitted;
-            let written = self.down.write_held(&mut self.client, counter);
-            let token = Token::Client(environment.number);
-            match written.and_then(|all| self.client.listen(token, environment.poll).map(|()| all))
-            {
-                Ok(true) => Direction::shut(&self.client),
-                Ok(false) => {}
-                Err(error) => return self.fail(&error),
-            }
-        }
-        let left = delivery::unacknowledged(&self.client.socket) as u64;
-        let (now, got) = (Instant::now(), self.down.written().saturating_sub(left));
-        if got != looks.got {
-            (looks.got, looks.since) = (got, now);
-        } else if now.duration_since(looks.since) >= environment.shared.stall_timeout {
-            return self.fail(&io::ErrorKind::TimedOut.into());
-        }
-        looks.count = looks.count.saturating_add(1);
-        let wait = if looks.count < LOOKS {
-            Timer::Soon
-        } else {
-            Timer::Seldom
-        };
-        if !self.down.has_ended() {
-            return Next::Wait(wait);
-        }
-        match delivery::state(&self.client.socket) {
-            Delivery::UnderWay => Next::Wait(wait),
-            Delivery::Done => {
-                self.port.counters.completed.increment();
-                Next::Over
-            }
-            Delivery::Lost => self.fail(&io::ErrorKind::ConnectionReset.into()),
-        }
-    }
-
-    /// It ends as it should not: who is still there learns that by a reset.
+    /// Ends the connection with an error: both sockets are reset.
     pub(super) fn fail(&mut self, error: &io::Error) -> Next {
         self.port.counters.failed.increment();
         self.log(error);
@@ -561,28 +324,23 @@ impl TcpConnection {
         tracing::debug!(client = %self.from, listen = %self.listen, %why, "connection reset");
     }
 
-    /// From now on it is said what comes from the client.
+    /// Has epoll report events of the client's socket, if it does not yet.
+    ///
+    /// # Errors
+    /// As [`Epoll::add`](super::poll::Epoll::add).
     fn watch_client(&mut self, environment: &Environment<'_>) -> io::Result<()> {
         if !self.client.watched {
             let token = Token::Client(environment.number);
             environment
                 .poll
-                .add(&self.client.socket, token, Watch::Edge)?;
+                .add(&self.client.socket, token, Trigger::Edge)?;
             self.client.watched = true;
         }
         Ok(())
     }
 }
 
-/// Whether the error says that a call was not made, and nothing of its socket.
-fn is_of_the_call(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::INTR | Errno::NOMEM | Errno::NOBUFS | Errno::INVAL | Errno::CANCELED
-    )
-}
-
-/// What is wrong with a side, if anything is.
+/// The error of a side's socket (`SO_ERROR`), if it has one. Reading it clears it.
 fn failure(side: &Side) -> Option<io::Error> {
     match rustix::net::sockopt::socket_error(&side.socket) {
         Ok(Ok(())) => None,

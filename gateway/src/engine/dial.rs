@@ -1,4 +1,4 @@
-//! The search for an endpoint that answers.
+//! Dialling: the endpoints that are tried for one connection, one after the other.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,49 +12,49 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::direction::Direction;
 use super::next::Environment;
-use super::poll::{Token, Watch};
+use super::poll::{Token, Trigger};
 use super::side::Side;
-use super::source;
+use super::source_address;
 use crate::hops::Hops;
-use crate::open::Open;
+use crate::open_connection::OpenConnection;
 use crate::port::Active;
-use crate::shared::Shared;
+use crate::shared::GatewayShared;
 use crate::socket;
 
-/// How many endpoints are tried for one connection.
+/// The most endpoints that are tried for one connection.
 const TRIES: usize = 4;
 
-/// No endpoint is tried any more when this has passed since the first.
-const BOUND: Duration = Duration::from_secs(10);
+/// After this time no further endpoint is tried.
+const DIAL_TIME: Duration = Duration::from_secs(10);
 
-/// The search for an endpoint.
+/// The dialling of one connection.
 pub(super) struct Dial {
     hops: Option<Hops>,
-    /// The client has said something already.
+    /// The client's first bytes were read already.
     pub(super) early: bool,
-    /// The endpoint that is being tried, and since when.
+    /// The endpoint that is being tried, and when that began.
     pub(super) trying: Option<(EndpointAddr, Instant)>,
-    /// There is no other after it.
+    /// There is no other endpoint to try after it.
     pub(super) last: bool,
     tried: Vec<EndpointAddr>,
-    bound: Instant,
+    deadline: Instant,
     error: Option<io::Error>,
 }
 
-/// How looking for the next endpoint ended.
+/// The outcome of [`Dial::next`].
 pub(super) enum DialOutcome {
-    /// One is being connected to.
+    /// An endpoint is being connected to.
     Trying(Side, Active),
-    /// The kernel has no socket just now.
+    /// The kernel has no socket just now (no file descriptor or no memory).
     Exhausted,
-    /// None is left, and this is why the last one was not reached.
+    /// No endpoint is left to try. The error is that of the last one.
     Failed(io::Error),
-    /// There was none.
+    /// The port has no endpoint.
     NoEndpoint,
 }
 
 impl Dial {
-    /// None was tried yet. Connections to endpoints have so many hops.
+    /// No endpoint was tried yet. Connections to endpoints start with `hops`, where that is given.
     pub(super) fn new(hops: Option<Hops>) -> Self {
         Self {
             hops,
@@ -62,24 +62,24 @@ impl Dial {
             trying: None,
             last: false,
             tried: Vec::new(),
-            bound: Instant::now() + BOUND,
+            deadline: Instant::now() + DIAL_TIME,
             error: None,
         }
     }
 
-    /// Tries the next endpoint for a client: `said` is the way of what it says.
+    /// Tries the next endpoint for a client, whose bytes go by the direction `up`.
     pub(super) fn next(
         &mut self,
         from: ClientAddr,
-        port: &Open,
+        port: &OpenConnection,
         client: &Side,
-        said: &mut Direction,
+        up: &mut Direction,
         environment: &mut Environment<'_>,
     ) -> DialOutcome {
         loop {
             let now = Instant::now();
             let route = port.route();
-            let picked = if self.tried.len() < TRIES && now < self.bound {
+            let picked = if self.tried.len() < TRIES && now < self.deadline {
                 let tick = environment.shared.clock.now();
                 port.pick(&route, from.0.ip(), tick, &self.tried)
             } else {
@@ -92,11 +92,11 @@ impl Dial {
             self.last = self.tried.len() + 1 == TRIES
                 || route.endpoints.eligible.len() <= self.tried.len() + 1;
             drop(route);
-            // What the client has said already goes with the last step of the handshake.
-            self.early |= self.tried.is_empty() && said.read_early(client, &mut environment.tools);
+            // The client's first bytes go in one packet with the last step of the handshake.
+            self.early |= self.tried.is_empty() && up.read_early(client, &mut environment.tools);
             // Counted from here on, so that choices by load see connections that are being made.
             let active = Active::new(port.endpoint(addr));
-            // It may have gone since, and nobody would look after its connections any more.
+            // The endpoint may have been removed meanwhile: then nobody would cut its connections.
             if !port.route().endpoints.lists(addr) {
                 continue;
             }
@@ -123,13 +123,13 @@ impl Dial {
         }
     }
 
-    /// The endpoint that is being tried could not be reached.
+    /// Notes that the endpoint that is being tried could not be reached.
     pub(super) fn not_reached(
         &mut self,
         error: io::Error,
-        port: &Open,
+        port: &OpenConnection,
         active: Option<&Active>,
-        shared: &Shared,
+        shared: &GatewayShared,
     ) {
         if let Some((addr, began)) = self.trying.take() {
             unreached(port, active, (addr, began), &error, shared);
@@ -139,7 +139,7 @@ impl Dial {
     }
 }
 
-/// Begins to connect to an endpoint. The connection's leave to open a socket holds for it.
+/// Begins to connect to an endpoint. The connection's permit covers the socket.
 fn connect(
     addr: EndpointAddr,
     dial: &Dial,
@@ -147,10 +147,10 @@ fn connect(
 ) -> io::Result<OwnedFd> {
     let pool = environment.shared.source_pool.load();
     let socket = environment
-        .stand_ins
+        .source_fallback
         .dial(addr, &pool, |source| dial_from(source, addr, dial))?;
     let token = Token::Endpoint(environment.number);
-    environment.poll.add(&socket, token, Watch::Edge)?;
+    environment.poll.add(&socket, token, Trigger::Edge)?;
     Ok(socket)
 }
 
@@ -166,11 +166,11 @@ fn dial_from(source: Option<IpAddr>, addr: EndpointAddr, dial: &Dial) -> io::Res
         hops.set(&socket, addr.0.is_ipv4())?;
     }
     if dial.early {
-        // Else the handshake would end with a packet of its own.
+        // Else the last step of the handshake would be a packet of its own.
         socket::acknowledge_at_once(&socket, false);
     }
     if let Some(source) = source {
-        source::bind(&socket, source)?;
+        source_address::bind(&socket, source)?;
     }
     match rustix::net::connect(&socket, &addr.0) {
         Ok(()) | Err(Errno::INPROGRESS) => {}
@@ -179,13 +179,13 @@ fn dial_from(source: Option<IpAddr>, addr: EndpointAddr, dial: &Dial) -> io::Res
     Ok(socket)
 }
 
-/// An endpoint that was tried since `began` could not be reached.
+/// Counts that an endpoint, which was dialled at `began`, could not be reached.
 fn unreached(
-    port: &Open,
+    port: &OpenConnection,
     active: Option<&Active>,
     (addr, began): (EndpointAddr, Instant),
     error: &io::Error,
-    shared: &Shared,
+    shared: &GatewayShared,
 ) {
     let why = DialFailure::of(error);
     if let Some(active) = active {

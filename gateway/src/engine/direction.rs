@@ -1,10 +1,10 @@
 //! One direction of a connection: bytes from one side to the other, in bounded memory.
 //!
-//! It reads only what it can write on at once or hold, and reads on once that is written: a reader
-//! that is slow slows its writer down and costs at most what was read last: 64 KiB, or a pipe of a
-//! mebibyte, of which a worker has 128. Bytes are read into a buffer that all connections of a worker
-//! share; what the other side does not take at once is kept in one of its own size. A stream that grows is
-//! spliced: its bytes pass from socket to socket through a pipe and never enter this process.
+//! It reads only what it can write at once or hold, and reads again when that is written. So a slow
+//! receiver slows the sender down, and costs at most the memory of one read: 64 KiB, or a pipe of one
+//! mebibyte, of which a worker has at most 128. All connections of a worker read into one shared buffer;
+//! what the other side does not take at once is copied to a buffer of exactly that size. A long stream is
+//! spliced (splice(2)): its bytes pass from socket to socket through a pipe and never enter this process.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,50 +21,50 @@ use crate::counters::Counter;
 use crate::descriptors::Descriptors;
 use crate::pipes::{self, Pipe};
 
-/// What is read at once at most.
+/// The most bytes of one read.
 pub(super) const BUFFER: usize = 64 << 10;
 
-/// What is read at most before there is an endpoint: it takes memory that long.
+/// The most bytes that are read before an endpoint has answered: they take memory until then.
 const EARLY: usize = 2 << 10;
 
-/// How often a direction may read before others have their turn.
-const TURNS: u32 = 4;
+/// How many reads a direction makes before other connections go on.
+const READS_PER_ROUND: u32 = 4;
 
-/// From how many bytes on a direction is spliced.
-const GROWN: u64 = 128 << 10;
+/// A direction is spliced when it has carried this many bytes.
+const SPLICE_AFTER: u64 = 128 << 10;
 
-/// A read that moves less than this is not worth a splice's second system call: the direction is
-/// copied until one brings as much again.
+/// A splice takes a second system call, which is not worth it for fewer bytes than this: after a smaller read
+/// the direction is copied, until one read brings as much again.
 const WORTHWHILE: usize = 16 << 10;
 
 /// `SIOCATMARK` of asm-generic/sockios.h.
 const SIOCATMARK: Opcode = 0x8905;
 
-/// Bytes that were spliced, over the whole process. A test holds it above zero: a splice that never
-/// happens costs nothing but speed, so nobody would notice.
+/// Bytes that were spliced, over the whole process. A test checks that it grows: without splicing everything
+/// works too, only slower.
 static SPLICED: AtomicU64 = AtomicU64::new(0);
 
-/// How many bytes were spliced.
+/// How many bytes were spliced, over the whole process.
 pub(crate) fn spliced() -> u64 {
     SPLICED.load(Ordering::Relaxed)
 }
 
-/// What a direction works with.
+/// What a direction needs to carry bytes.
 pub(super) struct Tools<'a> {
-    /// Where bytes are read into: of [`BUFFER`] bytes.
+    /// The buffer that bytes are read into, of [`BUFFER`] bytes.
     pub(super) buffer: &'a mut [u8],
-    /// Leave to open a pipe.
+    /// The budget that a pipe comes out of.
     pub(super) descriptors: &'a Arc<Descriptors>,
 }
 
-/// How far a direction is.
+/// How far a direction has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CarryProgress {
-    /// One of the sides has to do something.
+    /// It waits for one of the sockets.
     Waits,
-    /// It has had its turns, and there is more.
+    /// It has made its reads of this round, and there are more bytes.
     More,
-    /// The reader's last byte is written.
+    /// The last byte is written.
     Ended,
 }
 
@@ -85,7 +85,7 @@ pub(super) struct Direction {
     total: u64,
     /// The last read was [`WORTHWHILE`].
     large: bool,
-    /// The reader says no more.
+    /// The end of the stream was read.
     ended: bool,
 }
 
@@ -105,12 +105,12 @@ enum Holds {
 }
 
 impl Direction {
-    /// Whether the reader has ended and all of it is written.
+    /// Whether the end of the stream was read and all bytes are written.
     pub(super) fn has_ended(&self) -> bool {
         self.ended && matches!(self.holds, Holds::Nothing)
     }
 
-    /// Whether the reader has said all, and all of it was read.
+    /// Whether the end of the stream was read.
     pub(super) fn has_read_all(&self) -> bool {
         self.ended
     }
@@ -120,14 +120,14 @@ impl Direction {
         self.total
     }
 
-    /// Whether nothing is on its way, and what comes is as a rule little.
+    /// Whether the direction holds no bytes, and its last read was small.
     pub(super) fn is_brief(&self) -> bool {
         !self.large && !self.ended && matches!(self.holds, Holds::Nothing)
     }
 
-    /// So many bytes were read where there was so much room, to be written at once; false where there
-    /// is more to it than that.
-    pub(super) fn heard(
+    /// Takes the result of a read of a batch: `read` bytes, where there was `room`. Returns whether they can
+    /// be written at once, and nothing else is to be done.
+    pub(super) fn batch_read(
         &mut self,
         read: usize,
         room: usize,
@@ -135,7 +135,7 @@ impl Direction {
         writer: &mut Side,
     ) -> bool {
         if read == 0 {
-            // A read says so again.
+            // The next read finds the end again.
             reader.ended = true;
             return false;
         }
@@ -144,9 +144,9 @@ impl Direction {
         true
     }
 
-    /// It was tried to write these bytes; what is left of them is kept. Returns whether the direction has
-    /// more to do.
-    pub(super) fn said(
+    /// Takes the result of a write of a batch, and keeps the bytes that were not written. Returns whether the
+    /// direction has more to do.
+    pub(super) fn batch_written(
         &mut self,
         bytes: &[u8],
         result: Option<rustix::io::Result<usize>>,
@@ -154,7 +154,7 @@ impl Direction {
         writer: &mut Side,
         counter: &Counter,
     ) -> bool {
-        // An error is met again.
+        // The next write meets an error again.
         let written = match result {
             Some(Ok(written)) => written.min(bytes.len()),
             Some(Err(_)) | None => 0,
@@ -170,8 +170,8 @@ impl Direction {
         true
     }
 
-    /// Reads what the reader has said already, a little of it, before there is somebody to write it to;
-    /// false where it has said nothing.
+    /// Reads the first bytes of a client, up to [`EARLY`], while its endpoint is dialled. Returns whether there
+    /// are any.
     pub(super) fn read_early(&mut self, reader: &Side, tools: &mut Tools<'_>) -> bool {
         if !matches!(self.holds, Holds::Nothing) {
             return true;
@@ -179,7 +179,7 @@ impl Direction {
         let Some(room) = tools.buffer.get_mut(..EARLY) else {
             return false;
         };
-        // What is wrong is met again when there is somebody.
+        // An error is met again when there is an endpoint.
         let Ok((_, read @ 1..)) = rustix::net::recv(&reader.socket, &mut *room, RecvFlags::empty())
         else {
             return false;
@@ -191,8 +191,8 @@ impl Direction {
         true
     }
 
-    /// Carries what there is. Once it is ended, the writer has to be told so at once: what was written
-    /// last waits for that.
+    /// Carries the bytes that have come. When it returns [`CarryProgress::Ended`], [`Self::shut`] has to follow
+    /// at once: the kernel holds the last segment back until then (`MSG_MORE`).
     ///
     /// # Errors
     /// One of the sides was reset or failed.
@@ -203,7 +203,7 @@ impl Direction {
         counter: &Counter,
         tools: &mut Tools<'_>,
     ) -> Result<CarryProgress, SideError> {
-        let mut turns = TURNS;
+        let mut reads_left = READS_PER_ROUND;
         loop {
             if !self
                 .write_held(writer, counter)
@@ -217,10 +217,10 @@ impl Direction {
             if !reader.readable {
                 return Ok(CarryProgress::Waits);
             }
-            if turns == 0 {
+            if reads_left == 0 {
                 return Ok(CarryProgress::More);
             }
-            turns -= 1;
+            reads_left -= 1;
             if reader.urgent
                 && !self
                     .pass_urgent(reader, writer)
@@ -228,8 +228,8 @@ impl Direction {
             {
                 return Ok(CarryProgress::Waits);
             }
-            let spliced = if self.large && self.total >= GROWN && !reader.urgent {
-                reader.put_in_line();
+            let spliced = if self.large && self.total >= SPLICE_AFTER && !reader.urgent {
+                reader.inline_urgent();
                 self.splice(reader, tools).map_err(SideError::Reader)?
             } else {
                 false
@@ -240,18 +240,17 @@ impl Direction {
         }
     }
 
-    /// Passes an urgent byte on as one, where it is the next (RFC 6093; what comes before it was
-    /// read, as no read crosses it). False where the writer does not take it yet. (splice(2) would
-    /// not get past it.) One that a client says before anything else, and before its connection is
-    /// watched, is read as any other byte.
+    /// Where the next byte is urgent (RFC 6093), sends it as an urgent byte. (All bytes before it were read,
+    /// because no read crosses it; and splice(2) would stop at it.) False where the writer does not take it
+    /// yet. An urgent byte that a client sends first, before epoll watches it, is read as any other byte.
     fn pass_urgent(&mut self, reader: &mut Side, writer: &mut Side) -> io::Result<bool> {
         if !at_mark(&reader.socket) {
             return Ok(true);
         }
-        reader.put_in_line();
+        reader.inline_urgent();
         let mut byte = [0];
         let Ok((_, 1)) = rustix::net::recv(&reader.socket, &mut byte, RecvFlags::PEEK) else {
-            // It is not here yet.
+            // The byte has not arrived yet.
             return Ok(true);
         };
         if !writer.writable {
@@ -271,12 +270,12 @@ impl Direction {
         }
     }
 
-    /// Says to the writer that no more comes. It may be gone, which the other direction finds out.
+    /// Sends the end of the stream. Where that fails the peer is gone, which the other direction finds out.
     pub(super) fn shut(writer: &Side) {
         let _ = rustix::net::shutdown(&writer.socket, Shutdown::Write);
     }
 
-    /// Reads once, and writes what was read as far as the writer takes it.
+    /// Reads once, and writes as many of the bytes as the writer takes.
     fn copy(
         &mut self,
         reader: &mut Side,
@@ -298,7 +297,8 @@ impl Direction {
         self.note_read(read, room, reader);
         let bytes = tools.buffer.get(..read).unwrap_or_default();
         let mut written = 0;
-        // What is last waits for the end, so that both go in one segment; after an error none comes.
+        // The last bytes wait for the end of the stream, so that both go in one segment. After an error no end
+        // is sent.
         let last = self.ended && !reader.failed;
         if read > 0 && !last {
             self.hurry(writer);
@@ -319,21 +319,21 @@ impl Direction {
         Ok(())
     }
 
-    /// So many bytes were read where there was so much room.
+    /// Notes that `read` bytes were read where there was `room`.
     fn note_read(&mut self, read: usize, room: usize, reader: &mut Side) {
         self.large = read >= WORTHWHILE;
         if read < room {
-            // All that had come was read, and with it the end if that had come too: the socket's
-            // queue is in order. Only urgent data makes a read stop before the queue is empty.
+            // The socket's queue is empty, so the end of the stream was reached if it had arrived. Only urgent
+            // data makes a read stop before the queue is empty.
             self.ended = read == 0 || (reader.ended && !reader.urgent);
             reader.readable = reader.urgent || reader.ended;
         } else {
             reader.readable = true;
-            reader.put_in_line();
+            reader.inline_urgent();
         }
     }
 
-    /// Keeps what is not written of it.
+    /// Keeps the bytes that are not written.
     fn hold(&mut self, bytes: &[u8], written: usize) {
         self.holds = Holds::Bytes {
             bytes: bytes.get(written..).unwrap_or_default().into(),
@@ -341,14 +341,14 @@ impl Direction {
         };
     }
 
-    /// Reads into a pipe; false where there is none to be had.
+    /// Reads into a pipe. False where no pipe can be had.
     fn splice(&mut self, reader: &mut Side, tools: &mut Tools<'_>) -> io::Result<bool> {
         let Some(pipe) = pipes::take(tools.descriptors) else {
             return Ok(false);
         };
         match splice(&reader.socket, &pipe.write, pipes::SIZE) {
             Ok(0) => {
-                // It stops at an urgent byte, too, which nobody may have told of yet.
+                // It stops at an urgent byte, too, which epoll may not have reported yet.
                 if at_mark(&reader.socket) {
                     reader.urgent = true;
                 } else {
@@ -372,7 +372,7 @@ impl Direction {
         Ok(true)
     }
 
-    /// Writes what is held; true where nothing is left of it.
+    /// Writes the bytes that are held. Returns whether all are written.
     ///
     /// # Errors
     /// The writer was reset or failed.
@@ -417,12 +417,12 @@ impl Direction {
         }
     }
 
-    /// Only what is written while something else is under way would wait for company (Nagle's
-    /// algorithm, RFC 896): so the first write of a connection needs no word about it.
+    /// Sets `TCP_NODELAY` before the second write. Nagle's algorithm (RFC 896) holds a segment back only while
+    /// another one is not acknowledged, so the first write needs no system call for that.
     fn hurry(&self, writer: &mut Side) {
         if self.total > 0 && !writer.prompt {
             writer.prompt = true;
-            // It can't fail on a TCP socket, and a connection works without.
+            // This can't fail on a TCP socket, and a connection works without it.
             let _ = rustix::net::sockopt::set_tcp_nodelay(&writer.socket, true);
         }
     }
@@ -441,14 +441,14 @@ fn at_mark(socket: &OwnedFd) -> bool {
     at.is_ok_and(|at| at != 0)
 }
 
-/// Where `more` is to come at once, the kernel waits for it before it sends what is no full segment.
+/// With `more` (`MSG_MORE`) the kernel holds an incomplete segment back until more bytes, or the end, follow.
 fn send(writer: &Side, bytes: &[u8], more: bool) -> rustix::io::Result<usize> {
     let mut flags = SendFlags::NOSIGNAL;
     flags.set(SendFlags::MORE, more);
     rustix::net::send(&writer.socket, bytes, flags)
 }
 
-/// The length is capped: a larger one than a pipe holds brings nothing, and `usize::MAX` is EINVAL.
+/// A length above what a pipe holds brings nothing, and `usize::MAX` is EINVAL.
 fn splice(from: impl AsFd, to: impl AsFd, bytes: usize) -> rustix::io::Result<usize> {
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     rustix::pipe::splice(from, None, to, None, bytes, flags)

@@ -1,4 +1,4 @@
-//! The sockets that a worker accepts at, and which of them wait.
+//! The listening sockets of a worker, and which of them are paused.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,39 +10,39 @@ use super::mailbox::{Listening, Steered};
 use crate::slot::Slot;
 use crate::tasks::Tasks;
 
-/// The sockets that a worker accepts at.
+/// The listening sockets of a worker.
 pub(super) struct Listeners {
     pub(super) by_number: HashMap<u32, Listener>,
-    /// Whom places serve whose connections are steered.
+    /// The listen addresses whose connections are steered.
     pub(super) steered: HashMap<ListenAddr, Steered>,
-    /// The sockets where those arrive.
+    /// The sockets where steered connections arrive.
     arrivals: Vec<u32>,
-    /// Those that wait for leave, in the order in which they have their turn.
+    /// The listeners that wait for file descriptors, in the order in which they are tried.
     pub(super) paused: VecDeque<u32>,
-    /// When those are tried again, whatever is said.
+    /// When paused listeners are tried again, at the latest.
     pub(super) retry: Option<Instant>,
-    /// When they were tried last.
+    /// When paused listeners were tried last.
     pub(super) resumed: Instant,
     pub(super) tasks: Tasks,
 }
 
 pub(super) struct Listener {
     pub(super) listening: Listening,
-    /// How many are accepted at once: so many as there were lately. One more would cost a system
-    /// call that accepts nothing.
+    /// How many connections are accepted at once: as many as there were lately. One more try would cost a
+    /// system call that accepts nothing.
     pub(super) batch: u32,
-    /// The round of the worker's loop in which so many were accepted.
+    /// The round of the worker's loop that accepted last.
     pub(super) round: u64,
     pub(super) paused: bool,
 }
 
-/// How accepting at a socket ended.
+/// Why accepting at a socket stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Accepting {
-    /// For now; epoll tells when there is more.
+    /// No connection waits, or enough were accepted. epoll reports when there are more.
     Enough,
-    /// There is no leave for another connection.
-    NoLeave,
+    /// The file descriptors are used up, or the port's share of them.
+    NoDescriptors,
 }
 
 impl Listeners {
@@ -71,12 +71,12 @@ impl Listeners {
         self.by_number.insert(number, listener);
     }
 
-    /// Connections that are steered from that place are for whom it serves.
+    /// Begins to steer: connections to that listen address are for this slot.
     pub(super) fn steer(&mut self, steered: Steered) {
         self.steered.insert(steered.slot.listen, steered);
     }
 
-    /// No connection is steered from these places any more.
+    /// No connection to these listen addresses is steered any more.
     pub(super) fn unsteer(&mut self, places: &[ListenAddr]) {
         for place in places {
             self.steered.remove(place);
@@ -88,7 +88,7 @@ impl Listeners {
         self.arrivals.iter().copied()
     }
 
-    /// Whom a socket serves, if it is there; none in it where what arrives is steered.
+    /// The slot of a socket, if the socket is there. The inner value is none where steered connections arrive.
     pub(super) fn slot(&self, number: u32) -> Option<Option<Arc<Slot>>> {
         let listener = self.by_number.get(&number)?;
         Some(listener.listening.slot.clone())
@@ -101,7 +101,7 @@ impl Listeners {
         }
     }
 
-    /// When those that wait for leave are tried again.
+    /// When paused listeners are tried again.
     pub(super) fn due(&self) -> Option<Instant> {
         self.retry
     }

@@ -1,4 +1,4 @@
-//! What a worker is told by others, and how it is woken for it.
+//! The mailbox of a worker: the commands of other threads, and how they wake it.
 
 use std::io;
 use std::net::TcpListener;
@@ -8,115 +8,116 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fairway_config::net::ListenAddr;
 
-use super::poll::{Poll, Token, Watch};
-use crate::part::Part;
+use super::poll::{Epoll, Token, Trigger};
 use crate::slot::Slot;
+use crate::socket_token::SocketToken;
 
-/// What a worker is told.
+/// A command for a worker.
 #[derive(Debug)]
 pub(crate) enum WorkerCommand {
-    /// Accept there, by that number.
+    /// Accept at this socket, which has that number.
     Listen(u32, Box<Listening>),
-    /// Take datagrams there, by that number.
+    /// Take datagrams at this socket, which has that number.
     Receive(u32, Box<Receiving>),
     /// The Service behind a UDP listener changed: end the flows whose endpoint is not eligible any
     /// more.
     Sweep(Arc<Slot>),
-    /// Connections that are steered from that place are for that one.
+    /// Connections that the kernel steers are for this slot, if their listen address is the slot's.
     Steer(Box<Steered>),
-    /// Accept what was steered from that place; there is no more.
+    /// The kernel steers no more connections of that listen address. Accept those that still wait.
     Unsteer(ListenAddr),
-    /// Accept what waits there, and close it.
+    /// Accept the connections that wait at the socket of that number, and close it.
     Close(u32),
-    /// End the connections whose time to drain is over.
+    /// Reset the connections whose time to drain is over.
     Cut(Cut),
-    /// Nothing is accepted any more: when the last connection has ended, say so.
+    /// No listener is left. Give up the task tracker's token when the last connection has ended.
     Drain,
-    /// End, whatever is still open.
+    /// End the thread, whatever is still open.
     Stop,
 }
 
-/// Which connections have had their time: no others are looked at.
+/// The connections that may have to be cut. No others are looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Cut {
     /// Those of the port of that number, or of some of its endpoints.
     Port(u32),
-    /// Those that came in at the place of that number.
-    Place(u32),
+    /// Those that came in at the slot of that number.
+    Slot(u32),
     /// All.
     All,
 }
 
-/// A socket that listens, and for whom.
+/// A TCP socket that listens, and its slot.
 #[derive(Debug)]
 pub(crate) struct Listening {
     /// The socket.
     pub(crate) socket: TcpListener,
-    /// Whom it serves; none where what arrives is [steered](crate::steering).
+    /// The slot that it serves; none where [steered](crate::steering) connections arrive.
     pub(crate) slot: Option<Arc<Slot>>,
     /// Until this is dropped the socket counts as open.
-    pub(crate) _part: Option<Part>,
+    pub(crate) _token: Option<SocketToken>,
 }
 
-/// A place whose connections are steered, and for whom.
+/// A slot whose connections are steered.
 #[derive(Debug)]
 pub(crate) struct Steered {
-    /// Whom it serves.
+    /// The slot.
     pub(crate) slot: Arc<Slot>,
-    /// Until this is dropped the place counts as open.
-    pub(crate) _part: Part,
+    /// Until this is dropped the slot counts as open.
+    pub(crate) _token: SocketToken,
 }
 
-/// A socket that takes datagrams, and for whom.
+/// A UDP socket that takes datagrams, and its slot.
 #[derive(Debug)]
 pub(crate) struct Receiving {
     /// The socket.
     pub(crate) socket: OwnedFd,
-    /// Whom it serves.
+    /// The slot that it serves.
     pub(crate) slot: Arc<Slot>,
     /// Until this is dropped the socket counts as open.
-    pub(crate) part: Part,
+    pub(crate) token: SocketToken,
 }
 
-/// A worker, as those see it who have something for it.
+/// A worker as other threads see it.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    poll: Poll,
+    poll: Epoll,
     commands: Mutex<Vec<WorkerCommand>>,
-    /// How often the worker has looked what there is to do.
+    /// How many rounds the worker's loop has made.
     turns: AtomicU64,
 }
 
 impl Mailbox {
     /// # Errors
-    /// As [`Poll::new`].
+    /// As [`Epoll::new`].
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
-            poll: Poll::new()?,
+            poll: Epoll::new()?,
             commands: Mutex::default(),
             turns: AtomicU64::new(0),
         })
     }
 
-    /// Makes a socket one that the worker waits for; who does so is told of a failure at once.
-    /// [`WorkerCommand::Listen`] is to follow.
+    /// Has the worker's epoll watch a socket, so that the caller sees a failure at once.
+    /// [`WorkerCommand::Listen`] has to follow.
     ///
     /// # Errors
-    /// As [`Poll::add`].
+    /// As [`Epoll::add`].
     pub(crate) fn register_tcp(&self, socket: &TcpListener, number: u32) -> io::Result<()> {
-        self.poll.add(socket, Token::Listener(number), Watch::Level)
+        self.poll
+            .add(socket, Token::Listener(number), Trigger::Level)
     }
 
-    /// The same for datagrams; [`WorkerCommand::Receive`] is to follow.
+    /// The same for datagrams. [`WorkerCommand::Receive`] has to follow.
     ///
     /// # Errors
-    /// As [`Poll::add`].
+    /// As [`Epoll::add`].
     pub(crate) fn register_udp(&self, socket: &OwnedFd, number: u32) -> io::Result<()> {
         self.poll
-            .add(socket, Token::Datagrams(number), Watch::Level)
+            .add(socket, Token::Datagrams(number), Trigger::Level)
     }
 
-    /// Gives the worker a command.
+    /// Sends the worker a command.
     pub(crate) fn send(&self, command: WorkerCommand) {
         let mut commands = self.lock();
         commands.push(command);
@@ -130,19 +131,19 @@ impl Mailbox {
         self.poll.wake();
     }
 
-    /// How often the worker has looked what there is to do, and wakes it to do so once more.
+    /// How many rounds the worker's loop has made. Wakes it for one more.
     pub(crate) fn turns(&self) -> u64 {
         let turns = self.turns.load(Ordering::Relaxed);
         self.wake();
         turns
     }
 
-    /// The worker looks what there is to do.
+    /// Counts a round of the worker's loop.
     pub(super) fn turned(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn poll(&self) -> &Poll {
+    pub(super) fn poll(&self) -> &Epoll {
         &self.poll
     }
 

@@ -1,32 +1,40 @@
 //! A worker's connections: one thread, one epoll, one loop.
 //!
-//! A connection whose bytes nobody looks at is a number, two sockets and what is known of them: an
-//! idle one holds no buffer, no timer of its own and no task. `slab` keeps them, `poll` waits for
-//! their sockets, by edge, `accept` lets them in at its `listeners`, [`connection`] is what one does, `direction` how
-//! its bytes go, `exchange` how small messages of several (`speakers`) go together, `obey` what it does that others have told
-//! it, and `ending` what of that is left to do. What needs a runtime (HTTP, health checks) is handed to the worker's
-//! [tasks](crate::tasks).
+//! A TCP connection here is a number, two sockets and their state. An idle one holds no buffer, no timer of
+//! its own and no task.
 //!
-//! Nothing here blocks, and no connection reads more than a few times before the others have their
-//! turn.
+//! Where things are:
+//! - `poll`: epoll, edge-triggered; `slab`: the connections by number, and in lists by timer and by owner
+//!   (`owners`);
+//! - `listeners` and `accept`: how connections come in;
+//! - [`connection`]: the state machine of one; `dial` and `source_address`: the search for an endpoint;
+//!   `direction`, `side`: how its bytes go; `timer`;
+//! - `batch_io`, `batch` and `ring`: small messages of several connections in two system calls (io_uring);
+//! - `mailbox`, `commands` and `pending`: what other threads tell the worker, and what of it is left to do;
+//! - `udp`: UDP flows.
+//!
+//! What needs a runtime (HTTP, health checks) is handed to the worker's [tasks](crate::tasks).
+//!
+//! Nothing here blocks, and a connection makes only a few reads before the others go on.
 
 mod accept;
+mod batch;
+mod batch_io;
+mod commands;
 mod connection;
 mod dial;
 mod direction;
-mod ending;
-mod exchange;
 mod listeners;
 mod mailbox;
 mod next;
-mod obey;
 mod owners;
+mod pending;
 mod poll;
 mod ring;
 mod side;
 mod slab;
-mod source;
-mod speakers;
+mod source_address;
+
 #[cfg(test)]
 mod tests;
 mod timer;
@@ -38,60 +46,60 @@ use std::time::{Duration, Instant};
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use self::batch::RingBatch;
+pub(crate) use self::batch_io::batched_messages;
 use self::connection::TcpConnection;
 pub(crate) use self::direction::spliced;
 use self::direction::{BUFFER, Tools};
-use self::ending::Ending;
-pub(crate) use self::ending::examined;
-pub(crate) use self::exchange::exchanged;
 use self::listeners::Listeners;
 pub(crate) use self::mailbox::{Cut, Listening, Mailbox, Receiving, Steered, WorkerCommand};
 use self::next::{Environment, Next};
+use self::pending::PendingWork;
+pub(crate) use self::pending::examined;
 use self::poll::{EventFlags, Events, Token};
 use self::slab::Slab;
-use self::source::StandIns;
-use self::speakers::Exchange;
+use self::source_address::SourceFallback;
 use self::timer::Timer;
 use self::udp::{UdpContext, UdpProxy};
-use crate::shared::Shared;
+use crate::shared::GatewayShared;
 use crate::tasks::Tasks;
 
-/// How often UDP flows that are idle for too long are looked for.
+/// How often idle UDP flows are removed.
 const EXPIRY: Duration = Duration::from_secs(1);
 
-/// Connections that are looked after in one round because their time has come, at most.
+/// The most connections of one timer that a round handles.
 const MOST_DUE: usize = 64;
 
 type Connections = Slab<TcpConnection, { Timer::COUNT }>;
 
 /// A worker's connections.
 pub(crate) struct Engine {
-    shared: Arc<Shared>,
+    shared: Arc<GatewayShared>,
     mailbox: Arc<Mailbox>,
     listeners: Listeners,
     connections: Connections,
     datagrams: UdpProxy,
-    /// When UDP flows that are idle for too long are looked for.
+    /// When idle UDP flows are removed next.
     expiry: Instant,
-    /// Those that have more to do.
+    /// The connections that go on in the next round.
     again: Vec<u32>,
-    stand_ins: StandIns,
+    source_fallback: SourceFallback,
     buffer: Box<[u8]>,
-    /// Where calls are made together.
-    exchange: Option<Exchange>,
-    ending: Ending,
+    /// The batch, where the process may use io_uring.
+    batch: Option<RingBatch>,
+    pending: PendingWork,
     /// Held as long as connections may come.
     open: Option<TaskTrackerToken>,
-    /// How often it was looked what there is to do.
+    /// How many rounds the loop has made.
     round: u64,
     draining: bool,
     stopped: bool,
 }
 
 impl Engine {
-    /// The connections of a worker: none yet.
-    pub(crate) fn new(shared: Arc<Shared>, mailbox: Arc<Mailbox>, tasks: Tasks) -> Self {
-        // Nobody can know it: so nobody can choose addresses that meet in one bucket.
+    /// An engine without connections.
+    pub(crate) fn new(shared: Arc<GatewayShared>, mailbox: Arc<Mailbox>, tasks: Tasks) -> Self {
+        // Nobody outside can know it, so nobody can choose addresses that fall into one bucket.
         let seed = RandomState::new().hash_one(0);
         Self {
             listeners: Listeners::new(tasks),
@@ -99,10 +107,10 @@ impl Engine {
             datagrams: UdpProxy::new(seed, &shared),
             expiry: Instant::now() + EXPIRY,
             again: Vec::new(),
-            stand_ins: StandIns::default(),
+            source_fallback: SourceFallback::default(),
             buffer: vec![0; BUFFER].into_boxed_slice(),
-            exchange: shared.io_uring.then(Exchange::new).flatten(),
-            ending: Ending::default(),
+            batch: shared.io_uring.then(RingBatch::new).flatten(),
+            pending: PendingWork::default(),
             open: Some(shared.connections.token()),
             round: 0,
             draining: false,
@@ -118,24 +126,24 @@ impl Engine {
         while !self.stopped {
             let timeout = self.timeout();
             if let Err(error) = events.wait(self.mailbox.poll(), timeout) {
-                // None of the errors of epoll_wait(2) can be met here.
+                // None of the other errors of epoll_wait(2) can occur here.
                 tracing::error!(%error, "a worker can't wait for its sockets");
                 return;
             }
             self.round += 1;
-            self.ending.begin();
+            self.pending.begin();
             self.mailbox.turned();
-            // First: a number that was given back in the last round may be given out in this one.
+            // First: a number that was freed in the last round may be given to another connection in this one.
             for number in std::mem::take(&mut self.again) {
                 self.step(number, TcpConnection::more);
             }
-            self.exchange(&mut events);
+            self.batch(&mut events);
             for at in 0..events.len() {
                 if let Some((token, flags)) = events.get(at) {
                     self.event(token, flags);
                 }
             }
-            self.go_on_ending();
+            self.do_pending();
             self.expire();
             self.connections.reclaim();
             if self.draining && self.connections.len() == 0 {
@@ -153,7 +161,7 @@ impl Engine {
             Token::Listener(number) => self.accept(number),
             Token::Datagrams(number) => {
                 if !self.datagrams.knows(number) {
-                    // Its command is on its way.
+                    // The command that brings this socket has not been read yet.
                     self.commands();
                 }
                 let context = UdpContext {
@@ -182,7 +190,7 @@ impl Engine {
         }
     }
 
-    /// Lets a connection do what it can, and files it under what it waits for then.
+    /// Lets a connection go on, and puts it into the list of its timer.
     fn step(
         &mut self,
         number: u32,
@@ -194,7 +202,7 @@ impl Engine {
         let mut environment = Environment {
             shared: &self.shared,
             poll: self.mailbox.poll(),
-            stand_ins: &mut self.stand_ins,
+            source_fallback: &mut self.source_fallback,
             tools: Tools {
                 buffer: &mut self.buffer,
                 descriptors: &self.shared.descriptors,
@@ -213,12 +221,12 @@ impl Engine {
         }
     }
 
-    /// Looks after those whose time has come.
+    /// Handles the timers that have run out.
     fn expire(&mut self) {
         let now = Instant::now();
         for wait in Timer::ALL {
             let after = wait.duration(&self.shared);
-            // Those that are left are the first of the next round.
+            // The rest is handled in the next round.
             for _ in 0..MOST_DUE {
                 let Some(number) = self.connections.due(wait as u8, now, after) else {
                     break;
@@ -237,9 +245,9 @@ impl Engine {
         }
     }
 
-    /// How long nothing has to be done without an event.
+    /// How long the loop may wait for events.
     fn timeout(&mut self) -> Option<Duration> {
-        if !(self.again.is_empty() && self.ending.is_done()) {
+        if !(self.again.is_empty() && self.pending.is_done()) {
             return Some(Duration::ZERO);
         }
         let now = Instant::now();

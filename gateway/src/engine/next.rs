@@ -1,31 +1,32 @@
-//! What a connection works with, and what is to become of it then.
+//! What a connection works with, and what the worker does with it afterwards.
 
 use super::direction::Tools;
-use super::poll::Poll;
-use super::source::StandIns;
+use super::poll::Epoll;
+use super::source_address::SourceFallback;
 use super::timer::Timer;
-use crate::shared::Shared;
+use crate::shared::GatewayShared;
 
-/// What is to become of a connection.
+/// What the worker does with a connection after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// It goes on waiting for what it waits for.
+    /// Nothing: its timer goes on.
     Stay,
-    /// It is to be looked at after so long.
+    /// It starts this timer, in place of the one before.
     Wait(Timer),
-    /// It waits for its sockets alone.
+    /// It stops the timer: the connection waits for its sockets alone.
     Rest,
-    /// It has more to do, when others have had their turn.
+    /// It lets the connection go on in the next round, after the others.
     More,
-    /// It is over.
+    /// It removes the connection.
     Over,
 }
 
 /// What a connection works with.
 pub(super) struct Environment<'a> {
-    pub(super) shared: &'a Shared,
-    pub(super) poll: &'a Poll,
-    pub(super) stand_ins: &'a mut StandIns,
+    pub(super) shared: &'a GatewayShared,
+    pub(super) poll: &'a Epoll,
+    pub(super) source_fallback: &'a mut SourceFallback,
     pub(super) tools: Tools<'a>,
+    /// The number of the connection.
     pub(super) number: u32,
 }

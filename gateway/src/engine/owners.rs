@@ -1,15 +1,15 @@
-//! Which connections belong to a port, and to a place: whoever ends those of one looks at no others.
+//! An index from ports and slots to their connections, so that a cut looks at no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Whose a connection is: numbers of the port that it is for, and of the place where it came in.
+/// The owner of a connection: the number of its port, and that of the place where it came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ConnectionOwner {
     pub(super) port: u32,
     pub(super) place: u32,
 }
 
-/// The first connection of each owner. The others follow by their links.
+/// The first connection of each owner. The others are linked behind it (see `slab`).
 #[derive(Debug, Default)]
 pub(super) struct Owners {
     first: BTreeMap<ConnectionOwner, u32>,
@@ -23,7 +23,7 @@ impl Owners {
         self.first.get(&owner).copied()
     }
 
-    /// That one is an owner's first from now on; none: it has no connection any more.
+    /// Sets the first connection of an owner; none: the owner has no connection any more.
     pub(super) fn set_first(&mut self, owner: ConnectionOwner, first: Option<u32>) {
         match first {
             Some(first) => {
@@ -51,7 +51,7 @@ impl Owners {
             .collect()
     }
 
-    /// The same of a place.
+    /// The same for a place.
     pub(super) fn of_place(&self, place: u32) -> Vec<u32> {
         let owners = self.by_place.range((place, 0)..=(place, u32::MAX));
         let owners = owners.map(|(place, port)| ConnectionOwner {

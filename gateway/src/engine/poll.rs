@@ -1,4 +1,4 @@
-//! epoll(7), and what its events are about.
+//! epoll(7): the sockets that a worker waits for, and the tokens of their events.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,26 +9,26 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 pub(super) use rustix::event::epoll::EventFlags;
 
-/// What is said of a socket that is watched by edge.
+/// The events of a socket that is watched edge-triggered.
 const EDGES: EventFlags = EventFlags::IN
     .union(EventFlags::OUT)
     .union(EventFlags::RDHUP)
     .union(EventFlags::PRI)
     .union(EventFlags::ET);
 
-/// Events taken at once.
+/// The most events of one wait.
 const EVENTS: usize = 256;
 
-/// What an event is about.
+/// What an event is about. The numbers are those of this worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Token {
-    /// Someone else has something for the worker.
+    /// Another thread has woken the worker: it has sent a command, or has given back file descriptors.
     Wake,
-    /// A socket that listens.
+    /// A TCP socket that listens.
     Listener(u32),
-    /// A socket that takes datagrams.
+    /// A UDP socket that takes datagrams of clients.
     Datagrams(u32),
-    /// The socket of a UDP flow.
+    /// The socket of a UDP flow to its endpoint.
     Flow(u32),
     /// The client's side of a connection.
     Client(u32),
@@ -37,7 +37,7 @@ pub(crate) enum Token {
 }
 
 impl Token {
-    /// The connection that it is about.
+    /// The number of the connection that it is about.
     pub(super) fn connection(self) -> Option<u32> {
         match self {
             Self::Client(number) | Self::Endpoint(number) => Some(number),
@@ -72,25 +72,25 @@ impl Token {
     }
 }
 
-/// How a socket is watched.
+/// How a socket is watched (epoll(7), "Level-triggered and edge-triggered").
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Watch {
-    /// As long as there is something to accept or to take, it is said again.
+pub(crate) enum Trigger {
+    /// Each wait reports the socket again as long as it is readable.
     Level,
-    /// What changes is said once.
+    /// Each change is reported once.
     Edge,
 }
 
-/// What a worker waits for. Sockets may be added by any thread; one that is closed is no longer in
-/// it (epoll(7), "Will closing a file descriptor cause it to be removed").
+/// The epoll instance of a worker. Any thread may add sockets. A socket that is closed leaves it (epoll(7),
+/// "Will closing a file descriptor cause it to be removed").
 #[derive(Debug)]
-pub(crate) struct Poll {
+pub(crate) struct Epoll {
     epoll: OwnedFd,
     wake: OwnedFd,
 }
 
-impl Poll {
-    /// Waits for nothing yet but to be woken.
+impl Epoll {
+    /// An instance that watches nothing yet; [`Self::wake`] ends its waits.
     ///
     /// # Errors
     /// The process has no file descriptors left.
@@ -99,24 +99,27 @@ impl Poll {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         };
-        // By edge: then nothing is to be read from it.
-        poll.add(&poll.wake, Token::Wake, Watch::Edge)?;
+        // Edge-triggered, so that the event counter need not be read.
+        poll.add(&poll.wake, Token::Wake, Trigger::Edge)?;
         Ok(poll)
     }
 
-    /// Waits for this socket too.
+    /// Watches this socket, too.
     ///
     /// # Errors
     /// The kernel has no memory for it, or the user watches too many (`fs.epoll.max_user_watches`).
-    pub(crate) fn add(&self, socket: impl AsFd, token: Token, watch: Watch) -> io::Result<()> {
+    pub(crate) fn add(&self, socket: impl AsFd, token: Token, watch: Trigger) -> io::Result<()> {
         let flags = match watch {
-            Watch::Level => EventFlags::IN,
-            Watch::Edge => EDGES,
+            Trigger::Level => EventFlags::IN,
+            Trigger::Edge => EDGES,
         };
         Ok(epoll::add(&self.epoll, socket, token.data(), flags)?)
     }
 
-    /// A socket that is watched by level is not listened to for a while, or is again.
+    /// Has a level-triggered socket report nothing for a while, or report again.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
     pub(super) fn listen(&self, socket: impl AsFd, token: Token, listen: bool) -> io::Result<()> {
         let flags = if listen {
             EventFlags::IN
@@ -126,10 +129,13 @@ impl Poll {
         Ok(epoll::modify(&self.epoll, socket, token.data(), flags)?)
     }
 
-    /// Of a socket that is watched by edge nothing is said for a while but its end, or all is again: then
-    /// at once how it stands.
-    pub(super) fn hush(&self, socket: impl AsFd, token: Token, hush: bool) -> io::Result<()> {
-        let flags = if hush {
+    /// Has an edge-triggered socket report the end of its stream alone for a while, or all events again. In
+    /// the second case its present state is reported at once.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub(super) fn mute(&self, socket: impl AsFd, token: Token, mute: bool) -> io::Result<()> {
+        let flags = if mute {
             EventFlags::RDHUP | EventFlags::ET
         } else {
             EDGES
@@ -137,14 +143,14 @@ impl Poll {
         Ok(epoll::modify(&self.epoll, socket, token.data(), flags)?)
     }
 
-    /// Ends a wait, from any thread.
+    /// Ends the worker's wait. May be called from any thread.
     pub(crate) fn wake(&self) {
-        // It fails where it was woken 2^64 times and never looked: it will.
+        // This fails where the counter is full: then the worker has been woken already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 }
 
-/// What a wait brings.
+/// The events of one wait.
 pub(super) struct Events(Vec<Event>);
 
 impl Events {
@@ -152,8 +158,11 @@ impl Events {
         Self(Vec::with_capacity(EVENTS))
     }
 
-    /// Waits until something is to be said, or `timeout` is over.
-    pub(super) fn wait(&mut self, poll: &Poll, timeout: Option<Duration>) -> io::Result<()> {
+    /// Waits for events, at most for `timeout`.
+    ///
+    /// # Errors
+    /// As epoll_wait(2), but for EINTR.
+    pub(super) fn wait(&mut self, poll: &Epoll, timeout: Option<Duration>) -> io::Result<()> {
         self.0.clear();
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
@@ -166,10 +175,10 @@ impl Events {
         }
     }
 
-    /// Leaves those of which that is true.
-    pub(super) fn retain(&mut self, mut left: impl FnMut(Token, EventFlags) -> bool) {
+    /// Keeps the events for which `keep` returns true.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(Token, EventFlags) -> bool) {
         self.0
-            .retain(|event| left(Token::of(event.data), event.flags));
+            .retain(|event| keep(Token::of(event.data), event.flags));
     }
 
     pub(super) fn len(&self) -> usize {

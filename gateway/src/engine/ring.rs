@@ -1,8 +1,8 @@
 //! System calls that are made together, by io_uring(7).
 //!
-//! What a system call costs besides its work, the way into the kernel and out of it, is paid once for
-//! all that are handed over at once. Nothing else is wanted of io_uring: none of the calls waits, so
-//! each is done when the kernel has taken it, and nothing is ever under way between two batches.
+//! The way into the kernel and back costs time for each system call. A batch pays that once for all its calls.
+//! Nothing else of io_uring is used: no call waits (`MSG_DONTWAIT`), so each is done when the kernel has
+//! taken it, and no call is under way between two batches.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -11,19 +11,19 @@ use io_uring::squeue::Entry;
 use io_uring::{IoUring, Probe, opcode, types};
 use rustix::io::Errno;
 
-/// Calls in one batch.
+/// The most calls in one batch.
 pub(super) const SLOTS: usize = 64;
 
-/// Bytes that one call reads or writes at most.
+/// The most bytes that one call reads or writes.
 pub(super) const SLOT: usize = 16 << 10;
 
 /// A batch of calls. Each has a slot below [`SLOTS`], with [`SLOT`] bytes that it reads into or writes
 /// from.
 pub(super) struct Ring {
-    // First: it is closed before what it points at goes.
+    // First, so that it is closed before the bytes that it points to are freed.
     ring: IoUring,
     bytes: Box<[u8]>,
-    /// What a call came to, by slot: none where it was not made.
+    /// The result of each call, by slot; none where it was not made.
     results: Vec<Option<i32>>,
     asked: usize,
 }
@@ -35,7 +35,7 @@ impl Ring {
     pub(super) fn new() -> io::Result<Self> {
         let ring = IoUring::new(SLOTS as u32)?;
         let mut probe = Probe::new();
-        // Linux 5.6 has it, and what it is asked for here.
+        // Both calls came with Linux 5.6, and so did the probe.
         ring.submitter().register_probe(&mut probe)?;
         if !(probe.is_supported(opcode::Recv::CODE) && probe.is_supported(opcode::Send::CODE)) {
             return Err(io::ErrorKind::Unsupported.into());
@@ -48,7 +48,7 @@ impl Ring {
         })
     }
 
-    /// The next batch is to read from this socket.
+    /// Adds a read from this socket to the batch.
     pub(super) fn receive(&mut self, slot: usize, socket: &OwnedFd) {
         let Some(bytes) = slot_of(&mut self.bytes, slot) else {
             return;
@@ -61,7 +61,7 @@ impl Ring {
         self.ask(slot, call.flags(libc::MSG_DONTWAIT).build());
     }
 
-    /// The next batch is to write so many of the slot's bytes to this socket.
+    /// Adds a write of the slot's first `length` bytes to this socket to the batch.
     pub(super) fn send(&mut self, slot: usize, socket: &OwnedFd, length: usize) {
         let Some(bytes) = slot_of(&mut self.bytes, slot) else {
             return;
@@ -72,10 +72,10 @@ impl Ring {
         self.ask(slot, call.flags(flags).build());
     }
 
-    /// Makes the calls.
+    /// Makes the calls of the batch.
     ///
     /// # Errors
-    /// The kernel took none, or not all: those have no result, and the ring is of no use any more.
+    /// The kernel did not take all calls. Those have no result, and the ring must not be used any more.
     pub(super) fn run(&mut self) -> io::Result<()> {
         while self.asked > 0 {
             let taken = self.ring.submit()?;
@@ -95,7 +95,7 @@ impl Ring {
         Ok(())
     }
 
-    /// What the slot's call came to; none where it was not made.
+    /// The result of the slot's call; none where it was not made.
     pub(super) fn result(&self, slot: usize) -> Option<Result<usize, Errno>> {
         let result = self.results.get(slot).copied().flatten()?;
         Some(usize::try_from(result).map_err(|_negative| Errno::from_raw_os_error(-result)))

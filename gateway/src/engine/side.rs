@@ -1,37 +1,38 @@
-//! A connection's side: a socket, and how it stands as far as that is known.
+//! One side of a connection: a socket, and what is known of its state.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::poll::{EventFlags, Poll, Token};
+use super::poll::{Epoll, EventFlags, Token};
 
-/// One side of a connection, as far as it is known how it stands: what epoll says by edge, and what
-/// the last system call said.
+/// One side of a connection, with the state that epoll (edge-triggered) and the last system calls have
+/// reported.
 #[derive(Debug)]
 pub(super) struct Side {
     pub(super) socket: OwnedFd,
-    /// There may be something to read.
+    /// There may be bytes to read.
     pub(super) readable: bool,
     /// There may be room to write.
     pub(super) writable: bool,
-    /// Its last byte is here, or it was reset.
+    /// The end of its stream has arrived, or it was reset.
     pub(super) ended: bool,
-    /// It was reset, or has another error.
+    /// It was reset, or the socket has another error.
     pub(super) failed: bool,
-    /// It has sent urgent data: a read may end before it although there is more.
+    /// It has sent urgent data (TCP's URG): a read may stop before the urgent byte although there are more
+    /// bytes.
     pub(super) urgent: bool,
-    /// Small segments leave at once.
+    /// `TCP_NODELAY` is set: small segments leave at once.
     pub(super) prompt: bool,
-    /// epoll has it.
+    /// epoll watches the socket.
     pub(super) watched: bool,
-    /// epoll says nothing but the end: all else is known.
-    hushed: bool,
-    /// Its urgent bytes are read at their place.
+    /// epoll reports the end of the stream alone. All other events are known already.
+    muted: bool,
+    /// `SO_OOBINLINE` is set: an urgent byte is read at its place in the stream.
     in_line: bool,
 }
 
 impl Side {
-    /// A client's, that was just accepted: a read or a write will tell how it stands.
+    /// The side of a client that was just accepted. A read or a write will show its state.
     pub(super) fn of_client(socket: OwnedFd) -> Self {
         Self {
             socket,
@@ -40,16 +41,16 @@ impl Side {
             ended: false,
             failed: false,
             urgent: false,
-            // As the socket that listens.
+            // Inherited from the listening socket.
             prompt: true,
             watched: false,
-            hushed: false,
-            // As the socket that listens.
+            muted: false,
+            // Inherited, too.
             in_line: true,
         }
     }
 
-    /// An endpoint's, that is being connected: epoll will tell.
+    /// The side of an endpoint that is being connected. epoll will report its state.
     pub(super) fn of_endpoint(socket: OwnedFd) -> Self {
         Self {
             socket,
@@ -60,12 +61,12 @@ impl Side {
             urgent: false,
             prompt: false,
             watched: true,
-            hushed: false,
+            muted: false,
             in_line: false,
         }
     }
 
-    /// What epoll says. Returns whether any of it was not known.
+    /// Takes an event of epoll. Returns whether it says anything new.
     pub(super) fn note(&mut self, flags: EventFlags) -> bool {
         let news = (flags.contains(EventFlags::IN) && !self.readable)
             || (flags.contains(EventFlags::OUT) && !self.writable)
@@ -81,30 +82,30 @@ impl Side {
         news
     }
 
-    /// A message that comes is all that is new: it was read to its end before, it takes what there is, and
-    /// is well.
-    pub(super) fn may_speak(&self) -> bool {
+    /// Whether a message that has come is the only news of this side: all before was read, its socket has room
+    /// to write, and has no error.
+    pub(super) fn can_batch(&self) -> bool {
         self.writable && !(self.readable || self.ended || self.failed || self.urgent)
     }
 
-    /// What comes is taken, as far as is known, and it is said when it is not so any more.
-    pub(super) fn may_be_told(&self) -> bool {
-        self.writable && !self.failed && !self.hushed
+    /// Whether the socket is known to have room to write, and epoll reports when that changes.
+    pub(super) fn can_take(&self) -> bool {
+        self.writable && !self.failed && !self.muted
     }
 
-    /// More has come that can't be read yet, as the other side takes nothing: the rest of it is not to
-    /// wake the worker segment by segment. (The kernel wakes for urgent data as for any.)
-    pub(super) fn hush(&mut self, token: Token, poll: &Poll) {
-        if self.readable && self.writable && !self.hushed {
-            // Where it fails, it is woken as before.
-            self.hushed = poll.hush(&self.socket, token, true).is_ok();
-            self.put_in_line();
+    /// More bytes have come that can't be read yet, because the other side takes none. From now on epoll does
+    /// not wake the worker for every further segment. (The kernel wakes for urgent data as for any other.)
+    pub(super) fn mute(&mut self, token: Token, poll: &Epoll) {
+        if self.readable && self.writable && !self.muted {
+            // Where this fails, epoll wakes the worker as before.
+            self.muted = poll.mute(&self.socket, token, true).is_ok();
+            self.inline_urgent();
         }
     }
 
-    /// A read that begins at an urgent byte is to read it: else it leaves it out. It matters where one
-    /// begins that nobody was told for, which those of short connections never do.
-    pub(super) fn put_in_line(&mut self) {
+    /// Sets `SO_OOBINLINE`: without it a read leaves an urgent byte out. Only a read that no event of epoll
+    /// announced can meet an unknown urgent byte, and short connections make none.
+    pub(super) fn inline_urgent(&mut self) {
         if !self.in_line {
             self.in_line = true;
             // It can't fail on a TCP socket.
@@ -112,11 +113,14 @@ impl Side {
         }
     }
 
-    /// What was there is read, or there is no more room: it is to be said when there is again.
-    pub(super) fn listen(&mut self, token: Token, poll: &Poll) -> io::Result<()> {
-        if self.hushed && !(self.readable && self.writable) {
-            poll.hush(&self.socket, token, false)?;
-            self.hushed = false;
+    /// Has epoll report all events again, where the bytes were read meanwhile or the socket is full.
+    ///
+    /// # Errors
+    /// As [`Epoll::mute`].
+    pub(super) fn listen(&mut self, token: Token, poll: &Epoll) -> io::Result<()> {
+        if self.muted && !(self.readable && self.writable) {
+            poll.mute(&self.socket, token, false)?;
+            self.muted = false;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::direction::Direction;
 use super::owners::ConnectionOwner;
-use super::poll::{EventFlags, Events, Poll, Token, Watch};
+use super::poll::{Epoll, EventFlags, Events, Token, Trigger};
 use super::side::Side;
 use super::slab::Slab;
 use crate::counters::Counter;
@@ -152,7 +152,7 @@ proptest! {
 }
 
 /// Waits for so long at most; what is said of the one socket that is watched.
-fn said(poll: &Poll, events: &mut Events, limit: Duration) -> Option<EventFlags> {
+fn said(poll: &Epoll, events: &mut Events, limit: Duration) -> Option<EventFlags> {
     events.wait(poll, Some(limit)).unwrap();
     events.get(0).map(|(_, flags)| flags)
 }
@@ -163,10 +163,10 @@ fn a_side_that_is_not_read_on_says_once_more_that_something_came_and_then_when_a
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     client.set_nodelay(true).unwrap();
     let (mut socket, _) = listener.accept().unwrap();
-    let (poll, mut events, token) = (Poll::new().unwrap(), Events::new(), Token::Client(7));
+    let (poll, mut events, token) = (Epoll::new().unwrap(), Events::new(), Token::Client(7));
     let (now, long) = (Duration::ZERO, Duration::from_secs(20));
     let mut side = Side::of_endpoint(socket.try_clone().unwrap().into());
-    poll.add(&side.socket, token, Watch::Edge).unwrap();
+    poll.add(&side.socket, token, Trigger::Edge).unwrap();
     assert!(
         side.note(said(&poll, &mut events, long).unwrap()),
         "there is room to write"
@@ -177,7 +177,7 @@ fn a_side_that_is_not_read_on_says_once_more_that_something_came_and_then_when_a
     assert!(side.note(said(&poll, &mut events, long).unwrap()));
     client.write_all(b"2").unwrap();
     assert!(!side.note(said(&poll, &mut events, long).unwrap()));
-    side.hush(token, &poll);
+    side.mute(token, &poll);
     client.write_all(b"3").unwrap();
     // It has come, as it can be read, and nothing was said.
     let mut all = [0; 3];
@@ -195,7 +195,7 @@ fn a_side_that_is_not_read_on_says_once_more_that_something_came_and_then_when_a
     assert!(side.readable);
 
     // As well where there was no room.
-    side.hush(token, &poll);
+    side.mute(token, &poll);
     assert_eq!(said(&poll, &mut events, now), None);
     side.writable = false;
     side.listen(token, &poll).unwrap();
@@ -203,7 +203,7 @@ fn a_side_that_is_not_read_on_says_once_more_that_something_came_and_then_when_a
     assert!(side.writable);
 
     // The end is said in any case.
-    side.hush(token, &poll);
+    side.mute(token, &poll);
     drop(client);
     assert!(side.note(said(&poll, &mut events, long).unwrap()));
     assert!(side.ended);
@@ -228,8 +228,8 @@ fn a_message_that_goes_with_others_leaves_a_direction_as_if_it_had_gone_by_itsel
     // What was read where 1000 bytes would fit, and whether it is a message to be written.
     for (read, is_message) in [(0, false), (1, true), (999, true), (1000, true)] {
         let ((mut reader, mut writer), mut direction) = (sides(), Direction::default());
-        let heard = direction.heard(read, 1000, &mut reader, &mut writer);
-        assert_eq!(heard, is_message, "{read}");
+        let is_to_be_written = direction.batch_read(read, 1000, &mut reader, &mut writer);
+        assert_eq!(is_to_be_written, is_message, "{read}");
         assert_eq!(reader.ended, read == 0, "{read}");
         assert_eq!(reader.readable, read == 1000, "more may be there: {read}");
         assert!(
@@ -250,8 +250,8 @@ fn a_message_that_goes_with_others_leaves_a_direction_as_if_it_had_gone_by_itsel
     for (result, counted, more, writable, is_brief) in cases {
         let ((mut reader, mut writer), mut direction) = (sides(), Direction::default());
         let counter = Counter::default();
-        assert!(direction.heard(1000, 2000, &mut reader, &mut writer));
-        let has_more = direction.said(&bytes, result, &reader, &mut writer, &counter);
+        assert!(direction.batch_read(1000, 2000, &mut reader, &mut writer));
+        let has_more = direction.batch_written(&bytes, result, &reader, &mut writer, &counter);
         let stands = (
             counter.get(),
             has_more,

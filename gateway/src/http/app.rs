@@ -26,7 +26,7 @@ use super::limits::{
 };
 use crate::counters::Rejection;
 use crate::descriptors::{Descriptors, Permit};
-use crate::port::EndpointState;
+use crate::port::Active;
 
 /// Carries the requests of every port of a worker.
 pub(super) struct App {
@@ -37,35 +37,19 @@ pub(super) struct App {
 
 /// One request.
 #[derive(Default)]
-pub(super) struct Request {
+pub(super) struct RequestContext {
     connection: Option<Arc<ClientConnection>>,
     /// Endpoints that could not be reached.
     tried: Vec<EndpointAddr>,
     /// When dialling began.
     dialled: Option<Instant>,
-    endpoint: Option<InUse>,
+    endpoint: Option<Active>,
     failure: Option<ErrorResponse>,
     /// Leave to open a connection to an endpoint, where the client's connection has none for it.
     permit: Option<Permit>,
 }
 
-/// An endpoint that a request is at: counted as active as long as this lives.
-struct InUse(Arc<EndpointState>);
-
-impl InUse {
-    fn new(endpoint: Arc<EndpointState>) -> Self {
-        endpoint.active.increment();
-        Self(endpoint)
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.0.active.decrement();
-    }
-}
-
-impl Request {
+impl RequestContext {
     fn connection(&self) -> Result<&Arc<ClientConnection>> {
         self.connection
             .as_ref()
@@ -75,7 +59,7 @@ impl Request {
     /// An error where the endpoint is cut: it is listed no more and has had its time to drain.
     fn check_cut(&self) -> Result<()> {
         match &self.endpoint {
-            Some(endpoint) if endpoint.0.cut.is_cancelled() => {
+            Some(endpoint) if endpoint.state().cut.is_cancelled() => {
                 Err(Error::new_up(ErrorType::ConnectionClosed))
             }
             _ => Ok(()),
@@ -85,16 +69,16 @@ impl Request {
 
 #[async_trait]
 impl ProxyHttp for App {
-    type CTX = Request;
+    type CTX = RequestContext;
 
-    fn new_ctx(&self) -> Request {
-        Request::default()
+    fn new_ctx(&self) -> RequestContext {
+        RequestContext::default()
     }
 
     async fn early_request_filter(
         &self,
         session: &mut Session,
-        request: &mut Request,
+        request: &mut RequestContext,
     ) -> Result<()> {
         request.connection = ClientConnection::of(session).cloned();
         let connection = request.connection()?;
@@ -116,7 +100,7 @@ impl ProxyHttp for App {
     async fn upstream_peer(
         &self,
         session: &mut Session,
-        request: &mut Request,
+        request: &mut RequestContext,
     ) -> Result<Box<HttpPeer>> {
         request.endpoint = None;
         let connection = request.connection()?.clone();
@@ -187,7 +171,7 @@ impl ProxyHttp for App {
         peer: &HttpPeer,
         _fd: RawFd,
         _digest: Option<&Digest>,
-        request: &mut Request,
+        request: &mut RequestContext,
     ) -> Result<()> {
         let connection = request.connection()?.clone();
         if let Some(addr) = endpoint_of(peer) {
@@ -198,7 +182,7 @@ impl ProxyHttp for App {
             if !session.is_http2() {
                 connection.set_endpoint(Some(endpoint.clone()));
             }
-            request.endpoint = Some(InUse::new(endpoint));
+            request.endpoint = Some(Active::new(endpoint));
         }
         request.failure = None;
         Ok(())
@@ -208,7 +192,7 @@ impl ProxyHttp for App {
         &self,
         _session: &mut Session,
         peer: &HttpPeer,
-        request: &mut Request,
+        request: &mut RequestContext,
         mut error: Box<Error>,
     ) -> Box<Error> {
         request.failure = ErrorResponse::of(&error);
@@ -234,7 +218,7 @@ impl ProxyHttp for App {
         &self,
         _session: &mut Session,
         upstream: &mut RequestHeader,
-        request: &mut Request,
+        request: &mut RequestContext,
     ) -> Result<()> {
         forwarded::set(upstream, request.connection()?.client_ip())
     }
@@ -244,7 +228,7 @@ impl ProxyHttp for App {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        request: &mut Request,
+        request: &mut RequestContext,
     ) -> Result<()> {
         // An empty last part would be written as a last chunk, and the end of the body as another
         // (pingora issue 935). The endpoint would take the second one for the next request on its
@@ -260,7 +244,7 @@ impl ProxyHttp for App {
         _session: &mut Session,
         _body: &mut Option<Bytes>,
         _end_of_stream: bool,
-        request: &mut Request,
+        request: &mut RequestContext,
     ) -> Result<Option<Duration>> {
         request.check_cut().map(|()| None)
     }
@@ -269,12 +253,12 @@ impl ProxyHttp for App {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        request: &mut Request,
+        request: &mut RequestContext,
     ) -> Result<()> {
         let connection = request.connection()?;
         if let Some(endpoint) = &request.endpoint {
             // It may be a connection from before its dials began to fail.
-            connection.port.answered(&endpoint.0);
+            connection.port.answered(endpoint.state());
         }
         if session.is_http2() {
             return Ok(());
@@ -295,7 +279,7 @@ impl ProxyHttp for App {
         &self,
         session: &mut Session,
         error: &Error,
-        request: &mut Request,
+        request: &mut RequestContext,
     ) -> FailToProxy {
         let failure = match error.esource() {
             ErrorSource::Downstream => ErrorResponse::of(error),
@@ -321,7 +305,12 @@ impl ProxyHttp for App {
         }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
+    async fn logging(
+        &self,
+        session: &mut Session,
+        error: Option<&Error>,
+        request: &mut RequestContext,
+    ) {
         let status = session
             .response_written()
             .map(|response| response.status.as_u16());
@@ -351,14 +340,14 @@ impl ProxyHttp for App {
 
     // An endpoint or a client that fails is their state, not an error of this process: it is in
     // the response, the counters and the line above.
-    fn suppress_error_log(&self, _: &Session, _: &Request, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &RequestContext, _: &Error) -> bool {
         true
     }
 
     fn suppress_proxy_warn_log(
         &self,
         _: &Session,
-        _: &Request,
+        _: &RequestContext,
         _: &Error,
         _: ProxyWarnLogContext,
     ) -> bool {

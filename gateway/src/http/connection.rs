@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use super::limits::{ENDPOINT, HEAD};
 use crate::clock::Clock;
 use crate::hops::Hops;
-use crate::open::Open;
+use crate::open_connection::OpenConnection;
 use crate::port::EndpointState;
 
 /// One connection of a client, from accept to close.
@@ -31,7 +31,7 @@ pub(super) struct ClientConnection {
     pub(super) client: ClientAddr,
     /// The hops that its connections to endpoints have.
     pub(super) hops: Option<Hops>,
-    pub(super) port: Open,
+    pub(super) port: OpenConnection,
     clock: Clock,
     phase: AtomicU8,
     failed: AtomicBool,
@@ -87,7 +87,7 @@ impl ClientConnection {
         listen: ListenAddr,
         client: ClientAddr,
         hops: Option<Hops>,
-        port: Open,
+        port: OpenConnection,
         clock: Clock,
     ) -> Self {
         port.counters.touch();

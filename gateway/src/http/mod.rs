@@ -2,11 +2,11 @@
 //!
 //! Listeners come and go at run time, so they are the worker's; what it accepts and admits for a
 //! port whose [`AppProtocol`](fairway_config::service::AppProtocol) is not opaque comes in by
-//! `Server::serve`. There is one [`Server`] to a worker thread, so that a connection and its
+//! `HttpServer::serve`. There is one [`HttpServer`] to a worker thread, so that a connection and its
 //! pool of connections to endpoints stay on the thread where it was accepted.
 //!
 //! Reading order:
-//! 1. [`Server`]: from an accepted stream to pingora, and when a connection ends;
+//! 1. [`HttpServer`]: from an accepted stream to pingora, and when a connection ends;
 //! 2. `connection`: what belongs to one connection of a client, and how pingora carries it;
 //! 3. `stream`: the client's side, which enforces what pingora has no deadline for, and
 //!    `send_buffer`, when what goes to the client is sent;
@@ -54,21 +54,21 @@ use crate::clock::Clock;
 use crate::delivery;
 use crate::descriptors::Descriptors;
 use crate::hops::Hops;
-use crate::open::Open;
+use crate::open_connection::OpenConnection;
 use crate::socket;
 
 /// The HTTP side of one worker. Must be used on one single-threaded runtime.
-pub struct Server {
+pub struct HttpServer {
     proxy: Arc<HttpProxy<App>>,
     stopping: watch::Sender<bool>,
     stop: CancellationToken,
 }
 
-impl Server {
+impl HttpServer {
     /// A server that finishes gracefully once `stop` is cancelled: requests under way are
     /// finished, HTTP/1.1 connections are not kept alive any more, h2 clients get a GOAWAY.
     ///
-    /// An endpoint has `connect_timeout` for answering a connect. Who calls [`Server::serve`] has
+    /// An endpoint has `connect_timeout` for answering a connect. Who calls [`HttpServer::serve`] has
     /// leave for a connection and one to an endpoint; what h2 takes beyond that, and the unused
     /// connections that are kept, come out of `descriptors`.
     pub(crate) fn new(
@@ -116,7 +116,7 @@ impl Server {
         listen: ListenAddr,
         client: ClientAddr,
         hops: Option<Hops>,
-        port: Open,
+        port: OpenConnection,
         clock: Clock,
     ) {
         // Answers are written in whole pieces: waiting for more to fill a segment only delays them.

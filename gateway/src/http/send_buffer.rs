@@ -20,10 +20,10 @@ const SEGMENT: usize = 1460;
 /// The writing side of a client's connection. pingora writes, and the worker sends what it left:
 /// both are one task, so that the lock is always free.
 #[derive(Debug)]
-pub(super) struct SendBuffer(Mutex<Inner>);
+pub(super) struct SendBuffer(Mutex<SendState>);
 
 #[derive(Debug)]
-struct Inner {
+struct SendState {
     socket: OwnedWriteHalf,
     /// Written and not yet sent. Holds no memory while there is nothing in it.
     unsent: Vec<u8>,
@@ -34,7 +34,7 @@ struct Inner {
 impl SendBuffer {
     /// A buffer in which there is nothing.
     pub(super) fn new(socket: OwnedWriteHalf) -> Self {
-        Self(Mutex::new(Inner {
+        Self(Mutex::new(SendState {
             socket,
             unsent: Vec::new(),
             failed: false,
@@ -71,12 +71,12 @@ impl SendBuffer {
         f(self.lock().socket.as_ref())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, SendState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
+impl SendState {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.failed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));

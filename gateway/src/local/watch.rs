@@ -1,4 +1,4 @@
-//! Tells when local routes may have changed: others may remove ours, or make and remove their own.
+//! Watches local routes: others may remove ours, or make and remove their own.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,26 +14,26 @@ use tokio::sync::mpsc;
 
 use super::{PROTOCOL, TABLE_LOCAL, prefix, target};
 
-/// Looked again at least this often: the kernel may drop a notice when many come at once, and says nothing of
-/// IPv4 routes that go with an interface.
+/// How often the routes are read anyway: the kernel may drop notices when many come at once, and reports nothing of
+/// IPv4 routes that go with their interface.
 const RESYNC: Duration = Duration::from_secs(30);
 
-/// How long to wait after something went wrong.
+/// The pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The shortest time between two looks: somebody may change routes without end.
+/// The shortest time between two reads: another program may change routes all the time.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What may have changed.
+/// The addresses whose routes may have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Changed {
-    /// Whether these addresses are local, and by whose route.
+    /// These.
     Addresses(BTreeSet<IpAddr>),
-    /// The same of any address.
+    /// All.
     Anything,
 }
 
-/// Tells of changes until nobody wants to know any more.
+/// Sends changes until the receiver is gone.
 pub(crate) async fn watch(changes: mpsc::Sender<Changed>) {
     loop {
         let Err(error) = follow(&changes).await else {
@@ -56,7 +56,7 @@ async fn follow(changes: &mpsc::Sender<Changed>) -> io::Result<()> {
     let (connection, _handle, mut notices) = rtnetlink::new_multicast_connection(&groups)?;
     let connection = tokio::spawn(connection);
     let result = async {
-        // What happened before is not known.
+        // Changes before the subscription are not known.
         let mut changed = Some(Changed::Anything);
         loop {
             if let Some(changed) = changed.take() {
@@ -72,7 +72,7 @@ async fn follow(changes: &mpsc::Sender<Changed>) -> io::Result<()> {
                         return Err(io::ErrorKind::NotConnected.into());
                     };
                     changed = add(changed, &notice);
-                    // One look answers all notices that have come.
+                    // One read is enough for all notices that have come.
                     while let Ok((notice, _)) = notices.try_recv() {
                         changed = add(changed, &notice);
                     }
@@ -86,18 +86,18 @@ async fn follow(changes: &mpsc::Sender<Changed>) -> io::Result<()> {
     result
 }
 
-/// What may have changed by all notices so far.
+/// Adds a notice to the changes so far.
 fn add(changed: Option<Changed>, notice: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Changed> {
     let route = match &notice.payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => route,
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route))
-            // Nobody but a Fairway makes such a route.
+            // Only Fairway makes such routes.
             if route.header.protocol != RouteProtocol::from(PROTOCOL) =>
         {
             route
         }
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(_)) => return changed,
-        // A link goes or comes, and its routes with it; or notices were lost.
+        // A link has come or gone, and its routes with it; or notices were lost.
         _ => return Some(Changed::Anything),
     };
     match (local(route), changed) {
@@ -111,8 +111,8 @@ fn add(changed: Option<Changed>, notice: &NetlinkMessage<RouteNetlinkMessage>) -
     }
 }
 
-/// The address that a route makes local; none in it where it does so for several; none where it makes
-/// none.
+/// The address that a route makes local. The outer value is none where the route makes no address local, the inner
+/// one where it does so for several.
 fn local(route: &RouteMessage) -> Option<Option<IpAddr>> {
     if route.header.table != TABLE_LOCAL || route.header.kind != RouteType::Local {
         return None;

@@ -1,4 +1,4 @@
-//! What brings a place up: its address made local, its sockets bound, and each given to a worker.
+//! Opens listeners: makes their address local, binds their sockets, and gives one to each worker.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,23 +18,23 @@ use crate::steering::refusals::Refusals;
 use crate::steering::{self, Steering};
 use crate::worker::WorkerThreads;
 
-/// [`socket::bind`], or what a test has in its place.
+/// [`socket::bind`], or what a test uses in its place.
 pub(super) type Bind =
     Box<dyn Fn(BindKey, &[SockFilter], usize, bool) -> Result<Sockets, BindError> + Send + Sync>;
 
-/// Brings places up.
+/// Opens listeners.
 pub(crate) struct Opener {
     pub(super) workers: Vec<WorkerThreads>,
     pub(super) routes: LocalRoutes,
     descriptors: Arc<Descriptors>,
     bind: Bind,
-    /// The last number that the sockets of a place were given.
+    /// The number of the last listener's sockets.
     number: u32,
-    /// For the sockets where what is steered arrives.
+    /// The permits of the sockets where steered connections arrive.
     arrivals: Vec<Permit>,
-    /// Where the kernel steers connections.
+    /// The steering of connections, where the process may use it.
     steering: Option<Arc<Steering>>,
-    /// What it refuses, where it steers.
+    /// The addresses that the kernel refuses, where it steers.
     refusals: Option<Arc<Refusals>>,
 }
 
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Opener {
 }
 
 impl Opener {
-    /// Sockets of these workers, by [`socket::bind`].
+    /// Opens listeners of these workers, by [`socket::bind`].
     pub(crate) fn new(
         workers: Vec<WorkerThreads>,
         descriptors: Arc<Descriptors>,
@@ -57,7 +57,7 @@ impl Opener {
         Self::with(Box::new(socket::bind), workers, descriptors, routes)
     }
 
-    /// Sockets of these workers, by another way to bind them.
+    /// The same with another function that binds sockets.
     pub(super) fn with(
         bind: Bind,
         workers: Vec<WorkerThreads>,
@@ -76,8 +76,8 @@ impl Opener {
         }
     }
 
-    /// From now on connections to external addresses are steered, if that can be: then each of them
-    /// needs no socket of its own.
+    /// Has the kernel steer connections to external addresses, where the process may. Then these need no sockets
+    /// of their own.
     pub(crate) fn steer(&mut self) {
         let (workers, total) = (self.workers.len(), self.descriptors.total());
         let steering = Steering::open(workers, total).and_then(|steering| {
@@ -105,7 +105,7 @@ impl Opener {
         }
     }
 
-    /// Opens the sockets where what is steered arrives.
+    /// Opens the sockets where steered connections arrive.
     fn arrive(&mut self, steering: &Steering, kind: u32) -> io::Result<()> {
         let count = u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
         let permit = self.descriptors.take(None, count);
@@ -121,7 +121,7 @@ impl Opener {
             let listening = Listening {
                 socket,
                 slot: None,
-                _part: None,
+                _token: None,
             };
             let command = WorkerCommand::Listen(number, Box::new(listening));
             worker.mailbox().send(command);
@@ -129,7 +129,7 @@ impl Opener {
         Ok(())
     }
 
-    /// Has connections to a place steered.
+    /// Begins to steer the connections to a listener.
     async fn steered(
         &mut self,
         place: BindKey,
@@ -140,7 +140,7 @@ impl Opener {
     ) -> Result<Binding, BindError> {
         self.ensure_local(place, target).await?;
         if !self.routes.is_ours(place.listen.0.ip()) {
-            // The host's own address: what the host has there stays the host's.
+            // An address of the host's own: a program of the host that listens there keeps the port.
             socket::probe(place)?;
         }
         let permit = self
@@ -151,11 +151,11 @@ impl Opener {
         let mailboxes = self.workers.iter().map(|worker| worker.mailbox().clone());
         let mailboxes = mailboxes.collect();
         binding.steered(place.listen, slot.clone(), refusals, mailboxes);
-        // They know before anything comes.
+        // The workers have to know the listener before connections come.
         for worker in &self.workers {
             let steered = Steered {
                 slot: slot.clone(),
-                _part: binding.part(),
+                _token: binding.token(),
             };
             worker
                 .mailbox()
@@ -169,12 +169,13 @@ impl Opener {
         Ok(binding)
     }
 
-    /// Whom the kernel refuses for us, where it steers.
+    /// The addresses that the kernel refuses, where it steers.
     pub(crate) fn refusals(&self) -> Option<&Arc<Refusals>> {
         self.refusals.as_ref()
     }
 
-    /// At an external address that is nobody's but ours nobody else is to get what comes.
+    /// Has the kernel refuse connections to a listener without endpoint, if the address is ours alone: a program of
+    /// the host that listens on all addresses must not answer there.
     pub(super) fn refuse(&self, place: BindKey, slot: &Arc<Slot>) {
         if let Some(refusals) = &self.refusals
             && self.routes.is_ours(place.listen.0.ip())
@@ -183,14 +184,14 @@ impl Opener {
         }
     }
 
-    /// A place is not refused any more, if it was.
+    /// Ends such a refusal, if there is one.
     fn end_refusal(&self, place: BindKey) {
         if let Some(refusals) = &self.refusals {
             refusals.end(place);
         }
     }
 
-    /// A place is nobody's any more, or has sockets of its own.
+    /// Takes a bind key out of the steering: nobody claims it any more, or it has sockets of its own.
     pub(super) fn release(&self, place: BindKey) {
         self.end_refusal(place);
         if let Some(steering) = &self.steering {
@@ -198,7 +199,10 @@ impl Opener {
         }
     }
 
-    /// Makes a VIP local that isn't.
+    /// Makes a VIP local, if it is not.
+    ///
+    /// # Errors
+    /// It can't be made local.
     pub(super) async fn ensure_local(
         &mut self,
         place: BindKey,
@@ -215,7 +219,10 @@ impl Opener {
         Err(BindError::AddressNotLocal(address))
     }
 
-    /// Binds a place that serves this: it takes traffic from now on.
+    /// Opens a listener for this target: it takes traffic from now on.
+    ///
+    /// # Errors
+    /// Its sockets can't be opened, or its address can't be made local.
     pub(super) async fn bind(
         &mut self,
         place: BindKey,
@@ -240,7 +247,7 @@ impl Opener {
             .ok_or(BindError::OutOfFiles)?;
         let hop_filter = target.hop_filter();
         let filter = hop_filter.filter(address.is_ipv4());
-        // A VIP that only a route makes local is not enough for IPv6's bind(2).
+        // In IPv6, bind(2) needs an address of an interface; a local route is not enough without IPV6_FREEBIND.
         let routed = address.is_ipv6() && self.routes.is_ours(address);
         let sockets = match (self.bind)(place, &filter, count, routed) {
             Err(BindError::AddressNotLocal(_)) if target.kind() == ClaimKind::Vip => {
@@ -251,13 +258,13 @@ impl Opener {
         };
         let fail = |error| BindError::of(place, &error);
         let binding = Binding::new(hop_filter, permit);
-        // Four thousand million changes of listeners later the first are long gone.
+        // It wraps around after four thousand million listeners: the first are long gone by then.
         self.number = self.number.wrapping_add(1);
         let number = self.number;
         match sockets {
             Sockets::Tcp(listeners) => {
                 let workers = || self.workers.iter().zip(&listeners);
-                // All stand, or none.
+                // All sockets are registered, or none.
                 for (worker, listener) in workers() {
                     worker
                         .mailbox()
@@ -270,7 +277,7 @@ impl Opener {
                     let listening = Listening {
                         socket,
                         slot: Some(slot.clone()),
-                        _part: Some(binding.part()),
+                        _token: Some(binding.token()),
                     };
                     worker
                         .mailbox()
@@ -292,7 +299,7 @@ impl Opener {
                     let receiving = Receiving {
                         socket,
                         slot: slot.clone(),
-                        part: binding.part(),
+                        token: binding.token(),
                     };
                     let command = WorkerCommand::Receive(number, Box::new(receiving));
                     worker.mailbox().send(command);
@@ -303,9 +310,9 @@ impl Opener {
         Ok(binding)
     }
 
-    /// Ends the workers and what they still do, and removes our routes.
+    /// Ends the workers with all connections, and removes our routes.
     pub(super) async fn end(mut self) {
-        // In this order: what the workers' sockets say as they are closed needs the routes.
+        // In this order: the last packets of the workers' sockets need the routes.
         for worker in self.workers {
             worker.stop();
         }

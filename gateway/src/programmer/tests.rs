@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fairway_config::exchange::ClaimKind;
 use fairway_config::net::EndpointAddr;
 use fairway_config::service::{AppProtocol, ForwardTo, PortKey};
+use fairway_gateway_core::build::RouteSettings;
 use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, SourceRanges};
 use socket2::SockFilter;
 use tokio_util::sync::CancellationToken;
@@ -14,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::local::LocalRoutes;
 use crate::port::Port;
-use crate::settings::Settings;
-use crate::shared::Shared;
+use crate::settings::GatewaySettings;
+use crate::shared::GatewayShared;
 use crate::slot::Target;
 use crate::socket::{self, Sockets};
 use crate::worker::WorkerThreads;
@@ -64,19 +65,9 @@ impl Kernel {
 }
 
 async fn programmer(kernel: &Arc<Kernel>) -> Programmer {
-    let core = fairway_gateway_core::build::Settings {
-        gateway: "test".into(),
-        node_name: None,
-        zone: None,
-        forward_to: ForwardTo::Endpoints,
-        slices_are_known: false,
-        allow_loopback: true,
-        admin: Vec::new(),
-        serve_node_ports: fairway_gateway_core::build::ServeNodePorts::Always,
-        node_addresses: None,
-    };
-    let settings = Settings::new("test".into(), core);
-    let shared = Arc::new(Shared::new(&settings, CancellationToken::new()));
+    let routes = RouteSettings::new("test".into());
+    let settings = GatewaySettings::new("test".into(), routes);
+    let shared = Arc::new(GatewayShared::new(&settings, CancellationToken::new()));
     let worker = WorkerThreads::start(0, shared.clone()).unwrap();
     let bind = {
         let kernel = kernel.clone();

@@ -1,6 +1,6 @@
 //! bpf(2): maps, a program, and its link to a network namespace.
 //!
-//! Everything goes with its file descriptor: when the process ends, however it ends, nothing is left.
+//! The kernel removes each of them when its file descriptor is closed, so nothing is left when the process ends.
 
 #![expect(unsafe_code, reason = "no safe wrapper has bpf(2)")]
 
@@ -26,14 +26,13 @@ const SOCKMAP: u32 = 15;
 const SK_LOOKUP_PROGRAM: u32 = 30;
 const SK_LOOKUP_ATTACH: u32 = 36;
 
-/// `BPF_F_NO_PREALLOC`: an entry takes memory when it comes.
+/// `BPF_F_NO_PREALLOC`: an entry takes memory when it is added.
 const NO_PREALLOC: u32 = 1;
 
-/// The helpers that the program calls are for programs under the GPL, or that say so: sk_assign is not
-/// one of them.
+/// Some helpers are only for programs under the GPL. Those that this program calls are not among them.
 const LICENSE: &CStr = c"Apache-2.0";
 
-/// `union bpf_attr`, as far as it is used: the kernel takes a shorter one and thinks zeroes.
+/// `union bpf_attr`, as far as it is used: the kernel takes a shorter one and fills it up with zeroes.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Default)]
 struct MapCreate {
@@ -102,28 +101,28 @@ impl<const K: usize, const V: usize> Map<K, V> {
         self.0.as_raw_fd()
     }
 
-    /// Puts a value there.
+    /// Sets the value of a key.
     ///
     /// # Errors
-    /// E2BIG: it is full; or there is no memory.
+    /// E2BIG: the map is full; ENOMEM.
     pub(super) fn set(&self, key: [u8; K], value: [u8; V]) -> io::Result<()> {
         self.element(MAP_UPDATE_ELEM, &key, ptr::from_ref(&value) as u64)
     }
 
-    /// What is there.
+    /// The value of a key.
     ///
     /// # Errors
-    /// ENOENT: nothing is.
+    /// ENOENT: the key has none.
     pub(super) fn get(&self, key: [u8; K]) -> io::Result<[u8; V]> {
         let mut value = [0; V];
         self.element(MAP_LOOKUP_ELEM, &key, ptr::from_mut(&mut value) as u64)?;
         Ok(value)
     }
 
-    /// Removes what is there.
+    /// Removes a key.
     ///
     /// # Errors
-    /// ENOENT: nothing was there.
+    /// ENOENT: it was not there.
     pub(super) fn remove(&self, key: [u8; K]) -> io::Result<()> {
         self.element(MAP_DELETE_ELEM, &key, 0)
     }
@@ -142,7 +141,7 @@ impl<const K: usize, const V: usize> Map<K, V> {
     }
 }
 
-/// A map of so many entries at most.
+/// A hash map with at most `entries` entries.
 pub(super) fn hash<const K: usize, const V: usize>(entries: u32) -> io::Result<Map<K, V>> {
     Map::create(HASH, entries, NO_PREALLOC)
 }
@@ -152,8 +151,8 @@ pub(super) fn sockets(entries: u32) -> io::Result<Map<4, 8>> {
     Map::create(SOCKMAP, entries, 0)
 }
 
-/// Has the network namespace of this thread run a program for each lookup of a socket, until what is
-/// returned is closed.
+/// Has the network namespace of this thread run a program whenever it looks for a socket, until the returned
+/// descriptor is closed.
 ///
 /// # Errors
 /// The process may not (CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN), or the kernel can't (before 5.9).
@@ -189,7 +188,7 @@ pub(super) fn attach(program: &[Instruction]) -> io::Result<OwnedFd> {
     unsafe { descriptor(LINK_CREATE, &attribute) }
 }
 
-/// A call that makes a file descriptor.
+/// Makes a call that returns a file descriptor.
 ///
 /// # Safety
 /// As [`bpf`], and what it returns is a descriptor that nobody else owns.

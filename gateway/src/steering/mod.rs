@@ -1,18 +1,19 @@
 //! Steering: connections to thousands of addresses and ports arrive at a few sockets of each worker.
 //!
-//! A program in the kernel (`BPF_PROG_TYPE_SK_LOOKUP`, Documentation/bpf/prog_sk_lookup.rst) is asked
-//! for each new connection before the kernel looks for a socket that listens there. It knows the
-//! places that are served: one entry of a map each, which takes a microsecond to put and costs nobody
-//! else anything. What another process has at all addresses (a host's own sshd at port 22) does not
-//! stand in the way, and does not answer in the place of a Service that has no endpoint, but for an
-//! address that is the host's own: there, what the host has comes first. What is not in the map is as if
-//! the program were not there. Program, maps and link are file descriptors: they go with the process,
-//! however it ends.
+//! For each new connection the kernel runs a program (`BPF_PROG_TYPE_SK_LOOKUP`,
+//! Documentation/bpf/prog_sk_lookup.rst) before it looks for a listening socket. The program looks the listen
+//! address up in a map. An entry takes a microsecond to add, and costs other addresses nothing.
 //!
-//! Datagrams are not steered: an answer has to come from the port that was asked, and a socket sends
-//! from the one that it is bound to.
+//! A process that listens on all addresses (a host's own sshd at port 22) does not keep Fairway from the port of
+//! an external address, and does not answer for a Service without endpoint. On an address of the host's own the
+//! host's programs come first. For an address that is not in the map the kernel does what it does without the
+//! program. Program, maps and link are file descriptors: the kernel removes them when the process ends, however
+//! it ends.
 //!
-//! [`program`]: the program; [`bpf`]: the system call; [`refusals`]: who was refused.
+//! Datagrams are not steered: an answer has to come from the port that the client has asked, and a UDP socket
+//! sends from the port that it is bound to.
+//!
+//! [`program`]: the program; [`bpf`]: the system call; [`refusals`]: the count of refused clients.
 
 mod bpf;
 mod program;
@@ -30,19 +31,19 @@ use self::bpf::Map;
 use self::program::{KEY, REFUSED, VALUE, key, program, refused, value};
 use crate::slot::BindKey;
 
-/// Places at most; an entry takes memory when it comes.
+/// The most listen addresses. An entry takes memory when it is added.
 const PLACES: u32 = 1 << 18;
 
-/// Queues of connections of each family. The kernel queues what arrives at a socket until it is accepted, and
-/// drops what finds the queue full, whosever it is. So places share out several: who is asked more than
-/// workers accept has others wait only at the places that share its queue, one in so many.
+/// How many queues of connections each address family has. The kernel queues connections at a socket until they are
+/// accepted, and drops those of all Services while the queue is full. So the listen addresses are spread over several
+/// queues: a flood at one address delays only the addresses that share its queue, one in this number.
 const QUEUES: u32 = 32;
 
-/// A queue takes a socket of each worker. All of them together take this part of the file descriptors at
-/// most, if that is enough for one queue.
+/// A queue takes one socket of each worker. All queues together take at most one in this number of the file
+/// descriptors, but there is at least one queue.
 const PART: usize = 8;
 
-/// The kernel's view of what is steered.
+/// The maps of the program in the kernel.
 #[derive(Debug)]
 pub(crate) struct Steering {
     places: Map<KEY, VALUE>,
@@ -54,8 +55,7 @@ pub(crate) struct Steering {
 }
 
 impl Steering {
-    /// Has the kernel ask us from now on; nothing is steered yet. So many workers accept, and there are so
-    /// many file descriptors.
+    /// Loads the program, for this number of workers and of file descriptors. Nothing is steered yet.
     ///
     /// # Errors
     /// The process may not (CAP_BPF and CAP_NET_ADMIN), or the kernel can't (before 5.9).
@@ -74,64 +74,67 @@ impl Steering {
         })
     }
 
-    /// The kinds of sockets that places are steered to: of TCP over IPv4 the even ones, over IPv6 the odd
-    /// ones.
+    /// The kinds of sockets where steered connections arrive: even ones for TCP over IPv4, odd ones for IPv6.
     pub(crate) fn kinds(&self) -> Range<u32> {
         0..2 * self.queues
     }
 
-    /// Connections that are steered to this kind arrive at this socket, or another of its
+    /// Sets the socket where steered connections of this kind arrive: at it, or at another one of its
     /// `SO_REUSEPORT` group.
     ///
     /// # Errors
-    /// It does not listen.
+    /// The socket does not listen.
     pub(crate) fn arrive(&self, kind: u32, socket: &impl AsRawFd) -> io::Result<()> {
         let number = u64::from(socket.as_raw_fd().cast_unsigned());
         self.sockets.set(kind.to_ne_bytes(), number.to_ne_bytes())
     }
 
-    /// Connections to this place are steered from now on, to the next of the queues in turn.
+    /// Steers connections to this listen address from now on. The queues are used in turn.
     ///
     /// # Errors
-    /// There are too many places, or there is no memory.
+    /// The map is full, or the kernel has no memory.
     pub(crate) fn steer(&self, listen: ListenAddr) -> io::Result<()> {
         let queue = self.given.fetch_add(1, Ordering::Relaxed) % self.queues;
         let kind = 2 * queue + u32::from(listen.0.is_ipv6());
         self.places.set(key(listen.0, Protocol::Tcp), value(kind))
     }
 
-    /// What comes to this place is refused from now on, whoever else listens there.
+    /// Refuses what comes to this bind key from now on, whoever else listens there.
     fn refuse(&self, place: BindKey) {
-        // What was counted there stays.
+        // An entry that is there keeps its count.
         if self.refused(place).is_some() {
             return;
         }
         let key = key(place.listen.0, place.protocol);
         if let Err(error) = self.places.set(key, value(REFUSED)) {
             let listen = place.listen;
-            tracing::warn!(%listen, %error, "what the host has at this port may answer here");
+            tracing::warn!(
+                %listen,
+                %error,
+                "connections are not refused; a program of the host that listens on all addresses may answer"
+            );
         }
     }
 
-    /// How often a place was refused since it is; nothing where it is not.
+    /// How often the kernel has refused connections to a bind key; none where it does not refuse them.
     fn refused(&self, place: BindKey) -> Option<u64> {
         let value = self.places.get(key(place.listen.0, place.protocol)).ok()?;
         refused(value)
     }
 
-    /// This place is none of ours any more.
+    /// Neither steers nor refuses this bind key any more.
     pub(crate) fn release(&self, place: BindKey) {
-        // It may never have been.
+        // This fails where there is no entry.
         let _ = self.places.remove(key(place.listen.0, place.protocol));
     }
 }
 
-/// Whether connections of that kind are of IPv6.
+/// Whether this kind of sockets is for IPv6.
 pub(crate) fn is_ipv6(kind: u32) -> bool {
     kind % 2 == 1
 }
 
-/// Where the sockets of a kind are bound: nobody is to reach them but by steering.
+/// Where the sockets of a kind are bound. No client from outside reaches them except by steering.
 pub(crate) fn at(kind: u32) -> SocketAddr {
     if is_ipv6(kind) {
         (Ipv6Addr::LOCALHOST, 0).into()

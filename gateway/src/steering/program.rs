@@ -1,11 +1,11 @@
-//! The program that the kernel runs for each new connection, as instructions.
+//! The BPF program that the kernel runs for each new connection, as instructions.
 //!
 //! ```text
-//! key = address and port that are asked for, and the protocol
-//! place = places[key]            not there: the kernel looks on as ever
-//!                                REFUSED: nobody gets it, the client is told so, and it is counted
-//! socket = sockets[place]        not there: as well
-//! assign(socket)                 and one of its SO_REUSEPORT group is taken
+//! key = address and port that the client asks for, and the protocol
+//! place = places[key]            none: the kernel looks for a socket as usual
+//!                                REFUSED: the connection is counted and refused
+//! socket = sockets[place]        none: the kernel looks for a socket as usual
+//! assign(socket)                 the kernel takes one of its SO_REUSEPORT group
 //! ```
 //!
 //! Instruction set: Documentation/bpf/standardization/instruction-set.rst; what the program is given:
@@ -18,7 +18,7 @@ use fairway_config::net::Protocol;
 /// Bytes of a [`key`].
 pub(super) const KEY: usize = 20;
 
-/// One instruction, as the kernel wants it.
+/// One instruction, in the kernel's layout.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Instruction {
@@ -43,18 +43,18 @@ enum R {
     R10 = 10,
 }
 
-/// Where the program jumps to when there is nothing for it to do, and where nobody is to get it.
+/// Placeholders for jump targets: the kernel looks for a socket itself, and the connection is refused.
 const PASS: i16 = i16::MAX;
 const REFUSE: i16 = i16::MAX - 1;
 
-/// In place of a kind of sockets: what comes to this place is refused.
+/// In place of a kind of sockets: connections to this key are refused.
 pub(super) const REFUSED: u32 = i32::MAX.cast_unsigned();
 
-/// Bytes of a [`value`], and where in it the count is.
+/// Bytes of a [`value`], and the offset of the count in it.
 pub(super) const VALUE: usize = 16;
 const COUNT: i16 = 8;
 
-/// What the map holds of a place: the kind of sockets, and how often it was refused.
+/// The value of a key in the map: the kind of sockets, and how often connections were refused.
 pub(super) fn value(kind: u32) -> [u8; VALUE] {
     let mut value = [0; VALUE];
     for (to, from) in value.iter_mut().zip(kind.to_ne_bytes()) {
@@ -63,7 +63,7 @@ pub(super) fn value(kind: u32) -> [u8; VALUE] {
     value
 }
 
-/// How often a place with this value was refused; nothing where it is steered.
+/// How often connections to a key with this value were refused; none where they are steered.
 pub(super) fn refused(value: [u8; VALUE]) -> Option<u64> {
     let (kind, rest) = value.split_first_chunk::<4>()?;
     let count = rest.last_chunk::<8>()?;
@@ -89,12 +89,12 @@ const LOCAL_PORT: i16 = 60;
 /// `AF_INET` of linux/socket.h.
 const INET: i32 = 2;
 
-/// Where the key is on the stack, and where the number of a socket.
+/// The offsets of the key and of the number of a socket on the stack.
 const AT_KEY: i16 = -24;
 const AT_PLACE: i16 = -32;
 
-/// The key of a place, as [`program`] makes it: the address as 16 bytes (an IPv4 one in the first
-/// four), the port in the machine's order, and the protocol's number.
+/// The key of a listen address and protocol, as [`program`] makes it: the address as 16 bytes (an IPv4 address in the
+/// first four), the port in the machine's byte order, and the number of the protocol.
 pub(super) fn key(listen: SocketAddr, protocol: Protocol) -> [u8; KEY] {
     let mut address = [0; 16];
     match listen.ip() {
@@ -121,13 +121,13 @@ pub(super) fn key(listen: SocketAddr, protocol: Protocol) -> [u8; KEY] {
     key
 }
 
-/// The program, over two maps by their file descriptors: from key to place, from place to socket.
+/// The program, with the file descriptors of its two maps: from key to kind of sockets, from kind to socket.
 pub(super) fn program(places: i32, sockets: i32) -> Vec<Instruction> {
     use R::{R0, R1, R2, R3, R6, R7, R10};
     let mut code = vec![
-        // What the program is given is in R1, which calls overwrite.
+        // The program's argument is in R1, which calls overwrite.
         copy(R6, R1),
-        // The key: zeroes, then what differs.
+        // The key: zeroes first, then its parts.
         set(R2, 0),
         store64(R10, AT_KEY, R2),
         store64(R10, AT_KEY + 8, R2),
@@ -181,7 +181,7 @@ pub(super) fn program(places: i32, sockets: i32) -> Vec<Instruction> {
     code.extend([set(R0, SK_PASS), exit()]);
     let refuse = code.len();
     code.extend([
-        // The place is in R0 yet.
+        // R0 still points to the value.
         set(R1, 1),
         add_atomically64(R0, COUNT, R1),
         set(R0, SK_DROP),

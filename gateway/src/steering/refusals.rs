@@ -1,4 +1,5 @@
-//! Clients whom the kernel refused for us: counted by the program, collected for the metrics.
+//! Clients that the kernel has refused at a Service without endpoint: the program in the kernel counts them, and
+//! they are collected for the metrics.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +8,7 @@ use super::Steering;
 use crate::counters::Rejection;
 use crate::slot::{BindKey, Slot, Target};
 
-/// The places that the kernel refuses, and how much of what it counted there was collected.
+/// The bind keys that the kernel refuses, and how many refused clients were collected.
 #[derive(Debug)]
 pub(crate) struct Refusals {
     steering: Arc<Steering>,
@@ -21,7 +22,7 @@ struct RefusedPlace {
 }
 
 impl Refusals {
-    /// No place yet.
+    /// Nothing is refused yet.
     pub(crate) fn new(steering: Arc<Steering>) -> Self {
         Self {
             steering,
@@ -29,7 +30,7 @@ impl Refusals {
         }
     }
 
-    /// What comes to a place is refused from now on.
+    /// Refuses connections to a bind key from now on.
     pub(crate) fn refuse(&self, place: BindKey, slot: &Arc<Slot>) {
         let mut places = self.lock();
         self.steering.refuse(place);
@@ -39,14 +40,14 @@ impl Refusals {
         });
     }
 
-    /// The place is about to be steered or released: what was counted there goes with that.
+    /// Collects the count of a bind key that is about to be steered or released, and forgets it.
     pub(crate) fn end(&self, place: BindKey) {
         if let Some(mut refused) = self.lock().remove(&place) {
             self.collect_at(place, &mut refused);
         }
     }
 
-    /// Counts with each port whom the kernel refused. One short system call for each place that has no
+    /// Adds the refused clients to the counters of each port. One short system call for each bind key without
     /// endpoint.
     pub(crate) fn collect(&self) {
         for (place, refused) in &mut *self.lock() {

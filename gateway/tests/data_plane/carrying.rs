@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fairway_config::net::Protocol;
-use fairway_gateway::Settings;
+use fairway_gateway::GatewaySettings;
 use rustix::net::RecvFlags;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,7 +22,10 @@ async fn running(of: &str) -> (Running, Spec, SocketAddr, TcpListener) {
     running_with(of, settings()).await
 }
 
-async fn running_with(of: &str, settings: Settings) -> (Running, Spec, SocketAddr, TcpListener) {
+async fn running_with(
+    of: &str,
+    settings: GatewaySettings,
+) -> (Running, Spec, SocketAddr, TcpListener) {
     let vip = vip();
     let spec = service(of, vip, PORT, Protocol::Tcp);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -160,7 +163,7 @@ async fn messages_that_go_together_arrive_where_they_belong() {
     io_uring::IoUring::new(1)
         .expect("io_uring is there (kernel.io_uring_disabled is 0, no seccomp profile forbids it)");
     let running = exchange_messages().await;
-    assert!(running.gateway.exchanged_messages() > 0);
+    assert!(running.gateway.batched_messages() > 0);
     running.stop().await;
 }
 
@@ -490,7 +493,7 @@ async fn ports_that_are_used_up_are_said_and_those_of_another_endpoint_or_addres
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = listener.local_addr().unwrap();
     // Each worker finds by itself which addresses have ports.
-    let settings = fairway_gateway::Settings {
+    let settings = fairway_gateway::GatewaySettings {
         workers: 1,
         ..settings()
     };

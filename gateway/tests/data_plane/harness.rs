@@ -13,11 +13,12 @@ use fairway_config::exchange::{
 use fairway_config::names::{NamespacedName, ServiceName};
 use fairway_config::net::{ListenAddr, Protocol};
 use fairway_config::service::{
-    AppProtocol, Asks, ExternalTrafficPolicy, ForwardTo, IpFamilyPolicy, Service, ServicePort,
-    ServiceType, TargetPort,
+    AppProtocol, Asks, ExternalTrafficPolicy, IpFamilyPolicy, Service, ServicePort, ServiceType,
+    TargetPort,
 };
 use fairway_config::time::Timestamp;
-use fairway_gateway::{Gateway, Settings};
+use fairway_gateway::{Gateway, GatewaySettings};
+use fairway_gateway_core::build::RouteSettings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
@@ -105,31 +106,25 @@ pub struct Running {
 }
 
 /// Settings for tests: loopback may be dialled, no routes are made.
-pub fn settings() -> Settings {
-    let core = fairway_gateway_core::build::Settings {
-        gateway: "test".into(),
-        node_name: None,
-        zone: None,
-        forward_to: ForwardTo::Endpoints,
-        slices_are_known: false,
+pub fn settings() -> GatewaySettings {
+    let core = RouteSettings {
         allow_loopback: true,
-        admin: Vec::new(),
-        serve_node_ports: fairway_gateway_core::build::ServeNodePorts::Always,
         node_addresses: Some(vec![]),
+        ..RouteSettings::new("test".into())
     };
-    Settings {
+    GatewaySettings {
         workers: 2,
         make_local: false,
         // It would be asked for every connection of this host: so in a network namespace alone.
         steering: is_steered(),
         drain_timeout: Duration::from_millis(300),
-        ..Settings::new("test".into(), core)
+        ..GatewaySettings::new("test".into(), core)
     }
 }
 
 impl Running {
     /// Starts a gateway with these objects.
-    pub async fn start(settings: Settings, changes: Vec<Change>) -> Self {
+    pub async fn start(settings: GatewaySettings, changes: Vec<Change>) -> Self {
         let steering = settings.steering;
         let (objects, incoming) = mpsc::channel(16);
         let (outgoing, reports) = mpsc::unbounded_channel();

@@ -9,7 +9,7 @@ use fairway_config::cluster::Node;
 use fairway_config::exchange::Change;
 use fairway_config::net::Protocol;
 use fairway_config::service::{AppProtocol, ForwardTo, PortKey, ServiceType};
-use fairway_gateway::Settings;
+use fairway_gateway::GatewaySettings;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -44,7 +44,7 @@ fn node(ip: IpAddr) -> Change {
 
 /// A gateway that serves node ports on `own`, and sends to those of `next`.
 async fn gateway(own: IpAddr, next: IpAddr, spec: &Spec, forward_to: ForwardTo) -> Running {
-    let mut settings = Settings {
+    let mut settings = GatewaySettings {
         workers: 1,
         ..settings()
     };

@@ -10,11 +10,11 @@
 
 mod carrying;
 mod delivery;
+mod dns;
 mod harness;
 mod listeners;
 mod local;
 mod loops;
-mod names;
 mod reachability;
 mod restart;
 mod stalls;

@@ -287,7 +287,7 @@ async fn a_service_that_goes_closes_at_once_and_cuts_at_the_deadline() {
 async fn shutdown_refuses_the_new_and_ends_with_the_last_connection() {
     let (spec, vip) = tcp("shutdown");
     let backend = echo().await;
-    let patient = fairway_gateway::Settings {
+    let patient = fairway_gateway::GatewaySettings {
         drain_timeout: PATIENCE * 2,
         ..settings()
     };

@@ -1,5 +1,5 @@
-//! The endpoints of one port of a Service before any rule: from EndpointSlices, from DNS, or the
-//! Nodes' own.
+//! The endpoint candidates of one port of a Service, before any rule is applied: from EndpointSlices, from DNS,
+//! or the Nodes' addresses.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,24 +12,24 @@ use fairway_config::service::{
     ExternalTrafficPolicy, Notice, Service, ServicePort, ServiceType, TargetPort,
 };
 
-use super::surroundings::Surroundings;
+use super::cluster_state::ClusterState;
 use crate::eligible::EndpointCandidate;
 use crate::route::Resolved;
 
-/// What endpoints are gathered from, and what comes to light on the way.
+/// Collects endpoint candidates, and what there is to report about them.
 pub(super) struct Gatherer<'a> {
     pub(super) stored: &'a StoredService,
     pub(super) slices: &'a [Arc<EndpointSlice>],
-    pub(super) around: &'a Surroundings,
+    pub(super) cluster: &'a ClusterState,
     pub(super) resolved: Resolved<'a>,
     /// DNS names that were asked for.
     pub(super) names: Vec<Arc<str>>,
-    /// What to tell people.
+    /// Notices for the report.
     pub(super) notices: Vec<Notice>,
 }
 
 impl<'a> Gatherer<'a> {
-    /// The endpoints of a port, straight to them.
+    /// The endpoints of a port, which are dialled directly.
     pub(super) fn endpoints(&mut self, port: &'a ServicePort) -> Vec<EndpointCandidate<'a>> {
         let service: &'a Service = &self.stored.service;
         if let Some(name) = external_name(service) {
@@ -63,7 +63,7 @@ impl<'a> Gatherer<'a> {
         found
     }
 
-    /// The Nodes' InternalIPs and the port's node port: one candidate for a Node.
+    /// One candidate for each Node: its InternalIP and the port's node port.
     pub(super) fn node_ports(&mut self, port: &'a ServicePort) -> Vec<EndpointCandidate<'a>> {
         let Some(number) = self.stored.held.node_ports.get(&port.key()) else {
             self.notices.push(Notice {
@@ -77,20 +77,20 @@ impl<'a> Gatherer<'a> {
             return Vec::new();
         };
         let family = first_family(&self.stored.service);
-        let behind = self.behind(port);
-        let nodes = self.around.nodes.values();
+        let node_proxies = self.node_proxies(port);
+        let nodes = self.cluster.nodes.values();
         nodes
             .filter_map(|node| {
                 let ips = &node.internal_ips;
                 let of_family = ips.iter().find(|ip| IpFamily::of(**ip) == family);
                 let ip = of_family.or(ips.first())?.to_canonical();
-                let (standing, without) = behind.of(&node.name);
-                let barred = (standing == NodeEndpointState::Away).then_some(without);
+                let (state, without) = node_proxies.of(&node.name);
+                let barred = (state == NodeEndpointState::Away).then_some(without);
                 Some(EndpointCandidate {
                     addr: EndpointAddr(SocketAddr::new(ip, *number)),
-                    ready: standing == NodeEndpointState::Ready,
+                    ready: state == NodeEndpointState::Ready,
                     serving: true,
-                    terminating: standing == NodeEndpointState::Ending,
+                    terminating: state == NodeEndpointState::Ending,
                     node: Some(&node.name),
                     for_zones: &[],
                     for_nodes: &[],
@@ -102,42 +102,42 @@ impl<'a> Gatherer<'a> {
             .collect()
     }
 
-    /// What the Nodes' own proxies have to send the port's traffic to.
-    fn behind(&self, port: &ServicePort) -> Behind<'a> {
+    /// The endpoints that the Nodes' own proxies have for the port.
+    fn node_proxies(&self, port: &ServicePort) -> NodeProxyEndpoints<'a> {
         let service: &'a Service = &self.stored.service;
-        if self.slices.is_empty() && !self.around.settings.slices_are_known {
-            return Behind::Unknown;
+        if self.slices.is_empty() && !self.cluster.settings.slices_are_known {
+            return NodeProxyEndpoints::Unknown;
         }
         let listed = slices(self.slices)
             .filter(|slice| slice.ports.iter().any(|it| resolve(it, port).is_some()))
             .flat_map(|slice| &slice.endpoints)
             .map(|endpoint| {
-                let standing = if endpoint.ready || service.publish_not_ready_addresses {
+                let state = if endpoint.ready || service.publish_not_ready_addresses {
                     NodeEndpointState::Ready
                 } else if endpoint.serving && endpoint.terminating {
                     NodeEndpointState::Ending
                 } else {
                     NodeEndpointState::Away
                 };
-                (endpoint.node.as_deref(), standing)
+                (endpoint.node.as_deref(), state)
             });
         match service.external_traffic_policy {
             ExternalTrafficPolicy::Cluster => {
-                let best = listed.map(|(_, standing)| standing).max();
-                Behind::EveryNode(best.unwrap_or(NodeEndpointState::Away))
+                let best = listed.map(|(_, state)| state).max();
+                NodeProxyEndpoints::EveryNode(best.unwrap_or(NodeEndpointState::Away))
             }
             ExternalTrafficPolicy::Local => {
                 let mut best = BTreeMap::new();
-                for (node, standing) in listed.filter_map(|(node, it)| Some((node?, it))) {
-                    let of_node = best.entry(node).or_insert(standing);
-                    *of_node = standing.max(*of_node);
+                for (node, state) in listed.filter_map(|(node, it)| Some((node?, it))) {
+                    let of_node = best.entry(node).or_insert(state);
+                    *of_node = state.max(*of_node);
                 }
-                Behind::Each(best)
+                NodeProxyEndpoints::Each(best)
             }
         }
     }
 
-    /// What `fairway.dev/external-name` stands for.
+    /// The addresses of the name in `fairway.dev/external-name`.
     fn external(&mut self, name: &'a Arc<str>, port: &ServicePort) -> Vec<EndpointCandidate<'a>> {
         let TargetPort::Number(number) = port.target else {
             self.notices.push(Notice {
@@ -166,7 +166,7 @@ impl<'a> Gatherer<'a> {
         candidates.collect()
     }
 
-    /// What a DNS name stands for just now.
+    /// The addresses of a DNS name, as far as they are known.
     fn addresses(&mut self, name: &Arc<str>) -> Vec<IpAddr> {
         self.names.push(name.clone());
         let addresses = (self.resolved)(&EndpointHost::Name(name.clone()));
@@ -180,46 +180,43 @@ impl<'a> Gatherer<'a> {
     }
 }
 
-/// The best that a Node's own proxy has for a port.
+/// The best endpoint that a Node's own proxy has for a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum NodeEndpointState {
-    /// Nothing: it refuses or drops what comes.
+    /// None: the proxy refuses or drops the traffic.
     Away,
-    /// Endpoints that are serving and terminating: it uses them where it has no others, but may
-    /// lose them before the EndpointSlice says so.
+    /// One that is serving and terminating. The proxy uses it where it has no other, but may lose it before the
+    /// EndpointSlice says so.
     Ending,
     /// A ready endpoint.
     Ready,
 }
 
-/// What the Nodes' own proxies have for a port.
-enum Behind<'a> {
-    /// The slices are not known here: every Node has something.
+/// The endpoints that the Nodes' own proxies have for a port.
+enum NodeProxyEndpoints<'a> {
+    /// The slices are not known here. Every Node is taken to have an endpoint.
     Unknown,
-    /// `externalTrafficPolicy: Cluster`: all have the same.
+    /// `externalTrafficPolicy: Cluster`: all Nodes have the same.
     EveryNode(NodeEndpointState),
-    /// `externalTrafficPolicy: Local`: each has its own.
+    /// `externalTrafficPolicy: Local`: each Node has its own.
     Each(BTreeMap<&'a str, NodeEndpointState>),
 }
 
-impl Behind<'_> {
-    /// What that Node has, and what is said of it where that is nothing.
+impl NodeProxyEndpoints<'_> {
+    /// What that Node has, and the reason to show where it has none.
     fn of(&self, node: &str) -> (NodeEndpointState, &'static str) {
         match self {
             Self::Unknown => (NodeEndpointState::Ready, ""),
-            Self::EveryNode(standing) => (*standing, "no endpoint of the Service is ready"),
-            Self::Each(standings) => (
-                standings
-                    .get(node)
-                    .copied()
-                    .unwrap_or(NodeEndpointState::Away),
+            Self::EveryNode(state) => (*state, "no endpoint of the Service is ready"),
+            Self::Each(states) => (
+                states.get(node).copied().unwrap_or(NodeEndpointState::Away),
                 "it has no endpoint of the Service, which has externalTrafficPolicy: Local",
             ),
         }
     }
 }
 
-/// The name that stands in for a Service's endpoints, if it has one.
+/// The DNS name that a Service uses in place of endpoints, if it has one.
 fn external_name(service: &Service) -> Option<&Arc<str>> {
     let may_have = matches!(
         service.kind,
@@ -228,15 +225,15 @@ fn external_name(service: &Service) -> Option<&Arc<str>> {
     service.asks.external_name.as_ref().filter(|_| may_have)
 }
 
-/// The slices that count: a v1 Endpoints does where there is no EndpointSlice.
+/// The slices that count. A v1 Endpoints counts only where there is no EndpointSlice.
 fn slices(all: &[Arc<EndpointSlice>]) -> impl Iterator<Item = &EndpointSlice> {
     let from_endpoints = all.iter().all(|slice| slice.from_endpoints);
     let all = all.iter().map(Arc::as_ref);
     all.filter(move |slice| slice.from_endpoints == from_endpoints)
 }
 
-/// The number that a slice's port gives for a Service's port, if it is that port's. They belong
-/// together by name alone, as in kube-proxy: a slice names the Service's ports, not the target's.
+/// The port number of a slice for a Service's port, if the slice has that port. Ports are matched by name alone,
+/// as in kube-proxy: a slice has the names of the Service's ports, not those of the containers'.
 fn resolve(listed: &SlicePort, port: &ServicePort) -> Option<u16> {
     if listed.protocol != port.protocol || *listed.name != *port.name.as_deref().unwrap_or("") {
         return None;
@@ -284,7 +281,7 @@ fn candidate<'a>(
     }
 }
 
-/// The family that a Service puts first, IPv4 where it says nothing.
+/// The first address family of a Service; IPv4 where it has none.
 pub(super) fn first_family(service: &Service) -> IpFamily {
     let of_cluster_ip = service.cluster_ips.first().map(|ip| IpFamily::of(*ip));
     service

@@ -1,93 +1,94 @@
-//! Who listens where: who gets what several Services want to claim.
+//! Which Service gets a listen address that several request.
 //!
-//! The controller gives no address and port to two Services, but what one lets go and another
-//! takes may arrive in either order. Until both have, the older Service (then the first by name)
-//! has the claim, which depends on the two alone and not on who came first.
+//! The controller gives no address and port to two Services. But where one passes from a Service to
+//! another, the two changes may arrive in either order. Until both are here, the older Service has the claim,
+//! or of two of one age the first by name: that does not depend on the order.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use fairway_config::time::Timestamp;
 
-use super::services::{Id, Services};
-use super::wants::{Place, Want};
+use super::claim_requests::{ClaimKey, ClaimRequest};
+use super::services::{Id, ServiceIndex};
 
-/// Who has what; what each Service wants is in its [`ServiceEntry`](super::services::ServiceEntry).
+/// The owner of each claim. What each Service requests is in its
+/// [`ServiceEntry`](super::services::ServiceEntry).
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    /// The Services that have a place: the oldest, then the first by name, of those that want it.
-    owners: HashMap<Place, Id>,
-    /// Who else wants a place, in that order. Nearly always nobody, so that whoever wants a place
-    /// need not be held against its owner.
-    waiting: HashMap<Place, Vec<Id>>,
+    /// The Service that has a key: of those that request it the oldest, then the first by name.
+    owners: HashMap<ClaimKey, Id>,
+    /// The other Services that request a key, in that order. Nearly always there is none, so this map is small
+    /// and a request needs no comparison with the owner.
+    waiting: HashMap<ClaimKey, Vec<Id>>,
 }
 
-/// What a change of claims touches.
+/// What changes of claims concern.
 #[derive(Debug, Default)]
 pub(super) struct Moved {
-    /// Places of which the claimants changed.
-    pub(super) places: Vec<Place>,
-    /// Who else wants one of them.
+    /// Keys that another set of Services requests now.
+    pub(super) keys: Vec<ClaimKey>,
+    /// The other Services that request one of them.
     pub(super) rivals: Vec<Id>,
 }
 
 impl Claims {
-    /// A Service of that age now wants this. Adds to `moved` what that touches.
+    /// Sets what a Service requests, and its creation time. Adds to `moved` what that concerns.
     pub(super) fn set(
         &mut self,
-        services: &mut Services,
+        services: &mut ServiceIndex,
         id: Id,
         age: Timestamp,
-        wants: Vec<Want>,
+        requests: Vec<ClaimRequest>,
         moved: &mut Moved,
     ) {
         let Some(entry) = services.get_mut(id) else {
             return;
         };
         let same_age = entry.age == age;
-        if same_age && *entry.wants == *wants {
+        if same_age && *entry.requests == *requests {
             return;
         }
-        let before = std::mem::replace(&mut entry.wants, wants.into());
+        let before = std::mem::replace(&mut entry.requests, requests.into());
         entry.age = age;
         let services = &*services;
-        let now = services.get(id).map_or(&[][..], |entry| &entry.wants);
-        let stays = |want: &Want, in_list: &[Want]| {
+        let now = services.get(id).map_or(&[][..], |entry| &entry.requests);
+        let stays = |request: &ClaimRequest, in_list: &[ClaimRequest]| {
             same_age
                 && in_list
-                    .binary_search_by_key(&want.place(), Want::place)
+                    .binary_search_by_key(&request.key(), ClaimRequest::key)
                     .is_ok()
         };
-        for want in before.iter().filter(|want| !stays(want, now)) {
-            self.let_go(want.place(), id, moved);
+        for request in before.iter().filter(|request| !stays(request, now)) {
+            self.let_go(request.key(), id, moved);
         }
-        for want in now.iter().filter(|want| !stays(want, &before)) {
-            self.take(services, want.place(), id, moved);
+        for request in now.iter().filter(|request| !stays(request, &before)) {
+            self.take(services, request.key(), id, moved);
         }
     }
 
-    /// Who has what a Service wants.
-    pub(super) fn owner_of(&self, want: &Want, id: Id) -> Id {
-        let place = want.place();
-        if self.waiting.contains_key(&place) {
-            self.owner(place).unwrap_or(id)
+    /// The owner of what a Service requests.
+    pub(super) fn owner_of(&self, request: &ClaimRequest, id: Id) -> Id {
+        let key = request.key();
+        if self.waiting.contains_key(&key) {
+            self.owner(key).unwrap_or(id)
         } else {
             id
         }
     }
 
-    /// Who has a place.
-    pub(super) fn owner(&self, place: Place) -> Option<Id> {
-        self.owners.get(&place).copied()
+    /// The owner of a key.
+    pub(super) fn owner(&self, key: ClaimKey) -> Option<Id> {
+        self.owners.get(&key).copied()
     }
 
-    fn let_go(&mut self, place: Place, id: Id, moved: &mut Moved) {
-        moved.places.push(place);
-        let Some(waiting) = self.waiting.get_mut(&place) else {
-            self.owners.remove(&place);
+    fn let_go(&mut self, key: ClaimKey, id: Id, moved: &mut Moved) {
+        moved.keys.push(key);
+        let Some(waiting) = self.waiting.get_mut(&key) else {
+            self.owners.remove(&key);
             return;
         };
-        if let Some(owner) = self.owners.get_mut(&place) {
+        if let Some(owner) = self.owners.get_mut(&key) {
             if *owner == id {
                 *owner = waiting.remove(0);
             } else {
@@ -97,13 +98,13 @@ impl Claims {
         }
         moved.rivals.extend(waiting.iter().copied());
         if waiting.is_empty() {
-            self.waiting.remove(&place);
+            self.waiting.remove(&key);
         }
     }
 
-    fn take(&mut self, services: &Services, place: Place, id: Id, moved: &mut Moved) {
-        moved.places.push(place);
-        let owner = match self.owners.entry(place) {
+    fn take(&mut self, services: &ServiceIndex, key: ClaimKey, id: Id, moved: &mut Moved) {
+        moved.keys.push(key);
+        let owner = match self.owners.entry(key) {
             Entry::Vacant(vacant) => {
                 vacant.insert(id);
                 return;
@@ -111,7 +112,7 @@ impl Claims {
             Entry::Occupied(owner) => owner.into_mut(),
         };
         let rank = |id: Id| services.get(id).map(|entry| (entry.age, &entry.name));
-        let waiting = self.waiting.entry(place).or_default();
+        let waiting = self.waiting.entry(key).or_default();
         moved.rivals.push(*owner);
         moved.rivals.extend(waiting.iter().copied());
         let mut last = id;

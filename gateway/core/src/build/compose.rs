@@ -1,4 +1,4 @@
-//! One Service's route from everything that it depends on, as a pure function.
+//! The route of one Service, as a pure function of everything that it depends on.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,58 +10,57 @@ use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
 use fairway_config::service::{
     ExternalTrafficPolicy, ForwardTo, Notice, PortKey, Service, ServicePort,
 };
-use fairway_config::view::EndpointRow;
 
 use super::candidates::{Gatherer, first_family};
+use super::claim_requests::ClaimRequest;
 use super::claims::Claims;
-use super::services::{Id, ServiceEntry, Services};
-use super::surroundings::Surroundings;
-use super::wants::Want;
+use super::cluster_state::ClusterState;
+use super::services::{Id, ServiceEntry, ServiceIndex};
 use crate::eligible::{Eligible, EndpointCandidate, Policy, eligible};
 use crate::guard::Refusal;
 use crate::route::{
     Claim, EndpointSet, Exclusion, HealthCheck, Resolved, Route, RoutePort, SourceRanges,
 };
 
-/// What a route depends on.
+/// Everything that a route depends on.
 pub(super) struct Parts<'a> {
     pub(super) id: Id,
-    /// The Service and its route until now: parts of it that stay the same are shared.
+    /// The Service with its previous route, of which unchanged parts are shared.
     pub(super) entry: &'a ServiceEntry,
     pub(super) stored: &'a StoredService,
-    pub(super) services: &'a Services,
-    pub(super) around: &'a Surroundings,
+    pub(super) services: &'a ServiceIndex,
+    pub(super) cluster: &'a ClusterState,
     pub(super) claims: &'a Claims,
     pub(super) resolved: Resolved<'a>,
 }
 
-/// A route, and what it depends on besides the Service and its slices.
+/// A route, and what to index it by.
 #[derive(Debug, Default)]
 pub(super) struct Composed {
     /// None: the Service carries no traffic here.
     pub(super) route: Option<Route>,
-    /// DNS names, in order.
+    /// The DNS names that it depends on, ordered.
     pub(super) names: Box<[Arc<str>]>,
-    /// Endpoints on the host itself, in order.
+    /// Its endpoints on the host itself, ordered.
     pub(super) on_host: Box<[SocketAddr]>,
-    /// Depends on the Nodes.
+    /// Whether it depends on the Nodes.
     pub(super) on_nodes: bool,
 }
 
 /// Makes the route of one Service.
 pub(super) fn compose(parts: &Parts<'_>) -> Composed {
     let service = &parts.stored.service;
-    let around = parts.around;
-    let carried = around.is_taken(parts.stored) || around.has_node_ports(service);
+    let cluster = parts.cluster;
+    let carried = cluster.is_taken(parts.stored) || cluster.has_node_ports(service);
     if !carried {
         return Composed::default();
     }
-    let forward_to = around.forward_to(service);
+    let forward_to = cluster.forward_to(service);
     let local = service.external_traffic_policy == ExternalTrafficPolicy::Local;
     let mut gatherer = Gatherer {
         stored: parts.stored,
         slices: &parts.entry.slices,
-        around,
+        cluster,
         resolved: parts.resolved,
         names: Vec::new(),
         notices: notices(parts),
@@ -82,9 +81,9 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
             ForwardTo::Endpoints => gatherer.endpoints(port),
             ForwardTo::NodePorts => gatherer.node_ports(port),
         };
-        if around.settings.allow_loopback {
+        if cluster.settings.allow_loopback {
             let addresses = candidates.iter().map(|candidate| candidate.addr.0);
-            on_host.extend(addresses.filter(|addr| around.guard.is_host(addr.ip())));
+            on_host.extend(addresses.filter(|addr| cluster.guard.is_host(addr.ip())));
         }
         let chosen = choose(parts, port.protocol, candidates);
         if local && !chosen.fallback {
@@ -120,87 +119,50 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
     }
 }
 
-/// Every endpoint of a route and how it is.
-pub(super) fn explain(route: &Route) -> Vec<EndpointRow> {
-    let mut rows = Vec::new();
-    for port in &route.ports {
-        let row =
-            |addr: EndpointAddr, node: Option<&Arc<str>>, state: &str, why: String| EndpointRow {
-                namespace: route.service.namespace.to_string(),
-                service: route.service.name.to_string(),
-                port: port.key.port,
-                protocol: port.key.protocol,
-                endpoint: addr,
-                state: state.to_owned(),
-                why: format!("{addr} {why}"),
-                node: node.map(|node| node.to_string()),
-                active: 0,
-            };
-        let from = rows.len();
-        rows.extend(port.endpoints.eligible.iter().map(|endpoint| {
-            let why = match endpoint.weight {
-                1 => "gets traffic".to_owned(),
-                weight => format!("gets traffic with weight {weight}"),
-            };
-            row(endpoint.addr, endpoint.node.as_ref(), "eligible", why)
-        }));
-        rows.extend(port.endpoints.excluded.iter().map(|excluded| {
-            row(
-                excluded.addr,
-                excluded.node.as_ref(),
-                excluded.why.state(),
-                excluded.why.to_string(),
-            )
-        }));
-        rows[from..].sort_by_key(|row| row.endpoint);
-    }
-    rows
-}
-
-/// What is to be said before any endpoint is looked at.
+/// The notices that do not depend on endpoints.
 fn notices(parts: &Parts<'_>) -> Vec<Notice> {
     let service = &parts.stored.service;
-    let around = parts.around;
+    let cluster = parts.cluster;
     let mut notices = Vec::new();
     if service.external_traffic_policy == ExternalTrafficPolicy::Local
-        && around.forward_to(service) == ForwardTo::Endpoints
-        && around.own_node().is_none()
+        && cluster.forward_to(service) == ForwardTo::Endpoints
+        && cluster.own_node().is_none()
     {
         notices.push(Notice {
             reason: "LocalWithoutNode".into(),
             message: format!(
                 "gateway {} is no node of the cluster and has no local endpoints, so \
                  externalTrafficPolicy: Local leaves all endpoints in",
-                around.settings.gateway
+                cluster.settings.gateway
             ),
         });
     }
-    if around.has_node_ports(service) && around.would_loop(service) {
+    if cluster.has_node_ports(service) && cluster.would_loop(service) {
         notices.push(Notice {
             reason: "NodePortsNotServed".into(),
             message: format!(
                 "gateway {} runs on a node that it forwards this Service to, so it leaves the node \
                  ports to the node's own proxy: serving them would close a loop",
-                around.settings.gateway
+                cluster.settings.gateway
             ),
         });
     }
     notices
 }
 
-/// What a Service has of what it wants, by port, health checks first. What another one has is `lost`
-/// where it is an external address, else a notice.
+/// The claims that a Service gets, by port, health checks first. A claim that another Service has goes to `lost`
+/// where it is an external address, else it becomes a notice.
 fn claims(
     parts: &Parts<'_>,
     notices: &mut Vec<Notice>,
     lost: &mut Vec<ListenerReport>,
 ) -> Vec<(Option<PortKey>, Claim)> {
-    let is_won = |want: &&Want| {
-        let owner = parts.claims.owner_of(want, parts.id);
+    let is_won = |request: &&ClaimRequest| {
+        let owner = parts.claims.owner_of(request, parts.id);
         if owner == parts.id {
             return true;
         }
-        let what = match want.claim.kind {
+        let what = match request.claim.kind {
             ClaimKind::Vip => "external address",
             ClaimKind::NodePort => "node port",
             ClaimKind::HealthCheck => "health check port",
@@ -212,11 +174,11 @@ fn claims(
             listen,
             protocol,
             kind,
-        } = want.claim;
+        } = request.claim;
         let reason = "ClaimHeld";
         let message =
             format!("{what} {listen}/{protocol} is held by Service {owner}, which is older");
-        match want.port {
+        match request.port {
             Some(key) if kind == ClaimKind::Vip => lost.push(ListenerReport {
                 listen,
                 protocol,
@@ -234,18 +196,18 @@ fn claims(
         }
         false
     };
-    let won = parts.entry.wants.iter().filter(is_won);
-    by_key(won.map(|want| (want.port, want.claim)))
+    let won = parts.entry.requests.iter().filter(is_won);
+    by_key(won.map(|request| (request.port, request.claim)))
 }
 
-/// Things of ports, ordered by port, those of the same one as they come.
+/// Orders by port. What belongs to one port keeps its order.
 fn by_key<T>(things: impl Iterator<Item = (Option<PortKey>, T)>) -> Vec<(Option<PortKey>, T)> {
     let mut things: Vec<_> = things.collect();
     things.sort_by_key(|(key, _)| *key);
     things
 }
 
-/// Those of one port.
+/// What belongs to one port, in a list from [`by_key`].
 fn of_key<T>(
     things: &[(Option<PortKey>, T)],
     key: Option<PortKey>,
@@ -255,7 +217,7 @@ fn of_key<T>(
     rest.take_while(move |(other, _)| *other == key)
 }
 
-/// In order, each once.
+/// Ordered, without duplicates.
 fn sorted<T: Ord>(mut things: Vec<T>) -> Vec<T> {
     things.sort_unstable();
     things.dedup();
@@ -269,30 +231,30 @@ fn choose<'a>(
     candidates: Vec<EndpointCandidate<'a>>,
 ) -> Eligible<'a> {
     let service: &Service = &parts.stored.service;
-    let around = parts.around;
+    let cluster = parts.cluster;
     let check = |addr: EndpointAddr| check(parts, addr, protocol);
-    let straight = around.forward_to(service) == ForwardTo::Endpoints;
-    let node = around.own_node().map(|node| &*node.name);
+    let straight = cluster.forward_to(service) == ForwardTo::Endpoints;
+    let node = cluster.own_node().map(|node| &*node.name);
     let local = service.external_traffic_policy == ExternalTrafficPolicy::Local;
     let policy = Policy {
         publish_not_ready: service.publish_not_ready_addresses,
         only_node: node.filter(|_| straight && local),
         node: node.filter(|_| straight),
-        zone: around.zone().filter(|_| straight),
+        zone: cluster.zone().filter(|_| straight),
         family: (straight && service.has_selector).then(|| first_family(service)),
         check: &check,
     };
     eligible(candidates, &policy)
 }
 
-/// Whether an endpoint may be dialled. Where loopback is allowed it may be on the host itself, but
-/// not be a listener of this process.
+/// Whether an endpoint may be dialled. Where loopback is allowed it may be on the host itself, but it must not
+/// be a listener of this process.
 fn check(parts: &Parts<'_>, addr: EndpointAddr, protocol: Protocol) -> Result<(), Refusal> {
-    let around = parts.around;
-    around.guard.check(addr.0.ip())?;
-    if around.settings.allow_loopback && around.guard.is_host(addr.0.ip()) {
+    let cluster = parts.cluster;
+    cluster.guard.check(addr.0.ip())?;
+    if cluster.settings.allow_loopback && cluster.guard.is_host(addr.0.ip()) {
         let listens = (ListenAddr(addr.0), protocol);
-        let is_admin = around.settings.admin.iter().any(|admin| {
+        let is_admin = cluster.settings.admin.iter().any(|admin| {
             admin.port() == addr.0.port()
                 && (admin.ip().is_unspecified() || admin.ip() == addr.0.ip())
         });
@@ -303,7 +265,7 @@ fn check(parts: &Parts<'_>, addr: EndpointAddr, protocol: Protocol) -> Result<()
     Ok(())
 }
 
-/// One port, sharing with the route until now what is the same.
+/// The route of one port. It shares unchanged parts with the previous one.
 fn route_port(
     parts: &Parts<'_>,
     port: &ServicePort,
@@ -312,14 +274,14 @@ fn route_port(
     chosen: &Eligible<'_>,
 ) -> Arc<RoutePort> {
     let service = &parts.stored.service;
-    let around = parts.around;
+    let cluster = parts.cluster;
     let endpoints = match before {
         Some(before) if chosen.is(&before.endpoints) => before.endpoints.clone(),
         _ => Arc::new(chosen.set()),
     };
-    let loop_guard = match around.forward_to(service) {
+    let loop_guard = match cluster.forward_to(service) {
         ForwardTo::Endpoints => Vec::new(),
-        ForwardTo::NodePorts => around.internal_ips.clone(),
+        ForwardTo::NodePorts => cluster.internal_ips.clone(),
     };
     let now = RoutePort {
         service: parts.entry.name.clone(),

@@ -1,24 +1,25 @@
-//! Everything that is known of each Service, in one place.
+//! Everything that is known of each Service, in one list.
 //!
-//! A Service has many names to it: in the change that brings it, in its EndpointSlices, in what it
-//! claims. Each lookup by name touches memory that nobody has touched for a while, several times
-//! over, since a name is two strings elsewhere; among thousands of Services that is what a change
-//! costs. So a name is looked up once, where a change comes in, and from there on a Service is its
-//! [`Id`]: a place in a list, where everything that a change of it needs lies side by side.
+//! The name of a Service comes up in the change that brings it, in its EndpointSlices and in its claims.
+//! Each lookup by name reads memory that is not in the processor's caches (a name is two strings), and among
+//! thousands of Services these lookups are most of the cost of a change. So a name is looked up once, where a
+//! change comes in. From there on the Service is an [`Id`]: an index into a list, where everything that a
+//! change needs lies together.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use fairway_config::endpoints::EndpointSlice;
 use fairway_config::exchange::StoredService;
 use fairway_config::names::{NamespacedName, ServiceName};
+use fairway_config::service::ServiceType;
 use fairway_config::time::Timestamp;
 
-use super::wants::Want;
+use super::claim_requests::ClaimRequest;
 use crate::route::Route;
 
-/// Stands for a Service as long as anything of it is known.
+/// The number of a Service, valid as long as anything of the Service is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Id(u32);
 
@@ -35,12 +36,12 @@ pub(super) type SliceKey = (bool, NamespacedName);
 pub(super) struct ServiceEntry {
     pub(super) name: ServiceName,
     pub(super) stored: Option<Arc<StoredService>>,
-    /// In the order of their keys. Nearly always one: a map would take the room of eleven.
+    /// Ordered by key. Nearly always one, so this is no map: a node of a BTreeMap has room for eleven.
     pub(super) slices: Vec<Arc<EndpointSlice>>,
     pub(super) route: Option<Arc<Route>>,
-    /// What it wants to claim, ordered by place, each place once.
-    pub(super) wants: Box<[Want]>,
-    /// Since when it is there, as far as its claims go.
+    /// The listen addresses that it requests, ordered by key, each once.
+    pub(super) requests: Box<[ClaimRequest]>,
+    /// Its creation time: of several Services that request one listen address, the oldest gets it.
     pub(super) age: Timestamp,
     /// The DNS names that its route depends on, in order.
     pub(super) names: Box<[Arc<str>]>,
@@ -48,7 +49,7 @@ pub(super) struct ServiceEntry {
     pub(super) on_host: Box<[SocketAddr]>,
     /// Its route depends on the Nodes.
     pub(super) on_nodes: bool,
-    /// Its route is to be made anew.
+    /// The next build makes its route anew.
     pub(super) dirty: bool,
 }
 
@@ -59,7 +60,7 @@ impl ServiceEntry {
             stored: None,
             slices: Vec::new(),
             route: None,
-            wants: Box::default(),
+            requests: Box::default(),
             age: Timestamp::default(),
             names: Box::default(),
             on_host: Box::default(),
@@ -68,7 +69,7 @@ impl ServiceEntry {
         }
     }
 
-    /// Where the slice with this key is, or belongs.
+    /// The index of the slice with this key, or where it is to be inserted.
     pub(super) fn slice(
         &self,
         from_endpoints: bool,
@@ -80,27 +81,27 @@ impl ServiceEntry {
         })
     }
 
-    /// Nothing is known of the Service but its name.
+    /// Whether nothing is known of the Service but its name.
     pub(super) fn is_empty(&self) -> bool {
         self.stored.is_none() && self.slices.is_empty()
     }
 }
 
-/// All Services of which anything is known.
+/// The Services of which anything is known, by id and by name.
 #[derive(Debug, Default)]
-pub(super) struct Services {
+pub(super) struct ServiceIndex {
     entries: Vec<Option<ServiceEntry>>,
     vacant: Vec<Id>,
     by_name: HashMap<ServiceName, Id>,
 }
 
-impl Services {
+impl ServiceIndex {
     /// The Service of that name, if anything is known of it.
     pub(super) fn id(&self, name: &ServiceName) -> Option<Id> {
         self.by_name.get(name).copied()
     }
 
-    /// The Service of that name; from now on it is there.
+    /// The Service of that name, which is added where nothing was known of it.
     pub(super) fn id_or_new(&mut self, name: &ServiceName) -> Id {
         if let Some(id) = self.id(name) {
             return id;
@@ -130,7 +131,7 @@ impl Services {
         self.entries.get_mut(id.0 as usize)?.as_mut()
     }
 
-    /// Nothing is known of the Service any more; its id may come to stand for another.
+    /// Removes a Service of which nothing is known any more. Its id may be given to another one.
     pub(super) fn remove(&mut self, id: Id) -> Option<ServiceEntry> {
         let entry = self.entries.get_mut(id.0 as usize)?.take()?;
         self.by_name.remove(&entry.name);
@@ -138,9 +139,33 @@ impl Services {
         Some(entry)
     }
 
-    /// All, in no order that means anything.
+    /// All Services, in no particular order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Id, &ServiceEntry)> {
         let numbered = (0..).map(Id).zip(&self.entries);
         numbered.filter_map(|(id, entry)| Some((id, entry.as_ref()?)))
+    }
+}
+
+/// Marks Services as dirty: the next build makes their routes anew.
+pub(super) fn mark<'a>(
+    services: &mut ServiceIndex,
+    dirty: &mut Vec<Id>,
+    ids: impl IntoIterator<Item = &'a Id>,
+) {
+    for id in ids {
+        if let Some(entry) = services.get_mut(*id)
+            && !std::mem::replace(&mut entry.dirty, true)
+        {
+            dirty.push(*id);
+        }
+    }
+}
+
+/// The external addresses that a Service holds. Those of a Service that is no longer a LoadBalancer do not
+/// count: it is about to give them back.
+pub(super) fn held_addresses(stored: Option<&StoredService>) -> &[IpAddr] {
+    match stored {
+        Some(stored) if stored.service.kind == ServiceType::LoadBalancer => &stored.held.addresses,
+        _ => &[],
     }
 }

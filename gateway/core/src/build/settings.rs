@@ -1,4 +1,4 @@
-//! What a gateway is told at its start.
+//! The settings that routes depend on.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::sync::Arc;
 use fairway_config::names::ClusterName;
 use fairway_config::service::ForwardTo;
 
-/// What a gateway is told at its start.
+/// The settings that routes depend on. They do not change while the gateway runs.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct RouteSettings {
     /// The gateway's name, in notices.
     pub gateway: ClusterName,
     /// The Node it runs on, if it runs on one.
@@ -35,6 +35,23 @@ pub struct Settings {
     ///
     /// The first rule holds for listed ones as well.
     pub node_addresses: Option<Vec<IpAddr>>,
+}
+
+impl RouteSettings {
+    /// The defaults for a gateway of that name, which runs on no Node.
+    pub fn new(gateway: ClusterName) -> Self {
+        Self {
+            gateway,
+            node_name: None,
+            zone: None,
+            forward_to: ForwardTo::Endpoints,
+            slices_are_known: false,
+            allow_loopback: false,
+            admin: Vec::new(),
+            serve_node_ports: ServeNodePorts::Always,
+            node_addresses: None,
+        }
+    }
 }
 
 /// Whether a gateway serves node ports.

@@ -14,7 +14,7 @@ use super::proxy::{UdpContext, UdpProxy};
 use super::session::{UdpSession, are_ports_taken, connected};
 use crate::counters::{DropReason, Rejection};
 use crate::descriptors::Permit;
-use crate::engine::poll::{Token, Watch};
+use crate::engine::poll::{Token, Trigger};
 use crate::hops::{HopFilter, Hops};
 use crate::port::{Active, Port};
 use crate::slot::Target;
@@ -34,7 +34,7 @@ impl UdpProxy {
         context: &UdpContext<'_>,
     ) -> Option<FlowId> {
         let listener = self.sessions.listener(number)?;
-        let hop_filter = listener.receiving.part.hop_filter();
+        let hop_filter = listener.receiving.token.hop_filter();
         let target = listener.receiving.slot.target.load_full();
         let Target::Port { port, kind } = &*target else {
             return None;
@@ -86,7 +86,7 @@ impl UdpProxy {
         }
         let id = self.enter(key, &route, now, context);
         let token = Token::Flow(id.slot());
-        if let Err(error) = context.poll.add(&socket, token, Watch::Level) {
+        if let Err(error) = context.poll.add(&socket, token, Trigger::Level) {
             tracing::warn!(%error, "a flow can't be watched");
             port.counters.reject(Rejection::Limit);
             self.sessions.end(id);

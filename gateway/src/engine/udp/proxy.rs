@@ -10,8 +10,8 @@ use super::packets::{self, BATCH, Inbox};
 use super::port_unreachable::PortUnreachable;
 use super::sessions::UdpSessions;
 use crate::engine::mailbox::Receiving;
-use crate::engine::poll::Poll;
-use crate::shared::Shared;
+use crate::engine::poll::Epoll;
+use crate::shared::GatewayShared;
 use crate::slot::Slot;
 
 /// The UDP side of a worker.
@@ -28,13 +28,13 @@ pub(crate) struct UdpProxy {
 
 /// What the UDP side works with and does not own.
 pub(crate) struct UdpContext<'a> {
-    pub(crate) shared: &'a Arc<Shared>,
-    pub(crate) poll: &'a Poll,
+    pub(crate) shared: &'a Arc<GatewayShared>,
+    pub(crate) poll: &'a Epoll,
 }
 
 impl UdpProxy {
     /// No listener and no flow yet. Nobody outside may know `seed`.
-    pub(crate) fn new(seed: u64, shared: &Shared) -> Self {
+    pub(crate) fn new(seed: u64, shared: &GatewayShared) -> Self {
         Self {
             sessions: UdpSessions::new(seed),
             inbox: Inbox::new(),
@@ -64,20 +64,20 @@ impl UdpProxy {
     }
 
     /// Closes a socket; its flows end with it.
-    pub(crate) fn close(&mut self, number: u32, shared: &Shared) {
+    pub(crate) fn close(&mut self, number: u32, shared: &GatewayShared) {
         self.sessions.close(number);
         self.sessions.shrink(&shared.flow_pool);
     }
 
     /// Ends the flows of a listener whose endpoint serves no more, or all its flows where another Service is
     /// behind it now. It costs time by the number of its own flows.
-    pub(crate) fn sweep(&mut self, slot: &Slot, shared: &Shared) {
+    pub(crate) fn sweep(&mut self, slot: &Slot, shared: &GatewayShared) {
         self.sessions.sweep(slot);
         self.sessions.shrink(&shared.flow_pool);
     }
 
     /// Ends the flows that have been idle for too long.
-    pub(crate) fn expire(&mut self, now: Tick, shared: &Shared) {
+    pub(crate) fn expire(&mut self, now: Tick, shared: &GatewayShared) {
         self.sessions.expire(now);
         self.sessions.shrink(&shared.flow_pool);
     }

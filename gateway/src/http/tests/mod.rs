@@ -32,10 +32,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Server;
+use super::HttpServer;
 use crate::clock::Clock;
 use crate::descriptors::Descriptors;
-use crate::open::Open;
+use crate::open_connection::OpenConnection;
 use crate::port::Port;
 use crate::slot::{Slot, Target};
 
@@ -72,7 +72,7 @@ impl Edge {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let server = Server::new(stop.clone(), CONNECT, Descriptors::of_process(1));
+        let server = HttpServer::new(stop.clone(), CONNECT, Descriptors::of_process(1));
         let server = Arc::new(server);
         let (end, ended) = mpsc::unbounded_channel();
         let shared = port.clone();
@@ -85,7 +85,7 @@ impl Edge {
             loop {
                 let (stream, client) = listener.accept().await.unwrap();
                 let (server, end) = (server.clone(), end.clone());
-                let open = Open::new(shared.clone(), slot.clone());
+                let open = OpenConnection::new(shared.clone(), slot.clone());
                 tokio::spawn(async move {
                     server
                         .serve(

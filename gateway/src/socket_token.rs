@@ -1,18 +1,18 @@
-//! What goes with each socket of a listener.
+//! The token of a listening socket: the socket counts as open until its token is dropped.
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::hops::HopFilter;
 
-/// Goes with one of the sockets of a listener: until it is dropped the socket counts as open.
+/// Belongs to one socket of a listener, which counts as open until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Part {
+pub(crate) struct SocketToken {
     hop_filter: HopFilter,
     _open: TaskTrackerToken,
 }
 
-impl Part {
-    /// With a socket that takes what `hop_filter` says, counted by `open`.
+impl SocketToken {
+    /// The token of a socket with this hop filter, counted by `open`.
     pub(crate) fn new(hop_filter: HopFilter, open: TaskTrackerToken) -> Self {
         Self {
             hop_filter,
@@ -20,7 +20,7 @@ impl Part {
         }
     }
 
-    /// What the socket takes.
+    /// The hop filter of the socket.
     pub(crate) fn hop_filter(&self) -> HopFilter {
         self.hop_filter
     }

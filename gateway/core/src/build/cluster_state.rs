@@ -1,5 +1,5 @@
-//! What all Services have around them: pools, Nodes, the host's addresses, and what follows from
-//! them.
+//! What routes depend on besides the Services and their endpoints: pools, Nodes and the host's addresses, and
+//! what follows from these.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,12 +11,13 @@ use fairway_config::names::ClusterName;
 use fairway_config::pool::{AddressPool, Forwarding};
 use fairway_config::service::{ForwardTo, Service, ServiceType};
 
-use super::settings::{ServeNodePorts, Settings};
+use super::settings::{RouteSettings, ServeNodePorts};
 use crate::guard::Guard;
 
+/// Pools, Nodes and the host's addresses, with what follows from them.
 #[derive(Debug)]
-pub(super) struct Surroundings {
-    pub(super) settings: Settings,
+pub(super) struct ClusterState {
+    pub(super) settings: RouteSettings,
     pub(super) guard: Guard,
     /// Every address of the host.
     pub(super) host: BTreeSet<IpAddr>,
@@ -26,12 +27,12 @@ pub(super) struct Surroundings {
     pub(super) node_addresses: Vec<IpAddr>,
     /// InternalIPs of all Nodes.
     pub(super) internal_ips: Vec<IpAddr>,
-    /// An InternalIP of a Node is an address of the host.
+    /// One of these InternalIPs is an address of the host.
     host_is_node: bool,
 }
 
-impl Surroundings {
-    pub(super) fn new(settings: Settings) -> Self {
+impl ClusterState {
+    pub(super) fn new(settings: RouteSettings) -> Self {
         Self {
             guard: Guard::new(settings.allow_loopback),
             settings,
@@ -44,7 +45,7 @@ impl Surroundings {
         }
     }
 
-    /// A Node is now so, or gone; whether that is news.
+    /// Sets a Node; none: it is gone. Returns whether anything has changed.
     pub(super) fn set_node(&mut self, name: &ClusterName, node: Option<&Arc<Node>>) -> bool {
         if self.nodes.get(name) == node {
             return false;
@@ -63,7 +64,7 @@ impl Surroundings {
         true
     }
 
-    /// A pool is now so, or gone; whether that is news.
+    /// Sets a pool; none: it is gone. Returns whether anything has changed.
     pub(super) fn set_pool(&mut self, name: &ClusterName, pool: Option<&Arc<AddressPool>>) -> bool {
         if self.pools.get(name) == pool {
             return false;
@@ -80,8 +81,8 @@ impl Surroundings {
         true
     }
 
-    /// Works out what follows from pools, the host's addresses and those that Services hold
-    /// `outside` of every pool; whether it is something else than before.
+    /// Derives where node ports are served and what is never dialled, from the pools, the host's addresses, and
+    /// those that Services hold `outside` of every pool. Returns whether anything has changed.
     pub(super) fn settle(&mut self, outside: &BTreeMap<IpAddr, usize>) -> bool {
         let is_own =
             |address: &&IpAddr| !outside.contains_key(address) && !self.guard.is_pool(**address);
@@ -107,8 +108,8 @@ impl Surroundings {
         moved
     }
 
-    /// Whether the controller has taken the LoadBalancer Service: it has given it an address. Which
-    /// Services it takes is not for a gateway to say.
+    /// Whether the controller has taken the LoadBalancer Service, which is so when it has given it an address. A
+    /// gateway does not decide by class.
     pub(super) fn is_taken(&self, stored: &StoredService) -> bool {
         let service = &stored.service;
         service.kind == ServiceType::LoadBalancer
@@ -116,8 +117,8 @@ impl Surroundings {
             && !stored.held.addresses.is_empty()
     }
 
-    /// Whether the Service has node ports that gateways are to serve. That is so for LoadBalancer
-    /// Services of any class, as with kube-proxy.
+    /// Whether this gateway serves the node ports of the Service. The class of a LoadBalancer does not matter,
+    /// as with kube-proxy.
     pub(super) fn has_node_ports(&self, service: &Service) -> bool {
         let serves = match self.settings.serve_node_ports {
             ServeNodePorts::Always => true,
@@ -138,13 +139,13 @@ impl Surroundings {
         self.host_is_node && self.forward_to(service) == ForwardTo::NodePorts
     }
 
-    /// Where the Service's traffic is sent.
+    /// Whether the Service's traffic is sent to its endpoints or to node ports.
     pub(super) fn forward_to(&self, service: &Service) -> ForwardTo {
         service.asks.forward_to.unwrap_or(self.settings.forward_to)
     }
 
-    /// Whether gateways carry the traffic of an address, rather than the nodes' own proxy. An
-    /// address whose pool is gone goes on being carried.
+    /// Whether gateways carry the traffic of an address, and not the nodes' own proxy. They go on doing so for an
+    /// address whose pool is gone.
     pub(super) fn carries(&self, address: IpAddr) -> bool {
         let pool = self
             .guard
@@ -166,7 +167,7 @@ impl Surroundings {
     }
 }
 
-/// Whether node ports are served on an address of the host that nobody listed.
+/// Whether node ports are served on an address of the host where no addresses are configured.
 fn serves_node_ports(address: &IpAddr) -> bool {
     const LOOPBACK: [IpAddr; 2] = [
         IpAddr::V4(Ipv4Addr::LOCALHOST),

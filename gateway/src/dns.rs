@@ -1,11 +1,11 @@
-//! Names as backends: what DNS says of them, asked again when the record's time is over.
+//! DNS names as endpoints: their addresses are asked for again when the record's time to live is over.
 //!
-//! An answer stays until there is another one: a name server that goes away takes no backend with
-//! it. «No such name» and «no addresses» are no answers either in that sense; a name that is really
-//! gone is reported, and whoever took it away takes the Service's endpoint away too.
+//! The last addresses stay in use until an answer has others, so a name server that fails takes no endpoint
+//! away. «No such name» (NXDOMAIN) and «no addresses» count as failures, too: they are reported, and whoever
+//! has removed the name can remove the Service's endpoint.
 //!
-//! Queries under way are bounded, over all and for each namespace ([`Queries`]): thousands of names of one
-//! namespace that nobody answers for take neither the sockets nor the turn of another one's names.
+//! The number of queries under way is bounded, for all names and for each namespace ([`Queries`]). So thousands of
+//! unanswered names of one namespace do not delay the names of another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -22,56 +22,56 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
-/// A name is asked for again after its record's time to live, within these bounds.
+/// The bounds of the time after which a name is asked for again; between them the time to live counts.
 const SOONEST: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(300);
 
-/// After a failure it is asked for again after the first, then after ever longer times.
+/// The back-off after failures: the first pause, doubled each time up to the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
 
-/// How long one name server has for one answer, and how often it is asked.
+/// How long a name server has for an answer, and how often it is asked.
 const PATIENCE: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 
-/// Answers that may wait to be taken.
+/// The most answers that wait for the control task.
 const ANSWERS: usize = 256;
 
-/// Names that may be asked for at once, over all and for one namespace. Each takes two sockets.
+/// The most names that are asked for at once: in all, and of one namespace. Each takes two sockets.
 const QUERIES: usize = 32;
 const QUERIES_OF_ONE: usize = 8;
 
-/// What was found out about a name.
+/// An answer about a name.
 #[derive(Debug)]
-pub(crate) struct NameAnswer {
+pub(crate) struct DnsAnswer {
     pub(crate) name: Arc<str>,
-    /// Its addresses in order, or what is wrong.
+    /// Its addresses, ordered, or what is wrong.
     pub(crate) addresses: Result<Vec<IpAddr>, String>,
 }
 
-/// What names stand for just now, and who asks for them.
+/// The names that are in use, their addresses, and the tasks that ask for them.
 #[derive(Debug)]
-pub(crate) struct Names {
+pub(crate) struct DnsNames {
     resolver: Option<TokioResolver>,
     /// Why there is no resolver.
     unusable: String,
     asking: JoinSet<()>,
     queries: Queries,
-    known: BTreeMap<Arc<str>, KnownName>,
-    sender: mpsc::Sender<NameAnswer>,
-    answers: mpsc::Receiver<NameAnswer>,
+    known: BTreeMap<Arc<str>, KnownAddresses>,
+    sender: mpsc::Sender<DnsAnswer>,
+    answers: mpsc::Receiver<DnsAnswer>,
 }
 
-/// Leave to ask name servers.
+/// Bounds the queries that are under way.
 #[derive(Debug)]
 struct Queries {
     all: Arc<Semaphore>,
     by_namespace: BTreeMap<Arc<str>, Arc<Semaphore>>,
 }
 
-/// Leave to ask for the names of one namespace.
+/// The permits for a query: one of the namespace and one of all.
 #[derive(Clone, Debug)]
-struct Leave {
+struct QueryPermits {
     of_namespace: Arc<Semaphore>,
     of_all: Arc<Semaphore>,
 }
@@ -84,9 +84,9 @@ impl Queries {
         }
     }
 
-    /// For a name of several namespaces, by the one that has the fewest names: nobody else's names are to
-    /// hold it up.
-    fn of(&mut self, namespaces: &BTreeSet<Arc<str>>) -> Leave {
+    /// The permits for a name that these namespaces use. It counts for the namespace with the fewest names, so that
+    /// the many names of another one do not delay it.
+    fn of(&mut self, namespaces: &BTreeSet<Arc<str>>) -> QueryPermits {
         let names = |namespace: &&Arc<str>| {
             let of_namespace = self.by_namespace.get(*namespace);
             of_namespace.map_or(0, Arc::strong_count)
@@ -99,38 +99,39 @@ impl Queries {
             }
             None => new(),
         };
-        Leave {
+        QueryPermits {
             of_namespace,
             of_all: self.all.clone(),
         }
     }
 
-    /// Forgets namespaces of which no name is asked for any more.
+    /// Forgets namespaces that have no name any more.
     fn forget_unused(&mut self) {
         self.by_namespace
-            .retain(|_, leave| Arc::strong_count(leave) > 1);
+            .retain(|_, permits| Arc::strong_count(permits) > 1);
     }
 }
 
-impl Leave {
-    /// Waits for its turn. So few of one namespace wait for the turn of all that nobody waits long there.
+impl QueryPermits {
+    /// Waits for both permits. Only a few queries of one namespace wait for the second one, so nobody waits long
+    /// there.
     async fn turn(&self) -> (Option<SemaphorePermit<'_>>, Option<SemaphorePermit<'_>>) {
-        // They are never closed.
+        // The semaphores are never closed.
         let of_namespace = self.of_namespace.acquire().await.ok();
         (of_namespace, self.of_all.acquire().await.ok())
     }
 }
 
-/// What is known of one name.
+/// The last answer about a name, and the task that asks for it.
 #[derive(Debug)]
-struct KnownName {
+struct KnownAddresses {
     addresses: Vec<IpAddr>,
     problem: Option<String>,
     asking: Option<AbortHandle>,
 }
 
-impl Names {
-    /// Asks that name server, or those of `/etc/resolv.conf`.
+impl DnsNames {
+    /// Uses this name server, or those of `/etc/resolv.conf`.
     pub(crate) fn new(name_server: Option<SocketAddr>) -> Self {
         let (sender, answers) = mpsc::channel(ANSWERS);
         let (resolver, unusable) = match resolver(name_server) {
@@ -151,7 +152,7 @@ impl Names {
         }
     }
 
-    /// These names are wanted from now on by Services of those namespaces, or by none any more.
+    /// Begins to ask for names that Services of these namespaces use, and stops where no namespace is given.
     pub(crate) fn want(
         &mut self,
         changed: impl IntoIterator<Item = (Arc<str>, BTreeSet<Arc<str>>)>,
@@ -171,14 +172,14 @@ impl Names {
     }
 
     fn ask(&mut self, name: Arc<str>, namespaces: &BTreeSet<Arc<str>>) {
-        let leave = self.queries.of(namespaces);
+        let permits = self.queries.of(namespaces);
         let asking = self.resolver.clone().map(|resolver| {
             let sender = self.sender.clone();
             self.asking
-                .spawn(keep_asking(resolver, name.clone(), leave, sender))
+                .spawn(keep_asking(resolver, name.clone(), permits, sender))
         });
         let problem = asking.is_none().then(|| self.unusable.clone());
-        let known = KnownName {
+        let known = KnownAddresses {
             addresses: Vec::new(),
             problem,
             asking,
@@ -186,16 +187,15 @@ impl Names {
         self.known.insert(name, known);
     }
 
-    /// The next answers: one, and those that wait behind it.
-    pub(crate) async fn answers(&mut self) -> Vec<NameAnswer> {
+    /// Waits for the next answer, and takes all that are there.
+    pub(crate) async fn answers(&mut self) -> Vec<DnsAnswer> {
         let mut answers = Vec::new();
         self.answers.recv_many(&mut answers, ANSWERS).await;
         answers
     }
 
-    /// Takes an answer in: whether the addresses changed, and whether what is wrong with the name
-    /// did.
-    pub(crate) fn learn(&mut self, answer: NameAnswer) -> (bool, bool) {
+    /// Takes an answer in. Returns whether the addresses have changed, and whether the problem has.
+    pub(crate) fn learn(&mut self, answer: DnsAnswer) -> (bool, bool) {
         let Some(known) = self.known.get_mut(&answer.name) else {
             return (false, false);
         };
@@ -217,7 +217,7 @@ impl Names {
         }
     }
 
-    /// What a name stands for.
+    /// The addresses of a name.
     pub(crate) fn addresses(&self, name: &str) -> Vec<IpAddr> {
         self.known
             .get(name)
@@ -225,7 +225,7 @@ impl Names {
             .unwrap_or_default()
     }
 
-    /// What is wrong with a name, in a sentence.
+    /// What is wrong with a name, as a sentence.
     pub(crate) fn problem(&self, name: &str) -> Option<String> {
         let known = self.known.get(name)?;
         let problem = known.problem.as_ref()?;
@@ -254,21 +254,21 @@ fn resolver(name_server: Option<SocketAddr>) -> Result<TokioResolver, NetError> 
     let options = builder.options_mut();
     options.timeout = PATIENCE;
     options.attempts = ATTEMPTS;
-    // The time to live is kept by us; a cache would only hide how much of it is left.
+    // The time to live is watched here. A cache would hide how much of it is left.
     options.cache_size = 0;
     builder.build()
 }
 
-/// Asks for one name again and again.
+/// The task that asks for one name again and again.
 async fn keep_asking(
     resolver: TokioResolver,
     name: Arc<str>,
-    leave: Leave,
-    answers: mpsc::Sender<NameAnswer>,
+    permits: QueryPermits,
+    answers: mpsc::Sender<DnsAnswer>,
 ) {
     let mut retry = RETRY_FIRST;
     loop {
-        let turn = leave.turn().await;
+        let turn = permits.turn().await;
         let answer = ask(&resolver, &name).await;
         drop(turn);
         let (addresses, pause) = match answer {
@@ -283,7 +283,7 @@ async fn keep_asking(
             }
         };
         if answers
-            .send(NameAnswer {
+            .send(DnsAnswer {
                 name: name.clone(),
                 addresses,
             })
@@ -296,8 +296,8 @@ async fn keep_asking(
     }
 }
 
-/// The addresses of a name and for how long they hold. An answer is whole or none: where one family
-/// is not answered, the last answer of both stays.
+/// Asks for the addresses of a name and their time to live. Where one address family is not answered, this fails,
+/// and the last addresses of both families stay in use.
 async fn ask(resolver: &TokioResolver, name: &str) -> Result<(Vec<IpAddr>, Duration), String> {
     let (v4, v6) = join(
         resolver.lookup(name, RecordType::A),
@@ -358,9 +358,9 @@ mod tests {
         let mut tasks = JoinSet::new();
         let under_way = Arc::new(Semaphore::new(0));
         for _ in 0..5_000 {
-            let (leave, under_way) = (queries.of(&namespaces(&["many"])), under_way.clone());
+            let (permits, under_way) = (queries.of(&namespaces(&["many"])), under_way.clone());
             tasks.spawn(async move {
-                let _turn = leave.turn().await;
+                let _turn = permits.turn().await;
                 under_way.add_permits(1);
                 // Nobody answers.
                 std::future::pending::<()>().await;
@@ -371,8 +371,8 @@ mod tests {
         }
         // Also for a name that both want.
         for wanted_by in [&["other"][..], &["many", "other"]] {
-            let leave = queries.of(&namespaces(wanted_by));
-            let turn = tokio::time::timeout(Duration::from_secs(20), leave.turn());
+            let permits = queries.of(&namespaces(wanted_by));
+            let turn = tokio::time::timeout(Duration::from_secs(20), permits.turn());
             assert!(turn.await.is_ok(), "{wanted_by:?}");
         }
         assert_eq!(under_way.available_permits(), QUERIES_OF_ONE);

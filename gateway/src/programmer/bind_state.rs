@@ -1,4 +1,4 @@
-//! One place: who wants it, who has it, and how it stands.
+//! The state of one bind key: which Services request it, which one has it, and whether its sockets are open.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,42 +11,42 @@ use crate::binding::Binding;
 use crate::slot::{BindKey, Slot, Target};
 use crate::socket::BindError;
 
-/// After a failure a place is tried again after the first, then after ever longer times.
+/// The back-off after failures: the first pause, doubled each time up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
-/// The longest where nothing changes by itself: an address that is not the host's. (One that comes
-/// to an interface is noticed; see [`super::Programmer::addresses_changed`].)
+/// The longest pause where the address is not local. (When it comes to an interface, that is noticed at once; see
+/// [`super::Programmer::addresses_changed`].)
 const RETRY_ADDRESS: Duration = Duration::from_secs(5);
 
-/// What a Service wants at one place.
+/// A listener that a Service requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) place: BindKey,
-    /// The port that reports show.
+    /// The port number in reports.
     pub(crate) port: u16,
     pub(crate) target: Target,
 }
 
-/// One place.
+/// One bind key.
 #[derive(Debug)]
 pub(super) struct PlaceState {
     pub(super) slot: Arc<Slot>,
-    /// Who has it.
+    /// The Service that has it.
     pub(super) owner: ServiceName,
-    /// All who want it.
+    /// All Services that request it.
     pub(super) claimants: Claimants,
     pub(super) standing: BindState,
 }
 
 impl PlaceState {
-    /// Whether it is one of an external address.
+    /// Whether its address is an external one.
     pub(super) fn is_vip(&self) -> bool {
         self.slot.target.load().kind() == ClaimKind::Vip
     }
 }
 
-/// Who wants a place, by name. There is one, but for the moment between two batches in which a place
-/// passes from one Service to another: so it is no map, whose nodes have room for eleven.
+/// The Services that request a bind key, by name. There is one, except between two batches of which one takes it from a
+/// Service and the other gives it to another. So this is no map: a node of a BTreeMap has room for eleven.
 #[derive(Debug, Default)]
 pub(super) struct Claimants(Vec<(ServiceName, Wanted)>);
 
@@ -91,29 +91,30 @@ impl Claimants {
     }
 }
 
+/// Whether a bind key has sockets.
 #[derive(Debug)]
 pub(super) enum BindState {
-    /// Not tried yet.
+    /// It was not tried yet.
     New,
-    /// Sockets stand.
+    /// Its sockets are open.
     Listening(Binding),
-    /// No endpoints, so no sockets.
+    /// It has no endpoint, so it has no sockets.
     Refusing,
-    /// It can't stand.
+    /// Its sockets can't be opened.
     Failed(Box<Failed>),
 }
 
-/// Why a place can't stand, and when it is tried again.
+/// Why sockets can't be opened, and when that is tried again.
 #[derive(Clone, Debug)]
 pub(super) struct Failed {
     pub(super) error: BindError,
-    /// The time since the last try.
+    /// The pause after the last try.
     retry: Duration,
     pub(super) at: Instant,
 }
 
 impl Failed {
-    /// What comes of an error at `now`, where the try before ended so.
+    /// The failure after an error at `now`, where `before` is the failure of the try before.
     pub(super) fn next(before: Option<&Self>, error: BindError, now: Instant) -> Self {
         let longest = match error {
             BindError::AddressNotLocal(_) => RETRY_ADDRESS,

@@ -1,69 +1,69 @@
-//! What a worker does when it is told something, and goes on with later.
+//! How a worker carries out commands, some in each round.
 
 use super::Engine;
-use super::ending::{Backlog, Closing, MOST, count_examined};
 use super::listeners::Accepting;
 use super::mailbox::{Cut, WorkerCommand};
+use super::pending::{Backlog, Closing, PER_ROUND, count_examined};
 
 impl Engine {
-    /// Takes what the worker was told, and does some of it.
+    /// Takes the commands out of the mailbox, and carries out some of them.
     pub(super) fn commands(&mut self) {
-        self.ending.commands.extend(self.mailbox.take());
-        while self.ending.budget > 0
-            && let Some(command) = self.ending.commands.pop_front()
+        self.pending.commands.extend(self.mailbox.take());
+        while self.pending.budget > 0
+            && let Some(command) = self.pending.commands.pop_front()
         {
-            self.ending.budget -= 1;
-            self.obey(command);
+            self.pending.budget -= 1;
+            self.carry_out(command);
         }
     }
 
-    /// Goes on with what could not be done at once.
-    pub(super) fn go_on_ending(&mut self) {
-        if !self.ending.commands.is_empty() {
+    /// Does some of the work that earlier rounds have left.
+    pub(super) fn do_pending(&mut self) {
+        if !self.pending.commands.is_empty() {
             self.commands();
         }
-        let mut budget = MOST;
+        let mut budget = PER_ROUND;
         while budget > 0
-            && let Some(closing) = self.ending.closing.pop_front()
+            && let Some(closing) = self.pending.closing.pop_front()
         {
             self.go_on_closing(closing, &mut budget);
         }
-        for _ in 0..MOST {
-            let Some(number) = self.ending.cutting.pop_front() else {
+        for _ in 0..PER_ROUND {
+            let Some(number) = self.pending.cutting.pop_front() else {
                 break;
             };
             self.cut_if_told(number);
         }
     }
 
-    fn obey(&mut self, command: WorkerCommand) {
+    fn carry_out(&mut self, command: WorkerCommand) {
         match command {
             WorkerCommand::Listen(number, listening) => self.listeners.insert(number, *listening),
             WorkerCommand::Receive(number, receiving) => self.datagrams.listen(number, *receiving),
             WorkerCommand::Steer(steered) => self.listeners.steer(*steered),
             WorkerCommand::Unsteer(listen) => {
                 let arrivals = self.listeners.arrivals();
-                self.ending.unsteer(listen, arrivals);
+                self.pending.unsteer(listen, arrivals);
             }
             WorkerCommand::Sweep(slot) => self.datagrams.sweep(&slot, &self.shared),
             WorkerCommand::Close(number) if self.datagrams.knows(number) => {
                 self.datagrams.close(number, &self.shared)
             }
-            WorkerCommand::Close(number) => self.ending.close(number),
+            WorkerCommand::Close(number) => self.pending.close(number),
             WorkerCommand::Cut(cut) => {
                 let numbers = match cut {
                     Cut::Port(port) => self.connections.of_port(port),
-                    Cut::Place(place) => self.connections.of_place(place),
+                    Cut::Slot(place) => self.connections.of_place(place),
                     Cut::All => self.connections.numbers().collect(),
                 };
-                self.ending.cutting.extend(numbers);
+                self.pending.cutting.extend(numbers);
             }
             WorkerCommand::Drain => self.draining = true,
             WorkerCommand::Stop => self.stopped = true,
         }
     }
 
-    /// Accepts some of what waits, and closes what has nothing left.
+    /// Accepts some of the waiting connections, and closes the socket where none is left.
     fn go_on_closing(&mut self, closing: Closing, budget: &mut u32) {
         let rest = match closing {
             Closing::Listener(waiting) => match self.accept_waiting(waiting, budget) {
@@ -95,10 +95,10 @@ impl Engine {
                 }
             }
         };
-        self.ending.closing.extend(rest);
+        self.pending.closing.extend(rest);
     }
 
-    /// Accepts some of what waits at a socket; what is left then.
+    /// Accepts some of the connections that wait at a socket. Returns what is left then.
     fn accept_waiting(&mut self, waiting: Backlog, budget: &mut u32) -> Option<Backlog> {
         let Backlog { listener, left } = waiting;
         let slot = self.listeners.slot(listener)?;
@@ -106,12 +106,12 @@ impl Engine {
         let (accepted, end) = self.accept_at(listener, slot.as_ref(), most);
         *budget = budget.saturating_sub(accepted.max(1));
         let left = left.saturating_sub(accepted);
-        // Where there is no leave for it, the kernel resets what waits.
+        // Where the file descriptors are used up, the kernel resets the rest as the socket is closed.
         let more = accepted == most && end == Accepting::Enough && left > 0;
         more.then_some(Backlog { listener, left })
     }
 
-    /// Ends a connection whose port, endpoint or place has had its time.
+    /// Resets a connection if the time to drain of its port, endpoint or listener is over.
     fn cut_if_told(&mut self, number: u32) {
         let Some(connection) = self.connections.get(number) else {
             return;

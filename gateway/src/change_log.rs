@@ -1,59 +1,59 @@
-//! What was done to many things in one batch, said in one line for each kind of it.
+//! Changes of routes and listeners, collected over a batch and written to the log as one line for each kind.
 
 use std::collections::BTreeMap;
 
-/// So many things are named in a line; of the others the number is given.
+/// The most addresses or listeners that a line names; the others are counted.
 const NAMED: usize = 10;
 
-/// Something that is done to one address or listener, and often to many at a time.
+/// A change of one address or listener. Often many change at once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Deed {
+pub(crate) enum LoggedChange {
     /// An address was made local by a route.
     RouteMade,
     /// Such a route was removed.
     RouteRemoved,
-    /// A listener that could not stand does.
-    ListenerStands,
-    /// A listener can't stand.
+    /// A listener that had failed listens now.
+    ListenerRecovered,
+    /// A listener can't be opened.
     ListenerFailed {
-        /// Why, in a word.
+        /// The reason, in one word.
         reason: String,
-        /// Why, in a clause.
+        /// The reason, as a clause.
         error: String,
     },
 }
 
-/// What was done since it was last told.
+/// The changes since the last line.
 #[derive(Debug, Default)]
-pub(crate) struct Deeds(BTreeMap<Deed, Vec<String>>);
+pub(crate) struct ChangeLog(BTreeMap<LoggedChange, Vec<String>>);
 
-impl Deeds {
-    /// It was done to this.
-    pub(crate) fn note(&mut self, deed: Deed, what: String) {
-        self.0.entry(deed).or_default().push(what);
+impl ChangeLog {
+    /// Notes a change of an address or a listener.
+    pub(crate) fn note(&mut self, change: LoggedChange, what: String) {
+        self.0.entry(change).or_default().push(what);
     }
 
-    /// Says it in the log, a line for each kind of deed.
-    pub(crate) fn tell(&mut self) {
-        for (deed, all) in std::mem::take(&mut self.0) {
+    /// Writes the changes to the log, one line for each kind.
+    pub(crate) fn write(&mut self) {
+        for (change, all) in std::mem::take(&mut self.0) {
             let (count, named) = (all.len(), named(&all));
-            match deed {
-                Deed::RouteMade => {
+            match change {
+                LoggedChange::RouteMade => {
                     tracing::info!(count, addresses = named, "made local by routes");
                 }
-                Deed::RouteRemoved => {
+                LoggedChange::RouteRemoved => {
                     tracing::info!(count, addresses = named, "local routes removed");
                 }
-                Deed::ListenerStands => {
-                    tracing::info!(count, listeners = named, "listeners stand");
+                LoggedChange::ListenerRecovered => {
+                    tracing::info!(count, listeners = named, "listeners listen again");
                 }
-                Deed::ListenerFailed { reason, error } => {
+                LoggedChange::ListenerFailed { reason, error } => {
                     tracing::warn!(
                         count,
                         listeners = named,
                         reason,
                         error,
-                        "listeners can't stand"
+                        "listeners can't be opened"
                     );
                 }
             }

@@ -1,4 +1,4 @@
-//! A client's connection that is open.
+//! The count of open client connections, by port and by slot.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -6,28 +6,28 @@ use std::sync::Arc;
 use crate::port::Port;
 use crate::slot::Slot;
 
-/// A client's connection to a port, counted as one of the port's and one of the place's where it came in,
-/// from its accept until its socket is closed.
+/// Counts as an open connection of a port, and of the slot where it came in, from the accept until the socket is
+/// closed.
 #[derive(Debug)]
-pub(crate) struct Open {
+pub(crate) struct OpenConnection {
     port: Arc<Port>,
     slot: Arc<Slot>,
 }
 
-impl Open {
-    /// One more.
+impl OpenConnection {
+    /// Counts one more connection.
     pub(crate) fn new(port: Arc<Port>, slot: Arc<Slot>) -> Self {
         port.counters.active.increment();
         slot.active.increment();
         Self { port, slot }
     }
 
-    /// Whether its port, or the place where it came in, has had its time.
+    /// Whether the time to drain of its port or its slot is over.
     pub(crate) fn is_cut(&self) -> bool {
         self.port.cut.is_cancelled() || self.slot.cut.is_cancelled()
     }
 
-    /// Waits until it is cut.
+    /// Waits until the time to drain of its port or its slot is over.
     pub(crate) async fn cut(&self) {
         tokio::select! {
             () = self.port.cut.cancelled() => {}
@@ -36,7 +36,7 @@ impl Open {
     }
 }
 
-impl Deref for Open {
+impl Deref for OpenConnection {
     type Target = Port;
 
     fn deref(&self) -> &Port {
@@ -44,7 +44,7 @@ impl Deref for Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.port.counters.active.decrement();
         self.slot.active.decrement();

@@ -1,29 +1,30 @@
-//! Shows whoever asks that a runtime still turns.
+//! A heartbeat of a tokio runtime: it shows that the runtime is not stuck.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-/// A count that goes up each time it is asked for, as long as the runtime has time for it.
+/// A count that the runtime increases after each [`Self::ask`]. One that stays the same shows a runtime that is
+/// stuck.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Beat(Arc<BeatCount>);
+pub(crate) struct Heartbeat(Arc<HeartbeatCount>);
 
 #[derive(Debug, Default)]
-struct BeatCount {
+struct HeartbeatCount {
     wake: Notify,
     turns: AtomicU64,
 }
 
-impl Beat {
-    /// How often it has gone up, and has it go up once more.
+impl Heartbeat {
+    /// The count. Asks the runtime to increase it once more.
     pub(crate) fn ask(&self) -> u64 {
         let turns = self.0.turns.load(Ordering::Relaxed);
         self.0.wake.notify_one();
         turns
     }
 
-    /// Answers on the runtime that it is spawned on.
+    /// Increases the count on the runtime that this is spawned on, whenever it is asked for.
     pub(crate) async fn answer(self) {
         loop {
             self.0.wake.notified().await;
@@ -38,7 +39,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_goes_up_as_long_as_the_runtime_turns() {
-        let beat = Beat::default();
+        let beat = Heartbeat::default();
         let answering = tokio::spawn(beat.clone().answer());
         let first = beat.ask();
         // A runtime that is held up does not answer.

@@ -1,7 +1,7 @@
-//! What others have told a worker to end: sockets that listen, places that are steered, connections.
+//! The work of a worker that may be long: commands, listeners to close, connections to cut.
 //!
-//! Each is ended a few at a time, between two looks at what else there is to do: a thousand Services that
-//! go, or a port with 20,000 connections, hold up nobody else's.
+//! A round of the worker's loop does only a part of it. So a thousand Services that are removed, or a port
+//! with 20,000 connections, do not delay the connections of other Services.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,40 +11,41 @@ use fairway_config::net::ListenAddr;
 use super::mailbox::WorkerCommand;
 use crate::socket::BACKLOG;
 
-/// Commands in one round, connections that are accepted at sockets that close, and connections that are
-/// looked at because something is cut: so many each.
-pub(super) const MOST: u32 = 64;
+/// The most that one round does of each: commands, connections that are accepted at closing sockets, and
+/// connections that are looked at because something is cut.
+pub(super) const PER_ROUND: u32 = 64;
 
-/// Connections that were looked at because something was cut, over the whole process. A test holds it to
-/// those that belong to what was cut.
+/// Connections that were looked at because something was cut, over the whole process. A test checks that only
+/// connections of what was cut are looked at.
 static EXAMINED: AtomicU64 = AtomicU64::new(0);
 
-/// How many connections were looked at because something was cut.
+/// How many connections were looked at because something was cut, over the whole process.
 pub(crate) fn examined() -> u64 {
     EXAMINED.load(Ordering::Relaxed)
 }
 
-/// One more.
+/// Counts one connection that was looked at.
 pub(super) fn count_examined() {
     EXAMINED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// What is yet to be done.
+/// The work that is left for later rounds.
 #[derive(Default)]
-pub(super) struct Ending {
+pub(super) struct PendingWork {
     pub(super) commands: VecDeque<WorkerCommand>,
-    /// How many more are obeyed in this round.
+    /// How many more commands this round carries out.
     pub(super) budget: u32,
     pub(super) closing: VecDeque<Closing>,
-    /// Connections to be looked at. One that has a number by now that another had is not cut for it.
+    /// The numbers of connections to be looked at. A number may belong to another connection by then, so each
+    /// is checked again before it is cut.
     pub(super) cutting: VecDeque<u32>,
 }
 
-/// What is closed once all is accepted that waited there when it was told.
+/// Something that is closed once the connections are accepted that waited there when the command came.
 pub(super) enum Closing {
     /// A socket that listens.
     Listener(Backlog),
-    /// Places whose connections are steered, and the sockets where those arrive.
+    /// Listen addresses whose connections are steered, and the sockets where these arrive.
     Steered {
         places: Vec<ListenAddr>,
         arrivals: Vec<Backlog>,
@@ -52,8 +53,8 @@ pub(super) enum Closing {
     },
 }
 
-/// A socket, and how many connections may have waited there: no more than the kernel queues. Others may
-/// come without end.
+/// A listening socket, and how many of the connections that waited there may be left. The kernel's queue bounds
+/// them; without a bound, new connections could keep the socket open without end.
 #[derive(Clone, Copy)]
 pub(super) struct Backlog {
     pub(super) listener: u32,
@@ -69,29 +70,29 @@ impl Backlog {
     }
 }
 
-impl Ending {
-    /// Whether there is anything left to do.
+impl PendingWork {
+    /// Whether no work is left.
     pub(super) fn is_done(&self) -> bool {
         self.commands.is_empty() && self.closing.is_empty() && self.cutting.is_empty()
     }
 
-    /// A new round begins.
+    /// Begins a new round.
     pub(super) fn begin(&mut self) {
-        self.budget = MOST;
+        self.budget = PER_ROUND;
     }
 
-    /// A socket is to close.
+    /// Closes a listening socket, when what waits there is accepted.
     pub(super) fn close(&mut self, listener: u32) {
         let closing = Closing::Listener(Backlog::at(listener));
         self.closing.push_back(closing);
     }
 
-    /// A place is steered no more: the kernel was told so before.
+    /// Ends the steering of a listen address; the kernel was told so before.
     pub(super) fn unsteer(&mut self, place: ListenAddr, arrivals: impl Iterator<Item = u32>) {
         if let Some(Closing::Steered { places, begun, .. }) = self.closing.back_mut()
             && !*begun
         {
-            // What waits at those sockets is accepted once, for all of them.
+            // The waiting connections are accepted once, for all these addresses.
             return places.push(place);
         }
         self.closing.push_back(Closing::Steered {

@@ -1,5 +1,5 @@
-//! Which Services name an address as an endpoint's, to be looked at again when that address becomes,
-//! or no longer is, one that must not be dialled.
+//! Which Services have an endpoint at an address. They are looked at again when that address becomes one that
+//! must not be dialled, or no longer is one.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,22 +8,22 @@ use super::services::Id;
 use crate::guard::unwrap_embedded;
 use crate::route::Route;
 
-/// Who names which address. There are as many entries as endpoints, so they are small: of an address
-/// 32 bits are kept, and an IPv6 one that shares them with another costs a look that finds nothing.
+/// The index. There are as many entries as endpoints, so they are small: a hash of 32 bits stands for an
+/// address. Where two IPv6 addresses have the same hash, a Service is sometimes looked at in vain.
 #[derive(Debug, Default)]
-pub(super) struct Dialled {
+pub(super) struct EndpointIndex {
     all: BTreeSet<(u32, Id)>,
 }
 
-impl Dialled {
-    /// The Services that name `address`, or another that can't be told from it.
+impl EndpointIndex {
+    /// The Services that have an endpoint at `address`, or at one with the same hash.
     pub(super) fn by(&self, address: IpAddr) -> impl Iterator<Item = Id> {
         let key = key(address);
         let of_key = self.all.range((key, Id::FIRST)..=(key, Id::LAST));
         of_key.map(|(_, id)| *id)
     }
 
-    /// A Service has the second of two routes, in place of the first.
+    /// Notes that a Service has the second of two routes, in place of the first.
     pub(super) fn replace(&mut self, id: Id, (before, now): (Option<&Route>, Option<&Route>)) {
         let (before, now) = (keys(before), keys(now));
         for key in before.iter().filter(|key| now.binary_search(key).is_err()) {
@@ -35,7 +35,7 @@ impl Dialled {
     }
 }
 
-/// The endpoints of a route, those included that get no traffic, in order.
+/// The keys of a route's endpoints, ordered. Those that get no traffic count, too.
 fn keys(route: Option<&Route>) -> Vec<u32> {
     let endpoints = route.into_iter().flat_map(|it| &it.ports);
     let mut keys: Vec<u32> = endpoints
@@ -51,7 +51,7 @@ fn keys(route: Option<&Route>) -> Vec<u32> {
     keys
 }
 
-/// The same for all forms of an address that the guard takes for one.
+/// The hash of an address: the same for all forms that the guard judges alike.
 fn key(address: IpAddr) -> u32 {
     match unwrap_embedded(address) {
         IpAddr::V4(v4) => v4.to_bits(),

@@ -1,0 +1,121 @@
+//! Which listen addresses a Service claims, and who has one that several request.
+
+use super::*;
+
+#[test]
+fn a_load_balancer_claims_its_vip_and_its_node_port_on_the_hosts_own_addresses() {
+    let builder = builder(
+        settings(),
+        vec![edge(), service(stored("shop", "203.0.113.1"))],
+    );
+    assert_eq!(
+        claims(&route(&builder, "shop")),
+        [
+            "127.0.0.1:30080/TCP",
+            "192.0.2.1:30080/TCP",
+            "203.0.113.1:80/TCP"
+        ]
+    );
+}
+
+#[test]
+fn node_ports_are_never_served_on_what_a_pool_or_a_service_has() {
+    let shop = || service(stored("shop", "198.51.100.1"));
+    let listed = RouteSettings {
+        node_addresses: Some(["192.0.2.1", "203.0.113.2", "198.51.100.1"].map(ip).into()),
+        ..settings()
+    };
+    let builder = builder(listed, vec![edge(), shop()]);
+    let expected = ["192.0.2.1:30080/TCP", "198.51.100.1:80/TCP"];
+    assert_eq!(claims(&route(&builder, "shop")), expected);
+}
+
+#[test]
+fn a_service_that_no_controller_has_taken_keeps_its_node_ports_alone() {
+    // Its class is nothing to go by: what the controller has taken holds an address.
+    let mut other = with(stored("shop", "203.0.113.1"), |service| {
+        service.class = Some("fairway.dev/gateway".into())
+    });
+    other.held.addresses.clear();
+    let built = builder(settings(), vec![edge(), service(other.clone())]);
+    assert_eq!(
+        claims(&route(&built, "shop")),
+        ["127.0.0.1:30080/TCP", "192.0.2.1:30080/TCP"]
+    );
+    let without = RouteSettings {
+        serve_node_ports: ServeNodePorts::Never,
+        ..settings()
+    };
+    let built = builder(without, vec![edge(), service(other)]);
+    assert_eq!(built.routes().count(), 0);
+}
+
+#[test]
+fn addresses_that_the_nodes_carry_are_not_claimed() {
+    let nodes = pool("edge", "203.0.113.0", "203.0.113.15", Forwarding::Node);
+    let built = builder(
+        settings(),
+        vec![nodes, service(stored("shop", "203.0.113.1"))],
+    );
+    assert_eq!(
+        claims(&route(&built, "shop")),
+        ["127.0.0.1:30080/TCP", "192.0.2.1:30080/TCP"]
+    );
+}
+
+#[test]
+fn a_claim_moves_in_one_step_and_never_stands_twice() {
+    let younger = with(stored("new", "203.0.113.1"), |service| {
+        service.created = Some(Timestamp(200));
+    });
+    let mut held = younger.clone();
+    held.held.node_ports.clear();
+    let mut built = builder(
+        settings(),
+        vec![edge(), service(held), service(stored("old", "203.0.113.1"))],
+    );
+    assert_eq!(claims(&route(&built, "new")), [""; 0]);
+    let lost = &route(&built, "new").lost;
+    assert!(
+        matches!(&lost[..], [it] if matches!(&it.state, ListenerState::Failed { reason, .. } if reason == "ClaimHeld")),
+        "{lost:?}"
+    );
+    let mut let_go = stored("old", "203.0.113.1");
+    let_go.held.addresses.clear();
+    built.apply(&batch(vec![service(let_go)]));
+    let changed: Vec<_> = built
+        .build(&resolved)
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(
+        changed,
+        [
+            ServiceName::new("web", "new"),
+            ServiceName::new("web", "old")
+        ]
+    );
+    assert_eq!(claims(&route(&built, "new")), ["203.0.113.1:80/TCP"]);
+    assert!(route(&built, "new").notices.is_empty());
+}
+
+#[test]
+fn on_a_node_of_the_cluster_node_ports_are_left_to_the_nodes_own_proxy() {
+    let on_a = RouteSettings {
+        node_name: Some("a".into()),
+        serve_node_ports: ServeNodePorts::UnlessNode,
+        ..settings()
+    };
+    let shop = || service(stored("shop", "203.0.113.1"));
+    let outside = builder(on_a.clone(), vec![edge(), shop()]);
+    assert_eq!(
+        claims(&route(&outside, "shop")),
+        [
+            "127.0.0.1:30080/TCP",
+            "192.0.2.1:30080/TCP",
+            "203.0.113.1:80/TCP"
+        ]
+    );
+    let inside = builder(on_a, vec![edge(), shop(), node("a", &[])]);
+    assert_eq!(claims(&route(&inside, "shop")), ["203.0.113.1:80/TCP"]);
+}

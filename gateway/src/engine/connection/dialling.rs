@@ -1,0 +1,82 @@
+//! Dialling: from one endpoint to the next, until one answers.
+
+use std::io;
+
+use super::{Stage, TcpConnection};
+use crate::counters::Rejection;
+use crate::engine::dial::DialOutcome;
+use crate::engine::next::{Environment, Next};
+use crate::engine::timer::Timer;
+use crate::socket;
+
+impl TcpConnection {
+    /// Tries the next endpoint.
+    pub(in crate::engine) fn dial(&mut self, environment: &mut Environment<'_>) -> Next {
+        let Stage::Dialling(dial) = &mut self.stage else {
+            return Next::Stay;
+        };
+        // It no longer counts as a connection of the endpoint that was tried last.
+        self.active = None;
+        match dial.next(
+            self.from,
+            &self.port,
+            &self.client,
+            &mut self.up,
+            environment,
+        ) {
+            DialOutcome::Trying(endpoint, active) => {
+                self.endpoint = Some(endpoint);
+                self.active = Some(active);
+                Next::Wait(Timer::ConnectGrace)
+            }
+            DialOutcome::Exhausted => Next::Wait(Timer::SocketRetry),
+            DialOutcome::Failed(error) => self.fail(&error),
+            DialOutcome::NoEndpoint => {
+                self.port.counters.reject(Rejection::NoEndpoint);
+                self.log("there is no endpoint");
+                socket::reset_on_close(&self.client.socket);
+                Next::Over
+            }
+        }
+    }
+
+    /// The endpoint that is being tried could not be reached: tries the next one.
+    pub(super) fn not_reached(
+        &mut self,
+        error: io::Error,
+        environment: &mut Environment<'_>,
+    ) -> Next {
+        self.endpoint = None;
+        if let Stage::Dialling(dial) = &mut self.stage {
+            dial.not_reached(error, &self.port, self.active.as_ref(), environment.shared);
+        }
+        self.dial(environment)
+    }
+
+    /// The endpoint has accepted the connection: carries what the client has sent meanwhile.
+    pub(super) fn reached(&mut self, environment: &mut Environment<'_>) -> Next {
+        let mut early = false;
+        if let Stage::Dialling(dial) = &self.stage {
+            if let (Some((_, began)), Some(active)) = (dial.trying, &self.active) {
+                self.port.dial_worked(active.state(), began.elapsed());
+            }
+            early = dial.early;
+        }
+        self.stage = Stage::Carrying(None);
+        let step = self.carry(environment);
+        if step == Next::Over {
+            return step;
+        }
+        if let Some(endpoint) = &self.endpoint
+            && early
+        {
+            socket::acknowledge_at_once(&endpoint.socket, true);
+        }
+        // Most short connections have ended by now. Only the others need epoll for the client.
+        match self.watch_client(environment) {
+            Err(error) => self.fail(&error),
+            Ok(()) if step == Next::Stay => Next::Wait(Timer::KeepAliveStart),
+            Ok(()) => step,
+        }
+    }
+}
