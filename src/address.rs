@@ -54,7 +54,7 @@ fn address(text: &str, unnamed: IpAddr, usual: Option<u16>) -> Result<SocketAddr
         .to_socket_addrs()
         .map_err(|error| format!("'{host}' is no address and no name of one: {error}"))?
         .collect();
-    // As the default is: who runs on both families is asked by the older one.
+    // As in the default: a process that listens on both families is asked over IPv4.
     let first = found.iter().find(|it| it.is_ipv4()).or(found.first());
     first
         .copied()

@@ -13,13 +13,13 @@ use hyper_util::rt::TokioIo;
 /// How long an answer may take altogether.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How a Fairway begins to say that there is nothing at a path.
+/// How the 404 answer of a Fairway begins.
 const NOT_SERVED: &str = "there is nothing here";
 
-/// How large it may be: some 100,000 Services.
+/// How large an answer may be, in bytes: enough for 100,000 Services.
 const LARGEST: usize = 256 * 1024 * 1024;
 
-/// The body that `GET path` gives.
+/// The body of the answer to `GET path`.
 pub(crate) fn get(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -82,7 +82,7 @@ async fn ask(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
     }
 }
 
-/// Leaves what a name may hold (RFC 1123) as it is and percent-encodes the rest (RFC 3986).
+/// Percent-encodes (RFC 3986) all characters that a name can't have (RFC 1123).
 pub(crate) fn encode(name: &str) -> String {
     let mut encoded = String::new();
     for byte in name.bytes() {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-/// What the name of each setting begins with.
+/// The prefix of the names of all settings.
 const PREFIX: &str = "FAIRWAY_";
 
 /// What tests and builds of Fairway itself use.
 const OWN: [&str; 3] = ["FAIRWAY_BIN", "FAIRWAY_LOG", "FAIRWAY_TEST_TOOLS"];
 
-/// How alike a name has to be for it to be meant (`strsim::jaro_winkler`, 1.0 is the same).
+/// From which similarity on a setting is suggested (`strsim::jaro_winkler`; 1.0: the names are the
+/// same).
 const ALIKE: f64 = 0.85;
 
 /// A sentence about each variable of the environment that is named as a setting of Fairway and is none
@@ -37,7 +38,7 @@ pub(crate) fn warnings<'a>(
         .collect()
 }
 
-/// How alike two names are behind what all of them begin with.
+/// The similarity of two names without the common prefix.
 fn alike(name: &str, setting: &str) -> f64 {
     let rest = |name: &str| name.strip_prefix(PREFIX).unwrap_or(name).to_owned();
     strsim::jaro_winkler(&rest(name), &rest(setting))

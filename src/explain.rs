@@ -22,7 +22,7 @@ pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let explanation: Explanation = serde_json::from_slice(&body)
         .with_context(|| format!("{} did not answer as Fairway does", args.asked.admin))?;
     let code = crate::outcome::print(&render(&explanation))?;
-    // What was asked for is not in force: a script that waits for it must not go on.
+    // The last change is not in force: a script that waits for it must not go on.
     Ok(match explanation.held_back {
         true => ExitCode::FAILURE,
         false => code,
@@ -67,7 +67,7 @@ fn search(args: &ExplainArgs, name: &str) -> anyhow::Result<ServiceName> {
     let namespaces: Vec<&str> = rows.map(|row| &*row.namespace).collect();
     match namespaces[..] {
         [namespace] => Ok(ServiceName::new(namespace, name)),
-        // It may be one that can't be read, which has no row.
+        // It may be a Service that can't be read, which has no row.
         [] => Ok(ServiceName::new("default", name)),
         _ => bail!(
             "there is a Service {name} in several namespaces ({}): name one with --namespace",
@@ -76,7 +76,7 @@ fn search(args: &ExplainArgs, name: &str) -> anyhow::Result<ServiceName> {
     }
 }
 
-/// As text: a heading a section, a sentence a line.
+/// As text: a heading for each section, a line for each sentence.
 pub(crate) fn render(explanation: &Explanation) -> String {
     let mut text = format!("Service {}\n", explanation.service);
     if explanation.held_back {

@@ -93,10 +93,11 @@ pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// After so long without any progress the control thread of a gateway counts as stuck.
+/// When the control thread of a gateway makes no progress for this long it counts as stuck.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// How far the control thread of a gateway was when it was last seen to have something to do.
+/// The progress of the control thread of a gateway when it was last seen with changes to work in,
+/// and since when.
 #[derive(Default)]
 struct ControlProgress(Option<(u64, Instant)>);
 
@@ -112,7 +113,7 @@ impl ControlProgress {
     }
 }
 
-/// How a gateway is, as the cluster is told.
+/// What a gateway reports of itself to the cluster.
 fn status(
     gateway: &Gateway,
     store: &KubernetesStore,

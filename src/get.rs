@@ -50,7 +50,7 @@ pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
         };
         let body = crate::client::get(args.asked.admin, &format!("/api/v1/problems{query}"))?;
         for problem in listing::items::<Problem>(&args, &body)? {
-            // What can't be read has no row, or one that is older than its file.
+            // An object that can't be read has no row, or one that is older than its file.
             say(&format!("problem: {problem}"));
         }
     }
@@ -76,8 +76,8 @@ fn ask(args: &GetArgs) -> anyhow::Result<Bytes> {
     crate::client::get(args.asked.admin, &format!("/api/v1/{what}"))
 }
 
-/// Prints each row that has changed, as `kubectl get --watch` does; of one that is gone once more what it
-/// was.
+/// Prints each row that has changed, as `kubectl get --watch` does; a row that is gone is printed
+/// once more.
 fn watch(args: &GetArgs, mut before: Vec<Listed>) -> anyhow::Result<ExitCode> {
     loop {
         std::thread::sleep(EVERY);
@@ -94,7 +94,7 @@ fn watch(args: &GetArgs, mut before: Vec<Listed>) -> anyhow::Result<ExitCode> {
         }
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            // Whoever read it went away.
+            // The reader has gone.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
             other => other?,
         }
@@ -102,7 +102,7 @@ fn watch(args: &GetArgs, mut before: Vec<Listed>) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// To standard error; where nobody reads that there is nobody to tell.
+/// To standard error. An error there is ignored: there is no other place to report it.
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", table::printable(text));
 }
@@ -166,7 +166,7 @@ fn services(view: &View, rows: &[ServiceRow]) -> String {
                 (Some(serving), Some(gateways)) => format!("{serving}/{gateways}"),
                 _ => "-".to_owned(),
             },
-            // What no gateway of ours serves has no endpoints that are known here.
+            // The endpoints of a Service that Fairway does not serve are not known here.
             row.endpoints
                 .map_or_else(|| "-".to_owned(), |count| count.to_string()),
             view.age(&row.created),
@@ -392,7 +392,7 @@ fn status(row: &ServiceRow) -> String {
         Some(0) => "NotServed: no gateway that is known here serves it".to_owned(),
         Some(_) => "OK".to_owned(),
         None if is_programmed => "OK".to_owned(),
-        // Nobody has said that anybody serves it.
+        // No gateway has reported that it serves the Service.
         None => "-".to_owned(),
     }
 }

@@ -65,7 +65,7 @@ pub(crate) fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// One line for people. That nobody listens is no error.
+/// Prints one line to standard error; that nobody reads it is no error.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
@@ -154,12 +154,12 @@ async fn list(
         let answer = tokio::time::timeout(REQUEST, api.list(&parameters)).await?;
         let page = match answer {
             Ok(page) => page,
-            // A cluster without this kind has none of it.
+            // The kind is not installed, so there are no objects of it.
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
             Err(error) => return Err(told(error)),
         };
         for object in page.items {
-            // In a list the objects themselves do not say what they are.
+            // The items of a list have no `kind`.
             let mut value = json!(object);
             value["apiVersion"] = json!(resource.api_version);
             value["kind"] = json!(resource.kind);
@@ -172,7 +172,7 @@ async fn list(
     }
 }
 
-/// What the API server says, which is a sentence; the rest of its answer is for programs.
+/// The message of the API server; the rest of its answer is for programs.
 fn told(error: kube::Error) -> anyhow::Error {
     match error {
         kube::Error::Api(status) => anyhow::anyhow!("{} ({})", status.message, status.code),
@@ -221,7 +221,7 @@ async fn create(client: &Connection, pools: &[ImportedPool]) -> anyhow::Result<E
     Ok(code)
 }
 
-/// Whether the one in the cluster declares the same.
+/// Whether the pool in the cluster declares the same.
 fn same(there: &DynamicObject, pool: &ImportedPool) -> bool {
     let spec = there.data.get("spec").cloned().unwrap_or_default();
     serde_json::from_value::<AddressPoolSpec>(spec).is_ok_and(|spec| spec == pool.spec)

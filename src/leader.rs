@@ -1,4 +1,4 @@
-//! What a controller does and shows while it leads, and while it stands by.
+//! What a controller does while it leads, and what it shows then and while it stands by.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,8 +22,8 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    /// Decides whenever this process leads, each time from what the API server has then: nothing
-    /// is carried over from an earlier term, in which another may have decided since.
+    /// Runs a controller whenever this process leads, each time from new lists: nothing is carried
+    /// over from an earlier term, because another process may have decided since.
     pub(crate) async fn run(self, mut leads: watch::Receiver<bool>, stop: CancellationToken) {
         loop {
             let begins = leads.wait_for(|leads| *leads);
@@ -51,7 +51,7 @@ impl Leader {
 /// What the admin address of a controller shows: everything while it leads, and nothing while it
 /// stands by.
 pub(crate) struct LeaderViews {
-    /// The name of the Lease that the one that leads holds.
+    /// The name of the Lease that the leader holds.
     pub(crate) lease: String,
     pub(crate) leadership: Leadership,
     pub(crate) known: Mutex<Option<Arc<dyn ServiceViews>>>,
@@ -71,7 +71,7 @@ impl LeaderViews {
         known.map(|known| question(&*known))
     }
 
-    /// What people are told who ask one that does not lead.
+    /// The message of a controller that does not lead.
     fn stands_by(&self) -> String {
         format!(
             "This controller stands by and knows of nothing: ask the one that kubectl get lease {} \
@@ -117,7 +117,8 @@ impl ServiceViews for LeaderViews {
     }
 
     fn missing(&self) -> Vec<String> {
-        // One that stands by is ready to take over: where it knows that it could, and that another leads.
+        // A controller that stands by is ready where it could take over and knows that another one
+        // leads.
         let missing = self.ask(|known| known.missing()).unwrap_or_default();
         self.leadership
             .missing()

@@ -1,5 +1,4 @@
-//! Which rows of an answer are printed, and each by itself: what `get` does before and after it makes a
-//! table.
+//! Selects the rows of an answer that `get` prints, and splits its output into rows.
 
 use anyhow::Context as _;
 use fairway_config::view::List;
@@ -8,7 +7,7 @@ use serde_json::Value;
 
 use crate::args::{GetArgs, Output};
 
-/// One row, as it is told from others and printed.
+/// One row: what tells it from others, and what is printed.
 pub(crate) struct Listed {
     /// Its names.
     pub(crate) key: Vec<String>,
@@ -17,11 +16,11 @@ pub(crate) struct Listed {
     pub(crate) line: String,
 }
 
-/// What is printed.
+/// The rows that are printed.
 pub(crate) struct Listing {
     heading: String,
     pub(crate) rows: Vec<Listed>,
-    /// Where it is for machines: all of it.
+    /// For `-o json` and `-o yaml`: everything as one text.
     document: Option<String>,
     /// Names that were asked for and are not there, a sentence each.
     pub(crate) missing: Vec<String>,
@@ -59,7 +58,7 @@ pub(crate) fn list<T: DeserializeOwned>(args: &GetArgs, body: &[u8]) -> anyhow::
         .with_context(|| format!("{} did not answer as Fairway does", args.asked.admin))
 }
 
-/// Those that were asked for, each with its line of `table`.
+/// The rows that were asked for, each with its line of `table`.
 pub(crate) fn show<T: DeserializeOwned + serde::Serialize>(
     args: &GetArgs,
     body: &[u8],
@@ -101,7 +100,7 @@ pub(crate) fn show<T: DeserializeOwned + serde::Serialize>(
     };
     if is_for_machines(args) {
         let document = match (&args.names[..], &rows[..]) {
-            // Who asks for one is given one.
+            // A request for one object prints the object and no list.
             ([_], [row]) => document(args, row)?,
             _ => document(args, &Items { items: &rows })?,
         };
@@ -136,7 +135,7 @@ pub(crate) fn show<T: DeserializeOwned + serde::Serialize>(
     })
 }
 
-/// A list as it is printed.
+/// A list in the form that is printed.
 #[derive(serde::Serialize)]
 struct Items<'a, T> {
     items: &'a [T],

@@ -38,8 +38,8 @@ use clap::{CommandFactory as _, Parser as _};
 use args::{Cli, CliCommand};
 use outcome::{WrongConfiguration, print};
 
-/// Gives back what is not used any more within a second, from a thread of its own: how it is set is
-/// in `.cargo/config.toml`, for it is built in.
+/// jemalloc. A thread of its own returns unused memory within a second; the settings are in
+/// `.cargo/config.toml`, because they are compiled in.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -56,7 +56,8 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            // To standard error, not to the log: whoever typed the command reads it there.
+            // To standard error and not to the log, where the person who typed the command reads
+            // it.
             let _ = writeln!(std::io::stderr(), "fairway: {error:#}");
             if error.is::<WrongConfiguration>() {
                 ExitCode::from(2)

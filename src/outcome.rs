@@ -1,9 +1,9 @@
-//! What a command comes to: its output, and the errors that end with 2.
+//! The output of commands, and the errors that end with exit code 2.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
-/// The class of errors that end with 2: nothing was tried, because what was asked for can't be.
+/// The errors that end with exit code 2: wrong configuration, nothing was tried.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct WrongConfiguration(pub(crate) String);

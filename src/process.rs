@@ -1,4 +1,4 @@
-//! What every long-running command is made of: a store, what works over it, the admin address.
+//! The parts of every long-running command: a store, what works on it, and the admin address.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::process::ExitCode;
@@ -24,17 +24,17 @@ use crate::signals::OtherSignals;
 use crate::systemd::{self, Observe, Observed};
 use crate::views::{ProcessViews, ServiceViews};
 
-/// How often what the recorder's histograms collected is worked off.
+/// How often the histograms of the metrics recorder are folded.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Where a process is looked at from outside.
+/// The listeners of a process for `--admin` and `--metrics`.
 pub(crate) struct AdminListeners {
     pub(crate) admin: TcpListener,
     pub(crate) metrics: Option<TcpListener>,
 }
 
 impl AdminListeners {
-    /// Binds what the flags say.
+    /// Binds the addresses that the flags name.
     pub(crate) fn bind(args: &ProcessArgs) -> anyhow::Result<Self> {
         let metrics = args.metrics.map(|address| bind(address, "--metrics"));
         Ok(Self {
@@ -43,7 +43,7 @@ impl AdminListeners {
         })
     }
 
-    /// All of them: no traffic is sent there.
+    /// All their addresses: no traffic may be sent there.
     pub(crate) fn all(&self) -> anyhow::Result<Vec<SocketAddr>> {
         let all = [Some(&self.admin), self.metrics.as_ref()];
         let all = all.into_iter().flatten().map(TcpListener::local_addr);
@@ -51,7 +51,7 @@ impl AdminListeners {
     }
 }
 
-/// How traffic is carried.
+/// The settings of the traffic.
 pub(crate) struct Traffic {
     pub(crate) name: Arc<str>,
     /// Empty: all addresses of the host that are in no pool.
@@ -72,7 +72,8 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// What the flags say. The sockets were opened before the process started threads.
+    /// The settings that the flags name. The sockets were opened before the process started
+    /// threads.
     pub(crate) fn new(args: TrafficArgs, icmp_sockets: IcmpSockets) -> Self {
         Self {
             name: args.node_name.unwrap_or_else(host_name).into(),
@@ -93,7 +94,8 @@ impl Traffic {
         }
     }
 
-    /// Starts a gateway over a store. `own` is what the process listens on for itself.
+    /// Starts a gateway over a store. `own` are the addresses on which the process listens for
+    /// itself.
     pub(crate) fn start<S: Store>(
         self,
         store: &Arc<S>,
@@ -134,25 +136,25 @@ impl Traffic {
 /// The tokens by which a process is stopped.
 #[derive(Clone, Default)]
 pub(crate) struct Stop {
-    /// Told first: no new connections, no new decisions.
+    /// Cancelled first: no new connections, no new decisions.
     pub(crate) drain: CancellationToken,
-    /// Told when all that has ended: the rest of the process.
+    /// Cancelled when all of that has ended: stops the rest of the process.
     pub(crate) rest: CancellationToken,
 }
 
-/// A process that runs.
+/// The tasks of a running command, and how to stop them.
 pub(crate) struct RunningProcess {
     views: Arc<ProcessViews>,
     gateway: Option<Gateway>,
     stop: Stop,
-    /// Ends when it is told to drain.
+    /// Tasks that end at `stop.drain`.
     work: JoinSet<()>,
     tasks: JoinSet<()>,
-    /// Where objects come from, where that is a directory.
+    /// The store, where it is a directory.
     store: Option<Arc<DirectoryStore>>,
 }
 
-/// How systemd is told of a process.
+/// What the watchdog of systemd looks at.
 struct Observer {
     views: Arc<ProcessViews>,
     gateway: Option<Gateway>,
@@ -179,8 +181,8 @@ impl Observe for Observer {
 }
 
 impl RunningProcess {
-    /// Serves what there is to see. Needs a Tokio runtime. `work` ends when `stop.drain` is told,
-    /// `tasks` when `stop.rest` is.
+    /// Serves the admin address and metrics. Needs a Tokio runtime. `work` ends at `stop.drain`,
+    /// `tasks` at `stop.rest`.
     pub(crate) fn serve(
         known: Arc<dyn ServiceViews>,
         gateway: Option<Gateway>,
@@ -209,13 +211,13 @@ impl RunningProcess {
         })
     }
 
-    /// Over a directory, which is read again when the process is told to reload.
+    /// Sets the directory that is read again when the process is told to reload (SIGHUP).
     pub(crate) fn over(mut self, store: Arc<DirectoryStore>) -> Self {
         self.store = Some(store);
         self
     }
 
-    /// Answers what systemd and people ask of a process besides to stop.
+    /// Answers systemd, and signals that do not stop the process.
     fn answer(&mut self, signals: OtherSignals) {
         let observer = Observer {
             views: self.views.clone(),
@@ -241,17 +243,17 @@ impl RunningProcess {
         self.tasks.spawn(signals.answer(reload, rest));
     }
 
-    /// Whether everything that can stand stands.
+    /// Whether the process is ready, as `/readyz` says.
     pub(crate) fn readiness(&self) -> Readiness {
         self.views.readiness()
     }
 
-    /// What `get services` shows.
+    /// The rows of `get services`.
     pub(crate) fn services(&self) -> Vec<ServiceRow> {
         self.views.services()
     }
 
-    /// Waits until it is ready, at most for `patience`. Whether it is.
+    /// Waits until it is ready, for `patience` at most. True: it is ready.
     pub(crate) async fn wait_ready(&self, patience: Duration) -> bool {
         let ready = async {
             while !self.readiness().ready {
@@ -294,8 +296,8 @@ impl RunningProcess {
 }
 
 /// Runs a long-running command until SIGTERM or SIGINT; a second one does not wait for connections
-/// to end. `start` is given what the process is looked at by, which is bound before anything else is
-/// done: whoever starts a second one is told at once.
+/// to end. `start` gets the listeners of the process. They are bound before anything else, so that
+/// a person who starts a second process gets the error at once.
 pub(crate) fn run(
     args: &ProcessArgs,
     start: impl AsyncFnOnce(AdminListeners) -> anyhow::Result<RunningProcess>,
@@ -310,12 +312,12 @@ pub(crate) fn run(
     })
 }
 
-/// What metrics are recorded with.
+/// Installs the metrics recorder.
 pub(crate) fn recorder() -> anyhow::Result<Recorder> {
     Recorder::install().context("metrics can't be recorded")
 }
 
-/// How many cores there are.
+/// The number of cores.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -3,7 +3,7 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// SIGHUP, SIGUSR1 and SIGUSR2, from when they are listened for.
+/// The handlers of SIGHUP, SIGUSR1 and SIGUSR2.
 pub(crate) struct OtherSignals {
     hangup: Signal,
     user: [Signal; 2],
@@ -21,7 +21,7 @@ impl OtherSignals {
         })
     }
 
-    /// Answers them until `stop` is told. SIGHUP has `reload` do what it does; the others mean nothing.
+    /// Handles them until `stop` is cancelled. SIGHUP calls `reload`; the others do nothing.
     pub(crate) async fn answer(mut self, reload: impl Fn(), stop: CancellationToken) {
         let [user_1, user_2] = &mut self.user;
         loop {

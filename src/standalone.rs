@@ -46,7 +46,7 @@ pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// How a process over a directory is set up.
+/// The settings of a process over a directory.
 pub(crate) struct StandaloneSettings {
     pub(crate) manifests: PathBuf,
     pub(crate) state: PathBuf,
@@ -73,7 +73,7 @@ pub(crate) fn start(settings: StandaloneSettings) -> anyhow::Result<RunningProce
         DirectoryStore::open(DirectorySettings::new(manifests, state)).map_err(|error| {
             match error {
                 OpenError::Watch { .. } => error.into(),
-                // What was asked for can't be.
+                // Wrong configuration.
                 OpenError::State(_) | OpenError::Nested { .. } | OpenError::NoManifests { .. } => {
                     let whole = format!("{:#}", anyhow::Error::from(error));
                     anyhow::Error::from(WrongConfiguration(whole))
@@ -86,11 +86,12 @@ pub(crate) fn start(settings: StandaloneSettings) -> anyhow::Result<RunningProce
         fairway_controller_core::Settings::standalone(class, node_ports),
     );
     let gateway = traffic.start(&store, addresses.all()?, stop.drain.clone())?;
-    // Decides until the last connection has ended: what drains is still to be looked after.
+    // The controller decides until the last connection has ended: Services that drain still need
+    // it.
     let mut tasks = JoinSet::new();
     let running = controller.run(stop.rest.clone());
     tasks.spawn(async move {
-        // What is on its way to the disk ends with the store.
+        // The store finishes the writes that are on their way when it is dropped.
         let _ = running.await;
     });
     let process = RunningProcess::serve(

@@ -1,8 +1,9 @@
-//! Tells systemd how the process is, where it asks for that (sd_notify(3), `Type=notify`).
+//! Reports the state of the process to systemd, where it asks for that (sd_notify(3),
+//! `Type=notify`).
 //!
-//! The watchdog is fed on evidence alone: every loop of the process has turned since it was last asked
-//! to, and what the store told then has been worked in. A loop that is stuck ends the process by this
-//! way, to be started anew.
+//! The watchdog is fed only on evidence: every loop of the process has turned since the last check,
+//! and what the store had published then has been worked in. Where a loop is stuck systemd kills
+//! the process and starts it again.
 
 use std::time::Duration;
 
@@ -10,25 +11,25 @@ use fairway_config::view::Readiness;
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
-/// How often it is looked how things are, at most.
+/// How often the process is checked, at most.
 const TICK: Duration = Duration::from_secs(1);
 
-/// So much longer a start may take from each moment on in which all loops turn.
+/// How much longer a start may take after each check in which all loops turned.
 const STARTING: Duration = Duration::from_secs(60);
 
-/// What is known of a process at one moment.
+/// The progress of a process at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Observed {
     /// How often each loop has turned.
     pub(crate) turns: Vec<(String, u64)>,
-    /// How much the store has told.
+    /// The number of the latest batch that the store has published.
     pub(crate) told: u64,
-    /// How much of it has been worked in.
+    /// The number of the latest batch that has been worked in.
     pub(crate) done: u64,
 }
 
 impl Observed {
-    /// What has not gone on since `before`, a name each.
+    /// The names of the loops that have made no progress since `before`.
     fn stuck(&self, before: &Self) -> Vec<String> {
         let turned = |loops: &(String, u64)| before.turns.contains(loops);
         let mut stuck: Vec<String> = self
@@ -44,16 +45,16 @@ impl Observed {
     }
 }
 
-/// How a process is looked at.
+/// What the checks ask of a process.
 pub(crate) trait Observe: Send + Sync + 'static {
-    /// The evidence that it goes on.
+    /// Its progress.
     fn observed(&self) -> Observed;
     /// Whether it is ready.
     fn readiness(&self) -> Readiness;
 }
 
-/// Tells systemd until `stop` is told, and then that the process stops. Does nothing where systemd does
-/// not ask.
+/// Reports to systemd until `stop` is cancelled, and then that the process stops. Does nothing
+/// where systemd does not ask for it.
 pub(crate) async fn tell(process: impl Observe, stop: CancellationToken) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
@@ -124,7 +125,7 @@ fn status(readiness: &Readiness, stuck: &[String]) -> String {
 }
 
 fn send(state: &[NotifyState<'_>]) {
-    // Where systemd does not listen there is nobody to tell; without a socket nothing is sent.
+    // An error is ignored: where systemd does not listen there is no one to tell.
     if let Err(error) = sd_notify::notify(false, state) {
         tracing::debug!(%error, "systemd can't be told");
     }

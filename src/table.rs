@@ -2,8 +2,8 @@
 
 use comfy_table::{Cell, Table, presets};
 
-/// A table with a heading and rows. Control characters in a cell are replaced: what is printed
-/// comes from manifests, and a terminal obeys what it reads.
+/// A table with a heading and rows. Control characters in a cell are replaced: the texts come from
+/// manifests, and a terminal would execute them.
 pub(crate) fn render(heading: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table
@@ -23,7 +23,7 @@ pub(crate) fn render(heading: &[&str], rows: Vec<Vec<String>>) -> String {
     text
 }
 
-/// Without control characters: a terminal obeys what it is sent.
+/// Without control characters, which a terminal would execute.
 pub(crate) fn printable(cell: &str) -> String {
     cell.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })

@@ -1,8 +1,7 @@
 //! `fairway validate`: every problem at once, without running anything.
 //!
-//! Four readings of the same objects, each for what it alone can see: the documents one by one,
-//! the objects side by side, what the controller would give them on an empty edge, and what a gateway
-//! would refuse to dial.
+//! Four checks of the same objects: each document by itself, the objects against each other, what
+//! the controller would assign on an empty edge, and what a gateway would refuse to dial.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,8 +50,8 @@ pub(crate) fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
         &all.objects,
         &(range.first()..=range.last()),
     ));
-    // What the objects say of each other is said by the check above, with the field; the controller
-    // is asked for the rest: a pool that is too small, a quota, selectors that leave nothing.
+    // The check above reports contradictions between objects, with the field. The controller finds
+    // the rest: a pool that is too small, a quota, selectors that select nothing.
     let told: Vec<String> = problems
         .iter()
         .filter(|problem| problem.is_error())
@@ -108,7 +107,7 @@ fn read(path: &Path) -> std::io::Result<Declared> {
     Ok(declared_bytes("standard input", bytes))
 }
 
-/// How much was read, and how much is wrong with it.
+/// How many objects and files were read, and how many problems they have.
 struct ObjectCounts {
     objects: usize,
     files: usize,
@@ -140,7 +139,7 @@ fn count(n: usize, what: &str) -> String {
     }
 }
 
-/// Services of a class that is nearly Fairway's: nobody would look after them.
+/// Warnings for Services with a misspelt class: no controller would take them.
 fn misspelt_classes(objects: &[Located]) -> Vec<Problem> {
     let of_service = |located: &Located| {
         let Object::Service(service) = &located.object else {
@@ -160,8 +159,8 @@ fn misspelt_classes(objects: &[Located]) -> Vec<Problem> {
     objects.iter().filter_map(of_service).collect()
 }
 
-/// Endpoints that no gateway dials, wherever it runs. Which addresses are a host's own is known on
-/// that host alone.
+/// Errors for endpoints that no gateway dials, wherever it runs. (The addresses of a host are known
+/// on that host alone.)
 fn refused(objects: &[Located]) -> Vec<Problem> {
     let mut guard = Guard::new(false);
     for located in objects {
@@ -192,8 +191,8 @@ fn refused(objects: &[Located]) -> Vec<Problem> {
     problems
 }
 
-/// What the controller could not give on an edge with these objects alone. Nothing where there is
-/// no pool among them: the pools are elsewhere then, and every Service would be pending.
+/// Errors for what the controller could not assign on an edge with these objects alone. Nothing
+/// where there is no pool among them: then the pools are kept elsewhere.
 fn pending(objects: &[Located], node_ports: NodePortRange) -> Vec<Problem> {
     if !objects
         .iter()

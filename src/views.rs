@@ -19,7 +19,8 @@ use fairway_gateway::Gateway;
 use fairway_gateway::admin::Views;
 use fairway_gateway::metrics::{self, MetricsSnapshot, Recorder};
 
-/// What a process knows of Services, whether it decides on them or not.
+/// What the admin address can ask of the objects of a process, whether the process decides on them
+/// or not.
 pub(crate) trait ServiceViews: Send + Sync {
     /// See [`Views::services`].
     fn services(&self) -> Vec<ServiceRow>;
@@ -43,9 +44,9 @@ pub(crate) trait ServiceViews: Send + Sync {
     }
     /// What is missing until everything is decided and written, a sentence each.
     fn missing(&self) -> Vec<String>;
-    /// How much the store has told.
+    /// The number of the latest batch that the store has published.
     fn told(&self) -> u64;
-    /// How much of it has been worked in.
+    /// The number of the latest batch that has been worked in.
     fn done(&self) -> u64;
 }
 
@@ -87,7 +88,7 @@ impl<S: Store> ServiceViews for Handle<S> {
     }
 }
 
-/// What a process knows that decides nothing.
+/// The objects of a process that decides nothing (a gateway).
 pub(crate) struct FollowerViews<S> {
     pub(crate) follower: Follower,
     pub(crate) store: Arc<S>,
@@ -139,18 +140,18 @@ impl<S: Store> ServiceViews for FollowerViews<S> {
     }
 
     fn done(&self) -> u64 {
-        // Nothing is decided here.
+        // There are no decisions to wait for.
         u64::MAX
     }
 }
 
-/// Whether this process' gateway takes traffic at every place that it has for a Service.
+/// Whether the gateway of this process takes traffic on every listener of a Service.
 fn is_served(report: &Report) -> bool {
     let mut listeners = report.listeners.iter();
     listeners.len() > 0 && listeners.all(|it| it.state == ListenerState::Listening)
 }
 
-/// What the controller has told of a Service, as far as people ask a gateway for it.
+/// What the controller says of a Service, for people who ask a gateway.
 fn told(row: &ServiceRow) -> Vec<String> {
     let mut sentences: Vec<String> = row
         .external_ips
@@ -158,7 +159,7 @@ fn told(row: &ServiceRow) -> Vec<String> {
         .map(|ip| format!("The controller says that it has {ip}."))
         .collect();
     let concern = |it: &&ConditionRow| match it.kind.as_str() {
-        // With what this gateway says below.
+        // This gateway's own listeners, below, say it better.
         conditions::PROGRAMMED => false,
         conditions::ADDRESS_ASSIGNED => it.status != "True",
         _ => true,
@@ -175,7 +176,7 @@ fn told(row: &ServiceRow) -> Vec<String> {
     sentences
 }
 
-/// Everything that a process runs.
+/// The parts of a process that the admin address shows.
 pub(crate) struct ProcessViews {
     known: Arc<dyn ServiceViews>,
     gateway: Option<Gateway>,
@@ -195,18 +196,18 @@ impl ProcessViews {
         }
     }
 
-    /// How much the store has told.
+    /// The number of the latest batch that the store has published.
     pub(crate) fn told(&self) -> u64 {
         self.known.told()
     }
 
-    /// How much of that has been worked in by all who have to.
+    /// The number of the latest batch that controller and gateway have worked in.
     pub(crate) fn done(&self) -> u64 {
         let gateway = self.gateway.as_ref().map_or(u64::MAX, Gateway::done);
         self.known.done().min(gateway)
     }
 
-    /// Works off what histograms have collected.
+    /// Folds the histograms of the recorder.
     pub(crate) fn upkeep(&self) {
         self.recorder.upkeep();
     }
@@ -260,7 +261,7 @@ impl Views for ProcessViews {
 
     fn services(&self) -> Vec<ServiceRow> {
         let mut rows = self.known.services();
-        // Where this process decides it knows what all gateways say.
+        // Where this process decides, the rows have the reports of all gateways already.
         if let Some(gateway) = self.gateway.as_ref().filter(|_| !self.known.decides()) {
             for row in &mut rows {
                 let name = ServiceName::new(&*row.namespace, &*row.name);
@@ -316,7 +317,7 @@ impl Views for ProcessViews {
         if let Some(gateway) = &self.gateway {
             sections.extend(gateway.explain(service));
         }
-        // A Service that could never be read is not known, and just then people ask.
+        // A Service that could never be read has no row, but it has problems to show.
         if sections.is_empty() && problems.is_empty() {
             return None;
         }
@@ -340,15 +341,15 @@ impl Views for ProcessViews {
     }
 
     fn readiness(&self) -> Readiness {
-        // In this order: what follows from a batch is told before the batch is done. So what all
-        // have done is everything only if nothing else has been told since they were asked.
+        // `done` is read before `told`: what follows from a batch is published before the batch
+        // counts as done. So all is done only where nothing was published after `done` was read.
         let mut done = self.known.done();
         if let Some(gateway) = &self.gateway {
             done = done.min(gateway.done());
         }
         let mut missing = self.known.missing();
         missing.extend(self.gateway.iter().flat_map(Gateway::missing));
-        // Each may be idle while the other's last word is still on its way to it.
+        // Controller and gateway may both be idle while a batch is on its way between them.
         if missing.is_empty() && done < self.known.told() {
             missing.push("the latest changes are being worked in".to_owned());
         }

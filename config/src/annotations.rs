@@ -142,7 +142,7 @@ pub mod dialects {
     pub const CILIUM_SOURCE_RANGES_POLICY: &str = "service.cilium.io/src-ranges-policy";
     /// kube-vip: requested addresses.
     pub const KUBE_VIP_ADDRESSES: &str = "kube-vip.io/loadbalancerIPs";
-    /// kube-vip: hands off this Service.
+    /// kube-vip: this Service is not to be touched.
     pub const KUBE_VIP_IGNORE: &str = "kube-vip.io/ignore";
     /// kube-vip: a hostname for the status.
     pub const KUBE_VIP_HOSTNAME: &str = "kube-vip.io/loadbalancerHostname";

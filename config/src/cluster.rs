@@ -1,4 +1,4 @@
-//! What surrounds Services: nodes, namespaces, TLS secrets.
+//! Objects beside Services: nodes, namespaces, TLS secrets.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,7 +50,7 @@ pub struct TlsSecret {
 }
 
 impl fmt::Debug for TlsSecret {
-    /// Without the key: what is debugged ends in logs.
+    /// Without the key: debug output may end in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsSecret")
             .field("name", &self.name)

@@ -1,4 +1,4 @@
-//! What a Service's status says.
+//! The conditions of Services and AddressPools that Fairway writes.
 //!
 //! | type | on | True | False |
 //! |---|---|---|---|
@@ -11,8 +11,8 @@
 //! | `fairway.dev/EndpointsAllowed` | Services with endpoints that a gateway must not dial | never written | `EndpointsRefused` |
 //! | `fairway.dev/GatewayNotice` | Services of which a gateway has something else to say | the reason of the first notice | never written |
 //!
-//! A condition that says that something is wrong is there only while it is. A Service of which
-//! nothing is to be said gets no status.
+//! A condition that reports a fault exists only while the fault does. A Service without any
+//! condition gets no status.
 
 /// Whether a LoadBalancer Service has the addresses that it wants.
 pub const ADDRESS_ASSIGNED: &str = "fairway.dev/AddressAssigned";
@@ -30,7 +30,7 @@ pub const SOURCE_CURRENT: &str = "fairway.dev/SourceCurrent";
 pub const ENDPOINTS_ALLOWED: &str = "fairway.dev/EndpointsAllowed";
 /// True: a gateway has something to say that is no failure.
 pub const GATEWAY_NOTICE: &str = "fairway.dev/GatewayNotice";
-/// All that Fairway writes to Services; the others there are somebody else's.
+/// All conditions that Fairway writes to Services; others there belong to other controllers.
 pub const OF_SERVICES: [&str; 8] = [
     ADDRESS_ASSIGNED,
     NODE_PORTS_ALLOCATED,

@@ -1,4 +1,4 @@
-//! Text into documents.
+//! Turns text into documents.
 //!
 //! YAML is read as Kubernetes reads it (sigs.k8s.io/yaml, which is YAML 1.1 in its scalars): plain
 //! `yes`, `no`, `on`, `off`, `y`, `n` are booleans, `017` is octal, a key that stands twice is an
@@ -45,12 +45,12 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 /// How deep Lists may lie in Lists.
 const MAX_LISTS: usize = 8;
 
-/// One object's worth of a text.
+/// One object of a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
     /// Which document of the text it is in, counted from 1. Empty documents are not counted.
     pub number: usize,
-    /// The way from the top of that document to the object, as `items[2]`; empty where the
+    /// The path from the top of that document to the object, as `items[2]`; empty where the
     /// document is the object.
     pub prefix: String,
     /// The object.
@@ -67,13 +67,12 @@ impl Document {
         }
     }
 
-    /// What is wrong with a field of it, as people are shown it. `object` says which object it is
-    /// where that is known.
+    /// The problem for an error in a field of it. `object` names the object, where that is known.
     pub fn problem(&self, file: &Arc<str>, object: &str, problem: FieldProblem) -> Problem {
         self.place(file).problem(object, problem)
     }
 
-    /// What is odd about a field of it.
+    /// The problem for a warning about a field of it.
     pub fn warning(&self, file: &Arc<str>, object: &str, problem: FieldProblem) -> Problem {
         self.place(file).warning(object, problem)
     }
@@ -297,8 +296,8 @@ fn yaml_options(length: usize) -> serde_saphyr::Options {
     }
 }
 
-/// A List is taken apart. Items of a typed list, as the API itself serves it (`ServiceList`), carry
-/// neither kind nor apiVersion: they have those of the list.
+/// Splits a List into its items. Items of a typed list, as the API itself serves it
+/// (`ServiceList`), carry neither kind nor apiVersion: they have those of the list.
 fn flatten(
     number: usize,
     prefix: String,

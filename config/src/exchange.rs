@@ -1,9 +1,9 @@
 //! What passes through a store between controller and gateway.
 //!
-//! A store hands out [`Batch`]es of [`Change`]s: first everything there is, then what changes. The
-//! controller answers with [`Write`]s, the gateway with [`Report`]s; both come back as changes to
-//! whom they concern. A change carries the whole new object, so a later one of the same object
-//! makes an earlier one superfluous, and a store may drop it.
+//! A store hands out [`Batch`]es of [`Change`]s: first every object, then what changes. The
+//! controller answers with [`Write`]s, the gateway with [`Report`]s; both come back to subscribers
+//! as changes. A change has the whole new object, so a store may drop an earlier change of the same
+//! object.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,27 +20,27 @@ use crate::pool::AddressPool;
 use crate::service::{Notice, PortKey, Service};
 use crate::time::Timestamp;
 
-/// A number of changes that belong together.
+/// Changes that a store delivers together.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// The changes, at most one for an object.
     pub changes: Vec<Change>,
-    /// Whether every object that there was at the start has been delivered, with this batch or
-    /// before it. Nothing may be released or decided before.
+    /// Whether every object that was there at the start has been delivered, with this batch or
+    /// before it. Before that nothing may be released or decided.
     pub synced: bool,
-    /// How much the store had told when it sent this: whoever has worked the batch in knows all of
-    /// it. When everybody does, and nobody has said anything since, all is settled.
+    /// The number of this batch: a subscriber that has worked it in knows everything up to it. When
+    /// all subscribers have worked in the latest number, everything is settled.
     pub sequence: u64,
-    /// When the oldest change in it came about, as far as the store can tell: that of its author,
-    /// also where this is what the controller decided on it. Nothing where nobody changed anything:
-    /// at the start, or where a gateway said something.
+    /// When the oldest change in it was made by its author, as far as the store can tell. For a
+    /// decision of the controller it is the time of the change that was decided on. Nothing where
+    /// no author changed anything: at the start, or for a report of a gateway.
     pub since: Option<Instant>,
     /// Every change of a Service up to this revision of the store has been delivered, with this batch
     /// or before it; 0 where the store has no revisions.
     pub revision: u64,
 }
 
-/// One object is now so, or is gone.
+/// The new form of one object, or that it is gone.
 #[derive(Clone, Debug)]
 pub enum Change {
     /// A Service with what it holds.
@@ -53,15 +53,15 @@ pub enum Change {
     Namespace(ClusterName, Option<Arc<Namespace>>),
     /// An AddressPool.
     Pool(ClusterName, Option<Arc<AddressPool>>),
-    /// What the status of an AddressPool says that an earlier controller wrote. It is told once, before
+    /// The status of an AddressPool as an earlier controller wrote it. It is delivered once, before
     /// the pool.
     PoolStatus(ClusterName, Arc<PoolStatus>),
     /// A TLS secret.
     Secret(NamespacedName, Option<Arc<TlsSecret>>),
-    /// What a gateway says of a Service; nothing: it has nothing to say any more.
+    /// The report of a gateway on a Service; nothing: there is none any more.
     Report(ServiceName, ClusterName, Option<Arc<Report>>),
-    /// How a gateway is that is a process of its own; nothing: there is no word of it any more. Of
-    /// the Services it then reports those alone that are not well: see [`GatewayProgress`].
+    /// The state of a gateway that is a process of its own; nothing: it is gone. Such a gateway
+    /// reports only the Services that are not served completely: see [`GatewayProgress`].
     Gateway(ClusterName, Option<Arc<GatewayStatus>>),
 }
 
@@ -74,17 +74,17 @@ pub struct StoredService {
     pub held: Held,
     /// What was written to `status`, as far as it is Fairway's.
     pub status: Status,
-    /// Since which revision of the store it has been for gateways as it is now: a number that grows
-    /// with every change (`metadata.resourceVersion`, KEP-5504). 0 in a store of this process, whose
-    /// gateway says what it has programmed by [`Report::applied`].
+    /// The revision of the store at which it last changed for gateways: a number that grows with
+    /// every change (`metadata.resourceVersion`, KEP-5504). 0 in a store of this process, whose
+    /// gateway says with [`Report::applied`] what it has programmed.
     pub revision: u64,
     /// Counts the writes of this object; a [`Write`] names the one it was made from.
     pub version: u64,
-    /// When the store first saw it: stands in for a missing creation time.
+    /// When the store first saw it: used where there is no creation time.
     pub first_seen: Timestamp,
     /// Where it comes from, for people: a file and document, or nothing for an API server.
     pub source: Option<Arc<str>>,
-    /// The source can't be read just now: this is its last good form, and why.
+    /// Why the source can't be read now: this is then its last good form.
     pub source_problem: Option<String>,
 }
 
@@ -106,8 +106,8 @@ pub struct Status {
     pub ingress: Vec<Ingress>,
     /// `status.conditions`, by type.
     pub conditions: ConditionMap,
-    /// Beside `ingress` the list holds entries that can't be Fairway's. Never so in what is to be
-    /// written, so that a status in which it is so is written anew.
+    /// Whether the list in the store also has entries that can't be Fairway's. It is false in a
+    /// status that is to be written, so a status with such entries is written again.
     pub has_foreign_ingress: bool,
 }
 
@@ -156,8 +156,8 @@ pub struct Condition {
     pub since: Timestamp,
 }
 
-/// Conditions by type. An object has a few, and a cluster thousands of objects: they take the room that
-/// they need, where a `BTreeMap` would take that of eleven.
+/// Conditions by type. An object has a few, and there are thousands of objects, so this is a sorted
+/// list of the exact size: a `BTreeMap` would allocate room for eleven.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConditionMap(Vec<(Arc<str>, Condition)>);
 
@@ -178,7 +178,7 @@ impl ConditionMap {
         self.place(kind).is_ok()
     }
 
-    /// The condition of this type is so, in place of the one there was.
+    /// Sets the condition of this type.
     pub fn insert(&mut self, kind: Arc<str>, condition: Condition) {
         match self.place(&kind) {
             Ok(at) => {
@@ -200,7 +200,7 @@ impl ConditionMap {
         self.0.iter().map(|(kind, condition)| (kind, condition))
     }
 
-    /// Gives back the room that more of them would have had.
+    /// Frees memory that is not used.
     pub fn shrink(&mut self) {
         self.0.shrink_to_fit();
     }
@@ -221,7 +221,7 @@ impl FromIterator<(Arc<str>, Condition)> for ConditionMap {
     }
 }
 
-/// What the controller wants an object to be from now on.
+/// A decision of the controller on an object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
     /// What a Service holds, and its status: written in one step.
@@ -236,8 +236,8 @@ pub enum Write {
         /// Its status now.
         status: Status,
     },
-    /// Node ports for a Service that allocates none by itself, where somebody else is the allocator:
-    /// no decision but a question, and what comes of it is in the Service's spec.
+    /// A request to the API server for node ports of a Service that allocates none by itself. The
+    /// result is in the Service's spec.
     NodePorts {
         /// Which.
         name: ServiceName,
@@ -297,7 +297,7 @@ pub struct GatewayRow {
     pub flows: u64,
     /// When it started; RFC 3339.
     pub started: String,
-    /// Services with something wrong of which it could not tell the cluster, for want of room.
+    /// How many Services fail that it could not report to the cluster, for want of room.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub omitted: usize,
 }
@@ -306,36 +306,37 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// A gateway that is a process of its own, as far as the store has heard of it.
+/// A gateway that is a process of its own, as its Lease says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatewayStatus {
-    /// What people are shown of it.
+    /// Its row in `get gateways`.
     pub row: GatewayRow,
-    /// Which Services it vouches for.
+    /// Which Services it serves.
     pub progress: GatewayProgress,
-    /// How many endpoints it can send traffic to, of the Services of which it had room to say so.
+    /// How many endpoints it has for each Service, where there was room to report that.
     pub endpoints: Arc<EndpointCounts>,
 }
 
-/// Which Services a gateway vouches for.
+/// Which Services a gateway serves, as far as it says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GatewayProgress {
-    /// It has been stopped, is stopping, or has not been heard of for too long.
+    /// It has stopped, is stopping, or its Lease has run out.
     Gone,
-    /// It lives, and nothing it says of Services can be relied on.
+    /// It is alive, and its reports of Services can't be relied on.
     Behind {
         /// Why, a sentence.
         why: String,
     },
-    /// It has programmed every Service as it was at this revision of the store. Of those that are
-    /// not well there is a [`Report`] each; every other one takes traffic at every port.
+    /// It has programmed every Service up to this revision of the store. There is a [`Report`] for
+    /// each Service that is not served completely; every other one takes traffic at every port.
     Applied {
         /// See [`StoredService::revision`].
         revision: u64,
-        /// It has said so since this process began to listen: what was found at the start may be
+        /// It has said so since this process began: a Lease that was found at the start may be
         /// older than the objects that were found.
         since_start: bool,
-        /// Namespaces of which it had no room to report everything: there, silence says nothing.
+        /// Namespaces of which it had no room to report everything: a Service there that has no
+        /// report need not be served.
         untold: BTreeSet<Arc<str>>,
     },
 }
@@ -345,7 +346,7 @@ pub enum GatewayProgress {
 pub struct EndpointCounts(BTreeMap<Arc<str>, BTreeMap<Box<str>, u32>>);
 
 impl EndpointCounts {
-    /// That of one Service, where it is known.
+    /// The number for one Service, where it is known.
     pub fn get(&self, service: &ServiceName) -> Option<u32> {
         let of_namespace = self.0.get(&service.namespace)?;
         of_namespace.get(&*service.name).copied()
@@ -363,13 +364,13 @@ impl FromIterator<(ServiceName, u32)> for EndpointCounts {
     }
 }
 
-/// What a gateway says at a time.
+/// Reports of a gateway that belong together.
 #[derive(Clone, Debug, Default)]
 pub struct ReportBatch {
-    /// Of which Services there is something new to say; nothing: there is nothing to say any more.
+    /// New reports by Service; nothing: there is no report any more.
     pub reports: Vec<(ServiceName, Option<Arc<Report>>)>,
-    /// Up to which revision of the store everything is programmed ([`Batch::revision`]), and all that
-    /// is wrong with it said, with this batch or before it.
+    /// Up to which revision of the store ([`Batch::revision`]) everything is programmed, and
+    /// everything that fails has been reported, with this batch or before it.
     pub revision: u64,
 }
 
@@ -382,21 +383,22 @@ pub struct AppliedService {
     pub held: Held,
 }
 
-/// What a gateway says of one Service.
+/// The report of a gateway on one Service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// The gateway that says it.
+    /// The gateway that reports.
     pub gateway: ClusterName,
-    /// What its listeners were programmed from. Nothing where the report comes from another process:
-    /// then it lists only what is not well, and [`GatewayProgress`] says what it is of.
+    /// The form of the Service that was programmed. Nothing where the report comes from another
+    /// process: then it lists only what fails, and [`GatewayProgress`] says up to which revision it
+    /// is.
     pub applied: Option<AppliedService>,
-    /// Each listener that it should have for the Service, and how it is.
+    /// Each listener that it should have for the Service, and its state.
     pub listeners: Vec<ListenerReport>,
     /// Endpoints that it must not dial, and why.
     pub refused_endpoints: Vec<RefusedEndpoint>,
     /// How many endpoints it can send traffic to, over all ports.
     pub eligible_endpoints: usize,
-    /// What else there is to say: Local on a gateway that is no node, a name that does not resolve.
+    /// Other notices: Local on a gateway that is no node, a name that does not resolve.
     pub notices: Vec<Notice>,
     /// What is not listed, for want of room.
     pub unlisted: Unlisted,
@@ -441,7 +443,7 @@ pub enum ClaimKind {
     HealthCheck,
 }
 
-/// How a listener is.
+/// The state of a listener.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum ListenerState {
@@ -451,13 +453,13 @@ pub enum ListenerState {
     /// reset, ICMP port unreachable), as a node's own proxy does. It listens again with the first
     /// endpoint.
     Refusing,
-    /// It takes connections, and no endpoint of its port is reached: the last dials of each have
-    /// failed.
+    /// It takes connections, and no endpoint of its port can be reached: the last dials to each of
+    /// them have failed.
     Unreachable {
         /// Which endpoints, since when, and why; the end of a sentence.
         message: String,
     },
-    /// It can't, and is tried again until it can.
+    /// It can't take traffic; the gateway tries again until it can.
     Failed {
         /// One CamelCase word: `AddressNotLocal`, `PortInUse`, `PermissionDenied`, …
         reason: String,

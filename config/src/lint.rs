@@ -1,8 +1,8 @@
-//! What nobody else has checked where objects come from files: an API server refuses or drops
-//! fields that it does not know, and files are read by Fairway alone.
+//! Checks of objects in files that an API server makes in a cluster: it refuses or drops fields
+//! that it does not know, but files are read by Fairway alone.
 //!
-//! All of it is warnings: the object works without the field. What a misspelt field was probably
-//! meant to restrict is not done without, which is the reader's to see to ([`crate::object`]).
+//! All of these are warnings: the object works without the field. Where a misspelt field was
+//! probably meant to restrict something, the reader refuses instead ([`crate::object`]).
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -18,7 +18,7 @@ use crate::annotations::{self, dialects};
 use crate::field::{Cursor, FieldProblem, Findings, Shown, nearest};
 use crate::object::Kind;
 
-/// What is odd about a document of a file that was read as an object of this kind.
+/// The warnings for a document that was read as an object of this kind.
 pub fn warnings(document: &Value, kind: Kind) -> Vec<FieldProblem> {
     let findings = Findings::default();
     let root = Cursor::root(document, &findings);
@@ -36,7 +36,7 @@ pub fn warnings(document: &Value, kind: Kind) -> Vec<FieldProblem> {
 
 /// Which fields there are, as Kubernetes' own types have them.
 enum Shape {
-    /// A value whose fields are nobody's to check.
+    /// A value whose fields are not checked.
     Any,
     /// A mapping with these fields.
     Fields(BTreeMap<String, Shape>),
@@ -111,7 +111,7 @@ fn unknown_fields(at: &Cursor<'_, '_>, shape: &Shape) {
     }
 }
 
-/// What the annotations of those whom users come from begin with.
+/// Prefixes of annotations of the load balancers whose dialects Fairway reads.
 const DIALECTS: [&str; 5] = [
     "metallb.io/",
     "metallb.universe.tf/",
@@ -120,7 +120,7 @@ const DIALECTS: [&str; 5] = [
     "kube-vip.io/",
 ];
 
-/// What the annotations of load balancers begin with whose words Fairway does not speak.
+/// Prefixes of annotations of load balancers whose dialects Fairway does not read.
 const FOREIGN: [&str; 12] = [
     "service.beta.kubernetes.io/",
     "cloud.google.com/",
@@ -136,7 +136,7 @@ const FOREIGN: [&str; 12] = [
     "svccontroller.k3s.cattle.io/",
 ];
 
-/// Written by the others themselves, and left behind.
+/// Annotations that other controllers write themselves and leave behind.
 const LEFT_BEHIND: [&str; 3] = [
     "metallb.io/ip-allocated-from-pool",
     "metallb.universe.tf/ip-allocated-from-pool",
@@ -162,7 +162,7 @@ fn foreign_annotations(root: &Cursor<'_, '_>) {
         }
         let of_dialect = DIALECTS.iter().any(&begins);
         let of_others = FOREIGN.iter().any(&begins);
-        // What is nearly a request the reader does not do without, and says so itself.
+        // The reader itself refuses and reports an annotation that is nearly a request.
         if (!of_dialect && !of_others) || typing_error(name).is_some() {
             continue;
         }

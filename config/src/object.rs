@@ -1,8 +1,8 @@
-//! One document into one object.
+//! Turns one document into one object.
 //!
-//! [`read`] knows the kinds that Fairway lives on; everything else is [`Object::Other`]. What can't
-//! be decoded comes back as [`Unreadable`] with every problem in it and, wherever the document
-//! still says so, with the [`ObjectKey`] of what it is about: a store holds back that object alone.
+//! [`read`] knows the kinds that Fairway uses; everything else is [`Object::Other`]. What can't be
+//! decoded comes back as [`Unreadable`] with every problem in it and, wherever the document still
+//! says so, with the [`ObjectKey`] of what it is about: a store holds back that object alone.
 //!
 //! One odd value does not take a whole list along: an endpoint, a port of an EndpointSlice or an
 //! address of a Node that can't be read is left out alone, with a warning. An AddressPool is
@@ -270,7 +270,7 @@ fn kind_of(root: &Cursor<'_, '_>) -> DeclaredKind {
 /// the right kind with another's `apiVersion`.
 fn misspelt(root: &Cursor<'_, '_>, version: &str, kind: &str) {
     if let Some(meant) = Kind::ALL.into_iter().find(|known| known.as_str() == kind) {
-        // Somebody else's kind may have the same name, in a group of its own.
+        // A kind of another API group may have the same name.
         let meant = meant.api_version();
         if nearest(version, [meant]).is_some() || !version.contains('.') {
             let field = root.field("apiVersion");

@@ -101,7 +101,8 @@ impl Precedence {
 }
 
 impl AddressPool {
-    /// Its place among others: the lowest goes first, and has the addresses that several have.
+    /// Its precedence: the lowest pool is tried first, and an address that is in several pools
+    /// belongs to it.
     pub fn precedence(&self) -> Precedence {
         Precedence {
             gives_nothing: !self.problems.is_empty(),
@@ -223,7 +224,8 @@ impl AddressBlock {
             .enumerate()
             .partition(|(_, block)| block.avoid_ends);
         for (index, block) in avoiding {
-            // CIDRs nest or are disjoint: whoever holds the other's first address may hold it all.
+            // CIDRs nest or are disjoint: one that has the first address of another may have all of
+            // it.
             let within = |outer: &Self, inner: &Self| {
                 outer.range.contains(inner.range.first())
                     && outer.range.contains(inner.range.last())

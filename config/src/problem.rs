@@ -19,12 +19,12 @@ pub struct DocumentPlace {
 }
 
 impl DocumentPlace {
-    /// What is wrong with a field of the object there; `object` says which one it is.
+    /// The problem for an error in a field of the object there; `object` names the object.
     pub fn problem(&self, object: &str, problem: FieldProblem) -> Problem {
         self.with(Severity::Error, object, problem)
     }
 
-    /// What is odd about a field of the object there, which works all the same.
+    /// The problem for a warning about a field of the object there.
     pub fn warning(&self, object: &str, problem: FieldProblem) -> Problem {
         self.with(Severity::Warning, object, problem)
     }
@@ -56,7 +56,7 @@ pub enum Severity {
     /// Something that is asked for is not done.
     #[default]
     Error,
-    /// It is done, and perhaps not what was meant.
+    /// It works, but perhaps not as it was meant.
     Warning,
 }
 
@@ -90,7 +90,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// What is wrong with a file as a whole, or with what stands in for one.
+    /// A problem of a file as a whole, or of a directory or a store.
     pub fn of_file(file: impl Into<Arc<str>>, message: impl Into<String>) -> Self {
         Self {
             file: file.into(),

@@ -214,9 +214,9 @@ pub struct Asks {
     pub external_name: Option<Arc<str>>,
     /// `kube-vip.io/loadbalancerHostname`: a hostname for the status.
     pub hostname: Option<Arc<str>>,
-    /// `kube-vip.io/ignore`: hands off this Service.
+    /// `kube-vip.io/ignore`: this Service is not to be touched.
     pub ignore: bool,
-    /// The class of another controller, which has taken this Service. The store sets it; see
+    /// The class of another controller that has taken this Service. The store sets it; see
     /// [`annotations::CONTROLLER`](crate::annotations::CONTROLLER).
     pub other_controller: Option<Arc<str>>,
     /// `fairway.dev/deny-source-ranges`, and source ranges under Cilium's policy `deny`.
@@ -250,8 +250,8 @@ impl Asks {
     }
 }
 
-/// Something that a Service asks for and that can't be read, or can't be: the Service waits for it
-/// and gets nothing else instead.
+/// Something that a Service asks for and that can't be read, or does not exist: the Service waits
+/// for it and gets nothing else instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableRequest {
     /// What is asked for.

@@ -1,4 +1,4 @@
-//! Who may share an address: the one rule, for the controller and for `validate`.
+//! The rule of which Services may share an address, for the controller and for `validate`.
 //!
 //! Two Services share an address where both name the same sharing key, have no port in common, and,
 //! if they are of different namespaces, each names the namespace of the other.
@@ -13,9 +13,10 @@ use crate::service::{PortKey, Service, ServicePort, SharingNamespaces};
 /// one that comes second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SharingClash {
-    /// They do not name the same sharing key: that of the one that comes, and of the one there.
+    /// They do not name the same sharing key: the key of the second Service, and that of the
+    /// holder.
     Keys(Option<Arc<str>>, Option<Arc<str>>),
-    /// Not each names the namespace of the other: those that would have to be named.
+    /// Not both name the other's namespace: the namespaces that have to be named.
     Namespaces(Arc<str>, Arc<str>),
     /// Both have this port.
     Port(PortKey),
@@ -32,7 +33,8 @@ pub fn clash(service: &Service, other: &Service) -> Option<SharingClash> {
         })
 }
 
-/// Whether two Services do not name the same sharing key. Who names none shares with nobody.
+/// Why two Services can't share where they do not name the same sharing key. A Service without a
+/// key shares with none.
 pub fn keys_differ(service: &Service, other: &Service) -> Option<SharingClash> {
     let (own, others) = (&service.asks.sharing_key, &other.asks.sharing_key);
     if own.is_some() && own == others {
@@ -41,7 +43,7 @@ pub fn keys_differ(service: &Service, other: &Service) -> Option<SharingClash> {
     Some(SharingClash::Keys(own.clone(), others.clone()))
 }
 
-/// Whether two Services of different namespaces do not both name the other's.
+/// Why two Services of different namespaces can't share where not both name the other's namespace.
 pub fn no_consent(service: &Service, other: &Service) -> Option<SharingClash> {
     let (own, others) = (&service.name.namespace, &other.name.namespace);
     let agrees = |service: &Service, with: &Arc<str>| match &service.asks.sharing_namespaces {

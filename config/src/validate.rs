@@ -1,5 +1,5 @@
-//! What is wrong with objects that are each well-formed: checks across all of them, without an
-//! allocator and without anything that runs.
+//! Checks of several objects against each other, each of which is well-formed, without an allocator
+//! and without anything that runs.
 //!
 //! `fairway validate` shows these, and so does `get problems` of a directory. They see what is
 //! there and assume no more: a Service that names a pool is not wrong where no pool was given at

@@ -1,6 +1,6 @@
 //! What people are shown: the JSON of `/api/v1/…`, from which `fairway get` makes its tables.
 //!
-//! Field names are promises: scripts read them.
+//! The names of fields are an API: scripts read them.
 
 use std::net::IpAddr;
 
@@ -166,8 +166,8 @@ pub struct Explanation {
     pub service: String,
     /// A heading (`Address`, `Node ports`, `Listeners`, `Endpoints`, `Source`) and its sentences.
     pub sections: Vec<Section>,
-    /// Something that was asked for last, or decided, is not in force: the section `Problems` or `Source`
-    /// says what and why.
+    /// The last change of the Service, or a decision on it, is not in force: the section `Problems`
+    /// or `Source` says why.
     #[serde(default)]
     pub held_back: bool,
 }

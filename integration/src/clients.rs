@@ -1,5 +1,5 @@
-//! Who asks. Everything here works from the host that the calling thread is in: call it inside
-//! [`Host::run`](crate::lab::Host::run). Nothing waits for ever.
+//! Clients of TCP, UDP, HTTP and WebSocket. Everything here works from the host that the calling
+//! thread is in: call it inside [`Host::run`](crate::lab::Host::run). Nothing waits for ever.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -86,7 +86,7 @@ pub fn udp(from: Option<IpAddr>, to: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Sends a datagram and waits for one; sends again where none comes, as everyone has to over UDP.
+/// Sends a datagram and waits for one; sends again where none comes, because UDP may lose it.
 pub fn ask_udp(socket: &UdpSocket, text: &str) -> io::Result<String> {
     let mut buffer = [0; 2048];
     let mut last = io::Error::from(io::ErrorKind::TimedOut);

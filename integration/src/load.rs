@@ -1,4 +1,4 @@
-//! Steady traffic, for what must not be noticed.
+//! Steady traffic, for tests of changes that clients must not notice.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -13,8 +13,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::lab::{Host, Served};
 use crate::wait;
 
-/// How long an answer is waited for. A connection that is lost ends at once or never: a shorter time
-/// would tell of a machine that is busy.
+/// How long an answer is waited for. A connection that is lost ends at once or never: a shorter
+/// time would only fail on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks [`named`](crate::servers::named) servers who they are, each time on a new connection, until
@@ -34,7 +34,7 @@ struct Counted {
     running: BTreeSet<u64>,
 }
 
-/// What became of requests.
+/// The outcomes of requests.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// How many were answered.

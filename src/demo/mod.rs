@@ -25,12 +25,12 @@ use crate::standalone;
 use backends::Backend;
 use targets::{CHAT, ECHO, STICKY, Targets, WEB};
 
-/// How long the edge may take to stand before the demo gives up.
+/// How long the edge may take to be ready before the demo gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs it until Ctrl-C, or for one round.
 pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    // What goes wrong is printed by the round; the log would be in its way.
+    // The round prints what goes wrong; log lines would be in its way.
     let _rest_of_log = crate::logs::start(LogFormat::Text, "error")?;
     let runtime = process::runtime()?;
     runtime.block_on(show(args))
@@ -97,7 +97,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Waits until the edge stands, prints it and does the round. Whether every request went well.
+/// Waits until the edge is ready, prints it and does the round. True: every request went well.
 async fn stand_and_show(
     process: &RunningProcess,
     block: LoopbackBlock,

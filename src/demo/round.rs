@@ -30,11 +30,11 @@ pub(super) struct RoundResult {
 enum ExpectedSpread {
     Equal,
     One,
-    /// By the client's address and port, which are chosen by chance: each of them gets some.
+    /// By the client's address and port, which are random: each backend gets some.
     ByChance,
 }
 
-/// Sends the requests and holds what came back against what should.
+/// Sends the requests and compares the answers with what is expected.
 pub(super) fn run(targets: &Targets) -> RoundResult {
     let Targets {
         web,

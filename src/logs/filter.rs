@@ -1,12 +1,12 @@
-//! Which lines there are.
+//! The filter of the log: which lines are written.
 
 use std::fmt;
 
 use fairway_config::field::nearest;
 use tracing_subscriber::EnvFilter;
 
-/// Libraries that log what clients do wrong, some of them as errors: nobody else is to be told, and
-/// a client could fill the log. Who wants to see it names the library: `h2=debug`.
+/// Libraries that log faults of clients, some of them as errors. They are off, because a client
+/// could fill the log; `h2=debug` turns one on.
 const QUIET: &str = "h2=off,hyper=off,hyper_util=off,pingora_core=off,pingora_http=off,\
                      pingora_pool=off,pingora_proxy=off,pingora_runtime=off,tower=off";
 
@@ -17,7 +17,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 pub(super) struct LogFilter(String);
 
 impl LogFilter {
-    /// Reads a filter. One that names nothing that exists filters nothing, and is no error.
+    /// Reads a filter. A target that does not exist is no error.
     ///
     /// # Errors
     /// With a sentence that says what is wrong.
@@ -27,7 +27,7 @@ impl LogFilter {
             if part.is_empty() {
                 continue;
             }
-            // tracing takes a lone word that is no level for the name of a module.
+            // tracing would take a single word that is no level for the name of a module.
             let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
             let level = level.to_ascii_lowercase();
             if !LEVELS.contains(&level.as_str()) {
@@ -53,7 +53,7 @@ impl LogFilter {
         Ok(filter)
     }
 
-    /// The same for tracing. Libraries are quiet unless they are named.
+    /// The same as a filter of tracing. The libraries above are off unless they are named.
     pub(super) fn to_env_filter(&self) -> EnvFilter {
         EnvFilter::new(format!("{QUIET},{}", self.0))
     }

@@ -1,4 +1,4 @@
-//! What systemd's journal is told beside a line: how urgent it is.
+//! Priority prefixes of lines for systemd's journal.
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -13,7 +13,7 @@ pub(super) fn is_stderr() -> bool {
     stderr.is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
 }
 
-/// What a line of this level begins with in the journal (sd-daemon(3)).
+/// The prefix of a line of this level (sd-daemon(3)).
 pub(super) fn prefix(level: Level) -> &'static [u8] {
     match level {
         Level::ERROR => b"<3>",

@@ -1,7 +1,7 @@
 //! The log: text for people or JSON for machines, on standard error.
 //!
-//! Reading order: `filter` says which lines there are, `queue` how they are written without holding up
-//! anybody, `journal` what systemd's journal is told beside them.
+//! Reading order: `filter` selects lines, `queue` writes them without blocking, `journal` adds the
+//! priority for systemd's journal.
 
 mod filter;
 mod journal;
@@ -19,7 +19,7 @@ use self::queue::LineQueue;
 use crate::args::LogFormat;
 use crate::outcome::WrongConfiguration;
 
-/// What the filter of a running process is changed by; local to this process.
+/// Changes the filter while the process runs; local to this process.
 static CONTROL: OnceLock<Control> = OnceLock::new();
 
 struct Control {
@@ -27,7 +27,7 @@ struct Control {
     filter: std::sync::Mutex<LogFilter>,
 }
 
-/// Writes what is left of the log when it is dropped, as far as its reader takes that at once.
+/// Writes the rest of the log when it is dropped, as far as the reader takes it at once.
 #[must_use]
 pub(crate) struct RestOfLog(Arc<LineQueue>);
 
@@ -39,8 +39,7 @@ impl Drop for RestOfLog {
 
 /// Starts logging, filtered as `FAIRWAY_LOG` says, and where that is not set or empty by `default`.
 ///
-/// # Errors
-/// Where `FAIRWAY_LOG` is no filter.
+/// # Errors Where `FAIRWAY_LOG` is not a filter.
 pub(crate) fn start(format: LogFormat, default: &str) -> anyhow::Result<RestOfLog> {
     let asked = std::env::var("FAIRWAY_LOG").unwrap_or_default();
     let asked = if asked.trim().is_empty() {
@@ -60,8 +59,7 @@ pub(crate) fn start(format: LogFormat, default: &str) -> anyhow::Result<RestOfLo
         LogFormat::Json => log.json().flatten_event(true).with_target(true).boxed(),
     };
     let (reloaded, handle) = reload::Layer::new(filter.to_env_filter());
-    // A second subscriber in one process is a mistake that costs nothing but the second one's
-    // format: the first goes on.
+    // An error is ignored: a second subscriber in one process has no effect, the first one goes on.
     if tracing_subscriber::registry()
         .with(reloaded)
         .with(log)

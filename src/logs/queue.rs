@@ -1,9 +1,9 @@
-//! Lines on their way to whoever reads the log.
+//! A bounded queue of log lines, and the thread that writes them.
 //!
-//! A reader may stop: a terminal in which something is selected, a pipe to a program that hangs, a
-//! journal on a full disk. A thread that wrote to it would stop with it. So lines go into a queue that
-//! a thread of its own writes from; those for which there is no room are dropped, counted, and spoken
-//! of when there is room again.
+//! The reader of the log may stop: a terminal in which text is selected, a pipe to a program that
+//! hangs, a journal on a full disk. A thread that writes to it would block. So lines go into a
+//! queue, and a thread of its own writes them. Lines for which there is no room are dropped and
+//! counted, and the number is logged when there is room again.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -16,17 +16,17 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::journal;
 
-/// How much waits at most, in bytes.
+/// How many bytes may wait.
 const ROOM: usize = 1 << 20;
 
-/// How long the end of a process waits for its last lines to be written.
+/// How long a process that ends waits for its last lines to be written.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The queue. Local to this process.
 #[derive(Debug, Default)]
 pub(super) struct LineQueue {
     waiting: Mutex<WaitingLines>,
-    /// Something was put into it, or all of it was written.
+    /// Signalled when a line was added, and when all lines were written.
     changed: Condvar,
 }
 
@@ -36,7 +36,7 @@ struct WaitingLines {
     bytes: usize,
     /// A line was taken out and is being written.
     writing: bool,
-    /// Lines that were dropped and not spoken of.
+    /// How many lines were dropped since that was last logged.
     dropped: u64,
 }
 
@@ -48,7 +48,7 @@ impl LineQueue {
     pub(super) fn start(to: impl Write + Send + 'static) -> io::Result<Arc<Self>> {
         let queue = Arc::new(Self::default());
         let shared = queue.clone();
-        // It ends with the process: it may be in the midst of a write that never comes to an end.
+        // The thread is never joined: it may block in a write for ever.
         thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || shared.write_all(to))?;
@@ -70,7 +70,7 @@ impl LineQueue {
         self.changed.notify_all();
     }
 
-    /// Waits until everything is written, for so long at most.
+    /// Waits until everything is written, but not longer than this.
     pub(super) fn wait_until_written(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
         let mut waiting = self.lock();
@@ -98,13 +98,13 @@ impl LineQueue {
             };
             waiting.writing = true;
             waiting.bytes -= line.len();
-            // Half of the room is free: what is said now is not dropped itself.
+            // Only when half of the queue is free, so that this line is not dropped itself.
             let dropped = match waiting.bytes < ROOM / 2 {
                 true => std::mem::take(&mut waiting.dropped),
                 false => 0,
             };
             drop(waiting);
-            // A reader that is gone is no reason to stop: nothing else would be written for it.
+            // An error is ignored: where the reader is gone there is no other place to write to.
             let _ = to.write_all(&line);
             if dropped > 0 {
                 tracing::warn!(
@@ -120,7 +120,7 @@ impl LineQueue {
     }
 }
 
-/// Makes lines of what is logged.
+/// Makes the writers of tracing: one for each line.
 #[derive(Debug)]
 pub(super) struct Lines {
     queue: Arc<LineQueue>,

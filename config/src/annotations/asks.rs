@@ -11,9 +11,9 @@ use crate::field::{Shown, nearest};
 use crate::net::IpFamily;
 use crate::service::{Asks, ForwardTo, Notice, RequestKind, SharingNamespaces, UnreadableRequest};
 
-/// The texts that are merged. Nothing in them can make reading fail: what can't be understood is a
-/// notice. Where it would have restricted something, it restricts all: an address that can't be
-/// read is no address, a list of refused clients that can't be read refuses everybody.
+/// The texts that are merged. Nothing in them makes reading fail: what can't be read is a notice.
+/// Where it would restrict something it restricts everything (fail closed): where an address can't
+/// be read the Service gets none, a list of refused clients that can't be read refuses all clients.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestTexts<'a> {
     /// `metadata.annotations`.
@@ -24,13 +24,13 @@ pub struct RequestTexts<'a> {
     pub source_ranges: &'a [&'a str],
 }
 
-/// What came out.
+/// The result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
     /// What is asked for.
     pub asks: Asks,
-    /// Who is let in; empty lets everyone in. Where it can't be told who is meant to be kept out,
-    /// nobody is let in: a slip must not open a Service to the world.
+    /// Which clients are let in; empty: all. Where the list can't be read no client is let in: a
+    /// typo must not open a Service to everybody.
     pub source_ranges: Vec<IpNet>,
     /// What was not understood, or not followed.
     pub notices: Vec<Notice>,
@@ -140,7 +140,7 @@ impl<'a> RequestReader<'_, 'a> {
                 .find(|(known, _)| *known == name)
                 .map(|(_, support)| *support);
             if self.notices.len() >= MOST_NOTICES && support.is_none() {
-                // What it could have been meant for is not worth finding out.
+                // Its meaning is not guessed.
                 self.omitted += 1;
                 continue;
             }
@@ -150,7 +150,7 @@ impl<'a> RequestReader<'_, 'a> {
                     "UnknownAnnotation",
                     format!("{name} belongs on an EndpointSlice and does nothing on a Service"),
                 ),
-                // What is asked for is what is done anyway.
+                // It asks for the default.
                 Some(AnnotationSupport::NotYetInForce)
                     if name == super::BALANCE && self.get(name) == Some("round-robin") => {}
                 Some(AnnotationSupport::NotYetInForce) => self.notice(
@@ -165,7 +165,7 @@ impl<'a> RequestReader<'_, 'a> {
         }
     }
 
-    /// An annotation that is none: what it was probably meant to be is not done without.
+    /// An unknown annotation that is probably a misspelt request: the request counts as unreadable.
     fn misspelt(&mut self, name: &str, meant: Option<&'static str>) {
         let hint = meant
             .map(|known| format!("; is {known} meant?"))
@@ -422,7 +422,7 @@ impl<'a> RequestReader<'_, 'a> {
         }
     }
 
-    /// `so` is what follows from it.
+    /// `so` says what follows from it.
     fn invalid(&mut self, name: &str, text: &str, must: &str, so: &str) {
         self.notice(
             "InvalidAnnotation",
@@ -476,7 +476,7 @@ impl<'a> RequestReader<'_, 'a> {
             Some(other) => {
                 let name = dialects::CILIUM_SOURCE_RANGES_POLICY;
                 self.invalid(name, other, "allow or deny", LEFT_OUT);
-                // Whether the ranges are those to let in or those to keep out can't be told.
+                // It is not known whether these are ranges to let in or to keep out.
                 if !given.is_empty() {
                     self.closed_by = Some(name.to_owned());
                 }
@@ -525,7 +525,7 @@ const POOL_NAMES: &[&str] = &[
     dialects::METALLB_OLD_POOL,
 ];
 
-/// Those that say whom to keep out, or whom to leave alone.
+/// The annotations that keep clients out, or Fairway away from the Service.
 const RESTRICTING_NAMES: &[&str] = &[
     super::DENY_SOURCE_RANGES,
     dialects::SOURCE_RANGES,

@@ -12,7 +12,7 @@ use super::selectors;
 use crate::crd::AddressPoolSpec;
 use crate::selector::SelectorExt as _;
 
-/// Says what announces the pool, and writes down what restricts it.
+/// Adds the announcement of a pool to its draft, and says what can't be carried over.
 pub(super) fn convert(
     pool: &MetalLbPool,
     name: &str,

@@ -1,4 +1,4 @@
-//! AddressPools in the making, and their names.
+//! AddressPools while they are made, and their names.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::net::AddressRange;
 /// The label that every namespace has, with its name.
 pub(super) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-/// An AddressPool in the making.
+/// An AddressPool while it is made.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) name: String,

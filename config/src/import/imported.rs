@@ -1,4 +1,4 @@
-//! What an import comes to.
+//! The result of an import.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ pub(super) const PRIORITY: i64 = 100;
 pub struct Imported {
     /// The AddressPools, in the order in which they should be printed.
     pub pools: Vec<ImportedPool>,
-    /// What becomes of what, in sentences.
+    /// What each object becomes, in sentences.
     pub said: Vec<String>,
     /// What a person has to look at before going on, in sentences.
     pub warnings: Vec<String>,

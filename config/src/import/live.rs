@@ -16,8 +16,7 @@ use crate::selector::{Expression, Selector, SelectorExt as _};
 /// The pool of what was in none.
 const LEFT_OVER: &str = "metallb-left-over";
 
-/// Sees to it that every address that is held is in a pool, and says what else the Services that
-/// hold them need.
+/// Puts every address that a Service holds into a pool, and says what else these Services need.
 pub(super) fn keep(
     holders: &[Holder],
     drafts: &mut Vec<Draft>,
@@ -116,7 +115,7 @@ fn left_over(names: &mut BTreeSet<String>) -> Draft {
         entries: Entries::default(),
         spec: AddressPoolSpec {
             addresses: Vec::new(),
-            // Nobody meant these addresses to be given to others.
+            // These addresses were not meant to be given to other Services.
             auto_assign: false,
             avoid_ends: false,
             priority: 100,

@@ -1,7 +1,7 @@
 //! MetalLB's objects and the Services, as far as an import needs them.
 //!
-//! They come from an API server, which has checked them, or from hands, who have not: what can't be
-//! read is told and left out.
+//! They come from an API server, which has checked them, or were written by a person: what can't be
+//! read is reported and left out.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,7 +35,7 @@ const ALLOCATED_FROM: [&str; 2] = [
     "metallb.universe.tf/ip-allocated-from-pool",
 ];
 
-/// All of it.
+/// Everything that an import needs.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) pools: Vec<MetalLbPool>,

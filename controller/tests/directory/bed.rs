@@ -21,7 +21,7 @@ pub(crate) const TCP_80: PortKey = PortKey {
     port: 80,
 };
 
-/// Nothing that a test waits for takes this long, however busy the machine is.
+/// How long a test waits for anything: longer than it takes on a very busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A manifest directory, a state directory, and what a subscriber knows.

@@ -1,4 +1,4 @@
-//! Who answers.
+//! Servers for benchmarks.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};

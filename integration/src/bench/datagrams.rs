@@ -1,4 +1,4 @@
-//! Who asks over UDP.
+//! UDP clients for benchmarks.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};

@@ -1,5 +1,5 @@
-//! The least that a forwarder in user space does: accept, connect, read, write, close. It knows no
-//! Services, counts nothing, bounds nothing and never asks twice: what it costs is what sockets cost.
+//! The least that a forwarder in user space does: accept, connect, read, write, close. It has no
+//! Services, no counters, no limits and no retries, so its cost is that of the sockets alone.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};

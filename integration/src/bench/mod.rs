@@ -5,11 +5,11 @@
 //! bounded in time.
 //!
 //! - `poll`: an event loop.
-//! - [`backend`]: who answers.
+//! - [`backend`]: the servers that answer.
 //! - [`least`]: a forwarder that does nothing else.
-//! - [`requests`]: who asks and waits, over few or many connections.
-//! - [`streams`]: who takes as much as comes.
-//! - [`datagrams`]: who asks over UDP.
+//! - [`requests`]: clients that send requests and wait, over few or many connections.
+//! - [`streams`]: clients that read as fast as they can.
+//! - [`datagrams`]: UDP clients.
 
 pub mod backend;
 pub mod datagrams;
@@ -28,12 +28,12 @@ pub const ANSWER: usize = 256;
 /// Threads that ask, and threads that answer.
 pub const THREADS: usize = 2;
 
-/// What a load has come to.
+/// The outcome of a load.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// What came about: answers, connections, datagrams or bytes.
+    /// How many succeeded: answers, connections, datagrams or bytes.
     pub count: u64,
-    /// What was asked for and did not come about.
+    /// How many failed.
     pub failed: u64,
     /// How long it took.
     pub span: Duration,

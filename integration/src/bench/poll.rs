@@ -1,4 +1,4 @@
-//! An event loop: sockets by number, and which of them have something to say.
+//! An event loop: sockets by number, and which of them are ready.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -15,13 +15,13 @@ pub(super) struct Poll {
     epoll: OwnedFd,
 }
 
-/// What a socket has to say.
+/// The event of a socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ready {
     /// The number that it was given.
     pub(super) number: usize,
     pub(super) writable: bool,
-    /// Its other end says no more.
+    /// Its other end has closed, or has shut down its writing.
     pub(super) last: bool,
 }
 
@@ -32,8 +32,7 @@ impl Poll {
         })
     }
 
-    /// Tells of this socket when something comes, and once when it can be written to: edges, so
-    /// that nothing has to be asked for again.
+    /// Watches this socket for reading and writing, edge-triggered.
     pub(super) fn watch(&self, socket: impl AsFd, number: usize) -> io::Result<()> {
         let flags = epoll::EventFlags::IN
             | epoll::EventFlags::OUT
@@ -47,7 +46,7 @@ impl Poll {
         )?)
     }
 
-    /// Tells of this socket as long as there is something to read.
+    /// Watches this socket for reading, level-triggered.
     pub(super) fn watch_level(&self, socket: impl AsFd, number: usize) -> io::Result<()> {
         Ok(epoll::add(
             &self.epoll,

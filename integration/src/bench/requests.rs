@@ -1,4 +1,4 @@
-//! Who asks and waits for the answer.
+//! TCP clients for benchmarks that send requests and wait for the answers.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -242,7 +242,7 @@ impl Asking {
         Ok(())
     }
 
-    /// Who has got an answer, and since when it was waited for.
+    /// The connections that have got an answer, and since when each has waited.
     fn answers(&mut self, limit: Duration) -> Result<Vec<(usize, Instant)>> {
         let Self {
             poll,

@@ -1,4 +1,4 @@
-//! Who takes as much as comes.
+//! TCP clients for benchmarks that read as fast as they can.
 
 use std::io::Read as _;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Who may come in: kubeconfigs, and the programs that take them.
+//! Access to the cluster: kubeconfigs, and the programs that use them.
 
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
@@ -128,7 +128,7 @@ impl Cluster {
             .arg(LIMIT)
             .arg(programs::tool(program)?)
             .args(arguments)
-            // Caches and plugins of the person who runs the tests are none of theirs.
+            // The tests must not use caches and plugins of the person who runs them.
             .env("HOME", &self.files.folder)
             .env("KUBECONFIG", kubeconfig)
             .env_remove("XDG_CACHE_HOME")
@@ -142,7 +142,7 @@ impl Cluster {
     }
 }
 
-/// What of `name` a file can be called.
+/// `name` with only those characters that a file name can have.
 fn file_name(name: &str) -> String {
     name.trim()
         .replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-")

@@ -20,9 +20,9 @@
 //! - this module: the programs, and what happens to them.
 //! - `access`: kubeconfigs, `kubectl`, `helm`.
 //! - `objects`: reading, writing and waiting for objects, Nodes and Pods that stand for servers.
-//! - `watching`: hearing of objects as they change.
+//! - `watching`: watches of objects.
 //! - `proxy`: kube-proxy.
-//! - `witness`: what Services were at every moment.
+//! - `witness`: every state that Services went through.
 //! - `shared`: one control plane for the tests of a program, and the clean-up after each.
 //! - `addresses`, `component`, `certificates`, `kubeconfig`, `folder`, `request`, `kinds`: what these stand on.
 //!

@@ -1,4 +1,4 @@
-//! Hearing of objects as the API server tells of them.
+//! Watches of objects of the API server.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -13,13 +13,13 @@ use super::Cluster;
 use super::addresses::DOOR_PORT;
 use crate::lab::Host;
 
-/// Before a watch is begun again that could not be.
+/// The pause before a watch that could not begin is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// How often in a row it may fail to begin: the API server may be away for a while.
+/// How often in a row a watch may fail to begin: the API server may be away for a while.
 const TRIES: usize = 600;
 
-/// What a watch told, and when it came.
+/// An event of a watch, and when it came.
 #[derive(Debug)]
 pub struct WatchEvent {
     /// When its line was read.

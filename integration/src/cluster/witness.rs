@@ -1,4 +1,4 @@
-//! Somebody who looks at Services all the time: for what must not be so at any moment.
+//! Watches Services all the time, for conditions that must never hold, not even for a moment.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
@@ -47,15 +47,15 @@ impl Cluster {
 }
 
 impl Witness<'_> {
-    /// At no moment until now did two Services hold the same address, and where `keeps`, none that
-    /// held one had another or none later unless it was deleted. What is held now. A witness testifies
-    /// once.
+    /// Checks that at no moment until now two Services held the same address, and where `keeps`,
+    /// that no Service lost or changed its address unless it was deleted. Answers with what is held
+    /// now. Can be called once.
     pub fn testifies(mut self, keeps: bool) -> Result<Holders> {
         let now = self.cluster.holders(&self.namespace)?;
         let seen = &mut self.seen;
         wait::until_some("the witness has seen what there is now", || {
             for told in self.told.try_iter() {
-                // What is wrong stays wrong.
+                // A fault that was seen stays.
                 if let Err(wrong) = seen.see(&told.kind, &told.object, keeps) {
                     return Ok(Err(wrong));
                 }

@@ -4,7 +4,7 @@
 //! - this module: what is installed, and who runs.
 //! - `making`: pools, Services and Pods.
 //! - `seen`: what people see of a Service.
-//! - `traffic`: who answers.
+//! - `traffic`: which server answers.
 
 mod making;
 mod seen;

@@ -1,4 +1,4 @@
-//! Who answers.
+//! Which server answers a client.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};

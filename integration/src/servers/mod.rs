@@ -1,5 +1,5 @@
-//! What stands behind Fairway: servers of this crate, which run on threads of the test, and real
-//! ones, which are programs.
+//! Servers behind Fairway: those of this crate, which run on threads of the test, and real ones,
+//! which are programs.
 
 mod dnsmasq;
 mod grpc;
