@@ -1,10 +1,12 @@
 //! Every command and flag.
 
+use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{EnumValueParser, PossibleValue, TypedValueParser};
+use clap::{Arg, Args, Command, Parser, Subcommand, ValueEnum};
 use fairway_config::annotations::DEFAULT_CLASS;
 use fairway_config::service::ForwardTo;
 use fairway_controller_core::NodePortRange;
@@ -34,6 +36,7 @@ pub(crate) enum CliCommand {
     /// Print tables of what a running Fairway has
     Get(GetArgs),
     /// Say why a Service has this address, these ports, these endpoints
+    #[command(visible_alias = "describe")]
     Explain(ExplainArgs),
     /// Check manifests and pools without running anything
     Validate(ValidateArgs),
@@ -266,10 +269,10 @@ pub(crate) struct AskedArgs {
 /// Flags of `get`.
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// What to print
-    #[arg(value_enum)]
-    pub(crate) what: What,
-    /// Only those of these names [default: all]
+    /// What to print; one by name is TYPE/NAME, too
+    #[arg(value_name = "TYPE", value_parser = TypeParser)]
+    pub(crate) what: TypeAndName,
+    /// Only those of these names: NAME or NAMESPACE/NAME; all TYPE/NAME where the first is [default: all]
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
     /// Only this namespace [default: all namespaces]
@@ -284,6 +287,9 @@ pub(crate) struct GetArgs {
     /// How to print it
     #[arg(short, long, value_enum)]
     pub(crate) output: Option<Output>,
+    /// Leave the heading of a table out
+    #[arg(long)]
+    pub(crate) no_headers: bool,
     /// Whom to ask.
     #[command(flatten)]
     pub(crate) asked: AskedArgs,
@@ -292,7 +298,7 @@ pub(crate) struct GetArgs {
 /// Flags of `explain`.
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// Which Service: NAME or NAMESPACE/NAME; the word service may stand before it
+    /// Which Service: NAME or NAMESPACE/NAME; the word service, or service/, may stand before it
     #[arg(value_name = "NAME", required = true, num_args = 1..=2)]
     pub(crate) words: Vec<String>,
     /// The namespace that it is in [default: where there is one of that name]
@@ -360,7 +366,14 @@ pub(crate) enum What {
     #[value(alias = "endpoint", alias = "ep")]
     Endpoints,
     /// Address pools and how full they are
-    #[value(alias = "pool", alias = "addresspools", alias = "apool")]
+    #[value(
+        alias = "pool",
+        alias = "addresspools",
+        alias = "addresspool",
+        alias = "addresspool.fairway.dev",
+        alias = "addresspools.fairway.dev",
+        alias = "apool"
+    )]
     Pools,
     /// Gateways and how they are
     #[value(alias = "gateway", alias = "gw")]
@@ -368,6 +381,55 @@ pub(crate) enum What {
     /// Every address and port that is listened on
     #[value(alias = "listener")]
     Listeners,
+}
+
+impl What {
+    /// The word for one of them, as `-o name` prints it.
+    pub(crate) fn of_one(self) -> &'static str {
+        match self {
+            Self::Services => "service",
+            Self::Endpoints => "endpoints",
+            Self::Pools => "addresspool.fairway.dev",
+            Self::Gateways => "gateway",
+            Self::Listeners => "listener",
+        }
+    }
+}
+
+/// What `get` prints, and of TYPE/NAME the name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TypeAndName {
+    pub(crate) what: What,
+    pub(crate) name: Option<String>,
+}
+
+/// Reads TYPE and TYPE/NAME.
+#[derive(Clone, Copy, Debug)]
+struct TypeParser;
+
+impl TypedValueParser for TypeParser {
+    type Value = TypeAndName;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        argument: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<TypeAndName, clap::Error> {
+        let text = value.to_string_lossy();
+        let (kind, name) = match text.split_once('/') {
+            Some((kind, name)) => (kind, Some(name.to_owned())),
+            None => (&*text, None),
+        };
+        let what = EnumValueParser::<What>::new();
+        let what = what.parse_ref(command, argument, OsStr::new(kind))?;
+        Ok(TypeAndName { what, name })
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let all = What::value_variants().iter();
+        Some(Box::new(all.filter_map(ValueEnum::to_possible_value)))
+    }
 }
 
 /// How `get` prints it.
@@ -379,6 +441,8 @@ pub(crate) enum Output {
     Json,
     /// The same as YAML
     Yaml,
+    /// TYPE/NAME, a line each
+    Name,
 }
 
 /// How the log is written.

@@ -1,4 +1,4 @@
-//! Environment variables that look like settings of Fairway and are none.
+//! Environment variables that are empty, or look like settings of Fairway and are none.
 
 use std::collections::BTreeSet;
 
@@ -11,6 +11,24 @@ const OWN: [&str; 3] = ["FAIRWAY_BIN", "FAIRWAY_LOG", "FAIRWAY_TEST_TOOLS"];
 /// From which similarity on a setting is suggested (`strsim::jaro_winkler`; 1.0: the names are the
 /// same).
 const ALIKE: f64 = 0.85;
+
+/// The command without the variables that are there and empty: an empty one is not set.
+pub(crate) fn without_empty(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|argument| {
+        let value = argument.get_env().and_then(std::env::var_os);
+        match value {
+            Some(value) if value.is_empty() => argument.env(None::<&str>),
+            _ => argument,
+        }
+    });
+    let names: Vec<String> = command
+        .get_subcommands()
+        .map(|it| it.get_name().to_owned())
+        .collect();
+    names.into_iter().fold(command, |command, name| {
+        command.mut_subcommand(name, without_empty)
+    })
+}
 
 /// A sentence about each variable of the environment that is named as a setting of Fairway and is none
 /// of `command` or its subcommands.

@@ -33,22 +33,25 @@ pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
 fn name(args: &ExplainArgs) -> anyhow::Result<ServiceName> {
     let wrong = |why: String| Err(anyhow::Error::from(WrongConfiguration(why)));
     let is_kind = |word: &str| matches!(word, "service" | "services" | "svc");
-    let word = match &args.words[..] {
+    let words: Vec<&str> = args.words.iter().map(String::as_str).collect();
+    let word = match words[..] {
         [kind, name] if is_kind(kind) => name,
         [kind, _] => return wrong(format!("'{kind}' can't be explained, a service can")),
         [word] if is_kind(word) => {
             return wrong("name the Service: NAME or NAMESPACE/NAME".to_owned());
         }
-        [word] => word,
+        [word] => match word.split_once('/') {
+            // As in service/NAME. A namespace may have that name, too: then with --namespace.
+            Some((kind, name)) if is_kind(kind) && !name.is_empty() => name,
+            _ => word,
+        },
         _ => return wrong("name one Service".to_owned()),
     };
     let (front, name) = match word.split_once('/') {
         Some((front, name)) => (Some(front), name),
-        None => (None, &**word),
+        None => (None, word),
     };
     match (front, &args.namespace) {
-        // As in service/NAME.
-        (Some(kind), Some(namespace)) if is_kind(kind) => Ok(ServiceName::new(&**namespace, name)),
         (Some(front), Some(namespace)) if front != namespace => wrong(format!(
             "'{word}' names the namespace {front}, and --namespace {namespace}"
         )),

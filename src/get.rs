@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::bail;
+use clap::ValueEnum as _;
 use fairway_config::conditions;
 use fairway_config::exchange::{ClaimKind, ListenerState};
 use fairway_config::problem::Problem;
@@ -18,6 +19,7 @@ use serde::de::IgnoredAny;
 
 use crate::args::{GetArgs, Output, What};
 use crate::listing::{self, Listed, Listing};
+use crate::outcome::WrongConfiguration;
 use crate::table;
 
 /// How often `--watch` asks again.
@@ -26,6 +28,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Asks the process at the admin address and prints.
 pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
     let args = GetArgs {
+        names: names(&args)?,
         // As for kubectl.
         namespace: args.namespace.filter(|_| !args.all_namespaces),
         ..args
@@ -43,7 +46,7 @@ pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
         }
         .as_str());
     }
-    if matches!(args.what, What::Services | What::Pools) && !listing::is_for_machines(&args) {
+    if matches!(args.what.what, What::Services | What::Pools) && !listing::is_for_machines(&args) {
         let query = match &args.namespace {
             Some(namespace) => format!("?namespace={}", crate::client::encode(namespace)),
             None => String::new(),
@@ -65,8 +68,32 @@ pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
     watch(&args, shown.rows)
 }
 
+/// The names that are asked for; where the first is TYPE/NAME all are.
+fn names(args: &GetArgs) -> anyhow::Result<Vec<String>> {
+    let Some(first) = &args.what.name else {
+        return Ok(args.names.clone());
+    };
+    let mut names = vec![first.clone()];
+    for word in &args.names {
+        let (kind, name) = word.split_once('/').unwrap_or(("", word));
+        let is_alike = What::from_str(kind, false).is_ok_and(|kind| kind == args.what.what);
+        if !is_alike {
+            let first = format!("{}/{first}", args.what.what.of_one());
+            return Err(WrongConfiguration(format!(
+                "'{word}' stands after {first}: write all as TYPE/NAME, and one type at a time"
+            ))
+            .into());
+        }
+        names.push(name.to_owned());
+    }
+    if names.iter().any(String::is_empty) {
+        return Err(WrongConfiguration("a name is missing after the /".to_owned()).into());
+    }
+    Ok(names)
+}
+
 fn ask(args: &GetArgs) -> anyhow::Result<Bytes> {
-    let what = match args.what {
+    let what = match args.what.what {
         What::Services => "services",
         What::Endpoints => "endpoints",
         What::Pools => "pools",
@@ -113,7 +140,7 @@ fn render(args: &GetArgs, body: &[u8], now: Timestamp) -> anyhow::Result<Listing
         namespaced: args.namespace.is_none(),
         now,
     };
-    match args.what {
+    match args.what.what {
         What::Services => listing::show(args, body, |rows| services(&view, rows)),
         What::Endpoints => listing::show(args, body, |rows| endpoints(&view, rows)),
         What::Listeners => listing::show(args, body, |rows| listeners(&view, rows)),

@@ -44,7 +44,10 @@ impl Listing {
 
 /// Whether a program reads it.
 pub(crate) fn is_for_machines(args: &GetArgs) -> bool {
-    matches!(args.output, Some(Output::Json | Output::Yaml))
+    matches!(
+        args.output,
+        Some(Output::Json | Output::Yaml | Output::Name)
+    )
 }
 
 /// The items of an answer.
@@ -98,6 +101,9 @@ pub(crate) fn show<T: DeserializeOwned + serde::Serialize>(
         let fields = fields.iter().map(|field| value[field].to_string());
         fields.collect()
     };
+    if args.output == Some(Output::Name) {
+        return Ok(named(args, values, &key, missing));
+    }
     if is_for_machines(args) {
         let document = match (&args.names[..], &rows[..]) {
             // A request for one object prints the object and no list.
@@ -121,7 +127,11 @@ pub(crate) fn show<T: DeserializeOwned + serde::Serialize>(
     }
     let text = table(&rows);
     let mut lines = text.split_inclusive('\n');
-    let heading = lines.next().unwrap_or_default().to_owned();
+    let heading = lines.next().unwrap_or_default();
+    let heading = match args.no_headers {
+        true => String::new(),
+        false => heading.to_owned(),
+    };
     let rows = values.into_iter().zip(lines).map(|(value, line)| Listed {
         key: key(&value),
         value,
@@ -135,7 +145,35 @@ pub(crate) fn show<T: DeserializeOwned + serde::Serialize>(
     })
 }
 
-/// A list in the form that is printed.
+/// TYPE/NAME, a line each; endpoints are those of a Service.
+fn named(
+    args: &GetArgs,
+    values: Vec<Value>,
+    key: impl Fn(&Value) -> Vec<String>,
+    missing: Vec<String>,
+) -> Listing {
+    let mut rows: Vec<Listed> = Vec::new();
+    for value in values {
+        let field = |field: &str| value[field].as_str();
+        let name = field("name").or(field("listen")).or(field("service"));
+        let name = name.unwrap_or_default();
+        let line = format!("{}/{name}\n", args.what.what.of_one());
+        let is_same =
+            |row: &Listed| row.line == line && row.value["namespace"] == value["namespace"];
+        if !rows.last().is_some_and(is_same) {
+            let key = key(&value);
+            rows.push(Listed { key, value, line });
+        }
+    }
+    Listing {
+        heading: String::new(),
+        document: Some(rows.iter().map(|row| row.line.as_str()).collect()),
+        rows,
+        missing,
+    }
+}
+
+/// A list as it is printed.
 #[derive(serde::Serialize)]
 struct Items<'a, T> {
     items: &'a [T],

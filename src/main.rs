@@ -33,7 +33,7 @@ mod views;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use args::{Cli, CliCommand};
 use outcome::{WrongConfiguration, print};
@@ -45,7 +45,11 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     // Clap prints wrong usage itself and ends with 2.
-    let cli = Cli::parse();
+    let cli = match Cli::from_arg_matches(&environment::without_empty(Cli::command()).get_matches())
+    {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     let names: Vec<String> = std::env::vars_os()
         .filter_map(|(name, _)| name.into_string().ok())
         .collect();

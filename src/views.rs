@@ -44,7 +44,11 @@ pub(crate) trait ServiceViews: Send + Sync {
     }
     /// What is missing until everything is decided and written, a sentence each.
     fn missing(&self) -> Vec<String>;
-    /// The number of the latest batch that the store has published.
+    /// What keeps a gateway in this process from hearing what it is to serve, besides what it says itself.
+    fn unheard(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// How much the store has told.
     fn told(&self) -> u64;
     /// The number of the latest batch that has been worked in.
     fn done(&self) -> u64;
@@ -132,6 +136,10 @@ impl<S: Store> ServiceViews for FollowerViews<S> {
     }
 
     fn missing(&self) -> Vec<String> {
+        self.store.outstanding()
+    }
+
+    fn unheard(&self) -> Vec<String> {
         self.store.outstanding()
     }
 
@@ -285,11 +293,17 @@ impl Views for ProcessViews {
     }
 
     fn gateways(&self) -> Vec<GatewayRow> {
-        let readiness = self.readiness();
-        let row = self.gateway.as_ref().map(|gateway| GatewayRow {
-            ready: readiness.ready,
-            why: readiness.missing.join("; "),
-            ..gateway.row()
+        // Whether it serves what it is told to, and is told: what the controller in the same process has
+        // still to write is no fault of it.
+        let row = self.gateway.as_ref().map(|gateway| {
+            let row = gateway.row();
+            let why = Some(row.why.clone()).filter(|why| !why.is_empty());
+            let missing: Vec<String> = why.into_iter().chain(self.known.unheard()).collect();
+            GatewayRow {
+                ready: missing.is_empty(),
+                why: missing.join("; "),
+                ..row
+            }
         });
         row.into_iter().chain(self.known.gateways()).collect()
     }

@@ -19,8 +19,8 @@ pub const PREFIX: &str = "fairway.dev/";
 /// The `spec.loadBalancerClass` of Services that are for Fairway, unless it is told another.
 pub const DEFAULT_CLASS: &str = "fairway.dev/gateway";
 
-/// On a Service: the class of the controller that has taken it. Fairway writes it together with the
-/// finalizer, and takes it away with it. A controller of another class leaves the Service alone.
+/// On a Service: the controller that has taken it, `NAMESPACE/CLASS`. Fairway writes it together with the
+/// finalizer, and takes it away with it. Every other controller leaves the Service alone.
 pub const CONTROLLER: &str = "fairway.dev/controller";
 
 /// Requested addresses, a comma list, one of a family.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::exchange::{
-    Condition, ConditionMap, Held, Ingress, IngressPort, IpMode, PoolStatus, Status,
+    Condition, ConditionMap, Held, Ingress, IngressPort, IpMode, PoolCount, PoolStatus, Status,
 };
 use fairway_config::net::{IpFamily, Protocol};
 use fairway_config::service::PortKey;
@@ -178,6 +178,48 @@ pub(crate) fn pool_status(status: &PoolStatus) -> Value {
         );
     }
     shape.into()
+}
+
+/// What the `status` of an AddressPool says.
+pub(crate) fn read_pool(object: &Value) -> PoolStatus {
+    let conditions = object.pointer("/status/conditions");
+    let conditions = conditions.and_then(Value::as_array).into_iter().flatten();
+    let conditions =
+        conditions.filter_map(|it| Some((text(it, "type")?.into(), read_condition(it))));
+    let count = |name: &str| {
+        let counts = object.pointer("/status")?.get(name)?;
+        let number = |field: &str| Some(u128::from(counts.get(field)?.as_u64()?));
+        Some(PoolCount {
+            total: number("total")?,
+            used: number("used")?,
+            available: number("available")?,
+        })
+    };
+    let families = [(IpFamily::IPv4, "ipv4"), (IpFamily::IPv6, "ipv6")];
+    PoolStatus {
+        conditions: conditions.collect(),
+        counts: families
+            .into_iter()
+            .filter_map(|(family, name)| Some((family, count(name)?)))
+            .collect(),
+    }
+}
+
+/// A condition of any type.
+pub(crate) fn read_condition(entry: &Value) -> Condition {
+    Condition {
+        status: text(entry, "status") == Some("True"),
+        reason: text(entry, "reason").unwrap_or_default().into(),
+        message: text(entry, "message").unwrap_or_default().to_owned(),
+        since: text(entry, "lastTransitionTime")
+            .and_then(|time| time.parse().ok())
+            .unwrap_or_default(),
+    }
+}
+
+/// A field that is a text.
+pub(crate) fn text<'a>(entry: &'a Value, key: &str) -> Option<&'a str> {
+    entry.get(key).and_then(Value::as_str)
 }
 
 impl From<StatusShape> for Status {

@@ -1,22 +1,32 @@
-//! Controllers of different classes in one cluster keep apart.
+//! Controllers of different classes, and of different installs, in one cluster keep apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::cluster::Cluster;
-use fairway_integration::in_cluster::{DEFAULT_CLASS, Installed, NAMESPACE};
+use fairway_integration::fairway::Fairway;
+use fairway_integration::in_cluster::{DEFAULT_CLASS, Installed, MANIFESTS, NAMESPACE};
+use fairway_integration::lab::Host;
 use fairway_integration::{tests, wait};
 use serde_json::{Value, json};
 
 tests![
     controllers_of_two_classes_take_each_its_own_and_write_nothing_when_all_is_settled,
     a_service_that_changes_its_class_goes_from_one_controller_to_the_other,
+    gateways_serve_what_a_controller_of_their_own_namespace_has_taken,
+    two_controllers_of_one_class_in_two_namespaces_do_not_contend_and_an_install_can_move,
 ];
 
 const OURS: &str = "fairway.dev/gateway";
 const OTHER: &str = "example.com/other";
 const MARK: &str = "fairway.dev/controller";
+
+/// The namespace of a second install.
+const SECOND: &str = "second-system";
+
+const CONTESTED: &str = "fairway.dev/Contested";
+const PROGRAMMED: &str = "fairway.dev/Programmed";
 
 /// How long nothing may be written.
 const QUIET: Duration = Duration::from_secs(3);
@@ -90,7 +100,8 @@ fn controllers_of_two_classes_take_each_its_own_and_write_nothing_when_all_is_se
     for (n, class) in (0..all.len()).map(|n| (n, classes[n % 3])) {
         let taken = &settled[&format!("web-{n}")].1;
         let taken = taken.as_deref().context("nobody has taken it")?;
-        ensure!(class.is_none_or(|class| class == taken), "{n}: {settled:?}");
+        let is_right = class.is_none_or(|class| taken == format!("{NAMESPACE}/{class}"));
+        ensure!(is_right, "{n}: {settled:?}");
     }
     // Each leads by a Lease of its own.
     let leases = cluster.list("Lease", NAMESPACE, "")?.len();
@@ -101,12 +112,18 @@ fn controllers_of_two_classes_take_each_its_own_and_write_nothing_when_all_is_se
             let number = name.trim_start_matches("web-").parse::<usize>();
             number.is_ok_and(|n| n % 3 == 0)
         });
-        let found = classless.find(|(_, it)| it.1.as_deref() == Some(class));
+        let mark = format!("{NAMESPACE}/{class}");
+        let found = classless.find(|(_, it)| it.1.as_ref() == Some(&mark));
         found.map(|(name, _)| name.clone())
     };
     for (loser, winner) in [(&ours, OTHER), (&other, OURS)] {
         let Some(name) = taken(winner) else { continue };
         loser.explains(&format!("shop/{name}"), &[winner, "has taken it"])?;
+        it.says(
+            &name,
+            CONTESTED,
+            &["TwoControllers", winner, "--default-class"],
+        )?;
         let told = String::from_utf8(loser.cli(&["get", "services"])?.stderr)?;
         let problems = loser
             .get("/api/v1/problems")
@@ -128,8 +145,9 @@ fn a_service_that_changes_its_class_goes_from_one_controller_to_the_other() -> R
         wait::until_some(&format!("{class} has it"), || {
             let all = state(&cluster)?;
             let (_, mark, addresses) = all.get("web").context("it is gone")?;
+            let wanted = format!("{NAMESPACE}/{class}");
             ensure!(
-                mark.as_deref() == Some(class) && addresses.len() == 1,
+                mark.as_ref() == Some(&wanted) && addresses.len() == 1,
                 "{all:?}"
             );
             Ok(())
@@ -159,4 +177,168 @@ fn a_service_that_changes_its_class_goes_from_one_controller_to_the_other() -> R
         Ok(())
     })?;
     settled(&cluster).map(drop)
+}
+
+/// A process of the second install on a host of its own, running. What is of the whole cluster has other
+/// names there.
+fn second(
+    it: &Installed<'_>,
+    command: &'static str,
+    host: &Host,
+    arguments: &[&str],
+) -> Result<Fairway> {
+    let account = it
+        .cluster
+        .kubeconfig_of_service_account(SECOND, &format!("second-{command}"))?;
+    let mut process = Fairway::member(host, command, &account)?
+        .arguments(&["--namespace", SECOND, "--node-name", host.name()])
+        .arguments(arguments);
+    process.launch()?;
+    process.ready()?;
+    Ok(process)
+}
+
+/// Applies the manifests of a second install, and answers with a host for its controller and one for its
+/// gateway.
+fn install_second(it: &Installed<'_>) -> Result<[Host; 2]> {
+    let manifests = MANIFESTS
+        .replace(NAMESPACE, SECOND)
+        .replace("fairway-controller", "second-controller")
+        .replace("fairway-gateway", "second-gateway")
+        // What the names of gateways' Leases begin with.
+        .replace("second-gateway-", "fairway-gateway-");
+    it.cluster.apply(&manifests)?;
+    let hosts = [Host::new("second-control")?, Host::new("second-edge")?];
+    for host in &hosts {
+        it.cluster.attach(host)?;
+    }
+    Ok(hosts)
+}
+
+/// The places at which a gateway listens for a Service.
+fn listeners(gateway: &Fairway, name: &str) -> Result<usize> {
+    let table = gateway.cli_output(&["get", "listeners", "-n", "shop"])?;
+    Ok(table
+        .lines()
+        .filter(|line| line.split_whitespace().next() == Some(name))
+        .count())
+}
+
+fn gateways_serve_what_a_controller_of_their_own_namespace_has_taken() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["203.0.113.0/24"])?;
+    let [control, edge] = install_second(&it)?;
+    let ours = it.controller("ours", &[])?;
+    let mut theirs = second(&it, "controller", &control, &["--class", OTHER])?;
+    let our_gateway = it.gateway(&[])?;
+    let mut their_gateway = second(&it, "gateway", &edge, &[])?;
+    let names = [("web", OURS), ("other", OTHER)];
+    for (name, class) in names {
+        cluster.create("Service", "shop", &service(name, Some(class)))?;
+        it.address(name)?;
+        // Without endpoints it is served, too: clients are refused.
+        it.says(name, PROGRAMMED, &["False NoEndpoints"])?;
+    }
+    let apart = |theirs: &Fairway| -> Result<()> {
+        wait::until_some("each gateway has the Service of its own controller", || {
+            for (gateway, has, has_not) in
+                [(&our_gateway, "web", "other"), (theirs, "other", "web")]
+            {
+                let (one, none) = (listeners(gateway, has)?, listeners(gateway, has_not)?);
+                ensure!(one == 1 && none == 0, "{has}: {one}, {has_not}: {none}");
+            }
+            Ok(())
+        })
+    };
+    apart(&their_gateway)?;
+    for (controller, name, gateway) in [(&ours, "web", "edge-1"), (&theirs, "other", edge.name())] {
+        let services = controller.cli_output(&["get", "services", name])?;
+        ensure!(services.contains("0/1"), "{services}");
+        let gateways = controller.cli_output(&["get", "gateways"])?;
+        ensure!(
+            gateways.lines().count() == 2 && gateways.contains(gateway),
+            "{gateways}"
+        );
+    }
+    // Whatever its owner writes into the annotation: no other gateway serves it.
+    for mark in [
+        json!(format!("{SECOND}/{OTHER}")),
+        json!("x/y"),
+        Value::Null,
+    ] {
+        it.change("web", json!({"metadata": {"annotations": {MARK: mark}}}))?;
+        wait::until_some("the annotation is put right", || {
+            let all = state(&cluster)?;
+            let (_, mark, addresses) = all.get("web").context("it is gone")?;
+            ensure!(
+                mark.as_deref() == Some("fairway-system/fairway.dev/gateway")
+                    && addresses.len() == 1,
+                "{all:?}"
+            );
+            Ok(())
+        })?;
+        apart(&their_gateway)?;
+    }
+    // No controller, and the gateway starts anew: what it was told stands.
+    theirs.stop()?;
+    their_gateway.restart()?;
+    apart(&their_gateway)?;
+    // The last gateway of one install is gone: those of the other one do not count.
+    their_gateway.stop()?;
+    theirs.launch()?;
+    theirs.ready()?;
+    it.says("other", PROGRAMMED, &["False NoGateway"])?;
+    it.says("web", PROGRAMMED, &["False NoEndpoints"])
+}
+
+fn two_controllers_of_one_class_in_two_namespaces_do_not_contend_and_an_install_can_move()
+-> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["203.0.113.0/24"])?;
+    let mut ours = it.controller("ours", &[DEFAULT_CLASS])?;
+    let all: Vec<Value> = (0..20)
+        .map(|n| service(&format!("web-{n}"), (n % 2 == 0).then_some(OURS)))
+        .collect();
+    cluster.create_all("Service", "shop", &all)?;
+    wait::until_some("each has an address", || {
+        let held = cluster.holders("shop")?;
+        ensure!(held.len() == all.len(), "{held:?}");
+        Ok(())
+    })?;
+    let before = settled(&cluster)?;
+    let [control, _edge] = install_second(&it)?;
+    let theirs = second(&it, "controller", &control, &[DEFAULT_CLASS])?;
+    for name in before.keys() {
+        let words = ["True TwoControllers", SECOND, NAMESPACE, "--default-class"];
+        it.says(name, CONTESTED, &words)?;
+    }
+    // It has said so once, and has changed nothing else.
+    let contested = settled(&cluster)?;
+    for (name, (version, mark, addresses)) in &contested {
+        let (before_version, before_mark, before_addresses) = &before[name];
+        ensure!(
+            (mark, addresses) == (before_mark, before_addresses),
+            "{contested:?}"
+        );
+        let versions: [u64; 2] = [before_version.parse()?, version.parse()?];
+        ensure!(versions[0] < versions[1], "{name}: {versions:?}");
+    }
+    theirs.explains("shop/web-0", &[NAMESPACE, "has taken it"])?;
+    // The first one goes. Its Services stay with it until its Lease goes, too.
+    ours.stop()?;
+    ensure!(settled(&cluster)? == contested);
+    cluster.kubectl(&["delete", "lease", "-n", NAMESPACE, "fairway-controller"])?;
+    let moved = format!("{SECOND}/{OURS}");
+    wait::until_some_within(Duration::from_secs(90), "the second one has them", || {
+        let all = state(&cluster)?;
+        for (name, (_, mark, addresses)) in &all {
+            ensure!(mark.as_ref() == Some(&moved), "{name}: {mark:?}");
+            ensure!(*addresses == before[name].2, "{name} has another address");
+            ensure!(it.condition(name, CONTESTED).is_err(), "{name}");
+        }
+        Ok(())
+    })?;
+    it.says("web-0", "fairway.dev/Taken", &[&moved])
 }

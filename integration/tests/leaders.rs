@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 tests![
     one_controller_leads_and_another_goes_on_where_it_stops,
+    a_pools_conditions_keep_their_time_when_another_controller_leads,
     a_leader_killed_in_the_middle_gives_no_address_twice_and_loses_none,
     a_leader_that_hangs_in_the_middle_and_goes_on_gives_no_address_twice,
     the_accounts_may_do_what_they_have_to_and_no_more,
@@ -92,6 +93,54 @@ fn one_controller_leads_and_another_goes_on_where_it_stops() -> Result<()> {
     after.remove("next").context("it was there")?;
     ensure!(after == before, "{before:?} {after:?}");
     Ok(())
+}
+
+fn a_pools_conditions_keep_their_time_when_another_controller_leads() -> Result<()> {
+    const LONG_AGO: &str = "2020-01-01T00:00:00Z";
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["203.0.113.0/24"])?;
+    let (mut one, _other) = two(&it)?;
+    let status = || -> Result<(String, String, u64)> {
+        let pool = cluster.get_json("AddressPool", "", "edge")?;
+        let ready = &pool["status"]["conditions"][0];
+        let text = |field: &str| {
+            ready[field]
+                .as_str()
+                .map(str::to_owned)
+                .context(field.to_owned())
+        };
+        let used = pool["status"]["ipv4"]["used"].as_u64();
+        Ok((
+            text("status")?,
+            text("lastTransitionTime")?,
+            used.unwrap_or_default(),
+        ))
+    };
+    let said = wait::until_some("the pool is said to be ready", status)?;
+    ensure!(said.0 == "True", "{said:?}");
+    // As if it had been so for long.
+    let mut pool = cluster.get_json("AddressPool", "", "edge")?;
+    let conditions = pool["status"]["conditions"].take();
+    let mut conditions = conditions.as_array().context("no list")?.clone();
+    conditions[0]["lastTransitionTime"] = LONG_AGO.into();
+    cluster.patch(
+        ("AddressPool", "", "edge"),
+        "status",
+        &json!({"status": {"conditions": conditions}}),
+    )?;
+    one.stop()?;
+    it.service("next", "ports: [{port: 80}]")?;
+    it.address("next")?;
+    ensure!(leader(&cluster)?.as_deref() == Some("other"));
+    wait::until_some("the new leader counts the address", || {
+        let said = status()?;
+        ensure!(
+            said == ("True".to_owned(), LONG_AGO.to_owned(), 1),
+            "{said:?}"
+        );
+        Ok(())
+    })
 }
 
 fn a_leader_killed_in_the_middle_gives_no_address_twice_and_loses_none() -> Result<()> {

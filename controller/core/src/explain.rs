@@ -114,9 +114,9 @@ fn why_no_address(allocations: &Allocations, service: &Service) -> String {
     if service.asks.ignore {
         return "Its annotation kube-vip.io/ignore says hands off.".into();
     }
-    if let Some(class) = &service.asks.other_controller {
+    if let Some(other) = &service.asks.other_controller {
         return format!(
-            "The controller of class {class} has taken it, as the annotation {CONTROLLER} says. The controller of class {} leaves it alone. Where that other controller is gone for good, remove the annotation.",
+            "The controller {other} has taken it, as its condition or its annotation {CONTROLLER} says. The controller of class {} that is asked here leaves it alone. Where that other controller is gone for good, remove the annotation.",
             allocations.settings.class.name
         );
     }

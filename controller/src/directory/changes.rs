@@ -38,6 +38,12 @@ pub(super) fn difference(
             }
         }
     }
+    // Whoever decides goes on from what an earlier run has written.
+    let said = after.and_then(|live| live.pool.as_ref());
+    if let (None, Some(status)) = (before, said) {
+        let status = Arc::new(status.clone());
+        changes.push(Change::PoolStatus(Arc::clone(&key.name), status));
+    }
     match (latter, key.namespaced_name()) {
         (Some(object), _) => changes.extend(as_changes(object)),
         (None, Some(name)) => match key.kind {

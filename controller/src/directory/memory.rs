@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fairway_config::exchange::{Held, Status};
+use fairway_config::exchange::{Held, PoolStatus, Status};
 use fairway_config::object::{self, Kind, ObjectKey};
 use fairway_config::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,8 @@ pub(super) struct MemoryRecord {
     pub(super) first_seen: Timestamp,
     pub(super) entry: ManifestObject,
     pub(super) service: Option<ServiceMemory>,
+    /// Of a pool: what its view says. The journal has nothing of it.
+    pub(super) pool: Option<PoolStatus>,
 }
 
 /// What is remembered of a Service besides.
@@ -136,6 +138,7 @@ pub(super) fn decode(text: &str) -> Result<MemoryRecord, String> {
             held: service.held.into(),
             status: service.status.into(),
         }),
+        pool: None,
     })
 }
 

@@ -22,11 +22,18 @@ use crate::state::journal::Line;
 pub(super) struct LiveObjects {
     live: BTreeMap<ObjectKey, Live>,
     /// What an earlier run remembered of objects that no manifest has declared yet.
-    remembered: BTreeMap<ObjectKey, (Timestamp, Option<ServiceMemory>)>,
+    remembered: BTreeMap<ObjectKey, Remembered>,
     /// Objects whose line in the journal is out of date.
     pub(super) records_due: BTreeSet<ObjectKey>,
     /// Services and pools whose view is out of date.
     pub(super) shown_due: BTreeSet<ObjectKey>,
+}
+
+/// What is known of an object of an earlier run.
+struct Remembered {
+    first_seen: Timestamp,
+    service: Option<ServiceMemory>,
+    pool: Option<PoolStatus>,
 }
 
 /// A write that was made from the present version of its object.
@@ -50,8 +57,12 @@ impl LiveObjects {
     ) {
         for record in records {
             let key = record.entry.key.clone();
-            self.remembered
-                .insert(key.clone(), (record.first_seen, record.service));
+            let remembered = Remembered {
+                first_seen: record.first_seen,
+                service: record.service,
+                pool: record.pool,
+            };
+            self.remembered.insert(key.clone(), remembered);
             match record.source {
                 Some(source) => catalog.remember(source, record.entry),
                 None => {
@@ -109,7 +120,15 @@ impl LiveObjects {
     /// The new form of an object, with what its former self or an earlier run had.
     fn bring(&mut self, winner: Winner, before: Option<&Live>, now: Timestamp) -> Live {
         let remembered = self.remembered.remove(&winner.entry.key);
-        let (first_seen, memory) = remembered.unwrap_or((now, None));
+        let Remembered {
+            first_seen,
+            service: memory,
+            pool,
+        } = remembered.unwrap_or(Remembered {
+            first_seen: now,
+            service: None,
+            pool: None,
+        });
         let service = match &winner.entry.object {
             Object::Service(service) => {
                 let before = before.and_then(|live| live.service.as_ref());
@@ -119,7 +138,7 @@ impl LiveObjects {
         };
         Live {
             first_seen: before.map_or(first_seen, |before| before.first_seen),
-            pool: before.and_then(|before| before.pool.clone()),
+            pool: before.map_or(pool, |before| before.pool.clone()),
             winner,
             service,
         }

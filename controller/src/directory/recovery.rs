@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use fairway_config::exchange::Held;
+use fairway_config::exchange::{Held, PoolStatus};
 use fairway_config::object::{self, Kind, ObjectKey};
 use fairway_config::problem::Problem;
 
@@ -19,7 +19,7 @@ use super::memory::{self, MemoryRecord, ServiceMemory};
 use super::parallel;
 use crate::state::disk::is_temporary;
 use crate::state::journal::{self, Contents, Journal};
-use crate::status_json::StatusShape;
+use crate::status_json::{self, StatusShape};
 
 /// How many files a problem names; of the others it says how many there are.
 const NAMED: usize = 5;
@@ -62,6 +62,11 @@ pub(super) fn load(state: &Path) -> io::Result<Loaded> {
                     losses.outdated += usize::from(!same);
                 }
             }
+            Comparison::Pool(status, key) => {
+                if let Some(record) = records.get_mut(&key) {
+                    record.pool = Some(status);
+                }
+            }
             Comparison::Unknown(record) => {
                 let key = &record.entry.key;
                 let is_loss = key.kind == Kind::Service
@@ -73,7 +78,7 @@ pub(super) fn load(state: &Path) -> io::Result<Loaded> {
             Comparison::Unreadable if view.starts_with(state.join("services")) => {
                 losses.lost.push(view.clone());
             }
-            // Nothing depends on what a pool's view says.
+            // Of a pool's view only the times of its conditions are used.
             Comparison::Unreadable => {}
         }
     }
@@ -112,6 +117,8 @@ enum Comparison {
     Same,
     /// A later version of the same object.
     Newer(ServiceMemory, ObjectKey),
+    /// The status of a pool, which the journal does not have.
+    Pool(PoolStatus, ObjectKey),
     /// An object that the journal does not have.
     Unknown(MemoryRecord),
     /// It can't be read, and the journal does not have its object.
@@ -127,7 +134,12 @@ fn compare(view: &Path, known: Option<&MemoryRecord>) -> Comparison {
         };
     };
     let Some(memory) = &known.service else {
-        return Comparison::Same;
+        let text = fs::read_to_string(view).ok();
+        let status = text.and_then(|text| recover(&text)?.pool);
+        return match status {
+            Some(status) => Comparison::Pool(status, known.entry.key.clone()),
+            None => Comparison::Same,
+        };
     };
     // Nearly all views are up to date: they are not parsed.
     let newer = fs::read_to_string(view)
@@ -184,7 +196,9 @@ fn recover(text: &str) -> Option<MemoryRecord> {
         }
         _ => return None,
     };
+    let is_pool = matches!(object, object::Object::Pool(_));
     Some(MemoryRecord {
+        pool: is_pool.then(|| status_json::read_pool(&document.value)),
         source: None,
         first_seen,
         entry: ManifestObject {

@@ -1,19 +1,29 @@
-//! Repairs finalizers and annotations that a crash left behind, or that a person removed.
+//! Puts right what a Service has besides addresses and conditions: finalizers and annotations that were
+//! left behind, or taken away; and says so where two controllers would take one Service.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_config::exchange::Change;
 use fairway_config::object::ObjectKey;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::Api;
+use tokio::time::Instant;
 
+use super::lease::lease_name;
 use super::object_cache::ObjectCache;
+use super::ownership::ControllerIdentity;
 use super::repair_queue::{LONGEST, PATIENCE};
-use super::service_requests;
-use super::settings::key_of;
+use super::service_record::{FINALIZER, ServiceOwner, ServiceRecord};
+use super::service_requests::{self, ServiceRequest};
+use super::settings::{REQUEST, key_of, now};
 use super::store_context::StoreContext;
 use crate::feed::lock;
 use crate::retry_queue::doubled;
 use crate::store::WriteOutcome;
+
+/// How often it is looked whether a controller of our class that has Services is gone.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 impl StoreContext {
     /// Looks at finalizer and annotation of a Service that changed.
@@ -22,7 +32,8 @@ impl StoreContext {
             return;
         };
         let key = key_of(name);
-        if cache.needs_repair(&key) {
+        let is_lost = cache.service(&key).is_some_and(|it| it.is_lost);
+        if is_lost || cache.needs_repair(&key) {
             self.repairs.push(key, PATIENCE);
         }
     }
@@ -39,18 +50,31 @@ impl StoreContext {
     pub(super) async fn repair(&self, key: ObjectKey, waited: Duration) {
         let (record, class) = {
             let cache = lock(&self.cache);
-            let record = cache.service(&key).filter(|_| cache.needs_repair(&key));
-            (record.cloned(), Arc::clone(cache.class()))
+            let record = cache.service(&key).filter(|record| {
+                // Whoever has lost a Service looks again whether the other is gone.
+                record.is_lost || record.needs_repair(cache.identity())
+            });
+            (record.cloned(), cache.controller().clone())
         };
         let Some(record) = record else { return };
-        let addresses = match record.wants_claim() {
-            true => record.stored.held.addresses.clone(),
-            false => Vec::new(),
+        let outcome = match record.owner.clone() {
+            ServiceOwner::Us => self.restore_claim(&key, &record, class.identity()).await,
+            ServiceOwner::Nobody if record.ours => {
+                self.restore_claim(&key, &record, class.identity()).await
+            }
+            ServiceOwner::Other(owner) if self.is_gone(&class, &owner).await => {
+                tracing::info!(service = %key, controller = %owner, "taken over: that controller is gone");
+                self.take_over(&key, &record, class.identity()).await
+            }
+            ServiceOwner::Other(owner) => {
+                let outcome = self.contest(&key, &record, class.identity()).await;
+                if record.is_lost && class.namesake(&owner).is_some() {
+                    self.repairs.push(key.clone(), LOOK_AGAIN);
+                }
+                outcome
+            }
+            ServiceOwner::Nobody => self.contest(&key, &record, class.identity()).await,
         };
-        let steps = service_requests::steps(&record, &class, &addresses, &record.stored.status);
-        let outcome = self
-            .send_requests(&key, &record, &addresses, steps, None)
-            .await;
         if let WriteOutcome::Failed(error)
         | WriteOutcome::HeldUp(error)
         | WriteOutcome::Rejected(error) = outcome
@@ -58,5 +82,73 @@ impl StoreContext {
             tracing::warn!(service = %key, error, "the finalizer of a Service can't be put right");
             self.repairs.push(key, doubled(waited, LONGEST));
         }
+    }
+
+    /// Takes a Service over: where its status names who has it, the status first, for that counts. What
+    /// else is to be changed is put right after that.
+    async fn take_over(
+        &self,
+        key: &ObjectKey,
+        record: &ServiceRecord,
+        identity: &Arc<str>,
+    ) -> WriteOutcome {
+        if let Some(patch) = service_requests::take_over(record, identity, now()) {
+            return self.patch_status(key, record, patch).await;
+        }
+        let others = record.finalizers.iter().filter(|it| ***it != *FINALIZER);
+        let others = others.map(|it| it.to_string());
+        let claim = ServiceRequest::Claim(
+            others.chain([FINALIZER.to_owned()]).collect(),
+            Some(Arc::clone(identity)),
+        );
+        let addresses = &record.stored.held.addresses;
+        self.send_requests(key, record, addresses, vec![claim], None)
+            .await
+    }
+
+    /// Says that another controller has what this one would take, or takes that back.
+    async fn contest(
+        &self,
+        key: &ObjectKey,
+        record: &ServiceRecord,
+        identity: &str,
+    ) -> WriteOutcome {
+        match service_requests::contest(record, identity, now()) {
+            Some(patch) => self.patch_status(key, record, patch).await,
+            None => WriteOutcome::Superseded,
+        }
+    }
+
+    async fn restore_claim(
+        &self,
+        key: &ObjectKey,
+        record: &ServiceRecord,
+        identity: &Arc<str>,
+    ) -> WriteOutcome {
+        let addresses = match record.wants_claim() {
+            true => record.stored.held.addresses.clone(),
+            false => Vec::new(),
+        };
+        let steps =
+            service_requests::steps(record, identity, &addresses, &record.stored.status, now());
+        self.send_requests(key, record, &addresses, steps, None)
+            .await
+    }
+
+    /// Whether the controller that has a Service of ours is of our class, and gone.
+    async fn is_gone(&self, class: &ControllerIdentity, owner: &str) -> bool {
+        let Some(namespace) = class.namesake(owner) else {
+            return false;
+        };
+        if lock(&self.predecessors).is_due(namespace, Instant::now()) {
+            let leases: Api<Lease> = Api::namespaced(self.client.clone(), namespace);
+            let name = lease_name(&self.settings.class.name);
+            let asked = tokio::time::timeout(REQUEST, leases.get_opt(&name)).await;
+            // Where nobody says it is not gone.
+            let Ok(Ok(lease)) = asked else { return false };
+            let version = lease.map(|it| it.metadata.resource_version.unwrap_or_default());
+            lock(&self.predecessors).note(namespace, version, Instant::now());
+        }
+        lock(&self.predecessors).is_gone(namespace)
     }
 }

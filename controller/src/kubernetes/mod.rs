@@ -11,7 +11,8 @@
 //! 4. `service_requests` says which requests write a decision; `write_queue` holds the writes that wait, in
 //!    the order of a `fair_queue`; `writer` begins them, `write_objects` sends their requests, `answers` and
 //!    `rights` class the answers; `event_recorder` sends Events; `finalizers` repairs finalizers and
-//!    annotations that a crash or a person left wrong, each after a wait (`repair_queue`);
+//!    annotations that a crash or a person left wrong, each after a wait (`repair_queue`), and takes over
+//!    from controllers that are gone (`predecessors`); `ownership` says which controller has a Service;
 //! 5. `reporter` writes the Lease of this gateway: how it is, and how its Services are
 //!    (`outgoing_reports`), in the format of `gateway_report`; `gateway_leases` and `gateways` read the Leases of
 //!    all gateways;
@@ -42,6 +43,8 @@ mod leadership;
 mod lease;
 mod object_cache;
 mod outgoing_reports;
+mod ownership;
+mod predecessors;
 mod progress;
 mod repair_queue;
 mod reporter;

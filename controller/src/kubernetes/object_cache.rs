@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::annotations::CONTROLLER;
-use fairway_config::class::ClassFilter;
 use fairway_config::cluster::Node;
 use fairway_config::conditions;
 use fairway_config::exchange::{Change, Held, Status, StoredService};
@@ -20,14 +19,16 @@ use fairway_config::service::Service;
 use fairway_config::time::Timestamp;
 use serde_json::Value;
 
+use super::ownership::ControllerIdentity;
 use super::revision::RevisionReached;
 use super::service_record::{FINALIZER, ServiceOwner, ServiceRecord};
 use super::status;
+use crate::status_json;
 
 /// The objects of an API server.
 #[derive(Debug)]
 pub(super) struct ObjectCache {
-    class: ClassFilter,
+    controller: ControllerIdentity,
     /// Whether this process decides what Services hold; else the status says it.
     decides: bool,
     services: HashMap<ObjectKey, ServiceRecord>,
@@ -41,16 +42,16 @@ pub(super) struct ObjectCache {
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
     /// Up to which revision all Services are known.
     reached: RevisionReached,
-    /// Services that this controller would take, and the class of the controller that has them.
+    /// Services that this controller would take, and the name of the one that has them.
     of_others: BTreeMap<ObjectKey, Arc<str>>,
     /// Counts the changes of Services: the version of a Service.
     version: u64,
 }
 
 impl ObjectCache {
-    pub(super) fn new(class: ClassFilter, decides: bool) -> Self {
+    pub(super) fn new(controller: ControllerIdentity, decides: bool) -> Self {
         Self {
-            class,
+            controller,
             decides,
             services: HashMap::new(),
             others: BTreeMap::new(),
@@ -151,7 +152,7 @@ impl ObjectCache {
             namespace: None,
             name: name.into(),
         };
-        let status = Arc::new(status::read_pool(document));
+        let status = Arc::new(status_json::read_pool(document));
         (!self.others.contains_key(&key)).then_some(Change::PoolStatus(key.name, status))
     }
 
@@ -241,10 +242,24 @@ impl ObjectCache {
         let status::ParsedStatus {
             mut status,
             foreign,
+            taken,
+            contested,
         } = status::read(document);
-        let takes = self.decides && self.class.takes(&service);
-        let marked = self.owner_in(document);
+        let takes = self.decides && self.controller.takes(&service);
+        let marked = self.controller.marked(document);
         let is_marked = marked == ServiceOwner::Us;
+        let is_given = status.conditions.contains_key(conditions::ADDRESS_ASSIGNED);
+        let named = taken.as_ref().map(|taken| self.controller.owner(&taken.by));
+        let marked = match (named, marked) {
+            // The annotation alone gives a Service to no other controller.
+            (Some(ServiceOwner::Us), _) => ServiceOwner::Us,
+            (Some(other), ServiceOwner::Us | ServiceOwner::Other(_)) => other,
+            // Nor does it give us what another provider serves.
+            (None, ServiceOwner::Us) if !takes && !is_given && !status.ingress.is_empty() => {
+                ServiceOwner::Nobody
+            }
+            (_, marked) => marked,
+        };
         let owner = match (marked, former.map(|former| &former.owner)) {
             // A person removed the annotation, and this controller has not given back what it gave.
             (ServiceOwner::Nobody, Some(ServiceOwner::Us))
@@ -258,10 +273,12 @@ impl ObjectCache {
         };
         let given: Vec<IpAddr> = status.ingress.iter().map(|ingress| ingress.ip).collect();
         let ours = takes && matches!(owner, ServiceOwner::Nobody | ServiceOwner::Us);
-        // A gateway has no class: it serves the Services that a controller has taken, which their
+        // A gateway has no class: it serves what a controller of its namespace has taken, as the
         // conditions say.
-        let is_served =
-            !self.decides && status.conditions.contains_key(conditions::ADDRESS_ASSIGNED);
+        let is_of_our_namespace = taken
+            .as_ref()
+            .is_none_or(|it| self.controller.is_of_our_namespace(&it.by));
+        let is_served = !self.decides && is_given && is_of_our_namespace;
         if !ours && owner != ServiceOwner::Us && !is_served {
             // It belongs to another controller: its status is not ours to read.
             status = Status::default();
@@ -302,7 +319,8 @@ impl ObjectCache {
                 && shown(&former.stored.status) == shown(&status)
         });
         let revision = alike.map_or(revision, |it| it.stored.revision.min(revision));
-        self.note_other(&key, &owner, takes);
+        let is_lost = takes && matches!(owner, ServiceOwner::Other(_));
+        self.note_other(&key, &owner, is_lost);
         self.version += 1;
         let stored = Arc::new(StoredService {
             service,
@@ -320,7 +338,10 @@ impl ObjectCache {
             resource_version: resource_version.into(),
             finalizers,
             foreign,
+            taken,
+            contested,
             owner,
+            is_lost,
             is_marked,
             ours,
         };
@@ -328,26 +349,15 @@ impl ObjectCache {
         Change::Service(name, Some(stored))
     }
 
-    /// Which controller a Service's annotation names.
-    fn owner_in(&self, document: &Value) -> ServiceOwner {
-        let annotations = document.pointer("/metadata/annotations");
-        let class = annotations.and_then(|it| it.get(CONTROLLER)?.as_str());
-        match class.unwrap_or_default() {
-            "" => ServiceOwner::Nobody,
-            class if *class == *self.class.name => ServiceOwner::Us,
-            class => ServiceOwner::Other(class.into()),
-        }
-    }
-
     /// Notes a Service that this controller would take and another one has.
-    fn note_other(&mut self, key: &ObjectKey, owner: &ServiceOwner, takes: bool) {
+    fn note_other(&mut self, key: &ObjectKey, owner: &ServiceOwner, is_lost: bool) {
         match owner {
-            ServiceOwner::Other(class) if takes && self.decides => {
-                let is_news = !self.of_others.values().any(|known| known == class);
-                self.of_others.insert(key.clone(), Arc::clone(class));
+            ServiceOwner::Other(other) if is_lost => {
+                let is_news = !self.of_others.values().any(|known| known == other);
+                self.of_others.insert(key.clone(), Arc::clone(other));
                 if is_news {
                     tracing::warn!(
-                        service = %key, other = %class, class = %self.class.name,
+                        service = %key, %other, controller = %self.controller.identity(),
                         "another controller has taken a Service that this one would take; it stays there"
                     );
                 }
@@ -422,16 +432,20 @@ impl ObjectCache {
         self.services.get(key)
     }
 
-    /// Whether finalizer and annotation alone are not as they should be; see [`ServiceRecord::needs_repair`].
+    /// Whether all but addresses and conditions is not as it should be; see [`ServiceRecord::needs_repair`].
     pub(super) fn needs_repair(&self, key: &ObjectKey) -> bool {
-        self.services
-            .get(key)
-            .is_some_and(ServiceRecord::needs_repair)
+        let record = self.services.get(key);
+        record.is_some_and(|record| record.needs_repair(self.identity()))
     }
 
-    /// The class of the controller, which is its name among the controllers of the cluster.
-    pub(super) fn class(&self) -> &Arc<str> {
-        &self.class.name
+    /// Which controller this one is.
+    pub(super) fn controller(&self) -> &ControllerIdentity {
+        &self.controller
+    }
+
+    /// The controller's name among the controllers of the cluster.
+    pub(super) fn identity(&self) -> &Arc<str> {
+        self.controller.identity()
     }
 
     /// Up to which revision every change of a Service has been taken in.
@@ -467,14 +481,14 @@ impl ObjectCache {
             field: format!("metadata.annotations[{CONTROLLER}]"),
             severity: Severity::Warning,
             ..Problem::of_file("", format!(
-                "{} taken by the controller of class {other}. This controller, of class {}, would \
-                 take {} too and leaves {} alone. Give --default-class to one controller only; \
-                 where the other one is gone for good, remove the annotation",
+                "{} taken by the controller {other}. This controller, {}, would take {} too and \
+                 leaves {} alone. Give each class, and --default-class, to the controllers of one \
+                 namespace only; where the other one is gone for good, remove the annotation",
                 match count {
                     1 => "It is".to_owned(),
                     more => format!("It and {} more Services are", more - 1),
                 },
-                self.class.name,
+                self.identity(),
                 if count == 1 { "it" } else { "them" },
                 if count == 1 { "it" } else { "them" },
             ))

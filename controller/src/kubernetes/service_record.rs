@@ -2,21 +2,23 @@
 
 use std::sync::Arc;
 
-use fairway_config::exchange::StoredService;
+use fairway_config::exchange::{Status, StoredService};
 use serde_json::Value;
+
+use super::status::{Contested, Taken};
 
 /// The finalizer of a LoadBalancer provider (k8s.io/cloud-provider).
 pub(super) const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
 
-/// Which controller has taken a Service, as its annotation `fairway.dev/controller` says: only that
-/// one writes to it, until it has given everything back.
+/// Which controller has taken a Service: only that one writes what the Service has, until it has given
+/// everything back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ServiceOwner {
     /// None.
     Nobody,
     /// This one.
     Us,
-    /// The controller of this other class.
+    /// The controller of this name.
     Other(Arc<str>),
 }
 
@@ -30,6 +32,12 @@ pub(super) struct ServiceRecord {
     pub(super) finalizers: Box<[Box<str>]>,
     /// See [`status::ParsedStatus::foreign`].
     pub(super) foreign: Box<[Value]>,
+    /// Which controller has given what the status says.
+    pub(super) taken: Option<Taken>,
+    /// What a controller has written that would take the Service, too.
+    pub(super) contested: Option<Contested>,
+    /// Whether this controller would take it, and another one has it.
+    pub(super) is_lost: bool,
     /// Which controller has taken it.
     pub(super) owner: ServiceOwner,
     /// Whether the annotation names this controller.
@@ -50,12 +58,32 @@ impl ServiceRecord {
         self.ours && !self.stored.service.deleting
     }
 
-    /// Whether only finalizer and annotation are wrong. A process that was killed after it had
-    /// emptied the status leaves them behind; and a person can remove them.
-    pub(super) fn needs_repair(&self) -> bool {
+    /// Whether the status names the controller of this name, where it has something to say.
+    pub(super) fn names(&self, identity: &str) -> bool {
+        let is_named = self.taken.as_ref().is_some_and(|it| *it.by == *identity);
+        is_named || self.stored.status == Status::default()
+    }
+
+    /// Whether the controller of this name has said that it would take the Service, too.
+    pub(super) fn is_contested_by(&self, identity: &str) -> bool {
+        self.contested
+            .as_ref()
+            .is_some_and(|it| *it.by == *identity)
+    }
+
+    /// Whether all but addresses and conditions is not as it should be. Finalizer and annotation are left
+    /// where a process was killed after it had emptied the status; and a person can take them away.
+    pub(super) fn needs_repair(&self, identity: &str) -> bool {
         let status = &self.stored.status;
+        if self.is_lost {
+            return self.contested.is_none();
+        }
+        if self.is_contested_by(identity) {
+            return true;
+        }
         if self.wants_claim() {
-            !self.is_claimed() && !self.stored.held.addresses.is_empty()
+            let is_right = self.is_claimed() && self.names(identity);
+            !is_right && !self.stored.held.addresses.is_empty()
         } else {
             self.owner == ServiceOwner::Us
                 && status.ingress.is_empty()

@@ -5,14 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::conditions;
-use fairway_config::exchange::{
-    Condition, Ingress, IngressPort, IpMode, PoolCount, PoolStatus, Status,
-};
-use fairway_config::net::{IpFamily, Protocol};
+use fairway_config::exchange::{Condition, Ingress, IngressPort, IpMode, PoolStatus, Status};
+use fairway_config::net::Protocol;
 use fairway_config::service::PortKey;
+use fairway_config::time::Timestamp;
 use serde_json::{Value, json};
 
-use crate::status_json;
+use crate::status_json::{self, read_condition, text};
 
 /// What a Service's `status` says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,6 +20,28 @@ pub(super) struct ParsedStatus {
     pub(super) status: Status,
     /// Conditions of others, which a patch has to carry along, since it replaces the list.
     pub(super) foreign: Box<[Value]>,
+    /// Which controller has given what is there.
+    pub(super) taken: Option<Taken>,
+    /// What a controller has written that would take the Service, too. It is among the foreign ones.
+    pub(super) contested: Option<Contested>,
+}
+
+/// Which controller has given what a status says: the condition [`conditions::TAKEN`].
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Taken {
+    pub(super) by: Arc<str>,
+    since: Timestamp,
+    /// Its place in the list of conditions.
+    pub(super) index: usize,
+}
+
+/// The condition [`conditions::CONTESTED`].
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Contested {
+    /// The controller that has written it.
+    pub(super) by: Box<str>,
+    /// Its place in the list of conditions.
+    pub(super) index: usize,
 }
 
 /// Reads `status`. Others write there, too, so what can't be read is passed over.
@@ -34,7 +55,24 @@ pub(super) fn read(object: &Value) -> ParsedStatus {
     read.status.ingress = entries.clone().filter_map(ingress).collect();
     read.status.has_foreign_ingress = entries.count() != read.status.ingress.len();
     let mut foreign = Vec::new();
-    for entry in list("/status/conditions") {
+    for (index, entry) in list("/status/conditions").enumerate() {
+        match text(entry, "type") {
+            Some(conditions::TAKEN) => {
+                let condition = read_condition(entry);
+                read.taken = Some(Taken {
+                    by: condition.message.into(),
+                    since: condition.since,
+                    index,
+                });
+                continue;
+            }
+            Some(conditions::CONTESTED) => {
+                let words = text(entry, "message").unwrap_or_default();
+                let by = words.split(' ').next().unwrap_or_default().into();
+                read.contested = Some(Contested { by, index });
+            }
+            _ => {}
+        }
         match condition(entry) {
             Some((kind, condition)) => {
                 read.status.conditions.insert(kind, condition);
@@ -45,10 +83,6 @@ pub(super) fn read(object: &Value) -> ParsedStatus {
     read.status.conditions.shrink();
     read.foreign = foreign.into();
     read
-}
-
-fn text<'a>(entry: &'a Value, key: &str) -> Option<&'a str> {
-    entry.get(key).and_then(Value::as_str)
 }
 
 fn ingress(entry: &Value) -> Option<Ingress> {
@@ -90,40 +124,30 @@ fn condition(entry: &Value) -> Option<(Arc<str>, Condition)> {
     Some((kind.into(), read_condition(entry)))
 }
 
-/// What the `status` of an AddressPool says.
-pub(super) fn read_pool(object: &Value) -> PoolStatus {
-    let conditions = object.pointer("/status/conditions");
-    let conditions = conditions.and_then(Value::as_array).into_iter().flatten();
-    let conditions =
-        conditions.filter_map(|it| Some((text(it, "type")?.into(), read_condition(it))));
-    let count = |name: &str| {
-        let counts = object.pointer("/status")?.get(name)?;
-        let number = |field: &str| Some(u128::from(counts.get(field)?.as_u64()?));
-        Some(PoolCount {
-            total: number("total")?,
-            used: number("used")?,
-            available: number("available")?,
-        })
-    };
-    let families = [(IpFamily::IPv4, "ipv4"), (IpFamily::IPv6, "ipv6")];
-    PoolStatus {
-        conditions: conditions.collect(),
-        counts: families
-            .into_iter()
-            .filter_map(|(family, name)| Some((family, count(name)?)))
-            .collect(),
-    }
+/// The condition that says which controller has given what the status says.
+pub(super) fn taken_condition(by: &str, before: Option<&Taken>, now: Timestamp) -> Value {
+    let since = before.filter(|it| *it.by == *by).map_or(now, |it| it.since);
+    json!({
+        "type": conditions::TAKEN, "status": "True", "reason": "Taken", "message": by,
+        "lastTransitionTime": since.to_string(),
+    })
 }
 
-fn read_condition(entry: &Value) -> Condition {
-    Condition {
-        status: text(entry, "status") == Some("True"),
-        reason: text(entry, "reason").unwrap_or_default().into(),
-        message: text(entry, "message").unwrap_or_default().to_owned(),
-        since: text(entry, "lastTransitionTime")
-            .and_then(|time| time.parse().ok())
-            .unwrap_or_default(),
-    }
+/// Whether a condition is [`conditions::CONTESTED`].
+pub(super) fn is_contested(entry: &Value) -> bool {
+    text(entry, "type") == Some(conditions::CONTESTED)
+}
+
+/// The condition that says that a controller would take the Service, too.
+pub(super) fn contested_condition(by: &str, owner: &str, now: Timestamp) -> Value {
+    let message = format!(
+        "{by} is a controller that would take this Service, too. It leaves the Service to {owner}, which \
+         has taken it. Give each class, and --default-class, to the controllers of one namespace only."
+    );
+    json!({
+        "type": conditions::CONTESTED, "status": "True", "reason": "TwoControllers",
+        "message": message, "lastTransitionTime": now.to_string(),
+    })
 }
 
 /// The merge patch (RFC 7386) of a Service's `status`, of the object in this version alone.
@@ -202,11 +226,14 @@ mod tests {
             "conditions": [condition("True")],
             "ipv4": {"total": 25, "used": 2, "available": 23},
         }});
-        let found = read_pool(&object);
+        let found = status_json::read_pool(&object);
         assert_eq!(found.counts.len(), 1);
         assert!(found.conditions.get("Ready").is_some_and(|it| it.status));
         assert_eq!(pool_patch(&found)["status"], object["status"]);
-        assert_eq!(read_pool(&json!({"status": 7})), PoolStatus::default());
+        assert_eq!(
+            status_json::read_pool(&json!({"status": 7})),
+            PoolStatus::default()
+        );
     }
 
     #[test]

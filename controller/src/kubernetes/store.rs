@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::event_recorder::EventRecorder;
 use super::object_cache::ObjectCache;
 use super::outgoing_reports::OutgoingReports;
+use super::ownership::ControllerIdentity;
 use super::progress::WatchProgress;
 use super::repair_queue::RepairQueue;
 use super::reporter::{self, GatewayIdentity};
@@ -48,7 +49,7 @@ impl KubernetesStore {
     /// again for ever, and nothing is synced until it has answered. But where it has not within two
     /// seconds, and there is a complete snapshot, the snapshot is used.
     pub fn open(client: Client, settings: KubernetesSettings, snapshot: Option<Snapshot>) -> Self {
-        let class = settings.class.clone();
+        let controller = ControllerIdentity::new(&settings.namespace, settings.class.clone());
         let reads = settings.reads;
         let (event_recorder, telling) =
             EventRecorder::new(client.clone(), Arc::clone(&settings.instance));
@@ -56,9 +57,10 @@ impl KubernetesStore {
             client,
             settings,
             feed: Feed::default(),
-            cache: Mutex::new(ObjectCache::new(class, reads == Reads::Controller)),
+            cache: Mutex::new(ObjectCache::new(controller, reads == Reads::Controller)),
             progress: Mutex::new(WatchProgress::new(reads)),
             repairs: RepairQueue::default(),
+            predecessors: Mutex::default(),
             write_queue: WriteQueue::default(),
             rights: Rights::default(),
             event_recorder,

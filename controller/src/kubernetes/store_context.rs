@@ -7,6 +7,7 @@ use kube::Client;
 use super::event_recorder::EventRecorder;
 use super::object_cache::ObjectCache;
 use super::outgoing_reports::OutgoingReports;
+use super::predecessors::Predecessors;
 use super::progress::WatchProgress;
 use super::repair_queue::RepairQueue;
 use super::rights::Rights;
@@ -25,6 +26,8 @@ pub(super) struct StoreContext {
     pub(super) cache: Mutex<ObjectCache>,
     pub(super) progress: Mutex<WatchProgress>,
     pub(super) repairs: RepairQueue,
+    /// Other controllers of our class that have Services.
+    pub(super) predecessors: Mutex<Predecessors>,
     pub(super) write_queue: WriteQueue,
     pub(super) rights: Rights,
     pub(super) event_recorder: EventRecorder,

@@ -13,6 +13,7 @@ use fairway_controller_core::events;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::Status;
+use serde_json::Value;
 use tokio::time::error::Elapsed;
 
 use super::api_document::{ApiDocument, resource};
@@ -39,14 +40,14 @@ impl StoreContext {
         since: Option<Instant>,
     ) -> WriteOutcome {
         let key = key_of(&name);
-        let (record, class) = {
+        let (record, identity) = {
             let cache = lock(&self.cache);
-            (cache.service(&key).cloned(), Arc::clone(cache.class()))
+            (cache.service(&key).cloned(), Arc::clone(cache.identity()))
         };
         let Some(record) = record.filter(|record| record.stored.version == version) else {
             return WriteOutcome::Refused;
         };
-        let steps = service_requests::steps(&record, &class, &held.addresses, &status);
+        let steps = service_requests::steps(&record, &identity, &held.addresses, &status, now());
         let outcome = self
             .send_requests(&key, &record, &held.addresses, steps, since)
             .await;
@@ -73,7 +74,7 @@ impl StoreContext {
             Api::namespaced_with(self.client.clone(), &namespace, &resource(Kind::Service));
         let mut resource_version = record.resource_version.to_string();
         for step in steps {
-            let (patch, is_status) = step.patch(&resource_version, &record.foreign);
+            let (patch, is_status) = step.patch(&resource_version);
             let asked = Asked {
                 kind: Kind::Service,
                 subresource: is_status.then_some("status"),
@@ -108,6 +109,47 @@ impl StoreContext {
             self.feed
                 .publish(change.into_iter().collect(), false, since);
         }
+        WriteOutcome::Written
+    }
+
+    /// Changes one thing in the status of a Service that another controller has.
+    pub(super) async fn patch_status(
+        &self,
+        key: &ObjectKey,
+        record: &ServiceRecord,
+        patch: Value,
+    ) -> WriteOutcome {
+        let patch: Patch<()> = match serde_json::from_value(patch).map(Patch::Json) {
+            Ok(patch) => patch,
+            Err(error) => return WriteOutcome::Rejected(error.to_string()),
+        };
+        let namespace = key.namespace.clone().unwrap_or_default();
+        let services: Api<ApiDocument> =
+            Api::namespaced_with(self.client.clone(), &namespace, &resource(Kind::Service));
+        let parameters = PatchParams::default();
+        let answer = self.request(&namespace, || async {
+            services.patch_status(&key.name, &parameters, &patch).await
+        });
+        let Some(answer) = answer.await else {
+            return not_leading();
+        };
+        let asked = Asked {
+            kind: Kind::Service,
+            subresource: Some("status"),
+            namespace: Some(&namespace),
+            name: &key.name,
+        };
+        let document = match self.judge(answer, &asked).await {
+            Ok(document) => document.into_value(Kind::Service),
+            Err(outcome) => return outcome,
+        };
+        let mut cache = lock(&self.cache);
+        let held = record.stored.held.addresses.clone();
+        let change = cache.wrote(key, &record.uid, held, &document, now());
+        if let Some(change) = &change {
+            self.queue_repair(&cache, change);
+        }
+        self.feed.publish(change.into_iter().collect(), false, None);
         WriteOutcome::Written
     }
 

@@ -28,6 +28,35 @@ async fn what_a_service_holds_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn a_pools_conditions_keep_their_time_over_a_restart() {
+    let bed = Bed::new();
+    let pool = |last: u8| {
+        format!(
+            "apiVersion: fairway.dev/v1alpha1\nkind: AddressPool\nmetadata: {{name: edge}}\n\
+             spec: {{addresses: [192.0.2.1-192.0.2.{last}]}}\n"
+        )
+    };
+    bed.put("a.yaml", &service("a", 80));
+    bed.put("pool.yaml", &pool(9));
+    bed.run(1).await;
+    let view = bed.state.join("pools/edge.yaml");
+    let text = fs::read_to_string(&view).unwrap();
+    let (front, rest) = text.split_once("lastTransitionTime: ").unwrap();
+    let (_, rest) = rest.split_once('\n').unwrap();
+    let long_ago = "lastTransitionTime: \"2020-01-01T00:00:00Z\"\n";
+    fs::write(&view, format!("{front}{long_ago}{rest}")).unwrap();
+    // What there is to say of it is another thing now, so its view is written again.
+    bed.put("b.yaml", &service("b", 81));
+    bed.run(2).await;
+    let text = fs::read_to_string(&view).unwrap();
+    assert!(text.contains("used: 2"), "{text}");
+    assert!(text.contains("2020-01-01T00:00:00Z"), "{text}");
+    // And nothing of it is lost where there is nothing new to say.
+    bed.run(2).await;
+    assert_eq!(fs::read_to_string(&view).unwrap(), text);
+}
+
+#[tokio::test]
 async fn every_service_gets_a_file_as_an_api_server_would_return_it() {
     let mut bed = Bed::new();
     bed.put("a.yaml", &service("a", 80));

@@ -34,6 +34,8 @@ tests![
     get_takes_what_a_kubectl_user_types,
     get_watch_prints_what_changes,
     explain_takes_what_a_kubectl_user_types,
+    a_variable_that_is_empty_is_as_one_that_is_not_set,
+    a_gateway_is_ready_when_services_are_said_to_be_served,
     an_admin_address_is_named_as_people_do,
     an_address_that_is_no_fairway_is_said_to_be_none,
     a_misspelt_variable_is_named_by_every_command,

@@ -30,6 +30,7 @@ pub(crate) fn get_takes_what_a_kubectl_user_types() -> Result<()> {
         (&["shop", "other"], 3, &["shop", "other"]),
         (&["tenant/other"], 2, &["other"]),
         (&["other", "-n", "tenant"], 2, &["other"]),
+        (&["shop", "other", "--no-headers"], 2, &["shop", "other"]),
     ] {
         let table = fairway.cli_output(&[&["get", "services"], arguments].concat())?;
         ensure!(table.lines().count() == lines, "{arguments:?}: {table}");
@@ -37,6 +38,52 @@ pub(crate) fn get_takes_what_a_kubectl_user_types() -> Result<()> {
             words.iter().all(|word| table.contains(word)),
             "{arguments:?}: {table}"
         );
+    }
+    let shop = fairway.cli_output(&["get", "services", "shop"])?;
+    for arguments in [
+        &["svc", "shop"][..],
+        &["service", "shop"],
+        &["svc/shop"],
+        &["service/shop"],
+        &["services/shop"],
+        &["services/default/shop"],
+        &["services/shop", "-n", "default"],
+    ] {
+        let table = fairway.cli_output(&[&["get"], arguments].concat())?;
+        // The age may have changed.
+        let cut = |table: &str| table.rsplit_once(' ').map(|(front, _)| front.to_owned());
+        ensure!(cut(&table) == cut(&shop), "{arguments:?}: {table}");
+    }
+    let both = fairway.cli_output(&["get", "svc/shop", "svc/other", "-o", "name"])?;
+    ensure!(both == "service/shop\nservice/other\n", "{both}");
+    for (what, wanted) in [
+        ("endpoints", "endpoints/shop\n"),
+        ("pools", "addresspool.fairway.dev/edge\n"),
+        (
+            "addresspool.fairway.dev/edge",
+            "addresspool.fairway.dev/edge\n",
+        ),
+        ("listeners", "listener/203.0.113.1:80\n"),
+    ] {
+        let names = fairway.cli_output(&["get", what, "-o", "name"])?;
+        ensure!(names == wanted, "{what}: {names}");
+    }
+    for (arguments, word) in [
+        (&["get", "svc/shop", "pools/edge"][..], "one type at a time"),
+        (&["get", "svc/shop", "other"], "one type at a time"),
+        (&["get", "svc/"], "a name is missing"),
+        (
+            &["get", "pods"],
+            "services, endpoints, pools, gateways, listeners",
+        ),
+        (
+            &["get", "pod/shop"],
+            "services, endpoints, pools, gateways, listeners",
+        ),
+    ] {
+        let output = fairway.cli(arguments)?;
+        ensure!(output.status.code() == Some(2), "{arguments:?}: {output:?}");
+        ensure!(text(&output.stderr).contains(word), "{output:?}");
     }
     // One that was asked for by name is an object, as for kubectl, and several are a list.
     let one: Value =
@@ -48,6 +95,9 @@ pub(crate) fn get_takes_what_a_kubectl_user_types() -> Result<()> {
         &["get", "services", "nobody"][..],
         &["get", "services", "shop", "-n", "tenant"],
         &["get", "pools", "nobody"],
+        &["get", "svc/nobody"],
+        &["get", "gateways/nobody", "-o", "name"],
+        &["get", "endpoints", "nobody", "-o", "json"],
     ] {
         let output = fairway.cli(arguments)?;
         ensure!(output.status.code() == Some(1), "{arguments:?}: {output:?}");
@@ -102,6 +152,8 @@ pub(crate) fn explain_takes_what_a_kubectl_user_types() -> Result<()> {
         &["-n", "default", "shop"],
         &["service", "shop", "-n", "default"],
         &["svc/shop", "-n", "default"],
+        &["svc/shop"],
+        &["service/default/shop"],
         &["services", "shop"],
     ] {
         let said = fairway.cli_output(&[&["explain"], arguments].concat())?;
@@ -122,12 +174,83 @@ pub(crate) fn explain_takes_what_a_kubectl_user_types() -> Result<()> {
         text(&output.stderr).contains("default, other"),
         "{output:?}"
     );
-    let none = fairway.cli(&["explain", "-n", "nowhere", "shop"])?;
-    ensure!(none.status.code() == Some(1), "{none:?}");
-    ensure!(
-        text(&none.stderr).contains("there is no Service nowhere/shop"),
-        "{none:?}"
-    );
+    for arguments in [
+        &["explain", "-n", "nowhere", "shop"][..],
+        &["describe", "svc", "shop", "-n", "nowhere"],
+        &["explain", "svc/shop", "-n", "nowhere"],
+    ] {
+        let none = fairway.cli(arguments)?;
+        ensure!(none.status.code() == Some(1), "{none:?}");
+        ensure!(
+            text(&none.stderr).contains("there is no Service nowhere/shop"),
+            "{none:?}"
+        );
+    }
+    Ok(())
+}
+
+pub(crate) fn a_variable_that_is_empty_is_as_one_that_is_not_set() -> Result<()> {
+    let site = Site::new()?;
+    // All that a command takes, and each is named in its help.
+    let mut command = Command::new(programs::fairway()?);
+    let help = text(&command.args(["standalone", "--help"]).output()?.stdout);
+    let variables: Vec<&str> = help
+        .split("[env: ")
+        .skip(1)
+        .filter_map(|rest| rest.split(['=', ']']).next())
+        .collect();
+    ensure!(variables.len() > 15, "{variables:?}");
+    let empty: Vec<_> = variables.iter().map(|name| (*name, "")).collect();
+    // Those that the test sets itself are flags.
+    let mut fairway = Fairway::prepare(&site.edge)?.environment(&empty);
+    fairway.write("pool.yaml", &edge_pool())?;
+    fairway.launch()?;
+    fairway.ready()?;
+    for arguments in [&["get", "pools"][..], &["get", "gateways"]] {
+        let mut command = Command::new(programs::fairway()?);
+        command.args(arguments).envs(empty.iter().copied());
+        let output = site.edge.run(|| command.output())?;
+        ensure!(output.status.success(), "{output:?}");
+    }
+    // What is needed is asked for, and not taken to be the present directory.
+    let mut command = Command::new(programs::fairway()?);
+    command
+        .arg("standalone")
+        .env("FAIRWAY_MANIFESTS", "")
+        .env("FAIRWAY_STATE", "");
+    let output = command.output()?;
+    ensure!(output.status.code() == Some(2), "{output:?}");
+    ensure!(text(&output.stderr).contains("--manifests"), "{output:?}");
+    Ok(())
+}
+
+pub(crate) fn a_gateway_is_ready_when_services_are_said_to_be_served() -> Result<()> {
+    let site = Site::new()?;
+    let mut fairway = Fairway::prepare(&site.edge)?;
+    let served = named(&site.farm, &[("a", SocketAddr::new(server(0), 8080))])?;
+    let manifests = all(&[
+        &edge_pool(),
+        &load_balancer("shop", vip(1), 80, 8080),
+        &slice("shop", 8080, &[server(0)]),
+    ]);
+    fairway.write("shop.yaml", &manifests)?;
+    // Looked at from the first moment on, again and again.
+    for _ in 0..5 {
+        fairway.launch()?;
+        let serving = wait::until_some("the Service is served", || {
+            let services = fairway.get("/api/v1/services")?.body;
+            let services: Value = serde_json::from_str(&services)?;
+            ensure!(services["items"][0]["serving"] == 1, "{services}");
+            Ok(services)
+        })?;
+        let gateways: Value = serde_json::from_str(&fairway.get("/api/v1/gateways")?.body)?;
+        ensure!(
+            gateways["items"][0]["ready"] == true,
+            "{serving} {gateways}"
+        );
+        fairway.kill();
+    }
+    drop(served);
     Ok(())
 }
 

@@ -56,6 +56,7 @@ pub(crate) fn roles_hold_what_each_part_needs_and_no_more() -> Result<()> {
                 "/namespaces list watch",
                 "/nodes list watch",
                 "events.k8s.io/events create",
+                "coordination.k8s.io/leases get",
                 "fairway.dev/addresspools list watch",
                 "fairway.dev/addresspools/status patch",
             ],

@@ -1,16 +1,20 @@
+use fairway_config::class::ClassFilter;
 use serde_json::json;
 
 use super::super::service_requests::{self, ServiceRequest};
 use super::*;
 
 const NOW: Timestamp = Timestamp(1_000);
+const OURS: &str = "fairway-system/fairway.dev/gateway";
+const OTHERS: &str = "other-system/example.com/other";
 
 fn cache(decides: bool) -> ObjectCache {
     let class = ClassFilter {
         name: "fairway.dev/gateway".into(),
         is_default: true,
     };
-    ObjectCache::new(class, decides)
+    let controller = ControllerIdentity::new("fairway-system", class);
+    ObjectCache::new(controller, decides)
 }
 
 fn service(version: u32, status: &Value) -> Value {
@@ -287,13 +291,13 @@ fn taken(version: u32, class: &str, status: &Value) -> Value {
 }
 
 fn own(version: u32, status: &Value) -> Value {
-    taken(version, "fairway.dev/gateway", status)
+    taken(version, OURS, status)
 }
 
 /// What this controller would write to bring the Service to where it has no address.
 fn release(cache: &ObjectCache) -> Vec<ServiceRequest> {
     let record = cache.service(&key()).unwrap();
-    service_requests::steps(record, cache.class(), &[], &Status::default())
+    service_requests::steps(record, cache.identity(), &[], &Status::default(), NOW)
 }
 
 #[test]
@@ -303,14 +307,14 @@ fn what_another_controller_has_is_neither_touched_nor_given_again() {
         "loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "Proxy"}]},
         "conditions": [{"type": "fairway.dev/AddressAssigned", "status": "True"}],
     });
-    let theirs = taken(1, "example.com/other", &said);
+    let theirs = taken(1, OTHERS, &said);
     cache.put(Kind::Service, &theirs, NOW).unwrap();
     let record = cache.service(&key()).unwrap();
-    assert!(!record.ours && !record.needs_repair() && release(&cache).is_empty());
+    assert!(!record.ours && release(&cache).is_empty());
     // It counts as taken, and the core knows that it is another's.
     assert_eq!(held(&cache), ["192.0.2.1"]);
     let other = &record.stored.service.asks.other_controller;
-    assert_eq!(other.as_deref(), Some("example.com/other"));
+    assert_eq!(other.as_deref(), Some(OTHERS));
     assert_eq!(cache.problems().len(), 1);
     // It lets go.
     cache
@@ -340,15 +344,19 @@ fn finalizer_and_annotation_come_first_and_go_last() {
         ..Status::default()
     };
     let record = cache.service(&key()).unwrap();
-    let steps = service_requests::steps(record, cache.class(), &[], &wanted);
-    let claim = ServiceRequest::Claim(vec![FINALIZER.to_owned()], Some(Arc::clone(cache.class())));
-    assert_eq!(steps, [claim, ServiceRequest::Status(wanted)]);
+    let steps = service_requests::steps(record, cache.identity(), &[], &wanted, NOW);
+    let claim = ServiceRequest::Claim(
+        vec![FINALIZER.to_owned()],
+        Some(Arc::clone(cache.identity())),
+    );
+    let said = vec![status::taken_condition(OURS, None, NOW)];
+    assert_eq!(steps, [claim, ServiceRequest::Status(wanted, said)]);
     // Its type changes, and the API server empties the status of its load balancer.
     let mut released = own(2, &assigned("192.0.2.1"));
     released["spec"]["type"] = "ClusterIP".into();
     cache.put(Kind::Service, &released, NOW).unwrap();
     let all = [
-        ServiceRequest::Status(Status::default()),
+        ServiceRequest::Status(Status::default(), vec![]),
         ServiceRequest::Claim(vec![], None),
     ];
     assert_eq!(release(&cache), all);
@@ -363,18 +371,126 @@ fn finalizer_and_annotation_come_first_and_go_last() {
 #[test]
 fn a_mark_that_a_person_takes_away_is_put_back_and_one_that_names_another_is_a_handover() {
     let mut cache = cache(true);
-    let status = assigned("192.0.2.1");
+    let status = given_by(OURS);
     cache.put(Kind::Service, &own(1, &status), NOW).unwrap();
     assert!(!cache.needs_repair(&key()));
     cache.put(Kind::Service, &service(2, &status), NOW).unwrap();
     assert!(cache.needs_repair(&key()));
     cache.put(Kind::Service, &own(3, &status), NOW).unwrap();
     assert!(!cache.needs_repair(&key()));
-    let handed_over = taken(4, "example.com/other", &status);
+    let handed_over = taken(4, OTHERS, &given_by(OTHERS));
     cache.put(Kind::Service, &handed_over, NOW).unwrap();
-    assert!(!cache.needs_repair(&key()) && release(&cache).is_empty());
+    assert!(release(&cache).is_empty());
     // Another takes the mark away: what it leaves is free for whoever is first.
     let free = service(5, &json!({}));
     cache.put(Kind::Service, &free, NOW).unwrap();
     assert_eq!(cache.service(&key()).unwrap().owner, ServiceOwner::Nobody);
+}
+
+/// A status with an address that the controller of this name has given.
+fn given_by(identity: &str) -> Value {
+    let mut status = assigned("192.0.2.1");
+    let by = status::taken_condition(identity, None, NOW);
+    let conditions = status["conditions"].as_array_mut().unwrap();
+    conditions.push(by);
+    status
+}
+
+#[test]
+fn a_gateway_serves_what_a_controller_of_its_namespace_has_taken() {
+    for (by, is_served) in [
+        (OURS, true),
+        // Any class of the same instance.
+        ("fairway-system/example.com/other", true),
+        (OTHERS, false),
+        ("other-system/fairway.dev/gateway", false),
+    ] {
+        let mut cache = cache(false);
+        // Whatever its owner writes into the annotation.
+        for (version, mark) in [(1, by), (2, OURS), (3, OTHERS)] {
+            let document = taken(version, mark, &given_by(by));
+            cache.put(Kind::Service, &document, NOW).unwrap();
+            assert_eq!(held(&cache).is_empty(), !is_served, "{by} {mark}");
+        }
+    }
+    // What was given before controllers said so is served on.
+    let mut cache = cache(false);
+    cache
+        .put(Kind::Service, &service(1, &assigned("192.0.2.1")), NOW)
+        .unwrap();
+    assert_eq!(held(&cache), ["192.0.2.1"]);
+}
+
+#[test]
+fn an_annotation_gives_no_service_to_another_controller_than_the_status_names() {
+    for (by, mark, owner) in [
+        (OURS, OURS, ServiceOwner::Us),
+        (OURS, OTHERS, ServiceOwner::Us),
+        (OTHERS, OURS, ServiceOwner::Other(OTHERS.into())),
+        (OTHERS, OTHERS, ServiceOwner::Other(OTHERS.into())),
+        // A person who may say so does where the other is gone for good.
+        (OTHERS, "", ServiceOwner::Nobody),
+        (OURS, "", ServiceOwner::Us),
+    ] {
+        let mut cache = cache(true);
+        let document = taken(1, mark, &given_by(by));
+        cache.put(Kind::Service, &document, NOW).unwrap();
+        let record = cache.service(&key()).unwrap();
+        assert_eq!(record.owner, owner, "{by} {mark}");
+        // Ours is marked again.
+        let needs_repair = owner == ServiceOwner::Us && mark != OURS;
+        assert!(!needs_repair || cache.needs_repair(&key()), "{by} {mark}");
+    }
+    // Nor does it get us to empty what another provider has given.
+    let mut theirs = own(
+        1,
+        &json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}),
+    );
+    theirs["spec"]["loadBalancerClass"] = "example.com/lb".into();
+    let mut cache = cache(true);
+    cache.put(Kind::Service, &theirs, NOW).unwrap();
+    assert!(!cache.needs_repair(&key()) && release(&cache).is_empty());
+}
+
+#[test]
+fn who_would_take_what_another_has_says_so_once_and_takes_it_back() {
+    let mut cache = cache(true);
+    let mut status = given_by(OTHERS);
+    cache
+        .put(Kind::Service, &taken(1, OTHERS, &status), NOW)
+        .unwrap();
+    assert!(cache.needs_repair(&key()));
+    let record = cache.service(&key()).unwrap();
+    let said = service_requests::contest(record, OURS, NOW).unwrap();
+    assert_eq!(said[1]["path"], "/status/conditions/-");
+    let conditions = status["conditions"].as_array_mut().unwrap();
+    conditions.push(said[1]["value"].clone());
+    cache
+        .put(Kind::Service, &taken(2, OTHERS, &status), NOW)
+        .unwrap();
+    assert!(!cache.needs_repair(&key()));
+    assert_eq!(
+        service_requests::contest(cache.service(&key()).unwrap(), OURS, NOW),
+        None
+    );
+    // It is of another class from now on.
+    let mut theirs = taken(3, OTHERS, &status);
+    theirs["spec"]["loadBalancerClass"] = "example.com/other".into();
+    cache.put(Kind::Service, &theirs, NOW).unwrap();
+    assert!(cache.needs_repair(&key()));
+    let record = cache.service(&key()).unwrap();
+    let removed = service_requests::contest(record, OURS, NOW).unwrap();
+    assert_eq!(
+        removed[1],
+        json!({"op": "remove", "path": "/status/conditions/2"})
+    );
+    // Or the other one lets go of it, and what we write has no such condition.
+    let free = service(4, &json!({"conditions": [said[1]["value"]]}));
+    cache.put(Kind::Service, &free, NOW).unwrap();
+    let record = cache.service(&key()).unwrap();
+    let steps = service_requests::steps(record, cache.identity(), &[], &Status::default(), NOW);
+    assert!(
+        matches!(&steps[1], ServiceRequest::Status(_, others) if others.is_empty()),
+        "{steps:?}"
+    );
 }

@@ -1,0 +1,76 @@
+//! Which controller has a Service.
+//!
+//! A controller is known by its namespace and its class, written `NAMESPACE/CLASS`. It writes that into
+//! the annotation [`CONTROLLER`] when it takes a Service, and into the condition `fairway.dev/Taken` with
+//! the first address. Who owns a Service may write its annotations, but not its status: so where the
+//! status names a controller, the annotation can give the Service to no other one.
+
+use std::sync::Arc;
+
+use fairway_config::annotations::CONTROLLER;
+use fairway_config::class::ClassFilter;
+use fairway_config::service::Service;
+use serde_json::Value;
+
+use super::service_record::ServiceOwner;
+
+/// A controller: which Services it takes, and its name among the controllers of the cluster.
+#[derive(Clone, Debug)]
+pub(super) struct ControllerIdentity {
+    class: ClassFilter,
+    /// Fairway's own namespace.
+    namespace: Arc<str>,
+    identity: Arc<str>,
+}
+
+impl ControllerIdentity {
+    pub(super) fn new(namespace: &str, class: ClassFilter) -> Self {
+        Self {
+            identity: format!("{namespace}/{}", class.name).into(),
+            namespace: namespace.into(),
+            class,
+        }
+    }
+
+    /// Whether the controller takes this Service.
+    pub(super) fn takes(&self, service: &Service) -> bool {
+        self.class.takes(service)
+    }
+
+    /// The controller's name among the controllers of the cluster.
+    pub(super) fn identity(&self) -> &Arc<str> {
+        &self.identity
+    }
+
+    /// Whether a controller of that name is of the same namespace: its gateways are ours.
+    pub(super) fn is_of_our_namespace(&self, identity: &str) -> bool {
+        split(identity).is_some_and(|(namespace, _)| *namespace == *self.namespace)
+    }
+
+    /// The namespace of another controller of the same class.
+    pub(super) fn namesake<'a>(&self, identity: &'a str) -> Option<&'a str> {
+        let (namespace, class) = split(identity)?;
+        (class == &*self.class.name && *namespace != *self.namespace).then_some(namespace)
+    }
+
+    /// Which controller a Service's annotation names.
+    pub(super) fn marked(&self, document: &Value) -> ServiceOwner {
+        let annotations = document.pointer("/metadata/annotations");
+        let identity = annotations.and_then(|it| it.get(CONTROLLER)?.as_str());
+        self.owner(identity.unwrap_or_default())
+    }
+
+    /// The owner of that name.
+    pub(super) fn owner(&self, identity: &str) -> ServiceOwner {
+        match identity {
+            "" => ServiceOwner::Nobody,
+            identity if *identity == *self.identity => ServiceOwner::Us,
+            other => ServiceOwner::Other(other.into()),
+        }
+    }
+}
+
+/// Namespace and class of a controller.
+fn split(identity: &str) -> Option<(&str, &str)> {
+    identity.split_once('/')
+}
