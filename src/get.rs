@@ -354,7 +354,16 @@ fn gateway_message(row: &GatewayRow) -> String {
         )
     });
     let why = (!row.why.is_empty()).then(|| row.why.clone());
-    let all: Vec<String> = why.into_iter().chain(omitted).collect();
+    let failed = (row.failed > 0).then(|| {
+        format!(
+            "{} can't take traffic: its fairway get listeners -o wide says why",
+            match row.failed {
+                1 => "1 listener".to_owned(),
+                more => format!("{more} listeners"),
+            }
+        )
+    });
+    let all: Vec<String> = why.into_iter().chain(failed).chain(omitted).collect();
     all.join("; ")
 }
 

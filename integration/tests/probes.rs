@@ -10,15 +10,17 @@ use fairway_integration::cluster::Cluster;
 use fairway_integration::fairway::{ADMIN, Fairway};
 use fairway_integration::in_cluster::Installed;
 use fairway_integration::lab::Host;
-use fairway_integration::manifest::{all, edge_pool, service, slice};
+use fairway_integration::manifest::{all, edge_pool, pool, service, slice};
 use fairway_integration::servers::named;
 use fairway_integration::site::{EDGE, Site, at, server};
-use fairway_integration::{clients, tests};
+use fairway_integration::{clients, tests, wait};
 
 tests![
     every_listener_of_the_process_answers_a_probe_beside_two_hundred_clients_that_misbehave,
     a_controller_answers_a_probe_beside_two_hundred_clients_that_misbehave,
     one_health_check_port_under_siege_leaves_that_of_another_service_alone,
+    a_port_or_a_health_check_that_another_process_holds_is_said_wherever_people_look,
+    a_process_whose_manifests_can_not_be_read_is_not_ready_and_says_why,
 ];
 
 /// The most that kubelet waits for a probe unless told otherwise (`timeoutSeconds`), and load balancers
@@ -171,6 +173,121 @@ fn one_health_check_port_under_siege_leaves_that_of_another_service_alone() -> R
         let answer = clients::http_get_from(kept, at(EDGE, 31_998), "/")?;
         ensure!(answer.status == 200);
         drop(crowd);
+        Ok(())
+    })
+}
+
+/// The process can do its work, so it is ready: what it can't do is the state of one Service, and stands
+/// wherever people look for it.
+fn a_port_or_a_health_check_that_another_process_holds_is_said_wherever_people_look() -> Result<()>
+{
+    let site = Site::new()?;
+    let _web = named(&site.farm, &[("a", at(server(0), 80))])?;
+    let _holder = named(
+        &site.edge,
+        &[("other", at(EDGE, 22)), ("other", "0.0.0.0:30500".parse()?)],
+    )?;
+    let mut fairway = Fairway::prepare(&site.edge)?;
+    let own = pool("own", &[&format!("{EDGE}-{EDGE}")]);
+    let ssh = service("ssh", "type: LoadBalancer, ports: [{port: 22}]").replace(
+        "metadata: {name: ssh}",
+        "metadata: {name: ssh, annotations: {fairway.dev/pool: own}}",
+    );
+    let local = "type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30500, \
+                 ports: [{port: 80}]";
+    let manifests = [
+        edge_pool(),
+        own,
+        ssh,
+        slice("ssh", 22, &[server(0)]),
+        service("local", local),
+        slice("local", 80, &[server(0)]),
+        service("well", "type: LoadBalancer, ports: [{port: 80}]"),
+        slice("well", 80, &[server(0)]),
+    ];
+    let manifests: Vec<&str> = manifests.iter().map(String::as_str).collect();
+    fairway.write("all.yaml", &all(&manifests))?;
+    fairway.launch()?;
+    fairway.ready()?;
+    ensure!(fairway.get("/readyz")?.status == 200);
+    let services = wait::until_some("all is said", || {
+        let table = fairway.cli_output(&["get", "services", "-o", "wide"])?;
+        ensure!(table.matches("PortInUse").count() == 2, "{table}");
+        Ok(table)
+    })?;
+    for line in services.lines().skip(1) {
+        let serving = if line.contains(" well ") {
+            "1/1"
+        } else {
+            "0/1"
+        };
+        ensure!(line.contains(serving), "{services}");
+    }
+    let listeners = fairway.cli_output(&["get", "listeners", "-o", "wide"])?;
+    for words in [["ssh", "vip"], ["local", "health-check"]] {
+        let is_it = |line: &&str| words.iter().all(|word| line.contains(word));
+        let line = listeners.lines().find(is_it).context(words[1])?;
+        ensure!(line.contains("PortInUse"), "{listeners}");
+    }
+    let gateways = fairway.cli_output(&["get", "gateways", "-o", "wide"])?;
+    ensure!(
+        gateways.contains(" True ") && gateways.contains("listeners can't take traffic"),
+        "{gateways}"
+    );
+    let failed: Vec<_> = fairway
+        .list("gateways")?
+        .iter()
+        .map(|row| row["failed"].clone())
+        .collect();
+    ensure!(failed.iter().all(|it| it.as_u64() >= Some(2)), "{failed:?}");
+    for (name, word) in [
+        ("default/ssh", "198.51.100.1:22"),
+        ("default/local", ":30500"),
+    ] {
+        fairway.explains(name, &[word])?;
+        let programmed = fairway.state_file(name)?;
+        let conditions = programmed["status"]["conditions"].as_array().cloned();
+        let conditions = conditions.unwrap_or_default();
+        let is_it = |it: &&serde_json::Value| it["type"] == "fairway.dev/Programmed";
+        let said = conditions.iter().find(is_it).context("no condition")?;
+        ensure!(
+            said["status"] == "False" && said["reason"] == "PortInUse",
+            "{said}"
+        );
+    }
+    Ok(())
+}
+
+fn a_process_whose_manifests_can_not_be_read_is_not_ready_and_says_why() -> Result<()> {
+    let site = Site::new()?;
+    let _web = named(&site.farm, &[("a", at(server(0), 80))])?;
+    let mut fairway = Fairway::prepare(&site.edge)?;
+    let manifests = [
+        edge_pool(),
+        service("web", "type: LoadBalancer, ports: [{port: 80}]"),
+        slice("web", 80, &[server(0)]),
+    ];
+    let manifests: Vec<&str> = manifests.iter().map(String::as_str).collect();
+    fairway.write("all.yaml", &all(&manifests))?;
+    fairway.launch()?;
+    fairway.ready()?;
+    fairway.stop()?;
+    // A mount that has failed: the directory is there, and it is another one, or none.
+    let aside = fairway.manifests().with_extension("aside");
+    std::fs::rename(fairway.manifests(), &aside)?;
+    fairway.launch()?;
+    // What was in force is served from memory, as the process says.
+    fairway.problem(&["manifests"])?;
+    let told = fairway.cli(&["get", "services"])?;
+    let table = String::from_utf8_lossy(&told.stdout).into_owned();
+    let problems = String::from_utf8_lossy(&told.stderr).into_owned();
+    ensure!(problems.contains("problem: "), "{problems}");
+    ensure!(table.contains("web"), "{table}");
+    std::fs::rename(&aside, fairway.manifests())?;
+    fairway.ready()?;
+    wait::until_some("nothing is wrong any more", || {
+        let told = fairway.cli(&["get", "services"])?;
+        ensure!(told.stderr.is_empty(), "{told:?}");
         Ok(())
     })
 }

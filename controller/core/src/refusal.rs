@@ -197,3 +197,85 @@ impl AddressRefusal {
         sentences.join(" ")
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use fairway_config::names::ServiceName;
+    use fairway_config::sharing::SharingClash;
+
+    use super::*;
+
+    /// Every one that there is, in every form.
+    fn all() -> Vec<AddressRefusal> {
+        let ip: IpAddr = [192, 0, 2, 1].into();
+        let pools = [
+            PoolRefusal::NotRequested("other".into()),
+            PoolRefusal::NotUsable("spec.addresses: is empty".into()),
+            PoolRefusal::Service,
+            PoolRefusal::Namespace,
+            PoolRefusal::NotAutomatic,
+            PoolRefusal::NoFamily(IpFamily::IPv6),
+            PoolRefusal::Quota(3),
+            PoolRefusal::Full(IpFamily::IPv4, 0),
+            PoolRefusal::Full(IpFamily::IPv4, 1),
+            PoolRefusal::Full(IpFamily::IPv4, 9),
+        ];
+        let trials = |refusals: &[PoolRefusal]| {
+            let trial = |refusal: &PoolRefusal| Trial {
+                pool: "edge".into(),
+                priority: 0,
+                refusal: refusal.clone(),
+            };
+            refusals.iter().map(trial).collect::<Vec<_>>()
+        };
+        let holder = || ServiceName::new("web", "shop");
+        let key = fairway_config::service::PortKey {
+            protocol: fairway_config::net::Protocol::Tcp,
+            port: 80,
+        };
+        let mut all = vec![
+            AddressRefusal::RequestUnreadable("it is no address".to_owned()),
+            AddressRefusal::NoPools,
+            AddressRefusal::NoSuchPool("edge".into()),
+            AddressRefusal::InNoPool(ip),
+            AddressRefusal::NotInPool(ip, "edge".into()),
+            AddressRefusal::NodeAddress(ip, "node".into()),
+            AddressRefusal::Clash(ip, Clash::Leaving(holder())),
+            AddressRefusal::Clash(ip, Clash::Sharing(holder(), SharingClash::Port(key))),
+            AddressRefusal::FamilyNotWanted(ip),
+            AddressRefusal::OnlyOneFamily(IpFamily::IPv4),
+            AddressRefusal::EveryPool(IpFamily::IPv4, trials(&pools)),
+        ];
+        for refusal in &pools {
+            let one = trials(std::slice::from_ref(refusal));
+            all.push(AddressRefusal::EveryPool(IpFamily::IPv4, one.clone()));
+            all.push(AddressRefusal::NotGiven(ip, one));
+        }
+        all
+    }
+
+    #[test]
+    fn no_sentence_about_a_missing_address_says_that_there_is_one() {
+        for refusal in all() {
+            let (summary, reason) = (refusal.summary(), refusal.reason());
+            for claim in [
+                "is assigned",
+                "are assigned",
+                "is given to",
+                "has its address",
+            ] {
+                assert!(!summary.contains(claim), "{refusal:?}: {summary}");
+            }
+            assert!(summary.ends_with('.') && !summary.is_empty(), "{summary}");
+            assert!(!["", "Assigned"].contains(&reason), "{refusal:?}: {reason}");
+            for sentence in refusal.sentences() {
+                assert!(sentence.ends_with('.'), "{sentence}");
+                assert!(
+                    sentence.starts_with(|c: char| c.is_uppercase() || c.is_numeric()),
+                    "{sentence}"
+                );
+            }
+        }
+    }
+}

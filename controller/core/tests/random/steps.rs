@@ -85,6 +85,7 @@ impl World {
             Event::Lose(from) => self.lose_from = Some(*from),
         }
         self.store.check_exclusive();
+        self.store.check_messages();
         if !matches!(event, Event::Lose(_)) {
             let changes = std::mem::take(&mut self.unseen);
             self.state.apply(&batch(changes));
@@ -114,6 +115,7 @@ impl World {
                 (None, Write::Pool { .. } | Write::NodePorts { .. }) => {}
             }
             self.store.check_exclusive();
+            self.store.check_messages();
         }
     }
 
