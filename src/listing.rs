@@ -102,7 +102,7 @@ pub(crate) fn show<T: DeserializeOwned + serde::Serialize>(
         fields.collect()
     };
     if args.output == Some(Output::Name) {
-        return Ok(named(args, values, &key, missing));
+        return Ok(named(args, values, key, missing));
     }
     if is_for_machines(args) {
         let document = match (&args.names[..], &rows[..]) {
