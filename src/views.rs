@@ -14,7 +14,7 @@ use fairway_config::view::{
     ServiceRow,
 };
 use fairway_controller::{Follower, Handle, Store};
-use fairway_controller_core::Counts;
+use fairway_controller_core::{Counts, GatewayCount};
 use fairway_gateway::Gateway;
 use fairway_gateway::admin::Views;
 use fairway_gateway::metrics::{self, MetricsSnapshot, Recorder};
@@ -257,6 +257,26 @@ impl ProcessViews {
                 ("pending", as_u64(counts.services.pending)),
                 ("other", as_u64(counts.services.other)),
             ]);
+            let programmed = counts.programmed.iter();
+            snapshot.programmed = programmed
+                .map(|(reason, count)| (reason.as_str(), as_u64(*count)))
+                .collect();
+            let mut gateways = counts.gateways;
+            if self.gateway.is_some() {
+                // The one in this process, as `get gateways` has it.
+                gateways.extend(GatewayCount::ALL.map(|state| (state, 0)));
+                let is_ready = self.readiness().ready;
+                let state = if is_ready {
+                    GatewayCount::Ready
+                } else {
+                    GatewayCount::NotReady
+                };
+                gateways.insert(state, 1);
+            }
+            let gateways = gateways.iter();
+            snapshot.gateways = gateways
+                .map(|(state, count)| (state.as_str(), as_u64(*count)))
+                .collect();
         }
         snapshot
     }

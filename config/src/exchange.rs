@@ -313,6 +313,8 @@ pub struct GatewayStatus {
     pub row: GatewayRow,
     /// Which Services it serves.
     pub progress: GatewayProgress,
+    /// It has said that it stops: that nothing is heard of it is no fault.
+    pub stopped: bool,
     /// How many endpoints it has for each Service, where there was room to report that.
     pub endpoints: Arc<EndpointCounts>,
 }

@@ -58,6 +58,10 @@ pub struct MetricsSnapshot {
     pub node_ports: BTreeMap<&'static str, u64>,
     /// Services by state: `assigned`, `pending`, `other`.
     pub services: BTreeMap<&'static str, u64>,
+    /// Services that gateways are to serve, by the reason of their condition `Programmed`.
+    pub programmed: BTreeMap<&'static str, u64>,
+    /// Gateways by state: `ready`, `not_ready`, `silent`, `stopped`.
+    pub gateways: BTreeMap<&'static str, u64>,
     /// Whether this gateway answers for an address.
     pub vips_owned: BTreeMap<IpAddr, bool>,
 }
@@ -80,6 +84,22 @@ fn render_state(out: &mut Exposition, snapshot: &MetricsSnapshot) {
     let mut services = out.family("fairway_services", MetricKind::Gauge, "Services by state.");
     for (state, count) in &snapshot.services {
         services.sample_with(&none, ("state", state), count);
+    }
+    let mut programmed = out.family(
+        "fairway_services_programmed",
+        MetricKind::Gauge,
+        "Services that gateways are to serve, by the reason of the condition fairway.dev/Programmed.",
+    );
+    for (reason, count) in &snapshot.programmed {
+        programmed.sample_with(&none, ("reason", reason), count);
+    }
+    let mut gateways = out.family(
+        "fairway_gateways",
+        MetricKind::Gauge,
+        "Gateways that the controller has heard of, by state.",
+    );
+    for (state, count) in &snapshot.gateways {
+        gateways.sample_with(&none, ("state", state), count);
     }
     let mut node_ports = out.family(
         "fairway_node_ports",

@@ -71,9 +71,43 @@ fn a_service_is_programmed_only_while_a_gateway_lives_that_serves_it() -> Result
     shows(&controller, ["0/0", "-", "NoGateway:"])?;
     let rows = controller.list("gateways")?;
     ensure!(rows.len() == 1 && rows[0]["ready"] == false, "{rows:?}");
+    let silent = [
+        "No gateway is alive",
+        "edge-1 does not count",
+        "not been heard of",
+    ];
+    controller.explains("shop/web", &silent)?;
+    counts(&controller, ("NoGateway", "silent"))?;
 
     gateway.launch()?;
-    it.says("web", PROGRAMMED, &["True"])
+    it.says("web", PROGRAMMED, &["True"])?;
+    it.tells("web", "Programmed", &["takes traffic for every port"])?;
+    controller.explains("shop/web", &["Gateway edge-1 serves it."])?;
+    counts(&controller, ("Programmed", "ready"))?;
+
+    // One that is stopped is gone as one that is dead is, and that is no fault of it.
+    gateway.stop()?;
+    it.says("web", PROGRAMMED, &["False NoGateway"])?;
+    counts(&controller, ("NoGateway", "stopped"))
+}
+
+/// The one Service and the one gateway are counted so, and not otherwise.
+fn counts(controller: &Fairway, wanted: (&str, &str)) -> Result<()> {
+    wait::until_some(&format!("the metrics say {wanted:?}"), || {
+        let metrics = controller.get("/metrics")?.body;
+        for (series, wanted) in [
+            ("fairway_services_programmed{reason=", wanted.0),
+            ("fairway_gateways{state=", wanted.1),
+        ] {
+            let those = metrics.lines().filter(|line| line.starts_with(series));
+            let counted: Vec<&str> = those.filter(|line| !line.ends_with(" 0")).collect();
+            ensure!(
+                counted == [format!("{series}\"{wanted}\"}} 1")],
+                "{counted:?}"
+            );
+        }
+        Ok::<_, anyhow::Error>(())
+    })
 }
 
 fn a_gateway_that_is_frozen_counts_until_its_lease_has_run_out() -> Result<()> {

@@ -8,6 +8,7 @@ use fairway_config::names::ClusterName;
 use fairway_config::net::IpFamily;
 use fairway_config::pool::AddressPool;
 
+use crate::count_labels::{GatewayCount, ProgrammedCount};
 use crate::index::Standing;
 
 /// A pool for `get pools`.
@@ -39,6 +40,10 @@ pub struct Counts {
     pub node_ports: NodePortCounts,
     /// Services.
     pub services: ServiceCounts,
+    /// Services that gateways are to serve, by the reason of `Programmed`; every reason is there.
+    pub programmed: BTreeMap<ProgrammedCount, usize>,
+    /// Gateways that are processes of their own, by their state; empty where they are not.
+    pub gateways: BTreeMap<GatewayCount, usize>,
 }
 
 /// Node ports by state.

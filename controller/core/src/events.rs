@@ -19,6 +19,8 @@ pub struct Event {
     pub reason: String,
     /// Something is wrong.
     pub is_warning: bool,
+    /// It is about whether gateways serve the Service, which may change often.
+    pub is_of_traffic: bool,
     /// Sentences.
     pub message: String,
 }
@@ -28,6 +30,7 @@ impl Event {
         Self {
             reason: reason.to_owned(),
             is_warning: false,
+            is_of_traffic: false,
             message: message.into(),
         }
     }
@@ -97,14 +100,28 @@ pub fn events(before: &Status, held: &[IpAddr], after: &Status, wanted: bool) ->
         let Some(it) = after.conditions.get(kind) else {
             continue;
         };
-        // No Event: for a moment after every change gateways have not applied it yet, and a missing
-        // address has an Event of its own.
-        let is_expected = matches!(&*it.reason, "GatewayBehind" | "AddressNotAssigned");
-        if it.status == bad && !is_expected && differs(before.conditions.get(kind), it) {
-            events.push(Event::warning(&it.reason, it.message.clone()));
-        }
+        let before = before.conditions.get(kind);
+        let is_of_traffic = kind == PROGRAMMED;
+        let event = if it.status == bad && is_told(it) && differs(before, it) {
+            Event::warning(&it.reason, it.message.clone())
+        } else if is_of_traffic && it.status && before.is_some_and(|before| !before.status) {
+            // Who was told that there is no traffic is told that there is again.
+            Event::normal(&it.reason, it.message.clone())
+        } else {
+            continue;
+        };
+        events.push(Event {
+            is_of_traffic,
+            ..event
+        });
     }
     events
+}
+
+/// Whether people are told that a condition is bad. For a moment after every change gateways have not
+/// applied it yet, and a missing address has been told of.
+fn is_told(condition: &Condition) -> bool {
+    !matches!(&*condition.reason, "GatewayBehind" | "AddressNotAssigned")
 }
 
 /// The Event for a decision that the store rejects with this error.
@@ -184,6 +201,13 @@ mod tests {
                 (PROGRAMMED, false, "PortInUse"),
             ],
         );
+        let programmed = |status, reason| {
+            let assigned = (ADDRESS_ASSIGNED, true, "Assigned");
+            self::status(&["192.0.2.1"], &[assigned, (PROGRAMMED, status, reason)])
+        };
+        let served = programmed(true, "Programmed");
+        let behind = programmed(false, "GatewayBehind");
+        let without = programmed(false, "NoGateway");
         let given = ["EnsuringLoadBalancer", "EnsuredLoadBalancer"];
         let taken = ["DeletingLoadBalancer", "DeletedLoadBalancer"];
         for (before, after, wanted, told) in [
@@ -201,6 +225,13 @@ mod tests {
             (&pending, &other, true, &["SyncLoadBalancerFailed"][..]),
             (&pending, &assigned, true, &["EnsuredLoadBalancer"][..]),
             (&assigned, &refused, true, &["PortInUse"][..]),
+            (&refused, &without, true, &["NoGateway"][..]),
+            (&refused, &served, true, &["Programmed"][..]),
+            (&without, &served, true, &["Programmed"][..]),
+            (&without, &behind, true, &[][..]),
+            (&behind, &served, true, &["Programmed"][..]),
+            (&served, &behind, true, &[][..]),
+            (&assigned, &served, true, &[][..]),
             (&assigned, &nothing, false, &taken[..]),
             (&pending, &nothing, false, &taken[..]),
         ] {

@@ -1,18 +1,28 @@
 //! Sentences for `fairway explain`: why a Service has its address and its node ports.
 
 use fairway_config::annotations::CONTROLLER;
+use fairway_config::conditions::PROGRAMMED;
+use fairway_config::exchange::GatewayProgress;
 use fairway_config::field::Shown;
 use fairway_config::net::IpFamily;
 use fairway_config::service::{Service, ServiceType};
 use fairway_config::view::Section;
 
 use crate::allocations::Allocations;
+use crate::gateways::GatewayTable;
 use crate::index::IndexedService;
 use crate::status::{asked_sentence, number_refusals, out_of_pool_sentence};
 use crate::wants;
 
-/// The sections `Address`, `Node ports` and `Source`.
-pub(crate) fn explain(allocations: &Allocations, entry: &IndexedService) -> Vec<Section> {
+/// How many gateways are listed.
+const GATEWAYS: usize = 20;
+
+/// The sections `Address`, `Node ports`, `Traffic` and `Source`.
+pub(crate) fn explain(
+    allocations: &Allocations,
+    gateways: &GatewayTable,
+    entry: &IndexedService,
+) -> Vec<Section> {
     let section = |title: &str, sentences: Vec<String>| Section {
         title: title.to_owned(),
         sentences,
@@ -20,11 +30,41 @@ pub(crate) fn explain(allocations: &Allocations, entry: &IndexedService) -> Vec<
     let sections = [
         section("Address", address(allocations, entry)),
         section("Node ports", node_ports(allocations, entry)),
+        section("Traffic", traffic(gateways, entry)),
         section("Source", source(entry)),
     ];
     // Objects of an API server come from no file.
     let told = sections.into_iter().filter(|it| !it.sentences.is_empty());
     told.collect()
+}
+
+/// Whether gateways that are processes of their own serve a Service, and what each of them says.
+/// What one in this process does is its own to tell.
+fn traffic(gateways: &GatewayTable, entry: &IndexedService) -> Vec<String> {
+    let condition = entry.last_status().conditions.get(PROGRAMMED);
+    let Some(condition) = condition.filter(|_| gateways.are_processes()) else {
+        return Vec::new();
+    };
+    let mut sentences = vec![sentence(&condition.message)];
+    let heard = gateways.heard(entry);
+    let living = heard.serving.gateways.iter();
+    sentences.extend(living.map(|(name, verdict)| verdict.sentence(name)));
+    let gone = gateways
+        .processes()
+        .filter(|(_, status)| status.progress == GatewayProgress::Gone);
+    sentences.extend(
+        gone.map(|(name, status)| format!("Gateway {name} does not count: {}.", status.row.why)),
+    );
+    let more = sentences.len().saturating_sub(GATEWAYS + 1);
+    if more > 0 {
+        sentences.truncate(GATEWAYS + 1);
+        sentences.push(format!("{more} more gateways are not listed here."));
+    }
+    sentences
+}
+
+fn sentence(message: &str) -> String {
+    format!("{}.", message.trim_end_matches('.'))
 }
 
 fn address(allocations: &Allocations, entry: &IndexedService) -> Vec<String> {
@@ -174,7 +214,7 @@ fn source(entry: &IndexedService) -> Vec<String> {
         ));
     }
     for notice in &entry.stored.service.notices {
-        sentences.push(format!("{}.", notice.message.trim_end_matches('.')));
+        sentences.push(sentence(&notice.message));
     }
     sentences
 }

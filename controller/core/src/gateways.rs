@@ -10,6 +10,7 @@ use std::sync::Arc;
 use fairway_config::exchange::{GatewayProgress, GatewayStatus, Report};
 use fairway_config::names::{ClusterName, ServiceName};
 
+use crate::count_labels::GatewayCount;
 use crate::index::IndexedService;
 use crate::programmed::{self, Serving};
 use crate::queue::ServiceSlot;
@@ -147,6 +148,29 @@ impl GatewayTable {
             serving,
             reports,
         }
+    }
+
+    /// Those that have been heard of and are processes of their own.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = (&ClusterName, &Arc<GatewayStatus>)> {
+        let all = self.are_processes.then_some(&self.gateways);
+        all.into_iter().flatten()
+    }
+
+    /// How many are how.
+    pub(crate) fn counts(&self) -> BTreeMap<GatewayCount, usize> {
+        let mut counts = BTreeMap::new();
+        if self.are_processes {
+            counts.extend(GatewayCount::ALL.map(|it| (it, 0)));
+        }
+        for (_, gateway) in self.processes() {
+            *counts.entry(GatewayCount::of(gateway)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Whether gateways are processes of their own.
+    pub(crate) fn are_processes(&self) -> bool {
+        self.are_processes
     }
 
     /// How many endpoints a Service has: the highest number that a gateway reports.

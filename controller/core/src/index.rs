@@ -8,6 +8,7 @@ use fairway_config::exchange::{Held, Status, StoredService};
 use fairway_config::names::ServiceName;
 use fairway_config::service::{PortKey, Service};
 
+use crate::count_labels::ProgrammedCount;
 use crate::node_port_request::NodePortRequest;
 use crate::queue::{QueueKey, ServiceQueue, ServiceSlot, WaitsFor};
 
@@ -43,6 +44,8 @@ pub(crate) struct IndexedService {
     /// What the store will hold when the last write has taken effect.
     pub(crate) written: Option<Box<(Held, Status)>>,
     pub(crate) standing: Standing,
+    /// Why gateways serve it or not, for counting; nothing: they are not to.
+    pub(crate) programmed: Option<ProgrammedCount>,
     /// For gateways it has not changed since this controller began.
     pub(crate) as_found: bool,
     /// The node ports that the API server is asked for, if any.
@@ -62,6 +65,7 @@ impl IndexedService {
             written_from: None,
             written: None,
             standing: Standing::NotOurs,
+            programmed: None,
             as_found: false,
             node_port_request: None,
         }

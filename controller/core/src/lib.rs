@@ -39,6 +39,7 @@ pub mod events;
 mod addresses;
 mod allocations;
 mod assign;
+mod count_labels;
 mod counts;
 mod explain;
 mod gateways;
@@ -57,6 +58,7 @@ mod state;
 mod status;
 mod wants;
 
+pub use count_labels::{GatewayCount, ProgrammedCount};
 pub use counts::{Counts, NodePortCounts, PoolView, ServiceCounts, ServiceTraffic};
 pub use settings::{NodePortRange, NotANodePortRange, Settings};
 pub use state::State;

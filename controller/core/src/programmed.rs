@@ -43,6 +43,45 @@ pub(crate) enum GatewayVerdict<'a> {
     Fails(Vec<&'a ListenerReport>, usize),
 }
 
+impl GatewayVerdict<'_> {
+    /// What people are told of one gateway.
+    pub(crate) fn sentence(&self, gateway: &str) -> String {
+        match self {
+            Self::Serves => format!("Gateway {gateway} serves it."),
+            Self::Behind => format!(
+                "Gateway {gateway} has not yet said that it has programmed this version of it."
+            ),
+            Self::NoEndpoints(ports) => format!(
+                "Gateway {gateway} refuses clients at {}: it has no endpoint for them.",
+                list(ports)
+            ),
+            Self::Unreachable(ports, message) => format!(
+                "Gateway {gateway} reaches no endpoint for {}: {message}.",
+                list(ports)
+            ),
+            Self::Fails(listeners, unlisted) => {
+                let failure = |listener: &&ListenerReport| match &listener.state {
+                    ListenerState::Failed { message, .. } => Some(format!(
+                        "{}/{}: {message}",
+                        listener.listen, listener.protocol
+                    )),
+                    _ => None,
+                };
+                let named: Vec<String> = listeners.iter().filter_map(failure).take(NAMED).collect();
+                let more = listeners.len().saturating_sub(NAMED) + unlisted;
+                let more = match more {
+                    0 => String::new(),
+                    more => format!("; {more} more listeners fail"),
+                };
+                format!(
+                    "Gateway {gateway} does not take its traffic: {}{more}.",
+                    named.join("; ")
+                )
+            }
+        }
+    }
+}
+
 /// How all gateways serve one Service.
 #[derive(Debug)]
 pub(crate) struct Serving<'a> {

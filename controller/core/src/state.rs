@@ -12,6 +12,7 @@ use fairway_config::view::Section;
 
 use crate::allocations::Allocations;
 use crate::assign::{assign, blocked, release, waits_after_removal};
+use crate::count_labels::ProgrammedCount;
 use crate::counts::{Counts, NodePortCounts, PoolView, ServiceCounts, ServiceTraffic};
 use crate::explain;
 use crate::gateways::GatewayTable;
@@ -42,6 +43,7 @@ pub struct State {
     /// The waits that may be over because Services were removed.
     wakes: Vec<WaitsFor>,
     services: ServiceCounts,
+    programmed: BTreeMap<ProgrammedCount, usize>,
     synced: bool,
 }
 
@@ -64,6 +66,7 @@ impl State {
             node_port_requester: NodePortRequester::default(),
             wakes: Vec::new(),
             services: ServiceCounts::default(),
+            programmed: ProgrammedCount::ALL.map(|it| (it, 0)).into(),
             synced: false,
         }
     }
@@ -235,10 +238,10 @@ impl State {
     }
 
     /// Why a Service has the address and the node ports that it has: sections `Address`,
-    /// `Node ports` and `Source`. Nothing where there is no such Service.
+    /// `Node ports`, `Traffic` and `Source`. Nothing where there is no such Service.
     pub fn explain(&self, name: &ServiceName) -> Option<Vec<Section>> {
         let entry = self.index.get(self.index.slot(name)?)?;
-        Some(explain::explain(&self.allocations, entry))
+        Some(explain::explain(&self.allocations, &self.gateways, entry))
     }
 
     /// The pools in the order in which they are tried.
@@ -287,6 +290,8 @@ impl State {
                 free_dynamic,
             },
             services: self.services,
+            programmed: self.programmed.clone(),
+            gateways: self.gateways.counts(),
         }
     }
 
@@ -384,6 +389,9 @@ impl State {
             self.gateways
                 .put_service(slot, Some(entry.stored.revision), None);
             *self.services.of(entry.standing) -= 1;
+            if let Some(programmed) = entry.programmed {
+                *self.programmed.entry(programmed).or_default() -= 1;
+            }
             let had = || [Some(&entry.granted), entry.leaving.as_deref()];
             for held in had().into_iter().flatten() {
                 release(&mut self.allocations, slot, held, &entry.granted_to);
@@ -419,22 +427,35 @@ impl State {
     fn plan_service(&mut self, slot: ServiceSlot, now: Timestamp) -> Option<Write> {
         let entry = self.index.get(slot)?;
         if entry.stored.service.asks.other_controller.is_some() {
-            self.count_standing(slot, Standing::NotOurs);
+            self.count(slot, Standing::NotOurs, None);
             return None;
         }
         if blocked(&self.allocations, entry).next().is_some() {
             return None;
         }
         let (status, standing) = status::status(&self.allocations, entry, &self.gateways, now);
-        self.count_standing(slot, standing);
+        self.count(slot, standing, ProgrammedCount::of(&status));
         plan(self.index.get_mut(slot)?, status)
     }
 
-    fn count_standing(&mut self, slot: ServiceSlot, standing: Standing) {
-        if let Some(entry) = self.index.get_mut(slot) {
-            let before = std::mem::replace(&mut entry.standing, standing);
-            *self.services.of(before) -= 1;
-            *self.services.of(standing) += 1;
+    fn count(
+        &mut self,
+        slot: ServiceSlot,
+        standing: Standing,
+        programmed: Option<ProgrammedCount>,
+    ) {
+        let Some(entry) = self.index.get_mut(slot) else {
+            return;
+        };
+        let before = std::mem::replace(&mut entry.standing, standing);
+        *self.services.of(before) -= 1;
+        *self.services.of(standing) += 1;
+        let before = std::mem::replace(&mut entry.programmed, programmed);
+        if let Some(before) = before {
+            *self.programmed.entry(before).or_default() -= 1;
+        }
+        if let Some(now) = programmed {
+            *self.programmed.entry(now).or_default() += 1;
         }
     }
 

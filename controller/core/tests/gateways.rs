@@ -19,7 +19,7 @@ use fairway_config::names::ServiceName;
 use fairway_config::net::AddressRange;
 use fairway_config::service::Service;
 use fairway_config::time::Timestamp;
-use fairway_controller_core::{NodePortRange, Settings, State};
+use fairway_controller_core::{GatewayCount, NodePortRange, ProgrammedCount, Settings, State};
 use proptest::prelude::*;
 
 const SERVICES: usize = 3;
@@ -217,6 +217,7 @@ impl World {
         };
         let status = GatewayStatus {
             row,
+            stopped: false,
             progress,
             endpoints: Arc::default(),
         };
@@ -463,5 +464,15 @@ proptest! {
                 is_true(stored), !stored.status.ingress.is_empty(), "s{} {:?}", n, stored.status
             );
         }
+        // What is counted is what the Services say.
+        let counts = world.state.counts();
+        let said = |is: fn(&StoredService) -> bool| world.store.values().filter(|it| is(it)).count();
+        let all = said(|it| it.status.conditions.contains_key(PROGRAMMED));
+        prop_assert_eq!(counts.programmed[&ProgrammedCount::Programmed], said(is_true));
+        prop_assert_eq!(counts.programmed.values().sum::<usize>(), all);
+        let ready = BTreeMap::from(GatewayCount::ALL.map(|it| {
+            (it, if it == GatewayCount::Ready { GATEWAYS } else { 0 })
+        }));
+        prop_assert_eq!(counts.gateways, ready);
     }
 }

@@ -23,6 +23,7 @@ use super::answers::is_refusal;
 use super::fair_queue::{FairQueue, Urgency};
 use super::service_record::ServiceRecord;
 use super::settings::REQUEST;
+use super::traffic_events::TrafficEvents;
 use crate::feed::lock;
 
 /// How many Events may wait.
@@ -48,13 +49,18 @@ const REMEMBERED: usize = 4096;
 #[derive(Clone, Debug)]
 pub(super) struct EventRecorder {
     sender: mpsc::Sender<Telling>,
+    traffic: Arc<Mutex<TrafficEvents>>,
 }
 
 impl EventRecorder {
     /// An event recorder, and the task that sends what it is given until the recorder is dropped.
     pub(super) fn new(client: Client, instance: Arc<str>) -> (Self, impl Future<Output = ()>) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        (Self { sender }, tell(client, instance, receiver))
+        let recorder = Self {
+            sender,
+            traffic: Arc::default(),
+        };
+        (recorder, tell(client, instance, receiver))
     }
 
     /// Writes these Events of a Service, and logs them.
@@ -69,6 +75,10 @@ impl EventRecorder {
             ..ObjectReference::default()
         };
         for event in events {
+            let now = Instant::now();
+            if event.is_of_traffic && !lock(&self.traffic).take(&record.uid, &event, now) {
+                continue;
+            }
             if event.is_warning {
                 tracing::warn!(service = %name, reason = event.reason, "{}", event.message);
             } else {
@@ -112,7 +122,9 @@ async fn tell(client: Client, instance: Arc<str>, mut receiver: mpsc::Receiver<T
             () = late => {}
             telling = receiver.recv() => {
                 let Some((about, event)) = telling else { return };
-                if !lock(&said).is_new(key(&about, &event), now) {
+                // Which of these are told has been decided.
+                let is_new = event.is_of_traffic || lock(&said).is_new(key(&about, &event), now);
+                if !is_new {
                     continue;
                 }
                 let namespace: Arc<str> = about.namespace.as_deref().unwrap_or_default().into();

@@ -193,7 +193,8 @@ impl LeasedGateway {
             Ok(told) => told.row.clone(),
             Err(_) => unknown(name),
         };
-        if self.gone {
+        let stopped = self.told.as_ref().is_ok_and(|told| told.stopping);
+        if self.gone && !stopped {
             row.ready = false;
             row.why = match self.renewed {
                 Some(renewed) => format!("it has not been heard of since {renewed}"),
@@ -206,6 +207,7 @@ impl LeasedGateway {
         let status = GatewayStatus {
             row,
             progress,
+            stopped,
             endpoints: self.services.endpoints.clone(),
         };
         Change::Gateway(Arc::clone(name), Some(Arc::new(status)))

@@ -58,6 +58,7 @@ mod snapshot;
 mod status;
 mod store;
 mod store_context;
+mod traffic_events;
 mod watch;
 mod write_objects;
 mod write_queue;

@@ -6,7 +6,7 @@ use fairway_config::exchange::{
 };
 use fairway_config::net::{ListenAddr, Protocol};
 use fairway_config::pool::Forwarding;
-use fairway_controller_core::Settings;
+use fairway_controller_core::{GatewayCount, ProgrammedCount, Settings};
 
 use crate::world::{World, other_pool, pool, port, service, settings};
 
@@ -140,6 +140,42 @@ fn programmed_is_true_only_while_a_live_gateway_serves_every_port_of_this_versio
             "{gateways:?}"
         );
         assert_eq!(world.serving("shop"), *serving, "{gateways:?}");
+        // People are told the condition's sentence, and then what each gateway says.
+        let said = world.explain("shop", "Traffic");
+        let message = world.message("shop", PROGRAMMED).trim_end_matches('.');
+        assert_eq!(said[0], format!("{message}."), "{gateways:?}");
+        let words = |is: &Is| match is {
+            Gone => "does not count: it was stopped",
+            Behind | Earlier | Untold => "has not yet said that it has programmed",
+            Well | Found => "serves it",
+            NoEndpoints => "refuses clients at ports 80/TCP, 81/TCP",
+            NoneAt81 => "refuses clients at port 81/TCP",
+            Unreachable => "reaches no endpoint for port 80/TCP: 10.9.9.9:80 refuses.",
+            Fails => "does not take its traffic: 10.0.0.1:80/TCP: another process holds the port.",
+        };
+        assert_eq!(said.len(), gateways.len() + 1, "{said:?}");
+        for (n, is) in gateways.iter().enumerate() {
+            let sentence = format!("Gateway edge-{n} {}", words(is));
+            assert!(
+                said.iter().any(|it| it.starts_with(&sentence)),
+                "{sentence}: {said:?}"
+            );
+        }
+        // And the same is counted.
+        let counts = world.counts();
+        let reason = match *reason {
+            "PortInUse" => "Other",
+            reason => reason,
+        };
+        let counted = |count: &ProgrammedCount| usize::from(count.as_str() == reason);
+        let wanted = ProgrammedCount::ALL.map(|it| (it, counted(&it)));
+        assert_eq!(counts.programmed, wanted.into(), "{gateways:?}");
+        let silent = gateways.iter().filter(|is| matches!(is, Gone)).count();
+        assert_eq!(counts.gateways[&GatewayCount::Silent], silent);
+        assert_eq!(
+            counts.gateways[&GatewayCount::Ready],
+            gateways.len() - silent
+        );
     }
 }
 

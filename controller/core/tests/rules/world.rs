@@ -11,7 +11,7 @@ use fairway_config::pool::AddressPool;
 use fairway_config::selector::{Expression, Selector};
 use fairway_config::service::*;
 use fairway_config::time::Timestamp;
-use fairway_controller_core::{NodePortRange, Settings, State};
+use fairway_controller_core::{Counts, NodePortRange, Settings, State};
 
 use crate::samples;
 pub(crate) use crate::samples::port;
@@ -51,7 +51,7 @@ fn gateway_status(name: &str, progress: GatewayProgress) -> GatewayStatus {
             name: name.to_owned(),
             version: String::new(),
             ready: true,
-            why: String::new(),
+            why: "it was stopped".to_owned(),
             listening: 0,
             failed: 0,
             connections: 0,
@@ -59,6 +59,7 @@ fn gateway_status(name: &str, progress: GatewayProgress) -> GatewayStatus {
             started: String::new(),
             omitted: 0,
         },
+        stopped: false,
         progress,
         endpoints: Arc::default(),
     }
@@ -371,6 +372,10 @@ impl World {
     /// The message of a condition.
     pub(crate) fn message(&self, name: &str, kind: &str) -> &str {
         &self.status(name).conditions.get(kind).unwrap().message
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.state.counts()
     }
 
     /// What `explain` says under a heading.
