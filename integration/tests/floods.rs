@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket}
 
 tests![
     a_flood_from_forged_addresses_holds_up_no_other_service,
+    a_flood_at_endpoints_that_refuse_holds_up_no_other_service,
     an_endpoint_that_answers_a_thousandfold_holds_up_no_other_service,
     the_largest_datagrams_and_fragments_hold_up_no_other_service,
     forged_icmp_errors_hold_up_no_other_service_and_end_no_flow,
@@ -73,7 +74,11 @@ impl Flooded {
             &dns("flooded", target().into()),
             &slice_of("flooded", &[("", "UDP", PORT)], endpoints),
         ]);
-        let fairway = Fairway::start(&site.edge, &[("all.yaml", &manifests)])?;
+        // A line for each datagram would be the flood.
+        let mut fairway = Fairway::prepare(&site.edge)?.log("info");
+        fairway.write("all.yaml", &manifests)?;
+        fairway.launch()?;
+        fairway.ready()?;
         Ok(Self {
             site,
             fairway,
@@ -243,6 +248,26 @@ fn a_flood_from_forged_addresses_holds_up_no_other_service() -> Result<()> {
         &it.site.client,
         |number| forged_datagram(&socket, number),
         received,
+    )
+}
+
+fn a_flood_at_endpoints_that_refuse_holds_up_no_other_service() -> Result<()> {
+    let all: Vec<IpAddr> = (1..12).map(server).collect();
+    let it = Flooded::new(&all)?;
+    it.site.farm.sysctl("ipv4/icmp_ratelimit", "0")?;
+    // A host of its own limits them in all; a hundred hosts do not.
+    it.site.farm.sysctl("ipv4/icmp_msgs_per_sec", "1000000")?;
+    it.site.farm.sysctl("ipv4/icmp_msgs_burst", "100000")?;
+    let socket = it.site.client.run(raw)?;
+    it.others_are_answered_during(
+        &it.site.client,
+        |number| forged_datagram(&socket, number),
+        |fairway| {
+            fairway.metric(
+                "fairway_datagrams_dropped_total",
+                &["service=\"flooded\"", "reason=\"refused\""],
+            )
+        },
     )
 }
 

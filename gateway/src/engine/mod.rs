@@ -177,6 +177,13 @@ impl Engine {
                 };
                 self.datagrams.answers(slot, flags, &context);
             }
+            Token::Flows(number) => {
+                let context = UdpContext {
+                    shared: &self.shared,
+                    poll: self.mailbox.poll(),
+                };
+                self.datagrams.answers_at(number, &context);
+            }
             Token::Client(number) => {
                 self.step(number, |connection, environment| {
                     connection.client_event(flags, environment)

@@ -1,7 +1,8 @@
 //! epoll(7): the sockets that a worker waits for, and the tokens of their events.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData};
@@ -19,6 +20,9 @@ const EDGES: EventFlags = EventFlags::IN
 /// The most events of one wait.
 const EVENTS: usize = 256;
 
+/// Events taken at once from a [`SubEpoll`].
+const SUB_EVENTS: usize = 64;
+
 /// What an event is about. The numbers are those of this worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Token {
@@ -30,6 +34,8 @@ pub(crate) enum Token {
     Datagrams(u32),
     /// The socket of a UDP flow to its endpoint.
     Flow(u32),
+    /// Sockets of flows of a UDP listener, in a [`SubEpoll`].
+    Flows(u32),
     /// The client's side of a connection.
     Client(u32),
     /// The endpoint's side of one.
@@ -41,7 +47,11 @@ impl Token {
     pub(super) fn connection(self) -> Option<u32> {
         match self {
             Self::Client(number) | Self::Endpoint(number) => Some(number),
-            Self::Wake | Self::Listener(_) | Self::Datagrams(_) | Self::Flow(_) => None,
+            Self::Wake
+            | Self::Listener(_)
+            | Self::Datagrams(_)
+            | Self::Flow(_)
+            | Self::Flows(_) => None,
         }
     }
 
@@ -53,6 +63,7 @@ impl Token {
             Self::Endpoint(number) => (3, number),
             Self::Datagrams(number) => (4, number),
             Self::Flow(number) => (5, number),
+            Self::Flows(number) => (6, number),
         };
         EventData::new_u64((kind << 32) | u64::from(number))
     }
@@ -67,6 +78,7 @@ impl Token {
             3 => Self::Endpoint(number),
             4 => Self::Datagrams(number),
             5 => Self::Flow(number),
+            6 => Self::Flows(number),
             _ => Self::Wake,
         }
     }
@@ -147,6 +159,50 @@ impl Epoll {
     pub(crate) fn wake(&self) {
         // This fails where the counter is full: then the worker has been woken already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+/// An epoll within that of a worker, for the many sockets of one listener: they have one turn in a round
+/// together, however many of them are ready. The kernel gives ready sockets in turn, so thousands of them
+/// would be waited for by all others.
+#[derive(Debug)]
+pub(super) struct SubEpoll(OwnedFd);
+
+impl SubEpoll {
+    /// # Errors
+    /// The process has no file descriptors left.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self(epoll::create(CreateFlags::CLOEXEC)?))
+    }
+
+    /// Waits for this socket too, by level.
+    ///
+    /// # Errors
+    /// As [`Epoll::add`].
+    pub(super) fn add(&self, socket: impl AsFd, token: Token) -> io::Result<()> {
+        Ok(epoll::add(&self.0, socket, token.data(), EventFlags::IN)?)
+    }
+
+    /// Puts into `ready` what some of the sockets have to tell, and does not wait.
+    ///
+    /// # Errors
+    /// None of those of epoll_wait(2) can be met here.
+    pub(super) fn take(&self, ready: &mut Vec<(Token, EventFlags)>) -> io::Result<()> {
+        ready.clear();
+        let mut room = [const { MaybeUninit::uninit() }; SUB_EVENTS];
+        let (events, _) = epoll::wait(&self.0, &mut room, Some(&Timespec::default()))?;
+        ready.extend(
+            events
+                .iter()
+                .map(|event| (Token::of(event.data), event.flags)),
+        );
+        Ok(())
+    }
+}
+
+impl AsFd for SubEpoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

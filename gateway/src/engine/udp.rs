@@ -16,6 +16,9 @@
 //!    `eviction_log`: what the log says when there is no room;
 //! 5. `segments`: sends the datagrams of a flow as GSO segments; `packets`: the system calls.
 //!
+//! The flows of a listener that has many have one turn in a round of the worker together, so that other
+//! Services do not wait until all of them have had theirs.
+//!
 //! An endpoint that refuses a datagram (ICMP port unreachable) before it has answered is passed over: the
 //! datagram goes on to the next endpoint. Where none is left, or where the endpoint had answered before and
 //! the refused datagram is not kept, the client is told.

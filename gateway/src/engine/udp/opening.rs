@@ -14,7 +14,7 @@ use super::proxy::{UdpContext, UdpProxy};
 use super::session::{UdpSession, are_ports_taken, connected};
 use crate::counters::{DropReason, Rejection};
 use crate::descriptors::Permit;
-use crate::engine::poll::{Token, Trigger};
+use crate::engine::poll::Token;
 use crate::hops::{HopFilter, Hops};
 use crate::port::{Active, Port};
 use crate::slot::Target;
@@ -86,7 +86,9 @@ impl UdpProxy {
         }
         let id = self.enter(key, &route, now, context);
         let token = Token::Flow(id.slot());
-        if let Err(error) = context.poll.add(&socket, token, Trigger::Level) {
+        let wait = (context.poll, &context.shared.descriptors);
+        let listener = self.sessions.listener_mut(number)?;
+        if let Err(error) = listener.watch(number, &socket, token, wait) {
             tracing::warn!(%error, "a flow can't be watched");
             port.counters.reject(Rejection::Limit);
             self.sessions.end(id);

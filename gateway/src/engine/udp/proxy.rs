@@ -10,7 +10,7 @@ use super::packets::{self, BATCH, Inbox};
 use super::port_unreachable::PortUnreachable;
 use super::sessions::UdpSessions;
 use crate::engine::mailbox::Receiving;
-use crate::engine::poll::Epoll;
+use crate::engine::poll::{Epoll, EventFlags, Token};
 use crate::shared::GatewayShared;
 use crate::slot::Slot;
 
@@ -18,6 +18,8 @@ use crate::slot::Slot;
 pub(crate) struct UdpProxy {
     pub(super) sessions: UdpSessions,
     pub(super) inbox: Inbox,
+    /// What flows of one listener have to tell. Kept for its memory.
+    pub(super) ready: Vec<(Token, EventFlags)>,
     /// The flow of each message of a batch, and the message's index in the batch. Kept for its memory.
     pub(super) sorted: Vec<(FlowId, usize)>,
     /// Whether the kernel may take and give datagrams as segments of one message (GSO, GRO).
@@ -38,6 +40,7 @@ impl UdpProxy {
         Self {
             sessions: UdpSessions::new(seed),
             inbox: Inbox::new(),
+            ready: Vec::new(),
             sorted: Vec::with_capacity(BATCH),
             offload: shared.udp_offload,
             port_unreachable: PortUnreachable::new(shared.icmp_sockets.clone()),

@@ -1,6 +1,8 @@
 //! The listeners, flows and sessions of a worker, and how they belong together.
 
 use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,9 @@ use fairway_gateway_core::route::Tick;
 
 use super::packets::BATCH;
 use super::session::UdpSession;
+use crate::descriptors::{Descriptors, Permit};
 use crate::engine::mailbox::Receiving;
+use crate::engine::poll::{Epoll, SubEpoll, Token, Trigger};
 use crate::flow_pool::{FlowAllowance, FlowPool};
 use crate::slot::{Slot, Target};
 
@@ -18,6 +22,9 @@ use crate::slot::{Slot, Target};
 /// then on: the kernel's own timeouts for UDP (`nf_conntrack_udp_timeout`, `…_stream`).
 const UNREPLIED: Duration = Duration::from_secs(30);
 const REPLIED: Duration = Duration::from_secs(120);
+
+/// So many flows of a listener are waited for like everything else.
+const DIRECT: usize = 64;
 
 /// The listeners, flows and sessions of a worker.
 pub(super) struct UdpSessions {
@@ -34,8 +41,53 @@ pub(super) struct UdpListener {
     pub(super) receiving: Receiving,
     /// How many messages are taken from it at once.
     pub(super) batch: usize,
+    /// What waits for the sockets of its flows, if they are many.
+    pub(super) sub_epoll: Option<FlowsEpoll>,
     /// The slots of its flows.
     flows: Vec<u32>,
+}
+
+/// What waits for the sockets of many flows of one listener.
+pub(super) struct FlowsEpoll {
+    pub(super) epoll: SubEpoll,
+    _permit: Permit,
+}
+
+impl UdpListener {
+    /// Waits for the answers on a flow's socket. The first [`DIRECT`] flows are among everything that the
+    /// worker waits for, which saves a system call; all others have one turn together.
+    ///
+    /// # Errors
+    /// As [`Epoll::add`].
+    pub(super) fn watch(
+        &mut self,
+        number: u32,
+        socket: &OwnedFd,
+        token: Token,
+        (epoll, descriptors): (&Epoll, &Arc<Descriptors>),
+    ) -> io::Result<()> {
+        if self.flows.len() >= DIRECT && self.sub_epoll.is_none() {
+            // Where there is no descriptor for it, they have their turns with all others.
+            self.sub_epoll = FlowsEpoll::begin(number, epoll, descriptors);
+        }
+        match &self.sub_epoll {
+            Some(flows) if self.flows.len() >= DIRECT => flows.epoll.add(socket, token),
+            _ => epoll.add(socket, token, Trigger::Level),
+        }
+    }
+}
+
+impl FlowsEpoll {
+    fn begin(number: u32, epoll: &Epoll, descriptors: &Arc<Descriptors>) -> Option<Self> {
+        let permit = descriptors.take(None, 1)?;
+        let sub_epoll = SubEpoll::new().ok()?;
+        epoll.add(&sub_epoll, Token::Flows(number), Trigger::Level)
+            .ok()?;
+        Some(Self {
+            epoll: sub_epoll,
+            _permit: permit,
+        })
+    }
 }
 
 impl UdpSessions {
@@ -59,6 +111,7 @@ impl UdpSessions {
         let listener = UdpListener {
             receiving,
             batch: BATCH,
+            sub_epoll: None,
             flows: Vec::new(),
         };
         self.listeners.insert(number, listener);
