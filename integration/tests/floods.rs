@@ -23,6 +23,7 @@ tests![
     an_endpoint_that_answers_a_thousandfold_holds_up_no_other_service,
     the_largest_datagrams_and_fragments_hold_up_no_other_service,
     forged_icmp_errors_hold_up_no_other_service_and_end_no_flow,
+    ten_thousand_flows_that_end_at_once_hold_up_no_other_service,
 ];
 
 const PORT: u16 = 53;
@@ -52,6 +53,10 @@ struct Flooded {
 impl Flooded {
     /// The endpoints of the flooded Service are these servers.
     fn new(endpoints: &[IpAddr]) -> Result<Self> {
+        Self::with(endpoints, &[])
+    }
+
+    fn with(endpoints: &[IpAddr], arguments: &[&str]) -> Result<Self> {
         let site = Site::new()?;
         let others = [
             echo(&site.farm, at(server(0), 8080))?,
@@ -72,11 +77,16 @@ impl Flooded {
             &dns("quiet", vip(2)),
             &slice_of("quiet", &[("", "UDP", PORT)], &[server(0)]),
             &dns("flooded", target().into()),
-            &slice_of("flooded", &[("", "UDP", PORT)], endpoints),
         ]);
         // A line for each datagram would be the flood.
-        let mut fairway = Fairway::prepare(&site.edge)?.log("info");
+        let mut fairway = Fairway::prepare(&site.edge)?
+            .log("info")
+            .arguments(arguments);
         fairway.write("all.yaml", &manifests)?;
+        fairway.write(
+            "flooded.yaml",
+            &slice_of("flooded", &[("", "UDP", PORT)], endpoints),
+        )?;
         fairway.launch()?;
         fairway.ready()?;
         Ok(Self {
@@ -373,6 +383,71 @@ fn forged_icmp_errors_hold_up_no_other_service_and_end_no_flow() -> Result<()> {
             Ok(refused * 200.0)
         },
     )
+}
+
+fn ten_thousand_flows_that_end_at_once_hold_up_no_other_service() -> Result<()> {
+    let it = Flooded::with(&[server(1)], &["--workers", "1"])?;
+    // Servers that say nothing, and refuse nothing.
+    let _servers = it.site.farm.run(|| -> Result<_> {
+        let bound = [1, 2].map(|n| UdpSocket::bind(at(server(n), PORT)));
+        let [one, other] = bound;
+        Ok((one?, other?))
+    })?;
+    let socket = it.site.client.run(raw)?;
+    let flows = || {
+        it.fairway
+            .metric("fairway_flows_active", &["service=\"flooded\""])
+    };
+    let mut number = 0;
+    // The least of several: the machine may be late, and the gateway would be each time.
+    let mut least = Duration::MAX;
+    for next in [2, 1, 2] {
+        wait::until_some("there are ten thousand flows", || {
+            for _ in 0..50 {
+                for _ in 0..100 {
+                    forged_datagram(&socket, number)?;
+                    number += 1;
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            let flows = flows()?;
+            ensure!(flows >= 10_000.0, "{flows}");
+            Ok(())
+        })?;
+        let stop = AtomicBool::new(false);
+        let longest = thread::scope(|scope| {
+            let echo = scope.spawn(|| it.site.client.run(|| longest_echo(&stop)));
+            let other = slice_of("flooded", &[("", "UDP", PORT)], &[server(next)]);
+            let outcome = it.fairway.write("flooded.yaml", &other).and_then(|()| {
+                wait::until_some("all flows have ended", || {
+                    let flows = flows()?;
+                    ensure!(flows == 0.0, "{flows}");
+                    Ok(())
+                })
+            });
+            stop.store(true, Ordering::Relaxed);
+            let longest = echo.join();
+            let longest = longest.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            outcome.and(longest)
+        })?;
+        println!("an echo took {longest:?} at most");
+        least = least.min(longest);
+    }
+    ensure!(least <= SOON, "{least:?}");
+    Ok(())
+}
+
+/// The longest that an echo takes until it is told to stop.
+fn longest_echo(stop: &AtomicBool) -> Result<Duration> {
+    let mut stream = clients::connect_tcp(at(vip(1), 80))?;
+    let mut longest = Duration::ZERO;
+    while !stop.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        stream.write_all(b"x")?;
+        stream.read_exact(&mut [0])?;
+        longest = longest.max(began.elapsed());
+    }
+    Ok(longest)
 }
 
 /// The Internet checksum (RFC 1071).

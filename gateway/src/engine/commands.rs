@@ -34,6 +34,7 @@ impl Engine {
             };
             self.cut_if_told(number);
         }
+        self.datagrams.close_some(PER_ROUND);
     }
 
     fn carry_out(&mut self, command: WorkerCommand) {

@@ -254,7 +254,7 @@ impl Engine {
 
     /// How long the loop may wait for events.
     fn timeout(&mut self) -> Option<Duration> {
-        if !(self.again.is_empty() && self.pending.is_done()) {
+        if !(self.again.is_empty() && self.pending.is_done() && self.datagrams.all_closed()) {
             return Some(Duration::ZERO);
         }
         let now = Instant::now();

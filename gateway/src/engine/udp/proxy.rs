@@ -84,4 +84,14 @@ impl UdpProxy {
         self.sessions.expire(now);
         self.sessions.shrink(&shared.flow_pool);
     }
+
+    /// Closes some sockets of flows that have ended, `most` of them, so that others wait for no more.
+    pub(crate) fn close_some(&mut self, most: u32) {
+        self.sessions.close_some(most as usize);
+    }
+
+    /// Whether no socket is left that has to be closed.
+    pub(crate) fn all_closed(&self) -> bool {
+        self.sessions.all_closed()
+    }
 }

@@ -33,6 +33,8 @@ pub(super) struct UdpSessions {
     pub(super) table: FlowTable,
     /// By the slot of their flow.
     sessions: Vec<Option<UdpSession>>,
+    /// Sessions whose flows have ended, and whose sockets are still to be closed.
+    ended: Vec<UdpSession>,
     allowance: FlowAllowance,
 }
 
@@ -81,7 +83,8 @@ impl FlowsEpoll {
     fn begin(number: u32, epoll: &Epoll, descriptors: &Arc<Descriptors>) -> Option<Self> {
         let permit = descriptors.take(None, 1)?;
         let sub_epoll = SubEpoll::new().ok()?;
-        epoll.add(&sub_epoll, Token::Flows(number), Trigger::Level)
+        epoll
+            .add(&sub_epoll, Token::Flows(number), Trigger::Level)
             .ok()?;
         Some(Self {
             epoll: sub_epoll,
@@ -102,6 +105,7 @@ impl UdpSessions {
             by_listen: HashMap::new(),
             table: FlowTable::new(seed, limits),
             sessions: Vec::new(),
+            ended: Vec::new(),
             allowance: FlowAllowance::default(),
         }
     }
@@ -139,6 +143,7 @@ impl UdpSessions {
             let session = self.sessions.get_mut(slot as usize);
             if let Some(session) = session.and_then(Option::take) {
                 self.table.close(session.id);
+                self.ended.push(session);
             }
         }
     }
@@ -161,15 +166,32 @@ impl UdpSessions {
         let gone = sessions.filter(|session| !stays(session));
         let gone: Vec<FlowId> = gone.map(|session| session.id).collect();
         for id in gone {
-            self.end(id);
+            let session = self.end(id);
+            self.ended.extend(session);
         }
     }
 
     /// Ends the flows that have been idle for too long.
     pub(super) fn expire(&mut self, now: Tick) {
         for id in self.table.expire(now) {
-            drop(self.take(id));
+            let session = self.take(id);
+            self.ended.extend(session);
         }
+    }
+
+    /// Closes some sockets of flows that have ended, `most` of them: to close one is what takes time.
+    pub(super) fn close_some(&mut self, most: usize) {
+        let left = self.ended.len().saturating_sub(most);
+        self.ended.truncate(left);
+        if left == 0 {
+            // Thousands may have ended at once.
+            self.ended.shrink_to(most);
+        }
+    }
+
+    /// Whether all of them are closed.
+    pub(super) fn all_closed(&self) -> bool {
+        self.ended.is_empty()
     }
 
     /// The session in a slot.
