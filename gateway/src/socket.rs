@@ -204,7 +204,7 @@ pub(crate) fn probe(place: BindKey) -> Result<(), BindError> {
 /// they have `SO_REUSEADDR` it does not keep a later socket away from that port.
 pub(crate) fn group(at: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     let mut at = at;
-    let mut sockets = Vec::with_capacity(count);
+    let mut sockets: Vec<TcpListener> = Vec::with_capacity(count);
     for _ in 0..count {
         let socket = Socket::new(
             Domain::for_address(at),
@@ -214,13 +214,23 @@ pub(crate) fn group(at: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>
         if at.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
+        // The first one finds a port that is free, and has it for itself until it listens: the kernel would
+        // give it to another group that is made at the same moment, too.
+        let is_first = sockets.is_empty();
+        let share = || -> io::Result<()> {
+            socket.set_reuse_address(true)?;
+            socket.set_reuse_port(true)
+        };
+        if !is_first {
+            share()?;
+        }
         socket.bind(&at.into())?;
         tune(&socket);
         socket.listen(BACKLOG)?;
+        if is_first {
+            share()?;
+        }
         let listener = TcpListener::from(socket);
-        // The first one finds a port that is free.
         at = listener.local_addr()?;
         sockets.push(listener);
     }

@@ -317,6 +317,27 @@ fn of_two_that_want_a_port_at_the_same_moment_one_fails() {
     }
 }
 
+#[test]
+fn groups_that_are_made_at_the_same_moment_have_ports_of_their_own() {
+    const ROUNDS: usize = 400;
+    let (ips, _alone) = addresses();
+    for ip in &ips {
+        let make = || -> Vec<_> {
+            let made = (0..ROUNDS).map(|_| group(any_port(ip), 2).unwrap());
+            made.collect()
+        };
+        let all: Vec<Vec<TcpListener>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+            let made = threads.into_iter().map(|thread| thread.join().unwrap());
+            made.flatten().collect()
+        });
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let ports: std::collections::BTreeSet<u16> = all.iter().map(|it| port(&it[0])).collect();
+        assert_eq!(ports.len(), all.len(), "groups share a port");
+        assert!(all.iter().all(|it| port(&it[0]) == port(&it[1])));
+    }
+}
+
 /// Tells the test [`another_process`] what to hold.
 const OTHER: &str = "FAIRWAY_TEST_OTHER_PROCESS";
 
