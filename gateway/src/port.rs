@@ -280,7 +280,8 @@ impl Port {
         state.is_some_and(|state| state.failed_dials().is_none())
     }
 
-    /// The eligible endpoints that were unreachable at the last [`Self::review`], ordered by address. Takes no lock.
+    /// The eligible endpoints that were unreachable at the last review of dials, ordered by
+    /// address. Takes no lock.
     pub fn unreachable(&self) -> arc_swap::Guard<Arc<Vec<EndpointAddr>>> {
         self.unreachable.load()
     }
