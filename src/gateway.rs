@@ -142,3 +142,28 @@ fn status(
     });
     status
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_thread_is_stuck_where_it_has_had_something_to_do_for_long_and_did_none_of_it() {
+        let (mut progress, now) = (ControlProgress::default(), Instant::now());
+        // It is through with all of it, however long ago.
+        assert!(!progress.is_stuck(5, 5, now));
+        assert!(!progress.is_stuck(5, 5, now + STUCK * 2));
+        // Busy, and going on.
+        let mut later = now + STUCK * 2;
+        for done in 5..9 {
+            assert!(!progress.is_stuck(done, 10, later));
+            later += STUCK / 2;
+        }
+        // It stands still.
+        assert!(!progress.is_stuck(8, 10, later - Duration::from_millis(1)));
+        assert!(progress.is_stuck(8, 11, later + STUCK / 2));
+        // And goes on.
+        assert!(!progress.is_stuck(9, 11, later + STUCK / 2));
+        assert!(!progress.is_stuck(11, 11, later + STUCK * 2));
+    }
+}

@@ -51,5 +51,8 @@ tests![
     no_text_names_a_metric_that_there_is_not,
     what_an_alert_is_about_is_exported_before_the_first_traffic_and_after_a_restart,
     an_alert_fires_in_the_state_that_it_is_about,
+    an_alert_fires_for_a_gateway_that_nobody_tells_anything,
+    an_alert_fires_when_file_descriptors_run_out,
+    an_alert_fires_when_the_api_server_takes_no_status,
     the_operators_objects_hold_the_same_alerts_and_dashboard,
 ];
