@@ -125,7 +125,12 @@ impl Engine {
         let listen = rustix::net::getsockname(&socket)
             .ok()
             .and_then(|listen| SocketAddr::try_from(listen).ok());
-        let steered = listen.and_then(|listen| self.listeners.steered.get(&ListenAddr(listen)));
+        let listen = listen.map(ListenAddr);
+        if listen.is_some_and(|listen| !self.listeners.steered.contains_key(&listen)) {
+            // The command that brings it was sent before the kernel began to steer, but may still wait behind others.
+            self.carry_out_all();
+        }
+        let steered = listen.and_then(|listen| self.listeners.steered.get(&listen));
         let Some(steered) = steered else {
             // The address is steered no more, or somebody on this host has connected to the socket itself.
             return socket::reset_on_close(&socket);

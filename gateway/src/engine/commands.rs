@@ -17,6 +17,13 @@ impl Engine {
         }
     }
 
+    /// Carries out all commands at once, however many there are.
+    pub(super) fn carry_out_all(&mut self) {
+        self.pending.budget = u32::MAX;
+        self.commands();
+        self.pending.budget = 0;
+    }
+
     /// Does some of the work that earlier rounds have left.
     pub(super) fn do_pending(&mut self) {
         if !self.pending.commands.is_empty() {

@@ -178,3 +178,41 @@ async fn the_health_check_port_tells_how_many_endpoints_are_local() {
     .await;
     running.stop().await;
 }
+
+/// Workers carry out a bounded number of commands in a round, so those of the last of many Services wait a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_connection_that_is_accepted_is_served_among_hundreds_of_services_that_come() {
+    const SERVICES: u16 = 300;
+    for _ in 0..5 {
+        let (addr, backend) = (vip(), echo().await);
+        let running = Running::start(settings(), Vec::new()).await;
+        let specs = (0..SERVICES)
+            .map(|n| service(&format!("many-{n}"), addr, PORT + 100 + n, Protocol::Tcp));
+        // Routes are programmed in the order of names.
+        let mut places: Vec<_> = specs.map(|spec| (spec.name.clone(), spec)).collect();
+        places.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let clients = places.iter().rev().take(8).map(|(_, spec)| {
+            let place = SocketAddr::new(addr, spec.service.ports[0].port);
+            tokio::spawn(async move {
+                let mut stream = loop {
+                    if let Ok(stream) = TcpStream::connect(place).await {
+                        break stream;
+                    }
+                    tokio::task::yield_now().await;
+                };
+                stream.read_u8().await
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        let changes = places.iter().flat_map(|(_, spec)| spec.with(&[backend]));
+        running.send(changes.collect()).await;
+        for client in clients {
+            let greeted = within(client).await.unwrap();
+            assert!(
+                greeted.is_ok(),
+                "it was accepted and then reset: {greeted:?}"
+            );
+        }
+        running.stop().await;
+    }
+}
