@@ -10,14 +10,13 @@
     clippy::panic
 )]
 
-#[path = "data_plane/harness.rs"]
-mod harness;
+mod process;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use fairway_config::net::Protocol;
-use harness::*;
+use process::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const PORT: u16 = 4005;
@@ -33,9 +32,7 @@ async fn idle_connections_are_light_and_without_file_descriptors_accepting_pause
     let addr = vip();
     let vip = SocketAddr::new(addr, PORT);
     let spec = service("bounds", addr, PORT, Protocol::Tcp);
-    // Never accepts: the kernel does, without a file descriptor of this process.
-    let backend = backend();
-    let endpoint = backend.local_addr().unwrap();
+    let (backend, endpoint) = silent_server();
     let running = Running::start(settings(), spec.with(&[endpoint])).await;
     running.listening(vip).await;
     memory(&running, vip, &backend).await;
@@ -43,24 +40,10 @@ async fn idle_connections_are_light_and_without_file_descriptors_accepting_pause
     running.stop().await;
 }
 
-fn backend() -> TcpListener {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    socket.bind(&any.into()).unwrap();
-    socket.listen(4096).unwrap();
-    socket.into()
-}
-
 async fn memory(running: &Running, vip: SocketAddr, backend: &TcpListener) {
     let connected = |count: u64| async move {
         until("the connections are carried", || async {
-            running
-                .gateway
-                .endpoints()
-                .iter()
-                .map(|row| row.active)
-                .sum::<u64>()
-                == count
+            connections_to_endpoints(running) == count
         })
         .await;
     };
@@ -91,9 +74,7 @@ fn resident() -> usize {
 
 async fn files(running: &Running, vip: SocketAddr, backend: &TcpListener) {
     // Made while there are file descriptors: connecting takes none.
-    let clients: Vec<_> = (0..60)
-        .map(|_| socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap())
-        .collect();
+    let clients: Vec<_> = (0..60).map(|_| tcp_socket()).collect();
     let limit = getrlimit(Resource::Nofile);
     let next = std::fs::File::open("/dev/null").unwrap();
     let highest = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&next)).unwrap();

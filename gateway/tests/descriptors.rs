@@ -10,8 +10,7 @@
     clippy::panic
 )]
 
-#[path = "data_plane/harness.rs"]
-mod harness;
+mod process;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -19,9 +18,9 @@ use std::time::Duration;
 
 use fairway_config::net::Protocol;
 use fairway_gateway::GatewaySettings;
-use harness::*;
+use process::*;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
 
 const PORT: u16 = 4006;
 /// For clients, gateway and backend together.
@@ -43,35 +42,21 @@ async fn clients_beyond_the_limit_wait_and_none_is_reset() {
     let addr = vip();
     let vip = SocketAddr::new(addr, PORT);
     let spec = service("few", addr, PORT, Protocol::Tcp);
-    // Never accepts: the kernel does, without a file descriptor of this process.
-    let backend = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    backend.bind(&any.into()).unwrap();
-    backend.listen(4096).unwrap();
-    let endpoint = backend.local_addr().unwrap().as_socket().unwrap();
+    let (backend, endpoint) = silent_server();
     let one_worker = GatewaySettings {
         workers: 1,
         ..settings()
     };
-    let other_vip = SocketAddr::new(harness::vip(), PORT);
+    let other_vip = SocketAddr::new(process::vip(), PORT);
     let other = service("other", other_vip.ip(), PORT, Protocol::Tcp);
     let mut changes = spec.with(&[endpoint]);
     changes.extend(other.with(&[endpoint]));
     let running = Running::start(one_worker, changes).await;
     running.listening(vip).await;
     running.listening(other_vip).await;
-    let carried = || {
-        running
-            .gateway
-            .endpoints()
-            .iter()
-            .map(|row| row.active)
-            .sum::<u64>() as usize
-    };
+    let carried = || connections_to_endpoints(&running) as usize;
 
-    let mut clients: Vec<Socket> = (0..CLIENTS)
-        .map(|_| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap())
-        .collect();
+    let mut clients: Vec<Socket> = (0..CLIENTS).map(|_| tcp_socket()).collect();
     for client in &clients {
         client.connect(&vip.into()).unwrap();
     }
@@ -101,9 +86,7 @@ async fn clients_beyond_the_limit_wait_and_none_is_reset() {
     assert_eq!(failed(), 0);
 
     // What it leaves is for others.
-    let others: Vec<Socket> = (0..OTHERS)
-        .map(|_| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap())
-        .collect();
+    let others: Vec<Socket> = (0..OTHERS).map(|_| tcp_socket()).collect();
     for client in &others {
         client.connect(&other_vip.into()).unwrap();
         client.set_linger(Some(Duration::ZERO)).unwrap();

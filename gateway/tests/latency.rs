@@ -11,8 +11,7 @@
     clippy::panic
 )]
 
-#[path = "data_plane/harness.rs"]
-mod harness;
+mod process;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -23,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use fairway_config::net::Protocol;
 use fairway_gateway::metrics::{self, MetricsSnapshot};
-use harness::*;
+use process::*;
 
 const PORT: u16 = 4008;
 /// Services that come and go, each with a connection.
@@ -85,13 +84,7 @@ fn echoes() -> SocketAddr {
 
 /// A server that keeps what connects to it, and is silent.
 fn keeps() -> SocketAddr {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket
-        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
-        .unwrap();
-    socket.listen(4096).unwrap();
-    let listener = TcpListener::from(socket);
-    let addr = listener.local_addr().unwrap();
+    let (listener, addr) = silent_server();
     std::thread::spawn(move || {
         let mut kept = Vec::new();
         while let Ok((stream, _)) = listener.accept() {
@@ -111,11 +104,6 @@ fn others(addresses: &[IpAddr]) -> Vec<(Spec, SocketAddr)> {
             (spec, addr)
         })
         .collect()
-}
-
-/// How many connections are carried.
-fn carried(running: &Running) -> u64 {
-    running.gateway.row().connections
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -161,7 +149,7 @@ async fn an_echo_does_not_wait_for_a_thousand_services_that_come_change_drain_an
     let open = within(connect(places)).await.unwrap();
     let all = (CROWD + OTHERS + 1) as u64;
     until("all connections are carried", || async {
-        carried(&running) == all
+        connections(&running) == all
     })
     .await;
     scraping_holds_nobody_up(&running, echo, without).await;
@@ -174,14 +162,14 @@ async fn an_echo_does_not_wait_for_a_thousand_services_that_come_change_drain_an
         running.send(changes.collect()).await;
     }
     until("those of the endpoint that went are cut", || async {
-        carried(&running) == all - OTHERS as u64
+        connections(&running) == all - OTHERS as u64
     })
     .await;
     drop(open);
     let places = others.iter().map(|(_, addr)| *addr).collect();
     let open = within(connect(places)).await.unwrap();
     until("all connections are carried again", || async {
-        carried(&running) == all
+        connections(&running) == all
     })
     .await;
     // They go, and drain.

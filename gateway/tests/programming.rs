@@ -10,8 +10,7 @@
     clippy::panic
 )]
 
-#[path = "data_plane/harness.rs"]
-mod harness;
+mod process;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use std::time::{Duration, Instant};
 use fairway_config::exchange::{Batch, Change};
 use fairway_config::net::Protocol;
 use fairway_gateway::metrics::{PROGRAMMING_DURATION, Recorder};
-use harness::*;
+use process::*;
 
 const PORT: u16 = 4007;
 

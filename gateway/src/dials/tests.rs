@@ -94,9 +94,9 @@ impl ControlBench {
 
 /// What was logged.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+struct LogLines(Arc<Mutex<Vec<u8>>>);
 
-impl io::Write for Lines {
+impl io::Write for LogLines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -107,7 +107,7 @@ impl io::Write for Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
+impl<'a> MakeWriter<'a> for LogLines {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -115,7 +115,7 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-impl Lines {
+impl LogLines {
     fn of(work: impl FnOnce()) -> Vec<String> {
         let lines = Self::default();
         let subscriber = tracing_subscriber::fmt()
@@ -133,7 +133,7 @@ impl Lines {
 fn one_warning_names_service_and_endpoint_and_one_line_says_that_it_is_over() {
     let mut bench = ControlBench::new(1, 2);
     let port = bench.port(0);
-    let lines = Lines::of(|| {
+    let lines = LogLines::of(|| {
         fail(&port, 1, 5, 0);
         assert_eq!(bench.look(0), ["shop/s000"]);
         fail(&port, 1, 100, 2_000);
@@ -161,7 +161,7 @@ fn what_nobody_dials_any_more_is_not_said_to_be_unreachable_for_ever() {
     assert_eq!(port.unreachable().len(), 1);
     assert!(bench.dials.due().is_some(), "it is looked at again, untold");
     let later = u64::try_from(LAPSE.as_millis()).unwrap() + 1;
-    let lines = Lines::of(|| assert_eq!(bench.look(later), ["shop/s000"]));
+    let lines = LogLines::of(|| assert_eq!(bench.look(later), ["shop/s000"]));
     assert!(port.unreachable().is_empty());
     assert!(lines[0].contains("nobody dials it"), "{lines:?}");
     assert_eq!(bench.dials.due(), None);
@@ -170,7 +170,7 @@ fn what_nobody_dials_any_more_is_not_said_to_be_unreachable_for_ever() {
 #[test]
 fn a_thousand_endpoints_that_fail_make_a_bounded_number_of_lines_and_hide_no_other_service() {
     let mut bench = ControlBench::new(40, 100);
-    let lines = Lines::of(|| {
+    let lines = LogLines::of(|| {
         for second in 0..30 {
             for service in 0..10 {
                 let port = bench.port(service);

@@ -49,9 +49,9 @@ fn ended(running: &Running) -> (u64, u64) {
 }
 
 /// xorshift (Marsaglia, 2003): a test is to be repeatable.
-struct Random(u64);
+struct Xorshift(u64);
 
-impl Random {
+impl Xorshift {
     fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -64,7 +64,7 @@ impl Random {
 async fn write(
     mut to: tokio::net::tcp::OwnedWriteHalf,
     bytes: Vec<u8>,
-    mut random: Random,
+    mut random: Xorshift,
     most: usize,
 ) {
     let mut rest = &*bytes;
@@ -82,7 +82,7 @@ async fn write(
 /// Reads to the end in pieces of random length.
 async fn read(
     mut from: tokio::net::tcp::OwnedReadHalf,
-    mut random: Random,
+    mut random: Xorshift,
     most: usize,
 ) -> Vec<u8> {
     let mut all = Vec::new();
@@ -113,12 +113,12 @@ async fn carry_pieces(io_uring: bool, seed: u32) {
     settings.io_uring = io_uring;
     let (running, _, vip, listener) = running_with("pieces", settings).await;
     println!("seed {seed}");
-    let mut random = Random((u64::from(seed) << 8) | 1);
+    let mut random = Xorshift((u64::from(seed) << 8) | 1);
     let mut all = Vec::new();
     for number in 0..48 {
         let (client, server) = connected(vip, &listener).await;
         // Some are spliced, some fit into one segment.
-        let length = |random: &mut Random| match number % 4 {
+        let length = |random: &mut Xorshift| match number % 4 {
             0 => random.below(64),
             1 => random.below(100_000),
             2 => 0,
@@ -130,11 +130,11 @@ async fn carry_pieces(io_uring: bool, seed: u32) {
             (0..length).map(|n| (first + n * 7 % 251) as u8).collect()
         };
         let lengths = (
-            length(&mut Random(number + 1)),
-            length(&mut Random(number + 77)),
+            length(&mut Xorshift(number + 1)),
+            length(&mut Xorshift(number + 77)),
         );
         let (up, down) = (content(lengths.0), content(lengths.1));
-        let next = move |n: u64| Random((u64::from(seed) ^ ((number * 8 + n + 1) << 20)) | 1);
+        let next = move |n: u64| Xorshift((u64::from(seed) ^ ((number * 8 + n + 1) << 20)) | 1);
         let (client_read, client_write) = client.into_split();
         let (server_read, server_write) = server.into_split();
         let small = most.min(lengths.0.max(lengths.1) / 50 + 100);
@@ -557,7 +557,7 @@ async fn ports_that_are_used_up_are_said_and_those_of_another_endpoint_or_addres
 
 /// A client that takes none of the ports that the others take.
 fn client_from(from: u16, vip: SocketAddr) -> socket2::Socket {
-    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let client = tcp_socket();
     client
         .bind(&SocketAddr::from(([127, 0, 0, 1], from)).into())
         .unwrap();

@@ -23,7 +23,7 @@ const BODY: usize = 400_000;
 
 /// What ends while the client reads.
 #[derive(Clone, Copy, Debug)]
-enum End {
+enum EndsFirst {
     Process,
     Service,
 }
@@ -59,8 +59,7 @@ async fn answered(app: AppProtocol, drain: Duration) -> (Running, Spec, TcpStrea
     settings.drain_timeout = drain;
     let running = Running::start(settings, spec.with(&[talkative().await])).await;
     running.listening(addr).await;
-    let kind = socket2::Type::STREAM;
-    let client = socket2::Socket::new(socket2::Domain::IPV4, kind, None).unwrap();
+    let client = tcp_socket();
     client.set_recv_buffer_size(4096).unwrap();
     client.connect(&addr.into()).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -83,12 +82,12 @@ fn is_local() -> bool {
     ip("-4 route show table local proto 70").contains(VIP)
 }
 
-async fn every_byte(app: AppProtocol, end: End) {
+async fn every_byte(app: AppProtocol, end: EndsFirst) {
     // Nothing is cut: who waits for that waits in vain.
     let (mut running, spec, mut client) = answered(app, 10 * PATIENCE).await;
     match end {
-        End::Process => running.shutdown.cancel(),
-        End::Service => {
+        EndsFirst::Process => running.shutdown.cancel(),
+        EndsFirst::Service => {
             running.send(vec![spec.gone()]).await;
             running.report(&spec.name, |report| report.is_none()).await;
         }
@@ -116,28 +115,28 @@ async fn every_byte(app: AppProtocol, end: End) {
 #[tokio::test]
 async fn a_slow_reader_has_every_byte_when_the_process_ends() {
     if in_namespace("delivery::a_slow_reader_has_every_byte_when_the_process_ends") {
-        every_byte(AppProtocol::Opaque, End::Process).await;
+        every_byte(AppProtocol::Opaque, EndsFirst::Process).await;
     }
 }
 
 #[tokio::test]
 async fn a_slow_reader_has_every_byte_when_its_service_goes() {
     if in_namespace("delivery::a_slow_reader_has_every_byte_when_its_service_goes") {
-        every_byte(AppProtocol::Opaque, End::Service).await;
+        every_byte(AppProtocol::Opaque, EndsFirst::Service).await;
     }
 }
 
 #[tokio::test]
 async fn a_slow_reader_has_every_byte_of_http_when_the_process_ends() {
     if in_namespace("delivery::a_slow_reader_has_every_byte_of_http_when_the_process_ends") {
-        every_byte(AppProtocol::Http, End::Process).await;
+        every_byte(AppProtocol::Http, EndsFirst::Process).await;
     }
 }
 
 #[tokio::test]
 async fn a_slow_reader_has_every_byte_of_http_when_its_service_goes() {
     if in_namespace("delivery::a_slow_reader_has_every_byte_of_http_when_its_service_goes") {
-        every_byte(AppProtocol::Http, End::Service).await;
+        every_byte(AppProtocol::Http, EndsFirst::Service).await;
     }
 }
 

@@ -19,6 +19,7 @@ use fairway_config::service::{
 use fairway_config::time::Timestamp;
 use fairway_gateway::{Gateway, GatewaySettings};
 use fairway_gateway_core::build::RouteSettings;
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
@@ -376,6 +377,11 @@ pub async fn greeted(vip: SocketAddr) -> (TcpStream, SocketAddr) {
         (stream, line.parse().expect("is an address"))
     })
     .await
+}
+
+/// A TCP socket of IPv4 that is not bound or connected yet.
+pub fn tcp_socket() -> Socket {
+    Socket::new(Domain::IPV4, Type::STREAM, None).expect("there are sockets")
 }
 
 /// A UDP server that answers with its own address, a space and what it was sent.

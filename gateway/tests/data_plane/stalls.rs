@@ -19,7 +19,7 @@ const BODY: usize = 400_000;
 
 /// What an endpoint does when it has said all.
 #[derive(Clone, Copy, Debug)]
-enum End {
+enum EndpointEnd {
     /// It says so, and reads on.
     Half,
     /// It closes its socket.
@@ -29,7 +29,7 @@ enum End {
 }
 
 /// A server that says so many bytes to a client and ends so; it resets when it is told.
-fn says(body: usize, end: End) -> (SocketAddr, Sender<()>) {
+fn says(body: usize, end: EndpointEnd) -> (SocketAddr, Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let (reset, told) = std::sync::mpsc::channel();
@@ -39,12 +39,12 @@ fn says(body: usize, end: End) -> (SocketAddr, Sender<()>) {
             return;
         }
         match end {
-            End::Half => {
+            EndpointEnd::Half => {
                 stream.shutdown(Shutdown::Write).unwrap();
                 let _ = stream.read(&mut [0]);
             }
-            End::Closed => {}
-            End::Reset => {
+            EndpointEnd::Closed => {}
+            EndpointEnd::Reset => {
                 stream.shutdown(Shutdown::Write).unwrap();
                 told.recv().unwrap();
                 let socket = SockRef::from(&stream);
@@ -57,8 +57,7 @@ fn says(body: usize, end: End) -> (SocketAddr, Sender<()>) {
 
 /// A client that reads little at once.
 fn connect(to: SocketAddr) -> TcpStream {
-    let kind = socket2::Type::STREAM;
-    let client = socket2::Socket::new(socket2::Domain::IPV4, kind, None).unwrap();
+    let client = tcp_socket();
     client.set_recv_buffer_size(4096).unwrap();
     client.connect(&to.into()).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -78,7 +77,7 @@ async fn serving(endpoint: SocketAddr) -> (Running, SocketAddr) {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_once_its_endpoint_has_ended_is_reset() {
-    for end in [End::Half, End::Closed] {
+    for end in [EndpointEnd::Half, EndpointEnd::Closed] {
         for client_ends in [false, true] {
             let (endpoint, _reset) = says(BODY, end);
             let (running, place) = serving(endpoint).await;
@@ -106,7 +105,7 @@ async fn a_client_that_takes_nothing_once_its_endpoint_has_ended_is_reset() {
 
 #[tokio::test]
 async fn a_client_that_reads_slowly_has_all_whatever_became_of_its_endpoint() {
-    for end in [End::Half, End::Closed, End::Reset] {
+    for end in [EndpointEnd::Half, EndpointEnd::Closed, EndpointEnd::Reset] {
         let (endpoint, reset) = says(BODY, end);
         let (running, place) = serving(endpoint).await;
         let port = running.gateway.ports().remove(0).1;

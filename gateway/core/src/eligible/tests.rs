@@ -10,7 +10,7 @@ use crate::testing::endpoint;
 /// An endpoint with what its tokens say: `notready`, `serving`, `terminating`, `w=2`, `node=a`,
 /// `zones=a,b`, `nodes=a,b`.
 #[derive(Clone, Debug)]
-struct Given {
+struct GivenEndpoint {
     addr: EndpointAddr,
     ready: bool,
     serving: bool,
@@ -21,7 +21,7 @@ struct Given {
     nodes: Vec<ClusterName>,
 }
 
-impl Given {
+impl GivenEndpoint {
     fn parse(line: &str) -> Self {
         let mut words = line.split_whitespace();
         let addr = endpoint(words.next().expect("an address"));
@@ -90,8 +90,11 @@ fn policy() -> Policy<'static> {
 
 /// The last part of each address that gets traffic.
 fn chosen(lines: &[&str], policy: &Policy<'_>) -> Vec<String> {
-    let given: Vec<_> = lines.iter().map(|line| Given::parse(line)).collect();
-    let outcome = eligible(given.iter().map(Given::candidate), policy);
+    let given: Vec<_> = lines
+        .iter()
+        .map(|line| GivenEndpoint::parse(line))
+        .collect();
+    let outcome = eligible(given.iter().map(GivenEndpoint::candidate), policy);
     outcome
         .kept
         .iter()
@@ -247,8 +250,8 @@ prop_compose! {
         node in prop::option::of(prop_oneof![Just("here"), Just("there")]),
         zones in prop::sample::subsequence(vec!["z1", "z2"], 0..=2),
         nodes in prop::sample::subsequence(vec!["here", "there"], 0..=2),
-    ) -> Given {
-        Given {
+    ) -> GivenEndpoint {
+        GivenEndpoint {
             addr: EndpointAddr(SocketAddr::new(IpAddr::V4(ip), 80)),
             ready,
             serving,
@@ -270,13 +273,13 @@ proptest! {
         turn in 0..20_usize,
     ) {
         let policy = Policy { publish_not_ready, only_node: local.then_some("here"), ..policy() };
-        let outcome = eligible(given.iter().map(Given::candidate), &policy);
+        let outcome = eligible(given.iter().map(GivenEndpoint::candidate), &policy);
         let set = &outcome.set();
         prop_assert!(outcome.is(set), "it is what it comes to");
 
         let mut turned = given.clone();
         turned.rotate_left(turn % given.len().max(1));
-        prop_assert_eq!(&outcome, &eligible(turned.iter().map(Given::candidate), &policy), "free of order");
+        prop_assert_eq!(&outcome, &eligible(turned.iter().map(GivenEndpoint::candidate), &policy), "free of order");
 
         let mut addrs: Vec<_> = set.eligible.iter().map(|endpoint| endpoint.addr)
             .chain(set.excluded.iter().map(|excluded| excluded.addr)).collect();
@@ -288,11 +291,11 @@ proptest! {
         prop_assert!(set.eligible.is_sorted_by_key(|endpoint| endpoint.addr));
         prop_assert!(set.excluded.is_sorted_by_key(|excluded| excluded.addr));
 
-        let usable = |given: &&Given| {
+        let usable = |given: &&GivenEndpoint| {
             guarded(given.addr).is_ok() && given.weight > 0
                 && (!local || given.node.as_deref() == Some("here"))
         };
-        let is_ready = |given: &Given| given.ready || publish_not_ready;
+        let is_ready = |given: &GivenEndpoint| given.ready || publish_not_ready;
         for endpoint in &set.eligible {
             prop_assert!(guarded(endpoint.addr).is_ok(), "never a guarded address");
             prop_assert!(endpoint.weight > 0);
@@ -304,7 +307,7 @@ proptest! {
             let left = given.iter().filter(usable);
             let mut left = left.filter(|given| is_ready(given));
             // A duplicate that wins by readiness may be in maintenance or on another node.
-            let hidden = |one: &Given| given.iter().any(|other| other.addr == one.addr && usable(&other).eq(&false));
+            let hidden = |one: &GivenEndpoint| given.iter().any(|other| other.addr == one.addr && usable(&other).eq(&false));
             prop_assert!(left.all(hidden), "a ready endpoint is never withheld");
         }
     }

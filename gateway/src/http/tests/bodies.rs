@@ -12,7 +12,7 @@ type Pieces = StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, &'static
 
 /// How a body of h2 ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum End {
+enum BodyEnd {
     /// With the last piece, as hyper does where it knows the length.
     Known,
     /// With an empty DATA frame.
@@ -45,7 +45,12 @@ async fn edges() -> [(Edge, Backend); 2] {
     [(to_h1, h1), (to_h2, h2)]
 }
 
-async fn upload(edge: &Edge, pieces: &[&'static str], end: End, length: bool) -> Option<String> {
+async fn upload(
+    edge: &Edge,
+    pieces: &[&'static str],
+    end: BodyEnd,
+    length: bool,
+) -> Option<String> {
     let stream = TcpStream::connect(edge.addr).await.unwrap();
     let (mut client, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
@@ -62,11 +67,11 @@ async fn upload(edge: &Edge, pieces: &[&'static str], end: End, length: bool) ->
         .map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes()))))
         .collect();
     match end {
-        End::Known | End::EmptyData => {}
-        End::Trailers => frames.push(Ok(Frame::trailers(HeaderMap::new()))),
-        End::Reset => frames.push(Err("broken off")),
+        BodyEnd::Known | BodyEnd::EmptyData => {}
+        BodyEnd::Trailers => frames.push(Ok(Frame::trailers(HeaderMap::new()))),
+        BodyEnd::Reset => frames.push(Err("broken off")),
     }
-    let body: BoxBody<Bytes, &'static str> = if end == End::Known {
+    let body: BoxBody<Bytes, &'static str> = if end == BodyEnd::Known {
         let whole = Full::new(Bytes::from(pieces.concat()));
         whole.map_err(|never| match never {}).boxed()
     } else {
@@ -85,11 +90,16 @@ async fn upload(edge: &Edge, pieces: &[&'static str], end: End, length: bool) ->
 async fn however_an_h2_upload_ends_other_clients_are_answered() {
     for (edge, backend) in edges().await {
         for pieces in [&[][..], &["hello"], &["hello", "world"]] {
-            for end in [End::Known, End::EmptyData, End::Trailers, End::Reset] {
+            for end in [
+                BodyEnd::Known,
+                BodyEnd::EmptyData,
+                BodyEnd::Trailers,
+                BodyEnd::Reset,
+            ] {
                 for length in [false, true] {
                     let what = format!("{pieces:?}, {end:?}, length known: {length}");
                     let count = upload(&edge, pieces, end, length).await;
-                    if end != End::Reset {
+                    if end != BodyEnd::Reset {
                         let sent: usize = pieces.iter().map(|piece| piece.len()).sum();
                         assert_eq!(count, Some(sent.to_string()), "{what}");
                     }
@@ -172,14 +182,14 @@ async fn however_an_http1_upload_ends_other_clients_are_answered() {
 }
 
 /// A server that takes one connection, reads a request's head, and then does what it is told.
-struct Told {
+struct ScriptedServer {
     addr: SocketAddr,
     tell: mpsc::UnboundedSender<&'static str>,
     /// What came in, the head included.
     came: mpsc::UnboundedReceiver<String>,
 }
 
-async fn told() -> Told {
+async fn told() -> ScriptedServer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (tell, mut orders) = mpsc::unbounded_channel::<&'static str>();
@@ -204,7 +214,7 @@ async fn told() -> Told {
             }
         }
     });
-    Told { addr, tell, came }
+    ScriptedServer { addr, tell, came }
 }
 
 /// What is waited for, within a time that is long for a loaded machine.

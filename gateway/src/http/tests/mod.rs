@@ -192,7 +192,7 @@ impl Drop for Backend {
     }
 }
 
-type Body = BoxBody<Bytes, Infallible>;
+type BackendBody = BoxBody<Bytes, Infallible>;
 
 impl Backend {
     async fn http1(name: &'static str) -> Self {
@@ -245,7 +245,7 @@ async fn answer(
     name: &'static str,
     request: Request<Incoming>,
     go_on: Arc<Notify>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<BackendBody>, Infallible> {
     let body = match request.uri().path() {
         "/headers" => {
             let mut lines = String::new();
