@@ -105,7 +105,7 @@ pub enum Rejection {
     NoEndpoint,
     /// It is a node that this port forwards to: a loop.
     Loop,
-    /// A table is full.
+    /// A limit is reached: of UDP flows, or of file descriptors.
     Limit,
 }
 
@@ -129,11 +129,11 @@ impl Rejection {
 pub enum DropReason {
     /// The queue of the socket that was to send it was full.
     QueueFull,
-    /// It is longer than what the way takes.
+    /// It is too long for the path.
     TooLong,
     /// The endpoint refused it, and no other one was left to try.
     Refused,
-    /// There is no way to where it was to go.
+    /// There is no route to its destination.
     Unreachable,
     /// Anything else.
     Other,

@@ -1,9 +1,8 @@
 //! What `/metrics` shows.
 //!
-//! Two sources, one text. Series of a Service come and go with the Service, which a recorder can't do,
-//! so [`render`] makes them (and all gauges of state) from the tables that there are anyway. What is
-//! counted where it happens and lives as long as the process goes through the `metrics` macros into the
-//! [`Recorder`].
+//! The text has two sources. The series of a Service come and go with the Service, which a recorder can't do. So
+//! [`render`] makes these, and all gauges of state, from tables that exist anyway. Counters that live as long as the
+//! process go through the `metrics` macros into the [`Recorder`].
 //!
 //! Reading order: [`MetricsSnapshot`], what there is to show; [`render`]; `ports`, the series of Services;
 //! [`recorder`]; [`exposition`], the formats.
@@ -25,14 +24,13 @@ use self::exposition::{Exposition, Labels, MetricKind};
 pub use self::recorder::{InstallError, Recorder};
 use crate::port::Port;
 
-/// Histogram: from a change in the store to its being worked in, in seconds.
+/// Histogram: the time from a change in the store until it is applied, in seconds.
 pub const SYNC_DURATION: &str = "fairway_sync_duration_seconds";
-/// Histogram: from a change, as the store dates it, to the first connection that it can serve, in
-/// seconds.
+/// Histogram: the time from a change, as the store dates it, until connections can use it, in seconds.
 pub const PROGRAMMING_DURATION: &str = "fairway_programming_duration_seconds";
 /// Counter: reads and writes of the store that failed; label `operation`.
 pub const STORE_ERRORS: &str = "fairway_store_errors_total";
-/// Counter: looks at the manifests; bounded by time, however many changes there are.
+/// Counter: passes over the manifests. Their rate is bounded, however many changes there are.
 pub const MANIFEST_PASSES: &str = "fairway_manifest_passes_total";
 /// Gauge: problems that there are in the manifests now.
 pub const MANIFEST_ERRORS: &str = "fairway_manifest_errors";
@@ -40,10 +38,10 @@ pub const MANIFEST_ERRORS: &str = "fairway_manifest_errors";
 pub const EVENTS_DROPPED: &str = "fairway_events_dropped_total";
 /// Counter: lines of the log that found no room, as its reader did not take them.
 pub const LOG_LINES_DROPPED: &str = "fairway_log_lines_dropped_total";
-/// Gauge: objects of which the store does not take what was decided.
+/// Gauge: objects whose write the store rejects.
 pub const REJECTED_WRITES: &str = "fairway_rejected_writes";
 
-/// What [`render`] makes series of. Where there is nothing a family has no series.
+/// The data of which [`render`] makes series.
 #[derive(Clone, Debug, Default)]
 pub struct MetricsSnapshot {
     /// Fairway's version.

@@ -1,12 +1,12 @@
 //! Which endpoint each client was given: `sessionAffinity: ClientIP`.
 //!
-//! The [ranking](crate::rank) alone would keep a client where it is as long as endpoints stay what
-//! they are. The table on top of it keeps a client when an endpoint joins that would rank higher,
-//! for as long as the Service's `timeoutSeconds`, counted from the client's last connection.
+//! The [ranking](crate::rank) alone sends a client to the same endpoint as long as the endpoints stay the same.
+//! When an endpoint joins that ranks higher for the client, this table keeps the client where it is, for the
+//! Service's `timeoutSeconds`, counted from the client's last connection.
 //!
-//! Bounded: past [`CAPACITY`] the client that was seen least recently is forgotten, which costs it
-//! no more than a fresh look at the ranking. A table that never had clients takes a pointer; one whose
-//! clients' time is over gives their memory back when it [expires](Affinity::expire).
+//! The table is bounded (LRU): beyond [`CAPACITY`] the client that was seen least recently is forgotten, and goes by
+//! the ranking next time. A table that never had clients takes the memory of a pointer; the memory of clients whose
+//! timeout is over is given back by [`Affinity::expire`]. Local to this process.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -20,16 +20,16 @@ use siphasher::sip::SipHasher13;
 use crate::lru::Lru;
 use crate::route::Tick;
 
-/// Clients that one port of a Service remembers at most.
+/// The most clients that one port of a Service remembers.
 pub const CAPACITY: usize = 65_536;
 
-/// A part that has memory for this many times the clients that it remembers gives it back.
+/// A shard with memory for this many times the clients that it remembers gives memory back.
 const SPARSE: usize = 8;
 
-/// The table is in parts with a lock each, so that workers seldom meet.
+/// The number of shards. Each has a lock of its own, so that workers seldom wait for each other.
 const SHARDS: usize = 16;
 
-/// From client to endpoint, for one port of a Service.
+/// The affinity table of one port of a Service: from client to endpoint.
 #[derive(Debug)]
 pub struct Affinity {
     seed: u64,
@@ -37,7 +37,7 @@ pub struct Affinity {
 }
 
 impl Affinity {
-    /// An empty table. The seed keeps clients from choosing addresses that meet in one shard.
+    /// An empty table. The seed of the hash keeps clients from choosing addresses that fall into one shard.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
@@ -45,8 +45,8 @@ impl Affinity {
         }
     }
 
-    /// The endpoint that `client` was given, if that is no longer ago than `timeout` and `usable`
-    /// says yes to it. It counts as seen now.
+    /// The endpoint of `client`, if its last connection is at most `timeout` ago and the endpoint is `usable`. The
+    /// client counts as seen now.
     pub fn get(
         &self,
         client: IpAddr,
@@ -70,14 +70,14 @@ impl Affinity {
         Some(endpoint)
     }
 
-    /// `client` was given `endpoint` now.
+    /// Notes that `client` got `endpoint` now.
     pub fn put(&self, client: IpAddr, endpoint: EndpointAddr, now: Tick) {
         let key = self.key(client);
         self.shard(key).put(key, endpoint, now);
     }
 
-    /// Forgets the clients whose time is over, and gives back the memory that they took. To be called now and
-    /// then. Each lock is held for a part of the table, a fraction of a millisecond.
+    /// Forgets the clients whose timeout is over, and gives back their memory. To be called from time to time. Holds
+    /// the lock of one shard at a time, for a fraction of a millisecond.
     pub fn expire(&self, now: Tick, timeout: Duration) {
         for shard in self
             .shards
@@ -99,8 +99,7 @@ impl Affinity {
         shards.map(|shard| lock(shard).capacity()).sum()
     }
 
-    /// How many clients are remembered, those among them whose time is over but whose place was
-    /// not needed yet.
+    /// How many clients are remembered, those included whose timeout is over and which were not forgotten yet.
     pub fn len(&self) -> usize {
         let shards = self
             .shards
@@ -131,7 +130,7 @@ impl Affinity {
 
     fn shard(&self, key: Key) -> MutexGuard<'_, Shard> {
         let shards = self.shards.get_or_init(Box::default);
-        // The top bits: the map inside the shard goes by the low ones.
+        // The top bits choose the shard: the map inside it uses the low ones.
         lock(&shards[(key.hash >> 60) as usize % SHARDS])
     }
 }
@@ -153,14 +152,14 @@ impl std::hash::Hash for Key {
     }
 }
 
-/// Hands on the hash that a [`Key`] brings along.
+/// A hasher that returns the hash that a [`Key`] has already.
 #[derive(Clone, Copy, Debug, Default)]
 struct Hashed(u64);
 
 impl Hasher for Hashed {
     fn finish(&self) -> u64 {
-        // The map takes its tags from the top seven bits, four of which are the same for the whole
-        // shard: turned, so that they are not.
+        // The map uses the top seven bits, too, of which four are the same in the whole shard. So the hash is
+        // rotated.
         self.0.rotate_left(32)
     }
 
@@ -214,8 +213,7 @@ impl Shard {
             self.order.touch(*slot);
             return;
         }
-        // One timeout for the whole table makes the oldest the first to expire, too: whether it
-        // has or not, it is the one to go.
+        // All clients have the same timeout, so the one that was seen least recently is also the first to expire.
         if self.index.len() >= CAPACITY / SHARDS
             && let Some(oldest) = self.order.oldest()
         {
@@ -255,7 +253,7 @@ impl Shard {
             }
             self.forget(oldest);
         }
-        // One that grows again soon would be copied for nothing.
+        // Not for a small gain: a table that grows again soon would be copied in vain.
         if self.index.len() * SPARSE <= self.capacity() {
             self.shrink();
         }
@@ -265,7 +263,7 @@ impl Shard {
         self.entries.capacity().max(self.index.capacity())
     }
 
-    /// Copies what there is to where it takes no more memory than it needs.
+    /// Copies the entries to new memory of the size that they need.
     fn shrink(&mut self) {
         let mut old = std::mem::take(self);
         while let Some(oldest) = old.order.oldest() {

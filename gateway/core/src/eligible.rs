@@ -1,10 +1,10 @@
-//! Which endpoints get traffic: every readiness, traffic-policy, topology, weight and guard rule,
-//! in one pure function.
+//! Which endpoints get traffic: all rules about readiness, traffic policy, topology, weight and the guard, in one
+//! pure function.
 //!
-//! The rules are those of Kubernetes' `CategorizeEndpoints` (`pkg/proxy/topology.go`), with what a
-//! gateway has on top of them. In this order:
-//! 1. what must never be dialled, or is in maintenance (weight 0), is out before all else, even
-//!    where it is the last one;
+//! The rules are those of Kubernetes' `CategorizeEndpoints` (`pkg/proxy/topology.go`), and some of a gateway's own.
+//! In this order:
+//! 1. an endpoint that must never be dialled, or is in maintenance (weight 0), is left out first, even where it is
+//!    the last one;
 //! 2. `externalTrafficPolicy: Local` on a node of the cluster leaves that node's endpoints;
 //! 3. those that are ready get the traffic;
 //! 4. of these, topology hints leave the ones for this node (KEP-3015) or this zone (KEP-4444),
@@ -44,12 +44,11 @@ pub struct EndpointCandidate<'a> {
     pub weight: u16,
     /// Its name for people.
     pub target: Option<&'a Arc<str>>,
-    /// It is out, whatever else holds of it: forwarding to node ports, and the node is left out;
-    /// the words say why.
+    /// Why it is left out in any case: forwarding to node ports, and the node is excluded.
     pub barred: Option<&'a str>,
 }
 
-/// What the rules go by, apart from the endpoints.
+/// The input of the rules, apart from the endpoints.
 pub struct Policy<'a> {
     /// `publishNotReadyAddresses`.
     pub publish_not_ready: bool,
@@ -65,8 +64,8 @@ pub struct Policy<'a> {
     pub check: &'a dyn Fn(EndpointAddr) -> Result<(), Refusal>,
 }
 
-/// What the rules come to, before it is known whether it is what was there: that is usual, and then
-/// nothing has to be made.
+/// The result of the rules. It borrows from the candidates, because it is usually the same as before, and then
+/// nothing has to be allocated.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Eligible<'a> {
     /// Those that get traffic, ordered by address.
@@ -78,12 +77,12 @@ pub struct Eligible<'a> {
 }
 
 impl Eligible<'_> {
-    /// Both as a value of their own.
+    /// The result as an [`EndpointSet`].
     pub fn set(&self) -> EndpointSet {
         EndpointSet::new(self.kept.iter().map(admit).collect(), self.excluded.clone())
     }
 
-    /// Whether that value would be this one.
+    /// Whether the result equals this set.
     pub fn is(&self, set: &EndpointSet) -> bool {
         let same = |(kept, endpoint): (&EndpointCandidate<'_>, &Endpoint)| {
             kept.addr == endpoint.addr
@@ -97,14 +96,14 @@ impl Eligible<'_> {
     }
 }
 
-/// Applies the rules to `candidates`, in any order and with duplicates, which are merged as
-/// kube-proxy does: the ready one wins over the serving one over the rest.
+/// Applies the rules to `candidates`, which may come in any order and with duplicates. Duplicates are merged as in
+/// kube-proxy: a ready one counts before a serving one, and that before the others.
 pub fn eligible<'a>(
     candidates: impl IntoIterator<Item = EndpointCandidate<'a>>,
     policy: &Policy<'_>,
 ) -> Eligible<'a> {
     let mut excluded = Vec::new();
-    // The list is worked on where it is: what is out leaves it.
+    // Endpoints that are left out are removed from the list.
     let mut left = merge(candidates);
     retain(&mut left, &mut excluded, |candidate| {
         barred(candidate, policy)
@@ -145,7 +144,7 @@ pub fn eligible<'a>(
     }
 }
 
-/// Takes out those that there is a reason to exclude.
+/// Removes the candidates that there is a reason to exclude.
 fn retain(
     left: &mut Vec<EndpointCandidate<'_>>,
     excluded: &mut Vec<Excluded>,
@@ -164,7 +163,7 @@ fn merge<'a>(
     candidates: impl IntoIterator<Item = EndpointCandidate<'a>>,
 ) -> Vec<EndpointCandidate<'a>> {
     let mut all: Vec<_> = candidates.into_iter().collect();
-    // What decides comes first, the rest makes the outcome free of order.
+    // The first fields decide which duplicate counts. The others make the result independent of the order.
     all.sort_unstable_by(|a, b| {
         let key = |c: &EndpointCandidate<'a>| {
             (
@@ -184,7 +183,7 @@ fn merge<'a>(
     all
 }
 
-/// Why a candidate is out whatever the others are.
+/// Why a candidate is left out, whatever the others are.
 fn barred(candidate: &EndpointCandidate<'_>, policy: &Policy<'_>) -> Option<Exclusion> {
     if let Err(refusal) = (policy.check)(candidate.addr) {
         return Some(Exclusion::Refused(refusal.to_string()));
@@ -201,18 +200,18 @@ fn barred(candidate: &EndpointCandidate<'_>, policy: &Policy<'_>) -> Option<Excl
     elsewhere.then_some(Exclusion::NotLocal)
 }
 
-/// What topology hints leave.
+/// How topology hints are applied.
 enum Hints<'a> {
-    /// Everything.
+    /// They are not: all endpoints stay.
     Ignored,
-    /// What is hinted for this node.
+    /// Endpoints with a hint for this node stay.
     Node(&'a str),
-    /// What is hinted for this zone.
+    /// Endpoints with a hint for this zone stay.
     Zone(&'a str),
 }
 
 impl<'a> Hints<'a> {
-    /// How the hints of the ready endpoints are to be taken.
+    /// How the hints of the ready endpoints are applied.
     fn of<'r, 'c: 'r>(
         ready: impl Iterator<Item = &'r EndpointCandidate<'c>> + Clone,
         policy: &Policy<'a>,

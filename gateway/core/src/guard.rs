@@ -1,10 +1,10 @@
-//! What must never be dialled, whoever asks for it: an author of Endpoints, or a DNS server.
+//! The addresses that are never dialled, whoever names them: the author of an EndpointSlice, or a DNS server.
 //!
-//! Without a guard a manifest is a way into the gateway's own network position: `169.254.169.254`
-//! (a cloud's metadata), `127.0.0.1:9901` (the admin address), a VIP (a loop through the gateway
-//! itself), the cluster IP of a Service (a loop through the nodes' own proxy, or another tenant's
-//! Service behind the back of its network policies). The rules look at addresses alone, so an address that comes from DNS passes the same
-//! ones as one from an EndpointSlice.
+//! Without this guard a manifest could use the gateway's network position to reach what its author must not reach:
+//! `169.254.169.254` (a cloud's metadata), `127.0.0.1:9901` (the admin address), a VIP (a loop through the gateway
+//! itself), or the cluster IP of a Service (a loop through the nodes' own proxy, or another tenant's Service past
+//! its network policies). The rules look at addresses alone, so they are the same for an address from DNS and for
+//! one from an EndpointSlice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -51,7 +51,7 @@ pub enum Refusal {
     OwnListener,
 }
 
-/// What is known of addresses that must not be dialled.
+/// The addresses that must not be dialled, as far as they are known.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     allow_loopback: bool,
@@ -59,7 +59,8 @@ pub struct Guard {
     /// How often `host` has changed.
     version: u64,
     external: BTreeSet<IpAddr>,
-    /// With the Services that have them: in a cluster one for each, in a directory whoever says so.
+    /// Cluster IPs with the Services that have them. In a cluster each has one Service; in a directory of manifests
+    /// several may claim the same.
     cluster_ips: BTreeSet<(IpAddr, ServiceName)>,
     pools: BTreeMap<ClusterName, (Precedence, Vec<AddressRange>)>,
     /// Ranges of all pools by first address, none of which overlap; see [`merge`].
@@ -76,8 +77,8 @@ impl Guard {
         }
     }
 
-    /// The host's addresses and those that Services hold outside every pool are now these; whether
-    /// that is news.
+    /// Sets the host's addresses, and those that Services hold outside every pool. Returns whether anything has
+    /// changed.
     pub fn set_own(&mut self, host: BTreeSet<IpAddr>, external: BTreeSet<IpAddr>) -> bool {
         let news = self.host != host || self.external != external;
         self.version += u64::from(self.host != host);
@@ -86,12 +87,12 @@ impl Guard {
         news
     }
 
-    /// The host's addresses, and a number that is another one whenever they have changed.
+    /// The host's addresses, with a version number that changes whenever they do.
     pub fn host(&self) -> (u64, &BTreeSet<IpAddr>) {
         (self.version, &self.host)
     }
 
-    /// A pool now has this place among the others and these ranges; none where it is gone.
+    /// Sets the precedence and the ranges of a pool; none: it is gone.
     pub fn set_pool(&mut self, name: &ClusterName, pool: Option<(Precedence, Vec<AddressRange>)>) {
         match pool {
             Some(pool) => self.pools.insert(name.clone(), pool),
@@ -100,7 +101,7 @@ impl Guard {
         self.ranges = merge(&self.pools);
     }
 
-    /// A Service has this cluster IP from now on, or no longer.
+    /// Notes that a Service has this cluster IP, or no longer has it.
     pub fn set_cluster_ip(&mut self, address: IpAddr, service: &ServiceName, has: bool) {
         let key = (address.to_canonical(), service.clone());
         if has {
@@ -142,10 +143,13 @@ impl Guard {
         self.pool_of(address).is_some()
     }
 
-    /// Whether `address` may be dialled, and why not.
+    /// Checks whether `address` may be dialled.
     ///
-    /// IPv6 forms that carry an IPv4 address (mapped, compatible, NAT64, 6to4) are judged by the
-    /// IPv4 address too, since that is where a packet to them can end up.
+    /// # Errors
+    /// The reason why it must not.
+    ///
+    /// IPv6 forms that contain an IPv4 address (mapped, compatible, NAT64, 6to4) are checked by the IPv4 address,
+    /// too, because packets to them can end up there.
     pub fn check(&self, address: IpAddr) -> Result<(), Refusal> {
         self.judge(address)?;
         match unwrap_embedded(address) {

@@ -1,14 +1,15 @@
 //! Which endpoint gets a connection: routes, eligible endpoints, balancing, affinity, UDP flows.
 //!
-//! Pure: no runtime, no clock, no socket. Time comes in as a [`Tick`](route::Tick), seeds come in as arguments.
+//! Pure: no runtime, no clock, no socket. Time comes in as a [`Tick`](route::Tick), and seeds are arguments.
 //!
 //! Reading order:
 //! 1. [`route`]: what the data plane needs to know of one Service, as plain values;
-//! 2. [`guard`]: what must never be dialled;
-//! 3. [`eligible`]: every readiness, traffic-policy and topology rule, in one function;
-//! 4. [`build`]: from stored objects to routes, at the cost of what changed;
-//! 5. [`rank`], [`affinity`], `turns`, [`pick`]: from a client to an endpoint;
-//! 6. [`reachability`]: whether an endpoint is reached, by what its last dials came to;
+//! 2. [`guard`]: the addresses that are never dialled;
+//! 3. [`eligible`]: which endpoints get traffic: all rules in one function;
+//! 4. [`build`]: from stored objects to routes, at the cost of what has changed;
+//! 5. [`rank`] (rendezvous hashing), [`affinity`] (an LRU table), `turns` (weighted round-robin), [`pick`]: from a
+//!    client to an endpoint;
+//! 6. [`reachability`]: whether an endpoint can be reached, by the outcome of its last dials;
 //! 7. [`flows`]: the UDP flow table;
 //! 8. [`source_pool`]: which of the host's addresses endpoints are dialled from.
 

@@ -6,7 +6,7 @@
 /// No slot.
 const NONE: u32 = u32::MAX;
 
-/// The links of all lists over the slots of one table. A slot is in one list at most.
+/// The links of all lists of one table's slots. A slot is in at most one list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LruLinks(Vec<Link>);
 
@@ -16,7 +16,7 @@ struct Link {
     newer: u32,
 }
 
-/// One list. Every call for it has to be given the same links.
+/// One list. Every call has to be given the same links.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LruList {
     oldest: u32,

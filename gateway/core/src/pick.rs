@@ -1,10 +1,11 @@
 //! The choice of an endpoint for a client.
 //!
-//! What is eligible was decided when the route was [built](crate::build). Here a client with
-//! affinity goes to the endpoint it had, else to the best of its [ranking](crate::rank). A UDP flow
-//! without affinity goes to the best of the ranking of its client's address and port, so that it comes to
-//! the same endpoint after a restart. All others are spread in turn. Shares are exact: over as many picks as the weights sum up to, each endpoint
-//! gets as many as its weight, however many threads pick.
+//! Which endpoints are eligible was decided when the route was [built](crate::build). Among these:
+//! - a client with affinity goes to the endpoint that it had, else to the best of its [ranking](crate::rank);
+//! - a UDP flow without affinity goes to the best of the ranking for its client's address and port, so that it gets
+//!   the same endpoint after a restart;
+//! - all other connections are spread by weighted round-robin. Shares are exact: in as many picks as the sum of the
+//!   weights, each endpoint gets as many as its weight, however many threads pick.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +18,8 @@ use crate::rank;
 use crate::route::{Endpoint, EndpointSet, RoutePort, Tick};
 use crate::turns::Turns;
 
-/// Chooses endpoints for one port of a Service, and remembers what outlives a rebuild of its route:
-/// whose turn it is, and which client is where. Shared by all workers.
+/// Chooses endpoints for one port of a Service. Keeps the state that a new route must not reset: the round-robin's
+/// turn, and the affinity of clients. Shared by all workers, local to this process.
 #[derive(Debug)]
 pub struct Balancer {
     turn: AtomicU64,
@@ -27,10 +28,10 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// A balancer that remembers nothing yet. The seed decides with which endpoint it begins, so
-    /// that a thousand ports (or ten gateways) do not all begin with the first.
+    /// A balancer without state. The seed decides with which endpoint the round-robin begins, so that a thousand
+    /// ports (or ten gateways) do not all begin with the first.
     pub fn new(seed: u64) -> Self {
-        // Far from the wrap-around, where a turn would not follow on the one before it.
+        // Far from the overflow, where the order of turns would break once.
         let start = seed >> 1;
         Self {
             turn: AtomicU64::new(start),
@@ -39,16 +40,15 @@ impl Balancer {
         }
     }
 
-    /// The endpoint for a client, none of `tried` among them; nothing where none is left.
+    /// The endpoint for a client's connection, without those in `tried`; none where none is left.
     ///
-    /// With affinity the endpoint that was given last is remembered, so a client whose endpoint
-    /// could not be reached stays with the one that could. Without, a retry takes a turn of its
-    /// own over what is left: what a dead endpoint can't take is spread evenly, instead of falling
-    /// to its neighbour.
+    /// With affinity the last endpoint is remembered, so a client whose endpoint could not be reached stays with
+    /// the one that could. Without affinity a retry takes the next turn among the endpoints that are left: the
+    /// connections of a dead endpoint are spread evenly, and do not all go to its neighbour.
     ///
-    /// Without affinity it takes no lock and constant time (the logarithm of the endpoints where
-    /// their weights differ); with it, one lock of 16, and for a client that is not remembered a
-    /// pass over the endpoints: see [`crate::rank`] for numbers.
+    /// Without affinity this takes no lock and constant time (the logarithm of the number of endpoints where their
+    /// weights differ). With affinity it takes one of 16 locks, and for a client that is not remembered a pass over
+    /// the endpoints: see [`crate::rank`] for numbers.
     pub fn pick<'a>(
         &self,
         route: &'a RoutePort,
@@ -63,8 +63,8 @@ impl Balancer {
         }
     }
 
-    /// Forgets the clients whose time is over, all of them where clients have no time any more. To be called
-    /// now and then.
+    /// Forgets the clients whose affinity has timed out; all clients where the port has no affinity any more. To be
+    /// called from time to time.
     pub fn expire(&self, route: &RoutePort, now: Tick) {
         match route.affinity {
             Some(timeout) => self.affinity.expire(now, timeout),
@@ -72,9 +72,9 @@ impl Balancer {
         }
     }
 
-    /// The endpoint for a UDP flow of a client, none of `tried` among them; nothing where none is left.
+    /// The endpoint for a UDP flow of a client, without those in `tried`; none where none is left.
     ///
-    /// Without affinity it is a pass over the endpoints: see [`crate::rank`] for numbers.
+    /// Without affinity this is a pass over the endpoints: see [`crate::rank`] for numbers.
     pub fn pick_for_flow<'a>(
         &self,
         route: &'a RoutePort,

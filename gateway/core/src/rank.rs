@@ -1,8 +1,8 @@
-//! Which endpoint a client belongs to: weighted rendezvous hashing.
+//! The ranking of endpoints for a client: weighted rendezvous hashing.
 //!
-//! Every endpoint gets a score for the client, and the best one takes it. Whoever knows the same
-//! endpoints comes to the same choice, without a word between gateways and across restarts; an
-//! endpoint that leaves moves only its own clients, one that joins takes `1/(n+1)` from all alike
+//! Every endpoint gets a score for the client, and the best one is chosen. Gateways that know the same endpoints
+//! make the same choice without talking to each other, and so does a gateway after a restart. An endpoint that
+//! leaves moves only its own clients; one that joins takes `1/(n+1)` of the clients from all others alike
 //! (Thaler and Ravishankar, *Using name-based mappings to increase hit rates*, 1998; weights as in
 //! Mosko, *Weighted HRW*, draft-ietf-bess-weighted-hrw).
 //!
@@ -30,10 +30,11 @@ use siphasher::sip::SipHasher24;
 
 use crate::route::Endpoint;
 
-/// Fixed for all time: another key would move every client of every gateway that runs the old one.
+/// Never to be changed: another key would give every client another endpoint, and gateways of different versions
+/// would choose differently.
 const KEY: (u64, u64) = (0x6661_6972_7761_7921, 0x656e_6470_6f69_6e74);
 
-/// The best of `endpoints` for `client`; nothing where there are none.
+/// The best of `endpoints` for `client`; none where there are none.
 pub fn best<'a>(
     client: IpAddr,
     endpoints: impl IntoIterator<Item = &'a Endpoint>,
@@ -41,8 +42,8 @@ pub fn best<'a>(
     best_by(&client_hasher(client), endpoints)
 }
 
-/// The best of `endpoints` for a UDP flow of `client`; nothing where there are none. A flow that goes on
-/// after a restart comes to the same one.
+/// The best of `endpoints` for a UDP flow of `client`; none where there are none. A flow that goes on after a
+/// restart gets the same one.
 pub fn best_for_flow<'a>(
     client: SocketAddr,
     endpoints: impl IntoIterator<Item = &'a Endpoint>,
@@ -50,7 +51,7 @@ pub fn best_for_flow<'a>(
     best_by(&flow_hasher(client), endpoints)
 }
 
-/// All of `endpoints`, the best for `client` first: what is tried when the best one fails.
+/// All of `endpoints`, the best for `client` first: the order in which they are tried.
 pub fn ranking<'a>(
     client: IpAddr,
     endpoints: impl IntoIterator<Item = &'a Endpoint>,

@@ -1,11 +1,10 @@
-//! Whether an endpoint is reached: what the last dials of it came to.
+//! Whether an endpoint can be reached, by the outcome of its last dials.
 //!
-//! The evidence is the traffic's own dials. One that works ends every doubt; failures count as long as
-//! none in between worked. After [`UNREACHABLE_AFTER`] of them the endpoint is unreachable, until a dial
-//! works or nobody has tried for [`LAPSE`]: then nothing is known any more.
+//! Only the dials of real traffic count. After [`UNREACHABLE_AFTER`] failures in a row the endpoint is unreachable,
+//! until a dial works, or nobody has dialled it for [`LAPSE`]: then nothing is known of it. The state is local to
+//! this process.
 //!
-//! Workers write and readers read without a lock: a reader may see a failure a moment before its time or
-//! its reason.
+//! Workers write and others read without a lock: a reader may see a failure a moment before its time or its reason.
 
 use std::fmt;
 use std::io;
@@ -14,24 +13,23 @@ use std::time::Duration;
 
 use crate::route::Tick;
 
-/// An endpoint is unreachable after so many dials that failed one after the other: one alone may be a
-/// server that restarts.
+/// An endpoint is unreachable after this many failed dials in a row. A single one may be a server that restarts.
 pub const UNREACHABLE_AFTER: u32 = 3;
 
-/// What was seen is evidence for this long after the last dial.
+/// Failures count for this long after the last dial.
 pub const LAPSE: Duration = Duration::from_mins(5);
 
-/// Failures are counted up to here.
+/// The count of failures stops here.
 const MOST: u32 = 1 << 30;
 
 /// Why a dial of an endpoint failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DialFailure {
-    /// It refused.
+    /// It refused the connection.
     Refused,
     /// It did not answer in time.
     Timeout,
-    /// There is no way to it.
+    /// There is no route to it.
     Unreachable,
     /// This process has no file descriptors or no ports left.
     Exhausted,
@@ -76,7 +74,7 @@ impl DialFailure {
         }
     }
 
-    /// Whether it says something of the endpoint, and not of this process.
+    /// Whether the cause is the endpoint or the way to it, and not this process.
     pub fn is_of_the_endpoint(self) -> bool {
         self != Self::Exhausted
     }
@@ -95,7 +93,7 @@ impl fmt::Display for DialFailure {
     }
 }
 
-/// What the last dials of one endpoint came to. Shared by all who dial it.
+/// The outcome of the last dials of one endpoint. Shared by all workers that dial it.
 #[derive(Debug, Default)]
 pub struct Reachability {
     /// Dials that failed since the last one that worked.
@@ -104,7 +102,7 @@ pub struct Reachability {
     since: AtomicU64,
     /// When the last of them failed.
     last: AtomicU64,
-    /// Why the last of them failed: the place in [`DialFailure::ALL`].
+    /// Why the last of them failed: the index in [`DialFailure::ALL`].
     why: AtomicU8,
 }
 
@@ -156,14 +154,14 @@ impl Reachability {
         count == UNREACHABLE_AFTER || count > UNREACHABLE_AFTER && lapsed
     }
 
-    /// A dial worked, or a datagram was answered. Returns whether the endpoint was unreachable until
-    /// now. Where nothing had failed it is one look at a number that others only read, too.
+    /// Notes a dial that worked, or a datagram that was answered. Returns whether the endpoint was unreachable until
+    /// now. Where nothing had failed this only reads an atomic that nobody writes.
     pub fn worked(&self) -> bool {
         self.failures.load(Ordering::Relaxed) != 0
             && self.failures.swap(0, Ordering::Relaxed) >= UNREACHABLE_AFTER
     }
 
-    /// What failed since a dial last worked; nothing where the last one worked, or none was tried.
+    /// The failures since a dial last worked; none where the last one worked, or none was made.
     pub fn failed_dials(&self) -> Option<FailedDials> {
         let count = self.failures.load(Ordering::Acquire);
         let why = usize::from(self.why.load(Ordering::Relaxed));

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use crate::turns::Turns;
 
-/// One Service as the data plane sees it. Built by [`crate::build`], replaced as a whole.
+/// The route of one Service, as the data plane uses it. Built by [`crate::build`], and replaced as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// Whose it is.
@@ -22,11 +22,11 @@ pub struct Route {
     pub ports: Vec<Arc<RoutePort>>,
     /// The health check port it serves, if any.
     pub health_check: Option<HealthCheck>,
-    /// What to tell people.
+    /// Notices for the report.
     pub notices: Vec<Notice>,
     /// Endpoints that must not be dialled.
     pub refused: Vec<RefusedEndpoint>,
-    /// Places on its external addresses where it does not listen, for another Service does.
+    /// Listeners of its external addresses that it lacks because another Service has them.
     pub lost: Vec<ListenerReport>,
 }
 
@@ -54,7 +54,7 @@ pub struct RoutePort {
     pub loop_guard: Vec<IpAddr>,
 }
 
-/// A place to listen, for one port of one Service.
+/// A listen address for one port of one Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Claim {
     /// Where.
@@ -92,7 +92,7 @@ impl SourceRanges {
     }
 }
 
-/// The endpoints of one port: those that get traffic, and why the others don't.
+/// The endpoints of one port: those that get traffic, and the others with the reason.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EndpointSet {
     /// Those that get new traffic, ordered by address.
@@ -125,8 +125,8 @@ impl EndpointSet {
         eligible.is_ok() || excluded.is_ok()
     }
 
-    /// Whether a UDP flow to the endpoint may go on: it gets new traffic, or it serves and others get it.
-    /// (kube-proxy too ends the flows of an endpoint when it serves no more.)
+    /// Whether a UDP flow to the endpoint may go on: the endpoint gets new traffic, or it is serving while other
+    /// endpoints get new traffic. (kube-proxy, too, ends the flows of an endpoint that is no longer serving.)
     pub fn serves(&self, addr: EndpointAddr) -> bool {
         let eligible = self
             .eligible
@@ -241,5 +241,5 @@ impl std::fmt::Display for Exclusion {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(pub u64);
 
-/// The addresses that DNS names stand for just now: an argument of [`crate::build`].
+/// The present addresses of DNS names: an argument of [`crate::build`].
 pub type Resolved<'a> = &'a dyn Fn(&EndpointHost) -> Vec<IpAddr>;

@@ -1,9 +1,9 @@
-//! The source-address pool: from which of the host's addresses an endpoint is dialled when the ports of one
-//! are used up.
+//! The source-address pool: the addresses of the host from which an endpoint is dialled when the ports of the usual
+//! one are used up.
 //!
-//! A connection is told from the others by addresses and ports of both ends, so one address of ours
-//! has at most so many connections to one endpoint as there are ports to dial from
-//! (`net.ipv4.ip_local_port_range`, 28,232 of them by default). Another address has as many again.
+//! TCP tells connections apart by the addresses and ports of both ends. So one source address has at most as many
+//! connections to one endpoint as there are local ports (`net.ipv4.ip_local_port_range`, 28,232 by default). Another
+//! source address has as many again.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,15 +13,15 @@ use std::net::IpAddr;
 pub struct SourcePool(BTreeMap<IpAddr, u32>);
 
 impl SourcePool {
-    /// These addresses, by the number of their link (an interface's index). Those of Services are not
-    /// among them: what answers to one of those might be sent to another gateway.
+    /// A pool of these addresses, each with the index of its interface. The caller leaves out addresses of Services:
+    /// answers to such an address might go to another gateway.
     pub fn new(own: impl IntoIterator<Item = (IpAddr, u32)>) -> Self {
         let usable = own.into_iter().filter(|(address, _)| is_global(*address));
         Self(usable.collect())
     }
 
-    /// The addresses that may stand in for `usual`, which the kernel would take: those of its family on
-    /// its link, so that answers come back the same way; the next one first.
+    /// The addresses that can replace `usual`, the one that the kernel would choose: those of its family on its
+    /// interface, so that answers come back the same way. The next one in order comes first.
     pub fn beside(&self, usual: IpAddr) -> impl Iterator<Item = IpAddr> + '_ {
         let link = self.0.get(&usual).copied();
         let (before, after) = (self.0.range(..usual), self.0.range(usual..));
@@ -34,7 +34,7 @@ impl SourcePool {
     }
 }
 
-/// Whether an address says by itself which host it is: one of a link does not.
+/// Whether an address identifies the host by itself. A link-local one does not.
 fn is_global(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_link_local(),

@@ -1,11 +1,10 @@
-//! The order in which endpoints take turns.
+//! Weighted round-robin: the order in which endpoints take turns.
 //!
-//! The order repeats after as many turns as the weights (in lowest terms) sum up to, and in each
-//! repetition every endpoint has as many turns as its weight. With unequal weights neighbours in
-//! time are far apart in the list: a stride of about the golden ratio of the sum, without a common
-//! divisor, visits every place once and keeps the turns of one endpoint well apart.
+//! The order repeats after as many turns as the sum of the weights (in lowest terms). In each repetition every
+//! endpoint has as many turns as its weight. With unequal weights a stride spreads the turns of one endpoint: it is
+//! about the golden ratio of the sum and has no common divisor with it, so it visits every position once.
 
-/// The turns of a list of endpoints; made with the list, so that a pick does not walk it.
+/// The turns of a list of endpoints. They are computed with the list, so that a pick does not walk it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Turns {
     /// One each, in the order of the list.
@@ -39,8 +38,8 @@ impl Turns {
         Self::Weighted { sums, stride }
     }
 
-    /// Where in the list of `count` endpoints the one is whose turn it is; nothing, and no turn
-    /// taken, where there are none.
+    /// The index in a list of `count` endpoints of the one whose turn it is. Without endpoints none, and `turn` is
+    /// not called.
     pub(crate) fn place(&self, count: usize, turn: impl FnOnce() -> u64) -> Option<usize> {
         if count == 0 {
             return None;

@@ -1,8 +1,8 @@
-//! Who is connected to the admin or the metrics address, and who is answered when.
+//! The connections of the admin and the metrics address, and the order in which they are answered.
 //!
-//! `/livez` and `/readyz` are answered at once. What costs something (metrics, the API, the page) is made
-//! one at a time, on a thread of its own, and a few answers of that kind may be under way: a client that
-//! takes nothing of its answer makes room for the next one.
+//! `/livez` and `/readyz` are answered at once. Expensive answers (metrics, the API, the page) are made one at a time,
+//! on a thread of their own, and only a few may be under way. A client that takes no byte of its answer makes room for
+//! the next one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,17 +23,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::own_http::{self, OwnConnection, OwnConnections};
 
-/// How many connections there may be.
+/// The most connections of a listener.
 const CONNECTIONS: usize = 64;
-/// How many answers that cost something may be under way. Each may hold megabytes.
+/// The most expensive answers that are under way. Each may hold megabytes.
 const ANSWERS: usize = 8;
-/// After so long a client that takes nothing of its answer makes room for another one.
+/// How long a client may take no byte of its answer before it makes room for another one.
 const STALLED: Duration = Duration::from_secs(2);
-/// How often it is looked whether one has stalled.
+/// How often a waiting request looks for such clients.
 const LOOK: Duration = Duration::from_millis(250);
-/// How long a request waits for its turn.
+/// How long a request waits for its answer to be made.
 const TURN: Duration = Duration::from_secs(10);
-/// Before accepting again where the process is out of file descriptors.
+/// The pause where accept(2) fails, as when the process has no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `router` until `shutdown`, and returns when the last connection is gone.
@@ -71,7 +71,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: Cance
     tasks.wait().await;
 }
 
-/// The answers of a listener that cost something.
+/// The expensive answers of a listener.
 #[derive(Clone, Debug)]
 pub(super) struct CostlyAnswers {
     under_way: Arc<Semaphore>,
@@ -86,7 +86,7 @@ impl CostlyAnswers {
         }
     }
 
-    /// Leave to have an answer under way; none where all others go on and on.
+    /// Waits for a permit to have an answer under way; none where that takes too long.
     async fn turn(&self, connections: &OwnConnections) -> Option<OwnedSemaphorePermit> {
         let turn = async {
             loop {
@@ -102,7 +102,7 @@ impl CostlyAnswers {
     }
 }
 
-/// Has an answer that costs something made when it is its turn.
+/// Makes an expensive answer when it is its turn.
 pub(super) async fn in_turn(
     State(answers): State<CostlyAnswers>,
     request: Request,
@@ -123,7 +123,7 @@ pub(super) async fn in_turn(
         drop(made);
         response
     });
-    // It fails where the handler panicked, or the process ends.
+    // This fails where the handler panics, or the process ends.
     making
         .await
         .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())

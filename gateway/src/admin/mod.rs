@@ -1,12 +1,12 @@
 //! The admin address: health, metrics, the API that `fairway get` asks, the status page.
 //!
-//! Runs on a runtime of its own, so that a scrape takes nothing from the workers. It shows, and
-//! changes nothing but the level of the log (`PUT /api/v1/log`, which a page in a browser can't send
-//! to another origin). Names in `Host` other than `localhost` are refused on the
-//! full admin address, so that no page in a browser can read it by DNS rebinding.
+//! It runs on a runtime of its own, so that a scrape takes no time from the workers. It changes nothing but the level
+//! of the log (`PUT /api/v1/log`, which a page in a browser can't send to another origin). On the full admin address a
+//! `Host` header with a name other than `localhost` is refused, so that no page in a browser can read it by DNS
+//! rebinding.
 //!
-//! Reading order: [`Views`], what is to be shown; [`serve`] and [`serve_metrics`]; `connections`,
-//! who is answered when; `scrape`, the formats of metrics; `page`, the status page.
+//! Reading order: [`Views`], the data that is shown; [`serve`] and [`serve_metrics`]; `connections`, the limits of
+//! connections and answers; `scrape`, the formats of metrics; `page`, the status page.
 
 mod connections;
 mod page;
@@ -82,7 +82,7 @@ fn admin(views: Arc<dyn Views>) -> Router {
         .layer(axum::middleware::map_response(sign))
 }
 
-/// Says whose answer it is: whoever asks another program by mistake can tell.
+/// Adds the header `Server: fairway`, so that a client that asks another program by mistake can tell.
 async fn sign(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(
@@ -92,14 +92,14 @@ async fn sign(mut response: Response) -> Response {
     response
 }
 
-/// What is answered at once, whatever else is asked.
+/// The routes of probes, which are answered at once.
 fn health() -> Router<Arc<dyn Views>> {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
 }
 
-/// What takes time to make.
+/// The routes whose answers take time to make.
 fn costly() -> Router<Arc<dyn Views>> {
     Router::new().route("/metrics", get(metrics))
 }
@@ -216,10 +216,7 @@ async fn log(State(views): ViewsState) -> Response {
 async fn set_log(State(views): ViewsState, filter: String) -> Response {
     match views.set_log_filter(filter.trim()) {
         Ok(()) => {
-            tracing::info!(
-                filter = filter.trim(),
-                "the level of the log is another one"
-            );
+            tracing::info!(filter = filter.trim(), "the level of the log was changed");
             log(State(views)).await
         }
         Err(problem) => (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response(),
@@ -227,7 +224,7 @@ async fn set_log(State(views): ViewsState, filter: String) -> Response {
 }
 
 async fn status_page(State(views): ViewsState) -> Response {
-    // The page has no script and loads nothing; said so, a slip in it can't be made use of.
+    // The page has no script and loads nothing. This policy makes a slip in the page harmless.
     let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
                   form-action 'none'; frame-ancestors 'none'";
     let headers = [
@@ -248,7 +245,7 @@ async fn not_found() -> Response {
     (StatusCode::NOT_FOUND, text).into_response()
 }
 
-/// Refuses requests for a name that someone else's DNS may point here.
+/// Refuses requests whose `Host` is a name: the DNS of somebody else may point it here.
 async fn check_host(request: Request, next: Next) -> Response {
     if is_local(request.headers()) {
         return next.run(request).await;
@@ -258,7 +255,7 @@ async fn check_host(request: Request, next: Next) -> Response {
 }
 
 fn is_local(headers: &HeaderMap) -> bool {
-    // HTTP/1.0 needs none, and a browser always sends one.
+    // HTTP/1.0 needs no Host, and a browser always sends one.
     let Some(host) = headers.get(HOST) else {
         return true;
     };
@@ -266,7 +263,7 @@ fn is_local(headers: &HeaderMap) -> bool {
         return false;
     };
     let name = match host.rsplit_once(':') {
-        // Past the last colon is a port, but in an IPv6 address without brackets.
+        // Behind the last colon is a port, except in an IPv6 address without brackets.
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };

@@ -12,7 +12,7 @@ use fairway_config::view::{
 use super::views::Views;
 
 const STYLE: &str = include_str!("page.css");
-/// How many rows a table has at most: a page that is loaded every 5 s must not be of megabytes.
+/// The most rows of a table: the page is loaded every 5 s, and must not have megabytes.
 const ROWS: usize = 1000;
 
 /// The page as it is now.
@@ -32,7 +32,7 @@ pub(super) fn render(views: &dyn Views) -> String {
     page.0
 }
 
-/// How good the state of a row is, and so its colour. The worst first.
+/// How good the state of a row is; it decides the colour. The worst comes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tone {
     Bad,
@@ -378,7 +378,8 @@ fn summary(conditions: &[ConditionRow]) -> (Tone, String) {
     }
 }
 
-/// Reasons that Fairway can't mend, or that pass by themselves: a Service whose Pods do not run yet.
+/// Reasons that do not need an administrator of Fairway: a Service whose Pods do not run yet, or a gateway that is
+/// still catching up.
 const WAITING: [&str; 2] = ["NoEndpoints", "GatewayBehind"];
 
 fn join(parts: [String; 2]) -> String {

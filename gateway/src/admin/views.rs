@@ -1,4 +1,4 @@
-//! What is to be shown.
+//! The data that the admin address shows.
 
 use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
@@ -33,10 +33,10 @@ pub trait Views: Send + Sync {
     fn readiness(&self) -> Readiness;
     /// Which lines the log has: a level, or levels of modules.
     fn log_filter(&self) -> String;
-    /// Changes that until the process ends.
+    /// Changes [`Self::log_filter`] until the process ends.
     ///
     /// # Errors
-    /// With a sentence, where the text is no filter.
+    /// The text is no filter; the error is a sentence.
     fn set_log_filter(&self, filter: &str) -> Result<(), String>;
     /// The text of `/metrics`, in the Prometheus text format 0.0.4.
     fn metrics(&self) -> String;

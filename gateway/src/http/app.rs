@@ -28,14 +28,14 @@ use crate::counters::Rejection;
 use crate::descriptors::{Descriptors, Permit};
 use crate::port::Active;
 
-/// Carries the requests of every port of a worker.
+/// The proxy for the requests of every port of a worker.
 pub(super) struct App {
-    /// How long an endpoint has for answering a connect.
+    /// How long an endpoint may take to accept a connection.
     pub(super) connect_timeout: Duration,
     pub(super) descriptors: Arc<Descriptors>,
 }
 
-/// One request.
+/// The state of one request (pingora's `CTX`).
 #[derive(Default)]
 pub(super) struct RequestContext {
     connection: Option<Arc<ClientConnection>>,
@@ -45,7 +45,7 @@ pub(super) struct RequestContext {
     dialled: Option<Instant>,
     endpoint: Option<Active>,
     failure: Option<ErrorResponse>,
-    /// Leave to open a connection to an endpoint, where the client's connection has none for it.
+    /// A permit for the connection to an endpoint, where that of the client's connection does not cover it.
     permit: Option<Permit>,
 }
 
@@ -56,7 +56,7 @@ impl RequestContext {
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "a session without connection"))
     }
 
-    /// An error where the endpoint is cut: it is listed no more and has had its time to drain.
+    /// An error where the endpoint is cut: it was removed, and its time to drain is over.
     fn check_cut(&self) -> Result<()> {
         match &self.endpoint {
             Some(endpoint) if endpoint.state().cut.is_cancelled() => {
@@ -88,7 +88,7 @@ impl ProxyHttp for App {
             } else {
                 Phase::Busy
             });
-            // RFC 9112, section 9.3.2. Without it, early bytes of the next request end this one.
+            // RFC 9112, section 9.3.2. Without pipelining, early bytes of the next request would end this one.
             session.set_pipelining_enabled(true);
         }
         session.set_read_timeout(Some(CLIENT));
@@ -108,8 +108,8 @@ impl ProxyHttp for App {
         let route = port.route();
         let (client, now) = (connection.client_ip(), connection.now());
         let h2 = route.app == AppProtocol::H2c;
-        // A connection comes with leave for one to an endpoint. Streams of h2 may need one each,
-        // unless the endpoint speaks h2 too.
+        // The permit of a client's connection covers one connection to an endpoint. Each h2 stream may need one,
+        // unless the endpoint speaks h2, too.
         if session.is_http2() && !h2 && request.permit.is_none() {
             request.permit = self.descriptors.take(Some(&port.share), 1);
             if request.permit.is_none() {
@@ -127,7 +127,7 @@ impl ProxyHttp for App {
         };
         let mut peer = HttpPeer::new(endpoint.addr.0, false, String::new());
         if let Some(hops) = connection.hops {
-            // Connections with more hops are not for those who have fewer left.
+            // A pooled connection with more hops must not be used for a client with fewer hops left.
             peer.group_key = hops.key();
             let is_ipv4 = endpoint.addr.0.is_ipv4();
             peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |socket| {
@@ -157,7 +157,7 @@ impl ProxyHttp for App {
             options.max_h2_streams = STREAMS;
             options.h2_stream_window_size = Some(STREAM_WINDOW);
             options.h2_connection_window_size = Some(CONNECTION_WINDOW);
-            // A stream may be silent for long, so a dead connection must be noticed otherwise.
+            // A stream may be silent for long, so pings find out whether the connection is dead.
             options.h2_ping_interval = Some(Duration::from_secs(30));
         }
         request.dialled = Some(Instant::now());
@@ -230,9 +230,9 @@ impl ProxyHttp for App {
         end_of_stream: bool,
         request: &mut RequestContext,
     ) -> Result<()> {
-        // An empty last part would be written as a last chunk, and the end of the body as another
-        // (pingora issue 935). The endpoint would take the second one for the next request on its
-        // connection, which may be another client's.
+        // pingora would write an empty last part as a last chunk, and the end of the body as a second one (pingora
+        // issue 935). The endpoint would read the second one as the beginning of the next request on its connection,
+        // which may be another client's.
         if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
@@ -257,7 +257,7 @@ impl ProxyHttp for App {
     ) -> Result<()> {
         let connection = request.connection()?;
         if let Some(endpoint) = &request.endpoint {
-            // It may be a connection from before its dials began to fail.
+            // An answer on a pooled connection counts, too: its dials may have failed since.
             connection.port.answered(endpoint.state());
         }
         if session.is_http2() {
@@ -287,15 +287,15 @@ impl ProxyHttp for App {
         };
         request.failure = failure;
         if session.is_http2() && session.response_written().is_some() {
-            // A reset discards what its stream has not sent yet. The connection's task was woken when
-            // that was written, so that it runs before this one goes on.
+            // A reset discards bytes that the stream has not sent yet. The connection's task was woken when they were
+            // written, so it runs before this one goes on.
             tokio::task::yield_now().await;
         }
         let mut error_code = 0;
         if let (Some(failure), None) = (failure, session.response_written()) {
             error_code = failure.status().as_u16();
             if let Ok(response) = failure.response() {
-                // Where it can't be written the client is gone, and nobody is left to be told.
+                // This fails where the client is gone.
                 let _ = session.write_error_response(response, failure.body()).await;
             }
         }
@@ -338,8 +338,8 @@ impl ProxyHttp for App {
         );
     }
 
-    // An endpoint or a client that fails is their state, not an error of this process: it is in
-    // the response, the counters and the line above.
+    // A failing endpoint or client is no error of this process. The response, the counters and the log line above
+    // show it.
     fn suppress_error_log(&self, _: &Session, _: &RequestContext, _: &Error) -> bool {
         true
     }
@@ -355,7 +355,7 @@ impl ProxyHttp for App {
     }
 }
 
-/// Whether a request asks for the one upgrade that is passed on.
+/// Whether a request asks for an upgrade to WebSocket, the only one that is passed on.
 fn asks_websocket(session: &Session) -> bool {
     session.is_upgrade_req()
         && session

@@ -1,10 +1,9 @@
-//! What belongs to one connection of a client.
+//! The state of one connection of a client.
 //!
-//! pingora calls back with a session and knows nothing of Services. What a session belongs to
-//! travels with its stream: the digest of a stream has a place for a user's own data
-//! (`ProxyDigest::user_data`), which pingora hands on to every session of the stream, HTTP/1.1
-//! and h2 alike. So one proxy with one pool of connections serves all ports of a worker, and
-//! nothing is looked up by address.
+//! pingora's callbacks get a session, and pingora knows nothing of Services. The state of the connection travels with
+//! the stream: its digest has a field for data of ours (`ProxyDigest::user_data`), which pingora passes to every
+//! session of the stream, HTTP/1.1 and h2 alike. So one proxy with one pool of connections serves all ports of a
+//! worker, and nothing is looked up by address.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -29,7 +28,7 @@ use crate::port::EndpointState;
 pub(super) struct ClientConnection {
     pub(super) listen: ListenAddr,
     pub(super) client: ClientAddr,
-    /// The hops that its connections to endpoints have.
+    /// The hops that its connections to endpoints start with.
     pub(super) hops: Option<Hops>,
     pub(super) port: OpenConnection,
     clock: Clock,
@@ -39,20 +38,20 @@ pub(super) struct ClientConnection {
     endpoint_changed: Notify,
 }
 
-/// What a connection is doing, as far as deadlines depend on it.
+/// What a connection does now. Deadlines depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
-    /// Accepted, and nothing has come yet.
+    /// It was accepted, and no byte has come yet.
     New,
-    /// Some of a request's head is here, and not all of it.
+    /// A part of a request's head has come.
     Head,
-    /// Between two requests; pingora ends it.
+    /// It is between two requests. pingora's keep-alive timeout ends it.
     Idle,
-    /// A request is being carried; pingora's timeouts between reads and writes hold.
+    /// A request is being carried. pingora's timeouts between reads and writes apply.
     Busy,
-    /// An upgrade was asked for and not answered. Its endpoint's read timeout is already that of
-    /// the upgraded connection, so it takes a deadline of its own.
+    /// An upgrade was requested and not answered yet. The read timeout of its endpoint is already that of an upgraded
+    /// connection, so this has a deadline of its own.
     Upgrading,
     /// Upgraded.
     Upgraded,
@@ -71,7 +70,7 @@ impl Phase {
         Self::Streams,
     ];
 
-    /// How long it may last, where the stream has to see to that.
+    /// How long it may last, where the stream has to watch that.
     pub(super) fn limit(self) -> Option<Duration> {
         match self {
             Self::New | Self::Head => Some(HEAD),
@@ -110,7 +109,7 @@ impl ClientConnection {
         digest.user_data.as_ref()?.downcast_ref::<Arc<Self>>()
     }
 
-    /// What makes [`ClientConnection::of`] find this connection.
+    /// The digest by which [`ClientConnection::of`] finds this connection.
     pub(super) fn digest(self: &Arc<Self>) -> Option<Arc<ProxyDigest>> {
         // The header is of no use here: pingora's type has one because it was made for CONNECT.
         let header = ResponseHeader::build(200, Some(0)).ok()?;
@@ -130,13 +129,13 @@ impl ClientConnection {
         self.clock.now()
     }
 
-    /// What it is doing.
+    /// What it does now.
     pub(super) fn phase(&self) -> Phase {
         let phase = usize::from(self.phase.load(Ordering::Relaxed));
         Phase::ALL.get(phase).copied().unwrap_or(Phase::Busy)
     }
 
-    /// It does something else from now on.
+    /// Sets what it does now.
     pub(super) fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
@@ -158,7 +157,7 @@ impl ClientConnection {
         self.endpoint_changed.notify_one();
     }
 
-    /// Waits until its port, its endpoint or the place where it came in is cut.
+    /// Waits until its port, its endpoint or its slot is cut.
     pub(super) async fn cut(&self) {
         loop {
             let endpoint = self

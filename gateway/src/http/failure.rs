@@ -1,4 +1,4 @@
-//! What a client is told when there is no answer to pass on.
+//! Error responses of the gateway itself, where no answer of an endpoint can be passed on.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -12,7 +12,7 @@ pub(super) const HEADER: &str = "x-fairway-error";
 /// Why a request has no answer of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ErrorResponse {
-    /// The request makes no sense, or more than one.
+    /// The request is malformed or ambiguous.
     BadRequest,
     /// The request's head or body did not arrive in time.
     RequestTimeout,
@@ -34,7 +34,7 @@ pub(super) enum ErrorResponse {
     UpstreamProtocol,
     /// The gateway has as many connections as it may have.
     Overloaded,
-    /// Something of Fairway's own.
+    /// An error in Fairway itself.
     Internal,
 }
 
@@ -136,7 +136,7 @@ impl ErrorResponse {
         Ok(response)
     }
 
-    /// The whole response as it stands on the wire, for where pingora has no session to write to.
+    /// The whole response as bytes, for where pingora has no session to write to.
     pub(super) fn raw_response(self) -> Vec<u8> {
         let status = self.status();
         let body = self.body();

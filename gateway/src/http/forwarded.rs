@@ -1,8 +1,7 @@
-//! The headers that tell an endpoint who asks.
+//! The headers that tell an endpoint the client's address, host and scheme.
 //!
-//! They are set, not appended to: there is no way yet to say which peers of the gateway may be
-//! believed, and an address that a client wrote itself, passed on under a name that backends
-//! trust, is worse than none. (ingress-nginx does the same by default.)
+//! They are replaced, not appended to. There is no setting yet for proxies whose headers are trusted, and a backend
+//! would trust an address that a client has written itself. (ingress-nginx does the same by default.)
 
 use std::net::IpAddr;
 
@@ -13,11 +12,13 @@ use pingora_http::RequestHeader;
 const FOR: &str = "x-forwarded-for";
 const HOST_ASKED: &str = "x-forwarded-host";
 const PROTO: &str = "x-forwarded-proto";
-/// Backends believe these too, so a client's own must not get through.
+/// Backends trust these, too, so those of a client are removed.
 const FOREIGN: [&str; 2] = ["x-forwarded-port", "x-real-ip"];
 
-/// Sets X-Forwarded-For, -Host and -Proto for a request of `client`, and removes what else of the
-/// kind the client sent.
+/// Sets X-Forwarded-For, -Host and -Proto for a request of `client`, and removes other headers of the kind.
+///
+/// # Errors
+/// A value is no valid header value.
 pub(super) fn set(request: &mut RequestHeader, client: IpAddr) -> Result<(), Box<Error>> {
     request.remove_header(&FORWARDED);
     for name in FOREIGN {

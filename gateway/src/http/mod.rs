@@ -1,9 +1,9 @@
 //! Ports that are balanced by request: HTTP/1.1, h2c and WebSocket on pingora's HTTP proxy.
 //!
-//! Listeners come and go at run time, so they are the worker's; what it accepts and admits for a
-//! port whose [`AppProtocol`](fairway_config::service::AppProtocol) is not opaque comes in by
-//! `HttpServer::serve`. There is one [`HttpServer`] to a worker thread, so that a connection and its
-//! pool of connections to endpoints stay on the thread where it was accepted.
+//! Listeners come and go at run time, so the worker has them, and not pingora. The worker accepts a connection, and
+//! hands it to `HttpServer::serve` where the port's [`AppProtocol`](fairway_config::service::AppProtocol) is not
+//! opaque. Each worker has one [`HttpServer`], so that a connection and the pool of connections to endpoints stay on
+//! one thread.
 //!
 //! Reading order:
 //! 1. [`HttpServer`]: from an accepted stream to pingora, and when a connection ends;
@@ -11,15 +11,16 @@
 //! 3. `stream`: the client's side, which enforces what pingora has no deadline for, and
 //!    `send_buffer`, when what goes to the client is sent;
 //! 4. `app`: pingora's callbacks: choice of the endpoint, retries, counting;
-//! 5. `forwarded`: the headers that tell an endpoint who asks;
-//! 6. `failure`: what a client is told when there is no answer to pass on.
+//! 5. `forwarded`: the headers that tell an endpoint the client's address;
+//! 6. `failure`: the error responses where no answer of an endpoint can be passed on;
+//! 7. `limits`: time-outs and sizes.
 //!
-//! What is passed on, and what is not:
-//! - An upgrade other than to WebSocket is not: the endpoint sees a plain request. (An `Upgrade:
-//!   h2c` that is passed on lets a client speak past the gateway.)
+//! Requests that are not passed on as they are:
+//! - An upgrade other than to WebSocket: the endpoint gets a plain request. (With an `Upgrade: h2c` that is passed
+//!   on, a client could send requests that the gateway does not see.)
 //! - CONNECT is answered 405.
-//! - A request with both Content-Length and Transfer-Encoding loses the former and its connection
-//!   is closed after the answer (RFC 9112, section 6.1); what else is ambiguous is answered 400.
+//! - A request with both Content-Length and Transfer-Encoding loses the former, and its connection is closed after
+//!   the answer (RFC 9112, section 6.1). Other ambiguous requests are answered 400.
 
 mod app;
 mod connection;
@@ -57,7 +58,7 @@ use crate::hops::Hops;
 use crate::open_connection::OpenConnection;
 use crate::socket;
 
-/// The HTTP side of one worker. Must be used on one single-threaded runtime.
+/// The HTTP server of one worker. Must be used on one single-threaded runtime.
 pub struct HttpServer {
     proxy: Arc<HttpProxy<App>>,
     stopping: watch::Sender<bool>,
@@ -68,9 +69,9 @@ impl HttpServer {
     /// A server that finishes gracefully once `stop` is cancelled: requests under way are
     /// finished, HTTP/1.1 connections are not kept alive any more, h2 clients get a GOAWAY.
     ///
-    /// An endpoint has `connect_timeout` for answering a connect. Who calls [`HttpServer::serve`] has
-    /// leave for a connection and one to an endpoint; what h2 takes beyond that, and the unused
-    /// connections that are kept, come out of `descriptors`.
+    /// An endpoint has `connect_timeout` to accept a connection. The caller of [`HttpServer::serve`] has a permit for
+    /// the client's connection and one to an endpoint. Further connections for h2 streams, and unused connections
+    /// that are kept, come out of `descriptors`.
     pub(crate) fn new(
         stop: CancellationToken,
         connect_timeout: Duration,
@@ -80,8 +81,8 @@ impl HttpServer {
             threads: 1,
             max_retries: TRIES,
             upstream_keepalive_pool_size: descriptors.pooled(),
-            // No endpoint is spoken to in TLS, so nobody is to be trusted. Without this pingora reads
-            // the host's trust store for each worker, and panics where it can't.
+            // No connection to an endpoint uses TLS, so no certificate is needed. Without this line pingora reads the
+            // host's trust store for each worker, and panics where it can't.
             ca_file: Some("/dev/null".to_owned()),
             ..ServerConf::default()
         });
@@ -107,9 +108,9 @@ impl HttpServer {
         }
     }
 
-    /// Carries one admitted connection until it ends: by the client, by a deadline, because the
-    /// port or the endpoint is cut, or gracefully because the server stops. Connections to endpoints
-    /// have so many hops. Counts it (completed or failed) and its bytes.
+    /// Serves one connection until it ends: by the client, by a deadline, because the port or the endpoint is cut, or
+    /// gracefully because the server stops. Connections to endpoints start with `hops`, where that is given. Counts
+    /// the connection (completed or failed) and its bytes.
     pub(crate) async fn serve(
         &self,
         stream: TcpStream,
@@ -127,11 +128,11 @@ impl HttpServer {
         let mut serving = self.proxy.process_new(Box::new(downstream), &stopping);
         let mut told = false;
         let cut = loop {
-            // pingora waits for something: what it has written so far need not wait with it.
+            // While pingora waits for something, the bytes that it has written are sent.
             let carrying = poll_fn(|cx| {
                 let poll = Pin::new(&mut serving).poll(cx);
                 if poll.is_pending() {
-                    // It will be told by its next write.
+                    // The next write reports an error.
                     let _ = sending.poll_send(cx);
                 }
                 poll
@@ -143,7 +144,7 @@ impl HttpServer {
                 () = self.stop.cancelled(), if !told => {
                     told = true;
                     self.finish().await;
-                    // pingora tells those that wait for another request, not for their first.
+                    // pingora closes idle connections itself, but not those that wait for their first request.
                     if connection.phase() == Phase::New {
                         break false;
                     }
@@ -163,8 +164,8 @@ impl HttpServer {
         }
     }
 
-    /// Waits until a client has all that was written, once nothing more will be. Where an endpoint
-    /// has broken off, the beginning of its answer may not be sent yet.
+    /// Sends what is left and waits until the client has acknowledged all bytes, once pingora writes no more. Where
+    /// an endpoint broke off, the beginning of its answer may not be sent yet.
     async fn deliver(&self, connection: &ClientConnection, sending: &SendBuffer) {
         let rest = poll_fn(|cx| sending.poll_send(cx));
         let rest = tokio::time::timeout(CLIENT, rest);
@@ -175,12 +176,12 @@ impl HttpServer {
         if sent && sending.with_socket(delivery::unacknowledged) == 0 {
             return;
         }
-        // Another descriptor, so that nothing is held while it is waited.
+        // A second descriptor of the socket, so that the lock is not held while this waits.
         let Ok(socket) = sending.with_socket(|socket| socket.as_fd().try_clone_to_owned()) else {
             return;
         };
         let delivered = sent && {
-            // What close(2) would do. It fails where the connection is gone already.
+            // Sends the end of the stream, as close(2) would. This fails where the connection is gone already.
             let _ = SockRef::from(&socket).shutdown(std::net::Shutdown::Write);
             delivery::delivered(&socket, connection.port.cut(), CLIENT).await
         };
@@ -190,7 +191,7 @@ impl HttpServer {
         }
     }
 
-    /// Tells every connection that the server stops. Saying it again changes nothing.
+    /// Tells every connection that the server stops. A second call changes nothing.
     async fn finish(&self) {
         let first = self
             .stopping

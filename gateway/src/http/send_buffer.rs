@@ -1,9 +1,9 @@
-//! What goes to a client: collected as long as more is written at once, and then sent.
+//! The send buffer of a client's connection: it collects what pingora writes at once into one segment.
 //!
-//! pingora writes an answer in pieces, its head and each part of its body, and flushes at the end of
-//! a body whose length is known. Sent piece by piece a short answer would take two segments; sent at
-//! the end alone, a part that came would wait for one that comes seconds later or never. So pieces are
-//! collected, and whoever polls pingora sends what there is as soon as pingora waits for something.
+//! pingora writes an answer in pieces, the head and each part of the body, and flushes only at the end of a body whose
+//! length is known. If each piece were sent at once, a short answer would take two segments. If all were sent at the
+//! end, a part that is here would wait for one that comes seconds later or never. So pieces are collected, and sent as
+//! soon as pingora waits for something.
 
 use std::io;
 use std::pin::Pin;
@@ -14,25 +14,25 @@ use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 
-/// How much is collected, at most, in bytes: what fits into one segment.
+/// The most bytes that are collected: what fits into one segment.
 const SEGMENT: usize = 1460;
 
-/// The writing side of a client's connection. pingora writes, and the worker sends what it left:
-/// both are one task, so that the lock is always free.
+/// The writing side of a client's connection. pingora writes to it, and `HttpServer::serve` sends what is left. Both
+/// are in one task, so the lock is always free.
 #[derive(Debug)]
 pub(super) struct SendBuffer(Mutex<SendState>);
 
 #[derive(Debug)]
 struct SendState {
     socket: OwnedWriteHalf,
-    /// Written and not yet sent. Holds no memory while there is nothing in it.
+    /// Bytes that were written and not sent yet. Holds no memory while it is empty.
     unsent: Vec<u8>,
-    /// Something could not be sent, so that nothing can be from then on.
+    /// Sending has failed. No further bytes can be sent.
     failed: bool,
 }
 
 impl SendBuffer {
-    /// A buffer in which there is nothing.
+    /// An empty buffer.
     pub(super) fn new(socket: OwnedWriteHalf) -> Self {
         Self(Mutex::new(SendState {
             socket,
@@ -41,7 +41,7 @@ impl SendBuffer {
         }))
     }
 
-    /// Takes bytes and sends them at once only where they are more than a segment.
+    /// Takes bytes. Sends them at once only where they do not fit into one segment.
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut inner = self.lock();
         if inner.failed || inner.unsent.len() + bytes.len() > SEGMENT {
@@ -54,12 +54,12 @@ impl SendBuffer {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    /// Sends what was collected.
+    /// Sends the collected bytes.
     pub(super) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.lock().poll_send(cx)
     }
 
-    /// The same, and then says that no more will come.
+    /// Sends the collected bytes, and then the end of the stream.
     pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.lock();
         ready!(inner.poll_send(cx))?;

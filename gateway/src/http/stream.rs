@@ -1,9 +1,9 @@
-//! The client's side of a connection: a TCP stream that keeps the deadlines pingora has none for.
+//! The client's side of a connection: a TCP stream with the deadlines that pingora does not have.
 //!
-//! pingora's timeouts are between two reads, so a head that arrives a byte a minute never ends
-//! (slowloris). This stream knows when the head began and ends the connection when it takes too
-//! long or grows too large. It also tells h2 from HTTP/1.1 by the first byte that differs: the
-//! stock stream waits for 24 bytes, and `GET / HTTP/1.0` with two line ends has 18.
+//! pingora's timeouts are between two reads, so a head that comes one byte a minute would never time out (slowloris).
+//! This stream notes when the head began, and ends the connection when the head takes too long or grows too large. It
+//! also tells h2 from HTTP/1.1 at the first byte that differs: pingora's own stream waits for 24 bytes, and
+//! `GET / HTTP/1.0` with two line ends has only 18.
 
 use std::future::Future;
 use std::io;
@@ -29,9 +29,9 @@ use super::failure::ErrorResponse;
 use super::limits::HEAD_BYTES;
 use super::send_buffer::SendBuffer;
 
-/// What an h2 client with prior knowledge begins with (RFC 9113, section 3.4).
+/// The first bytes of an h2 client with prior knowledge (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How much is asked for at once while h2 is told from HTTP/1.1; most heads fit.
+/// The bytes of one read while h2 is told from HTTP/1.1; most heads fit.
 const FIRST_READ: usize = 2048;
 
 /// The client's side of a connection.
@@ -45,16 +45,16 @@ pub(super) struct Downstream {
     /// The phase that `deadline` is for.
     timed: Phase,
     deadline: Option<Instant>,
-    /// Armed only while a read waits.
+    /// Set only while a read waits.
     timer: Option<Pin<Box<Sleep>>>,
-    /// How much of the head is here.
+    /// How many bytes of the head have come.
     head: usize,
-    /// Read while telling h2 from HTTP/1.1, and not yet given out.
+    /// Bytes that were read to tell h2 from HTTP/1.1, and not returned by a read yet.
     peeked: BytesMut,
 }
 
 impl Downstream {
-    /// The stream of a connection that was just accepted, and what it sends by.
+    /// The stream of a connection that was just accepted, and its send buffer.
     pub(super) fn new(
         socket: TcpStream,
         connection: Arc<ClientConnection>,
@@ -78,7 +78,7 @@ impl Downstream {
         (stream, sending)
     }
 
-    /// Follows the connection into another phase.
+    /// Restarts the deadline when the connection has entered another phase.
     fn follow_phase(&mut self) {
         let phase = self.connection.phase();
         if phase != self.timed {
@@ -89,14 +89,14 @@ impl Downstream {
         }
     }
 
-    /// Tells the client why, as far as its window lets that through at once, and ends the stream.
+    /// Sends the error response, as far as the socket takes it at once, and returns the error that ends the stream.
     fn give_up(&mut self, why: ErrorResponse) -> io::Error {
         let _ = self.socket.as_ref().try_write(&why.raw_response());
         self.connection.set_failed();
         io::Error::new(io::ErrorKind::TimedOut, why.code())
     }
 
-    /// Reads from the socket; within the deadline of the phase.
+    /// Reads from the socket within the deadline of the phase.
     fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.follow_phase();
         if self.timed == Phase::Head && self.head >= HEAD_BYTES {
@@ -116,7 +116,7 @@ impl Downstream {
             };
             if overdue {
                 let why = match self.timed {
-                    // A client that never asked is not answered: browsers open connections ahead.
+                    // A client that has sent nothing gets no answer: browsers open connections in advance.
                     Phase::New => {
                         return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                     }
@@ -182,7 +182,7 @@ impl AsyncWrite for Downstream {
 
 #[async_trait]
 impl Peek for Downstream {
-    /// Gives out as much of the first bytes as it takes to tell h2 from HTTP/1.1.
+    /// Returns as many of the first bytes as are needed to tell h2 from HTTP/1.1.
     async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
         while self.peeked.len() < PREFACE.len() && PREFACE.starts_with(&self.peeked) {
             let mut first = [0; FIRST_READ];
@@ -206,7 +206,7 @@ impl Peek for Downstream {
 #[async_trait]
 impl Shutdown for Downstream {
     async fn shutdown(&mut self) {
-        // The client may be gone already, which is as good.
+        // This fails where the client is gone already.
         let _ = AsyncWriteExt::shutdown(self).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The Prometheus text format, version 0.0.4, and OpenMetrics 1.0, which is made of it.
+//! The Prometheus text format, version 0.0.4, and OpenMetrics 1.0, which is derived from it.
 
 use std::fmt::{Display, Write};
 
@@ -54,8 +54,8 @@ pub struct Family<'a> {
 }
 
 impl Exposition {
-    /// Begins a family. It must not have been there before. It is named also where it has no series, so
-    /// that a look at it says what there can be.
+    /// Begins a family. Its name must be new. The family is shown even where it has no series, so that readers see
+    /// which series there can be.
     pub fn family(
         &mut self,
         name: &'static str,
@@ -83,7 +83,7 @@ impl Family<'_> {
         self.sample_of("", labels, value);
     }
 
-    /// One sample with a label more, whose value needs no escape.
+    /// One sample with one more label, whose value needs no escaping.
     pub fn sample_with(&mut self, labels: &Labels, label: (&str, &str), value: impl Display) {
         self.write("", labels, Some(label), value);
     }
@@ -147,8 +147,8 @@ impl Labels {
     }
 }
 
-/// A text in Prometheus' format as OpenMetrics: a counter's family goes without the `_total` of its
-/// samples, bounds of buckets have a point, an empty line is none, and the end is said.
+/// Converts a text from Prometheus' format to OpenMetrics: the name of a counter's family has no `_total`, bounds of
+/// buckets have a decimal point, there are no empty lines, and the text ends with `# EOF`.
 pub fn openmetrics(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + text.len() / 64);
     let mut is_histogram = false;

@@ -1,8 +1,8 @@
 //! The series of the ports of Services.
 //!
-//! How many there are is bounded (ARCHITECTURE.md, «Metrics»): a port without traffic has those that an
-//! alert rests on or that say how it is, and no more than eight; a counter by reason has a series for a
-//! reason that there was; and traffic brings the rest.
+//! Their number is bounded (ARCHITECTURE.md, «Metrics have a budget»). A port without traffic has at most eight: those
+//! that alerts use, or that show its state. A counter by reason has a series only for reasons that have occurred.
+//! Traffic adds the other series.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ struct PortSeries<'a> {
     labels: Labels,
     protocol: Protocol,
     app: AppProtocol,
-    /// It forwards to node ports: a loop can come about.
+    /// It forwards to node ports, so forwarding loops are possible.
     may_loop: bool,
     /// It has had traffic.
     touched: bool,
@@ -61,7 +61,7 @@ pub(super) fn render(out: &mut Exposition, ports: &BTreeMap<(ServiceName, PortKe
     render_reasons(out, &rows);
 }
 
-/// What says how a port is: there with and without traffic.
+/// The series of a port's state, with and without traffic.
 fn render_state(out: &mut Exposition, rows: &[PortSeries<'_>]) {
     let mut family = out.family(
         "fairway_endpoints",
@@ -95,7 +95,7 @@ fn render_state(out: &mut Exposition, rows: &[PortSeries<'_>]) {
     }
 }
 
-/// What traffic brings.
+/// The series that traffic adds.
 fn render_traffic(out: &mut Exposition, rows: &[PortSeries<'_>]) {
     let all = || rows.iter().filter(|row| row.touched);
     let tcp = || all().filter(|row| row.protocol == Protocol::Tcp);
@@ -220,7 +220,7 @@ fn render_reasons(out: &mut Exposition, rows: &[PortSeries<'_>]) {
     );
 }
 
-/// Writes the counts that are not 0, and those that are `always` there: a rate needs a zero to rise from.
+/// Writes the counts that are not 0, and those in `always`: a rate needs a series that starts at 0.
 fn by_reason<'a>(
     mut family: Family<'_>,
     label: &str,
@@ -255,8 +255,7 @@ fn connect_duration(family: &mut Family<'_>, labels: &Labels, counters: &Counter
     family.sample_of("_count", labels, count);
 }
 
-/// How many endpoints there are in each state; `eligible` is always there, so that an alert on its
-/// being 0 works.
+/// The number of endpoints in each state. `eligible` is always there, so that an alert can compare it with 0.
 fn endpoint_states(endpoints: &EndpointSet) -> BTreeMap<&'static str, u64> {
     let mut states = BTreeMap::from([("eligible", endpoints.eligible.len() as u64)]);
     for excluded in &endpoints.excluded {

@@ -1,4 +1,4 @@
-//! What is counted where it happens, for as long as the process lives.
+//! The recorder of metrics that live as long as the process.
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -13,7 +13,7 @@ const DURATION_BUCKETS: [f64; 12] = [
     0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
 ];
 
-/// The process-wide recorder of the `metrics` macros, and what the process itself uses.
+/// The process-wide recorder of the `metrics` macros, and the figures of the process itself (CPU, memory, files).
 pub struct Recorder {
     handle: PrometheusHandle,
     process: metrics_process::Collector,
@@ -31,7 +31,10 @@ pub enum InstallError {
 }
 
 impl Recorder {
-    /// Makes the `metrics` macros count. Once in a process.
+    /// Installs the recorder, so that the `metrics` macros count. May be called once in a process.
+    ///
+    /// # Errors
+    /// There is a recorder already, or the buckets of a histogram are wrong.
     pub fn install() -> Result<Self, InstallError> {
         let duration = |name: &str| Matcher::Full(name.to_owned());
         let recorder = PrometheusBuilder::new()
@@ -55,7 +58,7 @@ impl Recorder {
             MANIFEST_ERRORS,
             "Errors in the manifests now; warnings do not count."
         );
-        // There from the start: a rate needs a zero to rise from.
+        // These are there from the start: a rate needs a series that starts at 0.
         for operation in [
             "read", "write", "status", "watch", "lease", "report", "snapshot",
         ] {
@@ -86,14 +89,14 @@ impl Recorder {
         Ok(Self { handle, process })
     }
 
-    /// What was recorded, and the process's own figures, as text to follow that of [`super::render`].
+    /// The recorded metrics and the figures of the process, as text to be appended to that of [`super::render`].
     pub fn render(&self) -> String {
         self.process.collect();
         self.handle.render()
     }
 
-    /// Works off what histograms have collected. To be called every few seconds: without it a
-    /// process that nobody scrapes grows.
+    /// Aggregates the samples of histograms. To be called every few seconds: otherwise the memory of a process that
+    /// nobody scrapes grows.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
     }
