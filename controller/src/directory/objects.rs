@@ -22,7 +22,7 @@ use crate::state::journal::Line;
 pub(super) struct LiveObjects {
     live: BTreeMap<ObjectKey, Live>,
     /// What an earlier run remembered of objects that no manifest has declared yet.
-    remembered: BTreeMap<ObjectKey, Remembered>,
+    remembered: BTreeMap<ObjectKey, RememberedObject>,
     /// Objects whose line in the journal is out of date.
     pub(super) records_due: BTreeSet<ObjectKey>,
     /// Services and pools whose view is out of date.
@@ -30,7 +30,7 @@ pub(super) struct LiveObjects {
 }
 
 /// What is known of an object of an earlier run.
-struct Remembered {
+struct RememberedObject {
     first_seen: Timestamp,
     service: Option<ServiceMemory>,
     pool: Option<PoolStatus>,
@@ -57,7 +57,7 @@ impl LiveObjects {
     ) {
         for record in records {
             let key = record.entry.key.clone();
-            let remembered = Remembered {
+            let remembered = RememberedObject {
                 first_seen: record.first_seen,
                 service: record.service,
                 pool: record.pool,
@@ -120,11 +120,11 @@ impl LiveObjects {
     /// The new form of an object, with what its former self or an earlier run had.
     fn bring(&mut self, winner: Winner, before: Option<&Live>, now: Timestamp) -> Live {
         let remembered = self.remembered.remove(&winner.entry.key);
-        let Remembered {
+        let RememberedObject {
             first_seen,
             service: memory,
             pool,
-        } = remembered.unwrap_or(Remembered {
+        } = remembered.unwrap_or(RememberedObject {
             first_seen: now,
             service: None,
             pool: None,

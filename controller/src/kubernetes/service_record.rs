@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fairway_config::exchange::{Status, StoredService};
 use serde_json::Value;
 
-use super::status::{Contested, Taken};
+use super::status::{Contested, TakenCondition};
 
 /// The finalizer of a LoadBalancer provider (k8s.io/cloud-provider).
 pub(super) const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
@@ -33,7 +33,7 @@ pub(super) struct ServiceRecord {
     /// See [`status::ParsedStatus::foreign`].
     pub(super) foreign: Box<[Value]>,
     /// Which controller has given what the status says.
-    pub(super) taken: Option<Taken>,
+    pub(super) taken: Option<TakenCondition>,
     /// What a controller has written that would take the Service, too.
     pub(super) contested: Option<Contested>,
     /// Whether this controller would take it, and another one has it.

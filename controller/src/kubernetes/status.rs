@@ -21,14 +21,14 @@ pub(super) struct ParsedStatus {
     /// Conditions of others, which a patch has to carry along, since it replaces the list.
     pub(super) foreign: Box<[Value]>,
     /// Which controller has given what is there.
-    pub(super) taken: Option<Taken>,
+    pub(super) taken: Option<TakenCondition>,
     /// What a controller has written that would take the Service, too. It is among the foreign ones.
     pub(super) contested: Option<Contested>,
 }
 
 /// Which controller has given what a status says: the condition [`conditions::TAKEN`].
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Taken {
+pub(super) struct TakenCondition {
     pub(super) by: Arc<str>,
     since: Timestamp,
     /// Its place in the list of conditions.
@@ -59,7 +59,7 @@ pub(super) fn read(object: &Value) -> ParsedStatus {
         match text(entry, "type") {
             Some(conditions::TAKEN) => {
                 let condition = read_condition(entry);
-                read.taken = Some(Taken {
+                read.taken = Some(TakenCondition {
                     by: condition.message.into(),
                     since: condition.since,
                     index,
@@ -125,7 +125,7 @@ fn condition(entry: &Value) -> Option<(Arc<str>, Condition)> {
 }
 
 /// The condition that says which controller has given what the status says.
-pub(super) fn taken_condition(by: &str, before: Option<&Taken>, now: Timestamp) -> Value {
+pub(super) fn taken_condition(by: &str, before: Option<&TakenCondition>, now: Timestamp) -> Value {
     let since = before.filter(|it| *it.by == *by).map_or(now, |it| it.since);
     json!({
         "type": conditions::TAKEN, "status": "True", "reason": "Taken", "message": by,
