@@ -175,7 +175,7 @@ impl Hasher for Hashed {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Remembered {
+struct AffinityEntry {
     key: Key,
     endpoint: EndpointAddr,
     seen: Tick,
@@ -184,7 +184,7 @@ struct Remembered {
 #[derive(Debug)]
 struct Shard {
     index: HashMap<Key, u32, BuildHasherDefault<Hashed>>,
-    entries: Vec<Remembered>,
+    entries: Vec<AffinityEntry>,
     /// Places in `entries` that are free.
     free: Vec<u32>,
     order: Lru,
@@ -203,7 +203,7 @@ impl Default for Shard {
 
 impl Shard {
     fn put(&mut self, key: Key, endpoint: EndpointAddr, now: Tick) {
-        let entry = Remembered {
+        let entry = AffinityEntry {
             key,
             endpoint,
             seen: now,
@@ -223,7 +223,7 @@ impl Shard {
     }
 
     /// Remembers a client that is not remembered.
-    fn append(&mut self, entry: Remembered) {
+    fn append(&mut self, entry: AffinityEntry) {
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.entries[slot as usize] = entry;

@@ -42,11 +42,11 @@ struct ControlBuffer([u8; 32]);
 pub(super) struct Inbox {
     /// [`BATCH`] times [`ROOM`] bytes. Pages that were never written to take no memory.
     room: Vec<u8>,
-    taken: Vec<Taken>,
+    taken: Vec<ReceivedMessage>,
 }
 
 #[derive(Clone, Copy)]
-struct Taken {
+struct ReceivedMessage {
     from: Option<SocketAddr>,
     length: usize,
     segment: usize,
@@ -139,7 +139,7 @@ impl Inbox {
         let taken = headers.iter().zip(&names).take(count);
         self.taken.extend(taken.map(|(header, name)| {
             let length = header.msg_len as usize;
-            Taken {
+            ReceivedMessage {
                 from: address(name, header.msg_hdr.msg_namelen),
                 length,
                 segment: segment(&header.msg_hdr).unwrap_or(length),
@@ -325,7 +325,7 @@ mod tests {
                 let length = to.recv(&mut datagram).unwrap();
                 assert_eq!(&datagram[..length], *piece);
             }
-            // Taken as one by who asks for that, and each still told from the others.
+            // ReceivedMessage as one by who asks for that, and each still told from the others.
             enable_gro(&to);
             send(&from, Some(&at), &pieces, Some(100)).unwrap();
             let to = OwnedFd::from(to);
