@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use fairway_config::exchange::ClaimKind;
 use fairway_config::net::EndpointAddr;
+use fairway_gateway_core::affinity::AffinityRoom;
 use fairway_gateway_core::pick::Balancer;
 use fairway_gateway_core::reachability::{DialFailure, FailedDials, Reachability};
 use fairway_gateway_core::route::{Endpoint, RoutePort, Tick};
@@ -117,6 +118,12 @@ impl Port {
             share: Arc::default(),
             cut: CancellationToken::new(),
         }
+    }
+
+    /// The same port. Its affinity table shares its room with all ports. To be called before it has clients.
+    pub(crate) fn remembering(mut self, seed: u64, room: Arc<AffinityRoom>) -> Self {
+        self.balancer = Balancer::within(seed, room);
+        self
     }
 
     /// The same port. Its file descriptors count for its namespace, too.

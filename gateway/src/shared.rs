@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use fairway_gateway_core::affinity::AffinityRoom;
 use fairway_gateway_core::source_pool::SourcePool;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,6 +31,8 @@ pub(crate) struct GatewayShared {
     pub(crate) stopping: CancellationToken,
     /// Tracks every client connection: when none is left, the process may end.
     pub(crate) connections: TaskTracker,
+    /// How many more clients the affinity tables of all ports may remember.
+    pub(crate) affinity_room: Arc<AffinityRoom>,
     /// How many UDP flows all workers may have.
     pub(crate) flow_pool: FlowPool,
     /// By which UDP clients are told that no endpoint takes their datagrams.
@@ -58,6 +61,7 @@ impl GatewayShared {
             descriptors,
             stopping,
             connections: TaskTracker::new(),
+            affinity_room: Arc::default(),
             flow_pool: FlowPool::new(flows, settings.workers.max(1)),
             icmp_sockets: settings.icmp_sockets.clone(),
             source_pool: ArcSwap::default(),

@@ -5,13 +5,16 @@
 //! Service's `timeoutSeconds`, counted from the client's last connection.
 //!
 //! The table is bounded (LRU): beyond [`CAPACITY`] the client that was seen least recently is forgotten, and goes by
-//! the ranking next time. A table that never had clients takes the memory of a pointer; the memory of clients whose
+//! the ranking next time. All tables of a process together are bounded, too ([`AffinityRoom`]): a table may hold as
+//! many clients as there is room for more, so that a thousand ports leave some to one that comes later (as dynamic
+//! thresholds share out the buffer of a switch). A table that never had clients takes the memory of a pointer; the memory of clients whose
 //! timeout is over is given back by [`Affinity::expire`]. Local to this process.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use fairway_config::net::EndpointAddr;
@@ -23,24 +26,68 @@ use crate::route::Tick;
 /// The most clients that one port of a Service remembers.
 pub const CAPACITY: usize = 65_536;
 
+/// The most clients that all ports of a process remember: some 150 MB.
+pub const ROOM: usize = 1 << 20;
+
 /// A shard with memory for this many times the clients that it remembers gives memory back.
 const SPARSE: usize = 8;
 
 /// The number of shards. Each has a lock of its own, so that workers seldom wait for each other.
 const SHARDS: usize = 16;
 
+/// How many more clients the tables that share it may remember.
+#[derive(Debug)]
+pub struct AffinityRoom(AtomicUsize);
+
+impl Default for AffinityRoom {
+    fn default() -> Self {
+        Self::new(ROOM)
+    }
+}
+
+impl AffinityRoom {
+    /// Room for so many clients.
+    pub fn new(clients: usize) -> Self {
+        Self(AtomicUsize::new(clients))
+    }
+
+    /// For how many more clients there is room.
+    pub fn left(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Takes the room of one client, if there is room for more than `held`.
+    fn take(&self, held: usize) -> bool {
+        let less = |left: usize| left.checked_sub(1).filter(|_| left > held);
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .is_ok()
+    }
+
+    fn give(&self, count: usize) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
 /// The affinity table of one port of a Service: from client to endpoint.
 #[derive(Debug)]
 pub struct Affinity {
     seed: u64,
+    room: Arc<AffinityRoom>,
     shards: OnceLock<Box<[Mutex<Shard>; SHARDS]>>,
 }
 
 impl Affinity {
     /// An empty table. The seed of the hash keeps clients from choosing addresses that fall into one shard.
     pub fn new(seed: u64) -> Self {
+        Self::within(seed, Arc::default())
+    }
+
+    /// An empty table that shares its room with others.
+    pub fn within(seed: u64, room: Arc<AffinityRoom>) -> Self {
         Self {
             seed,
+            room,
             shards: OnceLock::new(),
         }
     }
@@ -73,7 +120,7 @@ impl Affinity {
     /// Notes that `client` got `endpoint` now.
     pub fn put(&self, client: IpAddr, endpoint: EndpointAddr, now: Tick) {
         let key = self.key(client);
-        self.shard(key).put(key, endpoint, now);
+        self.shard(key).put(key, endpoint, now, &self.room);
     }
 
     /// Forgets the clients whose timeout is over, and gives back their memory. To be called from time to time. Holds
@@ -85,7 +132,10 @@ impl Affinity {
             .into_iter()
             .flat_map(|shards| shards.iter())
         {
-            lock(shard).expire(now, timeout);
+            let mut shard = lock(shard);
+            let before = shard.index.len();
+            shard.expire(now, timeout);
+            self.room.give(before - shard.index.len());
         }
     }
 
@@ -132,6 +182,12 @@ impl Affinity {
         let shards = self.shards.get_or_init(Box::default);
         // The top bits choose the shard: the map inside it uses the low ones.
         lock(&shards[(key.hash >> 60) as usize % SHARDS])
+    }
+}
+
+impl Drop for Affinity {
+    fn drop(&mut self) {
+        self.room.give(self.len());
     }
 }
 
@@ -202,7 +258,7 @@ impl Default for Shard {
 }
 
 impl Shard {
-    fn put(&mut self, key: Key, endpoint: EndpointAddr, now: Tick) {
+    fn put(&mut self, key: Key, endpoint: EndpointAddr, now: Tick, room: &AffinityRoom) {
         let entry = AffinityEntry {
             key,
             endpoint,
@@ -213,10 +269,14 @@ impl Shard {
             self.order.touch(*slot);
             return;
         }
-        // All clients have the same timeout, so the one that was seen least recently is also the first to expire.
-        if self.index.len() >= CAPACITY / SHARDS
-            && let Some(oldest) = self.order.oldest()
-        {
+        // The shards of a table hold about the same number of clients.
+        let held = self.index.len() * SHARDS;
+        if held >= CAPACITY || !room.take(held) {
+            // All clients have the same timeout, so the one that was seen least recently is also the first to
+            // expire.
+            let Some(oldest) = self.order.oldest() else {
+                return;
+            };
             self.forget(oldest);
         }
         self.append(entry);

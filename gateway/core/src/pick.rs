@@ -8,12 +8,13 @@
 //!   weights, each endpoint gets as many as its weight, however many threads pick.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fairway_config::net::EndpointAddr;
 
-use crate::affinity::Affinity;
+use crate::affinity::{Affinity, AffinityRoom};
 use crate::rank;
 use crate::route::{Endpoint, EndpointSet, RoutePort, Tick};
 use crate::turns::Turns;
@@ -31,12 +32,17 @@ impl Balancer {
     /// A balancer without state. The seed decides with which endpoint the round-robin begins, so that a thousand
     /// ports (or ten gateways) do not all begin with the first.
     pub fn new(seed: u64) -> Self {
+        Self::within(seed, Arc::default())
+    }
+
+    /// The same. Its affinity table shares its room with others.
+    pub fn within(seed: u64, room: Arc<AffinityRoom>) -> Self {
         // Far from the overflow, where the order of turns would break once.
         let start = seed >> 1;
         Self {
             turn: AtomicU64::new(start),
             retry_turn: AtomicU64::new(start),
-            affinity: Affinity::new(seed),
+            affinity: Affinity::within(seed, room),
         }
     }
 

@@ -41,6 +41,7 @@ impl ControlTask {
                     self.seed = self.seed.wrapping_add(1);
                     let changes = self.dials.changes().clone();
                     let port = Port::with_changes(route.clone(), self.seed, changes);
+                    let port = port.remembering(self.seed, self.shared.affinity_room.clone());
                     Arc::new(port.within(share.clone()))
                 }
             };

@@ -126,3 +126,40 @@ fn memory_of_clients_whose_time_is_over_is_given_back_and_the_others_stay() {
         assert_eq!(table.len(), CAPACITY);
     }
 }
+
+#[test]
+fn tables_of_many_ports_are_bounded_together_and_leave_some_to_one_that_comes_later() {
+    const TOTAL: usize = 10_000;
+    let to = endpoint("10.0.0.1:80");
+    let room = Arc::new(AffinityRoom::new(TOTAL));
+    let mut tables = Vec::new();
+    for port in 0..20 {
+        let table = Affinity::within(port, room.clone());
+        for n in 0..20_000 {
+            table.put(client(n), to, Tick(n.into()));
+        }
+        let last = table.get(client(19_999), Tick(20_000), TIMEOUT * 10, any);
+        assert!(
+            last == Some(to) || port >= 8,
+            "whoever comes to port {port} is remembered, and the oldest is forgotten"
+        );
+        tables.push(table);
+        let held: usize = tables.iter().map(Affinity::len).sum();
+        assert_eq!(held + room.left(), TOTAL);
+    }
+    // The first has half of it, and the others of what is left.
+    assert!(
+        (4_000..6_000).contains(&tables[0].len()),
+        "{}",
+        tables[0].len()
+    );
+    for table in &tables {
+        let capacity = table.capacity();
+        assert!(capacity <= 4 * (table.len() + 16), "memory for {capacity}");
+    }
+    // What goes gives back what it had.
+    tables[1].expire(Tick(u64::MAX), Duration::ZERO);
+    assert_eq!(tables[1].len(), 0);
+    tables.clear();
+    assert_eq!(room.left(), TOTAL);
+}
