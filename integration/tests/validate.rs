@@ -10,6 +10,7 @@ use serde_json::Value;
 tests![
     warnings_alone_are_no_reason_to_fail,
     an_error_is_one,
+    an_error_hides_no_misspelt_field,
     standard_input_is_read,
     utf_16_is_read,
     json_has_the_counts_and_each_problem_with_its_severity,
@@ -49,6 +50,12 @@ fn said(input: &str, code: i32) -> Result<String> {
     let output = validate(&["-"], input.as_bytes())?;
     ensure!(output.status.code() == Some(code), "{output:?}");
     Ok(String::from_utf8(output.stdout)?)
+}
+
+fn an_error_hides_no_misspelt_field() -> Result<()> {
+    let said = said(&service("", "prots: [{port: 80}]"), 1)?;
+    has(&said, &["spec.ports", "is missing"])?;
+    has(&said, &["spec.prots", "warning", "is ports meant?"])
 }
 
 fn has(said: &str, words: &[&str]) -> Result<()> {

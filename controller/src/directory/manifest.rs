@@ -82,6 +82,11 @@ pub(super) fn parse(file: &Arc<str>, text: &str) -> Result<Manifest, Problem> {
                     .into_iter()
                     .map(|problem| document.problem(file, &unreadable.object, problem))
                     .collect();
+                // A field that is missing may be there under a misspelt name.
+                let key = unreadable.key.iter();
+                let of_fields = key.flat_map(|key| lint::warnings(&document.value, key.kind));
+                let of_fields = of_fields.map(|it| document.warning(file, &unreadable.object, it));
+                manifest.problems.extend(of_fields);
                 let why: Vec<_> = problems
                     .iter()
                     .map(|problem| match problem.field.as_str() {

@@ -89,6 +89,11 @@ impl Declared {
                     let problems = unreadable.problems.into_iter();
                     self.problems
                         .extend(problems.map(|it| document.problem(&file, object, it)));
+                    // A field that is missing may be there under a misspelt name.
+                    let key = unreadable.key.iter();
+                    let of_fields = key.flat_map(|key| lint::warnings(&document.value, key.kind));
+                    self.problems
+                        .extend(of_fields.map(|it| document.warning(&file, object, it)));
                 }
             }
         }
