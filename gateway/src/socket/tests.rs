@@ -338,7 +338,7 @@ fn groups_that_are_made_at_the_same_moment_have_ports_of_their_own() {
     }
 }
 
-/// Tells the test [`another_process`] what to hold.
+/// Tells a process of this program that it is to be [`another_process`], and what to hold.
 const OTHER: &str = "FAIRWAY_TEST_OTHER_PROCESS";
 
 /// A user that is nobody's.
@@ -381,8 +381,7 @@ impl Holding {
             reuse_port,
         } = how;
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "socket::tests::another_process"])
-            .args(["--ignored", "--nocapture"])
+            .args(["--exact", BECOMES_ANOTHER, "--nocapture"])
             .env(
                 OTHER,
                 format!("{user} {reuse_address} {reuse_port} {protocol} {at}"),
@@ -412,13 +411,10 @@ impl Drop for Holding {
     }
 }
 
-/// Not a test: what [`Holding`] runs.
-#[test]
-#[ignore = "it is the other process of other tests"]
-fn another_process() {
-    let Ok(what) = std::env::var(OTHER) else {
-        return;
-    };
+/// What [`Holding`] runs, in a process that was started for the test of this name.
+const BECOMES_ANOTHER: &str = "socket::tests::another_process_does_not_get_into_a_port_of_ours";
+
+fn another_process(what: &str) {
     let words: Vec<&str> = what.split(' ').collect();
     let [user, reuse_address, reuse_port, protocol, at] = words[..] else {
         panic!("{what}");
@@ -516,6 +512,9 @@ fn a_port_that_another_process_holds_is_left_to_it_and_the_error_says_what_to_do
 
 #[test]
 fn another_process_does_not_get_into_a_port_of_ours() {
+    if let Ok(what) = std::env::var(OTHER) {
+        return another_process(&what);
+    }
     let (ips, _alone) = addresses();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         for ip in ips.iter().map(String::as_str) {
