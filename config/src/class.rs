@@ -6,7 +6,7 @@ use crate::service::{Service, ServiceType};
 
 /// Which Services of type LoadBalancer a controller takes.
 ///
-/// In a cluster the name of the class is also the controller's name among the other controllers.
+/// In a cluster the controller's name among the others is its namespace with this class.
 #[derive(Clone, Debug)]
 pub struct ClassFilter {
     /// The `spec.loadBalancerClass` of the Services that it takes.

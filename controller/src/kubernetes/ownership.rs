@@ -50,7 +50,9 @@ impl ControllerIdentity {
     /// The namespace of another controller of the same class.
     pub(super) fn namesake<'a>(&self, identity: &'a str) -> Option<&'a str> {
         let (namespace, class) = split(identity)?;
-        (class == &*self.class.name && *namespace != *self.namespace).then_some(namespace)
+        let is_namesake = class == &*self.class.name && *namespace != *self.namespace;
+        // It goes into the path of a request, and whoever owns a Service may have written it.
+        (is_namesake && is_namespace(namespace)).then_some(namespace)
     }
 
     /// Which controller a Service's annotation names.
@@ -70,7 +72,47 @@ impl ControllerIdentity {
     }
 }
 
+/// Whether an API server would take this for the name of a namespace (a label of RFC 1123).
+fn is_namespace(name: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len())
+        && name.bytes().all(is_inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
 /// Namespace and class of a controller.
 fn split(identity: &str) -> Option<(&str, &str)> {
     identity.split_once('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_can_be_a_namespace_is_asked_for() {
+        let class = ClassFilter {
+            name: "example.com/edge".into(),
+            is_default: false,
+        };
+        let us = ControllerIdentity::new("ours", class);
+        for (identity, namesake) in [
+            ("theirs/example.com/edge", Some("theirs")),
+            ("a-1/example.com/edge", Some("a-1")),
+            ("ours/example.com/edge", None),
+            ("theirs/example.com/other", None),
+            ("/example.com/edge", None),
+            ("../example.com/edge", None),
+            ("a?b/example.com/edge", None),
+            ("a%2fb/example.com/edge", None),
+            ("Theirs/example.com/edge", None),
+            ("-a/example.com/edge", None),
+            ("theirs", None),
+        ] {
+            assert_eq!(us.namesake(identity), namesake, "{identity}");
+        }
+        let long = format!("{}/example.com/edge", "a".repeat(64));
+        assert_eq!(us.namesake(&long), None);
+    }
 }

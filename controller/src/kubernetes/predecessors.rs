@@ -17,6 +17,10 @@ pub(super) const ABANDONED: Duration = Duration::from_secs(600);
 /// What is asked once for all Services of one controller.
 const FRESH: Duration = Duration::from_secs(5);
 
+/// Past so many, those that are not asked for any more are forgotten. Tenants can name namespaces without
+/// end.
+const REMEMBERED: usize = 1024;
+
 /// What is known of them, by namespace.
 #[derive(Debug, Default)]
 pub(super) struct Predecessors(HashMap<Arc<str>, SeenLease>);
@@ -41,6 +45,16 @@ impl Predecessors {
         let before = self.0.get(namespace);
         let since = before.filter(|seen| seen.version == version);
         let since = since.map_or(now, |seen| seen.since);
+        if self.0.len() >= REMEMBERED {
+            // Of a Lease that is not there nothing is to be remembered; of one that is, since when.
+            self.0.retain(|_, seen| {
+                let kept = match seen.version {
+                    Some(_) => ABANDONED,
+                    None => FRESH,
+                };
+                now < seen.asked + kept
+            });
+        }
         let seen = SeenLease {
             version,
             since,
@@ -75,6 +89,22 @@ mod tests {
         // It is back.
         them.note("old", version(7), now + FRESH);
         assert!(!them.is_gone("old"));
+    }
+
+    #[test]
+    fn names_without_end_take_no_memory_and_take_no_time_from_a_lease_that_is_there() {
+        let (mut them, now) = (Predecessors::default(), Instant::now());
+        them.note("old", version(7), now);
+        for n in 0..100_000u32 {
+            let now = now + Duration::from_millis(u64::from(n) * 6);
+            them.note(&format!("made-up-{n}"), None, now);
+            if them.is_due("old", now) {
+                them.note("old", version(7), now);
+            }
+            assert!(them.0.len() <= 2 * REMEMBERED, "{}", them.0.len());
+        }
+        them.note("old", version(7), now + ABANDONED);
+        assert!(them.is_gone("old"));
     }
 
     #[test]
