@@ -11,7 +11,8 @@ use serde_json::json;
 tests![
     a_service_gets_its_address_its_status_and_its_traffic,
     a_service_of_another_class_stays_untouched_to_the_byte,
-    the_finalizer_comes_before_the_address_and_goes_after_it,
+    the_finalizer_comes_with_the_address_and_goes_after_it,
+    a_finalizer_that_is_not_taken_with_the_status_follows_it,
     the_finalizer_is_there_while_there_is_a_load_balancer,
     a_deleted_service_is_torn_down_and_goes,
     without_default_class_only_services_of_our_class_are_ours,
@@ -87,7 +88,7 @@ fn a_service_of_another_class_stays_untouched_to_the_byte() -> Result<()> {
     it.change("theirs", json!({"metadata": {"finalizers": null}}))
 }
 
-fn the_finalizer_comes_before_the_address_and_goes_after_it() -> Result<()> {
+fn the_finalizer_comes_with_the_address_and_goes_after_it() -> Result<()> {
     let cluster = Cluster::shared()?;
     let it = Installed::new(&cluster)?;
     let _controller = it.controlled()?;
@@ -114,11 +115,60 @@ fn the_finalizer_comes_before_the_address_and_goes_after_it() -> Result<()> {
         }
     }
     let (nothing, finalizer, both) = ((false, false), (true, false), (true, true));
-    let wanted = [
-        nothing, finalizer, both, finalizer, nothing, finalizer, both, finalizer,
-    ];
+    let wanted = [nothing, both, finalizer, nothing, both, finalizer];
     ensure!(steps == wanted, "(finalizer, address): {steps:?}");
     Ok(())
+}
+
+/// A rule of the cluster: who writes a status of a Service writes no finalizer with it.
+const STATUS_ALONE: &str = "
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {name: status-alone}
+spec:
+  failurePolicy: Fail
+  reinvocationPolicy: Never
+  matchConstraints:
+    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}
+    resourceRules:
+    - {apiGroups: [''], apiVersions: [v1], operations: [UPDATE], resources: [services/status]}
+  matchConditions:
+  - {name: adds, expression: 'has(object.metadata.finalizers) && !has(oldObject.metadata.finalizers)'}
+  mutations:
+  - patchType: JSONPatch
+    jsonPatch: {expression: '[JSONPatch{op: \"remove\", path: \"/metadata/finalizers\"}]'}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicyBinding
+metadata: {name: status-alone}
+spec: {policyName: status-alone}
+";
+
+fn a_finalizer_that_is_not_taken_with_the_status_follows_it() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    cluster.apply(STATUS_ALONE)?;
+    it.service("web", "type: ClusterIP, ports: [{port: 80}]")?;
+    wait::until_some("the rule is in force", || {
+        let finalizers = |list| json!({"metadata": {"finalizers": list}});
+        let service = ("Service", "shop", "web");
+        cluster.patch(service, "", &finalizers(json!(null)))?;
+        cluster.patch(
+            service,
+            "status",
+            &finalizers(json!(["example.com/theirs"])),
+        )?;
+        ensure!(it.finalizers("web")?.is_empty());
+        Ok(())
+    })?;
+    let _controller = it.controlled()?;
+    it.change("web", json!({"spec": {"type": "LoadBalancer"}}))?;
+    it.address("web")?;
+    wait::until_some("the finalizer is there", || {
+        ensure!(it.finalizers("web")? == [FINALIZER]);
+        Ok(())
+    })?;
+    cluster.delete("MutatingAdmissionPolicyBinding", "", "status-alone")
 }
 
 fn the_finalizer_is_there_while_there_is_a_load_balancer() -> Result<()> {

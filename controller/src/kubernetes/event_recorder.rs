@@ -1,7 +1,8 @@
 //! Writes Events of Services, which `kubectl describe service` shows.
 //!
 //! Events are written beside the work and never hold it up: those that can't be written in time are
-//! counted and dropped. Where the API server is busy (429) they are written a little later.
+//! counted and dropped. While many addresses and statuses are being written, an Event is sent now and then
+//! only, and the others follow. Where the API server is busy (429) they are written a little later.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -24,6 +25,7 @@ use super::fair_queue::{FairQueue, Urgency};
 use super::service_record::ServiceRecord;
 use super::settings::REQUEST;
 use super::traffic_events::TrafficEvents;
+use super::write_queue::WriteQueue;
 use crate::feed::lock;
 
 /// How many Events may wait.
@@ -34,6 +36,11 @@ const WAITING_IN_ONE: usize = WAITING / 4;
 
 /// Requests on their way at a time: the API server shall have its time for statuses.
 const CONCURRENT: usize = 1;
+
+/// From so many writes of addresses and statuses on their way on, one Event is sent each time this has
+/// passed.
+const MANY_WRITES: usize = 8;
+const PACE: Duration = Duration::from_millis(100);
 
 /// How often an Event is sent that is refused each time, and the first pause before it is sent
 /// again. Each pause is three times the one before, four seconds in all.
@@ -54,13 +61,17 @@ pub(super) struct EventRecorder {
 
 impl EventRecorder {
     /// An event recorder, and the task that sends what it is given until the recorder is dropped.
-    pub(super) fn new(client: Client, instance: Arc<str>) -> (Self, impl Future<Output = ()>) {
+    pub(super) fn new(
+        client: Client,
+        instance: Arc<str>,
+        writes: Arc<WriteQueue>,
+    ) -> (Self, impl Future<Output = ()>) {
         let (sender, receiver) = mpsc::channel(WAITING);
         let recorder = Self {
             sender,
             traffic: Arc::default(),
         };
-        (recorder, tell(client, instance, receiver))
+        (recorder, tell(client, instance, writes, receiver))
     }
 
     /// Writes these Events of a Service, and logs them.
@@ -94,25 +105,35 @@ impl EventRecorder {
 /// An event about an object.
 type Telling = (ObjectReference, Event);
 
-async fn tell(client: Client, instance: Arc<str>, mut receiver: mpsc::Receiver<Telling>) {
+async fn tell(
+    client: Client,
+    instance: Arc<str>,
+    writes: Arc<WriteQueue>,
+    mut receiver: mpsc::Receiver<Telling>,
+) {
     let said = Mutex::new(Said::default());
     // A fair queue: a webhook that hangs for one namespace holds up no other.
     let mut queue: FairQueue<u64, Telling> = FairQueue::new(CONCURRENT);
     let (mut running, mut waiting, mut count) = (FuturesUnordered::new(), 0, 0u64);
+    let mut last_sent = Instant::now();
     loop {
         let now = Instant::now();
         queue.tick(now);
-        while let Some((ticket, (about, event))) = queue.next(now) {
-            waiting -= 1;
+        let next_send = next_send(writes.prompt(), last_sent);
+        while next_send <= now
+            && let Some((ticket, (about, event))) = queue.next(now)
+        {
+            (waiting, last_sent) = (waiting - 1, now);
             let sending = send(client.clone(), about, event, &instance, &said);
             running.push(async move {
                 sending.await;
                 ticket
             });
         }
-        let next_late = queue.next_late();
+        let next_send = (waiting > 0 && next_send > now).then_some(next_send);
+        let wake = queue.next_late().into_iter().chain(next_send).min();
         let late = async {
-            match next_late {
+            match wake {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }
@@ -122,20 +143,28 @@ async fn tell(client: Client, instance: Arc<str>, mut receiver: mpsc::Receiver<T
             () = late => {}
             telling = receiver.recv() => {
                 let Some((about, event)) = telling else { return };
-                // Which of these are told has been decided.
-                let is_new = event.is_of_traffic || lock(&said).is_new(key(&about, &event), now);
-                if !is_new {
-                    continue;
-                }
                 let namespace: Arc<str> = about.namespace.as_deref().unwrap_or_default().into();
                 if waiting >= WAITING || queue.waiting_in(&namespace) >= WAITING_IN_ONE {
-                    dropped(&said, &key(&about, &event));
+                    metrics::counter!("fairway_events_dropped_total").increment(1);
+                    continue;
+                }
+                // Which of those of traffic are told has been decided.
+                let is_new = event.is_of_traffic || lock(&said).is_new(key(&about, &event), now);
+                if !is_new {
                     continue;
                 }
                 (waiting, count) = (waiting + 1, count + 1);
                 queue.push(&namespace, (count, 0), Urgency::Usual, (about, event));
             }
         }
+    }
+}
+
+/// From when on an Event may be sent, while so many writes are on their way in time.
+fn next_send(writes: usize, last_sent: Instant) -> Instant {
+    match writes < MANY_WRITES {
+        true => last_sent,
+        false => last_sent + PACE,
     }
 }
 
@@ -250,6 +279,7 @@ impl Said {
         }
         true
     }
+
     /// It could not be sent.
     fn forget(&mut self, key: &EventKey) {
         if self.last.remove(key).is_some() {
@@ -288,6 +318,19 @@ mod tests {
         assert_eq!(tries(429, 2).await, (3, true));
         // What is not allowed stays so.
         assert_eq!(tries(403, 1).await, (1, false));
+    }
+
+    #[test]
+    fn events_wait_while_many_statuses_are_written_and_not_for_ever() {
+        let now = Instant::now();
+        for (writes, wait) in [
+            (0, Duration::ZERO),
+            (MANY_WRITES - 1, Duration::ZERO),
+            (MANY_WRITES, PACE),
+            (1000, PACE),
+        ] {
+            assert_eq!(next_send(writes, now), now + wait, "{writes}");
+        }
     }
 
     #[test]

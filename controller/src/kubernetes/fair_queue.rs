@@ -297,6 +297,11 @@ impl<O: Clone + Ord + Hash, J> FairQueue<O, J> {
         self.running.len()
     }
 
+    /// How many of them are not late.
+    pub(super) fn prompt(&self) -> usize {
+        self.prompt.len()
+    }
+
     /// How many jobs wait in a namespace.
     pub(super) fn waiting_in(&self, namespace: &str) -> usize {
         let lane = self.lanes.get(namespace);

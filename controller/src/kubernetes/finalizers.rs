@@ -14,8 +14,8 @@ use super::lease::lease_name;
 use super::object_cache::ObjectCache;
 use super::ownership::ControllerIdentity;
 use super::repair_queue::{LONGEST, PATIENCE};
-use super::service_record::{FINALIZER, ServiceOwner, ServiceRecord};
-use super::service_requests::{self, ServiceRequest};
+use super::service_record::{ServiceOwner, ServiceRecord};
+use super::service_requests::{self, Claim, ServiceRequest};
 use super::settings::{REQUEST, key_of, now};
 use super::store_context::StoreContext;
 use crate::feed::lock;
@@ -95,12 +95,7 @@ impl StoreContext {
         if let Some(patch) = service_requests::take_over(record, identity, now()) {
             return self.patch_status(key, record, patch).await;
         }
-        let others = record.finalizers.iter().filter(|it| ***it != *FINALIZER);
-        let others = others.map(|it| it.to_string());
-        let claim = ServiceRequest::Claim(
-            others.chain([FINALIZER.to_owned()]).collect(),
-            Some(Arc::clone(identity)),
-        );
+        let claim = ServiceRequest::Claim(Claim::of(record, identity));
         let addresses = &record.stored.held.addresses;
         self.send_requests(key, record, addresses, vec![claim], None)
             .await

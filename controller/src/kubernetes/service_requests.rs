@@ -1,9 +1,14 @@
 //! The requests that write a decision on a Service, and their order.
 //!
-//! A Service gets the finalizer, and the annotation that says which controller has taken it, before
-//! its first address and its status after it; it loses the status before them
-//! (k8s.io/cloud-provider). Every request names the version of the
-//! object that it was made from, so that a race is lost and never won by accident.
+//! A Service gets the finalizer, and the annotation that says which controller has taken it, with its
+//! first status, in one request: an API server takes metadata of a Service together with its status
+//! (`pkg/registry/core/service/strategy.go`). Where one does not, they follow in a request of their own.
+//! A Service loses the status first (k8s.io/cloud-provider), and then finalizer and annotation, by a
+//! request to the object itself: an API server frees the cluster IP and the node ports of a Service that
+//! goes with its last finalizer there, and not where only a status is written.
+//!
+//! Every request names the version of the object that it was made from, so that a race is lost and never
+//! won by accident.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,29 +23,74 @@ use serde_json::{Value, json};
 use super::service_record::{FINALIZER, ServiceOwner, ServiceRecord};
 use super::status;
 
+/// What the metadata say of who has taken a Service.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Claim {
+    /// `metadata.finalizers`.
+    pub(super) finalizers: Vec<String>,
+    /// The annotation that names the controller; nothing takes it away.
+    pub(super) identity: Option<Arc<str>>,
+}
+
+impl Claim {
+    /// That of the controller of this name, beside the finalizers of others.
+    pub(super) fn of(record: &ServiceRecord, identity: &Arc<str>) -> Self {
+        let mut claim = Self::given_up(record);
+        claim.finalizers.push(FINALIZER.to_owned());
+        claim.identity = Some(Arc::clone(identity));
+        claim
+    }
+
+    /// None: the finalizers of others stay.
+    fn given_up(record: &ServiceRecord) -> Self {
+        let others = record.finalizers.iter().filter(|it| ***it != *FINALIZER);
+        Self {
+            finalizers: others.map(|it| it.to_string()).collect(),
+            identity: None,
+        }
+    }
+
+    fn metadata(&self) -> Value {
+        json!({"finalizers": self.finalizers, "annotations": {CONTROLLER: self.identity}})
+    }
+}
+
 /// One request about a Service.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ServiceRequest {
-    /// Set `metadata.finalizers` to these, and the annotation that says which controller has taken the
-    /// Service to this name; nothing takes it away.
-    Claim(Vec<String>, Option<Arc<str>>),
-    /// Write the status, and beside it the conditions that are no part of it.
-    Status(Status, Vec<Value>),
+    /// Set or take away finalizer and annotation.
+    Claim(Claim),
+    /// Write the status.
+    Status {
+        status: Status,
+        /// The conditions that are no part of it.
+        beside: Vec<Value>,
+        /// Finalizer and annotation, where they are not there yet.
+        claim: Option<Claim>,
+    },
 }
 
 impl ServiceRequest {
     /// The merge patch of the object in this version, and whether it is one of `status`.
     pub(super) fn patch(&self, resource_version: &str) -> (Value, bool) {
+        let (mut patch, claim, is_status) = match self {
+            Self::Claim(claim) => (json!({}), Some(claim), false),
+            Self::Status {
+                status,
+                beside,
+                claim,
+            } => (status::patch(status, beside), claim.as_ref(), true),
+        };
+        patch["metadata"] = claim.map_or_else(|| json!({}), Claim::metadata);
+        patch["metadata"]["resourceVersion"] = resource_version.into();
+        (patch, is_status)
+    }
+
+    /// What is to be sent after this request where the API server passed over its metadata.
+    pub(super) fn claim_alone(self) -> Option<Self> {
         match self {
-            Self::Claim(finalizers, identity) => {
-                let metadata = json!({
-                    "resourceVersion": resource_version,
-                    "finalizers": finalizers,
-                    "annotations": {CONTROLLER: identity},
-                });
-                (json!({"metadata": metadata}), false)
-            }
-            Self::Status(status, others) => (status::patch(resource_version, status, others), true),
+            Self::Status { claim, .. } => claim.map(Self::Claim),
+            Self::Claim(_) => None,
         }
     }
 }
@@ -48,9 +98,9 @@ impl ServiceRequest {
 /// The requests by which the controller of this name brings a Service to where it holds these addresses
 /// and has this status.
 ///
-/// The annotation that says whose the Service is comes with the finalizer before everything else,
-/// and goes with it after everything else. So the next controller knows after a crash what is left
-/// to be done, and a controller of another class knows that it has to leave the Service alone.
+/// The annotation that says whose the Service is comes with the finalizer and the first status, and goes
+/// with the finalizer after everything else. So the next controller knows after a crash what is left to be
+/// done, and a controller of another class knows that it has to leave the Service alone.
 pub(super) fn steps(
     record: &ServiceRecord,
     identity: &Arc<str>,
@@ -58,24 +108,21 @@ pub(super) fn steps(
     wanted: &Status,
     now: Timestamp,
 ) -> Vec<ServiceRequest> {
-    let mut steps = Vec::new();
-    let others = record.finalizers.iter().filter(|it| ***it != *FINALIZER);
-    let mut finalizers: Vec<String> = others.map(|it| it.to_string()).collect();
     let wants_claim = record.wants_claim();
-    if wants_claim && !record.is_claimed() {
-        finalizers.push(FINALIZER.to_owned());
-        steps.push(ServiceRequest::Claim(
-            std::mem::take(&mut finalizers),
-            Some(Arc::clone(identity)),
-        ));
-    }
+    let claim = (wants_claim && !record.is_claimed()).then(|| Claim::of(record, identity));
     let is_said = record.names(identity) && !record.is_contested_by(identity);
+    let mut steps = Vec::new();
     if record.stored.status != *wanted || (wants_claim && !is_said) {
-        let beside = conditions_beside(record, identity, wanted, now);
-        steps.push(ServiceRequest::Status(wanted.clone(), beside));
+        steps.push(ServiceRequest::Status {
+            status: wanted.clone(),
+            beside: conditions_beside(record, identity, wanted, now),
+            claim,
+        });
+    } else {
+        steps.extend(claim.map(ServiceRequest::Claim));
     }
     if !wants_claim && record.owner == ServiceOwner::Us && addresses.is_empty() {
-        steps.push(ServiceRequest::Claim(finalizers, None));
+        steps.push(ServiceRequest::Claim(Claim::given_up(record)));
     }
     steps
 }

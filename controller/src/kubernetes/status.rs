@@ -151,7 +151,7 @@ pub(super) fn contested_condition(by: &str, owner: &str, now: Timestamp) -> Valu
 }
 
 /// The merge patch (RFC 7386) of a Service's `status`, of the object in this version alone.
-pub(super) fn patch(resource_version: &str, status: &Status, foreign: &[Value]) -> Value {
+pub(super) fn patch(status: &Status, foreign: &[Value]) -> Value {
     let shape = json!(status_json::StatusShape::from(status));
     let mut conditions = foreign.to_vec();
     if let Some(Value::Array(own)) = shape.get("conditions") {
@@ -165,7 +165,6 @@ pub(super) fn patch(resource_version: &str, status: &Status, foreign: &[Value]) 
     let ingress = shape.pointer("/loadBalancer/ingress");
     let ingress = ingress.and_then(Value::as_array).cloned();
     json!({
-        "metadata": {"resourceVersion": resource_version},
         "status": {
             "loadBalancer": {"ingress": or_null(ingress.unwrap_or_default())},
             "conditions": or_null(conditions),
@@ -203,8 +202,7 @@ mod tests {
         let found = read(&object);
         assert_eq!(found.status.ingress.len(), 1);
         assert_eq!(found.foreign.len(), 2);
-        let mut patched = patch("7", &found.status, &found.foreign);
-        assert_eq!(patched["metadata"]["resourceVersion"], "7");
+        let mut patched = patch(&found.status, &found.foreign);
         let again = read(&patched);
         assert_eq!(again, found);
         // The order of the list is of no meaning: compare as sets.
@@ -238,7 +236,7 @@ mod tests {
 
     #[test]
     fn what_is_gone_is_taken_away_and_not_left() {
-        let patched = patch("7", &Status::default(), &[]);
+        let patched = patch(&Status::default(), &[]);
         assert!(patched["status"]["loadBalancer"]["ingress"].is_null());
         assert!(
             patched["status"]

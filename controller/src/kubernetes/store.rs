@@ -51,8 +51,12 @@ impl KubernetesStore {
     pub fn open(client: Client, settings: KubernetesSettings, snapshot: Option<Snapshot>) -> Self {
         let controller = ControllerIdentity::new(&settings.namespace, settings.class.clone());
         let reads = settings.reads;
-        let (event_recorder, telling) =
-            EventRecorder::new(client.clone(), Arc::clone(&settings.instance));
+        let write_queue = Arc::new(WriteQueue::default());
+        let (event_recorder, telling) = EventRecorder::new(
+            client.clone(),
+            Arc::clone(&settings.instance),
+            Arc::clone(&write_queue),
+        );
         let shared = Arc::new(StoreContext {
             client,
             settings,
@@ -61,7 +65,7 @@ impl KubernetesStore {
             progress: Mutex::new(WatchProgress::new(reads)),
             repairs: RepairQueue::default(),
             predecessors: Mutex::default(),
-            write_queue: WriteQueue::default(),
+            write_queue,
             rights: Rights::default(),
             event_recorder,
             reports: OutgoingReports::default(),

@@ -1,6 +1,6 @@
 //! What the tasks of a store share.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use kube::Client;
 
@@ -28,7 +28,7 @@ pub(super) struct StoreContext {
     pub(super) repairs: RepairQueue,
     /// Other controllers of our class that have Services.
     pub(super) predecessors: Mutex<Predecessors>,
-    pub(super) write_queue: WriteQueue,
+    pub(super) write_queue: Arc<WriteQueue>,
     pub(super) rights: Rights,
     pub(super) event_recorder: EventRecorder,
     pub(super) reports: OutgoingReports,

@@ -1,6 +1,6 @@
 //! Sends the requests that write decisions, and classes the answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -73,7 +73,8 @@ impl StoreContext {
         let services: Api<ApiDocument> =
             Api::namespaced_with(self.client.clone(), &namespace, &resource(Kind::Service));
         let mut resource_version = record.resource_version.to_string();
-        for step in steps {
+        let mut steps = VecDeque::from(steps);
+        while let Some(step) = steps.pop_front() {
             let (patch, is_status) = step.patch(&resource_version);
             let asked = Asked {
                 kind: Kind::Service,
@@ -106,6 +107,10 @@ impl StoreContext {
             let document = document.into_value(Kind::Service);
             let mut cache = lock(&self.cache);
             let change = cache.wrote(key, &record.uid, addresses.to_vec(), &document, now());
+            let is_claimed = cache.service(key).is_some_and(ServiceRecord::is_claimed);
+            if let Some(claim) = step.claim_alone().filter(|_| !is_claimed) {
+                steps.push_front(claim);
+            }
             self.feed
                 .publish(change.into_iter().collect(), false, since);
         }

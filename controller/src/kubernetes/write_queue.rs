@@ -103,6 +103,11 @@ impl WriteQueue {
         tokio::time::timeout(FINISH, all_ended).await.is_ok()
     }
 
+    /// How many writes are on their way that are not late.
+    pub(super) fn prompt(&self) -> usize {
+        lock(&self.queue).prompt()
+    }
+
     /// How many writes are late or wait behind one that is.
     pub(super) fn held_up(&self) -> usize {
         let held_back = lock(&self.queue).held_back();

@@ -58,6 +58,14 @@ pub(crate) fn cargo(root: &Path, target: &Path) -> Command {
     // CARGO is set by the cargo that runs this program: the same toolchain goes on.
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root).env("CARGO_TARGET_DIR", target);
+    // What `cargo run` says of this program is not said of what is built: build scripts that look at
+    // it would run again, and all that rests on them be built again.
+    let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for name in std::env::vars_os().map(|(name, _)| name) {
+        if name.to_str().is_some_and(own) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

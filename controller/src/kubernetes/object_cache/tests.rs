@@ -1,7 +1,7 @@
 use fairway_config::class::ClassFilter;
 use serde_json::json;
 
-use super::super::service_requests::{self, ServiceRequest};
+use super::super::service_requests::{self, Claim, ServiceRequest};
 use super::*;
 
 const NOW: Timestamp = Timestamp(1_000);
@@ -334,7 +334,7 @@ fn a_service_without_our_mark_is_not_released_whatever_its_conditions_say() {
 }
 
 #[test]
-fn finalizer_and_annotation_come_first_and_go_last() {
+fn finalizer_and_annotation_come_with_the_first_status_and_go_last() {
     let mut cache = cache(true);
     cache
         .put(Kind::Service, &service(1, &json!({})), NOW)
@@ -345,19 +345,38 @@ fn finalizer_and_annotation_come_first_and_go_last() {
     };
     let record = cache.service(&key()).unwrap();
     let steps = service_requests::steps(record, cache.identity(), &[], &wanted, NOW);
-    let claim = ServiceRequest::Claim(
-        vec![FINALIZER.to_owned()],
-        Some(Arc::clone(cache.identity())),
-    );
-    let said = vec![status::taken_condition(OURS, None, NOW)];
-    assert_eq!(steps, [claim, ServiceRequest::Status(wanted, said)]);
+    let claim = Claim {
+        finalizers: vec![FINALIZER.to_owned()],
+        identity: Some(Arc::clone(cache.identity())),
+    };
+    let first = ServiceRequest::Status {
+        status: wanted,
+        beside: vec![status::taken_condition(OURS, None, NOW)],
+        claim: Some(claim.clone()),
+    };
+    assert_eq!(steps, [first.clone()]);
+    let (patch, is_status) = first.patch("7");
+    assert!(is_status);
+    let metadata = json!({
+        "resourceVersion": "7", "finalizers": [FINALIZER], "annotations": {CONTROLLER: OURS},
+    });
+    assert_eq!(patch["metadata"], metadata);
+    // Where the API server takes the status alone.
+    assert_eq!(first.claim_alone(), Some(ServiceRequest::Claim(claim)));
     // Its type changes, and the API server empties the status of its load balancer.
     let mut released = own(2, &assigned("192.0.2.1"));
     released["spec"]["type"] = "ClusterIP".into();
     cache.put(Kind::Service, &released, NOW).unwrap();
     let all = [
-        ServiceRequest::Status(Status::default(), vec![]),
-        ServiceRequest::Claim(vec![], None),
+        ServiceRequest::Status {
+            status: Status::default(),
+            beside: vec![],
+            claim: None,
+        },
+        ServiceRequest::Claim(Claim {
+            finalizers: vec![],
+            identity: None,
+        }),
     ];
     assert_eq!(release(&cache), all);
     // Whoever takes over after a crash in between finds the rest.
@@ -490,7 +509,7 @@ fn who_would_take_what_another_has_says_so_once_and_takes_it_back() {
     let record = cache.service(&key()).unwrap();
     let steps = service_requests::steps(record, cache.identity(), &[], &Status::default(), NOW);
     assert!(
-        matches!(&steps[1], ServiceRequest::Status(_, others) if others.is_empty()),
+        matches!(&steps[..], [ServiceRequest::Status { beside, .. }] if beside.is_empty()),
         "{steps:?}"
     );
 }
