@@ -15,7 +15,7 @@ use super::object_cache::ObjectCache;
 use super::ownership::ControllerIdentity;
 use super::repair_queue::{LONGEST, PATIENCE};
 use super::service_record::{ServiceOwner, ServiceRecord};
-use super::service_requests::{self, Claim, ServiceRequest};
+use super::service_requests::{self, ServiceClaim, ServiceRequest};
 use super::settings::{REQUEST, key_of, now};
 use super::store_context::StoreContext;
 use crate::feed::lock;
@@ -95,7 +95,7 @@ impl StoreContext {
         if let Some(patch) = service_requests::take_over(record, identity, now()) {
             return self.patch_status(key, record, patch).await;
         }
-        let claim = ServiceRequest::Claim(Claim::of(record, identity));
+        let claim = ServiceRequest::Claim(ServiceClaim::of(record, identity));
         let addresses = &record.stored.held.addresses;
         self.send_requests(key, record, addresses, vec![claim], None)
             .await

@@ -25,14 +25,14 @@ use super::status;
 
 /// What the metadata say of who has taken a Service.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Claim {
+pub(super) struct ServiceClaim {
     /// `metadata.finalizers`.
     pub(super) finalizers: Vec<String>,
     /// The annotation that names the controller; nothing takes it away.
     pub(super) identity: Option<Arc<str>>,
 }
 
-impl Claim {
+impl ServiceClaim {
     /// That of the controller of this name, beside the finalizers of others.
     pub(super) fn of(record: &ServiceRecord, identity: &Arc<str>) -> Self {
         let mut claim = Self::given_up(record);
@@ -59,14 +59,14 @@ impl Claim {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ServiceRequest {
     /// Set or take away finalizer and annotation.
-    Claim(Claim),
+    Claim(ServiceClaim),
     /// Write the status.
     Status {
         status: Status,
         /// The conditions that are no part of it.
         beside: Vec<Value>,
         /// Finalizer and annotation, where they are not there yet.
-        claim: Option<Claim>,
+        claim: Option<ServiceClaim>,
     },
 }
 
@@ -81,7 +81,7 @@ impl ServiceRequest {
                 claim,
             } => (status::patch(status, beside), claim.as_ref(), true),
         };
-        patch["metadata"] = claim.map_or_else(|| json!({}), Claim::metadata);
+        patch["metadata"] = claim.map_or_else(|| json!({}), ServiceClaim::metadata);
         patch["metadata"]["resourceVersion"] = resource_version.into();
         (patch, is_status)
     }
@@ -109,7 +109,7 @@ pub(super) fn steps(
     now: Timestamp,
 ) -> Vec<ServiceRequest> {
     let wants_claim = record.wants_claim();
-    let claim = (wants_claim && !record.is_claimed()).then(|| Claim::of(record, identity));
+    let claim = (wants_claim && !record.is_claimed()).then(|| ServiceClaim::of(record, identity));
     let is_said = record.names(identity) && !record.is_contested_by(identity);
     let mut steps = Vec::new();
     if record.stored.status != *wanted || (wants_claim && !is_said) {
@@ -122,7 +122,7 @@ pub(super) fn steps(
         steps.extend(claim.map(ServiceRequest::Claim));
     }
     if !wants_claim && record.owner == ServiceOwner::Us && addresses.is_empty() {
-        steps.push(ServiceRequest::Claim(Claim::given_up(record)));
+        steps.push(ServiceRequest::Claim(ServiceClaim::given_up(record)));
     }
     steps
 }

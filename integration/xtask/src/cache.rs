@@ -4,6 +4,7 @@
 use std::env;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The top of the work tree.
@@ -19,6 +20,32 @@ pub(crate) fn root() -> PathBuf {
 /// Cargo's target directory: the user's choice, else below [`folder`].
 pub(crate) fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| folder().join("target"), PathBuf::from)
+}
+
+/// Makes cargo build this tree's own crates anew where another tree was built into `target` last. Cargo knows
+/// them by their place in a tree and by the time of their files, so an older tree would be tested by
+/// the programs of the other one.
+pub(crate) fn make_own(root: &Path, target: &Path) -> io::Result<()> {
+    let note = target.join("work-tree");
+    let own = root.as_os_str().as_encoded_bytes();
+    if fs::read(&note).is_ok_and(|last| last == own) {
+        return Ok(());
+    }
+    for profile in ["debug", "release"] {
+        let Ok(units) = fs::read_dir(target.join(profile).join(".fingerprint")) else {
+            continue;
+        };
+        for unit in units {
+            let unit = unit?;
+            let name = unit.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("fairway") || name.starts_with("xtask") {
+                fs::remove_dir_all(unit.path())?;
+            }
+        }
+    }
+    fs::create_dir_all(target)?;
+    fs::write(note, own)
 }
 
 /// The folder for the Go programs that `go.mod` and `go.sum` in `module` ask for, `what` being which
@@ -71,6 +98,26 @@ mod tests {
             assert_eq!(below(xdg.map(PathBuf::from), home), PathBuf::from(wanted));
         }
         assert!(below(None, None).is_absolute());
+    }
+
+    #[test]
+    fn own_crates_are_built_anew_where_another_tree_was_built_last() {
+        let target = env::temp_dir().join(format!("fairway-target-{}", std::process::id()));
+        let units = target.join("debug/.fingerprint");
+        let there = || {
+            let names = fs::read_dir(&units).unwrap();
+            let names = names.map(|it| it.unwrap().file_name().into_string().unwrap());
+            names.collect::<Vec<_>>()
+        };
+        for (root, own_stay) in [("/a", false), ("/a", true), ("/b", false), ("/a", false)] {
+            for unit in ["fairway-1", "fairway-config-2", "xtask-3", "kube-4"] {
+                fs::create_dir_all(units.join(unit)).unwrap();
+            }
+            make_own(Path::new(root), &target).unwrap();
+            let count = if own_stay { 4 } else { 1 };
+            assert_eq!(there().len(), count, "{root}: {:?}", there());
+        }
+        fs::remove_dir_all(&target).unwrap();
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::cache;
+
 /// Runs `command` as the step `name`, its output going where this process's goes.
 pub(crate) fn run(name: &str, command: &mut Command) -> Result<(), String> {
     timed(name, || {
@@ -58,6 +60,9 @@ pub(crate) fn cargo(root: &Path, target: &Path) -> Command {
     // CARGO is set by the cargo that runs this program: the same toolchain goes on.
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root).env("CARGO_TARGET_DIR", target);
+    if let Err(e) = cache::make_own(root, target) {
+        eprintln!("{}: {e}", target.display());
+    }
     // What `cargo run` says of this program is not said of what is built: build scripts that look at
     // it would run again, and all that rests on them be built again.
     let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");

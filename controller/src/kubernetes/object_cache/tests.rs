@@ -1,7 +1,7 @@
 use fairway_config::class::ClassFilter;
 use serde_json::json;
 
-use super::super::service_requests::{self, Claim, ServiceRequest};
+use super::super::service_requests::{self, ServiceClaim, ServiceRequest};
 use super::*;
 
 const NOW: Timestamp = Timestamp(1_000);
@@ -345,7 +345,7 @@ fn finalizer_and_annotation_come_with_the_first_status_and_go_last() {
     };
     let record = cache.service(&key()).unwrap();
     let steps = service_requests::steps(record, cache.identity(), &[], &wanted, NOW);
-    let claim = Claim {
+    let claim = ServiceClaim {
         finalizers: vec![FINALIZER.to_owned()],
         identity: Some(Arc::clone(cache.identity())),
     };
@@ -373,7 +373,7 @@ fn finalizer_and_annotation_come_with_the_first_status_and_go_last() {
             beside: vec![],
             claim: None,
         },
-        ServiceRequest::Claim(Claim {
+        ServiceRequest::Claim(ServiceClaim {
             finalizers: vec![],
             identity: None,
         }),
