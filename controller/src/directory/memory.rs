@@ -8,12 +8,13 @@ use fairway_config::exchange::{Held, PoolStatus, Status};
 use fairway_config::object::{self, Kind, ObjectKey};
 use fairway_config::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::manifest::ManifestObject;
 use super::scan::FileIdentity;
 use crate::state::disk::FileWrite;
-use crate::status_json::{HeldShape, StatusShape};
+use crate::status_json::{self, HeldShape, StatusShape};
 
 /// Where [`root`] is kept, below the state directory.
 pub(super) const ROOT: &str = "root.json";
@@ -41,21 +42,22 @@ pub(super) struct ServiceMemory {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RecordShape<'a> {
+struct RecordShape<'a, S> {
     source: Option<Arc<str>>,
     first_seen: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    service: Option<ServiceShape>,
+    service: Option<ServiceShape<S>>,
     #[serde(borrow)]
     manifest: &'a RawValue,
 }
 
+/// The status is of one type where it is written, and of another where it is read.
 #[derive(Serialize, Deserialize)]
-struct ServiceShape {
+struct ServiceShape<S> {
     uid: Arc<str>,
     version: u64,
     held: HeldShape,
-    status: StatusShape,
+    status: S,
 }
 
 /// Where a Service or an AddressPool is shown, below the state directory.
@@ -101,7 +103,7 @@ pub(super) fn encode(
             uid: Arc::clone(&service.uid),
             version: service.version,
             held: (&service.held).into(),
-            status: (&service.status).into(),
+            status: StatusShape::from(&service.status),
         }),
         manifest: serde_json::from_str(json)?,
     })
@@ -109,7 +111,8 @@ pub(super) fn encode(
 
 /// Reads what [`encode`] wrote.
 pub(super) fn decode(text: &str) -> Result<MemoryRecord, String> {
-    let shape: RecordShape<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let shape: RecordShape<'_, Value> =
+        serde_json::from_str(text).map_err(|error| error.to_string())?;
     let value = serde_json::from_str(shape.manifest.get()).map_err(|error| error.to_string())?;
     let (key, object) = match object::read(&value) {
         Ok(object::ReadObject {
@@ -120,6 +123,14 @@ pub(super) fn decode(text: &str) -> Result<MemoryRecord, String> {
         Ok(_) => return Err("holds no object that is remembered".to_owned()),
         Err(unreadable) => return Err(format!("holds a malformed {}", unreadable.object)),
     };
+    let service = shape.service.map(|service| {
+        Ok::<_, String>(ServiceMemory {
+            uid: service.uid,
+            version: service.version,
+            held: service.held.into(),
+            status: status_json::read_own(&service.status)?,
+        })
+    });
     Ok(MemoryRecord {
         source: shape.source,
         first_seen: shape
@@ -132,12 +143,7 @@ pub(super) fn decode(text: &str) -> Result<MemoryRecord, String> {
             object,
             json: shape.manifest.get().into(),
         },
-        service: shape.service.map(|service| ServiceMemory {
-            uid: service.uid,
-            version: service.version,
-            held: service.held.into(),
-            status: service.status.into(),
-        }),
+        service: service.transpose()?,
         pool: None,
     })
 }

@@ -19,7 +19,7 @@ use super::memory::{self, MemoryRecord, ServiceMemory};
 use super::parallel;
 use crate::state::disk::is_temporary;
 use crate::state::journal::{self, Contents, Journal};
-use crate::status_json::{self, StatusShape};
+use crate::status_json;
 
 /// How many files a problem names; of the others it says how many there are.
 const NAMED: usize = 5;
@@ -176,8 +176,7 @@ fn recover(text: &str) -> Option<MemoryRecord> {
     let service = match &object {
         object::Object::Pool(_) => None,
         object::Object::Service(service) => {
-            let status: StatusShape =
-                serde_json::from_value(document.value.get("status")?.clone()).ok()?;
+            let status = status_json::read_own(document.value.get("status")?).ok()?;
             let version = document.value.pointer("/metadata/resourceVersion")?;
             Some(ServiceMemory {
                 uid: service.uid.clone()?,
@@ -191,7 +190,7 @@ fn recover(text: &str) -> Option<MemoryRecord> {
                         .collect(),
                     health_check_node_port: service.health_check_node_port,
                 },
-                status: status.into(),
+                status,
             })
         }
         _ => return None,

@@ -18,9 +18,8 @@ use k8s_openapi::jiff;
 use kube::Client;
 use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
-use tokio::time::error::Elapsed;
 
-use super::answers::is_refusal;
+use super::answers::insist;
 use super::fair_queue::{FairQueue, Urgency};
 use super::service_record::ServiceRecord;
 use super::settings::REQUEST;
@@ -42,10 +41,13 @@ const CONCURRENT: usize = 1;
 const MANY_WRITES: usize = 8;
 const PACE: Duration = Duration::from_millis(100);
 
-/// How often an Event is sent that is refused each time, and the first pause before it is sent
-/// again. Each pause is three times the one before, four seconds in all.
-const TRIES: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(100);
+/// The pauses after which an Event is sent again that is refused each time: four seconds in all.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(900),
+    Duration::from_millis(2700),
+];
 
 /// How long the same Event of a Service is not repeated, and how many Events are remembered for
 /// that.
@@ -180,8 +182,11 @@ async fn send(
     let key = key(&about, &event);
     let made = made(about, event, instance);
     let parameters = PostParams::default();
-    let answer = insist(|| events.create(&parameters, &made)).await;
-    if !matches!(answer, Ok(Ok(_))) {
+    let answer = insist(&PAUSES, || async {
+        Some(tokio::time::timeout(REQUEST, events.create(&parameters, &made)).await)
+    });
+    let answer = answer.await;
+    if !matches!(answer, Some(Ok(Ok(_)))) {
         dropped(said, &key);
         tracing::debug!(?answer, "an event could not be told");
     }
@@ -191,22 +196,6 @@ async fn send(
 fn dropped(said: &Mutex<Said>, key: &EventKey) {
     lock(said).forget(key);
     metrics::counter!("fairway_events_dropped_total").increment(1);
-}
-
-/// Sends a request, and sends it again a few times where the API server is busy.
-async fn insist<T, F>(request: impl Fn() -> F) -> Result<kube::Result<T>, Elapsed>
-where
-    F: Future<Output = kube::Result<T>>,
-{
-    let mut tries = 0;
-    loop {
-        let answer = tokio::time::timeout(REQUEST, request()).await;
-        tries += 1;
-        if tries == TRIES || !matches!(&answer, Ok(Err(error)) if is_refusal(error)) {
-            return answer;
-        }
-        tokio::time::sleep(PAUSE * 3u32.pow(tries - 1)).await;
-    }
 }
 
 fn made(about: ObjectReference, event: Event, instance: &str) -> Sent {
@@ -291,34 +280,7 @@ impl Said {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use kube::Error;
-    use kube::core::Status;
-
     use super::*;
-
-    /// How often a request is sent that is answered with `code` so many times, and whether it came
-    /// about.
-    async fn tries(code: u16, times: u32) -> (u32, bool) {
-        let sent = &AtomicU32::new(0);
-        let answer = insist(|| async move {
-            if sent.fetch_add(1, Ordering::Relaxed) < times {
-                let status = Status::failure("so it is", "Reason").with_code(code);
-                return Err(Error::Api(status.boxed()));
-            }
-            Ok(())
-        });
-        let came_about = answer.await.unwrap().is_ok();
-        (sent.load(Ordering::Relaxed), came_about)
-    }
-
-    #[tokio::test]
-    async fn an_event_that_is_refused_is_sent_again() {
-        assert_eq!(tries(429, 2).await, (3, true));
-        // What is not allowed stays so.
-        assert_eq!(tries(403, 1).await, (1, false));
-    }
 
     #[test]
     fn events_wait_while_many_statuses_are_written_and_not_for_ever() {

@@ -1,17 +1,14 @@
 //! `status` of Services and AddressPools in an API server: reads it, and makes the patches that
 //! write it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::conditions;
-use fairway_config::exchange::{Condition, Ingress, IngressPort, IpMode, PoolStatus, Status};
-use fairway_config::net::Protocol;
-use fairway_config::service::PortKey;
+use fairway_config::exchange::{PoolStatus, Status};
 use fairway_config::time::Timestamp;
 use serde_json::{Value, json};
 
-use crate::status_json::{self, read_condition, text};
+use crate::status_json::{self, text};
 
 /// What a Service's `status` says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -46,82 +43,35 @@ pub(super) struct Contested {
 
 /// Reads `status`. Others write there, too, so what can't be read is passed over.
 pub(super) fn read(object: &Value) -> ParsedStatus {
-    let mut read = ParsedStatus::default();
-    let list = |pointer: &str| {
-        let list = object.pointer(pointer).and_then(Value::as_array);
-        list.into_iter().flatten()
+    let status = object.get("status").unwrap_or(&Value::Null);
+    let read = status_json::read(status, |kind| conditions::OF_SERVICES.contains(&kind));
+    let mut parsed = ParsedStatus {
+        status: read.status,
+        ..ParsedStatus::default()
     };
-    let entries = list("/status/loadBalancer/ingress");
-    read.status.ingress = entries.clone().filter_map(ingress).collect();
-    read.status.has_foreign_ingress = entries.count() != read.status.ingress.len();
     let mut foreign = Vec::new();
-    for (index, entry) in list("/status/conditions").enumerate() {
+    for (index, entry) in read.others {
+        let message = text(entry, "message").unwrap_or_default();
         match text(entry, "type") {
             Some(conditions::TAKEN) => {
-                let condition = read_condition(entry);
-                read.taken = Some(TakenCondition {
-                    by: condition.message.into(),
-                    since: condition.since,
+                let since = text(entry, "lastTransitionTime").and_then(|time| time.parse().ok());
+                parsed.taken = Some(TakenCondition {
+                    by: message.into(),
+                    since: since.unwrap_or_default(),
                     index,
                 });
                 continue;
             }
             Some(conditions::CONTESTED) => {
-                let words = text(entry, "message").unwrap_or_default();
-                let by = words.split(' ').next().unwrap_or_default().into();
-                read.contested = Some(Contested { by, index });
+                let by = message.split(' ').next().unwrap_or_default().into();
+                parsed.contested = Some(Contested { by, index });
             }
             _ => {}
         }
-        match condition(entry) {
-            Some((kind, condition)) => {
-                read.status.conditions.insert(kind, condition);
-            }
-            None => foreign.push(entry.clone()),
-        }
+        foreign.push(entry.clone());
     }
-    read.status.conditions.shrink();
-    read.foreign = foreign.into();
-    read
-}
-
-fn ingress(entry: &Value) -> Option<Ingress> {
-    let ip: IpAddr = text(entry, "ip")?.parse().ok()?;
-    let ports = entry.get("ports").and_then(Value::as_array);
-    let port = |port: &Value| {
-        Some(IngressPort {
-            key: PortKey {
-                protocol: match text(port, "protocol")? {
-                    "TCP" => Protocol::Tcp,
-                    "UDP" => Protocol::Udp,
-                    "SCTP" => Protocol::Sctp,
-                    _ => return None,
-                },
-                port: port.get("port")?.as_u64()?.try_into().ok()?,
-            },
-            error: text(port, "error").map(Arc::from),
-        })
-    };
-    Some(Ingress {
-        ip,
-        hostname: text(entry, "hostname")
-            .filter(|it| !it.is_empty())
-            .map(Arc::from),
-        // KEP-1860: not given means VIP.
-        ip_mode: match text(entry, "ipMode") {
-            Some("Proxy") => IpMode::Proxy,
-            _ => IpMode::Vip,
-        },
-        ports: ports.into_iter().flatten().filter_map(port).collect(),
-    })
-}
-
-/// A condition of Fairway's; nothing for those of others.
-fn condition(entry: &Value) -> Option<(Arc<str>, Condition)> {
-    let kind = conditions::OF_SERVICES
-        .into_iter()
-        .find(|kind| Some(*kind) == text(entry, "type"))?;
-    Some((kind.into(), read_condition(entry)))
+    parsed.foreign = foreign.into();
+    parsed
 }
 
 /// The condition that says which controller has given what the status says.
@@ -180,6 +130,8 @@ pub(super) fn pool_patch(status: &PoolStatus) -> Value {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    use fairway_config::exchange::IpMode;
+
     use super::*;
 
     #[test]

@@ -14,8 +14,8 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessR
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::Status;
 use serde_json::Value;
-use tokio::time::error::Elapsed;
 
+use super::answers::Answer;
 use super::api_document::{ApiDocument, resource};
 use super::leader_rights;
 use super::service_record::ServiceRecord;
@@ -233,11 +233,7 @@ impl StoreContext {
     }
 
     /// The outcome of a request.
-    async fn judge<T>(
-        &self,
-        answer: Result<kube::Result<T>, Elapsed>,
-        asked: &Asked<'_>,
-    ) -> Result<T, WriteOutcome> {
+    async fn judge<T>(&self, answer: Answer<T>, asked: &Asked<'_>) -> Result<T, WriteOutcome> {
         let (class, error) = match outcome(answer) {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
@@ -336,7 +332,7 @@ fn blames_node_port(status: &Status) -> bool {
         .any(|cause| cause.field.starts_with("spec.ports") && cause.field.ends_with(".nodePort"))
 }
 
-fn outcome<T>(answer: Result<kube::Result<T>, Elapsed>) -> Result<T, (AnswerClass, String)> {
+fn outcome<T>(answer: Answer<T>) -> Result<T, (AnswerClass, String)> {
     match answer {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(kube::Error::Api(status))) => {

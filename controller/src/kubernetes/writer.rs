@@ -8,9 +8,8 @@ use fairway_config::object::{Kind, ObjectKey};
 use futures::StreamExt as _;
 use futures::stream::{self, FuturesUnordered};
 use tokio::sync::mpsc;
-use tokio::time::error::Elapsed;
 
-use super::answers::{is_refusal, sign_of};
+use super::answers::{Answer, insist, sign_of};
 use super::fair_queue::{Ticket, Urgency};
 use super::settings::{REQUEST, key_of};
 use super::store_context::StoreContext;
@@ -18,10 +17,16 @@ use super::write_queue::WriteJob;
 use crate::feed::lock;
 use crate::store::{Outcomes, WriteKey};
 
-/// How often a request is sent for which the API server is too busy, and the first and longest
-/// pause before it is sent again.
-const TRIES: u32 = 8;
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// The pauses after which a request is sent again for which the API server is too busy each time.
+const PAUSES: [Duration; 7] = [
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_secs(1),
+    Duration::from_secs(1),
+    Duration::from_secs(1),
+];
 
 impl StoreContext {
     /// Queues these writes. Those that give an address or take one back are urgent.
@@ -117,25 +122,19 @@ impl StoreContext {
         &self,
         namespace: &Arc<str>,
         request: impl Fn() -> F,
-    ) -> Option<Result<kube::Result<T>, Elapsed>>
+    ) -> Option<Answer<T>>
     where
         F: Future<Output = kube::Result<T>>,
     {
-        let mut tries = 0;
-        loop {
+        let send = || async {
             if !self.settings.leadership.holds() {
                 return None;
             }
             let answer = tokio::time::timeout(REQUEST, request()).await;
-            let sign = sign_of(&answer);
-            self.write_queue.answered(namespace, sign);
-            tries += 1;
-            let refused = matches!(&answer, Ok(Err(error)) if is_refusal(error));
-            if !refused || tries == TRIES {
-                return Some(answer);
-            }
-            tokio::time::sleep((PAUSE.0 * 2u32.pow(tries)).min(PAUSE.1)).await;
-        }
+            self.write_queue.answered(namespace, sign_of(&answer));
+            Some(answer)
+        };
+        insist(&PAUSES, send).await
     }
 }
 
