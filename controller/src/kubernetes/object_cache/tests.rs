@@ -354,7 +354,7 @@ fn finalizer_and_annotation_come_with_the_first_status_and_go_last() {
         beside: vec![status::taken_condition(OURS, None, NOW)],
         claim: Some(claim.clone()),
     };
-    assert_eq!(steps, [first.clone()]);
+    assert_eq!(steps, std::slice::from_ref(&first));
     let (patch, is_status) = first.patch("7");
     assert!(is_status);
     let metadata = json!({
