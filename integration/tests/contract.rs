@@ -6,7 +6,7 @@ use fairway_integration::in_cluster::{ADDRESSES, AtWork, FINALIZER, Installed, h
 use fairway_integration::servers::{echo, named, named_udp};
 use fairway_integration::site::{EDGE, at, client, server, server6, vip, vip6};
 use fairway_integration::{clients, tests, wait};
-use serde_json::json;
+use serde_json::{Value, json};
 
 tests![
     a_service_gets_its_address_its_status_and_its_traffic,
@@ -46,6 +46,15 @@ fn a_service_gets_its_address_its_status_and_its_traffic() -> Result<()> {
         it.tells("web", reason, &[])?;
     }
     ensure!(it.gateway.external_ips("shop/web")? == ["203.0.113.1"]);
+    // Who has written it.
+    let shown = ["get", "service", "web", "-n", "shop", "-o", "json"];
+    let shown = cluster.kubectl(&[&shown[..], &["--show-managed-fields"]].concat())?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    let managed = shown["metadata"]["managedFields"].as_array();
+    let status = managed.into_iter().flatten();
+    let status = status.filter(|it| it["fieldsV1"]["f:status"].is_object());
+    let managers: Vec<&Value> = status.map(|it| &it["manager"]).collect();
+    ensure!(managers == ["fairway"], "{managers:?}");
     Ok(())
 }
 

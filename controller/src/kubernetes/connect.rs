@@ -3,11 +3,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::USER_AGENT;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 /// How long it may take to connect.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// What requests say of who sends them. An API server writes the word before the slash into `managedFields`.
+const PROGRAM: &str = concat!("fairway/", env!("CARGO_PKG_VERSION"));
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +83,8 @@ pub async fn connect(
             })?,
     };
     config.connect_timeout = Some(CONNECT);
+    let program = HeaderValue::from_static(PROGRAM);
+    config.headers.push((USER_AGENT, program));
     // The caller retries what is refused for now (429, 503), with what it knows by then.
     config.default_retry = false;
     Client::try_from(config).map_err(|source| ConnectError::Client {
