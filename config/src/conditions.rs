@@ -10,7 +10,7 @@
 //! | `fairway.dev/SourceCurrent` | Services whose source can't be read | never written | `SourceUnreadable` |
 //! | `fairway.dev/EndpointsAllowed` | Services with endpoints that a gateway must not dial | never written | `EndpointsRefused` |
 //! | `fairway.dev/Taken` | LoadBalancer Services in a cluster to which a controller has given something | `Taken`; the message is `NAMESPACE/CLASS` of the controller, and gateways serve what one of their own namespace has taken | never written |
-//! | `fairway.dev/Contested` | Services that a second controller would take, too; that one writes it | `TwoControllers` | never written |
+//! | `fairway.dev/Contested` | Services that a second controller would take, too; that one writes it, and when it is gone the first one takes it away | `TwoControllers` | never written |
 //! | `fairway.dev/GatewayNotice` | Services of which a gateway has something else to say | the reason of the first notice | never written |
 //!
 //! A condition that reports a fault exists only while the fault does. A Service without any
@@ -36,7 +36,7 @@ pub const GATEWAY_NOTICE: &str = "fairway.dev/GatewayNotice";
 /// [`OF_SERVICES`]: what writes it is the store.
 pub const TAKEN: &str = "fairway.dev/Taken";
 /// True: a second controller would take the Service, too, and leaves it alone. That one writes it; for the
-/// one that has the Service it is somebody else's.
+/// one that has the Service it is somebody else's until that controller is gone.
 pub const CONTESTED: &str = "fairway.dev/Contested";
 /// All that the controller which has a Service writes of it; the others there are somebody else's.
 pub const OF_SERVICES: [&str; 8] = [

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::cluster::Cluster;
-use fairway_integration::fairway::Fairway;
+use fairway_integration::fairway::{Fairway, text};
 use fairway_integration::in_cluster::{DEFAULT_CLASS, Installed, MANIFESTS, NAMESPACE};
 use fairway_integration::lab::Host;
 use fairway_integration::{tests, wait};
@@ -16,6 +16,7 @@ tests![
     a_service_that_changes_its_class_goes_from_one_controller_to_the_other,
     gateways_serve_what_a_controller_of_their_own_namespace_has_taken,
     two_controllers_of_one_class_in_two_namespaces_do_not_contend_and_an_install_can_move,
+    what_a_controller_has_said_of_anothers_services_goes_with_it,
 ];
 
 const OURS: &str = "fairway.dev/gateway";
@@ -341,4 +342,46 @@ fn two_controllers_of_one_class_in_two_namespaces_do_not_contend_and_an_install_
         Ok(())
     })?;
     it.says("web-0", "fairway.dev/Taken", &[&moved])
+}
+
+fn what_a_controller_has_said_of_anothers_services_goes_with_it() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["203.0.113.0/24"])?;
+    let _ours = it.controller("ours", &[DEFAULT_CLASS])?;
+    let all = ["web-0", "web-1"].map(|name| service(name, None));
+    cluster.create_all("Service", "shop", &all)?;
+    it.address("web-0")?;
+    it.address("web-1")?;
+    let mut other = it.controller("other", &[DEFAULT_CLASS, "--class", OTHER])?;
+    for name in ["web-0", "web-1"] {
+        it.says(name, CONTESTED, &["True TwoControllers", OTHER])?;
+    }
+    let before = settled(&cluster)?;
+    // It is uninstalled.
+    other.stop()?;
+    let leases = cluster.list("Lease", NAMESPACE, "")?;
+    let names = leases.iter().map(|it| text(&it["metadata"], "name"));
+    let theirs = names.filter(|it| it.starts_with("fairway-controller-"));
+    let theirs: Vec<&str> = theirs.collect();
+    ensure!(theirs.len() == 1, "{theirs:?}");
+    cluster.delete("Lease", NAMESPACE, theirs[0])?;
+    let within = Duration::from_secs(90);
+    wait::until_some_within(within, "nothing is contested any more", || {
+        for name in ["web-0", "web-1"] {
+            ensure!(it.condition(name, CONTESTED).is_err(), "{name}");
+        }
+        Ok(())
+    })?;
+    // Nothing else has changed.
+    let after = settled(&cluster)?;
+    for (name, (_, mark, addresses)) in &after {
+        let (_, before_mark, before_addresses) = &before[name];
+        let is_same = (mark, addresses) == (before_mark, before_addresses);
+        ensure!(is_same, "{name}: {after:?}");
+    }
+    // It is back.
+    other.launch()?;
+    other.ready()?;
+    it.says("web-0", CONTESTED, &["True TwoControllers", OTHER])
 }

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use super::lease::lease_name;
 use super::object_cache::ObjectCache;
-use super::ownership::ControllerIdentity;
+use super::other_controllers::LOOK_AGAIN;
+use super::ownership::{ControllerIdentity, ControllerName};
 use super::repair_queue::{LONGEST, PATIENCE};
 use super::service_record::{ServiceOwner, ServiceRecord};
 use super::service_requests::{self, ServiceClaim, ServiceRequest};
@@ -21,9 +22,6 @@ use super::store_context::StoreContext;
 use crate::feed::lock;
 use crate::retry_queue::doubled;
 use crate::store::WriteOutcome;
-
-/// How often it is looked whether a controller of our class that has Services is gone.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 impl StoreContext {
     /// Looks at finalizer and annotation of a Service that changed.
@@ -51,18 +49,24 @@ impl StoreContext {
         let (record, class) = {
             let cache = lock(&self.cache);
             let record = cache.service(&key).filter(|record| {
-                // Whoever has lost a Service looks again whether the other is gone.
-                record.is_lost || record.needs_repair(cache.identity())
+                // Whoever has lost a Service looks again whether the other is gone, and so does who has one that
+                // another would take.
+                record.is_lost
+                    || record.contender(cache.identity()).is_some()
+                    || record.needs_repair(cache.identity())
             });
             (record.cloned(), cache.controller().clone())
         };
         let Some(record) = record else { return };
         let outcome = match record.owner.clone() {
+            ServiceOwner::Us if self.has_gone_contender(&record, &class) => {
+                self.end_contest(&key, &record).await
+            }
             ServiceOwner::Us => self.restore_claim(&key, &record, class.identity()).await,
             ServiceOwner::Nobody if record.ours => {
                 self.restore_claim(&key, &record, class.identity()).await
             }
-            ServiceOwner::Other(owner) if self.is_gone(&class, &owner).await => {
+            ServiceOwner::Other(owner) if self.is_gone(class.namesake(&owner)).await => {
                 tracing::info!(service = %key, controller = %owner, "taken over: that controller is gone");
                 self.take_over(&key, &record, class.identity()).await
             }
@@ -114,6 +118,21 @@ impl StoreContext {
         }
     }
 
+    /// Whether a controller that would take the Service, too, was found to be gone.
+    fn has_gone_contender(&self, record: &ServiceRecord, us: &ControllerIdentity) -> bool {
+        let contender = record.contender(us.identity());
+        let contender = contender.and_then(|it| us.another(it));
+        contender.is_some_and(|it| lock(&self.other_controllers).is_gone(it))
+    }
+
+    /// Takes away what it has said.
+    async fn end_contest(&self, key: &ObjectKey, record: &ServiceRecord) -> WriteOutcome {
+        match service_requests::end_contest(record) {
+            Some(patch) => self.patch_status(key, record, patch).await,
+            None => WriteOutcome::Superseded,
+        }
+    }
+
     async fn restore_claim(
         &self,
         key: &ObjectKey,
@@ -130,20 +149,20 @@ impl StoreContext {
             .await
     }
 
-    /// Whether the controller that has a Service of ours is of our class, and gone.
-    async fn is_gone(&self, class: &ControllerIdentity, owner: &str) -> bool {
-        let Some(namespace) = class.namesake(owner) else {
+    /// Whether this controller is gone. Its Lease is asked for where that was not done a moment ago.
+    pub(super) async fn is_gone(&self, controller: Option<ControllerName<'_>>) -> bool {
+        let Some(controller) = controller else {
             return false;
         };
-        if lock(&self.predecessors).is_due(namespace, Instant::now()) {
-            let leases: Api<Lease> = Api::namespaced(self.client.clone(), namespace);
-            let name = lease_name(&self.settings.class.name);
+        if lock(&self.other_controllers).is_due(controller, Instant::now()) {
+            let leases: Api<Lease> = Api::namespaced(self.client.clone(), controller.namespace);
+            let name = lease_name(controller.class);
             let asked = tokio::time::timeout(REQUEST, leases.get_opt(&name)).await;
             // Where nobody says it is not gone.
             let Ok(Ok(lease)) = asked else { return false };
             let version = lease.map(|it| it.metadata.resource_version.unwrap_or_default());
-            lock(&self.predecessors).note(namespace, version, Instant::now());
+            lock(&self.other_controllers).note(controller, version, Instant::now());
         }
-        lock(&self.predecessors).is_gone(namespace)
+        lock(&self.other_controllers).is_gone(controller)
     }
 }

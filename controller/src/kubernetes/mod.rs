@@ -10,9 +10,10 @@
 //!    and which watch fails;
 //! 4. `service_requests` says which requests write a decision; `write_queue` holds the writes that wait, in
 //!    the order of a `fair_queue`; `writer` begins them, `write_objects` sends their requests, `answers` and
-//!    `rights` class the answers; `event_recorder` sends Events; `finalizers` repairs finalizers and
-//!    annotations that a crash or a person left wrong, each after a wait (`repair_queue`), and takes over
-//!    from controllers that are gone (`predecessors`); `ownership` says which controller has a Service;
+//!    `rights` class the answers; `event_recorder` sends Events; `finalizers`
+//!    repairs finalizers and annotations that a crash or a person left wrong, each after a wait
+//!    (`repair_queue`), takes over from controllers that are gone (`other_controllers`), and takes back what
+//!    those have said (`contenders`); `ownership` says which controller has a Service;
 //! 5. `reporter` writes the Lease of this gateway: how it is, and how its Services are
 //!    (`outgoing_reports`), in the format of `gateway_report`; `gateway_leases` and `gateways` read the Leases of
 //!    all gateways;
@@ -31,6 +32,7 @@ mod answers;
 mod api_document;
 mod cache_updates;
 mod connect;
+mod contenders;
 mod election;
 mod event_recorder;
 mod fair_queue;
@@ -42,9 +44,9 @@ mod leader_rights;
 mod leadership;
 mod lease;
 mod object_cache;
+mod other_controllers;
 mod outgoing_reports;
 mod ownership;
-mod predecessors;
 mod progress;
 mod repair_queue;
 mod reporter;

@@ -438,6 +438,20 @@ impl ObjectCache {
         record.is_some_and(|record| record.needs_repair(self.identity()))
     }
 
+    /// The Services that this controller has, and that another one would take, by the name of that one.
+    pub(super) fn contended(&self) -> BTreeMap<String, Vec<ObjectKey>> {
+        let mut contended: BTreeMap<String, Vec<ObjectKey>> = BTreeMap::new();
+        for (key, record) in &self.services {
+            if let Some(by) = record.contender(self.identity()) {
+                contended
+                    .entry(by.to_owned())
+                    .or_default()
+                    .push(key.clone());
+            }
+        }
+        contended
+    }
+
     /// Which controller this one is.
     pub(super) fn controller(&self) -> &ControllerIdentity {
         &self.controller

@@ -5,6 +5,7 @@
 //! the first address. Who owns a Service may write its annotations, but not its status: so where the
 //! status names a controller, the annotation can give the Service to no other one.
 
+use std::fmt;
 use std::sync::Arc;
 
 use fairway_config::annotations::CONTROLLER;
@@ -13,6 +14,9 @@ use fairway_config::service::Service;
 use serde_json::Value;
 
 use super::service_record::ServiceOwner;
+
+/// A label's key: a DNS subdomain, a slash, and a name.
+const LONGEST_CLASS: usize = 253 + 1 + 63;
 
 /// A controller: which Services it takes, and its name among the controllers of the cluster.
 #[derive(Clone, Debug)]
@@ -47,12 +51,16 @@ impl ControllerIdentity {
         split(identity).is_some_and(|(namespace, _)| *namespace == *self.namespace)
     }
 
-    /// The namespace of another controller of the same class.
-    pub(super) fn namesake<'a>(&self, identity: &'a str) -> Option<&'a str> {
-        let (namespace, class) = split(identity)?;
-        let is_namesake = class == &*self.class.name && *namespace != *self.namespace;
-        // It goes into the path of a request, and whoever owns a Service may have written it.
-        (is_namesake && is_namespace(namespace)).then_some(namespace)
+    /// Another controller of the same class, in another namespace.
+    pub(super) fn namesake<'a>(&self, identity: &'a str) -> Option<ControllerName<'a>> {
+        let name = self.another(identity)?;
+        (name.class == &*self.class.name).then_some(name)
+    }
+
+    /// Another controller, of any class.
+    pub(super) fn another<'a>(&self, identity: &'a str) -> Option<ControllerName<'a>> {
+        let name = ControllerName::read(identity)?;
+        (*identity != *self.identity).then_some(name)
     }
 
     /// Which controller a Service's annotation names.
@@ -70,6 +78,34 @@ impl ControllerIdentity {
             other => ServiceOwner::Other(other.into()),
         }
     }
+}
+
+/// The name of a controller, as somebody has written it into a Service. It goes into the path of a request and
+/// is remembered, so nothing else than what can be such a name is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ControllerName<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) class: &'a str,
+}
+
+impl fmt::Display for ControllerName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.class)
+    }
+}
+
+impl<'a> ControllerName<'a> {
+    fn read(identity: &'a str) -> Option<Self> {
+        let (namespace, class) = split(identity)?;
+        let name = Self { namespace, class };
+        (is_namespace(namespace) && is_class(class)).then_some(name)
+    }
+}
+
+/// Whether an API server would take this for a `loadBalancerClass` (a label's key).
+fn is_class(class: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte);
+    (1..=LONGEST_CLASS).contains(&class.len()) && class.bytes().all(is_inner)
 }
 
 /// Whether an API server would take this for the name of a namespace (a label of RFC 1123).
@@ -102,6 +138,7 @@ mod tests {
             ("a-1/example.com/edge", Some("a-1")),
             ("ours/example.com/edge", None),
             ("theirs/example.com/other", None),
+            ("ours/example.com/other", None),
             ("/example.com/edge", None),
             ("../example.com/edge", None),
             ("a?b/example.com/edge", None),
@@ -110,9 +147,33 @@ mod tests {
             ("-a/example.com/edge", None),
             ("theirs", None),
         ] {
-            assert_eq!(us.namesake(identity), namesake, "{identity}");
+            let found = us.namesake(identity).map(|it| it.namespace);
+            assert_eq!(found, namesake, "{identity}");
         }
         let long = format!("{}/example.com/edge", "a".repeat(64));
         assert_eq!(us.namesake(&long), None);
+        // Of another class.
+        let long = format!("theirs/{}", "a".repeat(LONGEST_CLASS + 1));
+        for (identity, another) in [
+            (
+                "ours/example.com/other",
+                Some(("ours", "example.com/other")),
+            ),
+            (
+                "theirs/example.com/edge",
+                Some(("theirs", "example.com/edge")),
+            ),
+            ("theirs/internal", Some(("theirs", "internal"))),
+            ("ours/example.com/edge", None),
+            ("../example.com/edge", None),
+            ("theirs/", None),
+            ("theirs/a b", None),
+            ("theirs/a?b", None),
+            ("", None),
+            (&*long, None),
+        ] {
+            let found = us.another(identity).map(|it| (it.namespace, it.class));
+            assert_eq!(found, another, "{identity}");
+        }
     }
 }

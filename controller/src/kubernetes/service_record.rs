@@ -71,6 +71,12 @@ impl ServiceRecord {
             .is_some_and(|it| *it.by == *identity)
     }
 
+    /// The controller that has said that it would take the Service, too, which the one of this name has.
+    pub(super) fn contender(&self, identity: &str) -> Option<&str> {
+        let said = self.contested.as_ref().map(|it| &*it.by);
+        said.filter(|by| self.owner == ServiceOwner::Us && *by != identity)
+    }
+
     /// Whether all but addresses and conditions is not as it should be. Finalizer and annotation are left
     /// where a process was killed after it had emptied the status; and a person can take them away.
     pub(super) fn needs_repair(&self, identity: &str) -> bool {

@@ -162,22 +162,31 @@ pub(super) fn take_over(record: &ServiceRecord, identity: &str, now: Timestamp) 
     ]))
 }
 
+/// The JSON patch (RFC 6902) of the status by which who has a Service takes away what a controller that is gone
+/// has said of it.
+pub(super) fn end_contest(record: &ServiceRecord) -> Option<Value> {
+    let said = record.contested.as_ref()?;
+    let path = format!("/status/conditions/{}", said.index);
+    Some(json!([
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": record.resource_version},
+        {"op": "remove", "path": path},
+    ]))
+}
+
 /// The JSON patch (RFC 6902) of the status by which the controller of this name says that it would take a
 /// Service that another one has; or takes that back, where it would not. What the other has written stays
 /// as it is.
 pub(super) fn contest(record: &ServiceRecord, identity: &str, now: Timestamp) -> Option<Value> {
-    let version = json!({
-        "op": "replace", "path": "/metadata/resourceVersion", "value": record.resource_version,
-    });
     match (&record.owner, &record.contested) {
         (ServiceOwner::Other(owner), None) if record.is_lost => {
             let value = status::contested_condition(identity, owner, now);
-            Some(json!([version, {"op": "add", "path": "/status/conditions/-", "value": value}]))
+            let version = &record.resource_version;
+            Some(json!([
+                {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
+                {"op": "add", "path": "/status/conditions/-", "value": value},
+            ]))
         }
-        (_, Some(said)) if !record.is_lost && record.is_contested_by(identity) => {
-            let path = format!("/status/conditions/{}", said.index);
-            Some(json!([version, {"op": "remove", "path": path}]))
-        }
+        (_, Some(_)) if !record.is_lost && record.is_contested_by(identity) => end_contest(record),
         _ => None,
     }
 }

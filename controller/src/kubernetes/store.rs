@@ -64,7 +64,7 @@ impl KubernetesStore {
             cache: Mutex::new(ObjectCache::new(controller, reads == Reads::Controller)),
             progress: Mutex::new(WatchProgress::new(reads)),
             repairs: RepairQueue::default(),
-            predecessors: Mutex::default(),
+            other_controllers: Mutex::default(),
             write_queue,
             rights: Rights::default(),
             event_recorder,
@@ -90,6 +90,8 @@ impl KubernetesStore {
             tasks.spawn(async move { writing.run_writer().await });
             let cleaning = Arc::clone(&shared);
             tasks.spawn(async move { cleaning.clean_up().await });
+            let looking = Arc::clone(&shared);
+            tasks.spawn(async move { looking.look_for_contenders().await });
             let listening = Arc::clone(&shared);
             tasks.spawn(async move {
                 gateway_leases::listen(&listening, &listening.settings.namespace).await;

@@ -6,8 +6,8 @@ use kube::Client;
 
 use super::event_recorder::EventRecorder;
 use super::object_cache::ObjectCache;
+use super::other_controllers::OtherControllers;
 use super::outgoing_reports::OutgoingReports;
-use super::predecessors::Predecessors;
 use super::progress::WatchProgress;
 use super::repair_queue::RepairQueue;
 use super::rights::Rights;
@@ -26,8 +26,8 @@ pub(super) struct StoreContext {
     pub(super) cache: Mutex<ObjectCache>,
     pub(super) progress: Mutex<WatchProgress>,
     pub(super) repairs: RepairQueue,
-    /// Other controllers of our class that have Services.
-    pub(super) predecessors: Mutex<Predecessors>,
+    /// Other controllers whose names are on Services.
+    pub(super) other_controllers: Mutex<OtherControllers>,
     pub(super) write_queue: Arc<WriteQueue>,
     pub(super) rights: Rights,
     pub(super) event_recorder: EventRecorder,

@@ -472,6 +472,36 @@ fn an_annotation_gives_no_service_to_another_controller_than_the_status_names() 
 }
 
 #[test]
+fn what_another_controller_says_of_our_service_is_found_and_can_be_taken_away() {
+    let mut cache = cache(true);
+    let mut status = given_by(OURS);
+    cache.put(Kind::Service, &own(1, &status), NOW).unwrap();
+    assert!(cache.contended().is_empty());
+    let said = status::contested_condition(OTHERS, OURS, NOW);
+    let foreign = json!({"type": "example.com/Scanned", "status": "True"});
+    let conditions = status["conditions"].as_array_mut().unwrap();
+    conditions.extend([foreign, said]);
+    cache.put(Kind::Service, &own(2, &status), NOW).unwrap();
+    // While that one lives it is no fault: it is no reason to write.
+    assert!(!cache.needs_repair(&key()));
+    assert_eq!(cache.contended(), [(OTHERS.to_owned(), vec![key()])].into());
+    let removed = service_requests::end_contest(cache.service(&key()).unwrap()).unwrap();
+    assert_eq!(
+        removed,
+        json!([
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": "2"},
+            {"op": "remove", "path": "/status/conditions/3"},
+        ])
+    );
+    // What we say of the Service of another one is not that one's to judge here.
+    status["conditions"][3] = status::contested_condition(OURS, OTHERS, NOW);
+    cache
+        .put(Kind::Service, &taken(3, OTHERS, &status), NOW)
+        .unwrap();
+    assert!(cache.contended().is_empty());
+}
+
+#[test]
 fn who_would_take_what_another_has_says_so_once_and_takes_it_back() {
     let mut cache = cache(true);
     let mut status = given_by(OTHERS);
