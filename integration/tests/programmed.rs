@@ -1,16 +1,18 @@
 //! Who serves a Service, as the cluster is told: on evidence, whatever happens to gateways.
 
+use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use fairway_integration::cluster::Cluster;
 use fairway_integration::fairway::Fairway;
-use fairway_integration::in_cluster::{ADDRESSES, AtWork, Installed};
+use fairway_integration::in_cluster::{ADDRESSES, AtWork, DEFAULT_CLASS, Installed};
 use fairway_integration::lab::Host;
+use fairway_integration::site::server;
 use fairway_integration::{tests, wait};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 tests![
     a_service_is_programmed_only_while_a_gateway_lives_that_serves_it,
@@ -20,6 +22,7 @@ tests![
     a_gateway_whose_watch_has_ended_does_not_vouch_for_what_changes,
     without_endpoints_a_service_is_not_programmed,
     one_of_two_gateways_is_enough,
+    one_cause_for_all_services_is_a_line_of_the_log_and_an_event_of_each_service,
 ];
 
 const PROGRAMMED: &str = "fairway.dev/Programmed";
@@ -223,4 +226,69 @@ fn one_of_two_gateways_is_enough() -> Result<()> {
     shows(&it.controller, ["1/1", "1", "OK"])?;
     it.says("web", PROGRAMMED, &["True"])?;
     it.answers(web.ip, 80, Some("a"))
+}
+
+/// The lines of the log about this reason, and how many Services they are about.
+fn logged(controller: &mut Fairway, reason: &str) -> Result<(usize, usize)> {
+    let said = controller.process()?.said();
+    let reason = format!("reason=\"{reason}\"");
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains(&reason)).collect();
+    let counted = lines.iter().map(|line| {
+        let (before, _) = line.split_once(" Service").unwrap_or_default();
+        let count = before.rsplit(' ').next().and_then(|it| it.parse().ok());
+        // A line about one Service, which it names.
+        count.unwrap_or(1)
+    });
+    Ok((lines.len(), counted.sum()))
+}
+
+fn one_cause_for_all_services_is_a_line_of_the_log_and_an_event_of_each_service() -> Result<()> {
+    const COUNT: usize = 200;
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    it.pool("edge", &["203.0.113.0/24"])?;
+    cluster.node("node-a", &[server(18)], &[])?;
+    let mut controller = it.controller("controller-1", &[DEFAULT_CLASS])?;
+    it.pod("web", 0, server(0), "node-a")?;
+    let all: Vec<Value> = (0..COUNT)
+        .map(|n| {
+            json!({"metadata": {"name": format!("web-{n}")}, "spec": {
+                "type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
+                "selector": {"app": "web"}, "ports": [{"port": 80}],
+            }})
+        })
+        .collect();
+    cluster.create_all("Service", "shop", &all)?;
+    let mut is_logged = |reason: &str| {
+        wait::until_some(&format!("{reason} of all is logged"), || {
+            let (lines, services) = logged(&mut controller, reason)?;
+            ensure!(services >= COUNT, "{lines} lines about {services} Services");
+            Ok(lines)
+        })
+    };
+    // A batch lasts five seconds at most, and this machine may be slow.
+    let lines = is_logged("NoGateway")?;
+    ensure!(lines < 10, "{lines} lines");
+    wait::until_some("each Service has its Event", || {
+        let events = cluster.list("events.events.k8s.io", "shop", "")?;
+        let about = events.iter().filter(|it| it["reason"] == "NoGateway");
+        let about: BTreeSet<&str> = about
+            .filter_map(|it| it["regarding"]["name"].as_str())
+            .collect();
+        ensure!(about.len() == COUNT, "{}", about.len());
+        Ok(())
+    })?;
+    let _gateway = it.gateway(&[])?;
+    let lines = is_logged("Programmed")?;
+    ensure!(lines < 10, "{lines} lines");
+    let said = controller.process()?.said();
+    let back = said
+        .lines()
+        .filter(|it| it.contains("a gateway is alive again"));
+    ensure!(back.count() == 1, "{said}");
+    let begins = said.lines().find(|it| it.contains("no gateway is alive"));
+    let begins = begins.context("nobody said so")?;
+    let names = begins.contains("WARN") && begins.contains("shop/web-");
+    ensure!(names, "{begins}");
+    Ok(())
 }

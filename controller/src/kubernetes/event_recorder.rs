@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use fairway_config::names::ServiceName;
 use fairway_controller_core::events::Event;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -17,9 +18,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff;
 use kube::Client;
 use kube::api::{Api, PostParams};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::answers::insist;
+use super::event_log::{EventLog, LogLine};
 use super::fair_queue::{FairQueue, Urgency};
 use super::service_record::ServiceRecord;
 use super::settings::REQUEST;
@@ -59,10 +61,11 @@ const REMEMBERED: usize = 4096;
 pub(super) struct EventRecorder {
     sender: mpsc::Sender<Telling>,
     traffic: Arc<Mutex<TrafficEvents>>,
+    log: Arc<SharedLog>,
 }
 
 impl EventRecorder {
-    /// An event recorder, and the task that sends what it is given until the recorder is dropped.
+    /// An event recorder, and the task that sends and logs what it is given until the recorder is dropped.
     pub(super) fn new(
         client: Client,
         instance: Arc<str>,
@@ -72,8 +75,16 @@ impl EventRecorder {
         let recorder = Self {
             sender,
             traffic: Arc::default(),
+            log: Arc::default(),
         };
-        (recorder, tell(client, instance, writes, receiver))
+        let log = Arc::clone(&recorder.log);
+        let task = async move {
+            tokio::select! {
+                () = tell(client, instance, writes, receiver) => {}
+                () = log.write() => {}
+            }
+        };
+        (recorder, task)
     }
 
     /// Writes these Events of a Service, and logs them.
@@ -92,8 +103,8 @@ impl EventRecorder {
             if event.is_of_traffic && !lock(&self.traffic).take(&record.uid, &event, now) {
                 continue;
             }
-            if event.is_warning {
-                tracing::warn!(service = %name, reason = event.reason, "{}", event.message);
+            if event.is_warning || event.is_of_traffic {
+                self.log.note(name, &event, now);
             } else {
                 tracing::info!(service = %name, reason = event.reason, "{}", event.message);
             }
@@ -101,6 +112,49 @@ impl EventRecorder {
                 metrics::counter!("fairway_events_dropped_total").increment(1);
             }
         }
+    }
+}
+
+/// What is to be logged of Events.
+#[derive(Debug, Default)]
+struct SharedLog {
+    log: Mutex<EventLog>,
+    came: Notify,
+}
+
+impl SharedLog {
+    fn note(&self, service: &ServiceName, event: &Event, now: Instant) {
+        lock(&self.log).note(service, event, now);
+        self.came.notify_one();
+    }
+
+    /// Writes each batch when it has ended, for ever.
+    async fn write(&self) {
+        loop {
+            let (lines, next) = {
+                let mut log = lock(&self.log);
+                (log.take_due(Instant::now()), log.next())
+            };
+            lines.iter().for_each(LogLine::write);
+            let ended = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = ended => {}
+                () = self.came.notified() => {}
+            }
+        }
+    }
+}
+
+impl Drop for SharedLog {
+    /// What was told until the end is logged.
+    fn drop(&mut self) {
+        let rest = lock(&self.log).take_all(Instant::now());
+        rest.iter().for_each(LogLine::write);
     }
 }
 

@@ -10,7 +10,7 @@
 //!    and which watch fails;
 //! 4. `service_requests` says which requests write a decision; `write_queue` holds the writes that wait, in
 //!    the order of a `fair_queue`; `writer` begins them, `write_objects` sends their requests, `answers` and
-//!    `rights` class the answers; `event_recorder` sends Events; `finalizers`
+//!    `rights` class the answers; `event_recorder` sends Events and logs them (`event_log`); `finalizers`
 //!    repairs finalizers and annotations that a crash or a person left wrong, each after a wait
 //!    (`repair_queue`), takes over from controllers that are gone (`other_controllers`), and takes back what
 //!    those have said (`contenders`); `ownership` says which controller has a Service;
@@ -34,6 +34,7 @@ mod cache_updates;
 mod connect;
 mod contenders;
 mod election;
+mod event_log;
 mod event_recorder;
 mod fair_queue;
 mod finalizers;
