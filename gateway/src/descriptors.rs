@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::counters::Counter;
+use crate::counters::{Counter, Gauge};
 
 /// Counter: how often accepting paused because the budget, or the share of a port, was used up.
 const PAUSES: &str = "fairway_accept_pauses_total";
+/// Gauge: listening sockets at which accepting pauses now.
+const PAUSED: &str = "fairway_accept_paused";
 /// Gauge: file descriptors of the data plane; label `state`: `used`, `limit`.
 const DESCRIPTORS: &str = "fairway_descriptors";
 
@@ -64,6 +66,8 @@ pub(crate) struct Descriptors {
     pausing: AtomicBool,
     /// How often accepting paused.
     pub(crate) pauses: Counter,
+    /// At how many listening sockets accepting pauses now.
+    pub(crate) paused: Gauge,
     logged: Mutex<Logged>,
 }
 
@@ -111,6 +115,16 @@ impl Share {
     }
 }
 
+/// A listening socket at which accepting pauses. It goes on when this is dropped.
+#[derive(Debug)]
+pub(crate) struct PausedSocket(Arc<Descriptors>);
+
+impl Drop for PausedSocket {
+    fn drop(&mut self) {
+        self.0.paused.decrement();
+    }
+}
+
 /// The permit to have some descriptors open. They are given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
@@ -152,6 +166,10 @@ impl Descriptors {
             "How often accepting paused because the process or a port had no file descriptors left."
         );
         metrics::describe_gauge!(
+            PAUSED,
+            "Listening sockets at which accepting pauses now for want of file descriptors."
+        );
+        metrics::describe_gauge!(
             DESCRIPTORS,
             "File descriptors of listeners, connections and flows: in use, and the most there may be."
         );
@@ -175,6 +193,7 @@ impl Descriptors {
             pooled,
             pausing: AtomicBool::new(false),
             pauses: Counter::default(),
+            paused: Gauge::default(),
             logged: Mutex::default(),
         }
     }
@@ -189,8 +208,9 @@ impl Descriptors {
         self.pooled
     }
 
-    /// Brings the metric up to date.
+    /// Brings the metrics up to date.
     pub(crate) fn observe(&self) {
+        metrics::gauge!(PAUSED).set(self.paused.get() as f64);
         let used = self.total.saturating_sub(self.free());
         metrics::gauge!(DESCRIPTORS, "state" => "used").set(used as f64);
     }
@@ -281,6 +301,12 @@ impl Descriptors {
             let held = share.held.load(Ordering::Relaxed);
             held == 0 || held + count <= multiple * left
         })
+    }
+
+    /// Notes that accepting pauses at a listening socket, until what is returned is dropped.
+    pub(crate) fn paused(self: &Arc<Self>) -> PausedSocket {
+        self.paused.increment();
+        PausedSocket(self.clone())
     }
 
     /// Notes that the kernel had no descriptor although the budget had: the host as a whole may be short of files

@@ -31,6 +31,8 @@ pub struct Fairway {
     state: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Another build of it; none: the usual one.
+    program: Option<PathBuf>,
     /// A program of the system, and arguments of its own, that what it is to run stands behind.
     under: Option<(&'static str, Vec<String>)>,
     log: &'static str,
@@ -53,6 +55,7 @@ impl Fairway {
             state,
             arguments: Vec::new(),
             environment: Vec::new(),
+            program: None,
             under: None,
             log: "debug,kube=info,hyper_util=info,rustls=info,tower=info,h2=info",
             folder,
@@ -90,6 +93,12 @@ impl Fairway {
         let variables = variables.iter();
         let variables = variables.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         self.environment.extend(variables);
+        self
+    }
+
+    /// Another build of it.
+    pub fn program(mut self, path: PathBuf) -> Self {
+        self.program = Some(path);
         self
     }
 
@@ -165,7 +174,10 @@ impl Fairway {
 
     /// Starts the process and does not wait.
     pub fn launch(&mut self) -> Result<()> {
-        let fairway = programs::fairway()?;
+        let fairway = match &self.program {
+            Some(program) => program,
+            None => programs::fairway()?,
+        };
         let mut command = match &self.under {
             None => Command::new(fairway),
             Some((program, arguments)) => {

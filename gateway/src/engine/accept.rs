@@ -53,8 +53,8 @@ impl Engine {
             listener.batch = (batch * 2).min(BATCH);
         }
         listener.round = self.round;
-        if end == Accepting::NoDescriptors && !listener.paused {
-            listener.paused = true;
+        if end == Accepting::NoDescriptors && listener.paused.is_none() {
+            listener.paused = Some(self.shared.descriptors.paused());
             let socket = &listener.listening.socket;
             let listen = self
                 .mailbox
@@ -105,7 +105,7 @@ impl Engine {
                 self.listeners.paused.push_back(number);
                 continue;
             }
-            listener.paused = false;
+            listener.paused = None;
             let socket = &listener.listening.socket;
             let listen = self
                 .mailbox

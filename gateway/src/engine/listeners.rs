@@ -7,6 +7,7 @@ use std::time::Instant;
 use fairway_config::net::ListenAddr;
 
 use super::mailbox::{Listening, Steered};
+use crate::descriptors::PausedSocket;
 use crate::slot::Slot;
 use crate::tasks::Tasks;
 
@@ -33,7 +34,8 @@ pub(super) struct Listener {
     pub(super) batch: u32,
     /// The round of the worker's loop that accepted last.
     pub(super) round: u64,
-    pub(super) paused: bool,
+    /// It waits for file descriptors.
+    pub(super) paused: Option<PausedSocket>,
 }
 
 /// Why accepting at a socket stopped.
@@ -66,7 +68,7 @@ impl Listeners {
             listening,
             batch: 1,
             round: 0,
-            paused: false,
+            paused: None,
         };
         self.by_number.insert(number, listener);
     }
@@ -96,7 +98,11 @@ impl Listeners {
 
     /// Closes a socket.
     pub(super) fn remove(&mut self, number: u32) {
-        if self.by_number.remove(&number).is_some_and(|it| it.paused) {
+        if self
+            .by_number
+            .remove(&number)
+            .is_some_and(|it| it.paused.is_some())
+        {
             self.paused.retain(|paused| *paused != number);
         }
     }

@@ -2,20 +2,24 @@
 //!
 //! Reading order: [`helm`] renders the chart; [`chart`] asks whether it is well made, [`rights`]
 //! what it lets Fairway do; [`watching`] is about dashboard and alerts, which [`promql`] reads,
-//! [`metrics`] about what they ask for, [`firing`] about the way from a state to an alert.
+//! [`metrics`] about what they ask for, [`firing`] and [`firing_in_cluster`] about the way from a state
+//! to an alert, with a [`timeline`] of scrapes.
 
 mod chart;
 mod firing;
+mod firing_in_cluster;
 mod helm;
 mod metrics;
 mod project;
 mod promql;
 mod rights;
+mod timeline;
 mod watching;
 
 use chart::*;
 use fairway_integration::tests;
 use firing::*;
+use firing_in_cluster::*;
 use metrics::{
     every_metric_is_documented_with_its_labels_and_nothing_else_is,
     every_metric_that_is_watched_is_documented, no_text_names_a_metric_that_there_is_not,
@@ -52,7 +56,10 @@ tests![
     what_an_alert_is_about_is_exported_before_the_first_traffic_and_after_a_restart,
     an_alert_fires_in_the_state_that_it_is_about,
     an_alert_fires_for_a_gateway_that_nobody_tells_anything,
-    an_alert_fires_when_file_descriptors_run_out,
+    an_alert_fires_while_clients_wait_for_file_descriptors,
+    an_alert_fires_when_one_of_two_does_not_answer,
+    an_alert_fires_while_two_builds_run,
+    an_alert_fires_where_no_gateway_serves_as_told,
     an_alert_fires_when_the_api_server_takes_no_status,
     the_operators_objects_hold_the_same_alerts_and_dashboard,
 ];

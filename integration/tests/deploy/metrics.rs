@@ -170,7 +170,8 @@ fn unknown(expression: &str, documented: &Documented) -> Result<Vec<String>> {
     let named = named(expression)?;
     let mut known: Vec<&str> = SCRAPED.to_vec();
     for (name, asked) in &named.metrics {
-        if name.starts_with("process_") {
+        // Of the process, and of the scrape itself.
+        if name.starts_with("process_") || name == "up" {
             continue;
         }
         let Some(labels) = documented.get(family(documented, name)) else {
