@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use fairway_config::annotations::DEFAULT_CLASS;
 use fairway_config::conditions::{ADDRESS_ASSIGNED, NODE_PORTS_ALLOCATED};
 use fairway_config::endpoints::{EndpointHost, EndpointSlice};
-use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
+use fairway_config::exchange::{Batch, Change, StoredService, Write};
 use fairway_config::field::{FieldProblem, nearest};
 use fairway_config::object::Object;
 use fairway_config::problem::Problem;
@@ -208,16 +208,7 @@ fn pending(objects: &[Located], node_ports: NodePortRange) -> Vec<Problem> {
             Object::Service(service) => {
                 // The first of two with one name counts; the other has been reported.
                 if places.insert(service.name.clone(), located).is_none() {
-                    let stored = StoredService {
-                        service: Arc::clone(service),
-                        held: Held::default(),
-                        status: Status::default(),
-                        version: 1,
-                        revision: 0,
-                        first_seen: Timestamp::default(),
-                        source: None,
-                        source_problem: None,
-                    };
+                    let stored = StoredService::new(Arc::clone(service));
                     changes.push(Change::Service(
                         service.name.clone(),
                         Some(Arc::new(stored)),
@@ -237,13 +228,7 @@ fn pending(objects: &[Located], node_ports: NodePortRange) -> Vec<Problem> {
             | Object::Other { .. } => {}
         }
     }
-    state.apply(&Batch {
-        changes,
-        synced: true,
-        sequence: 0,
-        since: None,
-        revision: 0,
-    });
+    state.apply(&Batch::synced(changes));
     let mut problems = Vec::new();
     for write in state.settle(Timestamp::default()) {
         let Write::Service { name, status, .. } = write else {

@@ -27,6 +27,21 @@ pub struct EndpointSlice {
     pub notices: Vec<Notice>,
 }
 
+impl EndpointSlice {
+    /// A slice without ports and endpoints.
+    pub fn new(name: NamespacedName, service: ServiceName) -> Self {
+        Self {
+            name,
+            service: Some(service),
+            from_endpoints: false,
+            ports: Vec::new(),
+            endpoints: Vec::new(),
+            weight: 1,
+            notices: Vec::new(),
+        }
+    }
+}
+
 /// One entry of `ports`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlicePort {
@@ -61,6 +76,23 @@ pub struct SliceEndpoint {
     pub for_nodes: Vec<ClusterName>,
     /// `targetRef.name` or `hostname`, for people.
     pub target: Option<Arc<str>>,
+}
+
+impl SliceEndpoint {
+    /// An endpoint that is ready or not, of which nothing else is said.
+    pub fn new(address: EndpointHost, ready: bool) -> Self {
+        Self {
+            address,
+            ready,
+            serving: ready,
+            terminating: false,
+            node: None,
+            zone: None,
+            for_zones: Vec::new(),
+            for_nodes: Vec::new(),
+            target: None,
+        }
+    }
 }
 
 /// An endpoint's address, or the name it is found under (addressType FQDN).

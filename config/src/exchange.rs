@@ -40,6 +40,17 @@ pub struct Batch {
     pub revision: u64,
 }
 
+impl Batch {
+    /// Changes after which everything is known, of a store without revisions.
+    pub fn synced(changes: Vec<Change>) -> Self {
+        Self {
+            changes,
+            synced: true,
+            ..Self::default()
+        }
+    }
+}
+
 /// The new form of one object, or that it is gone.
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -86,6 +97,22 @@ pub struct StoredService {
     pub source: Option<Arc<str>>,
     /// Why the source can't be read now: this is then its last good form.
     pub source_problem: Option<String>,
+}
+
+impl StoredService {
+    /// A Service in its first version, to which nothing was granted.
+    pub fn new(service: Arc<Service>) -> Self {
+        Self {
+            service,
+            held: Held::default(),
+            status: Status::default(),
+            revision: 0,
+            version: 1,
+            first_seen: Timestamp::default(),
+            source: None,
+            source_problem: None,
+        }
+    }
 }
 
 /// What a Service holds.
@@ -404,6 +431,21 @@ pub struct Report {
     pub notices: Vec<Notice>,
     /// What is not listed, for want of room.
     pub unlisted: Unlisted,
+}
+
+impl Report {
+    /// A report that says nothing.
+    pub fn new(gateway: ClusterName) -> Self {
+        Self {
+            gateway,
+            applied: None,
+            listeners: Vec::new(),
+            refused_endpoints: Vec::new(),
+            eligible_endpoints: 0,
+            notices: Vec::new(),
+            unlisted: Unlisted::default(),
+        }
+    }
 }
 
 /// How much more a [`Report`] would list.

@@ -101,6 +101,23 @@ impl Precedence {
 }
 
 impl AddressPool {
+    /// A pool of these blocks that says nothing else: it is for every Service.
+    pub fn new(name: ClusterName, blocks: Vec<AddressBlock>) -> Self {
+        Self {
+            name,
+            created: None,
+            blocks,
+            auto_assign: true,
+            priority: 100,
+            service_selector: Selector::default(),
+            namespace_selector: Selector::default(),
+            quota_per_namespace: None,
+            forwarding: Forwarding::Proxy,
+            notices: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
     /// Its precedence: the lowest pool is tried first, and an address that is in several pools
     /// belongs to it.
     pub fn precedence(&self) -> Precedence {

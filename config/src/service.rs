@@ -66,6 +66,45 @@ pub struct Service {
 }
 
 impl Service {
+    /// A Service of this type with a selector that says nothing else: it has what an API server fills
+    /// in (pkg/apis/core/v1/defaults.go).
+    pub fn new(name: ServiceName, kind: ServiceType, ports: Vec<ServicePort>) -> Self {
+        Self {
+            name,
+            uid: None,
+            created: None,
+            deleting: false,
+            labels: BTreeMap::new(),
+            kind,
+            class: None,
+            cluster_ips: Vec::new(),
+            headless: false,
+            external_name: None,
+            has_selector: true,
+            ports,
+            external_traffic_policy: ExternalTrafficPolicy::Cluster,
+            client_ip_affinity: None,
+            source_ranges: Vec::new(),
+            ip_families: Vec::new(),
+            ip_family_policy: IpFamilyPolicy::SingleStack,
+            allocate_node_ports: true,
+            health_check_node_port: None,
+            publish_not_ready_addresses: false,
+            external_ips: Vec::new(),
+            status_addresses: Vec::new(),
+            asks: Asks::default(),
+            notices: Vec::new(),
+        }
+    }
+
+    /// The node ports that its ports name.
+    pub fn node_ports(&self) -> BTreeMap<PortKey, u16> {
+        let ports = self.ports.iter();
+        ports
+            .filter_map(|port| Some((port.key(), port.node_port?)))
+            .collect()
+    }
+
     /// Whether gateways do the same for both forms of a Service: they differ at most in labels, in
     /// what is said to people, and in what only the controller looks at.
     pub fn is_served_alike(&self, other: &Self) -> bool {
@@ -123,6 +162,18 @@ pub struct ServicePort {
 }
 
 impl ServicePort {
+    /// A port without a name that leads to the same port of its endpoints.
+    pub fn new(protocol: Protocol, port: u16) -> Self {
+        Self {
+            name: None,
+            protocol,
+            port,
+            target: TargetPort::Number(port),
+            node_port: None,
+            app: AppProtocol::Opaque,
+        }
+    }
+
     /// What tells this port from the others of its Service.
     pub fn key(&self) -> PortKey {
         PortKey {

@@ -36,11 +36,8 @@ fn programmed(recorder: &Recorder) -> (u64, f64) {
 async fn send(running: &Running, changes: Vec<Change>, age: Option<Duration>) {
     let since = age.and_then(|age| Instant::now().checked_sub(age));
     let batch = Batch {
-        changes,
-        synced: true,
-        sequence: 0,
         since,
-        revision: 0,
+        ..Batch::synced(changes)
     };
     running.objects.send(batch).await.unwrap();
 }

@@ -147,11 +147,8 @@ impl World {
             // An answer to an answer, and no more.
             assert!(rounds < 6, "it does not come to rest");
             let batch = Batch {
-                changes: std::mem::take(&mut changes),
-                synced: true,
                 sequence: rounds,
-                since: None,
-                revision: 0,
+                ..Batch::synced(std::mem::take(&mut changes))
             };
             self.state.apply(&batch);
             self.builder.apply(&batch);
@@ -188,14 +185,10 @@ impl World {
     ) -> Change {
         self.counter += 1;
         let stored = Arc::new(StoredService {
-            service,
             held,
             status,
             version: self.counter,
-            revision: 0,
-            first_seen: Timestamp(0),
-            source: None,
-            source_problem: None,
+            ..StoredService::new(service)
         });
         self.services.insert(name.clone(), Arc::clone(&stored));
         Change::Service(name, Some(stored))

@@ -132,11 +132,6 @@ fn endpoint(entry: &Cursor<'_, '_>, address_type: Option<AddressType>) -> Option
     let ready = conditions.field("ready").boolean().unwrap_or(true);
     let hints = entry.field("hints");
     hints.mapping();
-    let target = entry
-        .field("targetRef")
-        .field("name")
-        .nonempty_text()
-        .or_else(|| entry.field("hostname").nonempty_text());
     let endpoint = SliceEndpoint {
         ready,
         serving: conditions.field("serving").boolean().unwrap_or(ready),
@@ -145,7 +140,7 @@ fn endpoint(entry: &Cursor<'_, '_>, address_type: Option<AddressType>) -> Option
         zone: entry.field("zone").nonempty_text().map(Arc::from),
         for_zones: hinted(&hints.field("forZones")),
         for_nodes: hinted(&hints.field("forNodes")),
-        target: target.map(Arc::from),
+        target: target(entry),
         address: address?,
     };
     Some(endpoint)
@@ -228,25 +223,19 @@ pub(super) fn endpoints(root: &Cursor<'_, '_>, name: &NamespacedName) -> Vec<End
                 }));
             }
             EndpointSlice {
-                name: slice_name(name, index),
-                service: Some(name.clone()),
                 from_endpoints: true,
                 ports: ports(&subset.field("ports")),
                 endpoints,
                 weight,
-                notices: Vec::new(),
+                ..EndpointSlice::new(slice_name(name, index), name.clone())
             }
         })
         .collect();
     if slices.is_empty() {
         slices.push(EndpointSlice {
-            name: name.clone(),
-            service: Some(name.clone()),
             from_endpoints: true,
-            ports: Vec::new(),
-            endpoints: Vec::new(),
             weight,
-            notices: Vec::new(),
+            ..EndpointSlice::new(name.clone(), name.clone())
         });
     }
     slices
@@ -269,20 +258,19 @@ fn subset_address(entry: &Cursor<'_, '_>, ready: bool) -> Option<SliceEndpoint> 
     if ip.value().is_null() || ip.value() == "" {
         ip.missing("an endpoint has an address");
     }
-    let target = entry
-        .field("targetRef")
-        .field("name")
-        .nonempty_text()
-        .or_else(|| entry.field("hostname").nonempty_text());
+    let target = target(entry);
+    let node = entry.field("nodeName").nonempty_text().map(Arc::from);
+    let ip = ip.parsed::<IpAddr>("an IP address")?.to_canonical();
     Some(SliceEndpoint {
-        ready,
-        serving: ready,
-        terminating: false,
-        node: entry.field("nodeName").nonempty_text().map(Arc::from),
-        zone: None,
-        for_zones: Vec::new(),
-        for_nodes: Vec::new(),
-        target: target.map(Arc::from),
-        address: EndpointHost::Ip(ip.parsed::<IpAddr>("an IP address")?.to_canonical()),
+        node,
+        target,
+        ..SliceEndpoint::new(EndpointHost::Ip(ip), ready)
     })
+}
+
+/// The object that an endpoint stands for, for people.
+fn target(entry: &Cursor<'_, '_>) -> Option<Arc<str>> {
+    let target = entry.field("targetRef").field("name").nonempty_text();
+    let target = target.or_else(|| entry.field("hostname").nonempty_text());
+    target.map(Arc::from)
 }

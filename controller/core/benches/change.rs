@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
-use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
+use fairway_config::exchange::{Batch, Change, StoredService, Write};
 use fairway_config::names::ServiceName;
 use fairway_config::net::AddressRange;
 use fairway_config::pool::AddressPool;
@@ -72,7 +72,7 @@ impl World {
         let services: Vec<_> = (0..n).map(|i| new(i, 80)).collect();
         let mut changes = vec![pool()];
         changes.extend(services.iter().map(changed));
-        state.apply(&batch(changes));
+        state.apply(&Batch::synced(changes));
         let mut world = Self {
             state,
             services,
@@ -81,7 +81,7 @@ impl World {
         let writes = world.state.settle(NOW);
         let echoes = world.take_in(writes);
         assert_eq!(echoes.len(), n, "every Service gets its address");
-        world.state.apply(&batch(echoes));
+        world.state.apply(&Batch::synced(echoes));
         assert!(world.state.settle(NOW).is_empty());
         world
     }
@@ -148,12 +148,12 @@ impl World {
     /// --toggle-collect='*work*'`.
     #[inline(never)]
     fn work(&mut self, change: Change) -> Duration {
-        let change = batch(vec![change]);
+        let change = Batch::synced(vec![change]);
         let start = Instant::now();
         self.state.apply(&change);
         let writes = black_box(self.state.settle(NOW));
         let mut taken = start.elapsed();
-        let echoes = batch(self.take_in(writes));
+        let echoes = Batch::synced(self.take_in(writes));
         let start = Instant::now();
         self.state.apply(&echoes);
         let nothing = self.state.settle(NOW);
@@ -164,30 +164,11 @@ impl World {
 }
 
 fn new(i: usize, port: u16) -> Arc<StoredService> {
-    Arc::new(StoredService {
-        service: Arc::new(service(i, port)),
-        held: Held::default(),
-        status: Status::default(),
-        version: 1,
-        revision: 0,
-        first_seen: Timestamp(0),
-        source: None,
-        source_problem: None,
-    })
+    Arc::new(StoredService::new(Arc::new(service(i, port))))
 }
 
 fn changed(stored: &Arc<StoredService>) -> Change {
     Change::Service(stored.service.name.clone(), Some(Arc::clone(stored)))
-}
-
-fn batch(changes: Vec<Change>) -> Batch {
-    Batch {
-        changes,
-        synced: true,
-        sequence: 0,
-        since: None,
-        revision: 0,
-    }
 }
 
 /// Fills every cache of the processor with something else.

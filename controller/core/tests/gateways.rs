@@ -167,11 +167,7 @@ impl World {
     }
 
     fn apply(&mut self, changes: Vec<Change>) {
-        self.state.apply(&Batch {
-            changes,
-            synced: true,
-            ..Batch::default()
-        });
+        self.state.apply(&Batch::synced(changes));
     }
 
     fn store(&mut self, n: usize, stored: Option<StoredService>) {
@@ -222,15 +218,7 @@ impl World {
             endpoints: Arc::default(),
         };
         let reports = (0..SERVICES).map(|n| {
-            let report = Report {
-                gateway: Arc::clone(&gateway),
-                applied: None,
-                listeners: vec![],
-                refused_endpoints: vec![],
-                eligible_endpoints: 0,
-                notices: vec![],
-                unlisted: Unlisted::default(),
-            };
+            let report = Report::new(Arc::clone(&gateway));
             let fails = lease.lives && lease.failing.contains(&n);
             Change::Report(
                 name(n),
@@ -281,14 +269,8 @@ impl World {
                 };
                 let service = Arc::new(service(*n, *port));
                 let stored = before.unwrap_or_else(|| StoredService {
-                    service: Arc::clone(&service),
-                    held: Held::default(),
-                    status: Status::default(),
-                    revision: 0,
                     version: 0,
-                    first_seen: Timestamp(0),
-                    source: None,
-                    source_problem: None,
+                    ..StoredService::new(Arc::clone(&service))
                 });
                 self.store(*n, Some(StoredService { service, ..stored }));
             }

@@ -183,11 +183,7 @@ fn recover(text: &str) -> Option<MemoryRecord> {
                 version: version.as_str()?.parse().ok()?,
                 held: Held {
                     addresses: service.status_addresses.clone(),
-                    node_ports: service
-                        .ports
-                        .iter()
-                        .filter_map(|port| Some((port.key(), port.node_port?)))
-                        .collect(),
+                    node_ports: service.node_ports(),
                     health_check_node_port: service.health_check_node_port,
                 },
                 status,

@@ -164,7 +164,7 @@ fn map(value: Value) -> Map<String, Value> {
 mod tests {
     use std::sync::Arc;
 
-    use fairway_config::exchange::{Held, Status};
+    use fairway_config::exchange::Held;
     use fairway_config::object::{Object, read};
 
     use super::*;
@@ -187,14 +187,8 @@ mod tests {
             ..Held::default()
         };
         let stored = StoredService {
-            service: Arc::clone(&service),
             held,
-            status: Status::default(),
-            version: 1,
-            revision: 0,
-            first_seen: Timestamp::default(),
-            source: None,
-            source_problem: None,
+            ..StoredService::new(Arc::clone(&service))
         };
         let shown = super::service(manifest, &stored, "u")["spec"]["ports"].clone();
         assert_eq!(

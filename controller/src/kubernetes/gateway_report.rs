@@ -345,15 +345,7 @@ pub(super) fn decode_services(
         .map_err(|error| ReportReadError::Packed(error.to_string()))?;
     let text: ServicesText = serde_json::from_slice(&json)?;
     // Most Services without an endpoint have nothing else to report: they share one report.
-    let nothing = Arc::new(Report {
-        gateway: Arc::clone(gateway),
-        applied: None,
-        listeners: Vec::new(),
-        refused_endpoints: Vec::new(),
-        eligible_endpoints: 0,
-        notices: Vec::new(),
-        unlisted: Unlisted::default(),
-    });
+    let nothing = Arc::new(Report::new(Arc::clone(gateway)));
     let mut decoded = Decoded::default();
     let mut counts = Vec::new();
     for (count, namespaces) in text.endpoints {

@@ -278,7 +278,6 @@ fn difference(
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
-    use fairway_config::exchange::Unlisted;
 
     use super::super::gateway_report::encode;
     use super::*;
@@ -295,16 +294,8 @@ mod tests {
     /// endpoints.
     fn said(failing: &[&str]) -> Annotations {
         let report = |name: &&str| {
-            let report = Report {
-                gateway: "edge-1".into(),
-                applied: None,
-                listeners: Vec::new(),
-                refused_endpoints: Vec::new(),
-                eligible_endpoints: 0,
-                notices: Vec::new(),
-                unlisted: Unlisted::default(),
-            };
-            (ServiceName::new("web", *name), Arc::new(report))
+            let report = Arc::new(Report::new("edge-1".into()));
+            (ServiceName::new("web", *name), report)
         };
         let reports = failing.iter().map(report).collect();
         encode(GatewaySelfReport::new(row(true), 7), &reports)

@@ -299,11 +299,7 @@ impl ObjectCache {
         };
         let held = Held {
             addresses,
-            node_ports: service
-                .ports
-                .iter()
-                .filter_map(|port| Some((port.key(), port.node_port?)))
-                .collect(),
+            node_ports: service.node_ports(),
             health_check_node_port: service.health_check_node_port,
         };
         let first_seen = former.map_or(now, |former| former.stored.first_seen);

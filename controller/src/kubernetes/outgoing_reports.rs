@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use fairway_config::exchange::{Report, ReportBatch, Unlisted};
+use fairway_config::exchange::{Report, ReportBatch};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::service::Notice;
 use tokio::sync::Notify;
@@ -83,15 +83,7 @@ fn is_urgent(before: &Report, now: &Report) -> bool {
 pub(super) fn held_back(gateway: &ClusterName, before: Option<&Arc<Report>>) -> Report {
     let mut report = match before {
         Some(before) => Report::clone(before),
-        None => Report {
-            gateway: Arc::clone(gateway),
-            applied: None,
-            listeners: Vec::new(),
-            refused_endpoints: Vec::new(),
-            eligible_endpoints: 0,
-            notices: Vec::new(),
-            unlisted: Unlisted::default(),
-        },
+        None => Report::new(Arc::clone(gateway)),
     };
     report.unlisted.failing_listeners += 1;
     report.notices.push(Notice {

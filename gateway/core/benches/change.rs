@@ -23,14 +23,12 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
 use fairway_config::endpoints::{EndpointHost, EndpointSlice, SliceEndpoint, SlicePort};
-use fairway_config::exchange::{Batch, Change, Held, Status, StoredService};
+use fairway_config::exchange::{Batch, Change, Held, StoredService};
 use fairway_config::names::ServiceName;
 use fairway_config::net::{AddressRange, IpFamily, Protocol, from_bits};
-use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
-use fairway_config::selector::Selector;
+use fairway_config::pool::{AddressBlock, AddressPool};
 use fairway_config::service::{
-    AppProtocol, Asks, ExternalTrafficPolicy, IpFamilyPolicy, PortKey, Service, ServicePort,
-    ServiceType, TargetPort,
+    AppProtocol, PortKey, Service, ServicePort, ServiceType, TargetPort,
 };
 use fairway_config::time::Timestamp;
 use fairway_gateway_core::build::{Builder, RouteSettings};
@@ -125,7 +123,7 @@ impl World {
             changes.push(world.service(n));
             changes.push(slice(n, 5));
         }
-        world.builder.apply(&batch(changes));
+        world.builder.apply(&Batch::synced(changes));
         let routes = world.builder.build(&|_| Vec::new());
         assert_eq!(routes.len(), size as usize, "every Service has its route");
         world
@@ -181,23 +179,13 @@ impl World {
     /// this alone: `valgrind --tool=callgrind --cache-sim=yes --toggle-collect='*work*'`.
     #[inline(never)]
     fn work(&mut self, change: Change) -> Duration {
-        let batch = batch(vec![change]);
+        let batch = Batch::synced(vec![change]);
         let start = Instant::now();
         self.builder.apply(&batch);
         let routes = black_box(self.builder.build(&|_| Vec::new()));
         let taken = start.elapsed();
         assert_eq!(routes.len(), 1, "every change must change one route");
         taken
-    }
-}
-
-fn batch(changes: Vec<Change>) -> Batch {
-    Batch {
-        changes,
-        synced: true,
-        sequence: 0,
-        since: None,
-        revision: 0,
     }
 }
 
@@ -215,22 +203,11 @@ fn settings() -> RouteSettings {
 
 fn pool() -> AddressPool {
     let range = AddressRange::of_net("172.16.0.0/12".parse().expect("a CIDR"));
-    AddressPool {
-        name: "edge".into(),
-        created: None,
-        blocks: vec![AddressBlock {
-            range,
-            avoid_ends: false,
-        }],
-        auto_assign: true,
-        priority: 100,
-        service_selector: Selector::default(),
-        namespace_selector: Selector::default(),
-        quota_per_namespace: None,
-        forwarding: Forwarding::Proxy,
-        notices: Vec::new(),
-        problems: Vec::new(),
-    }
+    let block = AddressBlock {
+        range,
+        avoid_ends: false,
+    };
+    AddressPool::new("edge".into(), vec![block])
 }
 
 fn name(n: u32) -> ServiceName {
@@ -238,48 +215,18 @@ fn name(n: u32) -> ServiceName {
 }
 
 fn stored(n: u32) -> Arc<StoredService> {
+    let port = ServicePort {
+        target: TargetPort::Number(8080),
+        ..ServicePort::new(Protocol::Tcp, 80)
+    };
     let service = Service {
-        name: name(n),
-        uid: None,
         created: Some(Timestamp(i64::from(n))),
-        deleting: false,
-        labels: BTreeMap::new(),
-        kind: ServiceType::LoadBalancer,
-        class: None,
-        cluster_ips: Vec::new(),
-        headless: false,
-        external_name: None,
-        has_selector: true,
-        ports: vec![ServicePort {
-            name: None,
-            protocol: Protocol::Tcp,
-            port: 80,
-            target: TargetPort::Number(8080),
-            node_port: None,
-            app: AppProtocol::Opaque,
-        }],
-        external_traffic_policy: ExternalTrafficPolicy::Cluster,
-        client_ip_affinity: None,
-        source_ranges: Vec::new(),
         ip_families: vec![IpFamily::IPv4],
-        ip_family_policy: IpFamilyPolicy::SingleStack,
-        allocate_node_ports: true,
-        health_check_node_port: None,
-        publish_not_ready_addresses: false,
-        external_ips: Vec::new(),
-        status_addresses: Vec::new(),
-        asks: Asks::default(),
-        notices: Vec::new(),
+        ..Service::new(name(n), ServiceType::LoadBalancer, vec![port])
     };
     Arc::new(StoredService {
-        service: Arc::new(service),
         held: held(n, 0),
-        status: Status::default(),
-        version: 1,
-        revision: 0,
-        first_seen: Timestamp(0),
-        source: None,
-        source_problem: None,
+        ..StoredService::new(Arc::new(service))
     })
 }
 
@@ -301,24 +248,15 @@ fn held(n: u32, which: u32) -> Held {
 fn slice(n: u32, endpoints: u32) -> Change {
     let owner = name(n);
     let slice_name = ServiceName::new(owner.namespace.clone(), format!("{}-abcde", owner.name));
-    let endpoint = |i: u32| SliceEndpoint {
-        address: EndpointHost::Ip(from_bits(
-            IpFamily::IPv4,
-            u128::from(0x0a00_0000 + n * 8 + i),
-        )),
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: Some(format!("node-{i}").into()),
-        zone: None,
-        for_zones: Vec::new(),
-        for_nodes: Vec::new(),
-        target: Some(format!("pod-{i}").into()),
+    let endpoint = |i: u32| {
+        let ip = from_bits(IpFamily::IPv4, u128::from(0x0a00_0000 + n * 8 + i));
+        SliceEndpoint {
+            node: Some(format!("node-{i}").into()),
+            target: Some(format!("pod-{i}").into()),
+            ..SliceEndpoint::new(EndpointHost::Ip(ip), true)
+        }
     };
     let slice = EndpointSlice {
-        name: slice_name.clone(),
-        service: Some(owner),
-        from_endpoints: false,
         ports: vec![SlicePort {
             name: "".into(),
             protocol: Protocol::Tcp,
@@ -326,8 +264,7 @@ fn slice(n: u32, endpoints: u32) -> Change {
             app: AppProtocol::Opaque,
         }],
         endpoints: (0..endpoints).map(endpoint).collect(),
-        weight: 1,
-        notices: Vec::new(),
+        ..EndpointSlice::new(slice_name.clone(), owner)
     };
     Change::EndpointSlice(slice_name, false, Some(Arc::new(slice)))
 }

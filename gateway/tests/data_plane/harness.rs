@@ -8,15 +8,11 @@ use std::time::Duration;
 
 use fairway_config::endpoints::{EndpointHost, EndpointSlice, SliceEndpoint, SlicePort};
 use fairway_config::exchange::{
-    Batch, Change, Held, ListenerState, Report, ReportBatch, Status, StoredService,
+    Batch, Change, Held, ListenerState, Report, ReportBatch, StoredService,
 };
 use fairway_config::names::{NamespacedName, ServiceName};
 use fairway_config::net::{ListenAddr, Protocol};
-use fairway_config::service::{
-    AppProtocol, Asks, ExternalTrafficPolicy, IpFamilyPolicy, Service, ServicePort, ServiceType,
-    TargetPort,
-};
-use fairway_config::time::Timestamp;
+use fairway_config::service::{AppProtocol, Service, ServicePort, ServiceType};
 use fairway_gateway::{Gateway, GatewaySettings};
 use fairway_gateway_core::build::RouteSettings;
 use socket2::{Domain, Socket, Type};
@@ -153,13 +149,7 @@ impl Running {
     /// Tells the gateway of changes.
     pub async fn send(&self, changes: Vec<Change>) {
         self.objects
-            .send(Batch {
-                changes,
-                synced: true,
-                sequence: 0,
-                since: None,
-                revision: 0,
-            })
+            .send(Batch::synced(changes))
             .await
             .expect("the gateway runs");
     }
@@ -216,39 +206,8 @@ pub fn name(name: &str) -> ServiceName {
 
 /// A Service with one port on a VIP.
 pub fn service(of: &str, vip: IpAddr, port: u16, protocol: Protocol) -> Spec {
-    let service = Service {
-        name: name(of),
-        uid: None,
-        created: None,
-        deleting: false,
-        labels: BTreeMap::new(),
-        kind: ServiceType::LoadBalancer,
-        class: None,
-        cluster_ips: Vec::new(),
-        headless: false,
-        external_name: None,
-        has_selector: true,
-        ports: vec![ServicePort {
-            name: None,
-            protocol,
-            port,
-            target: TargetPort::Number(port),
-            node_port: None,
-            app: AppProtocol::Opaque,
-        }],
-        external_traffic_policy: ExternalTrafficPolicy::Cluster,
-        client_ip_affinity: None,
-        source_ranges: Vec::new(),
-        ip_families: Vec::new(),
-        ip_family_policy: IpFamilyPolicy::SingleStack,
-        allocate_node_ports: true,
-        health_check_node_port: None,
-        publish_not_ready_addresses: false,
-        external_ips: Vec::new(),
-        status_addresses: Vec::new(),
-        asks: Asks::default(),
-        notices: Vec::new(),
-    };
+    let ports = vec![ServicePort::new(protocol, port)];
+    let service = Service::new(name(of), ServiceType::LoadBalancer, ports);
     let held = Held {
         addresses: vec![vip],
         ..Held::default()
@@ -264,14 +223,8 @@ impl Spec {
     /// The Service as it comes out of a store.
     pub fn change(&self) -> Change {
         let stored = StoredService {
-            service: Arc::new(self.service.clone()),
             held: self.held.clone(),
-            status: Status::default(),
-            version: 1,
-            revision: 0,
-            first_seen: Timestamp(0),
-            source: None,
-            source_problem: None,
+            ..StoredService::new(Arc::new(self.service.clone()))
         };
         Change::Service(self.name.clone(), Some(Arc::new(stored)))
     }
@@ -301,28 +254,14 @@ impl Spec {
             let slice_name = NamespacedName::new("default", format!("{}-{n}", self.name.name));
             let slice = hosts.get(n).map(|(host, port)| {
                 Arc::new(EndpointSlice {
-                    name: slice_name.clone(),
-                    service: Some(self.name.clone()),
-                    from_endpoints: false,
                     ports: vec![SlicePort {
                         name: "".into(),
                         protocol,
                         port: Some(*port),
                         app: AppProtocol::Opaque,
                     }],
-                    endpoints: vec![SliceEndpoint {
-                        address: host.clone(),
-                        ready: true,
-                        serving: true,
-                        terminating: false,
-                        node: None,
-                        zone: None,
-                        for_zones: Vec::new(),
-                        for_nodes: Vec::new(),
-                        target: None,
-                    }],
-                    weight: 1,
-                    notices: Vec::new(),
+                    endpoints: vec![SliceEndpoint::new(host.clone(), true)],
+                    ..EndpointSlice::new(slice_name.clone(), self.name.clone())
                 })
             });
             Change::EndpointSlice(slice_name, false, slice)

@@ -21,11 +21,7 @@ pub(crate) fn settings() -> Settings {
 
 /// What a store tells after its first lists.
 pub(crate) fn batch(changes: Vec<Change>) -> Batch {
-    Batch {
-        changes,
-        synced: true,
-        ..Batch::default()
-    }
+    Batch::synced(changes)
 }
 
 /// What there is, and what was written of it.
@@ -46,12 +42,8 @@ impl Store {
         let stored = Arc::new(StoredService {
             held: old.map(|old| old.held.clone()).unwrap_or_default(),
             status: old.map(|old| old.status.clone()).unwrap_or_default(),
-            service: Arc::new(service),
             version: self.counter,
-            revision: 0,
-            first_seen: Timestamp(0),
-            source: None,
-            source_problem: None,
+            ..StoredService::new(Arc::new(service))
         });
         self.services.insert(name.clone(), Arc::clone(&stored));
         Change::Service(name, Some(stored))

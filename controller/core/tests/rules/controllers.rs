@@ -51,11 +51,10 @@ impl Cluster {
                 ..settings()
             });
             let pool = Arc::new(other_pool("edge", "10.0.0.0", "10.0.0.7"));
-            state.apply(&Batch {
-                changes: vec![Change::Pool("edge".into(), Some(pool))],
-                synced: true,
-                ..Batch::default()
-            });
+            state.apply(&Batch::synced(vec![Change::Pool(
+                "edge".into(),
+                Some(pool),
+            )]));
             state
         });
         Self {
@@ -119,7 +118,6 @@ impl Cluster {
             status = Status::default();
         }
         Some(Arc::new(StoredService {
-            service: Arc::new(service),
             held: Held {
                 addresses: object.addresses.clone(),
                 ..Held::default()
@@ -127,9 +125,7 @@ impl Cluster {
             status,
             version: object.version,
             revision: object.version,
-            first_seen: Timestamp(0),
-            source: None,
-            source_problem: None,
+            ..StoredService::new(Arc::new(service))
         }))
     }
 
@@ -143,11 +139,7 @@ impl Cluster {
             self.unheard[who].remove(&name);
             let key = ServiceName::new("web", name.as_str());
             let change = Change::Service(key.clone(), self.seen(who, &name));
-            self.states[who].apply(&Batch {
-                changes: vec![change],
-                synced: true,
-                ..Batch::default()
-            });
+            self.states[who].apply(&Batch::synced(vec![change]));
             if self.refused[who].remove(&name) {
                 self.states[who].refused(&key);
             }

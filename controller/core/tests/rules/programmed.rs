@@ -1,9 +1,7 @@
 //! `Programmed`: what gateways that live, are behind or fail make of it.
 
 use fairway_config::conditions::PROGRAMMED;
-use fairway_config::exchange::{
-    ClaimKind, GatewayProgress, ListenerReport, ListenerState, Report, Unlisted,
-};
+use fairway_config::exchange::{ClaimKind, GatewayProgress, ListenerReport, ListenerState, Report};
 use fairway_config::net::{ListenAddr, Protocol};
 use fairway_config::pool::Forwarding;
 use fairway_controller_core::{GatewayCount, ProgrammedCount, Settings};
@@ -21,8 +19,6 @@ fn in_cluster() -> Settings {
 
 fn says(gateway: &str, listeners: &[(u16, ListenerState)], endpoints: usize) -> Report {
     Report {
-        gateway: gateway.into(),
-        applied: None,
         listeners: listeners
             .iter()
             .map(|(port, state)| ListenerReport {
@@ -33,10 +29,8 @@ fn says(gateway: &str, listeners: &[(u16, ListenerState)], endpoints: usize) -> 
                 state: state.clone(),
             })
             .collect(),
-        refused_endpoints: vec![],
         eligible_endpoints: endpoints,
-        notices: vec![],
-        unlisted: Unlisted::default(),
+        ..Report::new(gateway.into())
     }
 }
 

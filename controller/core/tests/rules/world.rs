@@ -110,12 +110,10 @@ impl World {
             let stored = Arc::new(StoredService {
                 held: old.map(|old| old.held.clone()).unwrap_or_default(),
                 status: old.map(|old| old.status.clone()).unwrap_or_default(),
-                service: Arc::new(service),
                 version: old.map_or(1, |old| old.version + 1),
                 revision: self.revision,
-                first_seen: Timestamp(0),
                 source: Some("web.yaml, document 1".into()),
-                source_problem: None,
+                ..StoredService::new(Arc::new(service))
             });
             self.services
                 .insert(Arc::clone(&name.name), Arc::clone(&stored));
@@ -245,13 +243,8 @@ impl World {
 
     fn apply(&mut self, mut changes: Vec<Change>) {
         for _ in 0..16 {
-            self.state.apply(&Batch {
-                changes: std::mem::take(&mut changes),
-                synced: true,
-                sequence: 0,
-                since: None,
-                revision: 0,
-            });
+            self.state
+                .apply(&Batch::synced(std::mem::take(&mut changes)));
             let writes = self.state.settle(Timestamp(self.now));
             self.largest = self.largest.max(writes.len());
             for write in writes {

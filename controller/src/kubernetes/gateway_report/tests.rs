@@ -30,13 +30,9 @@ fn listener(port: u16, kind: ClaimKind, state: ListenerState) -> ListenerReport 
 
 fn report(state: ListenerState, endpoints: usize) -> Arc<Report> {
     Arc::new(Report {
-        gateway: "edge-1".into(),
-        applied: None,
         listeners: vec![listener(80, ClaimKind::Vip, state)],
-        refused_endpoints: Vec::new(),
         eligible_endpoints: endpoints,
-        notices: Vec::new(),
-        unlisted: Unlisted::default(),
+        ..Report::new("edge-1".into())
     })
 }
 

@@ -12,14 +12,13 @@ use std::collections::BTreeMap;
 
 use fairway_config::cluster::Node;
 use fairway_config::endpoints::{EndpointHost, EndpointSlice, SliceEndpoint, SlicePort};
-use fairway_config::exchange::{Batch, Change, Held, ListenerState, Status};
+use fairway_config::exchange::{Batch, Change, Held, ListenerState};
 use fairway_config::names::NamespacedName;
 use fairway_config::net::{AddressRange, IpFamily, Protocol};
 use fairway_config::pool::{AddressBlock, AddressPool, Forwarding};
-use fairway_config::selector::Selector;
 use fairway_config::service::{
-    AppProtocol, Asks, ExternalTrafficPolicy, ForwardTo, IpFamilyPolicy, Notice, PortKey, Service,
-    ServicePort, ServiceType, TargetPort,
+    AppProtocol, ExternalTrafficPolicy, ForwardTo, Notice, PortKey, Service, ServicePort,
+    ServiceType, TargetPort,
 };
 use fairway_config::time::Timestamp;
 
@@ -40,52 +39,27 @@ const HTTP: PortKey = PortKey {
 
 /// A LoadBalancer that holds `address` and node port 30080, ready for changes.
 fn stored(name: &str, address: &str) -> StoredService {
+    let port = ServicePort {
+        target: TargetPort::Number(8080),
+        ..ServicePort::new(Protocol::Tcp, 80)
+    };
     let service = Service {
-        name: ServiceName::new("web", name),
-        uid: None,
         created: Some(Timestamp(100)),
-        deleting: false,
-        labels: BTreeMap::new(),
-        kind: ServiceType::LoadBalancer,
-        class: None,
-        cluster_ips: Vec::new(),
-        headless: false,
-        external_name: None,
-        has_selector: true,
-        ports: vec![ServicePort {
-            name: None,
-            protocol: Protocol::Tcp,
-            port: 80,
-            target: TargetPort::Number(8080),
-            node_port: None,
-            app: AppProtocol::Opaque,
-        }],
-        external_traffic_policy: ExternalTrafficPolicy::Cluster,
-        client_ip_affinity: None,
-        source_ranges: Vec::new(),
         ip_families: vec![IpFamily::IPv4],
-        ip_family_policy: IpFamilyPolicy::SingleStack,
-        allocate_node_ports: true,
-        health_check_node_port: None,
-        publish_not_ready_addresses: false,
-        external_ips: Vec::new(),
-        status_addresses: Vec::new(),
-        asks: Asks::default(),
-        notices: Vec::new(),
+        ..Service::new(
+            ServiceName::new("web", name),
+            ServiceType::LoadBalancer,
+            vec![port],
+        )
     };
     StoredService {
-        service: Arc::new(service),
         held: Held {
             addresses: vec![ip(address)],
             node_ports: BTreeMap::from([(HTTP, 30080)]),
             health_check_node_port: None,
         },
-        status: Status::default(),
-        version: 1,
-        revision: 0,
         first_seen: Timestamp(100),
-        source: None,
-        source_problem: None,
+        ..StoredService::new(Arc::new(service))
     }
 }
 
@@ -109,21 +83,11 @@ fn slice(service: &str, name: &str, hosts: &[&str]) -> EndpointSlice {
     let endpoint = |text: &&str| {
         let (address, node) = text.split_once('@').unwrap_or((text, ""));
         SliceEndpoint {
-            address: host(address),
-            ready: true,
-            serving: true,
-            terminating: false,
             node: (!node.is_empty()).then(|| node.into()),
-            zone: None,
-            for_zones: Vec::new(),
-            for_nodes: Vec::new(),
-            target: None,
+            ..SliceEndpoint::new(host(address), true)
         }
     };
     EndpointSlice {
-        name: NamespacedName::new("web", name),
-        service: Some(ServiceName::new("web", service)),
-        from_endpoints: false,
         ports: vec![SlicePort {
             name: "".into(),
             protocol: Protocol::Tcp,
@@ -131,8 +95,10 @@ fn slice(service: &str, name: &str, hosts: &[&str]) -> EndpointSlice {
             app: AppProtocol::Opaque,
         }],
         endpoints: hosts.iter().map(endpoint).collect(),
-        weight: 1,
-        notices: Vec::new(),
+        ..EndpointSlice::new(
+            NamespacedName::new("web", name),
+            ServiceName::new("web", service),
+        )
     }
 }
 
@@ -158,21 +124,13 @@ fn node(name: &str, ips: &[&str]) -> Change {
 
 fn pool(name: &str, first: &str, last: &str, forwarding: Forwarding) -> Change {
     let range = AddressRange::new(ip(first), ip(last)).unwrap();
+    let block = AddressBlock {
+        range,
+        avoid_ends: false,
+    };
     let pool = AddressPool {
-        name: name.into(),
-        created: None,
-        blocks: vec![AddressBlock {
-            range,
-            avoid_ends: false,
-        }],
-        auto_assign: true,
-        priority: 100,
-        service_selector: Selector::default(),
-        namespace_selector: Selector::default(),
-        quota_per_namespace: None,
         forwarding,
-        notices: Vec::new(),
-        problems: Vec::new(),
+        ..AddressPool::new(name.into(), vec![block])
     };
     Change::Pool(name.into(), Some(Arc::new(pool)))
 }
@@ -182,13 +140,7 @@ fn edge() -> Change {
 }
 
 fn batch(changes: Vec<Change>) -> Batch {
-    Batch {
-        changes,
-        synced: true,
-        sequence: 0,
-        since: None,
-        revision: 0,
-    }
+    Batch::synced(changes)
 }
 
 fn resolved(host: &EndpointHost) -> Vec<IpAddr> {
@@ -249,11 +201,8 @@ fn refused(route: &Route) -> Vec<String> {
 fn nothing_is_built_before_everything_is_known() {
     let mut builder = Builder::new(settings());
     let half = Batch {
-        changes: vec![service(stored("shop", "203.0.113.1"))],
         synced: false,
-        sequence: 0,
-        since: None,
-        revision: 0,
+        ..batch(vec![service(stored("shop", "203.0.113.1"))])
     };
     builder.apply(&half);
     assert!(builder.build(&resolved).is_empty());
