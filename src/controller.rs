@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::api_server::connect;
 use crate::args::ControllerArgs;
 use crate::leader::{Leader, LeaderViews};
-use crate::process::{self, RunningProcess, Stop};
+use crate::process;
 
 /// Runs a controller until SIGTERM or SIGINT.
 pub(crate) fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
@@ -27,11 +27,9 @@ pub(crate) fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         process: common,
     } = args;
     let class: Arc<str> = class.class.into();
-    process::run(&common, async |addresses| {
-        let admin = addresses.admin.local_addr()?;
+    process::run(&common, async |base| {
+        let admin = base.admin()?;
         let client = connect(cluster.api_server).await?;
-        let recorder = process::recorder()?;
-        let stop = Stop::default();
         let name: Arc<str> = node_name.unwrap_or_else(process::host_name).into();
         // Two processes of one name must not take each other for themselves: as client-go names them.
         let identity = format!("{name}_{}", Uuid::new_v4());
@@ -60,10 +58,10 @@ pub(crate) fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
             views: views.clone(),
         };
         let (mut work, mut tasks) = (JoinSet::new(), JoinSet::new());
-        work.spawn(leader.run(leads, stop.drain.clone()));
+        work.spawn(leader.run(leads, base.stop.drain.clone()));
         // Gives the Lease back when the last decision is written.
-        tasks.spawn(elector.run(sender, stop.rest.clone()));
-        let process = RunningProcess::serve(views, None, recorder, addresses, stop, work, tasks)?;
+        tasks.spawn(elector.run(sender, base.stop.rest.clone()));
+        let process = base.serve(views, None, work, tasks)?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             %class,

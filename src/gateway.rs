@@ -11,14 +11,13 @@ use fairway_controller::{
     Follower, KubernetesSettings, KubernetesStore, Leadership, Reads, Snapshot, Store as _,
 };
 use fairway_gateway::Gateway;
-use fairway_gateway::icmp::IcmpSockets;
 use fairway_gateway_core::build::ServeNodePorts;
 use tokio::task::JoinSet;
 
 use crate::api_server::connect;
 use crate::args::GatewayArgs;
 use crate::outcome::WrongConfiguration;
-use crate::process::{self, RunningProcess, Stop, Traffic};
+use crate::process::{self, Traffic};
 use crate::views::FollowerViews;
 
 /// Runs a gateway until SIGTERM or SIGINT, and then until its connections have ended.
@@ -29,16 +28,13 @@ pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
         process: common,
         traffic,
     } = *args;
-    let icmp_sockets = IcmpSockets::open();
-    process::run(&common, async |addresses| {
-        let admin = addresses.admin.local_addr()?;
+    process::run_with_traffic(&common, traffic, async |base, traffic| {
+        let admin = base.admin()?;
         let client = connect(cluster.api_server).await?;
-        let recorder = process::recorder()?;
-        let stop = Stop::default();
         let traffic = Traffic {
             serve_node_ports: ServeNodePorts::UnlessNode,
             slices_are_known: true,
-            ..Traffic::new(traffic, icmp_sockets)
+            ..traffic
         };
         let snapshot = state.as_deref().map(Snapshot::open).transpose();
         let snapshot = snapshot
@@ -60,7 +56,7 @@ pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
             snapshot,
         ));
         let name = Arc::clone(&traffic.name);
-        let gateway = traffic.start(&store, addresses.all()?, stop.drain.clone())?;
+        let gateway = traffic.start(&store, &base)?;
         let identity = GatewayIdentity {
             namespace: cluster.namespace,
             name,
@@ -69,25 +65,18 @@ pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
                 let progress = Mutex::new(ControlProgress::default());
                 Arc::new(move || status(&gateway, &store, &progress))
             },
-            stopping: stop.drain.clone(),
+            stopping: base.stop.drain.clone(),
         };
         let follower = Follower::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(follower.clone().run(store.subscribe(), stop.rest.clone()));
-        tasks.spawn(store.tell(identity, stop.rest.clone()));
+        let rest = &base.stop.rest;
+        tasks.spawn(follower.clone().run(store.subscribe(), rest.clone()));
+        tasks.spawn(store.tell(identity, rest.clone()));
         let known = Arc::new(FollowerViews {
             follower,
             store: store.clone(),
         });
-        let process = RunningProcess::serve(
-            known,
-            Some(gateway),
-            recorder,
-            addresses,
-            stop,
-            JoinSet::new(),
-            tasks,
-        )?;
+        let process = base.serve(known, Some(gateway), JoinSet::new(), tasks)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), %admin, "started");
         Ok(process)
     })

@@ -72,9 +72,8 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// The settings that the flags name. The sockets were opened before the process started
-    /// threads.
-    pub(crate) fn new(args: TrafficArgs, icmp_sockets: IcmpSockets) -> Self {
+    /// The settings that the flags name.
+    fn new(args: TrafficArgs, icmp_sockets: IcmpSockets) -> Self {
         Self {
             name: args.node_name.unwrap_or_else(host_name).into(),
             node_addresses: args.node_address,
@@ -94,13 +93,11 @@ impl Traffic {
         }
     }
 
-    /// Starts a gateway over a store. `own` are the addresses on which the process listens for
-    /// itself.
+    /// Starts a gateway over a store.
     pub(crate) fn start<S: Store>(
         self,
         store: &Arc<S>,
-        own: Vec<SocketAddr>,
-        drain: CancellationToken,
+        base: &ProcessBase,
     ) -> anyhow::Result<Gateway> {
         let core = fairway_gateway_core::build::RouteSettings {
             gateway: self.name.clone(),
@@ -109,7 +106,7 @@ impl Traffic {
             forward_to: self.forward_to,
             slices_are_known: self.slices_are_known,
             allow_loopback: self.allow_loopback,
-            admin: own,
+            admin: base.addresses.all()?,
             serve_node_ports: self.serve_node_ports,
             node_addresses: (!self.node_addresses.is_empty()).then_some(self.node_addresses),
         };
@@ -129,6 +126,7 @@ impl Traffic {
             let (store, name) = (store.clone(), self.name.clone());
             Arc::new(move |said| store.report(&name, said))
         };
+        let drain = base.stop.drain.clone();
         Ok(Gateway::start(settings, store.subscribe(), reports, drain)?)
     }
 }
@@ -140,6 +138,58 @@ pub(crate) struct Stop {
     pub(crate) drain: CancellationToken,
     /// Cancelled when all of that has ended: stops the rest of the process.
     pub(crate) rest: CancellationToken,
+}
+
+/// What every process has before it does anything.
+pub(crate) struct ProcessBase {
+    addresses: AdminListeners,
+    recorder: Recorder,
+    pub(crate) stop: Stop,
+}
+
+impl ProcessBase {
+    /// Installs the metrics recorder.
+    pub(crate) fn new(addresses: AdminListeners) -> anyhow::Result<Self> {
+        let recorder = Recorder::install().context("metrics can't be recorded")?;
+        Ok(Self {
+            addresses,
+            recorder,
+            stop: Stop::default(),
+        })
+    }
+
+    /// The address of `--admin`.
+    pub(crate) fn admin(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.addresses.admin.local_addr()?)
+    }
+
+    /// Serves the admin address and metrics. Needs a Tokio runtime. `work` ends at `stop.drain`,
+    /// `tasks` at `stop.rest`.
+    pub(crate) fn serve(
+        self,
+        known: Arc<dyn ServiceViews>,
+        gateway: Option<Gateway>,
+        work: JoinSet<()>,
+        mut tasks: JoinSet<()>,
+    ) -> anyhow::Result<RunningProcess> {
+        let views = Arc::new(ProcessViews::new(known, gateway.clone(), self.recorder));
+        let rest = &self.stop.rest;
+        let admin = listener(self.addresses.admin)?;
+        tasks.spawn(admin::serve(admin, views.clone(), rest.clone()));
+        if let Some(metrics) = self.addresses.metrics {
+            let metrics = listener(metrics)?;
+            tasks.spawn(admin::serve_metrics(metrics, views.clone(), rest.clone()));
+        }
+        tasks.spawn(upkeep(views.clone(), rest.clone()));
+        Ok(RunningProcess {
+            views,
+            gateway,
+            stop: self.stop,
+            work,
+            tasks,
+            store: None,
+        })
+    }
 }
 
 /// The tasks of a running command, and how to stop them.
@@ -181,36 +231,6 @@ impl Observe for Observer {
 }
 
 impl RunningProcess {
-    /// Serves the admin address and metrics. Needs a Tokio runtime. `work` ends at `stop.drain`,
-    /// `tasks` at `stop.rest`.
-    pub(crate) fn serve(
-        known: Arc<dyn ServiceViews>,
-        gateway: Option<Gateway>,
-        recorder: Recorder,
-        addresses: AdminListeners,
-        stop: Stop,
-        work: JoinSet<()>,
-        mut tasks: JoinSet<()>,
-    ) -> anyhow::Result<Self> {
-        let views = Arc::new(ProcessViews::new(known, gateway.clone(), recorder));
-        let rest = &stop.rest;
-        let admin = listener(addresses.admin)?;
-        tasks.spawn(admin::serve(admin, views.clone(), rest.clone()));
-        if let Some(metrics) = addresses.metrics {
-            let metrics = listener(metrics)?;
-            tasks.spawn(admin::serve_metrics(metrics, views.clone(), rest.clone()));
-        }
-        tasks.spawn(upkeep(views.clone(), rest.clone()));
-        Ok(Self {
-            views,
-            gateway,
-            stop,
-            work,
-            tasks,
-            store: None,
-        })
-    }
-
     /// Sets the directory that is read again when the process is told to reload (SIGHUP).
     pub(crate) fn over(mut self, store: Arc<DirectoryStore>) -> Self {
         self.store = Some(store);
@@ -296,25 +316,34 @@ impl RunningProcess {
 }
 
 /// Runs a long-running command until SIGTERM or SIGINT; a second one does not wait for connections
-/// to end. `start` gets the listeners of the process. They are bound before anything else, so that
-/// a person who starts a second process gets the error at once.
+/// to end. The listeners of the process are bound before anything else, so that a person who starts
+/// a second process gets the error at once.
 pub(crate) fn run(
     args: &ProcessArgs,
-    start: impl AsyncFnOnce(AdminListeners) -> anyhow::Result<RunningProcess>,
+    start: impl AsyncFnOnce(ProcessBase) -> anyhow::Result<RunningProcess>,
 ) -> anyhow::Result<ExitCode> {
     let _rest_of_log = crate::logs::start(args.log_format, "info")?;
     runtime()?.block_on(async {
         let (signals, others) = (stop_signal()?, OtherSignals::listen()?);
-        let mut process = start(AdminListeners::bind(args)?).await?;
+        let base = ProcessBase::new(AdminListeners::bind(args)?)?;
+        let mut process = start(base).await?;
         process.answer(others);
         process.run(signals).await;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-/// Installs the metrics recorder.
-pub(crate) fn recorder() -> anyhow::Result<Recorder> {
-    Recorder::install().context("metrics can't be recorded")
+/// The same for a process that carries traffic.
+pub(crate) fn run_with_traffic(
+    args: &ProcessArgs,
+    traffic: TrafficArgs,
+    start: impl AsyncFnOnce(ProcessBase, Traffic) -> anyhow::Result<RunningProcess>,
+) -> anyhow::Result<ExitCode> {
+    // Opened before the process starts threads.
+    let icmp_sockets = IcmpSockets::open();
+    run(args, async |base| {
+        start(base, Traffic::new(traffic, icmp_sockets)).await
+    })
 }
 
 /// The number of cores.

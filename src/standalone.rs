@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use fairway_controller::{Controller, DirectorySettings, DirectoryStore, OpenError};
 use fairway_controller_core::NodePortRange;
-use fairway_gateway::icmp::IcmpSockets;
 use tokio::task::JoinSet;
 
 use crate::args::StandaloneArgs;
 use crate::outcome::WrongConfiguration;
-use crate::process::{self, AdminListeners, RunningProcess, Stop, Traffic};
+use crate::process::{self, ProcessBase, RunningProcess, Traffic};
 
 /// Runs until SIGTERM or SIGINT; a second one does not wait for connections to end.
 pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
@@ -24,16 +23,15 @@ pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
         process: common,
         traffic,
     } = *args;
-    let icmp_sockets = IcmpSockets::open();
-    process::run(&common, async |addresses| {
-        let admin = addresses.admin.local_addr()?;
+    process::run_with_traffic(&common, traffic, async |base, traffic| {
+        let admin = base.admin()?;
         let process = start(StandaloneSettings {
             manifests: manifests.clone(),
             state: state.clone(),
-            addresses,
+            base,
             node_ports: node_ports.node_port_range,
             class: class.class.as_str().into(),
-            traffic: Traffic::new(traffic, icmp_sockets),
+            traffic,
         })?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -50,7 +48,7 @@ pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
 pub(crate) struct StandaloneSettings {
     pub(crate) manifests: PathBuf,
     pub(crate) state: PathBuf,
-    pub(crate) addresses: AdminListeners,
+    pub(crate) base: ProcessBase,
     pub(crate) node_ports: NodePortRange,
     /// The loadBalancerClass that is ours; those without one are, too.
     pub(crate) class: Arc<str>,
@@ -62,13 +60,11 @@ pub(crate) fn start(settings: StandaloneSettings) -> anyhow::Result<RunningProce
     let StandaloneSettings {
         manifests,
         state,
-        addresses,
+        base,
         node_ports,
         class,
         traffic,
     } = settings;
-    let recorder = process::recorder()?;
-    let stop = Stop::default();
     let store =
         DirectoryStore::open(DirectorySettings::new(manifests, state)).map_err(|error| {
             match error {
@@ -85,23 +81,15 @@ pub(crate) fn start(settings: StandaloneSettings) -> anyhow::Result<RunningProce
         store.clone(),
         fairway_controller_core::Settings::standalone(class, node_ports),
     );
-    let gateway = traffic.start(&store, addresses.all()?, stop.drain.clone())?;
+    let gateway = traffic.start(&store, &base)?;
     // The controller decides until the last connection has ended: Services that drain still need
     // it.
     let mut tasks = JoinSet::new();
-    let running = controller.run(stop.rest.clone());
+    let running = controller.run(base.stop.rest.clone());
     tasks.spawn(async move {
         // The store finishes the writes that are on their way when it is dropped.
         let _ = running.await;
     });
-    let process = RunningProcess::serve(
-        Arc::new(handle),
-        Some(gateway),
-        recorder,
-        addresses,
-        stop,
-        JoinSet::new(),
-        tasks,
-    )?;
+    let process = base.serve(Arc::new(handle), Some(gateway), JoinSet::new(), tasks)?;
     Ok(process.over(store))
 }

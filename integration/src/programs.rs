@@ -2,8 +2,9 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
@@ -60,6 +61,20 @@ pub fn find(name: &str) -> Result<PathBuf> {
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
         .with_context(|| format!("{name} is not installed; `cargo xtask test` says how to get it"))
+}
+
+/// Runs `fairway` with this on its standard input.
+pub fn fairway_with_input(arguments: &[&str], input: &[u8]) -> Result<Output> {
+    let mut child = Command::new(fairway()?)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("it has an input")?;
+    stdin.write_all(input)?;
+    drop(stdin);
+    Ok(child.wait_with_output()?)
 }
 
 /// Builds Fairway in the target directory and profile that this test program was built in.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use fairway_integration::cluster::Cluster;
+use fairway_integration::cluster::{Cluster, service_without_node_ports};
 use fairway_integration::fairway::{Fairway, text};
 use fairway_integration::in_cluster::{DEFAULT_CLASS, Installed, MANIFESTS, NAMESPACE};
 use fairway_integration::lab::Host;
@@ -33,10 +33,7 @@ const PROGRAMMED: &str = "fairway.dev/Programmed";
 const QUIET: Duration = Duration::from_secs(3);
 
 fn service(name: &str, class: Option<&str>) -> Value {
-    let mut service = json!({"metadata": {"name": name}, "spec": {
-        "type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
-        "selector": {"app": "web"}, "ports": [{"port": 80}],
-    }});
+    let mut service = service_without_node_ports(name);
     if let Some(class) = class {
         service["spec"]["loadBalancerClass"] = class.into();
     }
@@ -90,11 +87,7 @@ fn controllers_of_two_classes_take_each_its_own_and_write_nothing_when_all_is_se
         .map(|n| service(&format!("web-{n}"), classes[n % 3]))
         .collect();
     cluster.create_all("Service", "shop", &all)?;
-    wait::until_some("each has an address", || {
-        let held = cluster.holders("shop")?;
-        ensure!(held.len() == all.len(), "{held:?}");
-        Ok(())
-    })?;
+    cluster.wait_for_holders("shop", all.len())?;
     let settled = settled(&cluster)?;
     let addresses: BTreeSet<&String> = settled.values().flat_map(|it| &it.2).collect();
     ensure!(addresses.len() == all.len(), "{settled:?}");
@@ -303,11 +296,7 @@ fn two_controllers_of_one_class_in_two_namespaces_do_not_contend_and_an_install_
         .map(|n| service(&format!("web-{n}"), (n % 2 == 0).then_some(OURS)))
         .collect();
     cluster.create_all("Service", "shop", &all)?;
-    wait::until_some("each has an address", || {
-        let held = cluster.holders("shop")?;
-        ensure!(held.len() == all.len(), "{held:?}");
-        Ok(())
-    })?;
+    cluster.wait_for_holders("shop", all.len())?;
     let before = settled(&cluster)?;
     let [control, _edge] = install_second(&it)?;
     let theirs = second(&it, "controller", &control, &[DEFAULT_CLASS])?;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
+use fairway_integration::lab::Served;
 use fairway_integration::manifest::{all, edge_pool, slice_of, slice_with};
 use fairway_integration::servers::named_udp;
 use fairway_integration::site::{Site, at, client, server, server6, vip, vip6};
@@ -39,6 +40,22 @@ fn endpoints(name: &str, endpoints: &[IpAddr]) -> String {
     slice_of(name, &[("", "UDP", PORT)], endpoints)
 }
 
+/// Two Services of one endpoint each: `quiet` at [`vip`] 1 and `loud` at 2.
+fn quiet_and_loud(site: &Site) -> Result<(Served, String)> {
+    let servers = named_udp(
+        &site.farm,
+        &[("a", at(server(0), PORT)), ("b", at(server(1), PORT))],
+    )?;
+    let manifests = all(&[
+        &edge_pool(),
+        &dns("quiet", vip(1)),
+        &endpoints("quiet", &[server(0)]),
+        &dns("loud", vip(2)),
+        &endpoints("loud", &[server(1)]),
+    ]);
+    Ok((servers, manifests))
+}
+
 /// So many clients of a Service, each a socket of its own.
 fn sockets(from: IpAddr, to: SocketAddr, count: usize) -> Result<Vec<UdpSocket>> {
     let sockets = (0..count).map(|_| clients::udp(Some(from), to));
@@ -51,19 +68,15 @@ fn answers(sockets: &[UdpSocket]) -> Result<Vec<String>> {
     Ok(answers.collect::<io::Result<_>>()?)
 }
 
+/// How many answers are the same.
+fn alike(before: &[String], after: &[String]) -> usize {
+    let pairs = before.iter().zip(after);
+    pairs.filter(|(one, other)| one == other).count()
+}
+
 fn a_service_that_opens_thousands_of_flows_leaves_those_of_another_alone() -> Result<()> {
     let site = Site::new()?;
-    let _servers = named_udp(
-        &site.farm,
-        &[("a", at(server(0), PORT)), ("b", at(server(1), PORT))],
-    )?;
-    let manifests = all(&[
-        &edge_pool(),
-        &dns("quiet", vip(1)),
-        &endpoints("quiet", &[server(0)]),
-        &dns("loud", vip(2)),
-        &endpoints("loud", &[server(1)]),
-    ]);
+    let (_servers, manifests) = quiet_and_loud(&site)?;
     // The same in both ways to say it.
     let as_flag = Fairway::prepare(&site.edge)?.arguments(&["--udp-flows", "600"]);
     let as_variable = Fairway::prepare(&site.edge)?.environment(&[("FAIRWAY_UDP_FLOWS", "600")]);
@@ -80,11 +93,7 @@ fn a_service_that_opens_thousands_of_flows_leaves_those_of_another_alone() -> Re
                 answers(&loud)?;
             }
             let after = answers(&quiet)?;
-            let kept = before
-                .iter()
-                .zip(&after)
-                .filter(|(one, other)| one == other);
-            let kept = kept.count();
+            let kept = alike(&before, &after);
             ensure!(kept == 200, "{kept} of 200 flows are the same");
             let evicted = |name: &str| {
                 let label = format!("service=\"{name}\"");
@@ -125,11 +134,7 @@ fn three_thousand_flows_of_one_address_are_kept(set: fn(Fairway) -> Fairway) -> 
         let nat = sockets(client(0), at(vip(1), PORT), 3_000)?;
         let before = answers(&nat)?;
         let after = answers(&nat)?;
-        let kept = before
-            .iter()
-            .zip(&after)
-            .filter(|(one, other)| one == other);
-        let kept = kept.count();
+        let kept = alike(&before, &after);
         ensure!(kept == 3_000, "{kept} of 3,000 flows are the same");
         let evicted = fairway.metric("fairway_flows_evicted_total", &[])?;
         ensure!(evicted == 0.0, "{evicted} flows had to go");
@@ -141,17 +146,7 @@ fn where_the_host_has_no_port_left_a_service_still_gets_its_first_flow() -> Resu
     let site = Site::new()?;
     site.edge
         .sysctl("ipv4/ip_local_port_range", "40000 40399")?;
-    let _servers = named_udp(
-        &site.farm,
-        &[("a", at(server(0), PORT)), ("b", at(server(1), PORT))],
-    )?;
-    let manifests = all(&[
-        &edge_pool(),
-        &dns("quiet", vip(1)),
-        &endpoints("quiet", &[server(0)]),
-        &dns("loud", vip(2)),
-        &endpoints("loud", &[server(1)]),
-    ]);
+    let (_servers, manifests) = quiet_and_loud(&site)?;
     let mut fairway = Fairway::prepare(&site.edge)?.arguments(&["--udp-flows", "5000"]);
     fairway.write("dns.yaml", &manifests)?;
     fairway.launch()?;

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use fairway_integration::cluster::{Cluster, Component};
+use fairway_integration::cluster::{Cluster, Component, service_without_node_ports};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::in_cluster::{DEFAULT_CLASS, Installed, NAMESPACE};
 use fairway_integration::lab::Host;
@@ -69,22 +69,11 @@ impl Drop for Hanging<'_> {
     }
 }
 
-fn services(names: impl Iterator<Item = String>) -> Vec<Value> {
-    let service = |name| {
-        json!({"metadata": {"name": name}, "spec": {
-            "type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
-            "selector": {"app": "web"}, "ports": [{"port": 80}],
-        }})
-    };
-    names.map(service).collect()
-}
-
-fn until_held(cluster: &Cluster, namespace: &str, count: usize) -> Result<()> {
-    wait::until_some(&format!("{count} in {namespace} have addresses"), || {
-        let held = cluster.holders(namespace)?.len();
-        ensure!(held == count, "{held}");
-        Ok(())
-    })
+fn services(count: usize) -> Vec<Value> {
+    let names = (0..count).map(|n| format!("web-{n}"));
+    names
+        .map(|name| service_without_node_ports(&name))
+        .collect()
 }
 
 fn a_webhook_that_hangs_for_one_namespace_holds_up_no_other_and_no_end() -> Result<()> {
@@ -94,23 +83,15 @@ fn a_webhook_that_hangs_for_one_namespace_holds_up_no_other_and_no_end() -> Resu
     cluster.namespace("slow")?;
     let mut controller = it.controller("controller-1", &[DEFAULT_CLASS])?;
     let hanging = Hanging::begin(&cluster, "slow")?;
-    cluster.create_all(
-        "Service",
-        "slow",
-        &services((0..BEHIND).map(|n| format!("web-{n}"))),
-    )?;
+    cluster.create_all("Service", "slow", &services(BEHIND))?;
     wait::until_some("the controller says what is not answered", || {
         let problems = controller.get("/api/v1/problems")?.body;
         ensure!(problems.contains("namespace slow"), "{problems}");
         Ok(())
     })?;
     let began = Instant::now();
-    cluster.create_all(
-        "Service",
-        "shop",
-        &services((0..30).map(|n| format!("web-{n}"))),
-    )?;
-    until_held(&cluster, "shop", 30)?;
+    cluster.create_all("Service", "shop", &services(30))?;
+    cluster.wait_for_holders("shop", 30)?;
     ensure!(began.elapsed() < OTHERS, "{:?}", began.elapsed());
     // That is the state of those Services, and the controller is ready.
     controller.ready()?;
@@ -124,8 +105,8 @@ fn a_webhook_that_hangs_for_one_namespace_holds_up_no_other_and_no_end() -> Resu
     ensure!(holder.is_some_and(|it| !it.is_empty()), "{lease}");
     drop(hanging);
     let _next = it.controller("controller-2", &[DEFAULT_CLASS])?;
-    until_held(&cluster, "slow", BEHIND)?;
-    until_held(&cluster, "shop", 30)
+    cluster.wait_for_holders("slow", BEHIND)?;
+    cluster.wait_for_holders("shop", 30)
 }
 
 /// A controller of that account, which has begun.

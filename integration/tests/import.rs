@@ -1,10 +1,9 @@
 //! `fairway import metallb`: over files, and over a cluster that has MetalLB's objects.
 
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use fairway_integration::cluster::Cluster;
 use fairway_integration::in_cluster::{Installed, MANIFESTS};
 use fairway_integration::{programs, tests, wait};
@@ -54,18 +53,7 @@ const SERVICE: &str = "
 ";
 
 fn fairway(arguments: &[&str], input: &str) -> Result<Output> {
-    let mut child = Command::new(programs::fairway()?)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    child
-        .stdin
-        .take()
-        .context("no standard input")?
-        .write_all(input.as_bytes())?;
-    Ok(child.wait_with_output()?)
+    programs::fairway_with_input(arguments, input.as_bytes())
 }
 
 fn ended(output: &Output, code: i32, words: &[&str]) -> Result<()> {

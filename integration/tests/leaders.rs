@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use fairway_integration::cluster::Cluster;
+use fairway_integration::cluster::{Cluster, service_without_node_ports};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::in_cluster::{Installed, NAMESPACE};
 use fairway_integration::{tests, wait};
@@ -42,28 +42,11 @@ fn two(it: &Installed<'_>) -> Result<(Fairway, Fairway)> {
     Ok((one, other))
 }
 
-/// Services that have no node ports, of which there are fewer than of these.
-fn services(names: impl Iterator<Item = String>) -> Vec<Value> {
-    let service = |name| {
-        json!({"metadata": {"name": name}, "spec": {
-            "type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
-            "selector": {"app": "web"}, "ports": [{"port": 80}],
-        }})
-    };
-    names.map(service).collect()
-}
-
-/// Waits until so many hold an address; how long it takes depends on how many there are.
-fn until_held(cluster: &Cluster, count: usize) -> Result<()> {
-    let mut held = 0;
-    while held < count {
-        held = wait::until_some(&format!("more than {held} have addresses"), || {
-            let now = cluster.holders("shop")?.len();
-            ensure!(now > held, "{now}");
-            Ok::<_, anyhow::Error>(now)
-        })?;
-    }
-    Ok(())
+fn services(count: usize) -> Vec<Value> {
+    let names = (0..count).map(|n| format!("web-{n}"));
+    names
+        .map(|name| service_without_node_ports(&name))
+        .collect()
 }
 
 fn one_controller_leads_and_another_goes_on_where_it_stops() -> Result<()> {
@@ -72,9 +55,9 @@ fn one_controller_leads_and_another_goes_on_where_it_stops() -> Result<()> {
     it.pool("edge", &["203.0.113.0/24"])?;
     let (mut one, other) = two(&it)?;
     let witness = cluster.witness("shop")?;
-    let all = services((0..20).map(|n| format!("web-{n}")));
+    let all = services(20);
     cluster.create_all("Service", "shop", &all)?;
-    until_held(&cluster, all.len())?;
+    cluster.wait_for_holders("shop", all.len())?;
     let before = cluster.holders("shop")?;
     // Whoever stands by knows nothing, and is ready.
     ensure!(other.list("services")?.is_empty());
@@ -150,12 +133,12 @@ fn a_leader_killed_in_the_middle_gives_no_address_twice_and_loses_none() -> Resu
     it.pool("edge", &["10.20.0.0/22"])?;
     let (mut one, _other) = two(&it)?;
     let witness = cluster.witness("shop")?;
-    let all = services((0..ALL).map(|n| format!("web-{n}")));
+    let all = services(ALL);
     // The last ones are made when it is dead, so that it can't have been through with them.
     let (earlier, later) = all.split_at(ALL * 3 / 5);
     let first = std::thread::scope(|scope| {
         let making = scope.spawn(|| cluster.create_all("Service", "shop", earlier));
-        until_held(&cluster, 20)?;
+        cluster.wait_for_holders("shop", 20)?;
         one.kill();
         let first = cluster.holders("shop")?;
         making
@@ -164,7 +147,7 @@ fn a_leader_killed_in_the_middle_gives_no_address_twice_and_loses_none() -> Resu
         Ok::<_, anyhow::Error>(first)
     })?;
     cluster.create_all("Service", "shop", later)?;
-    until_held(&cluster, ALL)?;
+    cluster.wait_for_holders("shop", ALL)?;
     let after = witness.testifies(true)?;
     for (name, addresses) in &first {
         ensure!(after.get(name) == Some(addresses), "{name}: {addresses:?}");
@@ -212,15 +195,15 @@ fn a_leader_that_hangs_in_the_middle_and_goes_on_gives_no_address_twice() -> Res
     it.pool("edge", &["10.20.0.0/22"])?;
     let (mut one, other) = two(&it)?;
     let witness = cluster.witness("shop")?;
-    let all = services((0..ALL).map(|n| format!("web-{n}")));
+    let all = services(ALL);
     std::thread::scope(|scope| {
         let making = scope.spawn(|| cluster.create_all("Service", "shop", &all));
-        until_held(&cluster, 20)?;
+        cluster.wait_for_holders("shop", 20)?;
         one.process()?.signal(Signal::STOP)?;
         making.join().map_err(|_| anyhow::anyhow!("it panicked"))?
     })?;
     // Another leads, decides on what is left, and gives what was let go of to somebody else.
-    until_held(&cluster, ALL)?;
+    cluster.wait_for_holders("shop", ALL)?;
     ensure!(leader(&cluster)?.as_deref() == Some("other"));
     let freed = cluster.holders("shop")?["web-0"].clone();
     cluster.delete("Service", "shop", "web-0")?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use fairway_integration::fairway::Fairway;
+use fairway_integration::lab::Served;
 use fairway_integration::manifest::{all, edge_pool, slice_with};
 use fairway_integration::servers::{Dnsmasq, named};
 use fairway_integration::site::{EDGE_INSIDE, Site, at, server, vip};
@@ -45,13 +46,17 @@ fn who(site: &Site) -> Option<String> {
     site.client.run(|| clients::who(at(vip(1), 80)).ok())
 }
 
-fn an_external_name_follows_its_record() -> Result<()> {
+/// A site with the servers `a` and `b`, where the name `shop.test` is that of `a`.
+fn shop_test() -> Result<(Site, Served, Dnsmasq)> {
     let site = Site::new()?;
-    let _servers = named(
-        &site.farm,
-        &[("a", at(server(0), 80)), ("b", at(server(1), 80))],
-    )?;
+    let place = [("a", at(server(0), 80)), ("b", at(server(1), 80))];
+    let servers = named(&site.farm, &place)?;
     let dns = name_server(&site, &[("shop.test", server(0))])?;
+    Ok((site, servers, dns))
+}
+
+fn an_external_name_follows_its_record() -> Result<()> {
+    let (site, _servers, dns) = shop_test()?;
     let _fairway = start(&site, &all(&[&edge_pool(), &by_name("shop.test")]))?;
     wait::until("the name is resolved", || {
         who(&site).as_deref() == Some("a")
@@ -64,12 +69,7 @@ fn an_external_name_follows_its_record() -> Result<()> {
 }
 
 fn the_last_answer_stays_while_the_name_server_is_away() -> Result<()> {
-    let site = Site::new()?;
-    let _servers = named(
-        &site.farm,
-        &[("a", at(server(0), 80)), ("b", at(server(1), 80))],
-    )?;
-    let dns = name_server(&site, &[("shop.test", server(0))])?;
+    let (site, _servers, dns) = shop_test()?;
     let fairway = start(&site, &all(&[&edge_pool(), &by_name("shop.test")]))?;
     wait::until("the name is resolved", || {
         who(&site).as_deref() == Some("a")

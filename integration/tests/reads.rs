@@ -137,14 +137,7 @@ fn lists_of_several_pages_are_read_whole() -> Result<()> {
         .collect();
     cluster.create_all("Service", "shop", &services)?;
     let mut controller = it.controller("controller-1", &[DEFAULT_CLASS])?;
-    let mut held = 0;
-    while held < SERVICES {
-        held = wait::until_some(&format!("more than {held} have addresses"), || {
-            let now = cluster.holders("shop")?.len();
-            ensure!(now > held, "{now}");
-            Ok(now)
-        })?;
-    }
+    cluster.wait_for_holders("shop", SERVICES)?;
     let held = cluster.holders("shop")?;
     let taken = held
         .values()

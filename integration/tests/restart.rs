@@ -3,15 +3,15 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use fairway_integration::fairway::{ADMIN, Fairway};
-use fairway_integration::lab::{Host, Served};
+use fairway_integration::lab::Host;
 use fairway_integration::manifest::{all, pool, service, slice_of};
-use fairway_integration::servers::named;
+use fairway_integration::servers::{brief, named};
 use fairway_integration::site::{EDGE, EDGE_INSIDE, Site, at, server};
 use fairway_integration::{clients, tests, wait};
 
@@ -89,20 +89,6 @@ impl Place<'_> {
             Ok(stream)
         })
     }
-}
-
-/// A server that says something and ends, as one of HTTP that keeps nothing alive.
-fn brief(host: &Host, place: SocketAddr) -> Result<Served> {
-    host.serve(move || {
-        let listener = TcpListener::bind(place)?;
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        Ok(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"hello").await;
-            }
-        })
-    })
 }
 
 /// How many connections of these ports are in TIME-WAIT (state 6 of proc_pid_net(5)).

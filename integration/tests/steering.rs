@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::lab::{Host, Served};
 use fairway_integration::manifest::{all, load_balancer, pool, service, slice, slice_of};
-use fairway_integration::servers::named;
+use fairway_integration::servers::{brief, named};
 use fairway_integration::site::{EDGE, EDGE_INSIDE, Site, at, server, server6, vip, vip6};
 use fairway_integration::{clients, tests, wait};
 
@@ -158,20 +158,6 @@ fn at_an_address_of_the_hosts_own_what_the_host_has_comes_first() -> Result<()> 
     fairway.logs(&["PortInUse"])?;
     ensure!(site.client.run(|| clients::who(at(EDGE, 22)))? == "sshd");
     Ok(())
-}
-
-/// A server that says something and ends, as one of HTTP that keeps nothing alive.
-fn brief(host: &Host, place: SocketAddr) -> Result<Served> {
-    host.serve(move || {
-        let listener = TcpListener::bind(place)?;
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        Ok(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"hello").await;
-            }
-        })
-    })
 }
 
 /// A connection that the other end ends first: that one keeps it in TIME-WAIT for a minute.

@@ -1,9 +1,8 @@
 //! `fairway validate`, as a person and as a pipeline use it.
 
-use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use fairway_integration::{fairway::text, programs, tests};
 use serde_json::Value;
 
@@ -31,19 +30,7 @@ fn good() -> String {
 }
 
 fn validate(arguments: &[&str], input: &[u8]) -> Result<Output> {
-    let mut child = Command::new(programs::fairway()?)
-        .arg("validate")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    child
-        .stdin
-        .take()
-        .context("it has an input")?
-        .write_all(input)?;
-    Ok(child.wait_with_output()?)
+    programs::fairway_with_input(&[&["validate"], arguments].concat(), input)
 }
 
 fn said(input: &str, code: i32) -> Result<String> {

@@ -20,7 +20,7 @@ use fairway_gateway::icmp::IcmpSockets;
 use fairway_gateway_core::build::ServeNodePorts;
 
 use crate::args::{DEFAULT_ADMIN, DemoArgs, LogFormat};
-use crate::process::{self, AdminListeners, RunningProcess, Traffic};
+use crate::process::{self, AdminListeners, ProcessBase, RunningProcess, Traffic};
 use crate::standalone;
 use backends::Backend;
 use targets::{CHAT, ECHO, STICKY, Targets, WEB};
@@ -57,10 +57,10 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let process = standalone::start(standalone::StandaloneSettings {
         manifests: manifests.path().to_owned(),
         state: state.path().to_owned(),
-        addresses: AdminListeners {
+        base: ProcessBase::new(AdminListeners {
             admin,
             metrics: None,
-        },
+        })?,
         node_ports: NodePortRange::default(),
         class: DEFAULT_CLASS.into(),
         traffic: Traffic {

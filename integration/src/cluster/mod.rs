@@ -66,7 +66,7 @@ use component::Files;
 use folder::Folder;
 use kinds::ClusterKind;
 use kubeconfig::{Credentials, write_kubeconfig};
-pub use objects::Pod;
+pub use objects::{Pod, service_without_node_ports};
 pub use proxy::KubeProxy;
 pub use shared::{SharedCluster, end};
 pub use watching::WatchEvent;

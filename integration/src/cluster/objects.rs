@@ -44,6 +44,14 @@ impl Default for Pod<'_> {
     }
 }
 
+/// A Service of type LoadBalancer without node ports, of which there are fewer than tests make Services.
+pub fn service_without_node_ports(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {
+        "type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
+        "selector": {"app": "web"}, "ports": [{"port": 80}],
+    }})
+}
+
 impl Cluster {
     /// One request as the administrator: the method, the path from `/api` on, and what is sent. A
     /// `PATCH` is a JSON merge patch. The answer's status and body, whatever they are.

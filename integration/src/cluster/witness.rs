@@ -44,6 +44,22 @@ impl Cluster {
         let holders = services.iter().map(addresses);
         Ok(holders.filter(|(_, held)| !held.is_empty()).collect())
     }
+
+    /// Waits until so many Services hold an address; how long it takes depends on how many there are.
+    pub fn wait_for_holders(&self, namespace: &str, count: usize) -> Result<()> {
+        let mut held = 0;
+        while held < count {
+            held = wait::until_some(
+                &format!("more than {held} in {namespace} have addresses"),
+                || {
+                    let now = self.holders(namespace)?.len();
+                    ensure!(now > held, "{now}");
+                    Ok(now)
+                },
+            )?;
+        }
+        Ok(())
+    }
 }
 
 impl Witness<'_> {

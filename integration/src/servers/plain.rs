@@ -62,6 +62,16 @@ pub fn echo(host: &Host, at: SocketAddr) -> Result<Served> {
     })
 }
 
+/// Says `hello` and ends, as a server of HTTP that keeps nothing alive.
+pub fn brief(host: &Host, at: SocketAddr) -> Result<Served> {
+    host.serve(move || {
+        let listener = listen(at)?;
+        Ok(accept(listener, |mut stream: TcpStream| async move {
+            let _ = stream.write_all(b"hello").await;
+        }))
+    })
+}
+
 /// Accepts and never says or reads anything.
 pub fn mute(host: &Host, at: SocketAddr) -> Result<Served> {
     host.serve(move || {
