@@ -133,6 +133,14 @@ impl Bed {
         }
     }
 
+    /// Waits until nothing is left to be written.
+    pub(crate) async fn all_written(&mut self) {
+        self.until("all to be written", |bed| {
+            bed.store().outstanding().is_empty()
+        })
+        .await;
+    }
+
     pub(crate) async fn gone(&mut self, name: &str) {
         self.until(&format!("{name} to go"), |bed| {
             !bed.services.contains_key(name)
@@ -206,6 +214,19 @@ impl Bed {
 
 /// What each Service has: its addresses, its node ports, and its health check port.
 pub(crate) type Given = BTreeMap<String, (Vec<std::net::IpAddr>, Vec<Option<u16>>)>;
+
+/// The write that gives a Service this address and no node port.
+pub(crate) fn granted(stored: &StoredService, address: &str) -> Write {
+    Write::Service {
+        name: stored.service.name.clone(),
+        version: stored.version,
+        held: Held {
+            addresses: vec![address.parse().unwrap()],
+            ..Held::default()
+        },
+        status: Status::default(),
+    }
+}
 
 /// What becomes of writes.
 pub(crate) async fn written(

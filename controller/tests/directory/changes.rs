@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fairway_config::exchange::{Held, Status, Write};
 use fairway_config::names::ServiceName;
-use fairway_controller::{Store as _, WriteOutcome};
+use fairway_controller::WriteOutcome;
 
 use super::bed::{Bed, service, written};
 
@@ -94,10 +94,7 @@ async fn a_change_says_how_old_it_is_and_a_start_does_not() {
     .await;
     assert_eq!(bed.since["default/a"], Some(long_ago));
     // A file that was made long before it is moved here, and one that goes.
-    bed.until("all to be written", |bed| {
-        bed.store().outstanding().is_empty()
-    })
-    .await;
+    bed.all_written().await;
     let aside = bed.manifests.with_file_name("aside");
     fs::create_dir(&aside).unwrap();
     fs::write(aside.join("c.yaml"), service("c", 80)).unwrap();

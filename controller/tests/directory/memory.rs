@@ -2,11 +2,10 @@
 
 use std::fs;
 
-use fairway_config::exchange::{Held, Status, Write};
 use fairway_config::service::PortKey;
 use fairway_controller::{DirectoryStore, OpenError, Store as _, TakeError, WriteOutcome};
 
-use super::bed::{Bed, TCP_80, service, written};
+use super::bed::{Bed, TCP_80, granted, service, written};
 
 #[tokio::test]
 async fn what_a_service_holds_survives_a_restart() {
@@ -62,10 +61,7 @@ async fn every_service_gets_a_file_as_an_api_server_would_return_it() {
     bed.put("a.yaml", &service("a", 80));
     bed.open().await;
     bed.grant("default/a", "192.0.2.1", 30_500).await;
-    bed.until("all to be written", |bed| {
-        bed.store().outstanding().is_empty()
-    })
-    .await;
+    bed.all_written().await;
     let path = bed.state.join("services/default/a.yaml");
     let text = fs::read_to_string(path).unwrap();
     for line in [
@@ -141,24 +137,13 @@ async fn views_that_cannot_be_written_hold_up_nothing_and_are_tried_again() {
     bed.put("b.yaml", &service("b", 80));
     bed.open().await;
     bed.grant("default/a", "192.0.2.1", 30_500).await;
-    bed.until("all to be written", |bed| {
-        bed.store().outstanding().is_empty()
-    })
-    .await;
+    bed.all_written().await;
     // Whoever is root may write everywhere: a file where a directory is needed stops them too.
     let place = bed.state.join("services/default");
     fs::rename(&place, bed.state.join("kept")).unwrap();
     fs::write(&place, "").unwrap();
     let stored = bed.there("default/b").await;
-    let write = Write::Service {
-        name: stored.service.name.clone(),
-        version: stored.version,
-        held: Held {
-            addresses: vec!["192.0.2.2".parse().unwrap()],
-            ..Held::default()
-        },
-        status: Status::default(),
-    };
+    let write = granted(&stored, "192.0.2.2");
     let outcomes = written(bed.store(), vec![write], None).await;
     assert!(
         matches!(outcomes[..], [WriteOutcome::Written]),
@@ -174,10 +159,7 @@ async fn views_that_cannot_be_written_hold_up_nothing_and_are_tried_again() {
     .await;
     fs::remove_file(&place).unwrap();
     fs::rename(bed.state.join("kept"), &place).unwrap();
-    bed.until("all to be written", |bed| {
-        bed.store().outstanding().is_empty()
-    })
-    .await;
+    bed.all_written().await;
     bed.close().await;
     bed.open().await;
     let held = bed.there("default/b").await.held.clone();

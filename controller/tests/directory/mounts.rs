@@ -4,10 +4,10 @@
 use std::fs;
 use std::process::Command;
 
-use fairway_config::exchange::{Held, Status, Write};
+use fairway_config::exchange::Held;
 use fairway_controller::{Store as _, WriteOutcome};
 
-use super::bed::{Bed, service, written};
+use super::bed::{Bed, granted, service, written};
 
 /// Set for the run inside.
 const INSIDE: &str = "FAIRWAY_TEST_INSIDE";
@@ -55,25 +55,14 @@ async fn a_full_disk_loses_nothing_that_was_there() {
     bed.put("b.yaml", &service("b", 80).replace("a: b", &large));
     bed.open().await;
     bed.grant("default/a", "192.0.2.1", 30_500).await;
-    bed.until("all to be written", |bed| {
-        bed.store().outstanding().is_empty()
-    })
-    .await;
+    bed.all_written().await;
     let view = bed.state.join("services/default/a.yaml");
     let before = fs::read_to_string(&view).unwrap();
     let filler = bed.state.join("filler");
     fs::write(&filler, vec![0; 512 << 10]).unwrap_err();
 
     let stored = bed.there("default/b").await;
-    let write = Write::Service {
-        name: stored.service.name.clone(),
-        version: stored.version,
-        held: Held {
-            addresses: vec!["192.0.2.2".parse().unwrap()],
-            ..Held::default()
-        },
-        status: Status::default(),
-    };
+    let write = granted(&stored, "192.0.2.2");
     let outcomes = written(bed.store(), vec![write], None).await;
     assert!(matches!(&outcomes[..], [WriteOutcome::Failed(why)] if why.contains("No space")));
     assert_eq!(bed.there("default/b").await.held, Held::default());

@@ -7,16 +7,15 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use fairway_config::names::ServiceName;
 use fairway_config::net::{EndpointAddr, Protocol};
-use fairway_config::service::{AppProtocol, PortKey};
+use fairway_config::service::PortKey;
 use fairway_gateway_core::pick::Balancer;
 use fairway_gateway_core::rank;
-use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, SourceRanges, Tick};
+use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, Tick};
 
 fn pick(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pick");
@@ -59,31 +58,21 @@ fn pick(criterion: &mut Criterion) {
 }
 
 fn route(count: u32, weights: u32, affinity: bool) -> RoutePort {
-    let endpoint = |n: u32| Endpoint {
-        addr: EndpointAddr(SocketAddr::new(
-            Ipv4Addr::from_bits(0x0a00_0001 + n).into(),
-            8080,
-        )),
-        weight: (1 + n % weights) as u16,
-        node: None,
-        target: None,
+    let endpoint = |n: u32| {
+        let ip = Ipv4Addr::from_bits(0x0a00_0001 + n);
+        Endpoint {
+            weight: (1 + n % weights) as u16,
+            ..Endpoint::new(EndpointAddr(SocketAddr::new(ip.into(), 8080)))
+        }
     };
+    let key = PortKey {
+        protocol: Protocol::Tcp,
+        port: 80,
+    };
+    let endpoints = EndpointSet::new((0..count).map(endpoint).collect(), Vec::new());
     RoutePort {
-        service: ServiceName::new("web", "shop"),
-        key: PortKey {
-            protocol: Protocol::Tcp,
-            port: 80,
-        },
-        name: None,
-        app: AppProtocol::Opaque,
-        claims: Vec::new(),
-        sources: SourceRanges::default(),
         affinity: affinity.then(|| Duration::from_secs(10_800)),
-        endpoints: Arc::new(EndpointSet::new(
-            (0..count).map(endpoint).collect(),
-            Vec::new(),
-        )),
-        loop_guard: Vec::new(),
+        ..RoutePort::new(ServiceName::new("web", "shop"), key, endpoints)
     }
 }
 

@@ -54,6 +54,23 @@ pub struct RoutePort {
     pub loop_guard: Vec<IpAddr>,
 }
 
+impl RoutePort {
+    /// A port of opaque traffic for everybody, without affinity and without a listener.
+    pub fn new(service: ServiceName, key: PortKey, endpoints: EndpointSet) -> Self {
+        Self {
+            service,
+            key,
+            name: None,
+            app: AppProtocol::Opaque,
+            claims: Vec::new(),
+            sources: SourceRanges::default(),
+            affinity: None,
+            endpoints: Arc::new(endpoints),
+            loop_guard: Vec::new(),
+        }
+    }
+}
+
 /// A listen address for one port of one Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Claim {
@@ -163,6 +180,18 @@ pub struct Endpoint {
     pub node: Option<ClusterName>,
     /// Its name for people.
     pub target: Option<Arc<str>>,
+}
+
+impl Endpoint {
+    /// An endpoint of weight 1 of which nothing else is known.
+    pub fn new(addr: EndpointAddr) -> Self {
+        Self {
+            addr,
+            weight: 1,
+            node: None,
+            target: None,
+        }
+    }
 }
 
 /// An endpoint that gets no traffic.

@@ -2,14 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_config::names::ServiceName;
 use fairway_config::net::{EndpointAddr, Protocol};
-use fairway_config::service::{AppProtocol, PortKey};
+use fairway_config::service::PortKey;
 
-use crate::route::{Endpoint, EndpointSet, RoutePort, SourceRanges};
+use crate::route::{Endpoint, EndpointSet, RoutePort};
 
 /// The `n`th client.
 pub(crate) fn client(n: u32) -> IpAddr {
@@ -22,29 +21,22 @@ pub(crate) fn endpoints(weights: &[u16]) -> Vec<Endpoint> {
     addresses
         .zip(weights)
         .map(|(ip, weight)| Endpoint {
-            addr: EndpointAddr(SocketAddr::new(ip.into(), 8080)),
             weight: *weight,
-            node: None,
-            target: None,
+            ..Endpoint::new(EndpointAddr(SocketAddr::new(ip.into(), 8080)))
         })
         .collect()
 }
 
 /// A port with these endpoints.
 pub(crate) fn port(eligible: Vec<Endpoint>, affinity: Option<Duration>) -> RoutePort {
+    let key = PortKey {
+        protocol: Protocol::Tcp,
+        port: 80,
+    };
+    let endpoints = EndpointSet::new(eligible, Vec::new());
     RoutePort {
-        service: ServiceName::new("web", "shop"),
-        key: PortKey {
-            protocol: Protocol::Tcp,
-            port: 80,
-        },
-        name: None,
-        app: AppProtocol::Opaque,
-        claims: Vec::new(),
-        sources: SourceRanges::default(),
         affinity,
-        endpoints: Arc::new(EndpointSet::new(eligible, Vec::new())),
-        loop_guard: Vec::new(),
+        ..RoutePort::new(ServiceName::new("web", "shop"), key, endpoints)
     }
 }
 

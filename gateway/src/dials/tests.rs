@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use fairway_config::net::Protocol;
-use fairway_config::service::AppProtocol;
 use fairway_gateway_core::reachability::{DialFailure, LAPSE};
 use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort};
 use tracing_subscriber::fmt::MakeWriter;
@@ -22,23 +21,9 @@ fn addr(last: u8) -> EndpointAddr {
 }
 
 fn port(service: &ServiceName, endpoints: u8, dials: &Dials) -> Arc<Port> {
-    let eligible = (1..=endpoints).map(|last| Endpoint {
-        addr: addr(last),
-        weight: 1,
-        node: None,
-        target: None,
-    });
-    let route = RoutePort {
-        service: service.clone(),
-        key: KEY,
-        name: None,
-        app: AppProtocol::Opaque,
-        claims: Vec::new(),
-        sources: Default::default(),
-        affinity: None,
-        endpoints: Arc::new(EndpointSet::new(eligible.collect(), Vec::new())),
-        loop_guard: Vec::new(),
-    };
+    let eligible = (1..=endpoints).map(|last| Endpoint::new(addr(last)));
+    let endpoints = EndpointSet::new(eligible.collect(), Vec::new());
+    let route = RoutePort::new(service.clone(), KEY, endpoints);
     Arc::new(Port::with_changes(
         Arc::new(route),
         1,

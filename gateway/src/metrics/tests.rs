@@ -84,20 +84,11 @@ fn key(protocol: Protocol, port: u16) -> PortKey {
 
 fn snapshot(service: &str, key: PortKey, endpoints: EndpointSet) -> (MetricsSnapshot, Arc<Port>) {
     let name = ServiceName::new("web", service);
-    let port = Arc::new(Port::new(
-        Arc::new(RoutePort {
-            service: name.clone(),
-            key,
-            name: None,
-            app: AppProtocol::Http,
-            claims: Vec::new(),
-            sources: Default::default(),
-            affinity: None,
-            endpoints: Arc::new(endpoints),
-            loop_guard: Vec::new(),
-        }),
-        1,
-    ));
+    let route = RoutePort {
+        app: AppProtocol::Http,
+        ..RoutePort::new(name.clone(), key, endpoints)
+    };
+    let port = Arc::new(Port::new(Arc::new(route), 1));
     let snapshot = MetricsSnapshot {
         version: "1.2.3",
         revision: "0123456789ab",
@@ -235,13 +226,7 @@ fn two_thousand_services_are_a_short_text() {
 #[test]
 fn endpoints_that_are_not_reached_are_counted() {
     let addr = EndpointAddr(([10, 0, 0, 1], 8080).into());
-    let endpoints = vec![Endpoint {
-        addr,
-        weight: 1,
-        node: None,
-        target: None,
-    }];
-    let endpoints = EndpointSet::new(endpoints, Vec::new());
+    let endpoints = EndpointSet::new(vec![Endpoint::new(addr)], Vec::new());
     let (snapshot, port) = snapshot("shop", key(Protocol::Tcp, 80), endpoints);
     let unreachable = |snapshot: &MetricsSnapshot| {
         let samples = parse(&render(snapshot));
@@ -262,12 +247,7 @@ fn endpoints_that_are_not_reached_are_counted() {
 fn every_count_is_under_its_name_and_labels() {
     let addr = |last| EndpointAddr(([10, 0, 0, last], 8080).into());
     let endpoints = EndpointSet::new(
-        vec![Endpoint {
-            addr: addr(1),
-            weight: 1,
-            node: None,
-            target: None,
-        }],
+        vec![Endpoint::new(addr(1))],
         vec![Excluded {
             addr: addr(2),
             node: None,

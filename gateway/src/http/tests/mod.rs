@@ -19,7 +19,7 @@ use fairway_config::exchange::ClaimKind;
 use fairway_config::names::ServiceName;
 use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr, Protocol};
 use fairway_config::service::{AppProtocol, PortKey};
-use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, SourceRanges};
+use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -150,29 +150,20 @@ impl Edge {
 }
 
 fn route(app: AppProtocol, backends: &[SocketAddr], affinity: Option<Duration>) -> RoutePort {
-    let mut eligible: Vec<_> = backends
+    let eligible = backends
         .iter()
-        .map(|addr| Endpoint {
-            addr: EndpointAddr(*addr),
-            weight: 1,
-            node: None,
-            target: None,
-        })
-        .collect();
+        .map(|addr| Endpoint::new(EndpointAddr(*addr)));
+    let mut eligible: Vec<_> = eligible.collect();
     eligible.sort_by_key(|endpoint| endpoint.addr);
+    let key = PortKey {
+        protocol: Protocol::Tcp,
+        port: 80,
+    };
+    let endpoints = EndpointSet::new(eligible, Vec::new());
     RoutePort {
-        service: ServiceName::new("web", "shop"),
-        key: PortKey {
-            protocol: Protocol::Tcp,
-            port: 80,
-        },
-        name: None,
         app,
-        claims: Vec::new(),
-        sources: SourceRanges::default(),
         affinity,
-        endpoints: Arc::new(EndpointSet::new(eligible, Vec::new())),
-        loop_guard: Vec::new(),
+        ..RoutePort::new(ServiceName::new("web", "shop"), key, endpoints)
     }
 }
 
