@@ -299,7 +299,7 @@ fn two_controllers_of_one_class_in_two_namespaces_do_not_contend_and_an_install_
     cluster.wait_for_holders("shop", all.len())?;
     let before = settled(&cluster)?;
     let [control, _edge] = install_second(&it)?;
-    let theirs = second(&it, "controller", &control, &[DEFAULT_CLASS])?;
+    let mut theirs = second(&it, "controller", &control, &[DEFAULT_CLASS])?;
     for name in before.keys() {
         let words = ["True TwoControllers", SECOND, NAMESPACE, "--default-class"];
         it.says(name, CONTESTED, &words)?;
@@ -330,7 +330,14 @@ fn two_controllers_of_one_class_in_two_namespaces_do_not_contend_and_an_install_
         }
         Ok(())
     })?;
-    it.says("web-0", "fairway.dev/Taken", &[&moved])
+    it.says("web-0", "fairway.dev/Taken", &[&moved])?;
+    // One cause, in few lines.
+    theirs.logs(&["TakenOver", "that controller is gone"])?;
+    let said = theirs.process()?.said();
+    let lines = said.lines().filter(|line| line.contains("TakenOver"));
+    let lines = lines.count();
+    ensure!(lines < before.len(), "{lines} lines");
+    Ok(())
 }
 
 fn what_a_controller_has_said_of_anothers_services_goes_with_it() -> Result<()> {

@@ -87,6 +87,13 @@ impl EventRecorder {
         (recorder, task)
     }
 
+    /// Logs something of a Service of which there is no Event. What has the same reason at the same time is one
+    /// line.
+    pub(super) fn log(&self, record: &ServiceRecord, event: &Event) {
+        let name = &record.stored.service.name;
+        self.log.note(name, event, Instant::now());
+    }
+
     /// Writes these Events of a Service, and logs them.
     pub(super) fn tell(&self, record: &ServiceRecord, events: Vec<Event>) {
         let name = &record.stored.service.name;

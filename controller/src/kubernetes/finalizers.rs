@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fairway_config::exchange::Change;
 use fairway_config::object::ObjectKey;
+use fairway_controller_core::events::Event;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::Api;
 use tokio::time::Instant;
@@ -67,7 +68,8 @@ impl StoreContext {
                 self.restore_claim(&key, &record, class.identity()).await
             }
             ServiceOwner::Other(owner) if self.is_gone(class.namesake(&owner)).await => {
-                tracing::info!(service = %key, controller = %owner, "taken over: that controller is gone");
+                let message = format!("taken over from {owner}: that controller is gone");
+                self.log(&record, "TakenOver", false, message);
                 self.take_over(&key, &record, class.identity()).await
             }
             ServiceOwner::Other(owner) => {
@@ -83,9 +85,20 @@ impl StoreContext {
         | WriteOutcome::HeldUp(error)
         | WriteOutcome::Rejected(error) = outcome
         {
-            tracing::warn!(service = %key, error, "the finalizer of a Service can't be put right");
+            let message = format!("its finalizer can't be put right: {error}");
+            self.log(&record, "FinalizerNotRepaired", true, message);
             self.repairs.push(key, doubled(waited, LONGEST));
         }
+    }
+
+    fn log(&self, record: &ServiceRecord, reason: &str, is_warning: bool, message: String) {
+        let event = Event {
+            reason: reason.to_owned(),
+            is_warning,
+            is_of_traffic: false,
+            message,
+        };
+        self.event_recorder.log(record, &event);
     }
 
     /// Takes a Service over: where its status names who has it, the status first, for that counts. What
