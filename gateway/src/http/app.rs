@@ -24,6 +24,7 @@ use super::limits::{
     CLIENT, CONNECTION_WINDOW, ENDPOINT, ENDPOINTS_TRIED, POOLED, STREAM_IDLE, STREAM_WINDOW,
     STREAMS,
 };
+use super::unwritten::UnwrittenGuard;
 use crate::counters::Rejection;
 use crate::descriptors::{Descriptors, Permit};
 use crate::port::Active;
@@ -47,6 +48,8 @@ pub(super) struct RequestContext {
     failure: Option<ErrorResponse>,
     /// A permit for the connection to an endpoint, where that of the client's connection does not cover it.
     permit: Option<Permit>,
+    /// While an endpoint is dialled for an h2 stream, what came of its upload is not even read.
+    unread: Option<UnwrittenGuard>,
 }
 
 impl RequestContext {
@@ -161,6 +164,7 @@ impl ProxyHttp for App {
             options.h2_ping_interval = Some(Duration::from_secs(30));
         }
         request.dialled = Some(Instant::now());
+        request.unread = session.is_http2().then(|| connection.unwritten.hold());
         Ok(Box::new(peer))
     }
 
@@ -185,6 +189,7 @@ impl ProxyHttp for App {
             request.endpoint = Some(Active::new(endpoint));
         }
         request.failure = None;
+        request.unread = None;
         Ok(())
     }
 
@@ -236,6 +241,9 @@ impl ProxyHttp for App {
         if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
+        if let Some(bytes) = body.take() {
+            *body = Some(request.connection()?.unwritten.track(bytes));
+        }
         request.check_cut()
     }
 
@@ -286,6 +294,7 @@ impl ProxyHttp for App {
             _ => request.failure.or_else(|| ErrorResponse::of(error)),
         };
         request.failure = failure;
+        request.unread = None;
         if session.is_http2() && session.response_written().is_some() {
             // A reset discards bytes that the stream has not sent yet. The connection's task was woken when they were
             // written, so it runs before this one goes on.

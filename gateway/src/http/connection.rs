@@ -18,6 +18,7 @@ use pingora_proxy::Session;
 use tokio::sync::Notify;
 
 use super::limits::{ENDPOINT, HEAD};
+use super::unwritten::Unwritten;
 use crate::clock::Clock;
 use crate::hops::Hops;
 use crate::open_connection::OpenConnection;
@@ -36,6 +37,8 @@ pub(super) struct ClientConnection {
     failed: AtomicBool,
     endpoint: Mutex<Option<Arc<EndpointState>>>,
     endpoint_changed: Notify,
+    /// What was read of its uploads and is not written to an endpoint yet.
+    pub(super) unwritten: Arc<Unwritten>,
 }
 
 /// What a connection does now. Deadlines depend on it.
@@ -100,6 +103,7 @@ impl ClientConnection {
             failed: AtomicBool::new(false),
             endpoint: Mutex::new(None),
             endpoint_changed: Notify::new(),
+            unwritten: Arc::default(),
         }
     }
 

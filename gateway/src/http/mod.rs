@@ -9,7 +9,8 @@
 //! 1. [`HttpServer`]: from an accepted stream to pingora, and when a connection ends;
 //! 2. `connection`: what belongs to one connection of a client, and how pingora carries it;
 //! 3. `stream`: the client's side, which enforces what pingora has no deadline for, and
-//!    `send_buffer`, when what goes to the client is sent;
+//!    `send_buffer`, when what goes to the client is sent, and `unwritten`, what of its uploads is not written to
+//!    an endpoint yet;
 //! 4. `app`: pingora's callbacks: choice of the endpoint, retries, counting;
 //! 5. `forwarded`: the headers that tell an endpoint the client's address;
 //! 6. `failure`: the error responses where no answer of an endpoint can be passed on;
@@ -29,6 +30,7 @@ mod forwarded;
 mod limits;
 mod send_buffer;
 mod stream;
+mod unwritten;
 
 use std::future::{Future as _, poll_fn};
 use std::os::fd::AsFd as _;

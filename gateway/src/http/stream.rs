@@ -28,6 +28,7 @@ use super::connection::{ClientConnection, Phase};
 use super::failure::ErrorResponse;
 use super::limits::HEAD_BYTES;
 use super::send_buffer::SendBuffer;
+use super::unwritten::AllWritten;
 
 /// The first bytes of an h2 client with prior knowledge (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -51,6 +52,9 @@ pub(super) struct Downstream {
     head: usize,
     /// Bytes that were read to tell h2 from HTTP/1.1, and not returned by a read yet.
     peeked: BytesMut,
+    /// How the client's side has ended, until pingora is told.
+    end: Option<io::Result<()>>,
+    all_written: AllWritten,
 }
 
 impl Downstream {
@@ -72,6 +76,8 @@ impl Downstream {
             timer: None,
             head: 0,
             peeked: BytesMut::new(),
+            end: None,
+            all_written: AllWritten::default(),
             socket,
             connection,
         };
@@ -96,8 +102,30 @@ impl Downstream {
         io::Error::new(io::ErrorKind::TimedOut, why.code())
     }
 
-    /// Reads from the socket within the deadline of the phase.
+    /// Reads from the socket. Returns the end only when all that came before it is written to endpoints, because
+    /// pingora drops at the end what it has not written.
     fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.end.is_none() {
+            let before = buf.filled().len();
+            let read = ready!(self.poll_read_socket(cx, buf));
+            if read.is_ok() && (buf.filled().len() > before || buf.remaining() == 0) {
+                return Poll::Ready(read);
+            }
+            self.end = Some(read);
+        }
+        // The streams of h2 have tasks of their own.
+        let other_tasks = self.timed == Phase::Streams;
+        let unwritten = &self.connection.unwritten;
+        ready!(self.all_written.poll(unwritten, other_tasks, cx));
+        Poll::Ready(self.end.take().unwrap_or(Ok(())))
+    }
+
+    /// Reads from the socket within the deadline of the phase.
+    fn poll_read_socket(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.follow_phase();
         if self.timed == Phase::Head && self.head >= HEAD_BYTES {
             return Poll::Ready(Err(self.give_up(ErrorResponse::HeadTooLarge)));
@@ -162,7 +190,11 @@ impl AsyncWrite for Downstream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(self.sending.poll_write(cx, buf))?;
+        let written = match ready!(self.sending.poll_write(cx, buf)) {
+            // The client is gone. pingora hears of it from a read, when the uploads are written.
+            Err(_) if self.end.is_some() => return Poll::Ready(Ok(buf.len())),
+            written => written?,
+        };
         self.connection
             .port
             .counters
@@ -172,7 +204,10 @@ impl AsyncWrite for Downstream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.sending.poll_send(cx)
+        match ready!(self.sending.poll_send(cx)) {
+            Err(_) if self.end.is_some() => Poll::Ready(Ok(())),
+            sent => Poll::Ready(sent),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

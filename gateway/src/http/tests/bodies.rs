@@ -1,14 +1,9 @@
 //! Every way a request's body can end, towards every way it is framed for the endpoint, and what
 //! comes piece by piece. Another client's requests on the same pool of connections are the judge.
 
-use std::pin::Pin;
-
-use futures::{Stream, StreamExt as _};
+use futures::StreamExt as _;
 
 use super::*;
-
-/// A body of a client: pieces that come when they are sent, and an error that breaks it off.
-type Pieces = StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, &'static str>> + Send>>>;
 
 /// How a body of h2 ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -182,14 +177,14 @@ async fn however_an_http1_upload_ends_other_clients_are_answered() {
 }
 
 /// A server that takes one connection, reads a request's head, and then does what it is told.
-struct ScriptedServer {
-    addr: SocketAddr,
-    tell: mpsc::UnboundedSender<&'static str>,
+pub(super) struct ScriptedServer {
+    pub(super) addr: SocketAddr,
+    pub(super) tell: mpsc::UnboundedSender<&'static str>,
     /// What came in, the head included.
-    came: mpsc::UnboundedReceiver<String>,
+    pub(super) came: mpsc::UnboundedReceiver<String>,
 }
 
-async fn told() -> ScriptedServer {
+pub(super) async fn told() -> ScriptedServer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (tell, mut orders) = mpsc::unbounded_channel::<&'static str>();
@@ -218,7 +213,7 @@ async fn told() -> ScriptedServer {
 }
 
 /// What is waited for, within a time that is long for a loaded machine.
-async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+pub(super) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     let patience = tokio::time::timeout(Duration::from_secs(20), future);
     patience
         .await
@@ -278,54 +273,5 @@ async fn each_piece_of_an_answer_comes_before_the_next_is_there_and_the_last_bef
             let end = soon(&format!("the end, {what}"), body.next()).await;
             assert_eq!(end.is_none_or(|end| end.is_ok()), whole, "{what}");
         }
-    }
-}
-
-#[tokio::test]
-async fn each_piece_of_an_upload_comes_before_the_next_is_sent() {
-    for h2 in [false, true] {
-        let mut backend = told().await;
-        let edge = Edge::start(AppProtocol::Http, &[backend.addr]).await;
-        let (send, mut pieces) = mpsc::unbounded_channel::<&'static str>();
-        let frames = futures::stream::poll_fn(move |cx| pieces.poll_recv(cx));
-        let body: Pieces = StreamBody::new(Box::pin(
-            frames.map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))),
-        ));
-        let request = Request::post("http://shop.example/")
-            .header("host", "shop.example")
-            .body(body)
-            .unwrap();
-        let stream = TokioIo::new(TcpStream::connect(edge.addr).await.unwrap());
-        let answer = if h2 {
-            let executor = TokioExecutor::new();
-            let (mut client, connection) = hyper::client::conn::http2::handshake(executor, stream)
-                .await
-                .unwrap();
-            tokio::spawn(connection);
-            tokio::spawn(async move { client.send_request(request).await })
-        } else {
-            let (mut client, connection) =
-                hyper::client::conn::http1::handshake(stream).await.unwrap();
-            tokio::spawn(connection);
-            tokio::spawn(async move { client.send_request(request).await })
-        };
-        let mut all = String::new();
-        for piece in ["one", "two"] {
-            send.send(piece).unwrap();
-            while !all.contains(piece) {
-                all += &soon(&format!("{piece}, h2: {h2}"), backend.came.recv())
-                    .await
-                    .unwrap();
-            }
-        }
-        drop(send);
-        while !all.ends_with("0\r\n\r\n") {
-            all += &soon("the end", backend.came.recv()).await.unwrap();
-        }
-        backend
-            .tell
-            .send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-            .unwrap();
-        assert_eq!(answer.await.unwrap().unwrap().status(), 200);
     }
 }

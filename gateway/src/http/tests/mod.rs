@@ -7,6 +7,7 @@ mod deadlines;
 mod endings;
 mod http1;
 mod http2;
+mod uploads;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
