@@ -10,6 +10,7 @@ use crate::engine::{Mailbox, WorkerCommand};
 use crate::hops::HopFilter;
 use crate::slot::{BindKey, Slot};
 use crate::socket_token::SocketToken;
+use crate::steering::WhenClosed;
 use crate::steering::refusals::Refusals;
 
 /// The sockets of one listener, on all workers: their hop filter, how they are closed, and when they are.
@@ -30,7 +31,12 @@ enum ServedBy {
     /// The workers that have sockets with that number.
     Sockets(u32, Vec<Arc<Mailbox>>),
     /// The kernel, and the workers to which it steers.
-    Steered(ListenAddr, Arc<Slot>, Arc<Refusals>, Vec<Arc<Mailbox>>),
+    Steered(
+        ListenAddr,
+        Arc<Slot>,
+        (Arc<Refusals>, WhenClosed),
+        Vec<Arc<Mailbox>>,
+    ),
 }
 
 impl Binding {
@@ -55,13 +61,13 @@ impl Binding {
         &self,
         listen: ListenAddr,
         slot: Arc<Slot>,
-        refusals: Arc<Refusals>,
+        closed: (Arc<Refusals>, WhenClosed),
         workers: Vec<Arc<Mailbox>>,
     ) {
         let _ = self
             .0
             .served
-            .set(ServedBy::Steered(listen, slot, refusals, workers));
+            .set(ServedBy::Steered(listen, slot, closed, workers));
     }
 
     /// The hop filter of the sockets.
@@ -79,13 +85,13 @@ impl Binding {
                     worker.send(WorkerCommand::Close(*number));
                 }
             }
-            Some(ServedBy::Steered(listen, slot, refusals, workers)) => {
-                // In this order, so that the kernel refuses what comes from now on.
+            Some(ServedBy::Steered(listen, slot, (refusals, when_closed), workers)) => {
+                // In this order, so that the kernel steers nothing that comes from now on.
                 let place = BindKey {
                     listen: *listen,
                     protocol: Protocol::Tcp,
                 };
-                refusals.refuse(place, slot);
+                refusals.refuse(place, slot, *when_closed);
                 for worker in workers {
                     worker.send(WorkerCommand::Unsteer(*listen));
                 }

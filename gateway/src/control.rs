@@ -48,6 +48,9 @@ const COALESCED: usize = 1024;
 /// How often clients are forgotten whose affinity has timed out.
 const EXPIRY: Duration = Duration::from_secs(60);
 
+/// How often refused clients are collected, at least.
+const COLLECT: Duration = Duration::from_secs(15);
+
 /// How long the process waits for connections to end once they are cut.
 const CUT: Duration = Duration::from_secs(1);
 
@@ -67,6 +70,8 @@ pub(crate) struct ControlTask {
     draining: DrainQueue,
     /// When clients are forgotten next whose affinity has timed out.
     expiry: Instant,
+    /// When refused clients are collected next.
+    collect: Instant,
     /// The seed of the last port: each port's round-robin starts with another endpoint.
     seed: u64,
     /// Whether every object that there was at the start has been taken in.
@@ -133,6 +138,7 @@ impl ControlTask {
             shares: BTreeMap::new(),
             draining: DrainQueue::default(),
             expiry: Instant::now() + EXPIRY,
+            collect: Instant::now() + COLLECT,
             seed: 0,
             synced: false,
             links: host::HostAddresses::new(),
@@ -206,6 +212,7 @@ impl ControlTask {
                     self.look_at_dials();
                     self.drain();
                     self.expire();
+                    self.collect_refused();
                     let touched = self.programmer.retry().await;
                     self.report(touched);
                 }
@@ -377,6 +384,18 @@ impl ControlTask {
         }
     }
 
+    /// Collects refused clients also while nobody asks for metrics. Another process that takes a closed port and
+    /// leaves it again between two looks is not noticed, and its clients would count as refused.
+    fn collect_refused(&mut self) {
+        if Instant::now() < self.collect {
+            return;
+        }
+        self.collect = Instant::now() + COLLECT;
+        if let Some(refusals) = self.shared.refusals.get().cloned() {
+            tokio::task::spawn_blocking(move || refusals.collect());
+        }
+    }
+
     /// Looks which endpoints are unreachable, and reports the Services where that has changed.
     fn look_at_dials(&mut self) {
         let services = &self.services;
@@ -392,7 +411,9 @@ impl ControlTask {
     fn due(&self) -> Option<Instant> {
         let drain = self.draining.next_due();
         let due = drain.into_iter().chain(self.programmer.next_retry());
-        due.chain([self.expiry]).chain(self.dials.due()).min()
+        due.chain([self.expiry, self.collect])
+            .chain(self.dials.due())
+            .min()
     }
 
     /// Stops accepting. Ends when the last connection has ended, or the time to drain is over.

@@ -28,6 +28,7 @@ use crate::engine::{Cut, WorkerCommand};
 use crate::local::Changed;
 use crate::slot::{BindKey, Slot};
 use crate::socket::BindError;
+use crate::steering::WhenClosed;
 
 /// How often it is checked whether the last connection to a bind key that nobody claims any more has ended.
 const RETIRE: Duration = Duration::from_millis(100);
@@ -131,6 +132,7 @@ impl Programmer {
         let mut services = BTreeSet::new();
         let mut closing = Vec::new();
         let mut opening = Vec::new();
+        let mut counting = Vec::new();
         for place in places {
             let Some(entry) = self.entries.get_mut(&place) else {
                 continue;
@@ -147,6 +149,11 @@ impl Programmer {
                 continue;
             };
             services.extend(entry.claimants.services());
+            if matches!(entry.standing, BindState::Refusing)
+                && !entry.slot.target.load().is_same_port(&wanted.target)
+            {
+                self.opener.collect_refused(place);
+            }
             entry.slot.target.store(Arc::new(wanted.target.clone()));
             let open = wanted.target.is_open();
             match (&entry.standing, open) {
@@ -170,7 +177,10 @@ impl Programmer {
                 }
                 (BindState::Listening(binding), false) => {
                     binding.close();
-                    self.opener.refuse(place, &entry.slot);
+                    match self.opener.when_closed(place) {
+                        WhenClosed::Refuse => self.opener.refuse(place, &entry.slot),
+                        WhenClosed::Count => counting.push((place, entry.slot.clone())),
+                    }
                     closing.push(binding.clone());
                     entry.standing = BindState::Refusing;
                 }
@@ -182,6 +192,10 @@ impl Programmer {
         }
         for binding in closing {
             binding.closed().await;
+        }
+        // While their sockets were there, clients were not refused.
+        for (place, slot) in counting {
+            self.opener.refuse(place, &slot);
         }
         for place in opening {
             self.open(place).await;

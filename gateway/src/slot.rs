@@ -77,6 +77,14 @@ impl Target {
         }
     }
 
+    /// Whether both are the same port of the same Service.
+    pub(crate) fn is_same_port(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Port { port, .. }, Self::Port { port: other, .. }) => Arc::ptr_eq(port, other),
+            _ => false,
+        }
+    }
+
     /// The hop filter of the listener's sockets.
     pub(crate) fn hop_filter(&self) -> HopFilter {
         match self {

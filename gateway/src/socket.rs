@@ -1,6 +1,6 @@
 //! Sockets: how listeners are bound, and what stands in their way.
 
-mod in_use;
+pub(crate) mod in_use;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};

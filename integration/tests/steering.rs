@@ -3,20 +3,24 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::lab::{Host, Served};
-use fairway_integration::manifest::{all, load_balancer, pool, service, slice, slice_of};
-use fairway_integration::servers::{brief, named};
+use fairway_integration::manifest::{
+    all, load_balancer, pool, service, slice, slice_of, slice_with,
+};
+use fairway_integration::servers::{brief, named, named_udp};
 use fairway_integration::site::{EDGE, EDGE_INSIDE, Site, at, server, server6, vip, vip6};
 use fairway_integration::{clients, tests, wait};
 
 tests![
     a_port_that_the_host_uses_at_all_its_addresses_is_served_at_an_external_one,
     whom_the_kernel_refuses_for_want_of_endpoints_is_counted,
+    whom_the_kernel_refuses_at_an_address_of_the_hosts_own_is_counted,
+    whom_another_process_answers_at_a_closed_port_is_not_counted,
     at_an_address_of_the_hosts_own_what_the_host_has_comes_first,
     after_a_restart_under_load_every_port_is_served_at_once,
     thousands_of_places_take_no_sockets_and_change_without_them,
@@ -126,6 +130,209 @@ fn whom_the_kernel_refuses_for_want_of_endpoints_is_counted() -> Result<()> {
     let count = counted(&fairway, "dns")?;
     ensure!(count == 10.0, "{count}");
     fairway.stop()
+}
+
+/// The clients of a Service that were rejected, over one protocol.
+fn rejected(fairway: &Fairway, service: &str, protocol: &str, reason: &str) -> Result<f64> {
+    let labels = [
+        &*format!("service=\"{service}\""),
+        &*format!("protocol=\"{protocol}\""),
+        &*format!("reason=\"{reason}\""),
+    ];
+    fairway.metric("fairway_rejected_total", &labels)
+}
+
+/// A site whose edge tells each client that a datagram was refused: by default the kernel tells one host once a second.
+fn frank() -> Result<Site> {
+    let site = Site::new()?;
+    site.edge.sysctl("ipv4/icmp_ratelimit", "0")?;
+    site.edge.sysctl("ipv6/icmp/ratelimit", "0")?;
+    Ok(site)
+}
+
+/// A host on the side of an address of the edge.
+fn near(site: &Site, place: SocketAddr) -> &Host {
+    if place.ip() == EDGE_INSIDE {
+        &site.farm
+    } else {
+        &site.client
+    }
+}
+
+/// One client over TCP and one datagram; all of them are refused.
+fn knock(site: &Site, places: &[SocketAddr]) -> Result<()> {
+    for place in places {
+        near(site, *place).run(|| {
+            ensure!(clients::connect_tcp(*place).is_err(), "{place} answers");
+            let socket = clients::udp(None, *place)?;
+            socket.set_read_timeout(Some(clients::PATIENCE))?;
+            socket.send(b"?")?;
+            let answer = socket.recv(&mut [0; 16]).map_err(|error| error.kind());
+            let refused = Err(std::io::ErrorKind::ConnectionRefused);
+            ensure!(answer == refused, "UDP {place}: {answer:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// That one answers there over both protocols.
+fn answers(site: &Site, place: SocketAddr, name: &str) -> Result<()> {
+    near(site, place).run(|| {
+        let (tcp, udp) = (clients::who(place)?, clients::who_udp(None, place)?);
+        ensure!(tcp == name && udp == name, "{place}: {tcp}, {udp}");
+        Ok(())
+    })
+}
+
+/// The ports of a Service that has both protocols at port 80 and at a node port.
+fn both(node_port: u16) -> String {
+    format!(
+        "ports: [{{name: t, port: 80, nodePort: {node_port}}}, \
+         {{name: u, port: 80, protocol: UDP, nodePort: {node_port}}}]"
+    )
+}
+
+fn whom_the_kernel_refuses_at_an_address_of_the_hosts_own_is_counted() -> Result<()> {
+    let site = frank()?;
+    let _tcp = named(&site.farm, &[("a", at(server(0), 80))])?;
+    let _udp = named_udp(&site.farm, &[("a", at(server(0), 80))])?;
+    let edge6: IpAddr = "2001:db8:c::1".parse()?;
+    let empty = all(&[
+        &pool("host", &[&format!("{EDGE}-{EDGE}")]),
+        &service("web", &format!("type: LoadBalancer, {}", both(30080))),
+        &service(
+            "dual",
+            &format!(
+                "type: NodePort, ipFamilyPolicy: RequireDualStack, {}",
+                both(30081)
+            ),
+        ),
+        "apiVersion: v1\nkind: Node\nmetadata: {name: here}\n",
+        // It has an endpoint, which is not on this node.
+        &service(
+            "local",
+            &format!(
+                "type: NodePort, externalTrafficPolicy: Local, {}",
+                both(30082)
+            ),
+        ),
+        &slice_with(
+            "local",
+            &[("t", "TCP", 80), ("u", "UDP", 80)],
+            &[format!(
+                "{{addresses: [\"{}\"], nodeName: there}}",
+                server(0)
+            )],
+        ),
+    ]);
+    let endpoint = slice_of("web", &[("t", "TCP", 80), ("u", "UDP", 80)], &[server(0)]);
+    let mut fairway = Fairway::prepare(&site.edge)?.arguments(&["--node-name", "here"]);
+    fairway.write("web.yaml", &empty)?;
+    fairway.launch()?;
+    fairway.ready()?;
+    let counts = |fairway: &Fairway, service: &str| -> Result<(f64, f64)> {
+        let of = |protocol| rejected(fairway, service, protocol, "no_endpoint");
+        Ok((of("TCP")?, of("UDP")?))
+    };
+    for (service, places) in [
+        ("web", vec![at(EDGE, 80), at(EDGE_INSIDE, 30080)]),
+        ("dual", vec![at(EDGE_INSIDE, 30081), at(edge6, 30081)]),
+        ("local", vec![at(EDGE_INSIDE, 30082)]),
+    ] {
+        ensure!(counts(&fairway, service)? == (0.0, 0.0), "{service}");
+        (0..3).try_for_each(|_| knock(&site, &places))?;
+        let each = 3.0 * places.len() as f64;
+        let counted = counts(&fairway, service)?;
+        ensure!(
+            counted == (each, each),
+            "{service}: {counted:?}, and not {each}"
+        );
+    }
+    // Those are counted, too, whom nobody has asked for when an endpoint comes. While there is one nobody is.
+    let places = [at(EDGE, 80), at(EDGE_INSIDE, 30080)];
+    knock(&site, &places)?;
+    fairway.write("web.yaml", &all(&[&empty, &endpoint]))?;
+    fairway.settle("there")?;
+    for place in places {
+        answers(&site, place, "a")?;
+    }
+    let counted = counts(&fairway, "web")?;
+    ensure!(counted == (8.0, 8.0), "{counted:?}");
+    fairway.write("web.yaml", &empty)?;
+    fairway.settle("gone")?;
+    knock(&site, &places)?;
+    let counted = counts(&fairway, "web")?;
+    ensure!(counted == (10.0, 10.0), "{counted:?}");
+    fairway.stop()?;
+
+    // Without steering they are refused as well, and nobody sees them.
+    let mut fairway = Fairway::prepare(&site.edge)?.arguments(&["--no-steering"]);
+    fairway.write("web.yaml", &empty)?;
+    fairway.launch()?;
+    fairway.ready()?;
+    knock(&site, &places)?;
+    let counted = counts(&fairway, "web")?;
+    ensure!(counted == (0.0, 0.0), "{counted:?}");
+    fairway.stop()
+}
+
+fn whom_another_process_answers_at_a_closed_port_is_not_counted() -> Result<()> {
+    let site = frank()?;
+    let _server = named(&site.farm, &[("web", at(server(0), 80))])?;
+    let _server = named_udp(&site.farm, &[("web", at(server(0), 80))])?;
+    let empty = all(&[
+        &pool("host", &[&format!("{EDGE}-{EDGE}")]),
+        &service("web", &format!("type: LoadBalancer, {}", both(30080))),
+    ]);
+    let endpoint = slice_of("web", &[("t", "TCP", 80), ("u", "UDP", 80)], &[server(0)]);
+    // These ports have been open, and are closed.
+    let mut fairway = Fairway::start(&site.edge, &[("web.yaml", &all(&[&empty, &endpoint]))])?;
+    let places = [at(EDGE, 80), at(EDGE_INSIDE, 30080)];
+    ensure!(site.client.run(|| clients::who(at(EDGE, 80)))? == "web");
+    fairway.write("web.yaml", &empty)?;
+    fairway.settle("gone")?;
+    let counts = || -> Result<(f64, f64)> {
+        let of = |protocol| rejected(&fairway, "web", protocol, "no_endpoint");
+        Ok((of("TCP")?, of("UDP")?))
+    };
+    knock(&site, &places)?;
+    let (mut expected, any) = (2.0, "0.0.0.0".parse()?);
+    let counted = counts()?;
+    ensure!(counted == (expected, expected), "{counted:?}");
+    for [one, other] in [[EDGE, EDGE_INSIDE], [any, any]] {
+        let ours = [("host", at(one, 80)), ("host", at(other, 30080))];
+        let tcp = named(&site.edge, &ours)?;
+        let udp = named_udp(&site.edge, &ours)?;
+        for place in places {
+            answers(&site, place, "host")?;
+        }
+        let counted = counts()?;
+        ensure!(counted == (expected, expected), "{one}: {counted:?}");
+        drop((tcp, udp));
+        knock(&site, &places)?;
+        expected += 2.0;
+        let counted = counts()?;
+        ensure!(counted == (expected, expected), "{one}: {counted:?}");
+    }
+    // Nor is it counted where the Service has endpoints again before anybody has asked.
+    let ours = [("host", at(EDGE, 80)), ("host", at(EDGE_INSIDE, 30080))];
+    let tcp = named(&site.edge, &ours)?;
+    for place in places {
+        ensure!(near(&site, place).run(|| clients::who(place))? == "host");
+    }
+    fairway.write("web.yaml", &all(&[&empty, &endpoint]))?;
+    for listener in ["192.0.2.1:30080/TCP", "198.51.100.1:80/TCP"] {
+        fairway.logs(&[listener, "PortInUse"])?;
+    }
+    let counted = counts()?;
+    ensure!(counted == (expected, expected), "{counted:?}");
+    drop(tcp);
+    wait::until("the Service answers again", || {
+        places
+            .iter()
+            .all(|place| answers(&site, *place, "web").is_ok())
+    })
 }
 
 fn at_an_address_of_the_hosts_own_what_the_host_has_comes_first() -> Result<()> {

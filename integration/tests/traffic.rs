@@ -257,9 +257,28 @@ fn source_ranges_guard_the_address_and_not_the_node_port() -> Result<()> {
         ensure!(clients::who_udp(Some(client(2)), at(EDGE, 30080))? == "a");
         Ok(())
     })?;
-    let rejected = fairway.metric("fairway_rejected_total", &["reason=\"source_range\""])?;
-    ensure!(rejected >= 2.0, "{rejected} rejections were counted");
-    Ok(())
+    // Each client is counted, and of UDP each datagram.
+    let rejected = |protocol| {
+        let labels = [protocol, "reason=\"source_range\""];
+        fairway.metric("fairway_rejected_total", &labels)
+    };
+    let before = rejected("protocol=\"UDP\"")?;
+    ensure!(before >= 1.0, "{before}");
+    site.client.run(|| -> Result<()> {
+        let socket = clients::udp(Some(client(2)), address)?;
+        for _ in 0..3 {
+            socket.send(b"?")?;
+        }
+        for _ in 0..3 {
+            ensure!(clients::who_from(client(2), address).is_err());
+        }
+        Ok(())
+    })?;
+    wait::until("all are counted", || {
+        let tcp = rejected("protocol=\"TCP\"").ok();
+        let udp = rejected("protocol=\"UDP\"").ok();
+        tcp == Some(4.0) && udp == Some(before + 3.0)
+    })
 }
 
 fn a_service_without_endpoints_refuses_at_once() -> Result<()> {

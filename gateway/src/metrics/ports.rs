@@ -192,8 +192,8 @@ fn render_reasons(out: &mut Exposition, rows: &[PortSeries<'_>]) {
         out.family(
             "fairway_rejected_total",
             MetricKind::Counter,
-            "Clients turned away, by reason. no_endpoint: those whom the kernel refuses at closed ports \
-             (node ports, and without CAP_BPF external addresses) are not seen and not counted.",
+            "Clients turned away, by reason; of UDP, datagrams. no_endpoint: the kernel refuses them at a closed \
+             port, and counts them where it steers connections (CAP_BPF); else they are not seen and not counted.",
         ),
         "reason",
         rows.iter().map(|row| {

@@ -14,8 +14,8 @@ use crate::engine::{Listening, Receiving, Steered, WorkerCommand};
 use crate::local::LocalRoutes;
 use crate::slot::{BindKey, Slot, Target};
 use crate::socket::{self, BindError, Sockets};
-use crate::steering::refusals::Refusals;
-use crate::steering::{self, Steering};
+use crate::steering::refusals::{NewRefusals, Refusals};
+use crate::steering::{self, Steering, WhenClosed};
 use crate::worker::WorkerThreads;
 
 /// [`socket::bind`], or what a test uses in its place.
@@ -150,7 +150,8 @@ impl Opener {
         let binding = Binding::new(target.hop_filter(), permit);
         let mailboxes = self.workers.iter().map(|worker| worker.mailbox().clone());
         let mailboxes = mailboxes.collect();
-        binding.steered(place.listen, slot.clone(), refusals, mailboxes);
+        let closed = (refusals.clone(), self.when_closed(place));
+        binding.steered(place.listen, slot.clone(), closed, mailboxes);
         // The workers have to know the listener before connections come.
         for worker in &self.workers {
             let steered = Steered {
@@ -161,7 +162,7 @@ impl Opener {
                 .mailbox()
                 .send(WorkerCommand::Steer(Box::new(steered)));
         }
-        self.end_refusal(place);
+        count_if_free(place, refusals.end(place));
         if let Err(error) = steering.steer(place.listen) {
             binding.close();
             return Err(BindError::of(place, &error));
@@ -174,29 +175,49 @@ impl Opener {
         self.refusals.as_ref()
     }
 
-    /// Has the kernel refuse connections to a listener without endpoint, if the address is ours alone: a program of
-    /// the host that listens on all addresses must not answer there.
-    pub(super) fn refuse(&self, place: BindKey, slot: &Arc<Slot>) {
-        if let Some(refusals) = &self.refusals
-            && self.routes.is_ours(place.listen.0.ip())
-        {
-            refusals.refuse(place, slot);
+    /// What the kernel is to do with the clients of a listener without endpoint. Where the address is ours alone a
+    /// program of the host that listens on all addresses must not answer. At an address of the host's own the
+    /// host's programs come first.
+    pub(super) fn when_closed(&self, place: BindKey) -> WhenClosed {
+        if self.routes.is_ours(place.listen.0.ip()) {
+            WhenClosed::Refuse
+        } else {
+            WhenClosed::Count
         }
     }
 
-    /// Ends such a refusal, if there is one.
-    fn end_refusal(&self, place: BindKey) {
+    /// Has the kernel count the clients of a listener without endpoint, and refuse them.
+    pub(super) fn refuse(&self, place: BindKey, slot: &Arc<Slot>) {
         if let Some(refusals) = &self.refusals {
-            refusals.end(place);
+            refusals.refuse(place, slot, self.when_closed(place));
+        }
+    }
+
+    /// The listener of this bind key passes to another port of a Service: collects who was refused so far.
+    pub(super) fn collect_refused(&self, place: BindKey) {
+        if let Some(refusals) = &self.refusals {
+            count_if_free(place, refusals.collect_at(place));
         }
     }
 
     /// Takes a bind key out of the steering: nobody claims it any more, or it has sockets of its own.
     pub(super) fn release(&self, place: BindKey) {
-        self.end_refusal(place);
-        if let Some(steering) = &self.steering {
+        if let (Some(steering), Some(refusals)) = (&self.steering, &self.refusals) {
+            count_if_free(place, refusals.end(place));
             steering.release(place);
         }
+    }
+
+    /// Ends the count of a listener that is about to have sockets of its own: who comes to them is not refused.
+    /// Returned are clients who were refused if the port turns out to be free.
+    fn end_count(&self, place: BindKey) -> Option<NewRefusals> {
+        if self.when_closed(place) == WhenClosed::Refuse {
+            return None;
+        }
+        let (steering, refusals) = self.steering.as_ref().zip(self.refusals.as_ref())?;
+        let refused = refusals.end(place);
+        steering.release(place);
+        refused
     }
 
     /// Makes a VIP local, if it is not.
@@ -249,6 +270,7 @@ impl Opener {
         let filter = hop_filter.filter(address.is_ipv4());
         // In IPv6, bind(2) needs an address of an interface; a local route is not enough without IPV6_FREEBIND.
         let routed = address.is_ipv6() && self.routes.is_ours(address);
+        let refused = self.end_count(place);
         let sockets = match (self.bind)(place, &filter, count, routed) {
             Err(BindError::AddressNotLocal(_)) if target.kind() == ClaimKind::Vip => {
                 self.ensure_local(place, target).await?;
@@ -256,6 +278,9 @@ impl Opener {
             }
             other => other?,
         };
+        if let Some(refused) = refused {
+            refused.count();
+        }
         let fail = |error| BindError::of(place, &error);
         let binding = Binding::new(hop_filter, permit);
         // It wraps around after four thousand million listeners: the first are long gone by then.
@@ -319,5 +344,14 @@ impl Opener {
         for address in self.routes.ours() {
             self.routes.remove(address).await;
         }
+    }
+}
+
+/// Adds clients to those that were refused, if no other process listens there.
+fn count_if_free(place: BindKey, refused: Option<NewRefusals>) {
+    if let Some(refused) = refused
+        && socket::probe(place).is_ok()
+    {
+        refused.count();
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! A process that listens on all addresses (a host's own sshd at port 22) does not keep Fairway from the port of
 //! an external address, and does not answer for a Service without endpoint. On an address of the host's own the
-//! host's programs come first. For an address that is not in the map the kernel does what it does without the
+//! host's programs come first: there the clients of a Service without endpoint are counted, and the kernel refuses
+//! them. For an address that is not in the map the kernel does what it does without the
 //! program. Program, maps and link are file descriptors: the kernel removes them when the process ends, however
 //! it ends.
 //!
@@ -28,7 +29,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use fairway_config::net::{ListenAddr, Protocol};
 
 use self::bpf::Map;
-use self::program::{KEY, REFUSED, VALUE, key, program, refused, value};
+use self::program::{COUNTED, KEY, REFUSED, VALUE, counted, key, program, value};
 use crate::slot::BindKey;
 
 /// The most listen addresses. An entry takes memory when it is added.
@@ -42,6 +43,15 @@ const QUEUES: u32 = 32;
 /// A queue takes one socket of each worker. All queues together take at most one in this number of the file
 /// descriptors, but there is at least one queue.
 const PART: usize = 8;
+
+/// What the program does with clients of a bind key without endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhenClosed {
+    /// It counts and refuses them, whoever else listens there.
+    Refuse,
+    /// It counts them. The kernel refuses them, unless another process listens there.
+    Count,
+}
 
 /// The maps of the program in the kernel.
 #[derive(Debug)]
@@ -99,30 +109,34 @@ impl Steering {
         self.places.set(key(listen.0, Protocol::Tcp), value(kind))
     }
 
-    /// Refuses what comes to this bind key from now on, whoever else listens there.
-    fn refuse(&self, place: BindKey) {
-        // An entry that is there keeps its count.
-        if self.refused(place).is_some() {
-            return;
-        }
-        let key = key(place.listen.0, place.protocol);
-        if let Err(error) = self.places.set(key, value(REFUSED)) {
-            let listen = place.listen;
-            tracing::warn!(
+    /// Closes this bind key from now on. The count begins at 0.
+    fn shut(&self, place: BindKey, when_closed: WhenClosed) {
+        let listen = place.listen;
+        let kind = match when_closed {
+            WhenClosed::Refuse => REFUSED,
+            WhenClosed::Count => COUNTED,
+        };
+        let key = key(listen.0, place.protocol);
+        match (self.places.set(key, value(kind)), when_closed) {
+            (Ok(()), _) => {}
+            (Err(error), WhenClosed::Refuse) => tracing::warn!(
                 %listen,
                 %error,
                 "connections are not refused; a program of the host that listens on all addresses may answer"
-            );
+            ),
+            (Err(error), WhenClosed::Count) => {
+                tracing::warn!(%listen, %error, "refused clients are not counted");
+            }
         }
     }
 
-    /// How often the kernel has refused connections to a bind key; none where it does not refuse them.
-    fn refused(&self, place: BindKey) -> Option<u64> {
+    /// How many clients of a closed bind key the kernel has counted; none where it is not closed.
+    fn counted(&self, place: BindKey) -> Option<u64> {
         let value = self.places.get(key(place.listen.0, place.protocol)).ok()?;
-        refused(value)
+        counted(value)
     }
 
-    /// Neither steers nor refuses this bind key any more.
+    /// Neither steers nor closes this bind key any more.
     pub(crate) fn release(&self, place: BindKey) {
         // This fails where there is no entry.
         let _ = self.places.remove(key(place.listen.0, place.protocol));

@@ -4,6 +4,7 @@
 //! key = address and port that the client asks for, and the protocol
 //! place = places[key]            none: the kernel looks for a socket as usual
 //!                                REFUSED: the connection is counted and refused
+//!                                COUNTED: it is counted, and the kernel looks for a socket as usual
 //! socket = sockets[place]        none: the kernel looks for a socket as usual
 //! assign(socket)                 the kernel takes one of its SO_REUSEPORT group
 //! ```
@@ -43,18 +44,23 @@ enum R {
     R10 = 10,
 }
 
-/// Placeholders for jump targets: the kernel looks for a socket itself, and the connection is refused.
+/// Placeholders for jump targets: the kernel looks for a socket itself, the connection is refused, and it is counted
+/// before the kernel looks for a socket itself.
 const PASS: i16 = i16::MAX;
 const REFUSE: i16 = i16::MAX - 1;
+const COUNT_AND_PASS: i16 = i16::MAX - 2;
 
-/// In place of a kind of sockets: connections to this key are refused.
+/// In place of a kind of sockets: connections to this key are counted and refused.
 pub(super) const REFUSED: u32 = i32::MAX.cast_unsigned();
+
+/// In place of a kind of sockets: connections to this key are counted. The kernel refuses them where nobody listens.
+pub(super) const COUNTED: u32 = REFUSED - 1;
 
 /// Bytes of a [`value`], and the offset of the count in it.
 pub(super) const VALUE: usize = 16;
 const COUNT: i16 = 8;
 
-/// The value of a key in the map: the kind of sockets, and how often connections were refused.
+/// The value of a key in the map: the kind of sockets, and how many connections were counted.
 pub(super) fn value(kind: u32) -> [u8; VALUE] {
     let mut value = [0; VALUE];
     for (to, from) in value.iter_mut().zip(kind.to_ne_bytes()) {
@@ -63,11 +69,11 @@ pub(super) fn value(kind: u32) -> [u8; VALUE] {
     value
 }
 
-/// How often connections to a key with this value were refused; none where they are steered.
-pub(super) fn refused(value: [u8; VALUE]) -> Option<u64> {
+/// How many connections to a key with this value were counted; none where they are steered.
+pub(super) fn counted(value: [u8; VALUE]) -> Option<u64> {
     let (kind, rest) = value.split_first_chunk::<4>()?;
     let count = rest.last_chunk::<8>()?;
-    (u32::from_ne_bytes(*kind) == REFUSED).then(|| u64::from_ne_bytes(*count))
+    matches!(u32::from_ne_bytes(*kind), REFUSED | COUNTED).then(|| u64::from_ne_bytes(*count))
 }
 
 /// Helpers, by their numbers in linux/bpf.h.
@@ -160,6 +166,7 @@ pub(super) fn program(places: i32, sockets: i32) -> Vec<Instruction> {
         jump_if_equal(R0, 0, PASS),
         load32(R2, R0, 0),
         jump_if_equal(R2, REFUSED.cast_signed(), REFUSE),
+        jump_if_equal(R2, COUNTED.cast_signed(), COUNT_AND_PASS),
         store32(R10, AT_PLACE, R2),
     ]);
     code.extend(map(R1, sockets));
@@ -187,10 +194,18 @@ pub(super) fn program(places: i32, sockets: i32) -> Vec<Instruction> {
         set(R0, SK_DROP),
         exit(),
     ]);
+    let count_and_pass = code.len();
+    code.extend([
+        set(R1, 1),
+        add_atomically64(R0, COUNT, R1),
+        set(R0, SK_PASS),
+        exit(),
+    ]);
     for (at, instruction) in code.iter_mut().enumerate() {
         let to = match instruction.offset {
             PASS => pass,
             REFUSE => refuse,
+            COUNT_AND_PASS => count_and_pass,
             _ => continue,
         };
         // A jump counts from the instruction behind it; there are some forty.
@@ -306,12 +321,14 @@ mod tests {
     }
 
     #[test]
-    fn a_value_says_how_often_a_place_was_refused() {
-        assert_eq!(refused(value(0)), None);
-        let mut counted = value(REFUSED);
-        assert_eq!(refused(counted), Some(0));
-        counted[8..].copy_from_slice(&7_u64.to_ne_bytes());
-        assert_eq!(refused(counted), Some(7));
+    fn a_value_says_how_many_clients_were_counted() {
+        assert_eq!(counted(value(0)), None);
+        for kind in [REFUSED, COUNTED] {
+            let mut value = value(kind);
+            assert_eq!(counted(value), Some(0));
+            value[8..].copy_from_slice(&7_u64.to_ne_bytes());
+            assert_eq!(counted(value), Some(7));
+        }
     }
 
     #[test]
