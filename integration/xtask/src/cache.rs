@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 
 /// The top of the work tree.
 pub(crate) fn root() -> PathBuf {
+    // Cargo says where this crate lies when it runs it; where it was built may be another tree.
+    let here = env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
     // This crate lies in integration/xtask.
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(&here)
         .ancestors()
         .nth(2)
         .unwrap_or(Path::new("."))
