@@ -20,11 +20,11 @@ use anyhow::{Context, Result, bail, ensure};
 use fairway_integration::cluster::{Cluster, Component, WatchEvent};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::figures::{Row, table};
+use fairway_integration::harness;
 use fairway_integration::in_cluster::Installed;
 use fairway_integration::lab::Served;
 use fairway_integration::servers::echo;
 use fairway_integration::site::server;
-use fairway_integration::{harness, wait};
 use serde_json::{Value, json};
 
 /// How many Services there are, one time after the other.
