@@ -11,11 +11,13 @@
 //!    client to an endpoint;
 //! 6. [`reachability`]: whether an endpoint can be reached, by the outcome of its last dials;
 //! 7. [`flows`]: the UDP flow table;
-//! 8. [`source_pool`]: which of the host's addresses endpoints are dialled from.
+//! 8. [`fleet`]: which gateway owns an external address on a layer 2 network (nobody announces by it yet);
+//! 9. [`source_pool`]: which of the host's addresses endpoints are dialled from.
 
 pub mod affinity;
 pub mod build;
 pub mod eligible;
+pub mod fleet;
 pub mod flows;
 pub mod guard;
 mod lru;

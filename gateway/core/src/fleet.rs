@@ -1,0 +1,402 @@
+//! Which gateway owns an external address on a segment: membership by heartbeats, and takeover.
+//!
+//! One value for one gateway and one segment (a layer 2 network), without I/O: time comes in as an argument, and
+//! messages go in and out as values. The idea is VRRP's (RFC 9568), per address and among any number of gateways:
+//! - Every [`HEARTBEAT`] a member tells each other one whom it hears and what it owns ([`message`]).
+//! - An owner may answer for an address until [`RIGHT`] after its last tick. Whoever answers (ARP, NDP) looks at
+//!   that at each answer, so a process that is killed, stopped or starved answers no longer.
+//! - A member from whom nobody has heard for [`SILENT`], directly or through one other, owns nothing any more.
+//!   Since `RIGHT` is the shorter time, it has ceased to answer by then.
+//! - What nobody owns is taken by the candidates in the order of a rendezvous hash, [`STEP`] apart. So addresses
+//!   are spread evenly, and only those of a member that leaves move. Who has its even share is passed over.
+//! - With each new owner an address begins a new term. Of two owners the one of the older term yields as soon as it
+//!   hears of the other; of the same term the one of the lesser hash.
+//! - An owner of an older term that goes on for [`DEAF`] does not hear the one of the newer term, which then yields:
+//!   whoever is heard by all and hears not all keeps what it has.
+//! - Nothing goes back by itself: who returns owns nothing until somebody leaves. A planned move is an offer: the
+//!   owner goes on until it hears that the other has begun the next term.
+//! - A member whose clock stands has no right to answer when the clocks of others have gone on.
+//! - A member that was frozen neither answers nor takes anything before it has listened for [`RIGHT`]. Frozen again
+//!   soon after, it lets go of what it owns.
+//!
+//! Two members that do not hear each other, and of whom no third one hears both, are two fleets: each side of a
+//! partition has one owner. If clients reach both sides, they see two.
+
+mod members;
+pub mod message;
+mod offers;
+mod terms;
+mod timing;
+mod vacancy;
+pub mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use siphasher::sip::SipHasher24;
+
+use self::members::{Members, OwnRun, SentLately};
+use self::message::{
+    FleetMessage, FleetRejection, MemberName, MemberStage, Term, TermChanges, TermState,
+};
+use self::terms::OwnTerms;
+pub use self::timing::{BootTime, HEARTBEAT, RIGHT, SILENT, STEP};
+
+/// An owner of an older term has heard of a newer one after this time, if it can hear of it at all.
+const DEAF: Duration = Duration::from_millis(250);
+
+/// Who is frozen a second time within this time lets go of what it owns.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Never to be changed: members of different versions would rank candidates differently.
+const KEY: (u64, u64) = (0x6661_6972_7761_7921, 0x6f77_6e65_726f_6661);
+
+/// Who may own an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Candidacy {
+    /// The members that may, by what the cluster says of their nodes.
+    pub candidates: BTreeSet<MemberName>,
+    /// Whether this gateway can serve it now.
+    pub is_able: bool,
+}
+
+/// An address whose owner this gateway has become, or is no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnershipChange {
+    /// The address.
+    pub address: IpAddr,
+    /// Whether this gateway owns it now.
+    pub is_owned: bool,
+    /// The number of the term that begins or ends.
+    pub term: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Fleet {
+    own: MemberName,
+    run: u64,
+    sequence: u64,
+    sent: SentLately,
+    members: Members,
+    addresses: BTreeMap<IpAddr, Contest>,
+    terms: OwnTerms,
+    /// It neither answers nor takes anything before it has listened until then.
+    listens_until: BootTime,
+    /// Whether it listens because it has begun: then it has heard enough when it has heard all.
+    is_new: bool,
+    last_tick: BootTime,
+    answers_until: BootTime,
+    /// The clocks of others went on, and ours did not.
+    clock_stood: bool,
+    /// When it went on after it had been frozen, the last time.
+    last_frozen: Option<BootTime>,
+    is_leaving: bool,
+    changes: Vec<OwnershipChange>,
+    /// The time of day when it began, and the time since the machine started.
+    started: u64,
+    began: BootTime,
+}
+
+/// An address that members contend for.
+#[derive(Debug, Default)]
+struct Contest {
+    /// The best first.
+    candidates: Vec<MemberName>,
+    is_able: bool,
+    /// Nobody owns it since then, but for members that have become silent.
+    vacant_since: BootTime,
+    /// Since when another one goes on with an older term than ours.
+    older_since: Option<BootTime>,
+    /// Whom it was offered to, in turn, and when the last time.
+    offered: Vec<MemberName>,
+    offered_at: BootTime,
+}
+
+impl Fleet {
+    /// A member that has just begun. `run` is a random number; `started` is the time of day, in milliseconds since
+    /// 1970: the numbers of its terms begin there, so that they are greater than those of former runs, which it
+    /// need not know. A clock that is wrong makes no second owner, only another one.
+    pub fn new(own: MemberName, run: u64, started: u64, now: BootTime) -> Self {
+        Self {
+            started,
+            began: now,
+            own,
+            run,
+            sequence: 0,
+            sent: SentLately::default(),
+            members: Members::default(),
+            addresses: BTreeMap::new(),
+            terms: OwnTerms::default(),
+            listens_until: now.after(SILENT).after(HEARTBEAT),
+            is_new: true,
+            last_tick: now,
+            answers_until: now,
+            clock_stood: false,
+            last_frozen: None,
+            is_leaving: false,
+            changes: Vec::new(),
+        }
+    }
+
+    /// The time of day, in milliseconds since 1970.
+    fn day(&self, now: BootTime) -> u64 {
+        let runs = u64::try_from(now.since(self.began).as_millis()).unwrap_or(u64::MAX);
+        self.started.saturating_add(runs)
+    }
+
+    /// These are the other members from now on.
+    pub fn set_members(&mut self, others: impl IntoIterator<Item = MemberName>) {
+        let own = self.own.clone();
+        self.members.set(others.into_iter().filter(|it| *it != own));
+    }
+
+    /// These are the addresses from now on.
+    pub fn set_addresses(&mut self, now: BootTime, wanted: BTreeMap<IpAddr, Candidacy>) {
+        let mut former = std::mem::take(&mut self.addresses);
+        for (address, candidacy) in wanted {
+            let contest = former.remove(&address).unwrap_or_else(|| Contest {
+                vacant_since: now,
+                ..Contest::default()
+            });
+            let mut candidates: Vec<_> = candidacy.candidates.into_iter().collect();
+            candidates.sort_by_cached_key(|name| std::cmp::Reverse(rank(address, name)));
+            self.addresses.insert(
+                address,
+                Contest {
+                    candidates,
+                    is_able: candidacy.is_able,
+                    ..contest
+                },
+            );
+            if !candidacy.is_able {
+                self.give_up(address, now);
+            }
+        }
+        for address in former.into_keys() {
+            self.give_up(address, now);
+        }
+    }
+
+    /// It is about to stop: it offers what it owns to others. [`Self::owned`] is empty when all is taken.
+    pub fn leave(&mut self) {
+        self.is_leaving = true;
+    }
+
+    /// Until when it may answer for what it owns.
+    pub fn answers_until(&self) -> BootTime {
+        self.answers_until
+    }
+
+    /// The addresses that it owns, and the numbers of their terms.
+    pub fn owned(&self) -> impl Iterator<Item = (IpAddr, u64)> {
+        self.terms
+            .owned()
+            .map(|(address, term)| (address, term.number))
+    }
+
+    /// Who owns an address, as far as is known, and the number of the term.
+    pub fn owner(&self, address: IpAddr, now: BootTime) -> Option<(&MemberName, u64)> {
+        let theirs = self.members.terms(address);
+        let theirs =
+            theirs.filter(|(name, term)| term.goes_on() && self.members.is_alive(name, now));
+        let own = self.terms.of(address).map(|term| (&self.own, term));
+        let owner = theirs
+            .chain(own)
+            .max_by_key(|(name, term)| (term.number, rank(address, name)));
+        owner.map(|(name, term)| (name, term.number))
+    }
+
+    /// Whether it hears that member, or another one does.
+    pub fn is_alive(&self, member: &str, now: BootTime) -> bool {
+        *member == *self.own || self.members.is_alive(member, now)
+    }
+
+    /// What has changed since the last call.
+    pub fn take_changes(&mut self) -> Vec<OwnershipChange> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Takes a message.
+    ///
+    /// # Errors
+    ///
+    /// It does not count.
+    pub fn receive(&mut self, now: BootTime, message: &FleetMessage) -> Result<(), FleetRejection> {
+        let own = OwnRun {
+            name: &self.own,
+            run: self.run,
+            sent: &self.sent,
+            day: self.day(now),
+        };
+        for address in self.members.receive(&own, now, message)? {
+            self.hear_of(address, now);
+        }
+        if self.members.behind(message, now) > RIGHT {
+            // Our clock stands: what we were allowed for a time is over by theirs.
+            self.answers_until = BootTime::default();
+            self.clock_stood = true;
+        }
+        Ok(())
+    }
+
+    /// Somebody says something new of an address.
+    fn hear_of(&mut self, address: IpAddr, now: BootTime) {
+        let going_on = self
+            .members
+            .terms(address)
+            .filter(|(_, term)| term.goes_on());
+        let newest = going_on
+            .map(|(name, term)| (term.number, rank(address, name)))
+            .max();
+        let own = self
+            .terms
+            .of(address)
+            .map(|it| (it.number, rank(address, &self.own)));
+        if newest > own && own.is_some() {
+            self.give_up(address, now);
+        }
+        if newest.is_none()
+            && let Some(contest) = self.addresses.get_mut(&address)
+        {
+            contest.vacant_since = now;
+        }
+    }
+
+    fn give_up(&mut self, address: IpAddr, now: BootTime) {
+        let Some(term) = self.terms.of(address).map(|it| it.number) else {
+            return;
+        };
+        self.terms.end(address);
+        self.changes.push(OwnershipChange {
+            address,
+            is_owned: false,
+            term,
+        });
+        if let Some(contest) = self.addresses.get_mut(&address) {
+            contest.vacant_since = now;
+            contest.older_since = None;
+            contest.offered.clear();
+        }
+    }
+
+    /// Has to be called each [`HEARTBEAT`], after the messages that came have been taken. Answers with the messages
+    /// that are to be sent.
+    pub fn tick(&mut self, now: BootTime) -> Vec<(MemberName, FleetMessage)> {
+        let stood = std::mem::take(&mut self.clock_stood);
+        if now.since(self.last_tick) > RIGHT || stood {
+            self.members.was_deaf(self.last_tick, now);
+            self.listens_until = self.listens_until.max(now.after(RIGHT));
+            // Others hear it and take nothing, and it has no right to answer: it must let go.
+            if self.last_frozen.is_some_and(|at| now < at.after(AGAIN)) {
+                let owned: Vec<_> = self.terms.owned().map(|(address, _)| address).collect();
+                owned.into_iter().for_each(|it| self.give_up(it, now));
+            }
+            self.last_frozen = Some(now);
+        }
+        self.last_tick = now;
+        self.members.note_tick();
+        if self.is_new && self.members.are_all_known(now) {
+            self.listens_until = now;
+        }
+        if now >= self.listens_until {
+            self.is_new = false;
+            self.yield_to_the_deaf(now);
+            self.take_vacant(now);
+            self.offer(now);
+            self.answers_until = now.after(RIGHT);
+        }
+        self.speak(now)
+    }
+
+    fn yield_to_the_deaf(&mut self, now: BootTime) {
+        let mut lost = Vec::new();
+        for (address, contest) in &mut self.addresses {
+            let is_contested = self.terms.of(*address).is_some()
+                && self
+                    .members
+                    .terms(*address)
+                    .any(|(name, term)| term.goes_on() && self.members.is_alive(name, now));
+            if !is_contested {
+                contest.older_since = None;
+            } else if *contest.older_since.get_or_insert(now) <= now.before(DEAF) {
+                lost.push(*address);
+            }
+        }
+        for address in lost {
+            self.give_up(address, now);
+        }
+    }
+
+    fn begin_term(&mut self, address: IpAddr) {
+        let theirs = self.members.terms(address).map(|(_, term)| term.number);
+        let last = theirs
+            .max()
+            .unwrap_or(0)
+            .max(self.terms.last_number(address));
+        let term = Term {
+            number: self.started.max(last.saturating_add(1)),
+            state: TermState::Owned,
+        };
+        self.changes.push(OwnershipChange {
+            address,
+            is_owned: true,
+            term: term.number,
+        });
+        self.terms.set(address, term);
+    }
+
+    /// Whether that member takes what nobody owns.
+    fn is_ready(&self, name: &str, now: BootTime) -> bool {
+        let stage = self.members.get(name).map(|it| it.stage);
+        stage == Some(MemberStage::Ready) && self.members.is_alive(name, now)
+    }
+
+    fn speak(&mut self, now: BootTime) -> Vec<(MemberName, FleetMessage)> {
+        self.sent.note(now, self.sequence + 1);
+        let hears = self.members.hears(now);
+        let stage = match self.is_leaving {
+            true => MemberStage::Leaving,
+            false if now < self.listens_until => MemberStage::Listening,
+            false => MemberStage::Ready,
+        };
+        let mut messages = Vec::new();
+        for name in self.members.names() {
+            let knows = self.members.get(name).map_or(0, |it| it.knows);
+            let changes = self.terms.changes_after(knows).into_iter().map(Some);
+            let mut changes: Vec<Option<TermChanges>> = changes.collect();
+            if changes.is_empty() {
+                changes.push(None);
+            }
+            for terms in changes {
+                self.sequence += 1;
+                let message = FleetMessage {
+                    from: self.own.clone(),
+                    run: self.run,
+                    sequence: self.sequence,
+                    sent_at: self.day(now),
+                    stage,
+                    hears: hears.clone(),
+                    version: self.terms.version,
+                    terms,
+                };
+                messages.push((name.clone(), message));
+            }
+        }
+        messages
+    }
+}
+
+/// The rendezvous hash of an address and a member: the greatest one comes first.
+fn rank(address: IpAddr, member: &str) -> u64 {
+    let mut hasher = SipHasher24::new_with_keys(KEY.0, KEY.1);
+    let octets = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    hasher.write(&octets);
+    hasher.write(member.as_bytes());
+    hasher.finish()
+}

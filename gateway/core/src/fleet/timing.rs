@@ -1,0 +1,39 @@
+//! How long things take in a fleet.
+
+use std::time::Duration;
+
+/// How often a member speaks; [`Fleet::tick`] is called as often.
+pub const HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// How long after a tick an owner may answer.
+pub const RIGHT: Duration = Duration::from_millis(300);
+
+/// A member that nobody has heard for so long is gone.
+pub const SILENT: Duration = Duration::from_millis(500);
+
+/// So long after the first candidate the next one takes an address that nobody owns.
+pub const STEP: Duration = Duration::from_millis(100);
+
+/// A member listens for no longer than this, or it is slow: then nobody waits for it.
+pub(super) const LISTENS: Duration = Duration::from_millis(800);
+
+/// Time since the machine started, with the time that it slept (CLOCK_BOOTTIME, clock_gettime(2)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootTime(pub Duration);
+
+impl BootTime {
+    /// So much later.
+    pub fn after(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(by))
+    }
+
+    /// So much earlier.
+    pub fn before(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(by))
+    }
+
+    /// How long after `other` it is.
+    pub fn since(self, other: Self) -> Duration {
+        self.0.saturating_sub(other.0)
+    }
+}

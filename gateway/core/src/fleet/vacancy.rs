@@ -1,0 +1,141 @@
+//! The addresses that nobody owns, and when this member takes one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::message::{MemberName, MemberStage};
+use super::timing::{BootTime, LISTENS, STEP};
+use super::{Contest, Fleet};
+
+/// An address that nobody owns.
+#[derive(Debug)]
+pub(super) struct VacantAddress {
+    address: IpAddr,
+    since: BootTime,
+    /// The candidates that are ready, the best first.
+    ready: Vec<MemberName>,
+}
+
+/// Who is to take each of these addresses: the best candidate that has not its even share yet. Members that
+/// know the same say the same.
+fn spread(
+    vacant: &[VacantAddress],
+    mut loads: BTreeMap<MemberName, usize>,
+) -> BTreeMap<IpAddr, MemberName> {
+    let all = vacant.len() + loads.values().sum::<usize>();
+    let share = all.div_ceil(loads.len().max(1));
+    let mut places = BTreeMap::new();
+    for it in vacant {
+        let load = |name: &&MemberName| loads.get(*name).copied().unwrap_or(0);
+        let free = it.ready.iter().find(|name| load(name) < share);
+        if let Some(name) = free.or(it.ready.first()).cloned() {
+            *loads.entry(name.clone()).or_default() += 1;
+            places.insert(it.address, name);
+        }
+    }
+    places
+}
+
+impl Fleet {
+    /// Begins terms of the addresses that are this member's to take.
+    pub(super) fn take_vacant(&mut self, now: BootTime) {
+        if self.is_leaving {
+            return;
+        }
+        let vacant = self.vacant(now);
+        let places = spread(&vacant, self.loads(now));
+        let mut begun = Vec::new();
+        for it in vacant {
+            let first = places.get(&it.address);
+            let ahead = it.ready.iter().take_while(|name| **name != self.own);
+            let ahead = ahead.filter(|name| first != Some(*name)).count();
+            // Whom the spread names comes first, and then all others in the order of their hashes.
+            let place = match first == Some(&self.own) {
+                true => 0,
+                false => u32::try_from(ahead + 1).unwrap_or(u32::MAX),
+            };
+            let contest = self.addresses.get(&it.address);
+            if contest.is_some_and(|it| it.is_able)
+                && it.since.after(STEP.saturating_mul(place)) <= now
+            {
+                begun.push(it.address);
+            }
+        }
+        begun.extend(self.offered());
+        for address in begun {
+            self.begin_term(address);
+        }
+    }
+
+    /// How many addresses each member has that takes part: this one, and those that are alive and ready.
+    fn loads(&self, now: BootTime) -> BTreeMap<MemberName, usize> {
+        let names = self.members.names();
+        let ready = names.filter(|name| self.is_ready(name, now)).cloned();
+        let mut loads: BTreeMap<_, _> = ready.map(|name| (name, 0)).collect();
+        loads.insert(self.own.clone(), 0);
+        for address in self.addresses.keys() {
+            if let Some((owner, _)) = self.owner(*address, now)
+                && let Some(load) = loads.get_mut(owner)
+            {
+                *load += 1;
+            }
+        }
+        loads
+    }
+
+    /// The addresses that nobody owns, but those for which a better candidate will be ready in a moment.
+    fn vacant(&self, now: BootTime) -> Vec<VacantAddress> {
+        let mut vacant = Vec::new();
+        for (address, contest) in &self.addresses {
+            if self.terms.of(*address).is_none()
+                && contest.candidates.contains(&self.own)
+                && let Some(it) = self.vacancy(*address, contest, now)
+            {
+                vacant.push(it);
+            }
+        }
+        vacant
+    }
+
+    fn vacancy(&self, address: IpAddr, contest: &Contest, now: BootTime) -> Option<VacantAddress> {
+        let mut since = contest.vacant_since;
+        for (name, _) in self
+            .members
+            .terms(address)
+            .filter(|(_, term)| term.goes_on())
+        {
+            let silent_from = self.members.silent_from(name).unwrap_or(since);
+            if now < silent_from {
+                return None;
+            }
+            since = since.max(silent_from);
+        }
+        let mut ready = Vec::new();
+        for name in &contest.candidates {
+            if *name == self.own {
+                ready.push(name.clone());
+                continue;
+            }
+            let Some(member) = self
+                .members
+                .get(name)
+                .filter(|_| self.members.is_alive(name, now))
+            else {
+                continue;
+            };
+            match member.stage {
+                MemberStage::Listening if now < member.stage_since.after(LISTENS) => return None,
+                MemberStage::Listening | MemberStage::Leaving => {}
+                MemberStage::Ready => {
+                    since = since.max(member.stage_since);
+                    ready.push(name.clone());
+                }
+            }
+        }
+        Some(VacantAddress {
+            address,
+            since,
+            ready,
+        })
+    }
+}
