@@ -11,7 +11,7 @@
 //!   are spread evenly, and only those of a member that leaves move. Who has its even share is passed over.
 //! - With each new owner an address begins a new term. Of two owners the one of the older term yields as soon as it
 //!   hears of the other; of the same term the one of the lesser hash.
-//! - An owner of an older term that goes on for [`DEAF`] does not hear the one of the newer term, which then yields:
+//! - An owner of an older term that goes on for a quarter of a second does not hear the one of the newer term, which then yields:
 //!   whoever is heard by all and hears not all keeps what it has.
 //! - Nothing goes back by itself: who returns owns nothing until somebody leaves. A planned move is an offer: the
 //!   owner goes on until it hears that the other has begun the next term.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How often a member speaks; [`Fleet::tick`] is called as often.
+/// How often a member speaks; [`super::Fleet::tick`] is called as often.
 pub const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// How long after a tick an owner may answer.
