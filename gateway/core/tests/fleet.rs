@@ -499,6 +499,7 @@ fn what_no_member_wrote_or_somebody_plays_back_does_not_count() {
     fleet.set_members([name(1)]);
     let first = message("edge-1", 1, DAY);
     let recorded = message("edge-1", 2, DAY - 60_000);
+    let just_before = message("edge-1", 3, DAY - 2_000);
     for (what, message, wanted) in [
         (
             "a stranger",
@@ -515,6 +516,11 @@ fn what_no_member_wrote_or_somebody_plays_back_does_not_count() {
         (
             "an old one after it",
             recorded,
+            Err(FleetRejection::Replayed),
+        ),
+        (
+            "one of just before its start",
+            just_before,
             Err(FleetRejection::Replayed),
         ),
     ] {

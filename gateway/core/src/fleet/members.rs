@@ -49,6 +49,8 @@ pub(super) struct KnownMember {
     version: u64,
     /// With the version that changed them.
     terms: HashMap<IpAddr, (Term, u64)>,
+    /// When its latest message was sent, by its clock: what an earlier run sent is older.
+    sent_at: u64,
     /// When its first message since our last tick was sent, by its clock, and came, by ours.
     first_since_tick: Option<(u64, BootTime)>,
     pub(super) stage: MemberStage,
@@ -95,7 +97,11 @@ impl Members {
             if !member.is_new(message.sequence) {
                 return Err(FleetRejection::Replayed);
             }
-        } else if !member.is_present || is_fresh {
+        } else if !member.is_present
+            || answers_us
+            || is_vouched_for
+            || (is_fresh && message.sent_at > member.sent_at)
+        {
             // It has started anew, and owns nothing.
             changed.extend(member.terms.drain().map(|(address, _)| address));
             *member = KnownMember {
@@ -117,6 +123,7 @@ impl Members {
         member
             .first_since_tick
             .get_or_insert((message.sent_at, now));
+        member.sent_at = member.sent_at.max(message.sent_at);
         member.version = member.version.max(message.version);
         if member.stage != message.stage {
             (member.stage, member.stage_since) = (message.stage, now);
