@@ -5,6 +5,8 @@
 //! as changes. A change has the whole new object, so a store may drop an earlier change of the same
 //! object.
 
+mod ownership;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::ownership::{AddressConflict, AddressReport, AddressState, FleetKey, FleetMember};
 use crate::cluster::{Namespace, Node, TlsSecret};
 use crate::endpoints::EndpointSlice;
 use crate::names::{ClusterName, NamespacedName, ServiceName};
@@ -74,6 +77,13 @@ pub enum Change {
     /// The state of a gateway that is a process of its own; nothing: it is gone. Such a gateway
     /// reports only the Services that are not served completely: see [`GatewayProgress`].
     Gateway(ClusterName, Option<Arc<GatewayStatus>>),
+    /// The report of a gateway on an external address; nothing: there is none any more.
+    Address(IpAddr, ClusterName, Option<Arc<AddressReport>>),
+    /// Another gateway of this gateway's fleet; nothing: it is none any more. A store over an API server
+    /// tells all members before it tells the key.
+    Member(ClusterName, Option<Arc<FleetMember>>),
+    /// The key of this gateway's fleet; nothing: there is none any more.
+    FleetKey(Option<Arc<FleetKey>>),
 }
 
 /// A Service and everything the store knows of it.
@@ -398,8 +408,11 @@ impl FromIterator<(ServiceName, u32)> for EndpointCounts {
 pub struct ReportBatch {
     /// New reports by Service; nothing: there is no report any more.
     pub reports: Vec<(ServiceName, Option<Arc<Report>>)>,
+    /// New reports by external address; nothing: there is no report any more.
+    pub addresses: Vec<(IpAddr, Option<Arc<AddressReport>>)>,
     /// Up to which revision of the store ([`Batch::revision`]) everything is programmed, and
-    /// everything that fails has been reported, with this batch or before it.
+    /// everything that fails has been reported, with this batch or before it. 0: this batch is of
+    /// addresses alone, and says nothing of Services.
     pub revision: u64,
 }
 

@@ -1,6 +1,7 @@
 //! Hands out the latest state of every object to any number of subscribers.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -20,6 +21,9 @@ pub(crate) enum Subject {
     Service(ServiceName),
     Gateway(ClusterName),
     Report(ServiceName, ClusterName),
+    Address(IpAddr, ClusterName),
+    Member(ClusterName),
+    FleetKey,
 }
 
 impl Subject {
@@ -39,6 +43,11 @@ impl Subject {
             Change::Report(name, gateway, it) => {
                 (Self::Report(name.clone(), gateway.clone()), it.is_some())
             }
+            Change::Address(address, gateway, it) => {
+                (Self::Address(*address, gateway.clone()), it.is_some())
+            }
+            Change::Member(name, it) => (Self::Member(name.clone()), it.is_some()),
+            Change::FleetKey(it) => (Self::FleetKey, it.is_some()),
         }
     }
 }
@@ -46,7 +55,7 @@ impl Subject {
 /// The latest state of every object, and the subscribers that are told of it.
 ///
 /// The order of subjects is that of the enum: namespaces, nodes and pools reach a subscriber
-/// before the Services that depend on them.
+/// before the Services that depend on them, and the members of a fleet before its key.
 #[derive(Default)]
 pub(crate) struct Feed {
     state: Mutex<FeedState>,

@@ -122,7 +122,11 @@ impl State {
                     }
                 }
                 Change::Node(name, node) => self.put_node(name, node.as_deref()),
-                Change::EndpointSlice(..) | Change::Secret(..) => {}
+                Change::EndpointSlice(..)
+                | Change::Secret(..)
+                | Change::Address(..)
+                | Change::Member(..)
+                | Change::FleetKey(..) => {}
             }
         }
         self.synced |= batch.synced;

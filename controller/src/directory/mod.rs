@@ -173,11 +173,12 @@ impl Store for DirectoryStore {
     }
 
     fn report(&self, gateway: &ClusterName, said: ReportBatch) {
-        let changes = said
-            .reports
-            .into_iter()
-            .map(|(name, report)| Change::Report(name, gateway.clone(), report))
-            .collect();
+        let reports = said.reports.into_iter();
+        let reports = reports.map(|(name, report)| Change::Report(name, gateway.clone(), report));
+        let addresses = said.addresses.into_iter();
+        let addresses =
+            addresses.map(|(address, report)| Change::Address(address, gateway.clone(), report));
+        let changes = reports.chain(addresses).collect();
         self.feed.publish(changes, false, None);
     }
 

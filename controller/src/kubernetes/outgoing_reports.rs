@@ -30,7 +30,10 @@ impl OutgoingReports {
     /// Takes reports and does not wait.
     pub(super) fn take(&self, said: ReportBatch) {
         let mut latest = lock(&self.latest);
-        latest.revision = said.revision;
+        // Another thread of the gateway reports addresses, and knows no revision.
+        if said.revision != 0 {
+            latest.revision = said.revision;
+        }
         for (name, report) in said.reports {
             match report {
                 Some(report) => {

@@ -41,6 +41,7 @@ impl ReportQueue {
         Some(ReportBatch {
             reports: std::mem::take(&mut self.unsent).into_iter().collect(),
             revision,
+            ..ReportBatch::default()
         })
     }
 }

@@ -36,7 +36,10 @@ impl Builder {
                 | Change::Secret(..)
                 | Change::PoolStatus(..)
                 | Change::Report(..)
-                | Change::Gateway(..) => {}
+                | Change::Gateway(..)
+                | Change::Address(..)
+                | Change::Member(..)
+                | Change::FleetKey(..) => {}
             }
         }
         self.synced |= batch.synced;

@@ -1,0 +1,133 @@
+//! Which gateway owns an external address, as gateways say; and who the gateways are.
+//!
+//! An address has one owner, however many Services share it. So reports of addresses stand beside those of
+//! Services.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::names::ClusterName;
+use crate::time::Timestamp;
+
+/// What a gateway says of an external address that it may announce on layer 2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressReport {
+    /// Where the address is.
+    pub state: AddressState,
+    /// Who owns it, as far as the gateway knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<ClusterName>,
+    /// Since when it is so.
+    pub since: Timestamp,
+    /// The number of the owner's term; of two owners the one of the greater number counts. 0 where none is known.
+    #[serde(default)]
+    pub term: u64,
+    /// Why it is so: the end of a sentence after «because», as in `edge-1 was not heard of for 500 ms`.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub why: Arc<str>,
+    /// The interfaces on which it is announced, or would be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<Box<str>>,
+    /// Another host that answers for the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<AddressConflict>,
+}
+
+/// Where an address is, as one gateway sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressState {
+    /// This gateway owns it, and answers for it.
+    Owned,
+    /// Another gateway owns it.
+    Elsewhere,
+    /// No gateway does.
+    Unowned,
+    /// No gateway does, because a host that is no gateway uses it.
+    Conflict,
+}
+
+impl AddressState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Owned, Self::Elsewhere, Self::Unowned, Self::Conflict];
+
+    /// As it is written in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Owned => "owned",
+            Self::Elsewhere => "elsewhere",
+            Self::Unowned => "unowned",
+            Self::Conflict => "conflict",
+        }
+    }
+}
+
+impl fmt::Display for AddressState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A host that is no gateway and answers for an address of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressConflict {
+    /// Its hardware address, as `52:54:00:12:34:56`.
+    pub hardware_address: Box<str>,
+    /// Since when it has been seen.
+    pub since: Timestamp,
+}
+
+/// Another gateway, as its Lease or `--peers` says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetMember {
+    /// Its name: that of its node.
+    pub name: ClusterName,
+    /// The addresses of its interfaces, with their prefixes.
+    pub addresses: Vec<IpNet>,
+}
+
+/// The key by which gateways of one fleet know each other.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FleetKey([u8; Self::LENGTH]);
+
+impl FleetKey {
+    /// So many bytes it has.
+    pub const LENGTH: usize = 32;
+
+    /// A key of these bytes.
+    pub fn new(bytes: [u8; Self::LENGTH]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8; Self::LENGTH] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for FleetKey {
+    /// Shows nothing of it: what is logged must not let anybody in.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FleetKey").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_not_shown() {
+        let shown = format!(
+            "{:?} {:#?}",
+            FleetKey::new([77; 32]),
+            FleetKey::new([77; 32])
+        );
+        assert!(!shown.contains("77") && !shown.contains("4d"), "{shown}");
+    }
+}
