@@ -225,6 +225,7 @@ fn pending(objects: &[Located], node_ports: NodePortRange) -> Vec<Problem> {
             Object::EndpointSlice(_)
             | Object::Endpoints(_)
             | Object::Secret(_)
+            | Object::BgpPeer(_)
             | Object::Other { .. } => {}
         }
     }

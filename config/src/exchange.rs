@@ -15,6 +15,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 pub use self::ownership::{AddressConflict, AddressReport, AddressState, FleetKey, FleetMember};
+use crate::bgp_peer::BgpPeer;
 use crate::cluster::{Namespace, Node, TlsSecret};
 use crate::endpoints::EndpointSlice;
 use crate::names::{ClusterName, NamespacedName, ServiceName};
@@ -70,6 +71,8 @@ pub enum Change {
     /// The status of an AddressPool as an earlier controller wrote it. It is delivered once, before
     /// the pool.
     PoolStatus(ClusterName, Arc<PoolStatus>),
+    /// A BGPPeer.
+    BgpPeer(ClusterName, Option<Arc<BgpPeer>>),
     /// A TLS secret.
     Secret(NamespacedName, Option<Arc<TlsSecret>>),
     /// The report of a gateway on a Service; nothing: there is none any more.

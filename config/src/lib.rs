@@ -6,8 +6,8 @@
 //!
 //! Reading order:
 //! 1. [`net`]: protocols, families, addresses, ranges; [`names`]: what objects are called;
-//! 2. [`service`], [`endpoints`], [`cluster`], [`pool`]: the objects; [`class`]: which Services a
-//!    controller takes;
+//! 2. [`service`], [`endpoints`], [`cluster`], [`pool`] and how it is announced ([`announce`]),
+//!    [`bgp_peer`]: the objects; [`class`]: which Services a controller takes;
 //! 3. [`annotations`]: every annotation name that Fairway understands, in one place;
 //! 4. [`document`] turns text into documents, [`field`] reads fields and collects problems,
 //!    [`object`] turns one document into one object; [`validate`] checks what several of them say
@@ -25,6 +25,8 @@
 //! - Nothing that a document holds can panic.
 
 pub mod annotations;
+pub mod announce;
+pub mod bgp_peer;
 pub mod class;
 pub mod cluster;
 pub mod conditions;

@@ -68,5 +68,5 @@ impl<'de> Deserialize<'de> for NamespacedName {
     }
 }
 
-/// The name of an object without a namespace: a Node, a Namespace, an AddressPool.
+/// The name of an object without a namespace: a Node, a Namespace, an AddressPool, a BGPPeer.
 pub type ClusterName = Arc<str>;

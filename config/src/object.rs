@@ -7,17 +7,20 @@
 //! One odd value does not take a whole list along: an endpoint, a port of an EndpointSlice or an
 //! address of a Node that can't be read is left out alone, with a warning. An AddressPool is
 //! always there, for a cluster has to show what is wrong with it: one with an error gives nothing
-//! out ([`AddressPool::problems`]).
+//! out ([`AddressPool::problems`]). So is a BGPPeer: one with an error has no session.
 //!
 //! Objects are taken as an API server hands them out, too: `managedFields`, `status` and fields of
 //! other controllers are passed over. Only objects of Fairway's own kinds may hold no unknown
 //! fields; for the others [`crate::lint`] says what nobody else has checked.
 
+mod announce;
+mod bgp_peer;
 mod cluster;
 mod endpoints;
 mod key;
 mod metadata;
 mod pool;
+mod selectors;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -26,12 +29,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::bgp_peer::BgpPeer;
 use crate::cluster::{Namespace, Node, TlsSecret};
 use crate::endpoints::EndpointSlice;
 use crate::field::{Cursor, FieldProblem, Findings, Shown, nearest};
 use crate::pool::AddressPool;
 use crate::service::{Notice, Service};
 
+pub use announce::{ANNOUNCE_FIELDS, BGP_FIELDS, LAYER2_FIELDS};
+pub use bgp_peer::BGP_PEER_SPEC_FIELDS;
 pub use key::{Kind, NotObjectKey, ObjectKey};
 pub use pool::POOL_SPEC_FIELDS;
 
@@ -55,6 +61,8 @@ pub enum Object {
     Secret(Arc<TlsSecret>),
     /// An AddressPool.
     Pool(Arc<AddressPool>),
+    /// A BGPPeer.
+    BgpPeer(Arc<BgpPeer>),
     /// Of a kind that Fairway does not use, Secrets of other types among them.
     Other {
         /// `apiVersion`.
@@ -120,11 +128,13 @@ pub fn read(value: &Value) -> Result<ReadObject, Unreadable> {
     };
     let (errors, warnings) = findings.into_parts();
     match (key, object) {
-        (Some(key), Some(Object::Pool(mut pool))) if is_known => {
-            Arc::make_mut(&mut pool).problems.splice(0..0, errors);
+        (Some(key), Some(mut object)) if is_known && object.has_own_problems() => {
+            if let Some(problems) = object.own_problems() {
+                problems.splice(0..0, errors);
+            }
             Ok(ReadObject {
                 key: Some(key),
-                object: Object::Pool(pool),
+                object,
                 warnings,
             })
         }
@@ -149,6 +159,29 @@ pub fn read(value: &Value) -> Result<ReadObject, Unreadable> {
 }
 
 impl Object {
+    /// The problems of an object that is there in spite of them: of an AddressPool or a BGPPeer.
+    pub fn problems(&self) -> &[FieldProblem] {
+        match self {
+            Self::Pool(pool) => &pool.problems,
+            Self::BgpPeer(peer) => &peer.problems,
+            _ => &[],
+        }
+    }
+
+    /// Whether it is there with whatever problems it has: an API server may have taken it, and people
+    /// have to see what is wrong with it.
+    fn has_own_problems(&self) -> bool {
+        matches!(self, Self::Pool(_) | Self::BgpPeer(_))
+    }
+
+    fn own_problems(&mut self) -> Option<&mut Vec<FieldProblem>> {
+        match self {
+            Self::Pool(pool) => Some(&mut Arc::make_mut(pool).problems),
+            Self::BgpPeer(peer) => Some(&mut Arc::make_mut(peer).problems),
+            _ => None,
+        }
+    }
+
     /// Has the object itself say what was left out of it, where it has room for that.
     fn note(&mut self, warning: &FieldProblem) {
         let slices = match self {
@@ -182,6 +215,9 @@ fn decode(root: &Cursor<'_, '_>, key: &ObjectKey) -> Option<Object> {
         )))),
         Kind::Node => Some(Object::Node(Arc::new(cluster::node(root, &key.name)))),
         Kind::AddressPool => Some(Object::Pool(Arc::new(pool::pool(root, &key.name)))),
+        Kind::BgpPeer => Some(Object::BgpPeer(Arc::new(bgp_peer::bgp_peer(
+            root, &key.name,
+        )))),
         Kind::Secret => match cluster::secret(root, namespaced()?) {
             cluster::Secret::Tls(secret) => Some(Object::Secret(Arc::new(secret))),
             cluster::Secret::Unreadable => None,
@@ -251,7 +287,7 @@ fn kind_of(root: &Cursor<'_, '_>) -> DeclaredKind {
         None if group(version) == "fairway.dev" => {
             let kind_field = root.field("kind");
             kind_field.problem(format!(
-                "is '{}', which Fairway has no kind by the name of: known is AddressPool",
+                "is '{}', which Fairway has no kind by the name of: known are AddressPool and BGPPeer",
                 Shown(kind)
             ));
             DeclaredKind::Nothing

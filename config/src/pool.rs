@@ -1,9 +1,11 @@
 //! AddressPools: which addresses there are to give out, and to whom.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::announce::Announcement;
 use crate::field::FieldProblem;
 use crate::names::ClusterName;
 use crate::net::{AddressRange, IpFamily, from_bits, to_bits};
@@ -35,6 +37,8 @@ pub struct AddressPool {
     pub quota_per_namespace: Option<u32>,
     /// `spec.forwarding`.
     pub forwarding: Forwarding,
+    /// `spec.announce`.
+    pub announce: Arc<Announcement>,
     /// What is well-formed and wrong.
     pub notices: Vec<Notice>,
     /// What can't be read, or can't be done. While there is any, nothing new is given out of the
@@ -113,6 +117,7 @@ impl AddressPool {
             namespace_selector: Selector::default(),
             quota_per_namespace: None,
             forwarding: Forwarding::Proxy,
+            announce: Arc::default(),
             notices: Vec::new(),
             problems: Vec::new(),
         }

@@ -359,7 +359,9 @@ impl Notice {
     pub fn is_warning(&self) -> bool {
         matches!(
             &*self.reason,
-            "ConflictingAnnotations"
+            "AggregateBeyondPool"
+                | "ConflictingAnnotations"
+                | "DuplicateEntry"
                 | "ExternalIPsIgnored"
                 | "HostBitsSet"
                 | "LinkLocalAddresses"

@@ -10,6 +10,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use crate::bgp_peer::BgpPeer;
 use crate::endpoints::EndpointSlice;
 use crate::field::FieldProblem;
 use crate::names::{NamespacedName, ServiceName};
@@ -40,6 +41,7 @@ pub fn check(objects: &[Located], node_ports: &RangeInclusive<u16>) -> Vec<Probl
     declared.slices(&mut problems);
     declared.target_ports(&mut problems);
     declared.pools(&mut problems);
+    declared.peers(&mut problems);
     declared.node_ports(node_ports, &mut problems);
     declared.addresses(&mut problems);
     declared.unserved(&mut problems);
@@ -54,6 +56,7 @@ struct DeclaredObjects<'a> {
     services: BTreeMap<&'a ServiceName, (&'a Located, &'a Service)>,
     slices: Vec<(&'a Located, &'a EndpointSlice)>,
     pools: BTreeMap<&'a str, (&'a Located, &'a AddressPool)>,
+    peers: BTreeMap<&'a str, (&'a Located, &'a BgpPeer)>,
 }
 
 fn problem(at: &Located, field: &str, message: impl Into<String>) -> Problem {
@@ -104,6 +107,9 @@ impl<'a> DeclaredObjects<'a> {
                 Object::Pool(pool) => {
                     declared.pools.insert(&pool.name, (located, pool));
                 }
+                Object::BgpPeer(peer) => {
+                    declared.peers.insert(&peer.name, (located, peer));
+                }
                 Object::Node(_)
                 | Object::Namespace(_)
                 | Object::Secret(_)
@@ -122,15 +128,21 @@ impl<'a> DeclaredObjects<'a> {
             .pools
             .values()
             .flat_map(|(at, pool)| pool.notices.iter().map(move |notice| (*at, notice)));
-        for (at, notice) in services.chain(pools) {
+        let peers = self
+            .peers
+            .values()
+            .flat_map(|(at, peer)| peer.notices.iter().map(move |notice| (*at, notice)));
+        for (at, notice) in services.chain(pools).chain(peers) {
             let message = format!("{}: {}", notice.reason, notice.message);
             problems.push(match notice.is_warning() {
                 true => warning(at, "", message),
                 false => problem(at, "", message),
             });
         }
-        for (at, pool) in self.pools.values() {
-            let all = pool.problems.iter();
+        let pools = self.pools.values().map(|(at, pool)| (at, &pool.problems));
+        let peers = self.peers.values().map(|(at, peer)| (at, &peer.problems));
+        for (at, own) in pools.chain(peers) {
+            let all = own.iter();
             problems.extend(all.map(|it| problem(at, &it.field, it.message.clone())));
         }
     }
@@ -230,6 +242,50 @@ impl<'a> DeclaredObjects<'a> {
                         first.name()
                     ),
                 ));
+            }
+        }
+    }
+
+    /// Peers that a pool names and that are not there, and two BGPPeers for one router.
+    fn peers(&self, problems: &mut Vec<Problem>) {
+        for (at, pool) in self.pools.values() {
+            let Some(bgp) = &pool.announce.bgp else {
+                continue;
+            };
+            if self.peers.is_empty() {
+                let message = "is announced to routers, and there is no BGPPeer here: without one elsewhere to none";
+                problems.push(warning(at, "spec.announce.bgp", message));
+                continue;
+            }
+            for name in bgp
+                .peers
+                .iter()
+                .filter(|it| !self.peers.contains_key(&***it))
+            {
+                let message = format!(
+                    "names the BGPPeer {name}, which is not there; known are {}",
+                    listed(self.peers.keys())
+                );
+                problems.push(warning(at, "spec.announce.bgp.peers", message));
+            }
+        }
+        let mut seen: BTreeMap<_, &str> = BTreeMap::new();
+        for (at, peer) in self.peers.values() {
+            let Some(address) = peer.peer_address else {
+                continue;
+            };
+            let router = (address, peer.peer_port, &peer.interface);
+            match seen.get(&router) {
+                None => {
+                    seen.insert(router, &peer.name);
+                }
+                Some(first) => {
+                    let message = format!(
+                        "is {address}, as in the BGPPeer {first}: where both are for one gateway, a \
+                         router takes one session of the two"
+                    );
+                    problems.push(warning(at, "spec.peerAddress", message));
+                }
             }
         }
     }

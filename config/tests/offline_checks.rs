@@ -175,6 +175,48 @@ fn pools_that_overlap_are_found() {
 }
 
 #[test]
+fn a_peer_that_a_pool_names_has_to_be_there() {
+    let pool = "---\n{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {name: a}, spec: {addresses: [203.0.113.0/28], announce: {bgp: {peers: [tor-a, tor-c]}}}}\n";
+    let peer = |name: &str, address: &str| {
+        format!(
+            "---\n{{apiVersion: fairway.dev/v1alpha1, kind: BGPPeer, metadata: {{name: {name}}}, spec: {{myASN: 64512, peerASN: 64513, peerAddress: {address}}}}}\n"
+        )
+    };
+    let problems = |text: &str| -> Vec<String> {
+        let all = problems(text).into_iter();
+        all.filter(|it| !it.contains("NotYetInForce")).collect()
+    };
+    let both = peer("tor-a", "192.0.2.1") + &peer("tor-b", "192.0.2.2");
+    assert_eq!(
+        problems(&(pool.to_owned() + &both)),
+        [
+            "a.yaml, document 1, AddressPool a, spec.announce.bgp.peers: warning: names the BGPPeer tor-c, which is not there; known are tor-a, tor-b"
+        ]
+    );
+    let all = both.clone() + &peer("tor-c", "192.0.2.3");
+    assert!(problems(&(pool.to_owned() + &all)).is_empty());
+    // Peers may be kept elsewhere.
+    let said = unserved(pool);
+    assert!(
+        said.iter()
+            .any(|it| it.contains("there is no BGPPeer here")),
+        "{said:?}"
+    );
+    assert_eq!(
+        problems(&(both + &peer("tor-c", "192.0.2.1"))),
+        [
+            "a.yaml, document 3, BGPPeer tor-c, spec.peerAddress: warning: is 192.0.2.1, as in the BGPPeer tor-a: where both are for one gateway, a router takes one session of the two"
+        ]
+    );
+    assert_eq!(
+        problems(&peer("tor", "224.0.0.1")),
+        [
+            "a.yaml, document 1, BGPPeer tor, spec.peerAddress: has '224.0.0.1', which is no unicast address"
+        ]
+    );
+}
+
+#[test]
 fn a_node_port_belongs_to_one_service() {
     let service = |name: &str, ports: &str| {
         self::service(name, "", &format!("{{type: NodePort, ports: [{ports}]}}"))

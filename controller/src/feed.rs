@@ -16,6 +16,7 @@ pub(crate) enum Subject {
     Node(ClusterName),
     PoolStatus(ClusterName),
     Pool(ClusterName),
+    BgpPeer(ClusterName),
     Secret(NamespacedName),
     EndpointSlice(NamespacedName, bool),
     Service(ServiceName),
@@ -38,6 +39,7 @@ impl Subject {
             Change::Namespace(name, it) => (Self::Namespace(name.clone()), it.is_some()),
             Change::PoolStatus(name, _) => (Self::PoolStatus(name.clone()), true),
             Change::Pool(name, it) => (Self::Pool(name.clone()), it.is_some()),
+            Change::BgpPeer(name, it) => (Self::BgpPeer(name.clone()), it.is_some()),
             Change::Secret(name, it) => (Self::Secret(name.clone()), it.is_some()),
             Change::Gateway(name, it) => (Self::Gateway(name.clone()), it.is_some()),
             Change::Report(name, gateway, it) => {

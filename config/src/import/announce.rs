@@ -9,7 +9,9 @@ use serde_json::{Map, json};
 use super::imported::Imported;
 use super::metallb::{Advertisement, Found, MetalLbPool};
 use super::selectors;
+use crate::announce::is_interface_name;
 use crate::crd::AddressPoolSpec;
+use crate::field::Shown;
 use crate::selector::SelectorExt as _;
 
 /// Adds the announcement of a pool to its draft, and says what can't be carried over.
@@ -53,6 +55,20 @@ pub(super) fn convert(
         return;
     };
     let mut fields = Map::new();
+    let (interfaces, odd): (BTreeSet<_>, BTreeSet<_>) =
+        interfaces.into_iter().partition(|it| is_interface_name(it));
+    if !odd.is_empty() {
+        imported.warnings.push(format!(
+            "AddressPool {name}: {names} name interfaces that can't be called so: {}.",
+            odd.iter()
+                .map(|it| Shown(it).to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
+        ));
+        if interfaces.is_empty() {
+            return;
+        }
+    }
     if !interfaces.is_empty() {
         fields.insert("interfaces".to_owned(), json!(interfaces));
     }

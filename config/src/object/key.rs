@@ -17,6 +17,8 @@ pub enum Kind {
     Node,
     /// fairway.dev/v1alpha1 AddressPool.
     AddressPool,
+    /// fairway.dev/v1alpha1 BGPPeer.
+    BgpPeer,
     /// v1 Secret.
     Secret,
     /// v1 Service.
@@ -29,10 +31,11 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Namespace,
         Self::Node,
         Self::AddressPool,
+        Self::BgpPeer,
         Self::Secret,
         Self::Service,
         Self::EndpointSlice,
@@ -45,6 +48,7 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::Node => "Node",
             Self::AddressPool => "AddressPool",
+            Self::BgpPeer => "BGPPeer",
             Self::Secret => "Secret",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
@@ -56,7 +60,7 @@ impl Kind {
     pub fn api_version(self) -> &'static str {
         match self {
             Self::Namespace | Self::Node | Self::Secret | Self::Service | Self::Endpoints => "v1",
-            Self::AddressPool => "fairway.dev/v1alpha1",
+            Self::AddressPool | Self::BgpPeer => "fairway.dev/v1alpha1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
         }
     }
@@ -64,7 +68,7 @@ impl Kind {
     /// Whether its objects are in namespaces.
     pub fn is_namespaced(self) -> bool {
         match self {
-            Self::Namespace | Self::Node | Self::AddressPool => false,
+            Self::Namespace | Self::Node | Self::AddressPool | Self::BgpPeer => false,
             Self::Secret | Self::Service | Self::EndpointSlice | Self::Endpoints => true,
         }
     }

@@ -1,6 +1,5 @@
 //! fairway.dev/v1alpha1 AddressPool.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -10,8 +9,10 @@ use crate::field::{Cursor, Shown};
 use crate::names::ClusterName;
 use crate::net::{AddressRange, IpFamily, from_bits, to_bits};
 use crate::pool::{AddressBlock, AddressPool, Forwarding, MAX_ENTRIES};
-use crate::selector::{Expression, Selector};
 use crate::service::Notice;
+
+use super::announce::announcement;
+use super::selectors::{not_null, selector};
 
 /// The fields of `spec`; a test holds the CRD's schema to the same set.
 pub const POOL_SPEC_FIELDS: &[&str] = &[
@@ -46,14 +47,7 @@ pub(super) fn pool(root: &Cursor<'_, '_>, name: &ClusterName) -> AddressPool {
     } else {
         Vec::new()
     };
-    let announce = spec.field("announce");
-    announce.only(&["layer2", "bgp"]);
-    if announce.mapping().is_some_and(|fields| !fields.is_empty()) {
-        notices.push(Notice::new(
-            "NotYetInForce",
-            "spec.announce is not acted on by this version of Fairway: the addresses have to reach the gateway by other means",
-        ));
-    }
+    let announce = announcement(&spec.field("announce"), &blocks, &mut notices);
     let forwarding = spec.field("forwarding");
     let carried_by = forwarding
         .one_of(&[("Proxy", Forwarding::Proxy), ("Node", Forwarding::Node)])
@@ -84,17 +78,9 @@ pub(super) fn pool(root: &Cursor<'_, '_>, name: &ClusterName) -> AddressPool {
             .integer_within(0..=i64::from(u32::MAX))
             .and_then(|number| u32::try_from(number).ok()),
         forwarding: carried_by,
+        announce: Arc::new(announce),
         notices,
         problems: Vec::new(),
-    }
-}
-
-/// A field that is there and null is an error: most of them restrict something, and the default
-/// does not. An API server has taken such fields out before.
-fn not_null(mapping: &Cursor<'_, '_>) {
-    let fields = mapping.value().as_object().into_iter().flatten();
-    for (key, _) in fields.filter(|(_, value)| value.is_null()) {
-        mapping.key_problem(key, "is null: leave the field out, or say what is meant");
     }
 }
 
@@ -269,71 +255,4 @@ fn is_link_local(range: AddressRange) -> bool {
     let first = from_bits(range.family(), first);
     let last = from_bits(range.family(), last);
     to_bits(range.first()) <= to_bits(last) && to_bits(first) <= to_bits(range.last())
-}
-
-/// A metav1.LabelSelector.
-fn selector(field: &Cursor<'_, '_>) -> Selector {
-    field.only(&["matchLabels", "matchExpressions"]);
-    not_null(field);
-    let labels = field.field("matchLabels");
-    not_null(&labels);
-    let mut expressions: Vec<Expression> = labels
-        .text_pairs()
-        .map(|(key, value)| Expression::Equal(key.to_owned(), value.to_owned()))
-        .collect();
-    for entry in field.field("matchExpressions").items() {
-        entry.only(&["key", "operator", "values"]);
-        not_null(&entry);
-        if entry.mapping().is_none() && !entry.is_present() {
-            entry.wrong("a mapping");
-        }
-        let key_field = entry.field("key");
-        let key = key_field.nonempty_text();
-        if key.is_none() && !key_field.is_present() {
-            key_field.missing("the name of a label");
-        } else if key.is_none() {
-            key_field.wrong("the name of a label");
-        }
-        let operator_field = entry.field("operator");
-        if !operator_field.is_present() {
-            operator_field.missing("In, NotIn, Exists or DoesNotExist");
-        }
-        let values_field = entry.field("values");
-        let values: BTreeSet<String> = values_field
-            .items()
-            .filter_map(|value| {
-                if !value.is_present() {
-                    value.wrong("a text");
-                }
-                value.text().map(str::to_owned)
-            })
-            .collect();
-        let operator = match operator_field.one_of(&[
-            ("In", (true, true)),
-            ("NotIn", (true, false)),
-            ("Exists", (false, true)),
-            ("DoesNotExist", (false, false)),
-        ]) {
-            Some((takes_values, _)) if takes_values == values.is_empty() => {
-                values_field.problem(if takes_values {
-                    "is empty: In and NotIn need values"
-                } else {
-                    "is not empty: Exists and DoesNotExist take no values"
-                });
-                continue;
-            }
-            Some(takes) => takes,
-            None => continue,
-        };
-        let Some(key) = key.map(str::to_owned) else {
-            continue;
-        };
-        expressions.push(match operator {
-            (true, true) => Expression::In(key, values),
-            (true, false) => Expression::NotIn(key, values),
-            (false, true) => Expression::Exists(key),
-            (false, false) => Expression::DoesNotExist(key),
-        });
-    }
-    expressions.into_iter().collect()
 }

@@ -124,6 +124,7 @@ impl State {
                 Change::Node(name, node) => self.put_node(name, node.as_deref()),
                 Change::EndpointSlice(..)
                 | Change::Secret(..)
+                | Change::BgpPeer(..)
                 | Change::Address(..)
                 | Change::Member(..)
                 | Change::FleetKey(..) => {}

@@ -57,6 +57,7 @@ pub(super) fn difference(
                 Kind::Namespace => changes.push(Change::Namespace(name, None)),
                 Kind::Node => changes.push(Change::Node(name, None)),
                 Kind::AddressPool => changes.push(Change::Pool(name, None)),
+                Kind::BgpPeer => changes.push(Change::BgpPeer(name, None)),
                 _ => {}
             }
         }
@@ -87,6 +88,9 @@ fn as_changes(object: &Object) -> Vec<Change> {
         }
         Object::Secret(it) => vec![Change::Secret(it.name.clone(), Some(Arc::clone(it)))],
         Object::Pool(it) => vec![Change::Pool(Arc::clone(&it.name), Some(Arc::clone(it)))],
+        Object::BgpPeer(it) => {
+            vec![Change::BgpPeer(Arc::clone(&it.name), Some(Arc::clone(it)))]
+        }
         Object::Service(_) | Object::Other { .. } => Vec::new(),
     }
 }

@@ -58,11 +58,9 @@ pub(super) fn parse(file: &Arc<str>, text: &str) -> Result<Manifest, Problem> {
                 manifest.problems.extend(all);
                 match (key, object) {
                     (Some(key), object) => {
-                        if let Object::Pool(pool) = &object {
-                            let all = pool.problems.iter().cloned();
-                            let all = all.map(|it| document.problem(file, &shown, it));
-                            manifest.problems.extend(all);
-                        }
+                        let all = object.problems().iter().cloned();
+                        let all = all.map(|it| document.problem(file, &shown, it));
+                        manifest.problems.extend(all);
                         manifest.entries.push(ManifestObject {
                             key,
                             number: document.number,

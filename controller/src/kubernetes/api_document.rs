@@ -107,6 +107,7 @@ pub(super) fn resource(kind: Kind) -> ApiResource {
         Kind::Namespace => "namespaces",
         Kind::Node => "nodes",
         Kind::AddressPool => "addresspools",
+        Kind::BgpPeer => "bgppeers",
         Kind::Secret => "secrets",
         Kind::Service => "services",
         Kind::EndpointSlice => "endpointslices",

@@ -84,7 +84,8 @@ impl StoreContext {
     /// Uses the snapshot for what the API server has not listed yet.
     pub(super) fn stand_in(&self) {
         let recalled = self.snapshot.as_ref().and_then(|it| lock(it).recall());
-        let Some(recalled) = recalled.filter(|it| it.is_complete(self.settings.reads.kinds()))
+        let Some(recalled) =
+            recalled.filter(|it| it.is_complete(self.settings.reads.indispensable()))
         else {
             return;
         };

@@ -34,8 +34,8 @@ pub(super) struct ObjectCache {
     services: HashMap<ObjectKey, ServiceRecord>,
     /// The other objects, with their version.
     others: BTreeMap<ObjectKey, Option<u64>>,
-    /// Nodes, namespaces and pools as subscribers were told of them. Each concerns many Services,
-    /// and most changes of one (heartbeats, counts) concern none.
+    /// Nodes, namespaces, pools and BGPPeers as subscribers were told of them. Each concerns many
+    /// Services, and most changes of one (heartbeats, counts, conditions) concern none.
     told: BTreeMap<ObjectKey, Object>,
     /// While a list goes on: the objects that were seen since it began.
     listed: BTreeMap<Kind, BTreeSet<ObjectKey>>,
@@ -119,11 +119,10 @@ impl ObjectCache {
         match read {
             Ok(read) => {
                 self.problems.remove(&key);
-                if let Object::Pool(pool) = &read.object
-                    && !pool.problems.is_empty()
-                {
+                let own = read.object.problems();
+                if !own.is_empty() {
                     let (place, shown) = (DocumentPlace::default(), key.to_string());
-                    let problems = pool.problems.iter().cloned();
+                    let problems = own.iter().cloned();
                     let problems = problems.map(|it| place.problem(&shown, it));
                     self.problems.insert(key.clone(), problems.collect());
                 }
@@ -205,7 +204,7 @@ impl ObjectCache {
         };
         let concerns_many = matches!(
             object,
-            Object::Node(_) | Object::Namespace(_) | Object::Pool(_)
+            Object::Node(_) | Object::Namespace(_) | Object::Pool(_) | Object::BgpPeer(_)
         );
         let is_told = concerns_many && self.told.get(&key) == Some(&object);
         if concerns_many && !is_told {
@@ -219,6 +218,7 @@ impl ObjectCache {
             Object::Node(it) => Change::Node(Arc::clone(&it.name), Some(it)),
             Object::Namespace(it) => Change::Namespace(Arc::clone(&it.name), Some(it)),
             Object::Pool(it) => Change::Pool(Arc::clone(&it.name), Some(it)),
+            Object::BgpPeer(it) => Change::BgpPeer(Arc::clone(&it.name), Some(it)),
             Object::Secret(it) => Change::Secret(it.name.clone(), Some(it)),
             // v1 Endpoints are mirrored into EndpointSlices by the cluster itself.
             Object::Endpoints(_) | Object::Other { .. } => return None,
@@ -420,6 +420,7 @@ impl ObjectCache {
             Kind::Node => Change::Node(Arc::clone(&key.name), None),
             Kind::Namespace => Change::Namespace(Arc::clone(&key.name), None),
             Kind::AddressPool => Change::Pool(Arc::clone(&key.name), None),
+            Kind::BgpPeer => Change::BgpPeer(Arc::clone(&key.name), None),
         })
     }
 

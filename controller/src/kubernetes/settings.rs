@@ -39,7 +39,8 @@ pub enum Reads {
     /// What a controller decides on: Services, AddressPools, the labels of Namespaces, and the
     /// addresses of Nodes.
     Controller,
-    /// What a gateway serves: Services, EndpointSlices, Nodes and AddressPools.
+    /// What a gateway serves: Services, EndpointSlices, Nodes and AddressPools; and the BGPPeers to
+    /// which it announces.
     Gateway,
 }
 
@@ -55,11 +56,25 @@ impl Reads {
             Self::Gateway => &[
                 Kind::Node,
                 Kind::AddressPool,
+                Kind::BgpPeer,
                 Kind::Service,
                 Kind::EndpointSlice,
             ],
         }
     }
+
+    /// Those without which nothing can be decided or served.
+    pub(super) fn indispensable(self) -> impl Iterator<Item = Kind> {
+        let kinds = self.kinds().iter().copied();
+        kinds.filter(|kind| !may_be_unknown(*kind))
+    }
+}
+
+/// Whether a cluster may have no such kind, so that there are no objects of it: a cluster whose
+/// CustomResourceDefinitions are of an earlier version has no BGPPeers (Helm leaves the definitions
+/// alone in an upgrade). AddressPools were there from the first version on.
+pub(super) fn may_be_unknown(kind: Kind) -> bool {
+    kind == Kind::BgpPeer
 }
 
 pub(super) fn key_of(name: &ServiceName) -> ObjectKey {
@@ -79,6 +94,18 @@ pub(super) fn now() -> Timestamp {
 mod tests {
     use super::super::election::{DURATION, WRITES};
     use super::*;
+
+    #[test]
+    fn what_an_earlier_version_wrote_down_is_enough_to_serve_from() {
+        let kinds: Vec<_> = Reads::Gateway.indispensable().collect();
+        let earlier = [
+            Kind::Node,
+            Kind::AddressPool,
+            Kind::Service,
+            Kind::EndpointSlice,
+        ];
+        assert_eq!(kinds, earlier);
+    }
 
     #[test]
     fn a_request_of_a_former_leader_has_ended_before_the_next_one_leads() {

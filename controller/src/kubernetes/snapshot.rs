@@ -59,10 +59,8 @@ pub(super) struct Recalled {
 
 impl Recalled {
     /// Whether these kinds are complete in it.
-    pub(super) fn is_complete(&self, kinds: &[Kind]) -> bool {
-        kinds
-            .iter()
-            .all(|kind| self.complete.contains(kind.as_str()))
+    pub(super) fn is_complete(&self, mut kinds: impl Iterator<Item = Kind>) -> bool {
+        kinds.all(|kind| self.complete.contains(kind.as_str()))
     }
 
     /// The objects.
@@ -404,7 +402,7 @@ mod tests {
     fn found(state: &Path) -> (Vec<Value>, bool) {
         let mut snapshot = Snapshot::open(state).unwrap();
         let recalled = snapshot.recall().unwrap();
-        let complete = recalled.is_complete(&[Kind::Node]);
+        let complete = recalled.is_complete([Kind::Node].into_iter());
         (recalled.documents().map(|(_, it)| it).collect(), complete)
     }
 

@@ -9,7 +9,7 @@ use kube::runtime::watcher::{Config, Error, Event};
 
 use super::api_document::{ApiDocument, resource};
 use super::restore_detection::{News, watched};
-use super::settings::WATCH_SECONDS;
+use super::settings::{REQUEST, WATCH_SECONDS, may_be_unknown};
 use super::store_context::StoreContext;
 use crate::feed::lock;
 
@@ -41,6 +41,7 @@ async fn objects<const META: bool>(shared: &StoreContext, kind: Kind) {
         ..Config::default()
     };
     let mut events = pin!(watched(api, config));
+    let mut was_unknown = false;
     while let Some(event) = events.next().await {
         match event {
             Ok(News::Alive) => lock(&shared.progress).works(kind),
@@ -55,15 +56,47 @@ async fn objects<const META: bool>(shared: &StoreContext, kind: Kind) {
                 };
                 // That a list begins does not say that it will succeed.
                 if !matches!(event, ObjectEvent::Begins) {
+                    was_unknown = false;
                     lock(&shared.progress).works(kind);
                 }
                 shared.see(kind, event);
             }
             Err(error) => {
+                if may_be_unknown(kind) && is_unknown(shared, kind, &error).await {
+                    if !was_unknown {
+                        tracing::info!(%kind, "the cluster does not know this kind: there is none");
+                    }
+                    was_unknown = true;
+                    lock(&shared.progress).works(kind);
+                    shared.see(kind, ObjectEvent::Begins);
+                    shared.see(kind, ObjectEvent::Ends);
+                    continue;
+                }
                 let is_refused = matches!(code_of(&error), 401 | 403 | 404);
                 lock(&shared.progress).fails(kind, explain(kind, &error), is_refused);
             }
         }
+    }
+}
+
+/// Whether a watch failed because the API server has no such kind. To whoever has no right to list it,
+/// it says so of kinds that it has and of those that it has not: then its own list of kinds tells,
+/// which everybody may read.
+async fn is_unknown(shared: &StoreContext, kind: Kind, error: &Error) -> bool {
+    match code_of(error) {
+        404 => true,
+        403 => {
+            let known = shared.client.list_api_group_resources(kind.api_version());
+            match tokio::time::timeout(REQUEST, known).await {
+                Ok(Ok(known)) => {
+                    let plural = resource(kind).plural;
+                    known.resources.iter().all(|it| it.name != plural)
+                }
+                Ok(Err(kube::Error::Api(status))) => status.code == 404,
+                Ok(Err(_)) | Err(_) => false,
+            }
+        }
+        _ => false,
     }
 }
 

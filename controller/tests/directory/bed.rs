@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fairway_config::bgp_peer::BgpPeer;
 use fairway_config::exchange::{Batch, Change, Held, Status, StoredService, Write};
 use fairway_config::net::Protocol;
 use fairway_config::service::PortKey;
@@ -34,6 +35,7 @@ pub(crate) struct Bed {
     store: Option<Arc<DirectoryStore>>,
     batches: Option<Receiver<Batch>>,
     pub(crate) services: BTreeMap<String, Arc<StoredService>>,
+    pub(crate) peers: BTreeMap<String, Arc<BgpPeer>>,
     /// How old a Service's last change was said to be.
     pub(crate) since: BTreeMap<String, Option<Instant>>,
     synced: bool,
@@ -52,6 +54,7 @@ impl Bed {
             store: None,
             batches: None,
             services: BTreeMap::new(),
+            peers: BTreeMap::new(),
             since: BTreeMap::new(),
             synced: false,
         }
@@ -77,6 +80,7 @@ impl Bed {
         self.batches = Some(store.subscribe());
         self.store = Some(store);
         self.services.clear();
+        self.peers.clear();
         self.synced = false;
         self.until("synced", |bed| bed.synced).await;
     }
@@ -116,6 +120,12 @@ impl Bed {
                             Change::Service(name, None) => {
                                 self.since.insert(name.to_string(), batch.since);
                                 self.services.remove(&name.to_string());
+                            }
+                            Change::BgpPeer(name, Some(it)) => {
+                                self.peers.insert(name.to_string(), it);
+                            }
+                            Change::BgpPeer(name, None) => {
+                                self.peers.remove(&*name);
                             }
                             _ => {}
                         }

@@ -44,6 +44,48 @@ async fn a_stale_decision_is_refused() {
     assert_eq!(outcomes, [WriteOutcome::Refused]);
 }
 
+/// One with a problem is there, too: its session has to end.
+#[tokio::test]
+async fn a_peer_comes_changes_and_goes_and_a_restart_knows_it() {
+    let peer = |address: &str| {
+        format!(
+            "apiVersion: fairway.dev/v1alpha1\nkind: BGPPeer\nmetadata: {{name: tor}}\n\
+             spec: {{myASN: 64512, peerASN: 64513, peerAddress: {address}}}\n"
+        )
+    };
+    let mut bed = Bed::new();
+    bed.put("tor.yaml", &peer("192.0.2.1"));
+    bed.open().await;
+    let said = |bed: &Bed| {
+        let peer = bed.peers.get("tor")?;
+        Some((peer.peer_address?.to_string(), peer.problems.len()))
+    };
+    assert_eq!(said(&bed), Some(("192.0.2.1".to_owned(), 0)));
+    bed.put("tor.yaml", &peer("192.0.2.2"));
+    bed.until("the other address", |bed| {
+        said(bed) == Some(("192.0.2.2".to_owned(), 0))
+    })
+    .await;
+    bed.put("tor.yaml", &peer("192.0.2.2, peerPort: 0"));
+    bed.until("the problem", |bed| {
+        said(bed) == Some(("192.0.2.2".to_owned(), 1))
+    })
+    .await;
+    bed.until("the problem to be told", |bed| {
+        let problems = bed.problems();
+        let all = problems.iter();
+        all.filter(|it| it.contains("BGPPeer tor, spec.peerPort: is 0"))
+            .count()
+            == 1
+    })
+    .await;
+    bed.close().await;
+    bed.open().await;
+    assert_eq!(said(&bed), Some(("192.0.2.2".to_owned(), 1)));
+    fs::remove_file(bed.manifests.join("tor.yaml")).unwrap();
+    bed.until("it to be gone", |bed| bed.peers.is_empty()).await;
+}
+
 #[tokio::test]
 async fn a_change_that_follows_another_closely_does_not_wait_for_long() {
     let mut bed = Bed::new();

@@ -282,6 +282,36 @@ fn what_concerns_many_services_is_told_where_what_is_used_of_it_differs() {
     assert!(told(pool(3, 8, 5)));
 }
 
+#[test]
+fn a_peer_is_told_where_it_changed_and_its_problems_are_shown() {
+    let peer = |version: u32, port: u32, ready: &str| {
+        json!({
+            "apiVersion": "fairway.dev/v1alpha1", "kind": "BGPPeer",
+            "metadata": {"name": "tor", "resourceVersion": version.to_string()},
+            "spec": {"myASN": 64512, "peerASN": 64513, "peerAddress": "192.0.2.1", "peerPort": port},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]},
+        })
+    };
+    let mut cache = cache(false);
+    let put = |cache: &mut ObjectCache, document: Value| cache.put(Kind::BgpPeer, &document, NOW);
+    let told = put(&mut cache, peer(1, 179, "True"));
+    assert!(matches!(told, Some(Change::BgpPeer(_, Some(it))) if it.peer_port == 179));
+    assert!(put(&mut cache, peer(2, 179, "False")).is_none());
+    assert!(cache.problems().is_empty());
+    // One that can't be is told as well: its session has to end.
+    let told = put(&mut cache, peer(3, 0, "False"));
+    assert!(matches!(told, Some(Change::BgpPeer(_, Some(it))) if it.problems.len() == 1));
+    let problems = cache.problems();
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].object, "BGPPeer tor");
+    assert_eq!(problems[0].field, "spec.peerPort");
+    // A list without it: the kind may be gone from the cluster.
+    cache.begin(Kind::BgpPeer);
+    let gone = cache.end(Kind::BgpPeer);
+    assert!(matches!(&gone[..], [Change::BgpPeer(name, None)] if &**name == "tor"));
+    assert!(cache.problems().is_empty());
+}
+
 /// The same Service, taken by the controller of this class.
 fn taken(version: u32, class: &str, status: &Value) -> Value {
     let mut taken = service(version, status);

@@ -34,6 +34,7 @@ impl Builder {
                 }
                 Change::Namespace(..)
                 | Change::Secret(..)
+                | Change::BgpPeer(..)
                 | Change::PoolStatus(..)
                 | Change::Report(..)
                 | Change::Gateway(..)
