@@ -12,6 +12,7 @@ use fairway_controller::{DirectoryStore, Store};
 use fairway_gateway::Gateway;
 use fairway_gateway::admin::{self, Views as _};
 use fairway_gateway::icmp::IcmpSockets;
+use fairway_gateway::layer2::Layer2;
 use fairway_gateway::metrics::Recorder;
 use fairway_gateway_core::build::ServeNodePorts;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -65,6 +66,7 @@ pub(crate) struct Traffic {
     pub(crate) steering: bool,
     pub(crate) udp_flows: Option<u32>,
     pub(crate) icmp_sockets: IcmpSockets,
+    pub(crate) layer2: Layer2,
     pub(crate) udp_offload: bool,
     pub(crate) io_uring: bool,
     pub(crate) allow_loopback: bool,
@@ -73,7 +75,7 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     /// The settings that the flags name.
-    fn new(args: TrafficArgs, icmp_sockets: IcmpSockets) -> Self {
+    fn new(args: TrafficArgs, icmp_sockets: IcmpSockets, layer2: Layer2) -> Self {
         Self {
             name: args.node_name.unwrap_or_else(host_name).into(),
             node_addresses: args.node_address,
@@ -86,6 +88,7 @@ impl Traffic {
             steering: !args.no_steering,
             udp_flows: args.udp_flows,
             icmp_sockets,
+            layer2,
             udp_offload: !args.no_udp_offload,
             io_uring: !args.no_io_uring,
             allow_loopback: args.allow_loopback_endpoints,
@@ -116,6 +119,7 @@ impl Traffic {
             steering: self.steering,
             max_flows: self.udp_flows.map(|flows| flows as usize),
             icmp_sockets: self.icmp_sockets,
+            layer2: self.layer2,
             udp_offload: self.udp_offload,
             io_uring: self.io_uring,
             drain_timeout: self.drain_timeout,
@@ -339,11 +343,16 @@ pub(crate) fn run_with_traffic(
     traffic: TrafficArgs,
     start: impl AsyncFnOnce(ProcessBase, Traffic) -> anyhow::Result<RunningProcess>,
 ) -> anyhow::Result<ExitCode> {
-    // Opened before the process starts threads.
+    // Both before the process starts other threads, which then have no CAP_NET_RAW. A thread of the responder keeps
+    // it, for interfaces come and go.
+    let layer2 = Layer2::start().context("the threads that answer ARP can't be started")?;
     let icmp_sockets = IcmpSockets::open();
-    run(args, async |base| {
-        start(base, Traffic::new(traffic, icmp_sockets)).await
-    })
+    let of_process = layer2.clone();
+    let code = run(args, async |base| {
+        start(base, Traffic::new(traffic, icmp_sockets, of_process)).await
+    });
+    layer2.stop();
+    code
 }
 
 /// The number of cores.

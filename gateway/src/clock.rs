@@ -1,9 +1,17 @@
 //! The clock of the process.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fairway_config::time::Timestamp;
+use fairway_gateway_core::fleet::BootTime;
 use fairway_gateway_core::route::Tick;
+use rustix::time::{ClockId, clock_gettime};
+
+/// The time since the machine started, with the time that it slept.
+pub fn boot_time() -> BootTime {
+    let time = clock_gettime(ClockId::Boottime);
+    BootTime(Duration::try_from(time).unwrap_or_default())
+}
 
 /// The process's monotonic clock as [`Tick`]s.
 #[derive(Clone, Copy, Debug)]

@@ -17,7 +17,8 @@
 //! 6. [`port`]: what TCP, UDP and HTTP share of a port; `open_connection`: counts a client's connection of it;
 //!    [`counters`]: what its metrics are made of;
 //! 7. [`http`]: ports that are balanced by request, on pingora;
-//! 8. [`admin`], [`metrics`]: what people and scrapers see.
+//! 8. [`layer2`]: answers ARP and Neighbor Discovery for addresses that this gateway owns;
+//! 9. [`admin`], [`metrics`]: what people and scrapers see.
 //!
 //! Invariants:
 //! - A failure is the state of one listener, which is tried again until it works. It never ends the process.
@@ -50,6 +51,7 @@ mod hops;
 mod host;
 pub mod http;
 pub mod icmp;
+pub mod layer2;
 pub mod local;
 pub mod metrics;
 mod open_connection;

@@ -38,6 +38,12 @@ pub const MANIFEST_ERRORS: &str = "fairway_manifest_errors";
 pub const EVENTS_DROPPED: &str = "fairway_events_dropped_total";
 /// Counter: lines of the log that found no room, as its reader did not take them.
 pub const LOG_LINES_DROPPED: &str = "fairway_log_lines_dropped_total";
+/// Counter: frames that announce an address on layer 2; label `kind`.
+pub const ANNOUNCEMENTS: &str = "fairway_announcements_total";
+/// Counter: answers to ARP requests and neighbor solicitations; label `protocol`.
+pub const NEIGHBOR_ANSWERS: &str = "fairway_neighbor_answers_total";
+/// Counter: conflicts that began, with hosts that answer for an address which this gateway owns.
+pub const ADDRESS_CONFLICTS: &str = "fairway_address_conflicts_total";
 /// Gauge: objects whose write the store rejects.
 pub const REJECTED_WRITES: &str = "fairway_rejected_writes";
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use fairway_config::names::ClusterName;
 
 use crate::icmp::IcmpSockets;
+use crate::layer2::Layer2;
 
 /// The settings of a gateway. They do not change while it runs.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct GatewaySettings {
     pub max_flows: Option<usize>,
     /// The sockets by which a UDP client is told that no endpoint takes its datagrams.
     pub icmp_sockets: IcmpSockets,
+    /// What answers ARP and Neighbor Discovery for addresses that this gateway owns.
+    pub layer2: Layer2,
     /// Whether connections to external addresses are steered by the kernel, where the process may
     /// (CAP_BPF and CAP_NET_ADMIN).
     pub steering: bool,
@@ -63,6 +66,7 @@ impl GatewaySettings {
             name_server: None,
             max_flows: None,
             icmp_sockets: IcmpSockets::none(),
+            layer2: Layer2::none(),
             steering: true,
             udp_offload: true,
             io_uring: true,

@@ -136,7 +136,7 @@ fn the_unit_is_well_formed_and_everything_that_fairway_needs_works_under_it() ->
         .filter(|link| link.to_string_lossy().contains("io_uring"));
     ensure!(rings.count() > 0, "no io_uring");
     // The sandbox is there: a filter, no new privileges, three capabilities, nobody's user. A fourth one,
-    // CAP_NET_RAW, was given up when the sockets were open that it is for.
+    // CAP_NET_RAW, is one thread's alone.
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -154,6 +154,7 @@ fn the_unit_is_well_formed_and_everything_that_fairway_needs_works_under_it() ->
         "{capabilities:x}"
     );
     ensure!(field("CapPrm")? == field("CapEff")?, "{status}");
+    one_thread_keeps_the_right_to_packet_sockets(&pid)?;
     it.is_told_that_a_port_is_unreachable()?;
     ensure!(!field("Uid")?.starts_with("0\t"), "{status}");
     wait::until_some("the state is written", || {
@@ -166,6 +167,31 @@ fn the_unit_is_well_formed_and_everything_that_fairway_needs_works_under_it() ->
     })?;
     // What it says of itself.
     it.systemd.is("StatusText", "Ready.")
+}
+
+/// What answers ARP has no capability; what opens sockets for it has CAP_NET_RAW and CAP_NET_ADMIN; no other thread
+/// has CAP_NET_RAW.
+fn one_thread_keeps_the_right_to_packet_sockets(pid: &impl std::fmt::Display) -> Result<()> {
+    let (admin, raw) = (1 << 12, 1 << 13);
+    let mut seen = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        let name = status.lines().find_map(|line| line.strip_prefix("Name:"));
+        let sets = status.lines().filter(|line| line.starts_with("Cap"));
+        for line in sets.filter(|line| !line.starts_with("CapBnd")) {
+            let (set, value) = line.split_once(':').context("a set")?;
+            let has = u64::from_str_radix(value.trim(), 16)?;
+            let wanted = match (name.map(str::trim), set) {
+                (Some("fairway-links"), "CapEff" | "CapPrm") => admin | raw,
+                (Some("fairway-links" | "fairway-layer2"), _) => 0,
+                _ => has & !raw,
+            };
+            ensure!(has == wanted, "{status}");
+        }
+        seen += i32::from(status.starts_with("Name:\tfairway-l"));
+    }
+    ensure!(seen == 2, "{seen} threads");
+    Ok(())
 }
 
 fn the_unit_starts_fairway_anew_however_it_ends() -> Result<()> {

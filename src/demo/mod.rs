@@ -17,6 +17,7 @@ use fairway_config::annotations::DEFAULT_CLASS;
 use fairway_config::service::ForwardTo;
 use fairway_controller_core::NodePortRange;
 use fairway_gateway::icmp::IcmpSockets;
+use fairway_gateway::layer2::Layer2;
 use fairway_gateway_core::build::ServeNodePorts;
 
 use crate::args::{DEFAULT_ADMIN, DemoArgs, LogFormat};
@@ -76,6 +77,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
             steering: false,
             udp_flows: None,
             icmp_sockets: IcmpSockets::none(),
+            layer2: Layer2::none(),
             udp_offload: true,
             io_uring: true,
             allow_loopback: true,

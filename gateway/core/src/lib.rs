@@ -12,14 +12,17 @@
 //! 6. [`reachability`]: whether an endpoint can be reached, by the outcome of its last dials;
 //! 7. [`flows`]: the UDP flow table;
 //! 8. [`fleet`]: which gateway owns an external address on a layer 2 network (nobody announces by it yet);
-//! 9. [`source_pool`]: which of the host's addresses endpoints are dialled from.
+//! 9. [`layer2`]: what answers ARP and Neighbor Discovery for the addresses that a gateway owns ([`checksum`]);
+//! 10. [`source_pool`]: which of the host's addresses endpoints are dialled from.
 
 pub mod affinity;
 pub mod build;
+pub mod checksum;
 pub mod eligible;
 pub mod fleet;
 pub mod flows;
 pub mod guard;
+pub mod layer2;
 mod lru;
 pub mod pick;
 pub mod rank;

@@ -3,8 +3,9 @@
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::{
-    EVENTS_DROPPED, LOG_LINES_DROPPED, MANIFEST_ERRORS, MANIFEST_PASSES, PROGRAMMING_DURATION,
-    REJECTED_WRITES, STORE_ERRORS, SYNC_DURATION,
+    ADDRESS_CONFLICTS, ANNOUNCEMENTS, EVENTS_DROPPED, LOG_LINES_DROPPED, MANIFEST_ERRORS,
+    MANIFEST_PASSES, NEIGHBOR_ANSWERS, PROGRAMMING_DURATION, REJECTED_WRITES, STORE_ERRORS,
+    SYNC_DURATION,
 };
 use crate::counters::DIALS_EXHAUSTED;
 
@@ -83,6 +84,30 @@ impl Recorder {
         metrics::describe_counter!(
             DIALS_EXHAUSTED,
             "Dials that failed because this process or host had no port or file descriptor left."
+        );
+        for kind in [
+            "arp_request",
+            "arp_reply",
+            "neighbor_advertisement",
+            "defence",
+        ] {
+            metrics::counter!(ANNOUNCEMENTS, "kind" => kind).absolute(0);
+        }
+        for protocol in ["arp", "ndp"] {
+            metrics::counter!(NEIGHBOR_ANSWERS, "protocol" => protocol).absolute(0);
+        }
+        metrics::describe_counter!(
+            ANNOUNCEMENTS,
+            "Frames that told neighbors on layer 2 where an address is."
+        );
+        metrics::describe_counter!(
+            NEIGHBOR_ANSWERS,
+            "Answers to ARP requests and neighbor solicitations."
+        );
+        metrics::counter!(ADDRESS_CONFLICTS).absolute(0);
+        metrics::describe_counter!(
+            ADDRESS_CONFLICTS,
+            "Conflicts that began: another host answered for an address that this gateway owned."
         );
         let process = metrics_process::Collector::default();
         process.describe();

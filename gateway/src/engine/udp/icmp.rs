@@ -2,10 +2,11 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// The protocol numbers of ICMP, UDP and ICMPv6.
+use fairway_gateway_core::checksum::{ICMP_V6, icmp_v6_checksum, internet_checksum};
+
+/// The protocol numbers of ICMP and UDP.
 const ICMP: u8 = 1;
 const UDP: u8 = 17;
-const ICMP_V6: u8 = 58;
 
 /// The time to live of what is sent, and the class of service that Linux gives to ICMP errors.
 const HOPS: u8 = 64;
@@ -20,7 +21,7 @@ pub(super) fn packet_v4(from: Ipv4Addr, client: Ipv4Addr, ports: (u16, u16)) -> 
     // Destination unreachable, port unreachable; then the checksum and four unused bytes.
     let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
     message.extend(quoted);
-    let sum = checksum(&message);
+    let sum = internet_checksum(&message);
     set_checksum(&mut message, 2, sum);
     let mut packet = header_v4(ICMP, 20 + message.len() as u16, HOPS, from, client);
     packet.extend(message);
@@ -35,7 +36,7 @@ fn header_v4(protocol: u8, length: u16, hops: u8, from: Ipv4Addr, to: Ipv4Addr) 
     header.extend([0, 0, 0, 0, hops, protocol, 0, 0]);
     header.extend(from.octets());
     header.extend(to.octets());
-    let sum = checksum(&header);
+    let sum = internet_checksum(&header);
     set_checksum(&mut header, 10, sum);
     header
 }
@@ -48,12 +49,7 @@ pub(super) fn packet_v6(from: Ipv6Addr, client: Ipv6Addr, ports: (u16, u16)) -> 
     let mut message = vec![1, 4, 0, 0, 0, 0, 0, 0];
     message.extend(quoted);
     let length = message.len() as u16;
-    // The pseudo-header of RFC 8200, 8.1.
-    let mut summed = [from.octets(), client.octets()].concat();
-    summed.extend(u32::from(length).to_be_bytes());
-    summed.extend([0, 0, 0, ICMP_V6]);
-    summed.extend(&message);
-    let sum = checksum(&summed);
+    let sum = icmp_v6_checksum(from, client, &message);
     set_checksum(&mut message, 2, sum);
     let mut packet = header_v6(ICMP_V6, length, HOPS, from, client);
     packet.extend(message);
@@ -75,20 +71,6 @@ fn udp_header((from, to): (u16, u16)) -> [u8; 8] {
     [a, b, c, d, 0, 8, 0, 0]
 }
 
-/// The Internet checksum (RFC 1071).
-fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|word| match word {
-        [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
-        [high] => u32::from(*high) << 8,
-        _ => 0,
-    });
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    !(sum as u16)
-}
-
 fn set_checksum(bytes: &mut [u8], at: usize, sum: u16) {
     if let Some(place) = bytes.get_mut(at..at + 2) {
         place.copy_from_slice(&sum.to_be_bytes());
@@ -107,7 +89,7 @@ mod tests {
         let packet = packet_v4(from.parse().unwrap(), client.parse().unwrap(), (40_000, 53));
         assert_eq!(packet.len(), 56);
         for part in [&packet[..20], &packet[20..], &packet[28..48]] {
-            assert_eq!(checksum(part), 0, "{part:x?}");
+            assert_eq!(internet_checksum(part), 0, "{part:x?}");
         }
         assert_eq!(packet[48..52], [0x9c, 0x40, 0, 53], "the client's ports");
 
@@ -117,7 +99,7 @@ mod tests {
         let mut summed = packet[8..40].to_vec();
         summed.extend([0, 0, 0, 56, 0, 0, 0, 58]);
         summed.extend(&packet[40..]);
-        assert_eq!(checksum(&summed), 0);
+        assert_eq!(internet_checksum(&summed), 0);
         assert_eq!(packet[88..92], [0x9c, 0x40, 0, 53], "the client's ports");
     }
 }

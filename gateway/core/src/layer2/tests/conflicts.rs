@@ -1,0 +1,191 @@
+//! Others that have our addresses, or new ones.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// Frames that were sent from one time to another, by kind.
+fn sent(responder: &mut Responder, from: u64, to: u64) -> Vec<(u64, FrameKind)> {
+    let mut sent = Vec::new();
+    for ms in from..to {
+        while let Some(frame) = responder.next_due(at(ms), FOREVER) {
+            if !matches!(frame.kind, FrameKind::Announcement(_)) {
+                sent.push((ms, frame.kind));
+            }
+        }
+    }
+    sent
+}
+
+#[test]
+fn a_forged_frame_is_defended_once_and_asked_after() {
+    let told = NeighborAdvertisement {
+        source: v6(1),
+        destination: Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
+        target: v6(1),
+        is_solicited: false,
+        overrides: true,
+        target_hardware: Some(OTHER),
+    };
+    let table: [(IpAddr, Vec<u8>); 2] = [
+        (v4(1).into(), request(v4(1), OTHER, v4(1))),
+        (v6(1).into(), ethernet(OURS, OTHER, IP_V6, &told.write())),
+    ];
+    for (address, forged) in table {
+        let mut responder = responder();
+        // A thousand of them in a second.
+        for n in 0..1000 {
+            assert_eq!(responder.receive(at(QUIET + n), FOREVER, &forged), None);
+        }
+        let sent = sent(&mut responder, QUIET, QUIET + 9000);
+        assert_eq!(
+            sent,
+            [
+                (QUIET + 300, FrameKind::Defence(address)),
+                (QUIET + 1000, FrameKind::Probe),
+            ],
+            "{address}"
+        );
+        assert_eq!(
+            responder.conflicts(),
+            BTreeMap::new(),
+            "no word of it later"
+        );
+    }
+}
+
+#[test]
+fn one_that_goes_on_is_a_conflict_until_it_is_gone() {
+    let mut responder = responder();
+    let forged = request(v4(1), OTHER, v4(9));
+    responder.receive(at(QUIET), FOREVER, &forged);
+    let mut defences = 0;
+    let mut stated = None;
+    for ms in QUIET..QUIET + 60_000 {
+        while let Some(frame) = responder.next_due(at(ms), FOREVER) {
+            match frame.kind {
+                FrameKind::Defence(_) => defences += 1,
+                // It answers when it is asked, for half a minute.
+                FrameKind::Probe if ms < QUIET + 30_000 => {
+                    let reply = ArpPacket {
+                        operation: ArpOperation::Reply,
+                        sender_hardware: OTHER,
+                        sender: v4(1),
+                        target_hardware: OURS,
+                        target: Ipv4Addr::UNSPECIFIED,
+                    };
+                    let reply = ethernet(OURS, OTHER, ARP, &reply.write());
+                    responder.receive(at(ms), FOREVER, &reply);
+                }
+                _ => {}
+            }
+        }
+        let conflicts = responder.conflicts();
+        if ms < QUIET + 1000 {
+            assert!(conflicts.is_empty());
+        } else if ms < QUIET + 30_000 {
+            let conflict = conflicts.get(&v4(1).into()).unwrap();
+            assert_eq!(conflict.hardware_address, OTHER);
+            assert_eq!(conflict.since, at(QUIET));
+            stated = Some(ms);
+        }
+    }
+    assert!(stated.is_some());
+    assert_eq!(responder.conflicts(), BTreeMap::new(), "it has gone");
+    // At once, and after it was seen again 11 s later.
+    assert_eq!(defences, 2);
+}
+
+#[test]
+fn another_gateway_that_takes_the_address_over_is_no_conflict() {
+    let mut responder = responder();
+    let forged = request(v4(1), OTHER, v4(1));
+    responder.receive(at(QUIET), FOREVER, &forged);
+    assert!(sent(&mut responder, QUIET, QUIET + 300).is_empty());
+    // By now it has heard of the new term.
+    responder.set_owned(at(QUIET + 300), &terms(&[v6(1).into()], 1));
+    responder.receive(at(QUIET + 1500), FOREVER, &forged);
+    assert!(sent(&mut responder, QUIET + 300, QUIET + 5000).is_empty());
+    assert_eq!(responder.conflicts(), BTreeMap::new());
+}
+
+#[test]
+fn another_interface_of_this_host_is_no_conflict() {
+    let mut responder = responder();
+    responder.set_host_hardware([OTHER]);
+    for ms in [0, 1500, 3000] {
+        responder.receive(at(QUIET + ms), FOREVER, &request(v4(1), OTHER, v4(1)));
+    }
+    assert!(sent(&mut responder, QUIET, QUIET + 5000).is_empty());
+    assert_eq!(responder.conflicts(), BTreeMap::new());
+}
+
+#[test]
+fn a_new_address_is_free_when_nobody_answers_within_a_second() {
+    let free: IpAddr = v4(50).into();
+    let free6: IpAddr = v6(0x50).into();
+    let taken: IpAddr = v4(51).into();
+    let taken6: IpAddr = v6(0x51).into();
+    let mut responder = Responder::new(OURS);
+    responder.probe(at(0), [free, free6, taken, taken6]);
+    let mut asked: BTreeMap<String, usize> = BTreeMap::new();
+    let mut results = Vec::new();
+    for ms in 0..1000 {
+        // Without any right: it owns nothing.
+        while let Some(frame) = responder.next_due(at(ms), BootTime::default()) {
+            assert!(!frame.kind.claims());
+            *asked.entry(say(&frame.bytes)).or_default() += 1;
+        }
+        if ms == 250 {
+            // One that probes as well has no address yet.
+            let probe = request(Ipv4Addr::UNSPECIFIED, OTHER, v4(50));
+            responder.receive(at(ms), BootTime::default(), &probe);
+            let reply = request(v4(51), CLIENT, v4(9));
+            responder.receive(at(ms), BootTime::default(), &reply);
+            let told = NeighborAdvertisement {
+                source: v6(0x51),
+                destination: Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
+                target: v6(0x51),
+                is_solicited: false,
+                overrides: false,
+                target_hardware: Some(CLIENT),
+            };
+            let told = ethernet(HardwareAddress::BROADCAST, CLIENT, IP_V6, &told.write());
+            responder.receive(at(ms), BootTime::default(), &told);
+        }
+        results.extend(responder.take_probe_results());
+    }
+    let results: BTreeMap<_, _> = results.iter().map(|it| (it.address, it.outcome)).collect();
+    let wanted = [
+        (free, ProbeOutcome::Free),
+        (free6, ProbeOutcome::Free),
+        (taken, ProbeOutcome::Taken(CLIENT)),
+        (taken6, ProbeOutcome::Taken(CLIENT)),
+    ];
+    assert_eq!(results, BTreeMap::from(wanted));
+    let times: BTreeSet<usize> = asked.values().copied().collect();
+    assert_eq!(times, BTreeSet::from([2, 3]), "{asked:?}");
+    assert!(
+        asked
+            .keys()
+            .any(|it| it.contains("who has 203.0.113.50, tell 0.0.0.0"))
+    );
+    let group = solicited_node(v6(0x50));
+    assert!(
+        asked
+            .keys()
+            .any(|it| it.ends_with(&format!("tell :: by {group}")))
+    );
+}
+
+#[test]
+fn a_probe_on_a_link_that_goes_away_has_no_answer() {
+    let mut responder = Responder::new(OURS);
+    responder.probe(at(0), [v4(50).into()]);
+    responder.link_is_gone();
+    let wanted = ProbeResult {
+        address: v4(50).into(),
+        outcome: ProbeOutcome::Unknown,
+    };
+    assert_eq!(responder.take_probe_results(), [wanted]);
+}

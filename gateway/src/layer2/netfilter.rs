@@ -1,0 +1,359 @@
+//! Messages of nf_tables over netlink (linux/netfilter/nf_tables.h), as many of them as one table of ARP rules needs.
+//! The image has no `nft`, and a program to start is one more thing to wait for.
+
+use std::io;
+use std::time::Duration;
+
+use rtnetlink::sys::{Socket, SocketAddr};
+use socket2::SockRef;
+
+/// `NETLINK_NETFILTER`, `NFNL_SUBSYS_NFTABLES`, `NFPROTO_ARP`.
+const PROTOCOL: isize = 12;
+const NF_TABLES: u16 = 10;
+const FAMILY: u8 = 3;
+
+/// Types of messages.
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
+const NEW_TABLE: u16 = 0;
+const GET_TABLE: u16 = 1;
+const DELETE_TABLE: u16 = 2;
+const NEW_CHAIN: u16 = 3;
+const NEW_RULE: u16 = 6;
+
+/// Flags of messages (linux/netlink.h), and the type of an answer that has only an error or success.
+const REQUEST: u16 = 1;
+const ACKNOWLEDGE: u16 = 4;
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
+const ERROR: u16 = 2;
+
+/// The flag of an attribute that holds others.
+const NESTED: u16 = 0x8000;
+
+/// One element of a list of attributes.
+const ELEMENT: u16 = 1;
+
+/// The registers for verdicts and for values (`NFT_REG_VERDICT`, `NFT_REG_1`).
+const VERDICT: u32 = 0;
+const VALUE: u32 = 1;
+
+/// The kernel answers at once. If it does not, something else is wrong.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where ARP packets are looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ArpHook {
+    /// Before the kernel takes one in.
+    Input,
+    /// Before the kernel sends one.
+    Output,
+}
+
+/// The attributes of a message, or inside another attribute.
+#[derive(Debug, Default)]
+struct Attributes(Vec<u8>);
+
+impl Attributes {
+    fn add(mut self, kind: u16, value: &[u8]) -> Self {
+        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+        self.0.extend(length.to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    /// Numbers are in the order of the network.
+    fn number(self, kind: u16, value: u32) -> Self {
+        self.add(kind, &value.to_be_bytes())
+    }
+
+    fn text(self, kind: u16, value: &str) -> Self {
+        self.add(kind, &[value.as_bytes(), &[0]].concat())
+    }
+
+    fn nested(self, kind: u16, inner: &Self) -> Self {
+        self.add(kind | NESTED, &inner.0)
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.0.len() > usize::from(u16::MAX) - 4
+    }
+}
+
+/// A rule: expressions that are evaluated one after the other, until one does not match.
+#[derive(Debug, Default)]
+pub(super) struct RuleExpressions(Attributes);
+
+impl RuleExpressions {
+    fn expression(self, name: &str, data: &Attributes) -> Self {
+        let expression = Attributes::default().text(1, name).nested(2, data);
+        Self(self.0.nested(ELEMENT, &expression))
+    }
+
+    /// Loads bytes of the ARP packet.
+    pub(super) fn load(self, offset: u32, length: u32) -> Self {
+        let data = Attributes::default().number(1, VALUE).number(2, 1);
+        self.expression("payload", &data.number(3, offset).number(4, length))
+    }
+
+    /// Loads the name of the interface that the packet leaves by, with zeroes after it.
+    pub(super) fn load_interface(self) -> Self {
+        const OUTPUT_NAME: u32 = 7;
+        self.expression(
+            "meta",
+            &Attributes::default()
+                .number(1, VALUE)
+                .number(2, OUTPUT_NAME),
+        )
+    }
+
+    /// Goes on if what was loaded is this.
+    pub(super) fn equals(self, value: &[u8]) -> Self {
+        let value = Attributes::default().add(1, value);
+        let data = Attributes::default().number(1, VALUE).number(2, 0);
+        self.expression("cmp", &data.nested(3, &value))
+    }
+
+    /// Goes on if what was loaded is between these, or is one of them.
+    pub(super) fn between(self, first: &[u8], last: &[u8]) -> Self {
+        let value = |bytes| Attributes::default().add(1, bytes);
+        let data = Attributes::default().number(1, VALUE).number(2, 0);
+        let data = data.nested(3, &value(first)).nested(4, &value(last));
+        self.expression("range", &data)
+    }
+
+    /// Writes bytes into the ARP packet.
+    pub(super) fn store(self, offset: u32, value: &[u8]) -> Self {
+        let length = u32::try_from(value.len()).unwrap_or_default();
+        let value = Attributes::default().add(1, value);
+        let immediate = Attributes::default().number(1, VALUE).nested(2, &value);
+        let data = Attributes::default().number(5, VALUE).number(2, 1);
+        self.expression("immediate", &immediate)
+            .expression("payload", &data.number(3, offset).number(4, length))
+    }
+
+    fn verdict(self, verdict: &Attributes) -> Self {
+        let data = Attributes::default().nested(2, verdict);
+        let immediate = Attributes::default().number(1, VERDICT).nested(2, &data);
+        self.expression("immediate", &immediate)
+    }
+
+    pub(super) fn drop_packet(self) -> Self {
+        self.verdict(&Attributes::default().number(1, 0))
+    }
+
+    pub(super) fn accept(self) -> Self {
+        self.verdict(&Attributes::default().number(1, 1))
+    }
+
+    /// Goes on in another chain, and does not come back (`NFT_GOTO`).
+    pub(super) fn go_to(self, chain: &str) -> Self {
+        const GOTO: u32 = (-4_i32).cast_unsigned();
+        self.verdict(&Attributes::default().number(1, GOTO).text(2, chain))
+    }
+}
+
+/// Changes that the kernel makes all together, or none of them.
+#[derive(Debug)]
+pub(super) struct TableBatch {
+    table: &'static str,
+    bytes: Vec<u8>,
+    last: u32,
+    is_too_long: bool,
+}
+
+impl TableBatch {
+    /// A batch about one table of the family `arp`.
+    pub(super) fn new(table: &'static str) -> Self {
+        let mut batch = Self {
+            table,
+            bytes: Vec::new(),
+            last: 0,
+            is_too_long: false,
+        };
+        batch.edge(BATCH_BEGIN);
+        batch
+    }
+
+    /// Adds the table, if it is not there.
+    pub(super) fn add_table(&mut self) {
+        self.change(
+            NEW_TABLE,
+            CREATE,
+            &Attributes::default().text(1, self.table),
+        );
+    }
+
+    /// Removes the table with all that is in it.
+    pub(super) fn remove_table(&mut self) {
+        self.change(DELETE_TABLE, 0, &Attributes::default().text(1, self.table));
+    }
+
+    /// Adds a chain, which the kernel runs at `hook`, or only other chains lead to.
+    pub(super) fn add_chain(&mut self, chain: &str, hook: Option<ArpHook>) {
+        let mut attributes = Attributes::default().text(1, self.table).text(3, chain);
+        if let Some(hook) = hook {
+            let number = match hook {
+                ArpHook::Input => 0,
+                ArpHook::Output => 1,
+            };
+            // Priority 0 is that of filters; policy 1 is to accept.
+            let hook = Attributes::default().number(1, number).number(2, 0);
+            attributes = attributes.nested(4, &hook).number(5, 1).text(7, "filter");
+        }
+        self.change(NEW_CHAIN, CREATE, &attributes);
+    }
+
+    /// Adds a rule at the end of a chain.
+    pub(super) fn add_rule(&mut self, chain: &str, rule: &RuleExpressions) {
+        let attributes = Attributes::default().text(1, self.table).text(2, chain);
+        self.is_too_long |= rule.0.is_too_long();
+        self.change(NEW_RULE, CREATE | APPEND, &attributes.nested(4, &rule.0));
+    }
+
+    fn change(&mut self, kind: u16, flags: u16, attributes: &Attributes) {
+        self.last += 1;
+        let kind = (NF_TABLES << 8) | kind;
+        let message = message(
+            kind,
+            flags | ACKNOWLEDGE,
+            self.last,
+            (FAMILY, 0),
+            attributes,
+        );
+        self.bytes.extend(message);
+    }
+
+    fn edge(&mut self, kind: u16) {
+        let none = Attributes::default();
+        let message = message(kind, 0, self.last, (0, NF_TABLES), &none);
+        self.bytes.extend(message);
+    }
+
+    /// Has the kernel make the changes.
+    ///
+    /// # Errors
+    /// The kernel has no nf_tables for ARP (EOPNOTSUPP, EAFNOSUPPORT, ENOENT), or this thread may not (EPERM).
+    pub(super) fn commit(mut self) -> io::Result<()> {
+        if self.is_too_long {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.edge(BATCH_END);
+        exchange(&self.bytes, self.last)
+    }
+}
+
+/// Whether there is such a table of the family `arp`.
+///
+/// # Errors
+/// It can't be asked.
+pub(super) fn has_table(table: &str) -> io::Result<bool> {
+    let name = Attributes::default().text(1, table);
+    let kind = (NF_TABLES << 8) | GET_TABLE;
+    match exchange(&message(kind, ACKNOWLEDGE, 1, (FAMILY, 0), &name), 1) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A message with the head of netfilter's ones (`struct nfgenmsg`): family and resource.
+fn message(
+    kind: u16,
+    flags: u16,
+    number: u32,
+    (family, resource): (u8, u16),
+    attributes: &Attributes,
+) -> Vec<u8> {
+    let length = u32::try_from(20 + attributes.0.len()).unwrap_or(u32::MAX);
+    let mut message = Vec::new();
+    message.extend(length.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend((flags | REQUEST).to_ne_bytes());
+    message.extend(number.to_ne_bytes());
+    message.extend([0; 4]);
+    message.extend([family, 0]);
+    message.extend(resource.to_be_bytes());
+    message.extend(&attributes.0);
+    message
+}
+
+/// Sends messages, and reads answers until the first failure or the success of number `last`.
+fn exchange(messages: &[u8], last: u32) -> io::Result<()> {
+    let mut socket = Socket::new(PROTOCOL)?;
+    socket.bind_auto()?;
+    let options = SockRef::from(&socket);
+    options.set_read_timeout(Some(PATIENCE))?;
+    let _ = options.set_send_buffer_size(messages.len() * 2);
+    socket.send_to(messages, &SocketAddr::new(0, 0), 0)?;
+    let mut buffer = Vec::with_capacity(1 << 16);
+    loop {
+        buffer.clear();
+        socket.recv(&mut buffer, 0)?;
+        if is_done(&buffer, last)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Looks at answers. Whether the last message has succeeded is among them, or that one has failed.
+fn is_done(mut answers: &[u8], last: u32) -> io::Result<bool> {
+    while let Some(head) = answers.first_chunk::<16>() {
+        let [a, b, c, d, e, f, _, _, g, h, i, j, ..] = *head;
+        let length = u32::from_ne_bytes([a, b, c, d]) as usize;
+        let (kind, number) = (u16::from_ne_bytes([e, f]), u32::from_ne_bytes([g, h, i, j]));
+        // None where the length is less than that of the head.
+        let Some(answer) = answers.get(16..length) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        if kind == ERROR {
+            let code = answer.first_chunk().map_or(0, |it| i32::from_ne_bytes(*it));
+            if code != 0 {
+                return Err(io::Error::from_raw_os_error(code.saturating_neg()));
+            }
+            if number == last {
+                return Ok(true);
+            }
+        }
+        answers = answers
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(kind: u16, number: u32, code: i32) -> Vec<u8> {
+        let mut answer = Vec::new();
+        answer.extend(36_u32.to_ne_bytes());
+        answer.extend(kind.to_ne_bytes());
+        answer.extend([0, 0]);
+        answer.extend(number.to_ne_bytes());
+        answer.extend([0; 4]);
+        answer.extend(code.to_ne_bytes());
+        answer.extend([0; 16]);
+        answer
+    }
+
+    #[test]
+    fn answers_are_read_up_to_the_last_one() {
+        let first = answer(ERROR, 1, 0);
+        assert!(!is_done(&first, 2).unwrap_or(true));
+        let both = [first.clone(), answer(ERROR, 2, 0)].concat();
+        assert!(is_done(&both, 2).unwrap_or(false));
+        let failed = [first.clone(), answer(ERROR, 2, -libc::EPERM)].concat();
+        let error = is_done(&failed, 2).map_err(|it| it.raw_os_error());
+        assert_eq!(error, Err(Some(libc::EPERM)));
+        // What is no answer at all, and what is cut.
+        let other = [answer(NEW_TABLE, 2, 7), first].concat();
+        assert!(!is_done(&other, 2).unwrap_or(true));
+        assert!(is_done(other.get(..60).unwrap_or_default(), 2).is_err());
+        assert!(!is_done(&[0; 7], 2).unwrap_or(true));
+        assert!(is_done(&[0; 16], 2).is_err(), "a length of 0 has no end");
+    }
+}
