@@ -10,8 +10,10 @@ use clap::{Arg, Args, Command, Parser, Subcommand, ValueEnum};
 use fairway_config::annotations::DEFAULT_CLASS;
 use fairway_config::service::ForwardTo;
 use fairway_controller_core::NodePortRange;
+use fairway_gateway::fleet::DEFAULT_PORT;
 
 use crate::address;
+use crate::peers::NamedPeer;
 
 /// The LoadBalancer and NodePort gateway for bare-metal Kubernetes and for edge appliances.
 #[derive(Debug, Parser)]
@@ -243,6 +245,22 @@ pub(crate) struct TrafficArgs {
     /// This node's name [default: the host's name]
     #[arg(long, env = "FAIRWAY_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+    /// An address of another gateway that external addresses are announced together with; repeatable. This
+    /// gateway's own name counts for nothing, so all of them may have the same list
+    #[arg(
+        long,
+        env = "FAIRWAY_PEERS",
+        value_name = "NAME=IP",
+        value_delimiter = ','
+    )]
+    pub(crate) peers: Vec<NamedPeer>,
+    /// A file with the secret that all these gateways have, 16 bytes or more
+    #[arg(long, env = "FAIRWAY_PEERS_KEY_FILE", value_name = "FILE")]
+    pub(crate) peers_key_file: Option<PathBuf>,
+    /// The UDP port at which gateways that announce together hear each other
+    #[arg(long, env = "FAIRWAY_FLEET_PORT", value_name = "PORT", default_value_t = DEFAULT_PORT,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) fleet_port: u16,
     /// For tests: let endpoints be on loopback and on this host
     #[arg(long, env = "FAIRWAY_ALLOW_LOOPBACK_ENDPOINTS", hide_short_help = true)]
     pub(crate) allow_loopback_endpoints: bool,

@@ -4,7 +4,8 @@
 //! command is made of, [`signals`] and [`systemd`] what it says to whoever runs it; [`standalone`] wires
 //! controller and gateway over a directory, for itself and for [`demo`]; [`controller`] (with
 //! [`leader`]) and [`gateway`] each wire one of them over an API server ([`api_server`]); [`views`] is what the
-//! admin address shows; [`outcome`] is what a command comes to; [`get`], [`explain`], [`validate`] and
+//! admin address shows; [`peers`] reads the other gateways of a fleet; [`outcome`] is what a command comes to; [`get`],
+//! [`explain`], [`validate`] and
 //! [`import`] are the commands that print and end.
 
 mod address;
@@ -22,6 +23,7 @@ mod leader;
 mod listing;
 mod logs;
 mod outcome;
+mod peers;
 mod process;
 mod signals;
 mod standalone;

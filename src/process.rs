@@ -11,6 +11,7 @@ use fairway_config::view::{Readiness, ServiceRow};
 use fairway_controller::{DirectoryStore, Store};
 use fairway_gateway::Gateway;
 use fairway_gateway::admin::{self, Views as _};
+use fairway_gateway::fleet::FleetSettings;
 use fairway_gateway::icmp::IcmpSockets;
 use fairway_gateway::layer2::Layer2;
 use fairway_gateway::metrics::Recorder;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{ProcessArgs, TrafficArgs};
 use crate::outcome::WrongConfiguration;
+use crate::peers;
 use crate::signals::OtherSignals;
 use crate::systemd::{self, Observe, Observed};
 use crate::views::{ProcessViews, ServiceViews};
@@ -67,6 +69,7 @@ pub(crate) struct Traffic {
     pub(crate) udp_flows: Option<u32>,
     pub(crate) icmp_sockets: IcmpSockets,
     pub(crate) layer2: Layer2,
+    pub(crate) fleet: FleetSettings,
     pub(crate) udp_offload: bool,
     pub(crate) io_uring: bool,
     pub(crate) allow_loopback: bool,
@@ -75,9 +78,16 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     /// The settings that the flags name.
-    fn new(args: TrafficArgs, icmp_sockets: IcmpSockets, layer2: Layer2) -> Self {
-        Self {
-            name: args.node_name.unwrap_or_else(host_name).into(),
+    fn new(
+        args: TrafficArgs,
+        icmp_sockets: IcmpSockets,
+        layer2: Layer2,
+    ) -> Result<Self, WrongConfiguration> {
+        let name = args.node_name.unwrap_or_else(host_name);
+        let key_file = args.peers_key_file.as_deref();
+        let fleet = peers::fleet(&name, &args.peers, key_file, args.fleet_port)?;
+        Ok(Self {
+            name: name.into(),
             node_addresses: args.node_address,
             serve_node_ports: ServeNodePorts::Always,
             forward_to: args.forward_to.into(),
@@ -89,11 +99,12 @@ impl Traffic {
             udp_flows: args.udp_flows,
             icmp_sockets,
             layer2,
+            fleet,
             udp_offload: !args.no_udp_offload,
             io_uring: !args.no_io_uring,
             allow_loopback: args.allow_loopback_endpoints,
             name_server: args.name_server,
-        }
+        })
     }
 
     /// Starts a gateway over a store.
@@ -120,6 +131,7 @@ impl Traffic {
             max_flows: self.udp_flows.map(|flows| flows as usize),
             icmp_sockets: self.icmp_sockets,
             layer2: self.layer2,
+            fleet: self.fleet,
             udp_offload: self.udp_offload,
             io_uring: self.io_uring,
             drain_timeout: self.drain_timeout,
@@ -347,10 +359,8 @@ pub(crate) fn run_with_traffic(
     // it, for interfaces come and go.
     let layer2 = Layer2::start().context("the threads that answer ARP can't be started")?;
     let icmp_sockets = IcmpSockets::open();
-    let of_process = layer2.clone();
-    let code = run(args, async |base| {
-        start(base, Traffic::new(traffic, icmp_sockets, of_process)).await
-    });
+    let traffic = Traffic::new(traffic, icmp_sockets, layer2.clone())?;
+    let code = run(args, async |base| start(base, traffic).await);
     layer2.stop();
     code
 }

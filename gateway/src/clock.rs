@@ -24,11 +24,9 @@ pub struct Clock {
 impl Clock {
     /// A clock that starts now.
     pub fn start() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let seconds = since.map_or(0, |since| since.as_secs());
         Self {
             start: Instant::now(),
-            wall: Timestamp(i64::try_from(seconds).unwrap_or(i64::MAX)),
+            wall: wall_time(),
         }
     }
 
@@ -42,4 +40,11 @@ impl Clock {
         let seconds = i64::try_from(tick.0 / 1000).unwrap_or(i64::MAX);
         Timestamp(self.wall.0.saturating_add(seconds))
     }
+}
+
+/// The time of day.
+pub(crate) fn wall_time() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = since.map_or(0, |since| since.as_secs());
+    Timestamp(i64::try_from(seconds).unwrap_or(i64::MAX))
 }

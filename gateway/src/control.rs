@@ -3,9 +3,10 @@
 //! It alone decides, on a thread of its own; workers only see the result. The start, a change of an object,
 //! of the host's addresses or of a DNS answer all take the same path: take in, build, program, report.
 //!
-//! This file has the loop. `serving` hands a new route to a Service's ports, `reporting` makes the reports,
-//! `report_queue` knows which were sent, `drain_queue` which ports and endpoints drain.
+//! This file has the loop. `announce` says what may be announced, `serving` hands a new route to a Service's ports,
+//! `reporting` makes the reports, `report_queue` knows which were sent, `drain_queue` which ports and endpoints drain.
 
+mod announce;
 mod drain_queue;
 mod report_queue;
 mod reporting;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use fairway_config::exchange::Batch;
 use fairway_config::names::ServiceName;
+use fairway_config::net::AddressRange;
 use fairway_gateway_core::build::Builder;
 use fairway_gateway_core::route::Route;
 use fairway_gateway_core::source_pool::SourcePool;
@@ -26,10 +28,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::drain_queue::{DrainQueue, Draining};
 use self::report_queue::ReportQueue;
+use crate::announcing::Announcing;
 use crate::descriptors::Share;
 use crate::dials::Dials;
 use crate::dns::{DnsAnswer, DnsNames};
-use crate::engine::Cut;
+use crate::engine::{Cut, Mailbox};
+use crate::fleet::{AddressReportOutbox, RunningFleet};
+use crate::heartbeat::Heartbeat;
 use crate::host;
 use crate::local::{self, LocalRoutes};
 use crate::metrics::{PROGRAMMING_DURATION, SYNC_DURATION};
@@ -85,6 +90,17 @@ pub(crate) struct ControlTask {
     /// The revision of the store up to that batch.
     revision: u64,
     reports: ReportQueue,
+    announcing: Announcing,
+    /// The loops that carry traffic.
+    loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
+    /// What the fleet says of addresses.
+    address_reports: Arc<AddressReportOutbox>,
+    /// Runs from the first pool on that announces on layer 2.
+    fleet: Option<RunningFleet>,
+    /// When starting it is tried again.
+    fleet_retry: Option<Instant>,
+    /// The addresses for which the kernel must not answer by itself; none: that has not been said yet.
+    guarded: Option<Vec<AddressRange>>,
     /// Cancelled when connections are not to have their time to drain.
     cut: CancellationToken,
 }
@@ -106,6 +122,7 @@ enum ControlEvent {
     Routes(local::Changed),
     Names(Vec<DnsAnswer>),
     Dials,
+    Addresses,
     Time,
 }
 
@@ -118,6 +135,12 @@ impl ControlTask {
         cut: CancellationToken,
     ) -> Self {
         let routes = LocalRoutes::open(settings.make_local).await;
+        let loops = workers.iter();
+        let loops = loops.map(|worker| (worker.mailbox().clone(), worker.beat().clone()));
+        let loops = loops.collect();
+        let fleet = &settings.fleet;
+        let (members, key) = (fleet.members.iter().cloned(), fleet.key.clone());
+        let announcing = Announcing::new(settings.name.clone(), members, key);
         let mut opener = Opener::new(workers, shared.descriptors.clone(), routes);
         if settings.steering {
             opener.steer();
@@ -146,6 +169,12 @@ impl ControlTask {
             taken: 0,
             revision: 0,
             reports: ReportQueue::default(),
+            announcing,
+            loops,
+            address_reports: Arc::default(),
+            fleet: None,
+            fleet_retry: None,
+            guarded: None,
             cut,
             settings,
         }
@@ -184,6 +213,7 @@ impl ControlTask {
                 Some(changed) = routes.recv() => ControlEvent::Routes(changed),
                 answers = self.names.answers() => ControlEvent::Names(answers),
                 () = self.dials.told() => ControlEvent::Dials,
+                () = self.address_reports.told() => ControlEvent::Addresses,
                 batch = objects.recv(), if store => batch.map_or(ControlEvent::StoreGone, ControlEvent::Objects),
             };
             match event {
@@ -208,11 +238,13 @@ impl ControlTask {
                     }
                 }
                 ControlEvent::Dials => self.dials.schedule(Instant::now()),
+                ControlEvent::Addresses => self.reports.set_addresses(self.address_reports.take()),
                 ControlEvent::Time => {
                     self.look_at_dials();
                     self.drain();
                     self.expire();
                     self.collect_refused();
+                    self.retry_fleet();
                     let touched = self.programmer.retry().await;
                     self.report(touched);
                 }
@@ -228,6 +260,15 @@ impl ControlTask {
         }
         watching.abort();
         watching_routes.abort();
+        if let Some(fleet) = &mut self.fleet {
+            // What is to be said of it would come too late for others.
+            fleet.leave().await;
+            self.reports.set_addresses(self.address_reports.take());
+            let revision = if self.synced { self.revision } else { 0 };
+            if let Some(batch) = self.reports.take(revision) {
+                reports(batch);
+            }
+        }
         self.stop().await;
     }
 
@@ -260,6 +301,7 @@ impl ControlTask {
         self.taken = first.sequence;
         self.revision = first.revision;
         self.builder.apply(&first);
+        self.announcing.apply(&first.changes);
         for _ in 1..COALESCED {
             let Ok(batch) = more.try_recv() else { break };
             synced |= batch.synced;
@@ -267,6 +309,7 @@ impl ControlTask {
             self.taken = batch.sequence;
             self.revision = batch.revision;
             self.builder.apply(&batch);
+            self.announcing.apply(&batch.changes);
         }
         // Nothing is decided before all objects are here.
         self.synced |= synced;
@@ -338,7 +381,11 @@ impl ControlTask {
             programmed |= !wanted.is_empty();
             updates.push((service, wanted));
         }
+        let has_moved = self.announce_pools().await;
         services.extend(self.programmer.apply(updates).await);
+        if has_moved {
+            self.announce_services();
+        }
         services.extend(self.builder.take_reapplied());
         self.report(services);
         programmed
@@ -411,6 +458,7 @@ impl ControlTask {
     fn due(&self) -> Option<Instant> {
         let drain = self.draining.next_due();
         let due = drain.into_iter().chain(self.programmer.next_retry());
+        let due = due.chain(self.fleet_due());
         due.chain([self.expiry, self.collect])
             .chain(self.dials.due())
             .min()
@@ -419,6 +467,7 @@ impl ControlTask {
     /// Stops accepting. Ends when the last connection has ended, or the time to drain is over.
     async fn stop(mut self) {
         tracing::info!("no longer accepting, connections drain");
+        self.shared.draining.cancel();
         self.programmer.close().await;
         self.programmer.drain();
         self.shared.connections.close();
@@ -444,6 +493,9 @@ impl ControlTask {
             let _ = tokio::time::timeout(CUT, self.shared.connections.wait()).await;
         }
         self.programmer.end().await;
+        if let Some(fleet) = self.fleet {
+            fleet.end().await;
+        }
     }
 }
 

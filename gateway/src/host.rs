@@ -85,7 +85,7 @@ async fn dump(handle: &rtnetlink::Handle) -> Result<HostAddresses, rtnetlink::Er
 
 /// The address of one message. `Local` is the host's own where there are two: `Address` is then
 /// that of the other end of the link (rtnetlink(7)).
-fn address(message: &AddressMessage) -> Option<IpAddr> {
+pub(crate) fn address(message: &AddressMessage) -> Option<IpAddr> {
     let mut found = None;
     for attribute in &message.attributes {
         match attribute {

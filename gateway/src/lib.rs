@@ -5,19 +5,21 @@
 //! 2. `control`: the control task, which alone decides: objects in, routes built, listeners programmed, reports
 //!    out. It is fed by `host` (the addresses of this host), `dns` (names as endpoints) and `dials` (unreachable
 //!    endpoints); it fills `published`, from which `endpoint_rows` and others show;
-//! 3. `programmer`: opens and closes listeners, with `socket` (binding), `local` (routes that make a VIP local)
+//! 3. [`announcing`]: what may be announced, as the control task says; [`fleet`]: on layer 2, together with other
+//!    gateways, on a thread of its own, with `network` (interfaces and subnets); [`layer2`]: answers ARP and
+//!    Neighbor Discovery for addresses that this gateway owns;
+//! 4. `programmer`: opens and closes listeners, with `socket` (binding), `local` (routes that make a VIP local)
 //!    and `steering` (the kernel hands connections over); `slot`: a listen address and what it serves; `binding`:
 //!    its sockets; `change_log`: one log line for many changes;
-//! 4. `worker`: the two threads of a worker, one for `engine`, one for `tasks`; `task_context`: what the tasks of
+//! 5. `worker`: the two threads of a worker, one for `engine`, one for `tasks`; `task_context`: what the tasks of
 //!    one worker share; `shared`: what all workers share; `heartbeat`: shows that a runtime is not stuck;
-//! 5. `engine`: TCP connections from the accept until the client has the last byte, and UDP flows, with
+//! 6. `engine`: TCP connections from the accept until the client has the last byte, and UDP flows, with
 //!    `delivery` (of the last bytes), `pipes` (for splice), `descriptors` and `flow_pool` (the budgets of file
 //!    descriptors and of UDP flows), [`icmp`] (port unreachable for UDP clients) and `hops` (against forwarding
 //!    loops); `health`: `healthCheckNodePort`;
-//! 6. [`port`]: what TCP, UDP and HTTP share of a port; `open_connection`: counts a client's connection of it;
+//! 7. [`port`]: what TCP, UDP and HTTP share of a port; `open_connection`: counts a client's connection of it;
 //!    [`counters`]: what its metrics are made of;
-//! 7. [`http`]: ports that are balanced by request, on pingora;
-//! 8. [`layer2`]: answers ARP and Neighbor Discovery for addresses that this gateway owns;
+//! 8. [`http`]: ports that are balanced by request, on pingora;
 //! 9. [`admin`], [`metrics`]: what people and scrapers see.
 //!
 //! Invariants:
@@ -31,6 +33,7 @@
 //!   address have all bytes, or the time to drain is over.
 
 pub mod admin;
+pub mod announcing;
 mod binding;
 mod change_log;
 pub mod clock;
@@ -43,6 +46,7 @@ mod dials;
 mod dns;
 mod endpoint_rows;
 mod engine;
+pub mod fleet;
 mod flow_pool;
 pub mod gateway;
 mod health;
@@ -54,6 +58,7 @@ pub mod icmp;
 pub mod layer2;
 pub mod local;
 pub mod metrics;
+mod network;
 mod open_connection;
 mod own_http;
 mod pinning;

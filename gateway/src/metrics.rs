@@ -47,6 +47,11 @@ pub const ADDRESS_CONFLICTS: &str = "fairway_address_conflicts_total";
 /// Gauge: objects whose write the store rejects.
 pub const REJECTED_WRITES: &str = "fairway_rejected_writes";
 
+/// Counter: messages of the fleet; label `direction`.
+pub const HEARTBEATS: &str = "fairway_heartbeats_total";
+/// Counter: datagrams at the fleet's port that do not count; label `reason`.
+pub const HEARTBEATS_REJECTED: &str = "fairway_heartbeat_rejected_total";
+
 /// The data of which [`render`] makes series.
 #[derive(Clone, Debug, Default)]
 pub struct MetricsSnapshot {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fairway_config::names::ClusterName;
 
+use crate::fleet::FleetSettings;
 use crate::icmp::IcmpSockets;
 use crate::layer2::Layer2;
 
@@ -44,6 +45,8 @@ pub struct GatewaySettings {
     pub steering: bool,
     /// Whether datagrams of one flow pass the kernel as segments of one message (UDP GSO and GRO).
     pub udp_offload: bool,
+    /// The other gateways that addresses are announced together with.
+    pub fleet: FleetSettings,
     /// Whether small messages of several connections pass the kernel in one system call (io_uring), where the
     /// process may use it.
     pub io_uring: bool,
@@ -66,9 +69,10 @@ impl GatewaySettings {
             name_server: None,
             max_flows: None,
             icmp_sockets: IcmpSockets::none(),
-            layer2: Layer2::none(),
             steering: true,
             udp_offload: true,
+            fleet: FleetSettings::default(),
+            layer2: Layer2::none(),
             io_uring: true,
         }
     }

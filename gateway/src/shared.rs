@@ -29,6 +29,9 @@ pub(crate) struct GatewayShared {
     pub(crate) descriptors: Arc<Descriptors>,
     /// Cancelled when the process is told to stop.
     pub(crate) stopping: CancellationToken,
+    /// Cancelled when it accepts nothing any more: connections are to end. That is a moment later where other gateways
+    /// take its addresses first.
+    pub(crate) draining: CancellationToken,
     /// Tracks every client connection: when none is left, the process may end.
     pub(crate) connections: TaskTracker,
     /// How many more clients the affinity tables of all ports may remember.
@@ -60,6 +63,7 @@ impl GatewayShared {
             connect_timeout: settings.connect_timeout,
             descriptors,
             stopping,
+            draining: CancellationToken::new(),
             connections: TaskTracker::new(),
             affinity_room: Arc::default(),
             flow_pool: FlowPool::new(flows, settings.workers.max(1)),

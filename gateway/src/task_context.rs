@@ -28,7 +28,7 @@ impl TaskContext {
         self.http.get_or_init(|| {
             let shared = &self.shared;
             http::HttpServer::new(
-                shared.stopping.clone(),
+                shared.draining.clone(),
                 shared.connect_timeout,
                 shared.descriptors.clone(),
             )

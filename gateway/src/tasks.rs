@@ -123,7 +123,7 @@ fn carry(task: Task, context: &Arc<TaskContext>) {
     match accepted {
         TaskKind::Probe { health } => {
             tokio::spawn(async move {
-                health::serve(stream, &health, &context.shared.stopping).await;
+                health::serve(stream, &health, &context.shared.draining).await;
                 drop(permit);
             });
         }

@@ -16,6 +16,7 @@ use anyhow::{Context as _, bail};
 use fairway_config::annotations::DEFAULT_CLASS;
 use fairway_config::service::ForwardTo;
 use fairway_controller_core::NodePortRange;
+use fairway_gateway::fleet::FleetSettings;
 use fairway_gateway::icmp::IcmpSockets;
 use fairway_gateway::layer2::Layer2;
 use fairway_gateway_core::build::ServeNodePorts;
@@ -78,6 +79,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
             udp_flows: None,
             icmp_sockets: IcmpSockets::none(),
             layer2: Layer2::none(),
+            fleet: FleetSettings::default(),
             udp_offload: true,
             io_uring: true,
             allow_loopback: true,

@@ -30,8 +30,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use fairway_config::cluster::Node;
 use fairway_config::exchange::StoredService;
-use fairway_config::names::ServiceName;
+use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::net::AddressRange;
+use fairway_config::pool::AddressPool;
 
 use self::claims::{Claims, Moved};
 use self::cluster_state::ClusterState;
@@ -106,6 +109,26 @@ impl Builder {
     /// whenever they do.
     pub fn own_addresses(&self) -> (u64, &BTreeSet<IpAddr>) {
         self.cluster.guard.host()
+    }
+
+    /// All pools.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<AddressPool>> {
+        self.cluster.pools.values()
+    }
+
+    /// The addresses of all pools, each with the pool that it belongs to where several overlap, by first address.
+    pub fn pool_ranges(&self) -> impl Iterator<Item = (AddressRange, &ClusterName)> {
+        self.cluster.guard.pool_ranges()
+    }
+
+    /// All Nodes.
+    pub fn nodes(&self) -> &BTreeMap<ClusterName, Arc<Node>> {
+        &self.cluster.nodes
+    }
+
+    /// Changes whenever a pool or a Node does.
+    pub fn cluster_version(&self) -> u64 {
+        self.cluster.version
     }
 
     /// The DNS names that routes need since the last call (true), or no longer need.

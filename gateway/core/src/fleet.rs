@@ -197,6 +197,11 @@ impl Fleet {
             .map(|(address, term)| (address, term.number))
     }
 
+    /// The number of the term in which it owns an address, if it does.
+    pub fn term(&self, address: IpAddr) -> Option<u64> {
+        self.terms.of(address).map(|term| term.number)
+    }
+
     /// Who owns an address, as far as is known, and the number of the term.
     pub fn owner(&self, address: IpAddr, now: BootTime) -> Option<(&MemberName, u64)> {
         let theirs = self.members.terms(address);

@@ -138,6 +138,11 @@ impl Guard {
         range.contains(address).then_some(pool)
     }
 
+    /// The addresses of all pools, each with the pool that it belongs to, by first address.
+    pub fn pool_ranges(&self) -> impl Iterator<Item = (AddressRange, &ClusterName)> {
+        self.ranges.iter().map(|(range, pool)| (*range, pool))
+    }
+
     /// Whether `address` belongs to a pool.
     pub fn is_pool(&self, address: IpAddr) -> bool {
         self.pool_of(address).is_some()

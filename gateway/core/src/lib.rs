@@ -11,7 +11,8 @@
 //!    client to an endpoint;
 //! 6. [`reachability`]: whether an endpoint can be reached, by the outcome of its last dials;
 //! 7. [`flows`]: the UDP flow table;
-//! 8. [`fleet`]: which gateway owns an external address on a layer 2 network (nobody announces by it yet);
+//! 8. [`segments`]: on which interfaces addresses are announced on layer 2, who else is there and who may own them;
+//!    [`fleet`]: which gateway owns an address there;
 //! 9. [`layer2`]: what answers ARP and Neighbor Discovery for the addresses that a gateway owns ([`checksum`]);
 //! 10. [`source_pool`]: which of the host's addresses endpoints are dialled from.
 
@@ -28,6 +29,7 @@ pub mod pick;
 pub mod rank;
 pub mod reachability;
 pub mod route;
+pub mod segments;
 pub mod source_pool;
 #[cfg(test)]
 mod testing;

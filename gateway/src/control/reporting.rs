@@ -18,6 +18,7 @@ impl ControlTask {
     pub(super) fn report(&mut self, services: BTreeSet<ServiceName>) {
         for service in services {
             let Some(served) = self.services.get(&service) else {
+                self.announcing.set_service(&service, &[]);
                 self.published.remove(&service);
                 self.reports.remove(service);
                 continue;
@@ -38,6 +39,7 @@ impl ControlTask {
                 });
             }
             let mut listeners = self.programmer.listeners(&service);
+            self.announcing.set_service(&service, &listeners);
             self.dials
                 .mark(&service, &served.ports, &mut listeners, &self.shared.clock);
             listeners.extend(route.lost.iter().cloned());

@@ -3,11 +3,12 @@
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::{
-    ADDRESS_CONFLICTS, ANNOUNCEMENTS, EVENTS_DROPPED, LOG_LINES_DROPPED, MANIFEST_ERRORS,
-    MANIFEST_PASSES, NEIGHBOR_ANSWERS, PROGRAMMING_DURATION, REJECTED_WRITES, STORE_ERRORS,
-    SYNC_DURATION,
+    ADDRESS_CONFLICTS, ANNOUNCEMENTS, EVENTS_DROPPED, HEARTBEATS, HEARTBEATS_REJECTED,
+    LOG_LINES_DROPPED, MANIFEST_ERRORS, MANIFEST_PASSES, NEIGHBOR_ANSWERS, PROGRAMMING_DURATION,
+    REJECTED_WRITES, STORE_ERRORS, SYNC_DURATION,
 };
 use crate::counters::DIALS_EXHAUSTED;
+use crate::fleet::REFUSED_FOR;
 
 /// Upper bounds of the buckets of both durations, in seconds.
 const DURATION_BUCKETS: [f64; 12] = [
@@ -108,6 +109,17 @@ impl Recorder {
         metrics::describe_counter!(
             ADDRESS_CONFLICTS,
             "Conflicts that began: another host answered for an address that this gateway owned."
+        );
+        for direction in ["receive", "transmit"] {
+            metrics::counter!(HEARTBEATS, "direction" => direction).absolute(0);
+        }
+        metrics::describe_counter!(HEARTBEATS, "Messages between the gateways of a fleet.");
+        for reason in REFUSED_FOR {
+            metrics::counter!(HEARTBEATS_REJECTED, "reason" => reason).absolute(0);
+        }
+        metrics::describe_counter!(
+            HEARTBEATS_REJECTED,
+            "Datagrams at the fleet's port that do not count as messages of another gateway."
         );
         let process = metrics_process::Collector::default();
         process.describe();

@@ -22,7 +22,9 @@ pub(super) struct ClusterState {
     /// Every address of the host.
     pub(super) host: BTreeSet<IpAddr>,
     pub(super) nodes: BTreeMap<ClusterName, Arc<Node>>,
-    pools: BTreeMap<ClusterName, Arc<AddressPool>>,
+    pub(super) pools: BTreeMap<ClusterName, Arc<AddressPool>>,
+    /// How often `nodes` or `pools` has changed.
+    pub(super) version: u64,
     /// Where node ports are served.
     pub(super) node_addresses: Vec<IpAddr>,
     /// InternalIPs of all Nodes.
@@ -39,6 +41,7 @@ impl ClusterState {
             host: BTreeSet::new(),
             nodes: BTreeMap::new(),
             pools: BTreeMap::new(),
+            version: 0,
             node_addresses: Vec::new(),
             internal_ips: Vec::new(),
             host_is_node: false,
@@ -50,6 +53,7 @@ impl ClusterState {
         if self.nodes.get(name) == node {
             return false;
         }
+        self.version += 1;
         match node {
             Some(node) => self.nodes.insert(name.clone(), node.clone()),
             None => self.nodes.remove(name),
@@ -69,6 +73,7 @@ impl ClusterState {
         if self.pools.get(name) == pool {
             return false;
         }
+        self.version += 1;
         let placed = pool.map(|pool| {
             let ranges = pool.blocks.iter().map(|block| block.range).collect();
             (pool.precedence(), ranges)

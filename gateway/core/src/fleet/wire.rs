@@ -114,6 +114,11 @@ fn put_name(bytes: &mut Vec<u8>, name: &str) {
     bytes.extend(name);
 }
 
+/// Whether bytes begin as those of a message do, which costs nothing to see.
+pub fn is_begun(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
 /// The message that these bytes are.
 ///
 /// # Errors

@@ -1,0 +1,270 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use fairway_config::announce::Layer2Announcement;
+use fairway_config::cluster::Node;
+use fairway_config::exchange::Batch;
+use fairway_config::net::{ListenAddr, Protocol};
+use fairway_config::pool::{AddressBlock, AddressPool};
+use fairway_config::selector::{Expression, Selector};
+use fairway_gateway_core::build::RouteSettings;
+
+use super::*;
+
+struct World {
+    builder: Builder,
+    announcing: Announcing,
+    seen: watch::Receiver<Arc<Announceable>>,
+    services: BTreeMap<ServiceName, Vec<ListenerReport>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let member = FleetMember {
+            name: "edge-2".into(),
+            addresses: vec!["192.0.2.12/24".parse().unwrap()],
+        };
+        let announcing = Announcing::new("edge-1".into(), [member], None);
+        Self {
+            builder: Builder::new(RouteSettings::new("edge-1".into())),
+            seen: announcing.subscribe(),
+            announcing,
+            services: BTreeMap::new(),
+        }
+    }
+
+    /// As the control task does.
+    fn apply(&mut self, changes: Vec<Change>) {
+        let batch = Batch::synced(changes);
+        self.announcing.apply(&batch.changes);
+        self.builder.apply(&batch);
+        if self.announcing.settle(&self.builder) {
+            let all = self.services.iter();
+            let all = all.map(|(service, listeners)| (service, listeners.clone()));
+            self.announcing.set_services(all);
+        }
+    }
+
+    fn service(&mut self, name: &str, listeners: &[(&str, ListenerState)]) {
+        let name = ServiceName::new("default", name);
+        let listeners: Vec<_> = listeners.iter().cloned().map(listener).collect();
+        self.announcing.set_service(&name, &listeners);
+        self.services.insert(name, listeners);
+    }
+
+    /// `ADDRESS POOL`, and `able` where it is.
+    fn addresses(&mut self) -> Vec<String> {
+        let seen = self.seen.borrow_and_update();
+        let line = |(address, it): (&IpAddr, &AnnouncedAddress)| {
+            let able = if it.is_able { " able" } else { "" };
+            format!("{address} {}{able}", it.pool)
+        };
+        seen.addresses.iter().map(line).collect()
+    }
+
+    fn owners(&mut self, pool: &str) -> Vec<String> {
+        let seen = self.seen.borrow_and_update();
+        let owners = seen.pools[pool].owners.iter();
+        owners.map(ToString::to_string).collect()
+    }
+}
+
+fn listener((listen, state): (&str, ListenerState)) -> ListenerReport {
+    let listen: std::net::SocketAddr = listen.parse().unwrap();
+    ListenerReport {
+        listen: ListenAddr(listen),
+        protocol: Protocol::Tcp,
+        port: listen.port(),
+        kind: if listen.port() < 30_000 {
+            ClaimKind::Vip
+        } else {
+            ClaimKind::NodePort
+        },
+        state,
+    }
+}
+
+fn pool(name: &str, priority: i32, net: &str, announcement: Announcement) -> Change {
+    let block = AddressBlock {
+        range: AddressRange::of_net(net.parse().unwrap()),
+        avoid_ends: false,
+    };
+    let pool = AddressPool {
+        priority,
+        announce: Arc::new(announcement),
+        ..AddressPool::new(name.into(), vec![block])
+    };
+    Change::Pool(name.into(), Some(Arc::new(pool)))
+}
+
+fn layer2(selector: Selector) -> Announcement {
+    Announcement {
+        layer2: Some(Layer2Announcement {
+            node_selector: selector,
+            ..Layer2Announcement::default()
+        }),
+        ..Announcement::default()
+    }
+}
+
+fn unreachable() -> ListenerState {
+    let message = "none answers".to_owned();
+    ListenerState::Unreachable { message }
+}
+
+fn failed() -> ListenerState {
+    ListenerState::Failed {
+        reason: "PortInUse".to_owned(),
+        message: String::new(),
+    }
+}
+
+#[test]
+fn an_address_is_able_while_one_listener_of_one_service_takes_traffic_there() {
+    use ListenerState::{Listening, Refusing};
+    let mut world = World::new();
+    world.apply(vec![pool(
+        "a",
+        1,
+        "203.0.113.0/28",
+        layer2(Selector::default()),
+    )]);
+    assert_eq!(world.addresses(), [""; 0]);
+    for (service, listeners, wanted) in [
+        (
+            "web",
+            &[("203.0.113.1:80", Listening)][..],
+            &["203.0.113.1 a able"][..],
+        ),
+        ("web", &[("203.0.113.1:80", Refusing)], &["203.0.113.1 a"]),
+        ("web", &[("203.0.113.1:80", failed())], &["203.0.113.1 a"]),
+        (
+            "web",
+            &[("203.0.113.1:80", unreachable())],
+            &["203.0.113.1 a able"],
+        ),
+        // One of two ports is enough.
+        (
+            "web",
+            &[("203.0.113.1:80", failed()), ("203.0.113.1:81", Listening)],
+            &["203.0.113.1 a able"],
+        ),
+        ("web", &[("203.0.113.1:80", Refusing)], &["203.0.113.1 a"]),
+        // So is one of two Services.
+        (
+            "mail",
+            &[("203.0.113.1:25", Listening)],
+            &["203.0.113.1 a able"],
+        ),
+        (
+            "mail",
+            &[("203.0.113.2:25", Listening)],
+            &["203.0.113.1 a", "203.0.113.2 a able"],
+        ),
+        // Neither node ports nor addresses outside the pool count.
+        (
+            "mail",
+            &[
+                ("203.0.113.3:30025", Listening),
+                ("192.0.2.1:25", Listening),
+            ],
+            &["203.0.113.1 a"],
+        ),
+        ("web", &[], &[]),
+    ] {
+        world.service(service, listeners);
+        assert_eq!(world.addresses(), wanted, "{service} {listeners:?}");
+    }
+}
+
+#[test]
+fn pools_that_change_concern_the_addresses_that_are_there() {
+    let mut world = World::new();
+    world.service("web", &[("203.0.113.1:80", ListenerState::Listening)]);
+    world.service("far", &[("203.0.113.200:80", ListenerState::Listening)]);
+    let announced = || layer2(Selector::default());
+    for (changes, wanted) in [
+        // It says nothing of announcing.
+        (
+            vec![pool("a", 5, "203.0.113.0/24", Announcement::default())],
+            &[][..],
+        ),
+        (
+            vec![pool("a", 5, "203.0.113.0/24", announced())],
+            &["203.0.113.1 a able", "203.0.113.200 a able"],
+        ),
+        // Of overlapping pools the one counts that the address belongs to.
+        (
+            vec![pool("b", 1, "203.0.113.0/28", Announcement::default())],
+            &["203.0.113.200 a able"],
+        ),
+        (
+            vec![pool("b", 1, "203.0.113.0/28", announced())],
+            &["203.0.113.1 b able", "203.0.113.200 a able"],
+        ),
+        (
+            vec![Change::Pool("a".into(), None)],
+            &["203.0.113.1 b able"],
+        ),
+        (vec![Change::Pool("b".into(), None)], &[]),
+    ] {
+        world.apply(changes);
+        assert_eq!(world.addresses(), wanted);
+    }
+}
+
+#[test]
+fn the_owners_of_a_pool_follow_from_nodes_and_gateways() {
+    let mut world = World::new();
+    let edge = Expression::Equal("edge".to_owned(), "true".to_owned());
+    world.apply(vec![
+        pool("all", 1, "203.0.113.0/28", layer2(Selector::default())),
+        pool("edge", 1, "203.0.113.16/28", layer2(edge.into())),
+    ]);
+    assert_eq!(world.owners("all"), ["edge-1", "edge-2"]);
+    assert_eq!(world.owners("edge"), [""; 0]);
+    let node = |name: &str| {
+        let node = Node {
+            name: name.into(),
+            internal_ips: Vec::new(),
+            external_ips: Vec::new(),
+            zone: None,
+            labels: [("edge".to_owned(), "true".to_owned())].into(),
+            excluded: None,
+        };
+        Change::Node(name.into(), Some(Arc::new(node)))
+    };
+    let member = |name: &str| {
+        let member = FleetMember {
+            name: name.into(),
+            addresses: Vec::new(),
+        };
+        Change::Member(name.into(), Some(Arc::new(member)))
+    };
+    world.apply(vec![node("edge-2"), node("edge-3")]);
+    assert_eq!(world.owners("edge"), ["edge-2"]);
+    world.apply(vec![member("edge-3"), member("edge-1"), node("edge-1")]);
+    assert_eq!(world.owners("edge"), ["edge-1", "edge-2", "edge-3"]);
+    assert!(
+        !world.seen.borrow().members.contains_key("edge-1"),
+        "that is itself"
+    );
+    world.apply(vec![Change::Member("edge-2".into(), None)]);
+    assert_eq!(world.owners("all"), ["edge-1", "edge-3"]);
+}
+
+#[test]
+fn what_changes_nothing_wakes_nobody() {
+    let mut world = World::new();
+    world.apply(vec![pool(
+        "a",
+        1,
+        "203.0.113.0/28",
+        layer2(Selector::default()),
+    )]);
+    world.service("web", &[("203.0.113.1:80", ListenerState::Listening)]);
+    let _ = world.addresses();
+    world.service("web", &[("203.0.113.1:80", unreachable())]);
+    world.service("far", &[("192.0.2.1:80", ListenerState::Listening)]);
+    world.apply(Vec::new());
+    assert!(!world.seen.has_changed().unwrap());
+}

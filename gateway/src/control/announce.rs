@@ -1,0 +1,94 @@
+//! Announcing: the control task says what may be announced, and starts the fleet where a pool announces on layer 2.
+
+use std::time::Duration;
+
+use fairway_config::net::AddressRange;
+use tokio::time::Instant;
+
+use super::ControlTask;
+use crate::fleet::{FleetInputs, RunningFleet};
+
+/// How long it is waited until the kernel is told, and how often it is looked.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(2);
+
+/// When starting the fleet is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+impl ControlTask {
+    /// Takes in pools, Nodes and other gateways. The kernel is kept from answering for the pools' addresses before
+    /// any of them is made local: else it would answer at once, whoever owns them. Returns whether
+    /// [`Self::announce_services`] has to follow.
+    pub(super) async fn announce_pools(&mut self) -> bool {
+        let has_moved = self.announcing.settle(&self.builder);
+        let ranges = self.announcing.layer2_ranges();
+        if self.guarded.as_ref() != Some(&ranges) {
+            self.guard(&ranges).await;
+            self.guarded = Some(ranges);
+            self.start_fleet();
+        }
+        has_moved
+    }
+
+    /// Takes in all Services anew.
+    pub(super) fn announce_services(&mut self) {
+        let services = self.services.keys();
+        let with_listeners = services.map(|service| (service, self.programmer.listeners(service)));
+        self.announcing.set_services(with_listeners);
+    }
+
+    /// Keeps the kernel from answering for these addresses, and waits a moment until it is told. With none, what a
+    /// former process has left in place is removed.
+    async fn guard(&self, ranges: &[AddressRange]) {
+        let layer2 = &self.settings.layer2;
+        layer2.guard(ranges.to_vec());
+        let told = async {
+            while !ranges.is_empty() && !layer2.is_guarding() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, told).await.is_err() {
+            tracing::warn!(
+                "the kernel was not told in time for which addresses it must not answer"
+            );
+        }
+    }
+
+    fn start_fleet(&mut self) {
+        self.fleet_retry = None;
+        let is_wanted = self
+            .guarded
+            .as_ref()
+            .is_some_and(|ranges| !ranges.is_empty());
+        if self.fleet.is_some() || !is_wanted {
+            return;
+        }
+        let fleet = RunningFleet::start(FleetInputs {
+            own: self.settings.name.clone(),
+            port: self.settings.fleet.port,
+            announceable: self.announcing.subscribe(),
+            loops: self.loops.clone(),
+            reports: self.address_reports.clone(),
+            layer2: self.settings.layer2.clone(),
+        });
+        match fleet {
+            Ok(fleet) => self.fleet = Some(fleet),
+            Err(error) => {
+                self.fleet_retry = Some(Instant::now() + RETRY);
+                tracing::error!(%error, "addresses can't be announced on layer 2; trying again");
+            }
+        }
+    }
+
+    /// When starting the fleet is tried again, if it has failed.
+    pub(super) fn fleet_due(&self) -> Option<Instant> {
+        self.fleet_retry
+    }
+
+    /// Tries to start the fleet again, if that is due.
+    pub(super) fn retry_fleet(&mut self) {
+        if self.fleet_retry.is_some_and(|at| at <= Instant::now()) {
+            self.start_fleet();
+        }
+    }
+}

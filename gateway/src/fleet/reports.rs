@@ -1,0 +1,291 @@
+//! What this gateway says of each address: who owns it, since when and why.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fairway_config::exchange::{AddressConflict, AddressReport, AddressState};
+use fairway_config::names::ClusterName;
+use fairway_config::time::Timestamp;
+use fairway_gateway_core::segments::InterfaceName;
+use tokio::sync::Notify;
+
+/// An address as it is on all segments that it belongs to.
+#[derive(Debug, Default)]
+pub(super) struct SeenAddress {
+    /// The interfaces on which this gateway owns it, and the greatest number of its terms there.
+    pub(super) owned: BTreeSet<InterfaceName>,
+    pub(super) term: u64,
+    /// The interfaces that it belongs to.
+    pub(super) interfaces: BTreeSet<InterfaceName>,
+    /// Another gateway that owns it, with the number of its term.
+    pub(super) owner: Option<(ClusterName, u64)>,
+    /// Why this gateway can't own it; the end of a sentence.
+    pub(super) inability: Option<String>,
+    /// Whether there are other gateways on one of these segments.
+    pub(super) has_members: bool,
+    /// A host that is no gateway answers for it.
+    pub(super) conflict: Option<AddressConflict>,
+}
+
+/// The reports of all addresses, as they were made last.
+#[derive(Debug, Default)]
+pub(super) struct Standings(BTreeMap<IpAddr, Arc<AddressReport>>);
+
+impl Standings {
+    /// The addresses that were reported.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.0.keys().copied()
+    }
+
+    /// Takes in how an address is seen now. `is_alive` says so of another gateway. Returns the report, if it is
+    /// another one than before.
+    pub(super) fn set(
+        &mut self,
+        address: IpAddr,
+        seen: SeenAddress,
+        now: Timestamp,
+        is_alive: impl Fn(&str) -> bool,
+    ) -> Option<Arc<AddressReport>> {
+        let before = self.0.get(&address).map(Arc::as_ref);
+        let state = match (&seen.conflict, &seen.owner) {
+            _ if !seen.owned.is_empty() => AddressState::Owned,
+            (Some(_), None) => AddressState::Conflict,
+            (_, Some(_)) => AddressState::Elsewhere,
+            (None, None) => AddressState::Unowned,
+        };
+        let (owner, term) = match (state, &seen.owner) {
+            (AddressState::Owned, _) => (None, seen.term),
+            (_, Some((owner, term))) => (Some(owner.clone()), *term),
+            (_, None) => (None, 0),
+        };
+        let is_same = before.is_some_and(|it| {
+            // Without an owner the reason is all there is to say, and may change.
+            let why = (state == AddressState::Unowned)
+                .then(|| seen.inability.clone().unwrap_or_default());
+            (it.state, it.term) == (state, term)
+                && it.owner == owner
+                && it.conflict == seen.conflict
+                && why.is_none_or(|why| why.is_empty() || *why == *it.why)
+        });
+        if is_same {
+            return None;
+        }
+        let why = why(before, &seen, state, is_alive);
+        let interfaces = match state {
+            AddressState::Owned => &seen.owned,
+            AddressState::Elsewhere | AddressState::Unowned | AddressState::Conflict => {
+                &seen.interfaces
+            }
+        };
+        let since = before.filter(|it| (it.state, it.term) == (state, term));
+        let report = Arc::new(AddressReport {
+            state,
+            owner,
+            since: since.map_or(now, |it| it.since),
+            term,
+            why: why.into(),
+            interfaces: interfaces.iter().cloned().collect(),
+            conflict: seen.conflict,
+        });
+        self.0.insert(address, report.clone());
+        Some(report)
+    }
+
+    /// The address is announced no more.
+    pub(super) fn remove(&mut self, address: IpAddr) {
+        self.0.remove(&address);
+    }
+}
+
+/// Why it is so; the end of a sentence. Empty: nothing is known of what was before.
+fn why(
+    before: Option<&AddressReport>,
+    seen: &SeenAddress,
+    state: AddressState,
+    is_alive: impl Fn(&str) -> bool,
+) -> String {
+    let former = before.and_then(|it| it.owner.as_deref());
+    let lost = |former: &str| match is_alive(former) {
+        true => format!("{former} let it go"),
+        false => format!("{former} was not heard of for 500 ms"),
+    };
+    match state {
+        AddressState::Owned => match former {
+            Some(former) => lost(former),
+            None if seen.has_members => "no other gateway owned it".to_owned(),
+            None => "there is no other gateway on that network".to_owned(),
+        },
+        AddressState::Elsewhere => {
+            let owner = seen.owner.as_ref().map(|(owner, _)| &**owner);
+            match (before.map(|it| it.state), former) {
+                (Some(AddressState::Owned), _) => match &seen.inability {
+                    Some(inability) => format!("{inability} on this gateway"),
+                    None => format!("{} took it over", owner.unwrap_or_default()),
+                },
+                (_, Some(former)) if Some(former) != owner => lost(former),
+                _ => String::new(),
+            }
+        }
+        AddressState::Unowned => match (&seen.inability, former) {
+            (Some(inability), _) => inability.clone(),
+            (None, Some(former)) => lost(former),
+            (None, None) => "no gateway has taken it yet".to_owned(),
+        },
+        AddressState::Conflict => "another host answers for it".to_owned(),
+    }
+}
+
+/// Reports on their way to the control task, which sends them to the store. The latest one of each address.
+#[derive(Debug, Default)]
+pub(crate) struct AddressReportOutbox {
+    waiting: Mutex<BTreeMap<IpAddr, Option<Arc<AddressReport>>>>,
+    wake: Notify,
+}
+
+impl AddressReportOutbox {
+    /// Puts reports in; none in place of one: the address is announced no more.
+    pub(super) fn put(&self, reports: BTreeMap<IpAddr, Option<Arc<AddressReport>>>) {
+        if !reports.is_empty() {
+            self.lock().extend(reports);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits until there are any.
+    pub(crate) async fn told(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Takes those that wait.
+    pub(crate) fn take(&self) -> BTreeMap<IpAddr, Option<Arc<AddressReport>>> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Option<Arc<AddressReport>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    /// `owned` and `owner` are numbers of terms.
+    fn seen(
+        owned: Option<u64>,
+        owner: Option<(&str, u64)>,
+        inability: Option<&str>,
+    ) -> SeenAddress {
+        SeenAddress {
+            owned: owned.map(|_| "eth0".into()).into_iter().collect(),
+            term: owned.unwrap_or_default(),
+            interfaces: ["eth0".into(), "eth1".into()].into(),
+            owner: owner.map(|(name, term)| (name.into(), term)),
+            inability: inability.map(str::to_owned),
+            has_members: true,
+            conflict: None,
+        }
+    }
+
+    #[test]
+    fn a_report_says_who_owns_an_address_since_when_and_why() {
+        let address = "203.0.113.1".parse().unwrap();
+        let mut standings = Standings::default();
+        let dead = ["edge-3"];
+        for (at, now, wanted) in [
+            (
+                1,
+                seen(None, None, Some("nothing listens")),
+                "unowned - since 1: nothing listens",
+            ),
+            (2, seen(None, None, Some("nothing listens")), ""),
+            (
+                3,
+                seen(None, None, Some("eth0 is down")),
+                "unowned - since 1: eth0 is down",
+            ),
+            (4, seen(None, None, None), ""),
+            (
+                5,
+                seen(None, Some(("edge-3", 7)), None),
+                "elsewhere edge-3 since 5: ",
+            ),
+            (6, seen(None, Some(("edge-3", 7)), Some("eth0 is down")), ""),
+            (
+                7,
+                seen(Some(8), None, None),
+                "owned - since 7: edge-3 was not heard of for 500 ms",
+            ),
+            (8, seen(Some(8), None, None), ""),
+            (
+                9,
+                seen(None, Some(("edge-2", 9)), None),
+                "elsewhere edge-2 since 9: edge-2 took it over",
+            ),
+            (
+                10,
+                seen(Some(10), None, None),
+                "owned - since 10: edge-2 let it go",
+            ),
+            (
+                11,
+                seen(None, Some(("edge-2", 11)), Some("nothing listens")),
+                "elsewhere edge-2 since 11: nothing listens on this gateway",
+            ),
+            (
+                12,
+                seen(None, Some(("edge-3", 12)), None),
+                "elsewhere edge-3 since 12: edge-2 let it go",
+            ),
+            (
+                13,
+                seen(None, None, None),
+                "unowned - since 13: edge-3 was not heard of for 500 ms",
+            ),
+        ] {
+            let report = standings.set(address, now, Timestamp(at), |name| !dead.contains(&name));
+            let shown = report.map_or_else(String::new, |it| {
+                let owner = it.owner.as_deref().unwrap_or("-");
+                format!("{} {owner} since {}: {}", it.state, it.since.0, it.why)
+            });
+            assert_eq!(shown, wanted, "{at}");
+        }
+        assert_eq!(standings.addresses().collect::<Vec<_>>(), [address]);
+        standings.remove(address);
+        let alone = SeenAddress {
+            has_members: false,
+            ..seen(Some(1), None, None)
+        };
+        let report = standings
+            .set(address, alone, Timestamp(20), |_| false)
+            .unwrap();
+        assert_eq!(&*report.why, "there is no other gateway on that network");
+        assert_eq!(report.interfaces, ["eth0".into()]);
+    }
+
+    #[test]
+    fn another_host_that_answers_is_a_conflict_while_no_gateway_owns_the_address() {
+        let address = "203.0.113.1".parse().unwrap();
+        let conflict = AddressConflict {
+            hardware_address: "02:00:00:00:00:01".into(),
+            since: Timestamp(3),
+        };
+        for (owned, owner, wanted) in [
+            (None, None, AddressState::Conflict),
+            (Some(1), None, AddressState::Owned),
+            (None, Some(("edge-2", 1)), AddressState::Elsewhere),
+        ] {
+            let seen = SeenAddress {
+                conflict: Some(conflict.clone()),
+                ..seen(owned, owner, None)
+            };
+            let report = Standings::default()
+                .set(address, seen, Timestamp(5), |_| true)
+                .unwrap();
+            assert_eq!(report.state, wanted);
+            assert_eq!(report.conflict.as_ref(), Some(&conflict));
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! One segment that runs: who owns addresses there, and the messages to and from the other gateways on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fairway_gateway_core::fleet::message::MemberName;
+use fairway_gateway_core::fleet::wire::{self, FleetWireError};
+use fairway_gateway_core::fleet::{BootTime, Candidacy, Fleet};
+use fairway_gateway_core::segments::{Segment, SegmentLink};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use thiserror::Error;
+
+use super::refused::{RefusedDatagrams, RefusedFor};
+use super::seal::{Seal, TAG};
+use super::sockets::{MemberSockets, TakenDatagram};
+use crate::announcing::Announceable;
+use crate::clock::boot_time;
+use crate::layer2::{AnswerRight, SegmentFault};
+use crate::metrics::HEARTBEATS;
+
+/// So many datagrams are taken before the loop looks at the clock again, and at other segments.
+const MOST: usize = 256;
+
+/// The longest message: one of the most members with the longest names.
+pub(super) const LONGEST: usize = 20 * 1024;
+
+/// Why a gateway can own nothing on a segment. Displays as the end of a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(super) enum SegmentProblem {
+    #[error("this host has no interface {0}")]
+    Missing(String),
+    #[error("the interface {0} is down")]
+    Down(String),
+    #[error("requests for addresses can't be answered on {0}: {1}")]
+    Mute(String, SegmentFault),
+    #[error("{0} has no address by which other gateways could be heard")]
+    NoAddress(String),
+    #[error("the key of the fleet is not known yet")]
+    NoKey,
+    #[error("other gateways can't be heard on {0}: {1}")]
+    Deaf(String, String),
+}
+
+impl SegmentProblem {
+    /// Whether nothing is heard of other gateways.
+    fn is_deaf(&self) -> bool {
+        !matches!(self, Self::Mute(..))
+    }
+
+    /// Whether it is there with every start, for a moment.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Mute(_, SegmentFault::NotYet))
+    }
+}
+
+/// What a segment is to be: the rest of what is known changes it.
+pub(super) struct SegmentInputs<'a> {
+    pub(super) own: &'a MemberName,
+    pub(super) announceable: &'a Announceable,
+    pub(super) segment: Segment,
+    /// The kernel's number of the interface; 0: there is none.
+    pub(super) index: u32,
+    pub(super) port: u16,
+    pub(super) seal: Option<&'a Seal>,
+    /// Why requests can't be answered there.
+    pub(super) fault: Option<&'a SegmentFault>,
+    /// Why this gateway can own nothing at all.
+    pub(super) inability: Option<&'a str>,
+}
+
+/// See the module.
+pub(super) struct RunningSegment {
+    interface: Box<str>,
+    pub(super) fleet: Fleet,
+    pub(super) segment: Segment,
+    port: u16,
+    pub(super) problem: Option<SegmentProblem>,
+    sockets: MemberSockets,
+    /// A socket could not be opened: it is to be tried again.
+    pub(super) is_incomplete: bool,
+    /// Until when the responder may answer here.
+    pub(super) right: Arc<AnswerRight>,
+    /// The last message could not be sent, and that was said.
+    is_unheard: bool,
+}
+
+impl RunningSegment {
+    pub(super) fn new(
+        interface: &str,
+        own: &MemberName,
+        right: Arc<AnswerRight>,
+        now: BootTime,
+    ) -> Self {
+        Self {
+            interface: interface.into(),
+            fleet: new_fleet(own, now),
+            segment: Segment {
+                link: SegmentLink::Missing,
+                own: BTreeSet::new(),
+                members: BTreeMap::new(),
+                addresses: BTreeSet::new(),
+            },
+            problem: None,
+            sockets: MemberSockets::default(),
+            is_incomplete: false,
+            port: 0,
+            right,
+            is_unheard: false,
+        }
+    }
+
+    /// Takes in what has changed.
+    pub(super) fn set(&mut self, now: BootTime, inputs: SegmentInputs<'_>) {
+        let problem = self.listen(&inputs);
+        if problem != self.problem {
+            let interface = &*self.interface;
+            match &problem {
+                Some(problem) if problem.is_passing() => tracing::debug!(interface, %problem),
+                Some(problem) => tracing::warn!(interface, %problem, "no address is owned here"),
+                None => tracing::info!(interface, "addresses can be owned here"),
+            }
+        }
+        let was_deaf = self.problem.as_ref().is_some_and(SegmentProblem::is_deaf);
+        if was_deaf && !problem.as_ref().is_some_and(SegmentProblem::is_deaf) {
+            // It owned nothing, and does not know what the others own: it listens first, as with a start.
+            self.fleet = new_fleet(inputs.own, now);
+        }
+        self.problem = problem;
+        (self.segment, self.port) = (inputs.segment, inputs.port);
+        self.fleet.set_members(self.segment.members.keys().cloned());
+        let is_able = self.problem.is_none() && inputs.inability.is_none();
+        let mut wanted = BTreeMap::new();
+        for address in &self.segment.addresses {
+            let Some(announced) = inputs.announceable.addresses.get(address) else {
+                continue;
+            };
+            let pool = inputs.announceable.pools.get(&announced.pool);
+            let owners = pool.map(|pool| pool.owners.clone()).unwrap_or_default();
+            let candidacy = Candidacy {
+                is_able: is_able && announced.is_able && owners.contains(inputs.own),
+                candidates: owners,
+            };
+            wanted.insert(*address, candidacy);
+        }
+        self.fleet.set_addresses(now, wanted);
+    }
+
+    /// Opens what it takes to hear the others. Returns why nothing can be owned here.
+    fn listen(&mut self, inputs: &SegmentInputs<'_>) -> Option<SegmentProblem> {
+        self.is_incomplete = false;
+        let interface = || self.interface.to_string();
+        let segment = &inputs.segment;
+        match segment.link {
+            SegmentLink::Missing => return Some(SegmentProblem::Missing(interface())),
+            SegmentLink::Down => return Some(SegmentProblem::Down(interface())),
+            SegmentLink::Up => {}
+        }
+        if segment.own.is_empty() && !inputs.announceable.members.is_empty() {
+            return Some(SegmentProblem::NoAddress(interface()));
+        }
+        if segment.members.is_empty() {
+            self.sockets = MemberSockets::default();
+        } else if inputs.seal.is_none() {
+            return Some(SegmentProblem::NoKey);
+        } else {
+            let needed = segment.members.values().map(|path| path.own).collect();
+            let on = (&*self.interface, inputs.index);
+            let set = self.sockets.set(on, inputs.port, &segment.own, &needed);
+            self.is_incomplete = !matches!(set, Ok(true));
+            if let Err(error) = set {
+                return Some(SegmentProblem::Deaf(interface(), error.to_string()));
+            }
+        }
+        // Last: it hears the others also where it can't answer.
+        let fault = inputs.fault.cloned();
+        fault.map(|fault| SegmentProblem::Mute(interface(), fault))
+    }
+
+    /// What poll(2) is to wait for.
+    pub(super) fn sockets(&self) -> &MemberSockets {
+        &self.sockets
+    }
+
+    /// Takes the messages that have come, but not without end.
+    pub(super) fn receive(
+        &mut self,
+        own: &str,
+        seal: Option<&Seal>,
+        buffer: &mut [u8],
+        refused: &mut RefusedDatagrams,
+    ) {
+        let Some(seal) = seal else {
+            return;
+        };
+        for turn in 0..MOST {
+            let Some(datagram) = self.sockets.receive(turn, buffer) else {
+                return;
+            };
+            metrics::counter!(HEARTBEATS, "direction" => "receive").increment(1);
+            let now = boot_time();
+            if let Err(why) = take(&mut self.fleet, own, seal, now, &datagram) {
+                refused.note(now, &self.interface, datagram.from, why);
+            }
+        }
+    }
+
+    /// The tick of the fleet, with its messages.
+    pub(super) fn tick(&mut self, now: BootTime, seal: Option<&Seal>) {
+        let messages = self.fleet.tick(now);
+        let Some(seal) = seal else {
+            return;
+        };
+        let mut failed = None;
+        for (to, message) in messages {
+            let Some(path) = self.segment.members.get(&to) else {
+                continue;
+            };
+            let mut datagram = wire::encode(&message);
+            seal.close(&to, path.theirs, &mut datagram);
+            let place = SocketAddr::new(path.theirs, self.port);
+            match self.sockets.send(path.own, place, &datagram) {
+                Ok(()) => metrics::counter!(HEARTBEATS, "direction" => "transmit").increment(1),
+                Err(error) => failed = Some((to, error)),
+            }
+        }
+        if let Some((to, error)) = &failed
+            && !self.is_unheard
+        {
+            let interface = &*self.interface;
+            tracing::warn!(interface, to = &**to, %error, "another gateway can't be spoken to");
+        }
+        self.is_unheard = failed.is_some();
+    }
+
+    /// The owner of an address, if that is another gateway.
+    pub(super) fn other_owner(
+        &self,
+        own: &str,
+        address: IpAddr,
+        now: BootTime,
+    ) -> Option<(MemberName, u64)> {
+        let (owner, term) = self.fleet.owner(address, now)?;
+        (**owner != *own).then(|| (owner.clone(), term))
+    }
+}
+
+/// Hands a datagram to the fleet, if it is a message to this gateway. What costs little is looked at first.
+fn take(
+    fleet: &mut Fleet,
+    own: &str,
+    seal: &Seal,
+    now: BootTime,
+    datagram: &TakenDatagram<'_>,
+) -> Result<(), RefusedFor> {
+    let (at, bytes) = (datagram.at, datagram.bytes);
+    if !wire::is_begun(bytes) || bytes.len() <= TAG || bytes.len() >= LONGEST {
+        return Err(RefusedFor::Format(FleetWireError::Foreign));
+    }
+    let message = seal.open(own, at, bytes).ok_or(RefusedFor::Seal)?;
+    let message = wire::decode(message).map_err(RefusedFor::Format)?;
+    fleet.receive(now, &message).map_err(RefusedFor::Fleet)
+}
+
+fn new_fleet(own: &MemberName, now: BootTime) -> Fleet {
+    let day = SystemTime::now().duration_since(UNIX_EPOCH);
+    let day = day.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
+    Fleet::new(own.clone(), random(), day, now)
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => u64::from_be_bytes(bytes),
+        // The time is as new with each start.
+        Err(_) => boot_time().0.as_nanos() as u64,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use fairway_gateway_core::fleet::message::FleetRejection;
+
+    use super::super::seal::fleet_key;
+    use super::*;
+
+    const AT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 12));
+    const NOW: BootTime = BootTime(std::time::Duration::from_secs(1_000));
+
+    fn fleet(name: &str, run: u64) -> Fleet {
+        let mut fleet = Fleet::new(name.into(), run, 1_800_000_000_000, NOW);
+        fleet.set_members(["edge-1", "edge-2"].map(MemberName::from));
+        fleet
+    }
+
+    /// What `from` says to `to` now, sealed.
+    fn said(from: &mut Fleet, to: &str, seal: &Seal) -> Vec<u8> {
+        let mut messages = from.tick(NOW).into_iter();
+        let (_, message) = messages.find(|(name, _)| **name == *to).unwrap();
+        let mut datagram = wire::encode(&message);
+        seal.close(to, AT, &mut datagram);
+        datagram
+    }
+
+    #[test]
+    fn a_datagram_counts_that_a_member_has_written_to_this_gateway_just_now() {
+        let seal = Seal::new(&fleet_key(b"the secret of this fleet"));
+        let (mut one, mut two) = (fleet("edge-1", 1), fleet("edge-2", 2));
+        let good = said(&mut one, "edge-2", &seal);
+        let mut take = |bytes: &[u8]| {
+            let datagram = TakenDatagram {
+                from: AT,
+                at: AT,
+                bytes,
+            };
+            take(&mut two, "edge-2", &seal, NOW, &datagram)
+        };
+        let refused = |length: usize| {
+            let mut datagram = good.clone();
+            datagram.truncate(length);
+            datagram
+        };
+        let mut flipped = good.clone();
+        flipped[10] ^= 1;
+        let mut long = good.clone();
+        long.resize(LONGEST, 0);
+        let foreign = Err(RefusedFor::Format(FleetWireError::Foreign));
+        assert_eq!(take(b"GET / HTTP/1.1"), foreign);
+        assert_eq!(take(b""), foreign);
+        assert_eq!(take(&refused(TAG)), foreign);
+        assert_eq!(take(&long), foreign);
+        assert_eq!(take(&refused(good.len() - 1)), Err(RefusedFor::Seal));
+        assert_eq!(take(&flipped), Err(RefusedFor::Seal));
+        assert_eq!(take(&good), Ok(()));
+        assert_eq!(
+            take(&good),
+            Err(RefusedFor::Fleet(FleetRejection::Replayed))
+        );
+        // A message to itself, and one of a stranger under the right key.
+        let stray = said(
+            &mut one,
+            "edge-2",
+            &Seal::new(&fleet_key(b"the secret of another")),
+        );
+        assert_eq!(take(&stray), Err(RefusedFor::Seal));
+        let mut stranger = fleet("edge-9", 3);
+        let stranger = said(&mut stranger, "edge-2", &seal);
+        assert_eq!(
+            take(&stranger),
+            Err(RefusedFor::Fleet(FleetRejection::Unknown))
+        );
+    }
+}

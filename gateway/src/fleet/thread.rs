@@ -1,0 +1,480 @@
+//! The thread of the fleet: one loop for all segments, without a runtime, since who answers for an address must not
+//! wait for anything else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fairway_config::exchange::AddressConflict;
+use fairway_config::names::ClusterName;
+use fairway_config::time::Timestamp;
+use fairway_gateway_core::fleet::{BootTime, HEARTBEAT};
+use fairway_gateway_core::segments::{HostNetwork, InterfaceName, PlacedRange, segments};
+use rustix::event::poll;
+use rustix::time::Timespec;
+use tokio::sync::watch;
+
+use super::refused::RefusedDatagrams;
+use super::reports::{AddressReportOutbox, SeenAddress, Standings};
+use super::seal::Seal;
+use super::segment::{LONGEST, RunningSegment, SegmentInputs, SegmentProblem};
+use super::stalls::Stalls;
+use crate::announcing::Announceable;
+use crate::clock::{boot_time, wall_time};
+use crate::engine::Mailbox;
+use crate::heartbeat::Heartbeat;
+use crate::layer2::{Layer2, SegmentFault};
+
+/// How often the loops are looked at, and what failed is tried again.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The shortest time between two reports that no change of ownership has caused.
+const REPORT: Duration = Duration::from_secs(1);
+
+/// How high the thread's priority is, if it may have one (setpriority(2)).
+const NICE: i32 = -15;
+
+/// The most addresses that one line of the log names.
+const NAMED: usize = 5;
+
+/// What other threads tell this one.
+#[derive(Debug, Default)]
+pub(super) struct FleetSignals {
+    pub(super) is_leaving: AtomicBool,
+    pub(super) is_ending: AtomicBool,
+}
+
+/// How far leaving is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Departure {
+    /// It has not begun, or others are still to take addresses.
+    #[default]
+    Waiting,
+    /// This gateway had owned nothing.
+    Idle,
+    /// Others have taken all.
+    Taken,
+    /// It owns addresses, and there is no other gateway to take them.
+    Alone,
+}
+
+/// What the thread works with.
+pub(super) struct FleetThread {
+    pub(super) own: ClusterName,
+    pub(super) port: u16,
+    pub(super) announceable: watch::Receiver<Arc<Announceable>>,
+    pub(super) network: watch::Receiver<Option<HostNetwork>>,
+    pub(super) layer2: Layer2,
+    /// The loops that carry traffic.
+    pub(super) loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
+    pub(super) reports: Arc<AddressReportOutbox>,
+    pub(super) signals: Arc<FleetSignals>,
+    pub(super) departure: watch::Sender<Departure>,
+}
+
+/// What the thread knows.
+struct FleetLoop {
+    inputs: FleetThread,
+    seal: Option<Seal>,
+    segments: BTreeMap<InterfaceName, RunningSegment>,
+    /// The addresses that belong to no segment.
+    unplaced: BTreeSet<IpAddr>,
+    refused: RefusedDatagrams,
+    stalls: Stalls,
+    /// Why this gateway can own nothing at all.
+    inability: Option<String>,
+    /// The interfaces on which nobody can be answered, and why.
+    faults: BTreeMap<InterfaceName, SegmentFault>,
+    /// The gateways that are on none of the segments.
+    unreachable: BTreeSet<ClusterName>,
+    standings: Standings,
+    /// Whether it has owned an address since it began to leave.
+    has_owned: bool,
+    /// Whether all is to be looked at that is known from outside.
+    is_outdated: bool,
+    next_tick: BootTime,
+    next_look: BootTime,
+    next_report: BootTime,
+}
+
+impl FleetThread {
+    /// Runs until it is told to end.
+    pub(super) fn run(self) {
+        // Only who may gets it. Without, a machine that is overloaded loses its addresses sooner.
+        let _ = rustix::process::setpriority_process(None, NICE);
+        let now = boot_time();
+        let fleet = FleetLoop {
+            inputs: self,
+            seal: None,
+            segments: BTreeMap::new(),
+            unplaced: BTreeSet::new(),
+            refused: RefusedDatagrams::default(),
+            stalls: Stalls::default(),
+            inability: None,
+            faults: BTreeMap::new(),
+            unreachable: BTreeSet::new(),
+            standings: Standings::default(),
+            has_owned: false,
+            is_outdated: true,
+            next_tick: now,
+            next_look: now,
+            next_report: now,
+        };
+        fleet.run();
+    }
+}
+
+impl FleetLoop {
+    fn run(mut self) {
+        let mut buffer = vec![0; LONGEST];
+        while !self.inputs.signals.is_ending.load(Ordering::Relaxed) {
+            self.wait();
+            // What has come counts before the tick: who was frozen must hear first what went on.
+            for segment in self.segments.values_mut() {
+                let (seal, own) = (self.seal.as_ref(), &self.inputs.own);
+                segment.receive(own, seal, &mut buffer, &mut self.refused);
+            }
+            let now = boot_time();
+            if now >= self.next_tick {
+                self.next_tick = match self.next_tick.after(HEARTBEAT) {
+                    next if next > now => next,
+                    _ => now.after(HEARTBEAT),
+                };
+                self.tick(now);
+            }
+            self.settle(now);
+        }
+        self.end();
+    }
+
+    /// Waits for datagrams until the next tick.
+    fn wait(&self) {
+        let mut polled: Vec<_> = self
+            .segments
+            .values()
+            .flat_map(|segment| segment.sockets().polled())
+            .collect();
+        let left = self.next_tick.since(boot_time());
+        let timeout = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or_default(),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        // An error is a signal: the loop looks at all anyway.
+        let _ = poll(&mut polled, Some(&timeout));
+    }
+
+    fn tick(&mut self, now: BootTime) {
+        self.look(now);
+        let faults = self.inputs.layer2.faults();
+        if faults != self.faults {
+            self.faults = faults;
+            self.is_outdated = true;
+        }
+        if self.is_outdated
+            || self.inputs.announceable.has_changed().unwrap_or(false)
+            || self.inputs.network.has_changed().unwrap_or(false)
+        {
+            self.is_outdated = false;
+            self.update(now);
+        }
+        let is_leaving = self.inputs.signals.is_leaving.load(Ordering::Relaxed);
+        for segment in self.segments.values_mut() {
+            if is_leaving {
+                segment.fleet.leave();
+            }
+            segment.tick(now, self.seal.as_ref());
+        }
+        if is_leaving {
+            self.depart(now);
+        }
+    }
+
+    /// Looks whether all loops turn, and what can be tried again.
+    fn look(&mut self, now: BootTime) {
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now.after(LOOK);
+        let loops = self.inputs.loops.iter().enumerate();
+        let loops = loops.flat_map(|(n, (mailbox, beat))| {
+            [
+                (format!("worker {n}"), mailbox.turns()),
+                (format!("the runtime of worker {n}"), beat.ask()),
+            ]
+        });
+        let responder = self.inputs.layer2.last_turn().0.as_nanos() as u64;
+        let responder = ("the responder of ARP and NDP".to_owned(), responder);
+        let stalled = self.stalls.look(now, loops.chain([responder]));
+        let inability = stalled.map(|name| format!("{name} has not turned for a second"));
+        if inability != self.inability {
+            match &inability {
+                Some(why) => tracing::error!(%why, "no address is owned"),
+                None => tracing::info!("addresses can be owned again: all loops turn"),
+            }
+            self.inability = inability;
+            self.is_outdated = true;
+        }
+        self.is_outdated |= self.segments.values().any(|it| it.is_incomplete);
+    }
+
+    /// Takes in what has changed outside: addresses, pools, other gateways, interfaces.
+    fn update(&mut self, now: BootTime) {
+        let announceable = self.inputs.announceable.borrow_and_update().clone();
+        let Some(network) = self.inputs.network.borrow_and_update().clone() else {
+            self.is_outdated = true;
+            return;
+        };
+        self.seal = announceable.key.as_deref().map(Seal::new);
+        let named = |address: &IpAddr| {
+            let announced = announceable.addresses.get(address)?;
+            Some(&*announced.announcement.layer2.as_ref()?.interfaces)
+        };
+        let pools = announceable.pools.values().flat_map(|pool| {
+            let named = pool.announcement.layer2.as_ref();
+            let ranges = named.map(|it| (&*it.interfaces, &pool.ranges));
+            ranges.into_iter().flat_map(|(named, ranges)| {
+                ranges.iter().map(move |range| PlacedRange {
+                    range: *range,
+                    named,
+                })
+            })
+        });
+        let addresses = announceable.addresses.keys();
+        let addresses = addresses.filter_map(|address| Some((*address, named(address)?)));
+        let members = announceable.members.iter().map(|(name, member)| {
+            let addresses = member.addresses.iter().map(ipnet::IpNet::addr);
+            (name.clone(), addresses.collect())
+        });
+        let planned = segments(&network, pools, addresses.clone(), &members.collect());
+        self.unplaced = addresses.map(|(address, _)| address).collect();
+        for address in planned.values().flat_map(|it| &it.addresses) {
+            self.unplaced.remove(address);
+        }
+        let mut unreachable: BTreeSet<_> = announceable.members.keys().cloned().collect();
+        for name in planned.values().flat_map(|it| it.members.keys()) {
+            unreachable.remove(name);
+        }
+        if !unreachable.is_subset(&self.unreachable) && !planned.is_empty() {
+            tracing::warn!(
+                gateways = ?unreachable,
+                "other gateways have no address on a network where addresses are announced: they are not heard there, \
+                 and each may own the same addresses"
+            );
+        }
+        self.unreachable = unreachable;
+        self.inputs
+            .layer2
+            .set_interfaces(planned.keys().cloned().collect());
+        // An interface that is new is not open yet.
+        self.faults = self.inputs.layer2.faults();
+        self.segments.retain(|interface, segment| {
+            let is_kept = planned.contains_key(interface);
+            if !is_kept {
+                segment.right.set(BootTime::default());
+                self.inputs.layer2.set_owned(interface, BTreeMap::new());
+            }
+            is_kept
+        });
+        for (interface, segment) in planned {
+            let index = network.interfaces.get(&interface).map_or(0, |it| it.index);
+            let own = &self.inputs.own;
+            let right = || self.inputs.layer2.right(&interface);
+            let new = || RunningSegment::new(&interface, own, right(), now);
+            let inputs = SegmentInputs {
+                own,
+                announceable: &announceable,
+                segment,
+                index,
+                port: self.inputs.port,
+                seal: self.seal.as_ref(),
+                fault: self.faults.get(&interface),
+                inability: self.inability.as_deref(),
+            };
+            self.segments
+                .entry(interface.clone())
+                .or_insert_with(new)
+                .set(now, inputs);
+        }
+    }
+
+    /// Hands on what may be answered for, and reports.
+    fn settle(&mut self, now: BootTime) {
+        let mut touched = BTreeSet::new();
+        for (interface, segment) in &mut self.segments {
+            // What is lost ends before what is kept goes on.
+            let changes = segment.fleet.take_changes();
+            if !changes.is_empty() {
+                let owned: BTreeMap<IpAddr, u64> = segment.fleet.owned().collect();
+                for is_owned in [false, true] {
+                    let of_kind = changes.iter().filter(|it| it.is_owned == is_owned);
+                    let addresses: BTreeSet<IpAddr> = of_kind
+                        .map(|it| it.address)
+                        .filter(|it| owned.contains_key(it) == is_owned)
+                        .collect();
+                    say(interface, &addresses, is_owned);
+                }
+                touched.extend(changes.iter().map(|it| it.address));
+                self.inputs.layer2.set_owned(interface, owned);
+            }
+            segment.right.set(segment.fleet.answers_until());
+        }
+        let mut reports = BTreeMap::new();
+        if now >= self.next_report {
+            self.next_report = now.after(REPORT);
+            touched.extend(
+                self.segments
+                    .values()
+                    .flat_map(|it| it.segment.addresses.iter()),
+            );
+            touched.extend(&self.unplaced);
+            let gone: Vec<_> = self
+                .standings
+                .addresses()
+                .filter(|it| !touched.contains(it))
+                .collect();
+            for address in gone {
+                self.standings.remove(address);
+                reports.insert(address, None);
+            }
+        }
+        if touched.is_empty() && reports.is_empty() {
+            return;
+        }
+        let conflicts = self.inputs.layer2.conflicts();
+        for address in touched {
+            let Some(mut seen) = self.seen(address, now) else {
+                continue;
+            };
+            let on_segments = seen.interfaces.iter();
+            let conflict = on_segments.filter_map(|name| conflicts.get(&(name.clone(), address)));
+            seen.conflict = conflict
+                .min_by_key(|it| it.since)
+                .map(|it| AddressConflict {
+                    hardware_address: it.hardware_address.to_string().into(),
+                    since: day_of(it.since, now),
+                });
+            let is_alive = |name: &str| {
+                let mut segments = self.segments.values();
+                segments.any(|it| it.fleet.is_alive(name, now))
+            };
+            if let Some(report) = self.standings.set(address, seen, wall_time(), is_alive) {
+                reports.insert(address, Some(report));
+            }
+        }
+        self.inputs.reports.put(reports);
+    }
+
+    /// An address as it is on all segments; none: it is announced no more.
+    fn seen(&self, address: IpAddr, now: BootTime) -> Option<SeenAddress> {
+        let announceable = self.inputs.announceable.borrow();
+        let announced = announceable.addresses.get(&address)?;
+        let own = &self.inputs.own;
+        let mut seen = SeenAddress::default();
+        for (interface, it) in &self.segments {
+            if !it.segment.addresses.contains(&address) {
+                continue;
+            }
+            seen.interfaces.insert(interface.clone());
+            seen.has_members |= !it.segment.members.is_empty();
+            if let Some(term) = it.fleet.term(address) {
+                seen.owned.insert(interface.clone());
+                seen.term = seen.term.max(term);
+            } else if let Some(other) = it.other_owner(own, address, now) {
+                seen.owner = seen.owner.max(Some(other));
+            }
+            let problem = it.problem.as_ref().map(SegmentProblem::to_string);
+            seen.inability = seen.inability.or(problem);
+        }
+        let pool = announceable.pools.get(&announced.pool);
+        let may_own = pool.is_some_and(|pool| pool.owners.contains(own));
+        let of_address = if seen.interfaces.is_empty() {
+            Some(
+                "no interface of this host has a subnet with it, and there is no default route"
+                    .to_owned(),
+            )
+        } else if let Some(inability) = &self.inability {
+            Some(inability.clone())
+        } else if !may_own {
+            Some(format!(
+                "the nodeSelector of the pool {} does not select this gateway's node",
+                announced.pool
+            ))
+        } else if !announced.is_able {
+            Some("no listener takes traffic at it".to_owned())
+        } else {
+            None
+        };
+        seen.inability = seen.inability.or(of_address);
+        Some(seen)
+    }
+
+    /// Says how far leaving is.
+    fn depart(&mut self, now: BootTime) {
+        let mut segments = self.segments.values();
+        let owns = |it: &&RunningSegment| it.fleet.owned().next().is_some();
+        let departure = if !segments.clone().any(|it| owns(&it)) {
+            match self.has_owned {
+                true => Departure::Taken,
+                false => Departure::Idle,
+            }
+        } else if segments.any(|it| {
+            let mut members = it.segment.members.keys();
+            owns(&it) && members.any(|name| it.fleet.is_alive(name, now))
+        }) {
+            Departure::Waiting
+        } else {
+            Departure::Alone
+        };
+        self.has_owned |= !matches!(departure, Departure::Idle | Departure::Taken);
+        self.inputs.departure.send_if_modified(|known| {
+            let is_news = *known != departure;
+            *known = departure;
+            is_news
+        });
+    }
+
+    /// Lets go of all, and says so to the others, so that they need not wait until they miss this gateway.
+    fn end(mut self) {
+        let now = boot_time();
+        for (interface, segment) in &mut self.segments {
+            segment.right.set(BootTime::default());
+            segment.fleet.set_addresses(now, BTreeMap::new());
+            segment.tick(now, self.seal.as_ref());
+            self.inputs.layer2.set_owned(interface, BTreeMap::new());
+        }
+    }
+}
+
+/// The time of day at that time.
+fn day_of(at: BootTime, now: BootTime) -> Timestamp {
+    let ago = i64::try_from(now.since(at).as_secs()).unwrap_or(i64::MAX);
+    Timestamp(wall_time().0.saturating_sub(ago))
+}
+
+/// One line of the log for addresses that are owned now, or are no more.
+fn say(interface: &str, addresses: &BTreeSet<IpAddr>, is_owned: bool) {
+    if addresses.is_empty() {
+        return;
+    }
+    let mut named = String::new();
+    for (n, address) in addresses.iter().take(NAMED).enumerate() {
+        let comma = if n > 0 { ", " } else { "" };
+        let _ = write!(named, "{comma}{address}");
+    }
+    if addresses.len() > NAMED {
+        named.push_str(", …");
+    }
+    let count = addresses.len();
+    match is_owned {
+        true => tracing::info!(interface, count, addresses = named, "owns addresses"),
+        false => tracing::info!(
+            interface,
+            count,
+            addresses = named,
+            "owns addresses no more"
+        ),
+    }
+}

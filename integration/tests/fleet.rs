@@ -1,0 +1,273 @@
+//! A gateway and its fleet: what it does with what is not a fleet's message, and what there is of it where nothing is
+//! announced. What clients see when a gateway departs is in `failover.rs`.
+
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use fairway_integration::fairway::Fairway;
+use fairway_integration::lab::Host;
+use fairway_integration::manifest::{all, edge_pool, load_balancer, slice};
+use fairway_integration::servers::named;
+use fairway_integration::site::{EDGE, Site, at, server, vip};
+use fairway_integration::{clients, programs, tests, wait};
+use serde_json::Value;
+
+tests![
+    without_a_pool_that_announces_there_is_no_thread_no_socket_and_no_rule,
+    what_is_no_message_of_the_fleet_is_counted_by_reason_and_said_once,
+    an_address_is_owned_while_it_can_be_served_and_its_interface_is_up,
+    who_can_not_hear_its_peers_owns_nothing,
+    peers_that_can_not_be_meant_end_the_process_with_what_to_do,
+];
+
+/// Where gateways hear each other.
+const FLEET: u16 = 9902;
+
+/// A pool that is announced on layer 2 by an interface.
+fn announced(interface: &str) -> String {
+    format!(
+        "apiVersion: fairway.dev/v1alpha1\nkind: AddressPool\nmetadata: {{name: edge}}\n\
+         spec: {{addresses: [203.0.113.0/28], announce: {{layer2: {{interfaces: [{interface}]}}}}}}\n"
+    )
+}
+
+/// The manifests of a Service with one address and one server.
+fn web(pool: &str) -> String {
+    all(&[
+        pool,
+        &load_balancer("web", vip(1), 80, 7000),
+        &slice("web", 7000, &[server(0)]),
+    ])
+}
+
+/// A gateway on the edge, prepared, that has a peer which nobody has seen.
+fn with_peer(site: &Site, manifests: &str) -> Result<Fairway> {
+    let fairway = Fairway::prepare(&site.edge)?;
+    let key = key(&fairway)?;
+    fairway.write("all.yaml", manifests)?;
+    let key = key.to_string_lossy().into_owned();
+    Ok(fairway.arguments(&[
+        "--node-name",
+        "edge-1",
+        "--peers",
+        "edge-1=198.51.100.1,edge-2=198.51.100.2",
+        "--peers-key-file",
+        &key,
+    ]))
+}
+
+fn key(fairway: &Fairway) -> Result<PathBuf> {
+    let path = fairway.folder().join("key");
+    fs::write(&path, "a key that nobody guesses")?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    Ok(path)
+}
+
+/// What the gateway says of the address, once it is in that state.
+fn address_is(fairway: &Fairway, state: &str, words: &[&str]) -> Result<Value> {
+    wait::until_some(
+        &format!("the address is {state}, and its report says {words:?}"),
+        || {
+            let rows = fairway.list("addresses")?;
+            let row = rows.into_iter().next().context("it is not listed")?;
+            let text = row.to_string();
+            let is_state = row.get("state").and_then(Value::as_str) == Some(state);
+            match is_state && words.iter().all(|word| text.contains(word)) {
+                true => Ok(row),
+                false => bail!("{text}"),
+            }
+        },
+    )
+}
+
+/// The UDP ports that are open on a host.
+fn udp_ports(host: &Host) -> Result<String> {
+    host.run(|| clients::output("ss", &["-Hlnu"]))
+}
+
+fn without_a_pool_that_announces_there_is_no_thread_no_socket_and_no_rule() -> Result<()> {
+    let site = Site::new()?;
+    let mut fairway = with_peer(&site, &web(&edge_pool()))?;
+    fairway.launch()?;
+    fairway.ready()?;
+    let threads = |fairway: &mut Fairway| -> Result<String> {
+        let tasks = format!("/proc/{}/task", fairway.process()?.id());
+        let names =
+            fs::read_dir(tasks)?.map(|task| Ok(fs::read_to_string(task?.path().join("comm"))?));
+        Ok(names.collect::<Result<Vec<_>>>()?.join(" "))
+    };
+    let packet_sockets = || site.edge.run(|| fs::read_to_string("/proc/net/packet"));
+    let tables = || {
+        site.edge
+            .run(|| clients::output("nft", &["list", "tables"]))
+    };
+    ensure!(!threads(&mut fairway)?.contains("fairway-fleet"));
+    ensure!(!udp_ports(&site.edge)?.contains(&format!(":{FLEET}")));
+    ensure!(
+        packet_sockets()?.lines().count() == 1,
+        "{}",
+        packet_sockets()?
+    );
+    ensure!(!tables()?.contains("fairway"), "{}", tables()?);
+
+    // And there is, when it does.
+    fairway.write("all.yaml", &web(&announced("front")))?;
+    wait::until_some("the address is owned", || {
+        let owned = fairway.metric("fairway_vip_owned", &["address=\"203.0.113.1\""])?;
+        ensure!(owned == 1.0);
+        Ok(())
+    })?;
+    ensure!(threads(&mut fairway)?.contains("fairway-fleet"));
+    ensure!(udp_ports(&site.edge)?.contains(&format!(":{FLEET}")));
+    ensure!(tables()?.contains("fairway"), "{}", tables()?);
+    Ok(())
+}
+
+fn what_is_no_message_of_the_fleet_is_counted_by_reason_and_said_once() -> Result<()> {
+    let site = Site::new()?;
+    let mut fairway = with_peer(&site, &web(&announced("front")))?;
+    fairway.launch()?;
+    fairway.ready()?;
+    address_is(&fairway, "owned", &[])?;
+    let to = SocketAddr::new(EDGE, FLEET);
+    let send = |bytes: &[u8]| -> Result<()> {
+        site.client.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            // As no router has passed it on.
+            socket.set_ttl(255)?;
+            for _ in 0..10 {
+                socket.send_to(bytes, to)?;
+            }
+            Ok(())
+        })
+    };
+    send(b"")?;
+    send(b"GET / HTTP/1.1\r\n\r\n")?;
+    send(&[&b"FWF1"[..], &[7; 200]].concat())?;
+    for (reason, count) in [("format", 20.0), ("key", 10.0)] {
+        let labels = [&*format!("reason=\"{reason}\"")];
+        wait::until_some(&format!("{count} are refused for {reason}"), || {
+            let refused = fairway.metric("fairway_heartbeat_rejected_total", &labels)?;
+            ensure!(refused == count, "{refused}");
+            Ok(())
+        })?;
+    }
+    let said = fairway.process()?.said();
+    for reason in ["reason=\"format\"", "reason=\"key\""] {
+        ensure!(said.matches(reason).count() == 1, "{reason}:\n{said}");
+    }
+    // It goes on as before, and nothing is taken at an external address.
+    address_is(&fairway, "owned", &[])?;
+    let taken =
+        |fairway: &Fairway| fairway.metric("fairway_heartbeats_total", &["direction=\"receive\""]);
+    let before = taken(&fairway)?;
+    site.client.run(|| -> Result<()> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_ttl(255)?;
+        socket.send_to(b"FWF1", SocketAddr::new(vip(1), FLEET))?;
+        Ok(())
+    })?;
+    fairway.settle("marker")?;
+    ensure!(taken(&fairway)? == before);
+    Ok(())
+}
+
+fn an_address_is_owned_while_it_can_be_served_and_its_interface_is_up() -> Result<()> {
+    let site = Site::new()?;
+    let _server = named(&site.farm, &[("web", at(server(0), 7000))])?;
+    let fairway = Fairway::start(&site.edge, &[("all.yaml", &web(&announced("front")))])?;
+    let row = address_is(&fairway, "owned", &["no other gateway", "front"])?;
+    ensure!(row.get("term").and_then(Value::as_u64) > Some(0), "{row}");
+    ensure!(site.client.run(|| clients::who(at(vip(1), 80)))? == "web");
+
+    // Without an endpoint nothing listens.
+    let nothing = all(&[&announced("front"), &load_balancer("web", vip(1), 80, 7000)]);
+    fairway.write("all.yaml", &nothing)?;
+    address_is(&fairway, "unowned", &["no listener takes traffic"])?;
+    fairway.write("all.yaml", &web(&announced("front")))?;
+    address_is(&fairway, "owned", &[])?;
+
+    site.edge.ip("link set front down")?;
+    address_is(&fairway, "unowned", &["the interface front is down"])?;
+    site.edge.ip("link set front up")?;
+    address_is(&fairway, "owned", &[])?;
+
+    fairway.write("all.yaml", &web(&announced("lan0")))?;
+    address_is(&fairway, "unowned", &["this host has no interface lan0"])?;
+    fairway.write("all.yaml", &web(&edge_pool()))?;
+    wait::until_some("nothing is said of the address any more", || {
+        let rows = fairway.list("addresses")?;
+        ensure!(rows.is_empty(), "{rows:?}");
+        Ok(())
+    })
+}
+
+fn who_can_not_hear_its_peers_owns_nothing() -> Result<()> {
+    let site = Site::new()?;
+    // Somebody else has the port.
+    let other = site
+        .edge
+        .run(|| UdpSocket::bind(SocketAddr::new(EDGE, FLEET)))?;
+    let mut fairway = with_peer(&site, &web(&announced("front")))?;
+    fairway.launch()?;
+    fairway.ready()?;
+    address_is(
+        &fairway,
+        "unowned",
+        &["other gateways can't be heard on front", "in use"],
+    )?;
+    drop(other);
+    address_is(&fairway, "owned", &[])?;
+    Ok(())
+}
+
+fn peers_that_can_not_be_meant_end_the_process_with_what_to_do() -> Result<()> {
+    let site = Site::new()?;
+    let fairway = Fairway::prepare(&site.edge)?;
+    let key = key(&fairway)?.to_string_lossy().into_owned();
+    let short = fairway.folder().join("short");
+    fs::write(&short, "short")?;
+    fs::set_permissions(&short, fs::Permissions::from_mode(0o600))?;
+    let open = fairway.folder().join("open");
+    fs::write(&open, "a key that everybody reads")?;
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o644))?;
+    let [short, open] = [short, open].map(|it| it.to_string_lossy().into_owned());
+    let peer = "edge-2=198.51.100.2";
+    for (arguments, said) in [
+        (&["--peers", "edge-2=edge-2.example"][..], "write NAME=IP"),
+        (&["--peers", "198.51.100.2"], "write NAME=IP"),
+        (&["--peers", peer], "--peers takes --peers-key-file"),
+        (&["--peers", peer, "--peers-key-file", &short], "16"),
+        (&["--peers", peer, "--peers-key-file", &open], "chmod 0600"),
+        (
+            &["--peers", peer, "--peers-key-file", "/no/such/file"],
+            "can't be read",
+        ),
+        (&["--fleet-port", "0"], "--fleet-port"),
+        (
+            &[
+                "--peers",
+                "a=198.51.100.2,b=198.51.100.2",
+                "--peers-key-file",
+                &key,
+            ],
+            "198.51.100.2 is",
+        ),
+    ] {
+        let mut command = Command::new(programs::fairway()?);
+        command
+            .arg("standalone")
+            .arg("--manifests")
+            .arg(fairway.manifests());
+        command.arg("--state").arg(fairway.state()).args(arguments);
+        let output = site.edge.run(|| command.output())?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(2), "{arguments:?}: {output:?}");
+        ensure!(stderr.contains(said), "{arguments:?}: {stderr}");
+    }
+    Ok(())
+}
