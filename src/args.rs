@@ -396,6 +396,9 @@ pub(crate) enum What {
     /// Gateways and how they are
     #[value(alias = "gateway", alias = "gw")]
     Gateways,
+    /// External addresses that are announced on layer 2, and who owns each
+    #[value(alias = "address")]
+    Addresses,
     /// Every address and port that is listened on
     #[value(alias = "listener")]
     Listeners,
@@ -409,6 +412,7 @@ impl What {
             Self::Endpoints => "endpoints",
             Self::Pools => "addresspool.fairway.dev",
             Self::Gateways => "gateway",
+            Self::Addresses => "address",
             Self::Listeners => "listener",
         }
     }

@@ -56,6 +56,7 @@ pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
             snapshot,
         ));
         let name = Arc::clone(&traffic.name);
+        let own_name = Arc::clone(&name);
         let gateway = traffic.start(&store, &base)?;
         let identity = GatewayIdentity {
             namespace: cluster.namespace,
@@ -75,6 +76,7 @@ pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
         let known = Arc::new(FollowerViews {
             follower,
             store: store.clone(),
+            gateway: own_name,
         });
         let process = base.serve(known, Some(gateway), JoinSet::new(), tasks)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), %admin, "started");
@@ -111,7 +113,9 @@ fn status(
     let row = gateway.row();
     let outstanding = store.outstanding();
     let why = Some(row.why.clone()).filter(|why| !why.is_empty());
+    let own = store.own_addresses();
     let row = GatewayRow {
+        addresses: own.values().filter(|own| own.is_owned()).count(),
         ready: row.ready && outstanding.is_empty(),
         why: why
             .into_iter()
@@ -123,6 +127,7 @@ fn status(
     let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
     let is_stuck = progress.is_stuck(gateway.done(), store.sequence(), Instant::now());
     let mut status = GatewaySelfReport::new(row, 0);
+    status.addresses = gateway.host_addresses();
     status.behind = is_stuck.then(|| {
         format!(
             "its control thread has worked in no change for {} s",

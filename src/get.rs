@@ -12,7 +12,7 @@ use fairway_config::problem::Problem;
 use fairway_config::service::ServiceType;
 use fairway_config::time::Timestamp;
 use fairway_config::view::{
-    ConditionRow, EndpointRow, GatewayRow, ListenerRow, PoolRow, PortRow, ServiceRow,
+    AddressRow, ConditionRow, EndpointRow, GatewayRow, ListenerRow, PoolRow, PortRow, ServiceRow,
 };
 use hyper::body::Bytes;
 use serde::de::IgnoredAny;
@@ -98,6 +98,7 @@ fn ask(args: &GetArgs) -> anyhow::Result<Bytes> {
         What::Endpoints => "endpoints",
         What::Pools => "pools",
         What::Gateways => "gateways",
+        What::Addresses => "addresses",
         What::Listeners => "listeners",
     };
     crate::client::get(args.asked.admin, &format!("/api/v1/{what}"))
@@ -146,6 +147,7 @@ fn render(args: &GetArgs, body: &[u8], now: Timestamp) -> anyhow::Result<Listing
         What::Listeners => listing::show(args, body, |rows| listeners(&view, rows)),
         What::Pools => listing::show(args, body, |rows| pools(&view, rows)),
         What::Gateways => listing::show(args, body, |rows| gateways(&view, rows)),
+        What::Addresses => listing::show(args, body, |rows| addresses(&view, rows)),
     }
 }
 
@@ -180,7 +182,7 @@ fn services(view: &View, rows: &[ServiceRow]) -> String {
         "AGE",
     ];
     if view.wide {
-        heading.push("STATUS");
+        heading.extend(["OWNER", "STATUS"]);
     }
     let rows = rows.iter().map(|row| {
         let mut cells = vec![
@@ -199,7 +201,7 @@ fn services(view: &View, rows: &[ServiceRow]) -> String {
             view.age(&row.created),
         ];
         if view.wide {
-            cells.push(status(row));
+            cells.extend([owner(row), status(row)]);
         }
         (row.namespace.clone(), cells)
     });
@@ -315,6 +317,7 @@ fn gateways(view: &View, rows: &[GatewayRow]) -> String {
         "NAME",
         "VERSION",
         "READY",
+        "ADDRESSES",
         "LISTENING",
         "FAILED",
         "CONNECTIONS",
@@ -331,6 +334,7 @@ fn gateways(view: &View, rows: &[GatewayRow]) -> String {
                 row.name.clone(),
                 row.version.clone(),
                 if row.ready { "True" } else { "False" }.to_owned(),
+                row.addresses.to_string(),
                 row.listening.to_string(),
                 row.failed.to_string(),
                 row.connections.to_string(),
@@ -339,6 +343,36 @@ fn gateways(view: &View, rows: &[GatewayRow]) -> String {
             ];
             if view.wide {
                 cells.push(gateway_message(row));
+            }
+            cells
+        })
+        .collect();
+    table::render(&heading, rows)
+}
+
+fn addresses(view: &View, rows: &[AddressRow]) -> String {
+    let mut heading = vec!["ADDRESS", "GATEWAY", "STATE", "OWNER", "AGE"];
+    if view.wide {
+        heading.extend(["INTERFACES", "CONFLICT", "WHY"]);
+    }
+    let rows = rows
+        .iter()
+        .map(|row| {
+            let report = &row.report;
+            let owner = report.owner_by(&row.gateway).unwrap_or_default();
+            let mut cells = vec![
+                row.address.to_string(),
+                row.gateway.clone(),
+                report.state.to_string(),
+                none_if_empty(owner.to_owned()),
+                table::age(view.now.0.saturating_sub(report.since.0)),
+            ];
+            if view.wide {
+                let conflict = report.conflict.as_ref();
+                let conflict = conflict.map(|it| it.hardware_address.to_string());
+                cells.push(none_if_empty(report.interfaces.join(",")));
+                cells.push(none_if_empty(conflict.unwrap_or_default()));
+                cells.push(report.why.to_string());
             }
             cells
         })
@@ -402,6 +436,19 @@ fn external(row: &ServiceRow) -> String {
         ServiceType::LoadBalancer if row.external_ips.is_empty() => "<pending>".to_owned(),
         _ => none_if_empty(join(row.external_ips.iter().map(ToString::to_string))),
     }
+}
+
+/// The gateways that own its addresses; `-` where none is announced on layer 2.
+fn owner(row: &ServiceRow) -> String {
+    if row.owners.is_empty() {
+        return "-".to_owned();
+    }
+    let owners = row.owners.iter();
+    let owners = owners.map(|it| none_if_empty(it.owner.clone().unwrap_or_default()));
+    let mut owners: Vec<String> = owners.collect();
+    // In the order of the addresses, and one that owns all of them once.
+    owners.dedup();
+    join(owners.into_iter())
 }
 
 fn port(port: &PortRow) -> String {

@@ -1,12 +1,14 @@
 //! What a controller does while it leads, and what it shows then and while it stands by.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
-use fairway_config::view::{GatewayRow, PoolRow, Section, ServiceRow};
+use fairway_config::view::{AddressRow, GatewayRow, PoolRow, Section, ServiceRow};
 use fairway_controller::kubernetes::Connection;
-use fairway_controller::{Controller, KubernetesSettings, KubernetesStore, Leadership};
+use fairway_controller::{Controller, KubernetesSettings, KubernetesStore, Leadership, OwnAddress};
 use fairway_controller_core::{Counts, Settings};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -92,6 +94,14 @@ impl ServiceViews for LeaderViews {
 
     fn gateways(&self) -> Vec<GatewayRow> {
         self.ask(|known| known.gateways()).unwrap_or_default()
+    }
+
+    fn addresses(&self) -> Vec<AddressRow> {
+        self.ask(|known| known.addresses()).unwrap_or_default()
+    }
+
+    fn own_addresses(&self) -> BTreeMap<IpAddr, OwnAddress> {
+        self.ask(|known| known.own_addresses()).unwrap_or_default()
     }
 
     fn explain(&self, service: &ServiceName) -> Option<Vec<Section>> {

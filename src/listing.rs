@@ -97,6 +97,8 @@ pub(crate) fn show<T: DeserializeOwned + serde::Serialize>(
             "protocol",
             "endpoint",
             "listen",
+            "address",
+            "gateway",
         ];
         let fields = fields.iter().map(|field| value[field].to_string());
         fields.collect()
@@ -156,6 +158,7 @@ fn named(
     for value in values {
         let field = |field: &str| value[field].as_str();
         let name = field("name").or(field("listen")).or(field("service"));
+        let name = name.or(field("address"));
         let name = name.unwrap_or_default();
         let line = format!("{}/{name}\n", args.what.what.of_one());
         let is_same =
@@ -206,7 +209,7 @@ fn is_named(row: &Value, name: &str, namespace: Option<&str>) -> bool {
     };
     let wanted = front.or(namespace);
     wanted.is_none_or(|wanted| field("namespace").is_none_or(|it| it == wanted))
-        && field("name").or(field("service")) == Some(name)
+        && field("name").or(field("service")).or(field("address")) == Some(name)
 }
 
 #[cfg(test)]

@@ -5,15 +5,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::conditions;
-use fairway_config::exchange::{ClaimKind, ListenerState, Report};
-use fairway_config::names::ServiceName;
+use fairway_config::exchange::{AddressReport, ClaimKind, ListenerState, Report};
+use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::problem::Problem;
 use fairway_config::service::ServiceType;
 use fairway_config::view::{
-    ConditionRow, EndpointRow, Explanation, GatewayRow, ListenerRow, PoolRow, Readiness, Section,
-    ServiceRow,
+    AddressRow, ConditionRow, EndpointRow, Explanation, GatewayRow, ListenerRow, OwnerRow, PoolRow,
+    Readiness, Section, ServiceRow,
 };
-use fairway_controller::{Follower, Handle, Store};
+use fairway_controller::{Follower, Handle, OwnAddress, Store};
 use fairway_controller_core::{Counts, GatewayCount};
 use fairway_gateway::Gateway;
 use fairway_gateway::admin::Views;
@@ -28,6 +28,10 @@ pub(crate) trait ServiceViews: Send + Sync {
     fn pools(&self) -> Vec<PoolRow>;
     /// Gateways that are processes of their own.
     fn gateways(&self) -> Vec<GatewayRow>;
+    /// What gateways say of external addresses.
+    fn addresses(&self) -> Vec<AddressRow>;
+    /// What the gateway of this process says of them.
+    fn own_addresses(&self) -> BTreeMap<IpAddr, OwnAddress>;
     /// Why a Service has what it has; nothing where that is not known here.
     fn explain(&self, service: &ServiceName) -> Option<Vec<Section>>;
     /// Whether this process decides, and is told by gateways how they are.
@@ -67,6 +71,14 @@ impl<S: Store> ServiceViews for Handle<S> {
         Handle::gateways(self)
     }
 
+    fn addresses(&self) -> Vec<AddressRow> {
+        Handle::addresses(self)
+    }
+
+    fn own_addresses(&self) -> BTreeMap<IpAddr, OwnAddress> {
+        Handle::own_addresses(self)
+    }
+
     fn explain(&self, service: &ServiceName) -> Option<Vec<Section>> {
         Handle::explain(self, service)
     }
@@ -96,11 +108,24 @@ impl<S: Store> ServiceViews for Handle<S> {
 pub(crate) struct FollowerViews<S> {
     pub(crate) follower: Follower,
     pub(crate) store: Arc<S>,
+    /// The name of the gateway in this process.
+    pub(crate) gateway: ClusterName,
 }
 
 impl<S: Store> ServiceViews for FollowerViews<S> {
     fn services(&self) -> Vec<ServiceRow> {
-        self.follower.services()
+        let own = self.store.own_addresses();
+        let mut rows = self.follower.services();
+        for row in &mut rows {
+            let said = row.external_ips.iter();
+            let said = said.filter_map(|address| Some((address, &own.get(address)?.report)));
+            let owners = said.map(|(address, report)| OwnerRow {
+                address: *address,
+                owner: report.owner_by(&self.gateway).map(str::to_owned),
+            });
+            row.owners = owners.collect();
+        }
+        rows
     }
 
     fn pools(&self) -> Vec<PoolRow> {
@@ -109,6 +134,20 @@ impl<S: Store> ServiceViews for FollowerViews<S> {
 
     fn gateways(&self) -> Vec<GatewayRow> {
         Vec::new()
+    }
+
+    fn addresses(&self) -> Vec<AddressRow> {
+        let own = self.store.own_addresses().into_iter();
+        let rows = own.map(|(address, own)| AddressRow {
+            address,
+            gateway: self.gateway.to_string(),
+            report: AddressReport::clone(&own.report),
+        });
+        rows.collect()
+    }
+
+    fn own_addresses(&self) -> BTreeMap<IpAddr, OwnAddress> {
+        self.store.own_addresses()
     }
 
     fn decides(&self) -> bool {
@@ -121,9 +160,15 @@ impl<S: Store> ServiceViews for FollowerViews<S> {
             (&*row.namespace, &*row.name) == (&*service.namespace, &*service.name)
                 && row.kind == ServiceType::LoadBalancer
         })?;
+        let own = self.store.own_addresses();
+        let mut sentences = told(&row);
+        for address in &row.external_ips {
+            let own = own.get(address);
+            sentences.extend(own.map(|own| own.report.sentence(*address, &self.gateway)));
+        }
         Some(vec![Section {
             title: "Address".to_owned(),
-            sentences: told(&row),
+            sentences,
         }])
     }
 
@@ -167,8 +212,8 @@ fn told(row: &ServiceRow) -> Vec<String> {
         .map(|ip| format!("The controller says that it has {ip}."))
         .collect();
     let concern = |it: &&ConditionRow| match it.kind.as_str() {
-        // This gateway's own listeners, below, say it better.
-        conditions::PROGRAMMED => false,
+        // What this gateway says itself, below, says it better.
+        conditions::PROGRAMMED | conditions::ANNOUNCED => false,
         conditions::ADDRESS_ASSIGNED => it.status != "True",
         _ => true,
     };
@@ -220,8 +265,9 @@ impl ProcessViews {
         self.recorder.upkeep();
     }
 
-    /// The external addresses, and whether this host answers for each.
-    fn vips(&self) -> BTreeMap<IpAddr, bool> {
+    /// The external addresses, and whether this host answers for each: of those that are announced on layer 2,
+    /// whether this gateway owns them.
+    fn vips(&self, own: &BTreeMap<IpAddr, OwnAddress>) -> BTreeMap<IpAddr, bool> {
         let mut vips = BTreeMap::new();
         for ListenerRow { listener, .. } in self.listeners() {
             if listener.kind == ClaimKind::Vip {
@@ -229,14 +275,23 @@ impl ProcessViews {
                 *vips.entry(listener.listen.0.ip()).or_default() |= stands;
             }
         }
+        for (address, own) in own {
+            let stands = vips.entry(*address).or_default();
+            *stands &= own.is_owned();
+        }
         vips
     }
 
     fn snapshot(&self) -> MetricsSnapshot {
+        let own = self.known.own_addresses();
+        let vips = self.vips(&own);
+        // One that is not announced on layer 2 never moves.
+        let transitions = |address: &IpAddr| own.get(address).map_or(0, |own| own.transitions);
         let mut snapshot = MetricsSnapshot {
             version: env!("CARGO_PKG_VERSION"),
             revision: env!("FAIRWAY_REVISION"),
-            vips_owned: self.vips(),
+            vip_transitions: vips.keys().map(|it| (*it, transitions(it))).collect(),
+            vips_owned: vips,
             ..MetricsSnapshot::default()
         };
         if let Some(gateway) = &self.gateway {
@@ -260,6 +315,10 @@ impl ProcessViews {
             let programmed = counts.programmed.iter();
             snapshot.programmed = programmed
                 .map(|(reason, count)| (reason.as_str(), as_u64(*count)))
+                .collect();
+            let addresses = counts.addresses.iter();
+            snapshot.addresses = addresses
+                .map(|(state, count)| (state.as_str(), as_u64(*count)))
                 .collect();
             let mut gateways = counts.gateways;
             if self.gateway.is_some() {
@@ -319,7 +378,9 @@ impl Views for ProcessViews {
             let row = gateway.row();
             let why = Some(row.why.clone()).filter(|why| !why.is_empty());
             let missing: Vec<String> = why.into_iter().chain(self.known.unheard()).collect();
+            let own = self.known.own_addresses();
             GatewayRow {
+                addresses: own.values().filter(|own| own.is_owned()).count(),
                 ready: missing.is_empty(),
                 why: missing.join("; "),
                 ..row
@@ -331,6 +392,10 @@ impl Views for ProcessViews {
     fn listeners(&self) -> Vec<ListenerRow> {
         let gateway = self.gateway.as_ref();
         gateway.map(Gateway::listeners).unwrap_or_default()
+    }
+
+    fn addresses(&self) -> Vec<AddressRow> {
+        self.known.addresses()
     }
 
     fn problems(&self) -> Vec<Problem> {

@@ -4,7 +4,9 @@
 //! |---|---|---|---|
 //! | `fairway.dev/AddressAssigned` | LoadBalancer Services that are ours | `Assigned` | why an address is missing: `RequestUnreadable`, `NoPools`, `NoSuchPool`, `PoolNotUsable`, `PoolExhausted`, `QuotaExceeded`, `NotSelected`, `NotAutoAssigned`, `NoAddressOfFamily`, `AddressInNoPool`, `AddressNotInPool`, `AddressHeld`, `NodeAddress`, `SharingPortClash`, `SharingWithoutConsent`, `FamilyNotWanted`, `DualStackUnavailable` |
 //! | `fairway.dev/NodePortsAllocated` | Services that want node ports, where Fairway allocates them or asks for them | `Allocated` | `NodePortUnreadable`, `NodePortOutOfRange`, `NodePortHeld`, `NodePortUsedTwice`, `NodePortsExhausted`, `NodePortsRefused` |
-//! | `fairway.dev/Programmed` | Services that gateways are to serve | `Programmed`: a gateway that is alive takes traffic for every port of the Service as it is now | `NoGateway`, `GatewayBehind`, `NoEndpoints`, `EndpointsUnreachable`, `AddressNotAssigned`, `NodePortNotAllocated`, `ForwardingNode`, `UnsupportedProtocol`, or the reason of a listener that can't stand on a gateway |
+//! | `fairway.dev/Programmed` | Services that gateways are to serve | `Programmed`: a gateway that is alive takes traffic for every port of the Service as it is now | `NoGateway`, `GatewayBehind`, `NoEndpoints`, `EndpointsUnreachable`, `AddressNotAnnounced`, `AddressConflict`, `AddressNotAssigned`, `NodePortNotAllocated`, `ForwardingNode`, `UnsupportedProtocol`, or the reason of a listener that can't stand on a gateway |
+//! | `fairway.dev/Announced` | Services with an address that a gateway owns and announces on layer 2 | `Layer2`; the message says which node announces it | never written |
+//! | `fairway.dev/AddressConflict` | Services with an address that is announced on layer 2 | `AddressConflict`: another host uses or answers for the address, or two gateways own it at once | never written |
 //! | `fairway.dev/OutOfPool` | Services that hold an address which no pool would give them now | `OutOfPool`, `PoolNotUsable`, `NotSelected`, `NodeAddress` | never written |
 //! | `fairway.dev/Accepted` | Services with something well-formed and wrong | never written | the reason of the first notice |
 //! | `fairway.dev/SourceCurrent` | Services whose source can't be read | never written | `SourceUnreadable` |
@@ -22,6 +24,10 @@ pub const ADDRESS_ASSIGNED: &str = "fairway.dev/AddressAssigned";
 pub const NODE_PORTS_ALLOCATED: &str = "fairway.dev/NodePortsAllocated";
 /// Whether a live gateway takes traffic for every port of a Service.
 pub const PROGRAMMED: &str = "fairway.dev/Programmed";
+/// True: a gateway owns an address of the Service and announces it.
+pub const ANNOUNCED: &str = "fairway.dev/Announced";
+/// True: somebody else has an address of the Service, too.
+pub const ADDRESS_CONFLICT: &str = "fairway.dev/AddressConflict";
 /// True: a Service keeps an address that no pool would give it now.
 pub const OUT_OF_POOL: &str = "fairway.dev/OutOfPool";
 /// False: something in the Service is well-formed and wrong, and is left out.
@@ -39,10 +45,12 @@ pub const TAKEN: &str = "fairway.dev/Taken";
 /// one that has the Service it is somebody else's until that controller is gone.
 pub const CONTESTED: &str = "fairway.dev/Contested";
 /// All that the controller which has a Service writes of it; the others there are somebody else's.
-pub const OF_SERVICES: [&str; 8] = [
+pub const OF_SERVICES: [&str; 10] = [
     ADDRESS_ASSIGNED,
     NODE_PORTS_ALLOCATED,
     PROGRAMMED,
+    ANNOUNCED,
+    ADDRESS_CONFLICT,
     OUT_OF_POOL,
     ACCEPTED,
     SOURCE_CURRENT,
@@ -57,6 +65,6 @@ pub const OVERLAPS: &str = "Overlaps";
 /// Whether a condition says that something is wrong. Most are good when True; a few report a fault
 /// by being True.
 pub fn is_trouble(kind: &str, status: bool) -> bool {
-    let is_good_when_true = !matches!(kind, OUT_OF_POOL | OVERLAPS);
+    let is_good_when_true = !matches!(kind, OUT_OF_POOL | ADDRESS_CONFLICT | OVERLAPS);
     status != is_good_when_true
 }

@@ -83,7 +83,7 @@ pub enum Change {
     /// The report of a gateway on an external address; nothing: there is none any more.
     Address(IpAddr, ClusterName, Option<Arc<AddressReport>>),
     /// Another gateway of this gateway's fleet; nothing: it is none any more. A store over an API server
-    /// tells all members before it tells the key.
+    /// tells all members before it tells the key: before that a gateway does not know whether it is alone.
     Member(ClusterName, Option<Arc<FleetMember>>),
     /// The key of this gateway's fleet; nothing: there is none any more.
     FleetKey(Option<Arc<FleetKey>>),
@@ -331,6 +331,9 @@ pub struct GatewayRow {
     pub listening: usize,
     /// Listeners that can't.
     pub failed: usize,
+    /// External addresses that it owns.
+    #[serde(default)]
+    pub addresses: usize,
     /// TCP connections now.
     pub connections: u64,
     /// UDP flows now.

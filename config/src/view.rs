@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 pub use crate::exchange::GatewayRow;
-use crate::exchange::{ListenerReport, PoolCount};
+use crate::exchange::{AddressReport, ListenerReport, PoolCount};
 use crate::net::{EndpointAddr, IpFamily, Protocol};
 use crate::pool::Forwarding;
 use crate::problem::Problem;
@@ -54,6 +54,9 @@ pub struct ServiceRow {
     /// How many gateways are alive, as far as is known here.
     #[serde(default)]
     pub gateways: Option<usize>,
+    /// Who owns each of those external addresses that gateways announce on layer 2.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owners: Vec<OwnerRow>,
     /// Its conditions.
     pub conditions: Vec<ConditionRow>,
     /// Where it comes from.
@@ -65,6 +68,27 @@ pub struct ServiceRow {
     /// Its health check node port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check_node_port: Option<u16>,
+}
+
+/// Who owns an external address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OwnerRow {
+    /// The address.
+    pub address: IpAddr,
+    /// The gateway; nothing: none does, as far as is known here.
+    pub owner: Option<String>,
+}
+
+/// A row of `get addresses`: what a gateway says of an external address that it may announce on layer 2.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AddressRow {
+    /// The address.
+    pub address: IpAddr,
+    /// The gateway that says it.
+    pub gateway: String,
+    /// What it says.
+    #[serde(flatten)]
+    pub report: AddressReport,
 }
 
 /// A port of a Service.

@@ -6,7 +6,7 @@
 //!    [`state`]: what both keep on disk;
 //! 3. [`run`]: the loop over any store, and what people can ask it, with `retries`, the failed
 //!    writes (`retry_queue`: when each is tried again); [`follower`]: the same for a process that
-//!    decides nothing.
+//!    decides nothing; `own_addresses`: what the gateway of this process says of external addresses.
 //!
 //! Invariants:
 //! - Nothing is decided before the store has published every object.
@@ -17,6 +17,7 @@ pub mod directory;
 mod feed;
 pub mod follower;
 pub mod kubernetes;
+mod own_addresses;
 mod retries;
 mod retry_queue;
 mod rows;
@@ -28,6 +29,7 @@ pub mod store;
 pub use directory::{DirectorySettings, DirectoryStore, OpenError};
 pub use follower::Follower;
 pub use kubernetes::{Elector, KubernetesSettings, KubernetesStore, Leadership, Reads, Snapshot};
+pub use own_addresses::OwnAddress;
 pub use run::{Controller, Handle};
 pub use state::TakeError;
 pub use store::{Outcomes, Store, WriteKey, WriteOutcome};

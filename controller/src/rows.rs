@@ -1,17 +1,21 @@
 //! The rows of tables of Services and gateways, from the changes that a store publishes.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use fairway_config::exchange::{Change, ConditionMap, GatewayStatus, StoredService};
+use fairway_config::exchange::{
+    AddressReport, AddressState, Change, ConditionMap, GatewayStatus, StoredService,
+};
 use fairway_config::names::{ClusterName, ServiceName};
-use fairway_config::view::{ConditionRow, GatewayRow, PortRow, ServiceRow};
+use fairway_config::view::{AddressRow, ConditionRow, GatewayRow, PortRow, ServiceRow};
 
-/// The Services and the gateways there are.
+/// The Services and the gateways there are, and what gateways say of external addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
     services: BTreeMap<ServiceName, Arc<StoredService>>,
     gateways: BTreeMap<ClusterName, Arc<GatewayStatus>>,
+    addresses: BTreeMap<(IpAddr, ClusterName), Arc<AddressReport>>,
 }
 
 impl Rows {
@@ -30,13 +34,39 @@ impl Rows {
             Change::Gateway(name, None) => {
                 self.gateways.remove(name);
             }
+            Change::Address(address, gateway, Some(report)) => {
+                let key = (*address, Arc::clone(gateway));
+                self.addresses.insert(key, Arc::clone(report));
+            }
+            Change::Address(address, gateway, None) => {
+                self.addresses.remove(&(*address, Arc::clone(gateway)));
+            }
             _ => {}
         }
     }
 
     /// Rows for `get gateways`, of gateways that are processes of their own.
     pub(crate) fn gateways(&self) -> Vec<GatewayRow> {
-        self.gateways.values().map(|it| it.row.clone()).collect()
+        let mut owned: BTreeMap<&ClusterName, usize> = BTreeMap::new();
+        for ((_, gateway), report) in &self.addresses {
+            *owned.entry(gateway).or_default() += usize::from(report.state == AddressState::Owned);
+        }
+        let row = |(name, status): (&ClusterName, &Arc<GatewayStatus>)| GatewayRow {
+            addresses: owned.get(name).copied().unwrap_or_default(),
+            ..status.row.clone()
+        };
+        self.gateways.iter().map(row).collect()
+    }
+
+    /// Rows for `get addresses`, ordered by address and gateway.
+    pub(crate) fn addresses(&self) -> Vec<AddressRow> {
+        let rows = self.addresses.iter();
+        let rows = rows.map(|((address, gateway), report)| AddressRow {
+            address: *address,
+            gateway: gateway.to_string(),
+            report: AddressReport::clone(report),
+        });
+        rows.collect()
     }
 
     /// Rows for `get services`, ordered by namespace and name, without the reports of gateways.
@@ -77,6 +107,7 @@ fn service_row(stored: &StoredService) -> ServiceRow {
         endpoints: None,
         serving: None,
         gateways: None,
+        owners: Vec::new(),
         conditions: condition_rows(&stored.status.conditions),
         source: stored.source.as_deref().map(str::to_owned),
         source_problem: stored.source_problem.clone(),

@@ -1,6 +1,7 @@
 //! The controller's loop over any store, and what people can ask it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,7 +9,7 @@ use fairway_config::exchange::{Batch, Change, Write};
 use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
 use fairway_config::time::Timestamp;
-use fairway_config::view::{GatewayRow, PoolRow, Section, ServiceRow};
+use fairway_config::view::{AddressRow, GatewayRow, OwnerRow, PoolRow, Section, ServiceRow};
 use fairway_controller_core::{Counts, Settings, State};
 use futures::StreamExt as _;
 use futures::stream::{BoxStream, SelectAll};
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::lock;
+use crate::own_addresses::OwnAddress;
 use crate::retries::{Retries, RetryCause};
 use crate::rows::{Rows, condition_rows};
 use crate::store::{Store, WriteKey, WriteOutcome};
@@ -296,7 +298,13 @@ impl<S: Store> Handle<S> {
         let shared = lock(&self.shared);
         let rows = shared.rows.services().map(|(name, row)| {
             let traffic = shared.state.traffic(name);
+            let owners = shared.state.owners(name).into_iter();
+            let owners = owners.map(|it| OwnerRow {
+                address: it.address,
+                owner: it.owner.map(|owner| owner.to_string()),
+            });
             ServiceRow {
+                owners: owners.collect(),
                 endpoints: traffic.and_then(|it| it.endpoints),
                 serving: traffic.map(|it| it.serving),
                 gateways: traffic.map(|it| it.gateways),
@@ -340,6 +348,16 @@ impl<S: Store> Handle<S> {
     /// Rows for `get gateways`: those that are processes of their own.
     pub fn gateways(&self) -> Vec<GatewayRow> {
         lock(&self.shared).rows.gateways()
+    }
+
+    /// Rows for `get addresses`: what gateways say of external addresses.
+    pub fn addresses(&self) -> Vec<AddressRow> {
+        lock(&self.shared).rows.addresses()
+    }
+
+    /// What the gateway of this process says of them.
+    pub fn own_addresses(&self) -> BTreeMap<IpAddr, OwnAddress> {
+        self.store.own_addresses()
     }
 
     /// How much the store has told; see [`Store::sequence`].

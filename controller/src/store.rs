@@ -1,6 +1,8 @@
 //! The only wire between controller and gateway.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use fairway_config::exchange::{Batch, ReportBatch, Write};
@@ -8,6 +10,8 @@ use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::problem::Problem;
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
+
+use crate::own_addresses::OwnAddress;
 
 /// Where objects come from and where decisions go to: a directory, or an API server.
 ///
@@ -45,8 +49,12 @@ pub trait Store: Send + Sync + 'static {
         0
     }
 
-    /// Takes the reports of a gateway. They come back as `Change::Report`.
+    /// Takes the reports of the gateway of this process, from any of its threads. To whom they
+    /// concern they come back as `Change::Report` and `Change::Address`.
     fn report(&self, gateway: &ClusterName, said: ReportBatch);
+
+    /// What the gateway of this process says of external addresses.
+    fn own_addresses(&self) -> BTreeMap<IpAddr, OwnAddress>;
 
     /// The `sequence` of the latest batch: the one that a subscriber gets that is not behind.
     fn sequence(&self) -> u64;

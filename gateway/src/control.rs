@@ -276,6 +276,7 @@ impl ControlTask {
     fn host(&mut self, known: host::HostAddresses) {
         self.builder
             .set_host_addresses(known.keys().copied().collect());
+        self.published.set_host(host::told(&known));
         self.links = known;
         self.source_pool = None;
         self.set_source_pool();
@@ -288,7 +289,7 @@ impl ControlTask {
             return;
         }
         let own = own.iter().filter_map(|own| self.links.get_key_value(own));
-        let pool = SourcePool::new(own.map(|(address, link)| (*address, *link)));
+        let pool = SourcePool::new(own.map(|(address, it)| (*address, it.link)));
         self.shared.source_pool.store(Arc::new(pool));
         self.source_pool = Some(version);
     }

@@ -9,6 +9,7 @@ use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::time::Timestamp;
 use fairway_config::view::{EndpointRow, GatewayRow, ListenerRow, Section};
 use fairway_gateway_core::route::Tick;
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -255,6 +256,11 @@ impl Gateway {
         ports.collect()
     }
 
+    /// The addresses at which others may reach this host, with their prefixes.
+    pub fn host_addresses(&self) -> Vec<IpNet> {
+        self.published.host().to_vec()
+    }
+
     /// The [sequence](Batch::sequence) of the last batch that is programmed and reported.
     pub fn done(&self) -> u64 {
         self.published.done()
@@ -302,6 +308,8 @@ impl Gateway {
             why: missing.join(" "),
             listening,
             failed,
+            // Those who show it know them from the store.
+            addresses: 0,
             connections: counters().map(|counters| counters.active.get()).sum(),
             flows: counters().map(|counters| counters.flows.get()).sum(),
             started: self.started.to_string(),

@@ -73,6 +73,10 @@ pub struct MetricsSnapshot {
     pub gateways: BTreeMap<&'static str, u64>,
     /// Whether this gateway answers for an address.
     pub vips_owned: BTreeMap<IpAddr, bool>,
+    /// How often this gateway became the owner of an address, or ceased to be.
+    pub vip_transitions: BTreeMap<IpAddr, u64>,
+    /// Addresses that gateways announce on layer 2, by state: `owned`, `idle`, `unowned`, `conflict`.
+    pub addresses: BTreeMap<&'static str, u64>,
 }
 
 /// Everything that [`MetricsSnapshot`] holds, as text.
@@ -137,6 +141,22 @@ fn render_state(out: &mut Exposition, snapshot: &MetricsSnapshot) {
     );
     for (address, is_owned) in &snapshot.vips_owned {
         owned.sample(&none.with("address", address), u8::from(*is_owned));
+    }
+    let mut transitions = out.family(
+        "fairway_vip_transitions_total",
+        MetricKind::Counter,
+        "How often this gateway became the owner of an address, or ceased to be.",
+    );
+    for (address, count) in &snapshot.vip_transitions {
+        transitions.sample(&none.with("address", address), count);
+    }
+    let mut addresses = out.family(
+        "fairway_addresses",
+        MetricKind::Gauge,
+        "Addresses that gateways announce on layer 2, by state.",
+    );
+    for (state, count) in &snapshot.addresses {
+        addresses.sample_with(&none, ("state", state), count);
     }
 }
 

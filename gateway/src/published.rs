@@ -10,6 +10,7 @@ use fairway_config::exchange::Report;
 use fairway_config::names::ServiceName;
 use fairway_config::service::PortKey;
 use fairway_gateway_core::route::Route;
+use ipnet::IpNet;
 
 use crate::port::Port;
 
@@ -17,6 +18,8 @@ use crate::port::Port;
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     services: Mutex<BTreeMap<ServiceName, Arc<PublishedService>>>,
+    /// The addresses at which others may reach this host.
+    host: Mutex<Arc<[IpNet]>>,
     synced: AtomicBool,
     done: AtomicU64,
 }
@@ -49,6 +52,16 @@ impl Published {
 
     pub(crate) fn done(&self) -> u64 {
         self.done.load(Ordering::Acquire)
+    }
+
+    /// Publishes the addresses at which others may reach this host.
+    pub(crate) fn set_host(&self, addresses: Vec<IpNet>) {
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner) = addresses.into();
+    }
+
+    pub(crate) fn host(&self) -> Arc<[IpNet]> {
+        let host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&host)
     }
 
     /// Publishes a Service.

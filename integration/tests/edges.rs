@@ -1,11 +1,13 @@
 //! What a cluster may do to a provider that is no fault of either.
 
-use anyhow::{Result, ensure};
-use fairway_integration::cluster::Cluster;
+use anyhow::{Context, Result, ensure};
+use fairway_integration::cluster::{Cluster, Component};
 use fairway_integration::in_cluster::{Installed, NAMESPACE};
+use fairway_integration::lab::Host;
 use fairway_integration::site::vip;
 use fairway_integration::{tests, wait};
 use serde_json::json;
+use tempfile::TempDir;
 
 tests![
     a_status_that_admission_forbids_is_the_state_of_that_service,
@@ -14,6 +16,7 @@ tests![
     a_reversed_range_is_left_out_of_its_pool_and_the_pool_says_so,
     what_a_former_provider_left_in_the_status_is_removed,
     the_lease_of_a_gateway_that_is_gone_for_good_is_removed,
+    gateways_know_each_other_and_their_key_by_the_cluster_and_without_it,
 ];
 
 /// A rule of the cluster against statuses of Services with the label `guarded`.
@@ -277,4 +280,48 @@ fn the_lease_of_a_gateway_that_is_gone_for_good_is_removed() -> Result<()> {
         ensure!(why.contains("since 2099-01-01"), "{why}");
         Ok::<_, anyhow::Error>(())
     })
+}
+
+fn gateways_know_each_other_and_their_key_by_the_cluster_and_without_it() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let state = TempDir::with_prefix("fairway-state-")?;
+    let folder = state.path().to_str().context("no UTF-8")?;
+    let other = Host::new("edge-2")?;
+    cluster.attach(&other)?;
+    let mut one = it.gateway(&["--state", folder])?;
+    let mut controller = it.controller("controller-1", &[])?;
+    it.pool("edge", &["203.0.113.1-203.0.113.9"])?;
+    let secret = || cluster.get_json("Secret", NAMESPACE, "fairway-fleet");
+    ensure!(secret()?.get("data").is_none(), "nothing is announced");
+
+    // With the first pool that announces on layer 2 there is a key, and it is the only one.
+    let announce = json!({"spec": {"announce": {"layer2": {}}}});
+    cluster.patch(("AddressPool", "", "edge"), "", &announce)?;
+    let key = || -> Result<String> {
+        let secret = secret()?;
+        let key = secret["data"]["key"].as_str().context("no key")?;
+        Ok(key.to_owned())
+    };
+    let made = wait::until_some("the controller makes a key", key)?;
+    // 32 bytes in base64.
+    ensure!(made.len() == 44, "{made}");
+    one.logs(&["the key of the fleet is known"])?;
+    let two = it.gateway_on(&other, "edge-2", &[])?;
+    for (gateway, other) in [(&one, "gateway=edge-2"), (&two, "gateway=edge-1")] {
+        // With its addresses, each with a prefix.
+        gateway.logs(&["another gateway is known", other, "/"])?;
+        gateway.logs(&["the key of the fleet is known"])?;
+    }
+    // The next leader finds it.
+    controller.restart()?;
+    controller.logs(&["the gateways have a key"])?;
+    ensure!(key()? == made, "another key");
+
+    // One that starts while the API server is away knows the other one and the key.
+    cluster.stop_component(Component::ApiServer)?;
+    one.restart()?;
+    one.logs(&["another gateway is known", "gateway=edge-2", "/"])?;
+    one.logs(&["the key of the fleet is known"])?;
+    cluster.start_component(Component::ApiServer)
 }

@@ -4,6 +4,7 @@
 //! Services.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -26,7 +27,8 @@ pub struct AddressReport {
     /// The number of the owner's term; of two owners the one of the greater number counts. 0 where none is known.
     #[serde(default)]
     pub term: u64,
-    /// Why it is so: the end of a sentence after «because», as in `edge-1 was not heard of for 500 ms`.
+    /// Why it is so: the end of a sentence, as in `because edge-1 was not heard of for 500 ms`; the first word may
+    /// be left out.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub why: Arc<str>,
     /// The interfaces on which it is announced, or would be.
@@ -35,6 +37,40 @@ pub struct AddressReport {
     /// Another host that answers for the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflict: Option<AddressConflict>,
+}
+
+impl AddressReport {
+    /// Who owns the address by this report; `gateway` is the one whose report it is.
+    pub fn owner_by<'a>(&'a self, gateway: &'a str) -> Option<&'a str> {
+        match self.state {
+            AddressState::Owned => Some(gateway),
+            AddressState::Elsewhere => self.owner.as_deref(),
+            AddressState::Unowned | AddressState::Conflict => None,
+        }
+    }
+
+    /// What people are told of it. `gateway` is the one whose report it is.
+    pub fn sentence(&self, address: IpAddr, gateway: &str) -> String {
+        let since = self.since;
+        let because = match self.why.strip_prefix("because ").unwrap_or(&self.why) {
+            "" => String::new(),
+            why => format!(", because {}", why.trim_end_matches('.')),
+        };
+        let owner = match (self.state, &self.owner) {
+            (AddressState::Owned, _) => gateway,
+            (AddressState::Elsewhere, Some(owner)) => owner,
+            (AddressState::Elsewhere, None) => "another gateway",
+            (AddressState::Unowned | AddressState::Conflict, _) => "no gateway",
+        };
+        let mut sentence = format!("{address} is owned by {owner} since {since}{because}.");
+        if let Some(conflict) = &self.conflict {
+            sentence += &format!(
+                " Another host answers for it since {}: the one with the hardware address {}.",
+                conflict.since, conflict.hardware_address
+            );
+        }
+        sentence
+    }
 }
 
 /// Where an address is, as one gateway sees it.
@@ -118,8 +154,67 @@ impl fmt::Debug for FleetKey {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_is_a_sentence_and_comes_back_from_its_text() {
+        let report = |state, owner: Option<&str>, why: &str| AddressReport {
+            state,
+            owner: owner.map(Into::into),
+            since: Timestamp(1_800_000_000),
+            term: 7,
+            why: why.into(),
+            interfaces: vec!["br0".into()],
+            conflict: None,
+        };
+        let since = "since 2027-01-15T08:00:00Z";
+        let address = "203.0.113.1".parse().unwrap();
+        for (report, wanted) in [
+            (
+                report(
+                    AddressState::Owned,
+                    None,
+                    "because edge-2 was not heard of for 500 ms",
+                ),
+                format!("edge-1 {since}, because edge-2 was not heard of for 500 ms."),
+            ),
+            (
+                report(
+                    AddressState::Elsewhere,
+                    Some("edge-2"),
+                    "edge-1 was stopped",
+                ),
+                format!("edge-2 {since}, because edge-1 was stopped."),
+            ),
+            (
+                report(AddressState::Elsewhere, None, ""),
+                format!("another gateway {since}."),
+            ),
+            (
+                AddressReport {
+                    conflict: Some(AddressConflict {
+                        hardware_address: "52:54:00:12:34:56".into(),
+                        since: Timestamp(1_800_000_000),
+                    }),
+                    ..report(AddressState::Conflict, None, "")
+                },
+                format!(
+                    "no gateway {since}. Another host answers for it {since}: the one with the hardware address 52:54:00:12:34:56."
+                ),
+            ),
+        ] {
+            let sentence = report.sentence(address, "edge-1");
+            assert_eq!(sentence, format!("203.0.113.1 is owned by {wanted}"));
+            let text = serde_json::to_string(&report).unwrap();
+            assert_eq!(
+                serde_json::from_str::<AddressReport>(&text).unwrap(),
+                report,
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn a_key_is_not_shown() {

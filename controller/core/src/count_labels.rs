@@ -18,6 +18,10 @@ pub enum ProgrammedCount {
     NoEndpoints,
     /// No endpoint can be reached.
     EndpointsUnreachable,
+    /// No gateway announces its address.
+    AddressNotAnnounced,
+    /// Another host has its address, or two gateways have it at once.
+    AddressConflict,
     /// It waits for an address or a node port.
     NotAssigned,
     /// A listener can't stand, or nobody carries what the Service asks for.
@@ -26,12 +30,14 @@ pub enum ProgrammedCount {
 
 impl ProgrammedCount {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Programmed,
         Self::NoGateway,
         Self::GatewayBehind,
         Self::NoEndpoints,
         Self::EndpointsUnreachable,
+        Self::AddressNotAnnounced,
+        Self::AddressConflict,
         Self::NotAssigned,
         Self::Other,
     ];
@@ -44,6 +50,8 @@ impl ProgrammedCount {
             Self::GatewayBehind => "GatewayBehind",
             Self::NoEndpoints => "NoEndpoints",
             Self::EndpointsUnreachable => "EndpointsUnreachable",
+            Self::AddressNotAnnounced => "AddressNotAnnounced",
+            Self::AddressConflict => "AddressConflict",
             Self::NotAssigned => "NotAssigned",
             Self::Other => "Other",
         }
@@ -68,6 +76,34 @@ impl ProgrammedCount {
 impl fmt::Display for ProgrammedCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// The states of an external address that gateways announce on layer 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AddressCount {
+    /// One gateway owns it.
+    Owned,
+    /// None does, and no gateway would serve a Service there.
+    Idle,
+    /// None does, though gateways would serve a Service there.
+    Unowned,
+    /// Another host has it, or two gateways have it at once.
+    Conflict,
+}
+
+impl AddressCount {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Owned, Self::Idle, Self::Unowned, Self::Conflict];
+
+    /// As the metric has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Owned => "owned",
+            Self::Idle => "idle",
+            Self::Unowned => "unowned",
+            Self::Conflict => "conflict",
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What tables and metrics show of the state: pools, traffic and numbers.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::exchange::{PoolCount, PoolStatus};
@@ -8,7 +9,7 @@ use fairway_config::names::ClusterName;
 use fairway_config::net::IpFamily;
 use fairway_config::pool::AddressPool;
 
-use crate::count_labels::{GatewayCount, ProgrammedCount};
+use crate::count_labels::{AddressCount, GatewayCount, ProgrammedCount};
 use crate::index::Standing;
 
 /// A pool for `get pools`.
@@ -44,6 +45,17 @@ pub struct Counts {
     pub programmed: BTreeMap<ProgrammedCount, usize>,
     /// Gateways that are processes of their own, by their state; empty where they are not.
     pub gateways: BTreeMap<GatewayCount, usize>,
+    /// External addresses that gateways announce on layer 2, by their state; every state is there.
+    pub addresses: BTreeMap<AddressCount, usize>,
+}
+
+/// Who owns an external address that gateways announce on layer 2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressOwner {
+    /// The address.
+    pub address: IpAddr,
+    /// The gateway; nothing: none does.
+    pub owner: Option<ClusterName>,
 }
 
 /// Node ports by state.

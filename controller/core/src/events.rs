@@ -9,8 +9,12 @@ use std::net::IpAddr;
 use fairway_config::exchange::{Condition, Status};
 
 use fairway_config::conditions::{
-    ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, NODE_PORTS_ALLOCATED, OUT_OF_POOL, PROGRAMMED,
+    ACCEPTED, ADDRESS_ASSIGNED, ADDRESS_CONFLICT, ANNOUNCED, ENDPOINTS_ALLOWED,
+    NODE_PORTS_ALLOCATED, OUT_OF_POOL, PROGRAMMED,
 };
+
+/// The reason of the Event that says which node announces an address; MetalLB's word.
+pub const NODE_ASSIGNED: &str = "nodeAssigned";
 
 /// An Event of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,13 +100,15 @@ pub fn events(before: &Status, held: &[IpAddr], after: &Status, wanted: bool) ->
         (PROGRAMMED, false),
         (ENDPOINTS_ALLOWED, false),
         (OUT_OF_POOL, true),
+        (ADDRESS_CONFLICT, true),
     ] {
         let Some(it) = after.conditions.get(kind) else {
             continue;
         };
         let before = before.conditions.get(kind);
-        let is_of_traffic = kind == PROGRAMMED;
-        let event = if it.status == bad && is_told(it) && differs(before, it) {
+        // Who forges answers for an address may name another hardware address each time.
+        let is_of_traffic = matches!(kind, PROGRAMMED | ADDRESS_CONFLICT);
+        let event = if it.status == bad && is_told(kind, it) && differs(before, it) {
             Event::warning(&it.reason, it.message.clone())
         } else if is_of_traffic && it.status && before.is_some_and(|before| !before.status) {
             // Who was told that there is no traffic is told that there is again.
@@ -115,13 +121,22 @@ pub fn events(before: &Status, held: &[IpAddr], after: &Status, wanted: bool) ->
             ..event
         });
     }
+    if let Some(it) = after.conditions.get(ANNOUNCED)
+        && differs(before.conditions.get(ANNOUNCED), it)
+    {
+        events.push(Event::normal(NODE_ASSIGNED, it.message.clone()));
+    }
     events
 }
 
 /// Whether people are told that a condition is bad. For a moment after every change gateways have not
-/// applied it yet, and a missing address has been told of.
-fn is_told(condition: &Condition) -> bool {
-    !matches!(&*condition.reason, "GatewayBehind" | "AddressNotAssigned")
+/// applied it yet; a missing address has been told of; and a conflict has a condition of its own.
+fn is_told(kind: &str, condition: &Condition) -> bool {
+    let is_of_others = matches!(
+        &*condition.reason,
+        "GatewayBehind" | "AddressNotAssigned" | "AddressConflict"
+    );
+    !(kind == PROGRAMMED && is_of_others)
 }
 
 /// The Event for a decision that the store rejects with this error.
@@ -208,6 +223,20 @@ mod tests {
         let served = programmed(true, "Programmed");
         let behind = programmed(false, "GatewayBehind");
         let without = programmed(false, "NoGateway");
+        let unannounced = programmed(false, "AddressNotAnnounced");
+        let with = |status: &Status, kind: &str, reason: &str| {
+            let mut status = status.clone();
+            let it = self::status(&[], &[(kind, true, reason)]);
+            let it = it.conditions.get(kind).unwrap().clone();
+            status.conditions.insert(kind.into(), it);
+            status
+        };
+        let announced = with(&served, ANNOUNCED, "Layer2");
+        let contested = with(
+            &programmed(false, "AddressConflict"),
+            ADDRESS_CONFLICT,
+            "AddressConflict",
+        );
         let given = ["EnsuringLoadBalancer", "EnsuredLoadBalancer"];
         let taken = ["DeletingLoadBalancer", "DeletedLoadBalancer"];
         for (before, after, wanted, told) in [
@@ -234,6 +263,17 @@ mod tests {
             (&assigned, &served, true, &[][..]),
             (&assigned, &nothing, false, &taken[..]),
             (&pending, &nothing, false, &taken[..]),
+            (&served, &announced, true, &["nodeAssigned"][..]),
+            (&announced, &announced, true, &[][..]),
+            (&announced, &contested, true, &["AddressConflict"][..]),
+            (&contested, &served, true, &["Programmed"][..]),
+            (&announced, &unannounced, true, &["AddressNotAnnounced"][..]),
+            (
+                &unannounced,
+                &announced,
+                true,
+                &["Programmed", "nodeAssigned"][..],
+            ),
         ] {
             assert_eq!(
                 reasons(before, after, wanted),

@@ -11,6 +11,7 @@ use fairway_config::view::Section;
 use crate::allocations::Allocations;
 use crate::gateways::GatewayTable;
 use crate::index::IndexedService;
+use crate::layer2;
 use crate::status::{asked_sentence, number_refusals, out_of_pool_sentence};
 use crate::wants;
 
@@ -28,7 +29,7 @@ pub(crate) fn explain(
         sentences,
     };
     let sections = [
-        section("Address", address(allocations, entry)),
+        section("Address", address(allocations, gateways, entry)),
         section("Node ports", node_ports(allocations, entry)),
         section("Traffic", traffic(gateways, entry)),
         section("Source", source(entry)),
@@ -67,7 +68,11 @@ fn sentence(message: &str) -> String {
     format!("{}.", message.trim_end_matches('.'))
 }
 
-fn address(allocations: &Allocations, entry: &IndexedService) -> Vec<String> {
+fn address(
+    allocations: &Allocations,
+    gateways: &GatewayTable,
+    entry: &IndexedService,
+) -> Vec<String> {
     let service = &*entry.stored.service;
     if !wants::wants_address(&allocations.settings, service) {
         return vec![why_no_address(allocations, service)];
@@ -106,6 +111,9 @@ fn address(allocations: &Allocations, entry: &IndexedService) -> Vec<String> {
             others.sort();
             sentences.push(format!("{address} is shared with {}.", others.join(", ")));
         }
+    }
+    for it in layer2::addresses_of(allocations, gateways, entry) {
+        sentences.push(it.verdict.sentence(it.address, it.lasts));
     }
     sentences.extend(not_shared(allocations, entry));
     for refusal in allocations.refusals(service, &entry.granted.addresses) {

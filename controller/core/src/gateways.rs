@@ -5,11 +5,15 @@
 //! revisions; an index by revision finds them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use fairway_config::exchange::{GatewayProgress, GatewayStatus, Report};
+use fairway_config::exchange::{AddressReport, GatewayProgress, GatewayStatus, Report};
 use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::time::Timestamp;
 
+use crate::address_reports::AddressReports;
+use crate::address_verdict::{self, AddressVerdict};
 use crate::count_labels::GatewayCount;
 use crate::index::IndexedService;
 use crate::programmed::{self, Serving};
@@ -25,6 +29,8 @@ pub(crate) struct GatewayTable {
     reports: HashMap<ServiceName, Vec<Arc<Report>>>,
     /// The Services by [`fairway_config::exchange::StoredService::revision`].
     by_revision: BTreeSet<(u64, ServiceSlot)>,
+    /// What they report of external addresses.
+    addresses: AddressReports,
 }
 
 /// Which Services a report of a gateway concerns.
@@ -52,6 +58,7 @@ impl GatewayTable {
             gateways: BTreeMap::new(),
             reports: HashMap::new(),
             by_revision: BTreeSet::new(),
+            addresses: AddressReports::default(),
         }
     }
 
@@ -69,7 +76,57 @@ impl GatewayTable {
             Some(status) => status.progress.clone(),
             None => GatewayProgress::Gone,
         };
-        concerned(&progress(before.as_ref()), &progress(status))
+        let (before, now) = (progress(before.as_ref()), progress(status));
+        if (before == GatewayProgress::Gone) != (now == GatewayProgress::Gone) {
+            // It counts from now on, or does not any more.
+            self.addresses.touch_all();
+        }
+        concerned(&before, &now)
+    }
+
+    /// Takes in the report of a gateway on an external address. Nothing: there is no report any more. Answers
+    /// whether it concerns the Services that have the address.
+    pub(crate) fn put_address(
+        &mut self,
+        address: IpAddr,
+        gateway: &ClusterName,
+        report: Option<&Arc<AddressReport>>,
+    ) -> bool {
+        self.addresses.put(address, gateway, report)
+    }
+
+    /// Who owns an address, by what the gateways that live say.
+    pub(crate) fn verdict(&self, address: IpAddr) -> AddressVerdict<'_> {
+        self.verdict_by(&self.addresses, address)
+    }
+
+    fn verdict_by<'a>(&self, addresses: &'a AddressReports, address: IpAddr) -> AddressVerdict<'a> {
+        // One that stops goes on answering until others have its addresses. When it has stopped it says nothing.
+        let lives = |name: &ClusterName| {
+            let status = self.gateways.get(name);
+            status.is_some_and(|it| it.stopped || it.progress != GatewayProgress::Gone)
+        };
+        let said = addresses.of(address);
+        let said = said.filter(|&(name, _)| !self.are_processes || lives(name));
+        address_verdict::judge(said, self.are_processes)
+    }
+
+    /// Whether an address has had no owner, or several, for longer than a gateway takes to report.
+    pub(crate) fn lasts(&self, address: IpAddr) -> bool {
+        self.addresses.lasts(address)
+    }
+
+    /// The addresses of which that has changed since the last call.
+    pub(crate) fn review_addresses(&mut self, now: Timestamp) -> Vec<IpAddr> {
+        let mut addresses = std::mem::take(&mut self.addresses);
+        let changed = addresses.review(now, |all, it| self.verdict_by(all, it).is_settled());
+        self.addresses = addresses;
+        changed
+    }
+
+    /// Whether the gateway in this process has not said anything of any address yet.
+    pub(crate) fn awaits_addresses(&self) -> bool {
+        !self.are_processes && self.addresses.is_empty()
     }
 
     /// Takes in the report of a gateway on a Service. Nothing: there is no report any more.

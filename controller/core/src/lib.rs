@@ -12,8 +12,10 @@
 //!    Services; `assign`: who gets what; `node_port_requester`: asks the API server for node ports,
 //!    one `node_port_request` for each Service;
 //! 4. `refusal`, `status`, `explain`: the same reasons, for statuses and for people;
-//! 5. `gateways` and `programmed`: what gateways report, and the condition `Programmed`; `state`:
-//!    the value that is fed and asked; `counts`: what tables and metrics show of it.
+//! 5. `gateways` and `programmed`: what gateways report, and the condition `Programmed`;
+//!    `address_reports` and `address_verdict`: who owns which external address, `layer2`: what that
+//!    means for a Service; `state`: the value that is fed and asked; `counts`: what tables and
+//!    metrics show of it.
 //!
 //! Invariants:
 //! - No (address, protocol, port) and no node port is ever with two Services.
@@ -36,6 +38,8 @@
 
 pub mod events;
 
+mod address_reports;
+mod address_verdict;
 mod addresses;
 mod allocations;
 mod assign;
@@ -45,6 +49,7 @@ mod explain;
 mod gateways;
 mod holders;
 mod index;
+mod layer2;
 mod node_port_request;
 mod node_port_requester;
 mod nodes;
@@ -58,7 +63,7 @@ mod state;
 mod status;
 mod wants;
 
-pub use count_labels::{GatewayCount, ProgrammedCount};
-pub use counts::{Counts, NodePortCounts, PoolView, ServiceCounts, ServiceTraffic};
+pub use count_labels::{AddressCount, GatewayCount, ProgrammedCount};
+pub use counts::{AddressOwner, Counts, NodePortCounts, PoolView, ServiceCounts, ServiceTraffic};
 pub use settings::{NodePortRange, NotANodePortRange, Settings};
 pub use state::State;

@@ -91,11 +91,11 @@ pub(crate) struct Serving<'a> {
     /// predecessor stays, where the Service has not changed.
     pub(crate) unheard: bool,
     /// Whether they are processes of their own; else there is one, in this process.
-    are_processes: bool,
+    pub(crate) are_processes: bool,
 }
 
 /// The content of the condition.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProgrammedCondition {
     pub(crate) status: bool,
     pub(crate) reason: String,
@@ -258,7 +258,17 @@ fn judge<'a>(entry: &IndexedService, report: &'a Report) -> GatewayVerdict<'a> {
     GatewayVerdict::Serves
 }
 
-impl Serving<'_> {
+impl<'a> Serving<'a> {
+    /// How this gateway alone serves it.
+    pub(crate) fn of(&self, gateway: &ClusterName) -> Serving<'a> {
+        let is_it = |it: &&(&ClusterName, GatewayVerdict<'_>)| it.0 == gateway;
+        Serving {
+            gateways: self.gateways.iter().filter(is_it).cloned().collect(),
+            unheard: self.unheard,
+            are_processes: self.are_processes,
+        }
+    }
+
     /// How many of those that live serve it.
     pub(crate) fn count(&self) -> usize {
         let serves =

@@ -1,6 +1,7 @@
 //! The state of a controller: takes in changes, and answers with what has to be written.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::cluster::Node;
@@ -13,10 +14,13 @@ use fairway_config::view::Section;
 use crate::allocations::Allocations;
 use crate::assign::{assign, blocked, release, waits_after_removal};
 use crate::count_labels::ProgrammedCount;
-use crate::counts::{Counts, NodePortCounts, PoolView, ServiceCounts, ServiceTraffic};
+use crate::counts::{
+    AddressOwner, Counts, NodePortCounts, PoolView, ServiceCounts, ServiceTraffic,
+};
 use crate::explain;
 use crate::gateways::GatewayTable;
 use crate::index::{Index, IndexedService, Standing};
+use crate::layer2;
 use crate::node_port_requester::{self, NodePortRequester};
 use crate::pools::Pools;
 use crate::queue::{QueueKey, ServiceSlot, WaitsFor};
@@ -122,10 +126,15 @@ impl State {
                     }
                 }
                 Change::Node(name, node) => self.put_node(name, node.as_deref()),
+                Change::Address(address, gateway, report) => {
+                    let gateways = &mut self.gateways;
+                    if gateways.put_address(*address, gateway, report.as_ref()) {
+                        self.restate_holders(*address);
+                    }
+                }
                 Change::EndpointSlice(..)
                 | Change::Secret(..)
                 | Change::BgpPeer(..)
-                | Change::Address(..)
                 | Change::Member(..)
                 | Change::FleetKey(..) => {}
             }
@@ -143,6 +152,9 @@ impl State {
         }
         if std::mem::take(&mut self.pools_changed) {
             self.rebuild_pools();
+        }
+        for address in self.gateways.review_addresses(now) {
+            self.restate_holders(address);
         }
         let changed = std::mem::take(&mut self.changed);
         let wakes = std::mem::take(&mut self.wakes);
@@ -297,7 +309,21 @@ impl State {
             services: self.services,
             programmed: self.programmed.clone(),
             gateways: self.gateways.counts(),
+            addresses: layer2::counts(&self.allocations, &self.gateways, |slot| {
+                let entry = self.index.get(slot);
+                let programmed = entry.and_then(|entry| entry.programmed);
+                programmed == Some(ProgrammedCount::AddressNotAnnounced)
+            }),
         }
+    }
+
+    /// The external addresses of a Service that gateways announce on layer 2, and who owns each.
+    pub fn owners(&self, name: &ServiceName) -> Vec<AddressOwner> {
+        let slot = self.index.slot(name);
+        let entry = slot.and_then(|slot| self.index.get(slot));
+        entry.map_or_else(Vec::new, |entry| {
+            layer2::owners(&self.allocations, &self.gateways, entry)
+        })
     }
 
     /// Takes in the addresses of a node, which are given to no Service. Where one is in a pool,
@@ -305,9 +331,8 @@ impl State {
     fn put_node(&mut self, name: &ClusterName, node: Option<&Node>) {
         let mut in_a_pool = false;
         for address in self.allocations.nodes.put(name, node) {
+            self.restate_holders(address);
             let holders = self.allocations.holders.of(address);
-            self.restated
-                .extend(holders.iter().map(|holder| holder.slot));
             let (held, node) = (!holders.is_empty(), self.allocations.nodes.node(address));
             in_a_pool |= self.allocations.pools.put_node(address, node, held);
         }
@@ -315,6 +340,12 @@ impl State {
         if in_a_pool {
             self.changed.extend(self.index.slots());
         }
+    }
+
+    /// The statuses of the Services that have this address have to be made again.
+    fn restate_holders(&mut self, address: IpAddr) {
+        let holders = self.allocations.holders.of(address).iter();
+        self.restated.extend(holders.map(|holder| holder.slot));
     }
 
     fn put_report(

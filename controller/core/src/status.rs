@@ -16,14 +16,15 @@ use crate::allocations::Allocations;
 use crate::assign::missing_numbers;
 use crate::gateways::{GatewayTable, Heard};
 use crate::index::{IndexedService, Standing};
+use crate::layer2::{self, Layer2Address};
 use crate::node_port_requester;
 use crate::ports::{NumberRefusal, Use};
 use crate::programmed::{self, Beforehand};
 use crate::refusal::PoolRefusal;
 use crate::wants::{self, NumberWant};
 use fairway_config::conditions::{
-    ACCEPTED, ADDRESS_ASSIGNED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE, NODE_PORTS_ALLOCATED,
-    OUT_OF_POOL, PROGRAMMED, SOURCE_CURRENT,
+    ACCEPTED, ADDRESS_ASSIGNED, ADDRESS_CONFLICT, ANNOUNCED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE,
+    NODE_PORTS_ALLOCATED, OUT_OF_POOL, PROGRAMMED, SOURCE_CURRENT,
 };
 
 /// How many failures a message names.
@@ -40,7 +41,8 @@ pub(crate) fn status(
     now: Timestamp,
 ) -> (Status, Standing) {
     let service = &*entry.stored.service;
-    let heard = gateways.heard(entry);
+    let mut heard = gateways.heard(entry);
+    let mut layer2 = Vec::new();
     let mut conditions = Conditions {
         before: &entry.last_status().conditions,
         now,
@@ -51,11 +53,16 @@ pub(crate) fn status(
     if wants::wants_address(&allocations.settings, service) {
         standing = address_assigned(allocations, entry, &mut conditions);
         out_of_pool(allocations, entry, &mut conditions);
+        layer2 = layer2::addresses_of(allocations, gateways, entry);
+        heard.keeps |= entry.as_found && !layer2.is_empty() && gateways.awaits_addresses();
         ingress = entry
             .granted
             .addresses
             .iter()
-            .map(|address| ingress_of(allocations, entry, *address, &heard))
+            .map(|address| {
+                let on_layer2 = layer2.iter().find(|it| it.address == *address);
+                ingress_of(allocations, entry, *address, on_layer2, &heard)
+            })
             .collect();
     }
     node_ports_allocated(allocations, entry, &mut conditions);
@@ -68,7 +75,7 @@ pub(crate) fn status(
         }
         if carries_traffic(service) {
             let ours = standing != Standing::NotOurs;
-            programmed(entry, &ingress, ours, &heard, &mut conditions);
+            programmed(entry, &ingress, ours, &layer2, &heard, &mut conditions);
         }
     }
     let mut conditions = conditions.made;
@@ -88,6 +95,7 @@ fn programmed(
     entry: &IndexedService,
     ingress: &[Ingress],
     ours: bool,
+    layer2: &[Layer2Address<'_>],
     heard: &Heard<'_>,
     conditions: &mut Conditions<'_>,
 ) {
@@ -97,12 +105,24 @@ fn programmed(
         Beforehand::NothingToServe => None,
         Beforehand::Is(verdict) => Some(verdict),
         Beforehand::AskGateways if heard.keeps && said_by_gateways => {
-            return conditions.keep([PROGRAMMED, ENDPOINTS_ALLOWED, GATEWAY_NOTICE]);
+            return conditions.keep([
+                PROGRAMMED,
+                ENDPOINTS_ALLOWED,
+                GATEWAY_NOTICE,
+                ANNOUNCED,
+                ADDRESS_CONFLICT,
+            ]);
         }
-        Beforehand::AskGateways => Some(heard.serving.verdict()),
+        Beforehand::AskGateways => Some(layer2::programmed(&heard.serving, layer2, ingress.len())),
     };
     if let Some(verdict) = verdict {
         conditions.put(PROGRAMMED, verdict.status, &verdict.reason, verdict.message);
+    }
+    if let Some(message) = layer2::announced_sentence(layer2) {
+        conditions.put(ANNOUNCED, true, "Layer2", message);
+    }
+    if let Some(message) = layer2::conflict_sentence(layer2) {
+        conditions.put(ADDRESS_CONFLICT, true, layer2::ADDRESS_CONFLICT, message);
     }
     reported(heard.reports, conditions);
 }
@@ -399,6 +419,7 @@ fn ingress_of(
     allocations: &Allocations,
     entry: &IndexedService,
     address: IpAddr,
+    on_layer2: Option<&Layer2Address<'_>>,
     heard: &Heard<'_>,
 ) -> Ingress {
     let service = &entry.stored.service;
@@ -413,8 +434,12 @@ fn ingress_of(
         // The address is in no pool any more: the mode stays as it was.
         None => before().map_or(IpMode::Proxy, |ingress| ingress.ip_mode),
     };
+    // Clients of an address that is announced on layer 2 reach the listeners of its owner alone.
+    let owner = on_layer2.and_then(|it| it.heard_owner(&heard.serving));
+    let reports = heard.reports.iter();
+    let reports = reports.filter(|report| owner.is_none_or(|owner| *owner == report.gateway));
     let mut failed = BTreeMap::new();
-    for listener in heard.reports.iter().flat_map(|report| &report.listeners) {
+    for listener in reports.flat_map(|report| &report.listeners) {
         if let ListenerState::Failed { reason, .. } = &listener.state
             && listener.kind == ClaimKind::Vip
             && listener.listen.0.ip() == address

@@ -206,6 +206,7 @@ impl World {
             why: String::new(),
             listening: 0,
             failed: 0,
+            addresses: 0,
             connections: 0,
             flows: 0,
             started: String::new(),

@@ -49,7 +49,9 @@ mod worker;
 mod worker_status;
 mod writeback;
 
+use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -63,6 +65,7 @@ use futures::StreamExt as _;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::feed::{Feed, lock};
+use crate::own_addresses::{OwnAddress, OwnAddresses};
 use crate::store::{Outcomes, Store, WriteKey, WriteOutcome};
 pub use read_once::{Declared, declared, declared_bytes};
 pub use settings::{DirectorySettings, OpenError};
@@ -79,6 +82,7 @@ pub struct DirectoryStore {
     messages: mpsc::Sender<Message>,
     wake: Arc<OwnedFd>,
     turns: Arc<AtomicU64>,
+    own_addresses: OwnAddresses,
     worker: Option<JoinHandle<()>>,
 }
 
@@ -120,6 +124,7 @@ impl DirectoryStore {
             messages,
             wake,
             turns,
+            own_addresses: OwnAddresses::default(),
             worker: Some(worker),
         })
     }
@@ -173,6 +178,7 @@ impl Store for DirectoryStore {
     }
 
     fn report(&self, gateway: &ClusterName, said: ReportBatch) {
+        self.own_addresses.take(&said.addresses);
         let reports = said.reports.into_iter();
         let reports = reports.map(|(name, report)| Change::Report(name, gateway.clone(), report));
         let addresses = said.addresses.into_iter();
@@ -180,6 +186,10 @@ impl Store for DirectoryStore {
             addresses.map(|(address, report)| Change::Address(address, gateway.clone(), report));
         let changes = reports.chain(addresses).collect();
         self.feed.publish(changes, false, None);
+    }
+
+    fn own_addresses(&self) -> BTreeMap<IpAddr, OwnAddress> {
+        self.own_addresses.all()
     }
 
     fn sequence(&self) -> u64 {

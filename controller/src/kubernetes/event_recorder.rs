@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fairway_config::names::ServiceName;
-use fairway_controller_core::events::Event;
+use fairway_controller_core::events::{Event, NODE_ASSIGNED};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -110,7 +110,9 @@ impl EventRecorder {
             if event.is_of_traffic && !lock(&self.traffic).take(&record.uid, &event, now) {
                 continue;
             }
-            if event.is_warning || event.is_of_traffic {
+            // A gateway that dies leaves all its addresses to others at once.
+            let is_assigned = event.reason == NODE_ASSIGNED;
+            if event.is_warning || event.is_of_traffic || is_assigned {
                 self.log.note(name, &event, now);
             } else {
                 tracing::info!(service = %name, reason = event.reason, "{}", event.message);

@@ -15,7 +15,7 @@ use kube::api::{Api, DeleteParams, Preconditions};
 use kube::runtime::watcher::{Config, Event};
 
 use super::gateway_report::{Annotations, GATEWAY, SERVICES};
-use super::gateways::{GatewayLeases, LABEL};
+use super::gateways::{GatewayLeases, LABEL, gateway_of};
 use super::restore_detection::{News, watched};
 use super::settings::{REQUEST, WATCH_SECONDS, now};
 use super::store_context::StoreContext;
@@ -143,13 +143,6 @@ async fn remove(shared: &StoreContext, name: ClusterName, mark: Preconditions) {
             tracing::warn!(gateway = %name, ?answer, "its Lease can't be removed");
         }
     }
-}
-
-fn gateway_of(lease: &Lease) -> ClusterName {
-    let name = lease.name_any();
-    name.strip_prefix("fairway-gateway-")
-        .unwrap_or(&name)
-        .into()
 }
 
 fn hear(

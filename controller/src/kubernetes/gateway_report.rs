@@ -6,22 +6,27 @@
 //! endpoints are left out first, because nothing depends on them. Then Services are left out,
 //! evenly among namespaces, and the gateway says in which namespaces: there no Service counts as
 //! served because it is not named.
+//!
+//! What it says of external addresses stands beside the Services. Of those that others own nobody needs to
+//! hear: where there is no room they are left out before any Service is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fairway_config::exchange::{
-    ClaimKind, EndpointCounts, GatewayRow, ListenerReport, ListenerState, RefusedEndpoint, Report,
-    Unlisted,
+    AddressReport, AddressState, ClaimKind, EndpointCounts, GatewayRow, ListenerReport,
+    ListenerState, RefusedEndpoint, Report, Unlisted,
 };
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::service::Notice;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// How the gateway is, in JSON.
@@ -59,6 +64,9 @@ pub struct GatewaySelfReport {
     /// Why its reports of Services can't be relied on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind: Option<String>,
+    /// The addresses of its interfaces, with their prefixes: where other gateways may speak to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpNet>,
     /// The namespaces of which Services had to be left out.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) untold: BTreeSet<Arc<str>>,
@@ -72,6 +80,7 @@ impl GatewaySelfReport {
             applied,
             stopping: false,
             behind: None,
+            addresses: Vec::new(),
             untold: BTreeSet::new(),
         }
     }
@@ -109,6 +118,9 @@ struct ServicesText {
     endpoints: BTreeMap<u32, BTreeMap<Arc<str>, Vec<Arc<str>>>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     services: Vec<ServiceText>,
+    /// What is said of external addresses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    addresses: BTreeMap<IpAddr, Arc<AddressReport>>,
 }
 
 /// The full report of one Service.
@@ -193,10 +205,11 @@ fn without_message(listener: &ListenerReport) -> ListenerReport {
     listener
 }
 
-/// The annotations for this gateway and its Services.
+/// The annotations for this gateway, its Services and external addresses.
 pub(super) fn encode(
     mut gateway: GatewaySelfReport,
     reports: &BTreeMap<ServiceName, Arc<Report>>,
+    addresses: &BTreeMap<IpAddr, Arc<AddressReport>>,
 ) -> Annotations {
     let entries: Vec<_> = reports
         .iter()
@@ -206,8 +219,10 @@ pub(super) fn encode(
         gateway: serde_json::to_string(gateway).unwrap_or_default(),
         services: pack(services),
     };
-    for with_counts in [true, false] {
-        let all = text(&gateway, &services_text(entries.iter(), with_counts));
+    let evidence = evidence(addresses);
+    for (with_counts, addresses) in [(true, addresses), (false, addresses), (false, &evidence)] {
+        let services = services_text(entries.iter(), with_counts, addresses);
+        let all = text(&gateway, &services);
         if all.len() <= MAX_BYTES {
             return all;
         }
@@ -221,7 +236,8 @@ pub(super) fn encode(
             .iter()
             .map(|name| Arc::clone(&name.namespace))
             .collect();
-        let some = text(&gateway, &services_text(fitting.into_iter(), false));
+        let services = services_text(fitting.into_iter(), false, &evidence);
+        let some = text(&gateway, &services);
         if some.len() <= MAX_BYTES {
             return some;
         }
@@ -236,11 +252,35 @@ pub(super) fn encode(
     text(&gateway, &ServicesText::default())
 }
 
+/// What others have to know of addresses: which of them this gateway owns, or can't own for a conflict.
+fn evidence(
+    addresses: &BTreeMap<IpAddr, Arc<AddressReport>>,
+) -> BTreeMap<IpAddr, Arc<AddressReport>> {
+    let needed = |report: &AddressReport| {
+        matches!(report.state, AddressState::Owned | AddressState::Conflict)
+    };
+    let needed = addresses.iter().filter(|(_, report)| needed(report));
+    needed
+        .map(|(address, report)| {
+            let short = AddressReport {
+                why: Arc::default(),
+                interfaces: Vec::new(),
+                ..AddressReport::clone(report)
+            };
+            (*address, Arc::new(short))
+        })
+        .collect()
+}
+
 fn services_text<'a>(
     entries: impl Iterator<Item = &'a (&'a ServiceName, ReportDetail)>,
     with_counts: bool,
+    addresses: &BTreeMap<IpAddr, Arc<AddressReport>>,
 ) -> ServicesText {
-    let mut text = ServicesText::default();
+    let mut text = ServicesText {
+        addresses: addresses.clone(),
+        ..ServicesText::default()
+    };
     for (name, entry) in entries {
         let endpoints = match entry {
             ReportDetail::Detailed(service) => {
@@ -318,6 +358,8 @@ pub(super) struct Decoded {
     /// The Services that are not served completely, or of which there is something else to say.
     pub(super) reports: BTreeMap<ServiceName, Arc<Report>>,
     pub(super) endpoints: Arc<EndpointCounts>,
+    /// What it says of external addresses.
+    pub(super) addresses: BTreeMap<IpAddr, Arc<AddressReport>>,
 }
 
 /// Reads what a gateway says of itself.
@@ -346,7 +388,10 @@ pub(super) fn decode_services(
     let text: ServicesText = serde_json::from_slice(&json)?;
     // Most Services without an endpoint have nothing else to report: they share one report.
     let nothing = Arc::new(Report::new(Arc::clone(gateway)));
-    let mut decoded = Decoded::default();
+    let mut decoded = Decoded {
+        addresses: text.addresses,
+        ..Decoded::default()
+    };
     let mut counts = Vec::new();
     for (count, namespaces) in text.endpoints {
         for (namespace, names) in namespaces {

@@ -6,12 +6,17 @@
 //! run out.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fairway_config::exchange::{Change, GatewayProgress, GatewayRow, GatewayStatus, Report};
+use fairway_config::exchange::{
+    AddressReport, Change, GatewayProgress, GatewayRow, GatewayStatus, Report,
+};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::time::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::ResourceExt as _;
 
 use super::gateway_report::{
     Annotations, Decoded, GatewaySelfReport, decode_gateway, decode_services,
@@ -32,6 +37,13 @@ pub(super) const RENEW: Duration = Duration::from_secs(10);
 /// How long after its last renewal the Lease of a gateway is removed. If the gateway comes back it
 /// makes another one.
 pub(super) const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The gateway whose Lease it is.
+pub(super) fn gateway_of(lease: &Lease) -> ClusterName {
+    let name = lease.name_any();
+    let name = name.strip_prefix("fairway-gateway-").unwrap_or(&name);
+    name.into()
+}
 
 /// Every gateway that has a Lease.
 #[derive(Debug, Default)]
@@ -244,6 +256,7 @@ fn unknown(name: &ClusterName) -> GatewayRow {
         why: String::new(),
         listening: 0,
         failed: 0,
+        addresses: 0,
         connections: 0,
         flows: 0,
         started: String::new(),
@@ -257,27 +270,40 @@ fn difference(
     before: Option<&Decoded>,
     after: Option<&Decoded>,
 ) -> Vec<Change> {
-    let nothing = BTreeMap::new();
-    let before = before.map_or(&nothing, |it| &it.reports);
-    let after = after.map_or(&nothing, |it| &it.reports);
+    let nothing = Decoded::default();
+    let (before, after) = (before.unwrap_or(&nothing), after.unwrap_or(&nothing));
     if std::ptr::eq(before, after) {
         return Vec::new();
     }
-    let change = |name: &ServiceName, report: Option<&Arc<Report>>| {
+    let of_service = |name: &ServiceName, report: Option<&Arc<Report>>| {
         Change::Report(name.clone(), Arc::clone(gateway), report.cloned())
     };
+    let of_address = |address: &IpAddr, report: Option<&Arc<AddressReport>>| {
+        Change::Address(*address, Arc::clone(gateway), report.cloned())
+    };
+    let services = changed(&before.reports, &after.reports, of_service);
+    let addresses = changed(&before.addresses, &after.addresses, of_address);
+    services.chain(addresses).collect()
+}
+
+/// What is new or another one than before, and then what is gone.
+fn changed<'a, K: Ord, V: PartialEq>(
+    before: &'a BTreeMap<K, V>,
+    after: &'a BTreeMap<K, V>,
+    change: impl Fn(&K, Option<&V>) -> Change + Copy + 'a,
+) -> impl Iterator<Item = Change> {
     let news = after
         .iter()
-        .filter(|(name, report)| before.get(name) != Some(report));
-    let gone = before.keys().filter(|name| !after.contains_key(name));
-    news.map(|(name, report)| change(name, Some(report)))
-        .chain(gone.map(|name| change(name, None)))
-        .collect()
+        .filter(move |(key, value)| before.get(*key) != Some(*value));
+    let gone = before.keys().filter(move |key| !after.contains_key(*key));
+    news.map(move |(key, value)| change(key, Some(value)))
+        .chain(gone.map(move |key| change(key, None)))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    use fairway_config::exchange::AddressState;
 
     use super::super::gateway_report::encode;
     use super::*;
@@ -298,7 +324,33 @@ mod tests {
             (ServiceName::new("web", *name), report)
         };
         let reports = failing.iter().map(report).collect();
-        encode(GatewaySelfReport::new(row(true), 7), &reports)
+        encode(
+            GatewaySelfReport::new(row(true), 7),
+            &reports,
+            &BTreeMap::new(),
+        )
+    }
+
+    /// What a gateway says that owns these addresses.
+    fn owns(addresses: &[&str]) -> Annotations {
+        let report = |address: &&str| {
+            let report = AddressReport {
+                state: AddressState::Owned,
+                owner: None,
+                since: RENEWED,
+                term: 1,
+                why: "".into(),
+                interfaces: Vec::new(),
+                conflict: None,
+            };
+            (address.parse().unwrap(), Arc::new(report))
+        };
+        let addresses = addresses.iter().map(report).collect();
+        encode(
+            GatewaySelfReport::new(row(true), 7),
+            &BTreeMap::new(),
+            &addresses,
+        )
     }
 
     /// When a Lease was renewed, by the clock of the gateway, and the clocks that many seconds later.
@@ -311,6 +363,7 @@ mod tests {
     fn told(changes: &[Change]) -> Vec<String> {
         let told = changes.iter().map(|change| match change {
             Change::Report(name, _, report) => format!("{name} {}", report.is_some()),
+            Change::Address(address, _, report) => format!("{address} {}", report.is_some()),
             Change::Gateway(name, status) => match status.as_ref().map(|it| &it.progress) {
                 None => format!("{name} is forgotten"),
                 Some(GatewayProgress::Gone) => format!("{name} is gone"),
@@ -349,6 +402,29 @@ mod tests {
         assert_eq!(changes, ["web/c true", "web/b false", "edge-1 7 true"]);
         let changes = gateways.forget(&"edge-1".into());
         assert_eq!(told(&changes), ["web/c false", "edge-1 is forgotten"]);
+    }
+
+    #[test]
+    fn what_is_said_of_addresses_is_taken_back_when_the_gateway_goes() {
+        let now = Instant::now();
+        let mut gateways = GatewayLeases::default();
+        gateways.listed();
+        let changes = hear(
+            &mut gateways,
+            &owns(&["203.0.113.1", "203.0.113.2"]),
+            0,
+            now,
+        );
+        let both = ["203.0.113.1 true", "203.0.113.2 true", "edge-1 7 true"];
+        assert_eq!(changes, both);
+        let changes = hear(&mut gateways, &owns(&["203.0.113.2"]), 1, now);
+        assert_eq!(changes, ["203.0.113.1 false", "edge-1 7 true"]);
+        let changes = gateways.expire(now + DURATION, false);
+        assert_eq!(told(&changes), ["203.0.113.2 false", "edge-1 is gone"]);
+        let changes = hear(&mut gateways, &owns(&["203.0.113.2"]), 60, now);
+        assert_eq!(changes, ["203.0.113.2 true", "edge-1 7 true"]);
+        let changes = gateways.forget(&"edge-1".into());
+        assert_eq!(told(&changes), ["203.0.113.2 false", "edge-1 is forgotten"]);
     }
 
     #[test]
@@ -450,7 +526,7 @@ mod tests {
     #[test]
     fn a_gateway_that_is_not_ready_stops_or_can_t_be_read_vouches_for_nothing() {
         let now = Instant::now();
-        let text = |status: GatewaySelfReport| encode(status, &BTreeMap::new());
+        let text = |status: GatewaySelfReport| encode(status, &BTreeMap::new(), &BTreeMap::new());
         let well = GatewaySelfReport::new(row(true), 7);
         let stopping = GatewaySelfReport {
             stopping: true,

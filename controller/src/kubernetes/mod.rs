@@ -16,7 +16,8 @@
 //!    those have said (`contenders`); `ownership` says which controller has a Service;
 //! 5. `reporter` writes the Lease of this gateway: how it is, and how its Services are
 //!    (`outgoing_reports`), in the format of `gateway_report`; `gateway_leases` and `gateways` read the Leases of
-//!    all gateways;
+//!    all gateways. `fleet_watch` tells a gateway of the others and of their key (`known_fleet`), which
+//!    `fleet_key` makes;
 //! 6. `snapshot`: the cache on disk;
 //! 7. `store`: all of it together; `store_context`: what its tasks share;
 //! 8. `election` and `lease`: who may write; `leadership`: who leads, as far as this process knows;
@@ -38,9 +39,12 @@ mod event_log;
 mod event_recorder;
 mod fair_queue;
 mod finalizers;
+mod fleet_key;
+mod fleet_watch;
 mod gateway_leases;
 mod gateway_report;
 mod gateways;
+mod known_fleet;
 mod leader_rights;
 mod leadership;
 mod lease;

@@ -449,6 +449,14 @@ impl ObjectCache {
         contended
     }
 
+    /// Whether the addresses of a pool are announced on layer 2.
+    pub(super) fn announces_on_layer2(&self) -> bool {
+        self.told.values().any(|object| match object {
+            Object::Pool(pool) => pool.announce.layer2.is_some(),
+            _ => false,
+        })
+    }
+
     /// Which controller this one is.
     pub(super) fn controller(&self) -> &ControllerIdentity {
         &self.controller

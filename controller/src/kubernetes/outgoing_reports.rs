@@ -1,9 +1,10 @@
 //! The reports of a gateway, until they are written into its Lease.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use fairway_config::exchange::{Report, ReportBatch};
+use fairway_config::exchange::{AddressReport, AddressState, Report, ReportBatch};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::service::Notice;
 use tokio::sync::Notify;
@@ -20,6 +21,7 @@ pub(super) struct OutgoingReports {
 #[derive(Debug, Default)]
 struct LatestReports {
     reports: BTreeMap<ServiceName, Arc<Report>>,
+    addresses: BTreeMap<IpAddr, Arc<AddressReport>>,
     /// See [`ReportBatch::revision`].
     revision: u64,
     /// Whether something of it can't wait for the next renewal of the Lease.
@@ -47,6 +49,13 @@ impl OutgoingReports {
                 }
             }
         }
+        for (address, report) in said.addresses {
+            let before = match &report {
+                Some(report) => latest.addresses.insert(address, Arc::clone(report)),
+                None => latest.addresses.remove(&address),
+            };
+            latest.urgent |= is_urgent_address(before.as_deref(), report.as_deref());
+        }
         if latest.urgent {
             self.changed.notify_one();
         }
@@ -57,17 +66,48 @@ impl OutgoingReports {
         self.changed.notified().await;
     }
 
-    /// All reports there are now, and up to which revision.
-    pub(super) fn latest(&self) -> (BTreeMap<ServiceName, Arc<Report>>, u64) {
+    /// All reports there are now.
+    pub(super) fn latest(&self) -> LeaseContents {
         let mut latest = lock(&self.latest);
         latest.urgent = false;
-        (latest.reports.clone(), latest.revision)
+        LeaseContents {
+            reports: latest.reports.clone(),
+            addresses: latest.addresses.clone(),
+            revision: latest.revision,
+        }
     }
 
     /// Whether something can't wait for the next renewal.
     pub(super) fn is_urgent(&self) -> bool {
         lock(&self.latest).urgent
     }
+}
+
+/// What is written into the Lease.
+#[derive(Debug, Default)]
+pub(super) struct LeaseContents {
+    pub(super) reports: BTreeMap<ServiceName, Arc<Report>>,
+    pub(super) addresses: BTreeMap<IpAddr, Arc<AddressReport>>,
+    /// See [`ReportBatch::revision`].
+    pub(super) revision: u64,
+}
+
+/// Whether others have to know soon what this gateway says of an address: where it came or went, or is in conflict.
+/// What other gateways own they say themselves.
+fn is_urgent_address(before: Option<&AddressReport>, now: Option<&AddressReport>) -> bool {
+    let evidence = |report: Option<&AddressReport>| {
+        let report = report?;
+        let hardware = report
+            .conflict
+            .as_ref()
+            .map(|it| it.hardware_address.clone());
+        matches!(report.state, AddressState::Owned | AddressState::Conflict).then_some((
+            report.state,
+            report.term,
+            hardware,
+        ))
+    };
+    evidence(before) != evidence(now)
 }
 
 /// Whether others have to know soon that a report has changed. The number of endpoints is not worth
@@ -94,4 +134,65 @@ pub(super) fn held_back(gateway: &ClusterName, before: Option<&Arc<Report>>) -> 
         message: "it can't read the Service as it is now, and serves its last good form".to_owned(),
     });
     report
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use fairway_config::time::Timestamp;
+
+    use super::*;
+
+    fn batch(addresses: &[(u8, Option<(AddressState, u64)>)], revision: u64) -> ReportBatch {
+        let report = |(state, term)| {
+            Arc::new(AddressReport {
+                state,
+                owner: None,
+                since: Timestamp(0),
+                term,
+                why: "".into(),
+                interfaces: Vec::new(),
+                conflict: None,
+            })
+        };
+        let addresses = addresses.iter();
+        let addresses = addresses.map(|(n, it)| (IpAddr::from([203, 0, 113, *n]), it.map(report)));
+        ReportBatch {
+            addresses: addresses.collect(),
+            revision,
+            ..ReportBatch::default()
+        }
+    }
+
+    #[test]
+    fn that_an_address_comes_or_goes_is_urgent_and_that_it_is_elsewhere_is_not() {
+        use AddressState::{Conflict, Elsewhere, Owned, Unowned};
+        let outgoing = OutgoingReports::default();
+        for (said, is_urgent) in [
+            (Some((Unowned, 0)), false),
+            (Some((Elsewhere, 1)), false),
+            (Some((Owned, 2)), true),
+            (Some((Owned, 2)), false),
+            (Some((Owned, 3)), true),
+            (Some((Elsewhere, 4)), true),
+            (Some((Conflict, 4)), true),
+            (None, true),
+            (None, false),
+        ] {
+            outgoing.take(batch(&[(1, said)], 0));
+            assert_eq!(outgoing.is_urgent(), is_urgent, "{said:?}");
+            let written = outgoing.latest();
+            assert_eq!(written.addresses.len(), usize::from(said.is_some()));
+        }
+    }
+
+    #[test]
+    fn a_batch_of_addresses_alone_leaves_the_revision_as_it_was() {
+        let outgoing = OutgoingReports::default();
+        outgoing.take(batch(&[], 7));
+        outgoing.take(batch(&[(1, Some((AddressState::Owned, 1)))], 0));
+        assert_eq!(outgoing.latest().revision, 7);
+        outgoing.take(batch(&[], 5));
+        assert_eq!(outgoing.latest().revision, 5);
+    }
 }

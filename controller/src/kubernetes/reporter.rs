@@ -1,6 +1,6 @@
-//! Writes the Lease of this gateway: how it is, and how its Services are.
+//! Writes the Lease of this gateway: how it is, and how its Services and external addresses are.
 //!
-//! One write reports all Services. It is made at most once a second where something has changed
+//! One write reports all of them. It is made at most once a second where something has changed
 //! that others have to know soon, and else with the next renewal.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gateway_report::{Annotations, GATEWAY, GatewaySelfReport, SERVICES, encode};
 use super::gateways::{DURATION, LABEL, RENEW};
-use super::outgoing_reports::held_back;
+use super::outgoing_reports::{LeaseContents, held_back};
 use super::settings::REQUEST;
 use super::store_context::StoreContext;
 use crate::feed::lock;
@@ -98,17 +98,22 @@ impl LeaseReporter {
                 || (said.row.ready, &said.row.why, said.row.failed)
                     != (status.row.ready, &status.row.why, status.row.failed)
                 || (said.stopping, &said.behind) != (status.stopping, &status.behind)
+                || said.addresses != status.addresses
         });
         if !is_due && self.fault.is_none() && !self.shared.reports.is_urgent() {
             return;
         }
-        let (mut reports, applied) = self.shared.reports.latest();
-        status.applied = applied;
+        let LeaseContents {
+            mut reports,
+            addresses,
+            revision,
+        } = self.shared.reports.latest();
+        status.applied = revision;
         for name in lock(&self.shared.cache).held_back_services() {
             let report = held_back(&self.identity.name, reports.get(&name));
             reports.insert(name, Arc::new(report));
         }
-        let annotations = encode(status.clone(), &reports);
+        let annotations = encode(status.clone(), &reports, &addresses);
         let error = self.write(&annotations, DURATION).await.err();
         match &error {
             None => {
@@ -132,7 +137,7 @@ impl LeaseReporter {
         status.stopping = true;
         status.row.ready = false;
         status.row.why = "it has been stopped".to_owned();
-        let annotations = encode(status, &BTreeMap::new());
+        let annotations = encode(status, &BTreeMap::new(), &BTreeMap::new());
         // Where this fails the Lease runs out by itself.
         let _ = self.write(&annotations, Duration::from_secs(1)).await;
     }

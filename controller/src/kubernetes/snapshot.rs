@@ -6,12 +6,14 @@
 //! else.
 //!
 //! The state directory: `memory.jsonl` has the objects, `snapshot.json` the kinds that were once
-//! complete in it, `lock` is held by the process that uses it.
+//! complete in it, `fleet.json` the other gateways and their key, `lock` is held by the process that
+//! uses it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -30,6 +32,9 @@ use crate::state::lock::{Lock, make_directory};
 /// The file that names the kinds of which everything is in the journal.
 const COMPLETE: &str = "snapshot.json";
 
+/// The file with the other gateways of the fleet, and its key.
+const FLEET: &str = "fleet.json";
+
 /// The shortest pause between two writes.
 const GATHER: Duration = Duration::from_millis(500);
 
@@ -45,6 +50,9 @@ pub struct Snapshot {
     index: HashMap<ObjectKey, u64>,
     /// What was there at the start.
     recalled: Option<Recalled>,
+    /// What [`FLEET`] had at the start.
+    recalled_fleet: Option<Vec<u8>>,
+    is_private: bool,
     waiting: Arc<SnapshotQueue>,
     writer: Option<JoinHandle<()>>,
 }
@@ -114,6 +122,8 @@ impl Snapshot {
             complete = !complete.is_empty(),
             "snapshot taken over"
         );
+        let recalled_fleet = fs::read(state.join(FLEET)).ok();
+        let is_private = keeps_private(state);
         let waiting = Arc::new(SnapshotQueue::default());
         let writer = SnapshotWriter {
             _lock: lock,
@@ -134,9 +144,27 @@ impl Snapshot {
                 complete,
                 written: Timestamp(written.map_or(0, |written| written.as_secs().cast_signed())),
             }),
+            recalled_fleet,
+            is_private,
             waiting,
             writer: Some(writer),
         })
+    }
+
+    /// What was there at the start of the fleet. Answers only once.
+    pub(super) fn recall_fleet(&mut self) -> Option<Vec<u8>> {
+        self.recalled_fleet.take()
+    }
+
+    /// Whether nobody but Fairway's user can read what is written: some file systems have no modes.
+    pub(super) fn is_private(&self) -> bool {
+        self.is_private
+    }
+
+    /// Notes what is known of the fleet.
+    pub(super) fn put_fleet(&mut self, content: Vec<u8>) {
+        lock(&self.waiting.pending).fleet = Some(content);
+        self.waiting.wake.notify_one();
     }
 
     /// What was there at the start. Answers only once, because it is large.
@@ -217,6 +245,8 @@ struct PendingObjects {
     bytes: usize,
     /// Kinds that this process has listed.
     complete: BTreeSet<String>,
+    /// What [`FLEET`] is to have.
+    fleet: Option<Vec<u8>>,
     closed: bool,
     problem: Option<String>,
 }
@@ -237,7 +267,9 @@ impl SnapshotQueue {
     fn next(&self, earliest: Instant, complete: &BTreeSet<String>) -> Option<SnapshotBatch> {
         let mut pending = lock(&self.pending);
         loop {
-            let is_due = !pending.objects.is_empty() || !pending.complete.is_subset(complete);
+            let is_due = !pending.objects.is_empty()
+                || !pending.complete.is_subset(complete)
+                || pending.fleet.is_some();
             if pending.closed && !is_due {
                 return None;
             }
@@ -258,13 +290,15 @@ impl SnapshotQueue {
         Some(SnapshotBatch {
             objects: std::mem::take(&mut pending.objects),
             complete: pending.complete.clone(),
+            fleet: pending.fleet.take(),
             last: pending.closed,
         })
     }
 
     /// Puts back what could not be written, except where something newer waits.
-    fn give_back(&self, lines: Vec<Line>, problem: String) {
+    fn give_back(&self, lines: Vec<Line>, fleet: Option<Vec<u8>>, problem: String) {
         let mut pending = lock(&self.pending);
+        pending.fleet = pending.fleet.take().or(fleet);
         for Line { key, content } in lines {
             let bytes = content.as_ref().map_or(0, Vec::len);
             if let std::collections::btree_map::Entry::Vacant(entry) = pending.objects.entry(key) {
@@ -280,6 +314,7 @@ impl SnapshotQueue {
 struct SnapshotBatch {
     objects: BTreeMap<ObjectKey, Option<Vec<u8>>>,
     complete: BTreeSet<String>,
+    fleet: Option<Vec<u8>>,
     /// Nothing comes after it.
     last: bool,
 }
@@ -309,6 +344,10 @@ impl SnapshotWriter {
                 Ok(()) => (Vec::new(), self.round_off(batch.complete)),
                 Err(error) => (lines, Err(error)),
             };
+            let written = written.and_then(|()| match &batch.fleet {
+                Some(fleet) => self.replace(FLEET, fleet.clone()),
+                None => Ok(()),
+            });
             match written {
                 Ok(()) => {
                     if lock(&self.waiting.pending).problem.take().is_some() {
@@ -317,7 +356,7 @@ impl SnapshotWriter {
                     earliest = Instant::now() + GATHER;
                 }
                 Err(error) => {
-                    self.failed(lines, &error);
+                    self.failed(lines, batch.fleet, &error);
                     if batch.last {
                         return;
                     }
@@ -332,14 +371,7 @@ impl SnapshotWriter {
     fn round_off(&mut self, complete: BTreeSet<String>) -> io::Result<()> {
         if !complete.is_subset(&self.complete) {
             let all = self.complete.union(&complete).cloned().collect();
-            self.disk
-                .apply(&[FileWrite {
-                    path: COMPLETE.into(),
-                    content: Some(serde_json::to_vec(&all)?),
-                    private: true,
-                }])
-                .into_iter()
-                .collect::<io::Result<()>>()?;
+            self.replace(COMPLETE, serde_json::to_vec(&all)?)?;
             self.complete = all;
         }
         if self.journal.is_mostly_history() {
@@ -348,7 +380,17 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    fn failed(&self, lines: Vec<Line>, error: &io::Error) {
+    /// Writes a file that nobody else may read.
+    fn replace(&self, file: &str, content: Vec<u8>) -> io::Result<()> {
+        let write = FileWrite {
+            path: file.into(),
+            content: Some(content),
+            private: true,
+        };
+        self.disk.apply(&[write]).into_iter().collect()
+    }
+
+    fn failed(&self, lines: Vec<Line>, fleet: Option<Vec<u8>>, error: &io::Error) {
         metrics::counter!("fairway_store_errors_total", "operation" => "snapshot").increment(1);
         let problem = format!(
             "the snapshot in {} can't be written: {error}; a start while the API server is away \
@@ -358,8 +400,22 @@ impl SnapshotWriter {
         if lock(&self.waiting.pending).problem.as_ref() != Some(&problem) {
             tracing::warn!(state = %self.state.display(), %error, "the snapshot can't be written");
         }
-        self.waiting.give_back(lines, problem);
+        self.waiting.give_back(lines, fleet, problem);
     }
+}
+
+/// Whether a file that is made for its owner alone can be read by nobody else in this directory.
+fn keeps_private(state: &Path) -> bool {
+    let probe = state.join(".private");
+    let _ = fs::remove_file(&probe);
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&probe);
+    let mode = made.and_then(|file| Ok(file.metadata()?.permissions().mode()));
+    let _ = fs::remove_file(&probe);
+    mode.is_ok_and(|mode| mode & 0o077 == 0)
 }
 
 /// The kinds of which everything was there once; none where that is not known.
@@ -421,6 +477,24 @@ mod tests {
         assert_eq!(nodes, [node("a", 99), node("c", 1)]);
         // A list that had begun is no snapshot to serve from.
         assert!(!complete);
+    }
+
+    #[test]
+    fn what_is_known_of_the_fleet_comes_back_and_nobody_else_can_read_it() {
+        let state = tempfile::tempdir().unwrap();
+        let mut snapshot = Snapshot::open(state.path()).unwrap();
+        assert_eq!(snapshot.recall_fleet(), None);
+        assert!(snapshot.is_private());
+        for content in ["first", "second"] {
+            snapshot.put_fleet(content.into());
+        }
+        drop(snapshot);
+        let file = state.path().join(FLEET);
+        let mode = fs::metadata(file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let mut snapshot = Snapshot::open(state.path()).unwrap();
+        assert_eq!(snapshot.recall_fleet().unwrap(), b"second");
+        assert_eq!(snapshot.recall_fleet(), None);
     }
 
     #[test]

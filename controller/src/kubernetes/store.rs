@@ -1,6 +1,8 @@
 //! The store: the tasks that begin and end with it.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,8 +26,9 @@ use super::settings::{KubernetesSettings, Reads};
 use super::snapshot::Snapshot;
 use super::store_context::StoreContext;
 use super::write_queue::WriteQueue;
-use super::{gateway_leases, watch};
+use super::{fleet_key, fleet_watch, gateway_leases, watch};
 use crate::feed::{Feed, lock};
+use crate::own_addresses::{OwnAddress, OwnAddresses};
 use crate::store::{Outcomes, Store};
 
 /// How long the API server has to deliver the first lists before a snapshot is used in their place.
@@ -34,6 +37,7 @@ const FIRST_LISTS: Duration = Duration::from_secs(2);
 /// A store over an API server.
 pub struct KubernetesStore {
     shared: Arc<StoreContext>,
+    own_addresses: OwnAddresses,
     /// Ends with the store.
     _tasks: JoinSet<()>,
 }
@@ -69,6 +73,7 @@ impl KubernetesStore {
             rights: Rights::default(),
             event_recorder,
             reports: OutgoingReports::default(),
+            fleet: Mutex::default(),
             snapshot: snapshot.map(Mutex::new),
         });
         let mut tasks = JoinSet::new();
@@ -85,7 +90,16 @@ impl KubernetesStore {
                 let _ = tokio::task::spawn_blocking(move || waiting.stand_in()).await;
             });
         }
+        if reads == Reads::Gateway {
+            shared.recall_fleet();
+            let watching = Arc::clone(&shared);
+            tasks.spawn(async move { fleet_watch::members(&watching).await });
+            let watching = Arc::clone(&shared);
+            tasks.spawn(async move { fleet_watch::key(&watching).await });
+        }
         if reads == Reads::Controller {
+            let keeping = Arc::clone(&shared);
+            tasks.spawn(async move { fleet_key::keep(&keeping).await });
             let writing = Arc::clone(&shared);
             tasks.spawn(async move { writing.run_writer().await });
             let cleaning = Arc::clone(&shared);
@@ -99,6 +113,7 @@ impl KubernetesStore {
         }
         Self {
             shared,
+            own_addresses: OwnAddresses::default(),
             _tasks: tasks,
         }
     }
@@ -137,7 +152,12 @@ impl Store for KubernetesStore {
     }
 
     fn report(&self, _: &ClusterName, said: ReportBatch) {
+        self.own_addresses.take(&said.addresses);
         self.shared.reports.take(said);
+    }
+
+    fn own_addresses(&self) -> BTreeMap<IpAddr, OwnAddress> {
+        self.own_addresses.all()
     }
 
     fn sequence(&self) -> u64 {

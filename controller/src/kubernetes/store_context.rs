@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use kube::Client;
 
 use super::event_recorder::EventRecorder;
+use super::known_fleet::KnownFleet;
 use super::object_cache::ObjectCache;
 use super::other_controllers::OtherControllers;
 use super::outgoing_reports::OutgoingReports;
@@ -32,6 +33,8 @@ pub(super) struct StoreContext {
     pub(super) rights: Rights,
     pub(super) event_recorder: EventRecorder,
     pub(super) reports: OutgoingReports,
+    /// What a gateway knows of the others.
+    pub(super) fleet: Mutex<KnownFleet>,
     /// Locked while `cache` is locked, so that it is written in the same order.
     pub(super) snapshot: Option<Mutex<Snapshot>>,
 }

@@ -70,6 +70,10 @@ fn admin(views: Arc<dyn Views>) -> Router {
             "/api/v1/gateways",
             get(async |State(views): ViewsState| list(&*views, views.gateways())),
         )
+        .route(
+            "/api/v1/addresses",
+            get(async |State(views): ViewsState| list(&*views, views.addresses())),
+        )
         .route("/api/v1/listeners", get(listeners))
         .route("/api/v1/problems", get(problems))
         .route("/api/v1/explain/{namespace}/{name}", get(explain))
@@ -240,7 +244,8 @@ async fn status_page(State(views): ViewsState) -> Response {
 
 async fn not_found() -> Response {
     let text = "there is nothing here; see /livez, /readyz and /metrics, and on the admin address \
-                / and /api/v1/services, endpoints, pools, gateways, listeners, problems, \
+                / and /api/v1/services, endpoints, pools, gateways, addresses, \
+                listeners, problems, \
                 log and explain/NAMESPACE/NAME\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }

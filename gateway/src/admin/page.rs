@@ -1,12 +1,13 @@
 //! The status page: one HTML document without scripts or anything to load.
 
 use std::fmt::{Display, Write};
+use std::net::IpAddr;
 
 use fairway_config::conditions;
-use fairway_config::exchange::ListenerState;
+use fairway_config::exchange::{AddressState, ListenerState};
 use fairway_config::problem::Problem;
 use fairway_config::view::{
-    ConditionRow, EndpointRow, GatewayRow, ListenerRow, PoolRow, Readiness, ServiceRow,
+    AddressRow, ConditionRow, EndpointRow, GatewayRow, ListenerRow, PoolRow, Readiness, ServiceRow,
 };
 
 use super::views::Views;
@@ -27,6 +28,7 @@ pub(super) fn render(views: &dyn Views) -> String {
     page.pools(&pools);
     page.listeners(&listeners);
     page.endpoints(&endpoints);
+    page.addresses(&views.addresses());
     page.gateways(&gateways);
     page.0 += "</main></body></html>\n";
     page.0
@@ -94,7 +96,7 @@ impl Page {
              <span class=\"version\">{}</span><span class=\"pill {}\">{word}</span><nav>\
              <a href=\"#services\">Services</a><a href=\"#pools\">Pools</a>\
              <a href=\"#listeners\">Listeners</a><a href=\"#endpoints\">Endpoints</a>\
-             <a href=\"#gateways\">Gateways</a><a href=\"/metrics\">Metrics</a></nav></header><main>",
+             <a href=\"#addresses\">Addresses</a><a href=\"#gateways\">Gateways</a><a href=\"/metrics\">Metrics</a></nav></header><main>",
             Escaped(version),
             tone.class(),
         ));
@@ -176,7 +178,15 @@ impl Page {
                 Some(problem) => (Tone::Bad, join([state, problem.clone()])),
                 None => (tone, state),
             };
-            let external: Vec<String> = row.external_ips.iter().map(ToString::to_string).collect();
+            let owner = |address: &IpAddr| {
+                let mut owners = row.owners.iter();
+                owners.find(|it| it.address == *address)?.owner.as_ref()
+            };
+            let external = row.external_ips.iter().map(|it| match owner(it) {
+                Some(owner) => format!("{it} on {owner}"),
+                None => it.to_string(),
+            });
+            let external: Vec<String> = external.collect();
             let ports = row.ports.iter().map(|port| match port.node_port {
                 Some(node_port) => format!("{}:{node_port}/{}", port.port, port.protocol),
                 None => format!("{}/{}", port.port, port.protocol),
@@ -309,10 +319,44 @@ impl Page {
         });
     }
 
+    fn addresses(&mut self, rows: &[AddressRow]) {
+        let columns = &[
+            "Address",
+            "Gateway",
+            "State",
+            "Owner",
+            "Since",
+            "Interfaces",
+            "Why",
+        ];
+        self.table(("addresses", "Addresses", columns), rows, |row| {
+            let report = &row.report;
+            let tone = match report.state {
+                _ if report.conflict.is_some() => Tone::Bad,
+                AddressState::Owned => Tone::Good,
+                AddressState::Elsewhere => Tone::Plain,
+                AddressState::Unowned | AddressState::Conflict => Tone::Bad,
+            };
+            let conflict = report.conflict.as_ref();
+            let conflict = conflict.map(|it| format!("also answers: {}", it.hardware_address));
+            let cells = vec![
+                row.address.to_string(),
+                row.gateway.clone(),
+                report.state.to_string(),
+                report.owner_by(&row.gateway).unwrap_or_default().to_owned(),
+                report.since.to_string(),
+                report.interfaces.join(", "),
+                join([report.why.to_string(), conflict.unwrap_or_default()]),
+            ];
+            (tone, cells)
+        });
+    }
+
     fn gateways(&mut self, rows: &[GatewayRow]) {
         let columns = &[
             "Name",
             "Version",
+            "Addresses",
             "Listening",
             "Failed",
             "Connections",
@@ -331,6 +375,7 @@ impl Page {
             let cells = vec![
                 row.name.clone(),
                 row.version.clone(),
+                row.addresses.to_string(),
                 row.listening.to_string(),
                 row.failed.to_string(),
                 row.connections.to_string(),

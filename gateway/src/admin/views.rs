@@ -3,7 +3,7 @@
 use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
 use fairway_config::view::{
-    EndpointRow, Explanation, GatewayRow, ListenerRow, PoolRow, Readiness, ServiceRow,
+    AddressRow, EndpointRow, Explanation, GatewayRow, ListenerRow, PoolRow, Readiness, ServiceRow,
 };
 
 /// What the admin address shows. Called for each request, on the admin's runtime; rows come
@@ -21,6 +21,10 @@ pub trait Views: Send + Sync {
     fn gateways(&self) -> Vec<GatewayRow>;
     /// What `get listeners` shows.
     fn listeners(&self) -> Vec<ListenerRow>;
+    /// What `get addresses` shows.
+    fn addresses(&self) -> Vec<AddressRow> {
+        Vec::new()
+    }
     /// What is wrong in the manifests now.
     fn problems(&self) -> Vec<Problem>;
     /// What `explain service` says; nothing where there is no such Service.

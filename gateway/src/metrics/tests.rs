@@ -278,6 +278,8 @@ fn every_count_is_under_its_name_and_labels() {
     snapshot.services = BTreeMap::from([("ready", 4)]);
     snapshot.node_ports = BTreeMap::from([("used", 5)]);
     snapshot.vips_owned = BTreeMap::from([(IpAddr::from([203, 0, 113, 1]), true)]);
+    snapshot.vip_transitions = BTreeMap::from([(IpAddr::from([203, 0, 113, 1]), 3)]);
+    snapshot.addresses = BTreeMap::from([("unowned", 2)]);
 
     let samples = parse(&render(&snapshot));
     let port = r#"namespace="web",service="shop",port="80",protocol="TCP""#;
@@ -342,6 +344,11 @@ fn every_count_is_under_its_name_and_labels() {
             r#"fairway_vip_owned{address="203.0.113.1"}"#.to_owned(),
             "1",
         ),
+        (
+            r#"fairway_vip_transitions_total{address="203.0.113.1"}"#.to_owned(),
+            "3",
+        ),
+        (r#"fairway_addresses{state="unowned"}"#.to_owned(), "2"),
     ] {
         assert_eq!(
             samples.get(&series).map(String::as_str),

@@ -41,7 +41,7 @@ tests![
     a_gateway_has_time_to_drain,
     controller_and_gateway_do_not_clash_on_a_host,
     roles_hold_what_each_part_needs_and_no_more,
-    no_role_has_a_wildcard_or_reads_secrets,
+    no_role_has_a_wildcard_or_reads_secrets_of_others,
     a_gateway_can_write_nothing_but_leases_of_its_own_namespace,
     a_gateway_is_held_to_its_own_lease,
     the_controller_is_nobody_and_has_no_capability,

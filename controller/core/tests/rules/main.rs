@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod announced;
 mod changes;
 mod controllers;
 mod node_port_requests;

@@ -9,7 +9,7 @@ use fairway_controller_core::{GatewayCount, ProgrammedCount, Settings};
 use crate::world::{World, other_pool, pool, port, service, settings};
 
 /// Gateways are processes of their own.
-fn in_cluster() -> Settings {
+pub(crate) fn in_cluster() -> Settings {
     Settings {
         allocates_node_ports: false,
         gateways_tell: true,
@@ -17,7 +17,8 @@ fn in_cluster() -> Settings {
     }
 }
 
-fn says(gateway: &str, listeners: &[(u16, ListenerState)], endpoints: usize) -> Report {
+/// What a gateway says of a Service: these listeners, and so many endpoints.
+pub(crate) fn says(gateway: &str, listeners: &[(u16, ListenerState)], endpoints: usize) -> Report {
     Report {
         listeners: listeners
             .iter()
@@ -34,7 +35,7 @@ fn says(gateway: &str, listeners: &[(u16, ListenerState)], endpoints: usize) -> 
     }
 }
 
-fn failed() -> ListenerState {
+pub(crate) fn failed() -> ListenerState {
     ListenerState::Failed {
         reason: "PortInUse".to_owned(),
         message: "another process holds the port".to_owned(),

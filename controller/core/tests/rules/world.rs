@@ -54,6 +54,7 @@ fn gateway_status(name: &str, progress: GatewayProgress) -> GatewayStatus {
             why: "it was stopped".to_owned(),
             listening: 0,
             failed: 0,
+            addresses: 0,
             connections: 0,
             flows: 0,
             started: String::new(),
@@ -207,6 +208,34 @@ impl World {
     pub(crate) fn gateway(&mut self, name: &str, progress: GatewayProgress) {
         let status = gateway_status(name, progress);
         self.apply(vec![Change::Gateway(name.into(), Some(Arc::new(status)))]);
+    }
+
+    /// A gateway says that it stops.
+    pub(crate) fn stops(&mut self, name: &str) {
+        let status = GatewayStatus {
+            stopped: true,
+            ..gateway_status(name, GatewayProgress::Gone)
+        };
+        self.apply(vec![Change::Gateway(name.into(), Some(Arc::new(status)))]);
+    }
+
+    /// A gateway says this of an external address; nothing: it says nothing of it any more.
+    pub(crate) fn address(&mut self, gateway: &str, address: &str, report: Option<AddressReport>) {
+        let (address, report) = (address.parse().unwrap(), report.map(Arc::new));
+        self.apply(vec![Change::Address(address, gateway.into(), report)]);
+    }
+
+    /// So many seconds pass, and something happens that concerns no Service.
+    pub(crate) fn pass(&mut self, seconds: i64) {
+        self.now += seconds;
+        self.apply(vec![]);
+    }
+
+    /// The owner of each address of a Service that is announced on layer 2.
+    pub(crate) fn owners(&self, name: &str) -> Vec<Option<String>> {
+        let owners = self.state.owners(&ServiceName::new("web", name));
+        let owners = owners.into_iter();
+        owners.map(|it| it.owner.map(|it| it.to_string())).collect()
     }
 
     /// How many gateways serve a Service, of how many.

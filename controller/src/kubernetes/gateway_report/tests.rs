@@ -1,4 +1,5 @@
 use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
+use fairway_config::time::Timestamp;
 
 use super::*;
 
@@ -10,6 +11,7 @@ fn status() -> GatewaySelfReport {
         why: String::new(),
         listening: 1,
         failed: 0,
+        addresses: 0,
         connections: 0,
         flows: 0,
         started: String::new(),
@@ -58,7 +60,15 @@ fn shop(name: &str) -> ServiceName {
 
 /// What a controller reads of it.
 fn read(reports: &BTreeMap<ServiceName, Arc<Report>>) -> (GatewaySelfReport, Decoded) {
-    let annotations = encode(status(), reports);
+    read_with(reports, &BTreeMap::new())
+}
+
+/// The same, where it says something of external addresses, too.
+fn read_with(
+    reports: &BTreeMap<ServiceName, Arc<Report>>,
+    addresses: &BTreeMap<IpAddr, Arc<AddressReport>>,
+) -> (GatewaySelfReport, Decoded) {
+    let annotations = encode(status(), reports, addresses);
     assert!(annotations.len() <= MAX_BYTES, "{}", annotations.len());
     let gateway = decode_gateway(&annotations.gateway).unwrap();
     let services = decode_services(&"edge-1".into(), &annotations.services).unwrap();
@@ -91,6 +101,59 @@ fn what_is_well_is_counted_and_what_is_not_is_reported() {
     assert_eq!(said("unreachable"), Some((2, listeners)));
     let listeners = vec![listener(80, ClaimKind::Vip, ListenerState::Refusing)];
     assert_eq!(said("half"), Some((1, listeners)));
+}
+
+/// What a gateway says of so many addresses: it owns every third one.
+fn addresses(count: u32) -> BTreeMap<IpAddr, Arc<AddressReport>> {
+    let of = |n: u32| {
+        let is_owned = n.is_multiple_of(3);
+        let report = AddressReport {
+            state: match is_owned {
+                true => AddressState::Owned,
+                false => AddressState::Elsewhere,
+            },
+            owner: (!is_owned).then(|| format!("edge-{}", n % 3 + 1).into()),
+            since: Timestamp(1_800_000_000 + i64::from(n)),
+            term: 1_800_000_000_000 + u64::from(n),
+            why: format!("edge-{} was not heard of for 500 ms", n % 7).into(),
+            interfaces: vec!["br0".into()],
+            conflict: None,
+        };
+        (
+            IpAddr::from((0xcb00_7100 + n).to_be_bytes()),
+            Arc::new(report),
+        )
+    };
+    (0..count).map(of).collect()
+}
+
+#[test]
+fn what_is_said_of_addresses_is_read_again_and_leaves_room_for_services() {
+    let few = addresses(30);
+    let (_, decoded) = read_with(&BTreeMap::from([(shop("none"), refusing())]), &few);
+    assert_eq!(decoded.addresses, few);
+    assert_eq!(decoded.reports.len(), 1);
+    // 20,000 Services of which most have no endpoint, and 4,000 addresses.
+    let named = |n: usize| ServiceName::new(format!("team-{}", n % 40), format!("app-{n}-api"));
+    let all: BTreeMap<_, _> = (0..20_000).map(|n| (named(n), refusing())).collect();
+    let (gateway, decoded) = read_with(&all, &addresses(4000));
+    assert_eq!((gateway.row.omitted, decoded.reports.len()), (0, 20_000));
+    let owned = |it: &&Arc<AddressReport>| it.state == AddressState::Owned;
+    assert_eq!(
+        decoded.addresses.values().filter(owned).count(),
+        4000 / 3 + 1
+    );
+}
+
+#[test]
+fn what_an_older_version_says_names_no_addresses() {
+    let mut text: serde_json::Value =
+        serde_json::from_str(&serde_json::to_string(&status()).unwrap()).unwrap();
+    let fields = text.as_object_mut().unwrap();
+    assert!(!fields.contains_key("addresses"));
+    fields["row"].as_object_mut().unwrap().remove("addresses");
+    let read = decode_gateway(&text.to_string()).unwrap();
+    assert!(read.addresses.is_empty() && read.row.addresses == 0);
 }
 
 #[test]

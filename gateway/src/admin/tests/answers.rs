@@ -136,6 +136,9 @@ async fn the_page_shows_what_is_wrong_and_escapes_what_others_wrote() {
         "NoAddress: No pool has a free &lt;b&gt;address&lt;/b&gt;.",
         "80:31468/TCP",
         "PortInUse: nginx holds it",
+        "203.0.113.1 on edge-&lt;2&gt;",
+        "<td>edge-1</td><td>elsewhere</td><td>edge-&lt;2&gt;</td><td>2027-01-15T08:00:00Z</td>",
+        "<td>br0, br1</td><td>edge-1 was stopped</td>",
         "is a &quot;loopback&quot; address",
     ] {
         assert!(page.contains(text), "{text} is missing in {page}");

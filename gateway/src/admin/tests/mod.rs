@@ -9,13 +9,16 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fairway_config::exchange::{ClaimKind, ListenerReport, ListenerState};
+use fairway_config::exchange::{
+    AddressReport, AddressState, ClaimKind, ListenerReport, ListenerState,
+};
 use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
 use fairway_config::problem::Problem;
 use fairway_config::service::ServiceType;
+use fairway_config::time::Timestamp;
 use fairway_config::view::{
-    ConditionRow, EndpointRow, Explanation, GatewayRow, ListenerRow, PoolRow, PortRow, Section,
-    ServiceRow,
+    AddressRow, ConditionRow, EndpointRow, Explanation, GatewayRow, ListenerRow, OwnerRow, PoolRow,
+    PortRow, Section, ServiceRow,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -53,6 +56,10 @@ fn service(namespace: &str, name: &str, ready: bool) -> ServiceRow {
         endpoints: Some(2),
         serving: Some(1),
         gateways: Some(1),
+        owners: vec![OwnerRow {
+            address: "203.0.113.1".parse().unwrap(),
+            owner: Some("edge-<2>".into()),
+        }],
         conditions: vec![ConditionRow {
             kind: "Ready".into(),
             status: if ready { "True" } else { "False" }.into(),
@@ -92,6 +99,21 @@ impl Views for FakeViews {
     }
     fn gateways(&self) -> Vec<GatewayRow> {
         Vec::new()
+    }
+    fn addresses(&self) -> Vec<AddressRow> {
+        vec![AddressRow {
+            address: "203.0.113.1".parse().unwrap(),
+            gateway: "edge-1".into(),
+            report: AddressReport {
+                state: AddressState::Elsewhere,
+                owner: Some("edge-<2>".into()),
+                since: Timestamp(1_800_000_000),
+                term: 7,
+                why: "edge-1 was stopped".into(),
+                interfaces: vec!["br0".into(), "br1".into()],
+                conflict: None,
+            },
+        }]
     }
     fn listeners(&self) -> Vec<ListenerRow> {
         vec![ListenerRow {
