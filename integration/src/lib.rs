@@ -6,6 +6,7 @@
 //! - [`site`]: the usual three hosts: clients, the edge that Fairway runs on, the farm of servers.
 //! - [`servers`], [`clients`] and [`load`]: what stands behind Fairway, and who asks.
 //! - [`fairway`]: a Fairway under test: its manifests, its state, its admin address, its end.
+//! - [`lan`]: gateways that announce addresses on a LAN, and who judges them.
 //! - [`cluster`]: a real Kubernetes control plane.
 //! - [`in_cluster`], [`workers`]: Fairway installed in it, and nodes with kube-proxies.
 //! - [`manifest`]: manifests that would be tedious to write out.
@@ -30,6 +31,7 @@ pub mod harness;
 pub mod hostile;
 pub mod in_cluster;
 pub mod lab;
+pub mod lan;
 pub mod load;
 pub mod manifest;
 pub mod programs;

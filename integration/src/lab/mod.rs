@@ -5,9 +5,11 @@
 
 mod enter;
 mod host;
+mod packet_socket;
 mod process;
 mod sys;
 
 pub use enter::enter;
 pub use host::{Host, Served, wire};
+pub use packet_socket::PacketSocket;
 pub use process::{Process, note, take_journal};

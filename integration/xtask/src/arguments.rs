@@ -18,6 +18,11 @@ Commands:
   bench peers
            Measures Fairway beside HAProxy, nginx and nftables, which it installs as `test` does,
            prints the figures, and writes integration/PEERS.md and integration/PEERS.json.
+  bench failover [--runs=N]
+           Measures on a LAN of network namespaces how long clients are not served when a gateway
+           departs, and keepalived beside it, which it installs as `test` does; prints the figures
+           and writes integration/FAILOVER.md. It takes more than an hour; with fewer runs than the
+           usual 50 it writes nothing.
   measure  Measures a release build from outside, alone and in a cluster of 20,000 Services, and
            writes integration/FIGURES.md.
   tools    Builds the Go programs that the tests use (a Kubernetes control plane, Helm, gRPC's
@@ -47,6 +52,11 @@ pub(crate) enum Ask {
     },
     /// `bench peers`.
     Peers,
+    /// `bench failover`.
+    Failover {
+        /// How often each departure is measured; nothing: as often as usual.
+        runs: Option<u32>,
+    },
     /// `measure`.
     Measure,
     /// `tools`.
@@ -72,6 +82,13 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Ask, 
         }
         "bench" => match split(rest)? {
             (flags, Some(filter)) if flags.is_empty() && filter == "peers" => Ok(Ask::Peers),
+            (flags, Some(filter)) if filter == "failover" => {
+                let runs = flags.first().map(|flag| runs(flag)).transpose()?;
+                match flags.get(1) {
+                    None => Ok(Ask::Failover { runs }),
+                    Some(flag) => Err(format!("bench failover has no option '{flag}' besides")),
+                }
+            }
             (flags, filter) if flags.is_empty() => Ok(Ask::Bench { filter }),
             (flags, _) => Err(format!("bench has no option '{}'", flags.join(" "))),
         },
@@ -79,6 +96,16 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Ask, 
         "tools" if rest.is_empty() => Ok(Ask::Tools),
         "measure" | "tools" => Err(format!("{command} takes no arguments")),
         _ => Err(format!("there is no command '{command}'")),
+    }
+}
+
+/// What `--runs=N` says.
+fn runs(flag: &str) -> Result<u32, String> {
+    let number = flag.strip_prefix("--runs=");
+    let number = number.ok_or_else(|| format!("bench failover has no option '{flag}'"))?;
+    match number.parse() {
+        Ok(runs @ 1..) => Ok(runs),
+        _ => Err(format!("'{number}' is no number of runs")),
     }
 }
 
@@ -130,6 +157,11 @@ mod tests {
                 }),
             ),
             ("bench peers", Ok(Ask::Peers)),
+            ("bench failover", Ok(Ask::Failover { runs: None })),
+            (
+                "bench failover --runs=5",
+                Ok(Ask::Failover { runs: Some(5) }),
+            ),
             ("measure", Ok(Ask::Measure)),
             ("tools", Ok(Ask::Tools)),
         ];
@@ -146,6 +178,10 @@ mod tests {
             ("test --fast", "'--fast'"),
             ("test one two", "'two'"),
             ("bench --fast", "'--fast'"),
+            ("bench failover --fast", "'--fast'"),
+            ("bench failover --runs=none", "'none'"),
+            ("bench failover --runs=0", "'0'"),
+            ("bench failover --runs=5 --fast", "'--fast'"),
             ("measure twice", "measure"),
             ("tools now", "tools"),
         ];

@@ -119,6 +119,25 @@ pub(crate) fn peers() -> Result<(), String> {
     write(&root.join("integration/PEERS.md"), &page)
 }
 
+/// Measures how long clients are not served when a gateway departs, and writes the tables of as many runs as usual.
+pub(crate) fn failover(runs: Option<u32>) -> Result<(), String> {
+    let root = cache::root();
+    step::timed("what the measuring needs", || {
+        needs::ensure(needs::Work::Tests, true)
+    })?;
+    build_release(&["failover"])?;
+    let mut failover = measuring("failover");
+    failover
+        .args(runs.map(|runs| runs.to_string()))
+        // It starts none of them.
+        .env("FAIRWAY_TEST_TOOLS", "");
+    let page = printed("failover", &mut failover)?;
+    match runs {
+        None => write(&root.join("integration/FAILOVER.md"), &page),
+        Some(_) => Ok(()),
+    }
+}
+
 /// Builds Fairway and measuring programs for release.
 fn build_release(programs: &[&str]) -> Result<(), String> {
     let mut build = cargo(&cache::root(), &cache::target());

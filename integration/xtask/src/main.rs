@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Ask::Test { install, filter } => commands::test(install, filter.as_deref()),
         Ask::Bench { filter } => commands::bench(filter.as_deref()),
         Ask::Peers => commands::peers(),
+        Ask::Failover { runs } => commands::failover(runs),
         Ask::Measure => commands::measure(),
         Ask::Tools => commands::tools(),
     };

@@ -25,6 +25,7 @@ const NEEDS: &[Need] = &[
     ("go", "golang-go"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
+    ("keepalived", "keepalived"),
     ("make", "make"),
     ("nft", "nftables"),
     ("nginx", "nginx"),

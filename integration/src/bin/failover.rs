@@ -1,0 +1,284 @@
+//! Measures how long clients on a LAN are not served when a gateway departs: Fairway's, and keepalived beside it.
+//! Prints a page in Markdown. Run it by `cargo xtask bench failover`. By hand: the number of runs, and words of which
+//! one at least must be in a group's name (`fairway kill`) for it to be measured.
+
+use std::env;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use fairway_integration::lan::announcers::Announcers;
+use fairway_integration::lan::gateways::{self, LanGateways};
+use fairway_integration::lan::held::HeldOutcome;
+use fairway_integration::lan::judge;
+use fairway_integration::lan::keepalived::Keepaliveds;
+use fairway_integration::lan::network::{Lan, Snooping, vip, vip6};
+use fairway_integration::lan::observer::ASKED_EVERY;
+use fairway_integration::lan::outage::{Distribution, OutageFigures};
+use fairway_integration::lan::trial::{self, EdgeDeparture, TrialPlan, TrialRecord};
+use fairway_integration::servers::named;
+use fairway_integration::{figures, harness};
+
+/// Runs of each departure, of Fairway.
+const RUNS: usize = 50;
+/// For each so many runs a peer has one: its figures are spread less.
+const RUNS_OF_A_PEER: usize = 5;
+/// Gateways on the LAN.
+const EDGES: u8 = 3;
+/// Addresses of each family.
+const ADDRESSES: u16 = 4;
+/// Connections that are held in a planned departure.
+const HELD: usize = 1000;
+/// When a successor is waited for no longer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What is wanted: in all runs but one in fifty, and in all.
+const SHORT: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_secs(2);
+
+/// Who announces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FailoverWay {
+    Fairway,
+    /// With its default, an advertisement a second.
+    Keepalived,
+    /// With ten a second.
+    FastKeepalived,
+}
+
+impl FailoverWay {
+    const ALL: [Self; 3] = [Self::Fairway, Self::Keepalived, Self::FastKeepalived];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fairway => "Fairway",
+            Self::Keepalived => "keepalived, advert_int 1",
+            Self::FastKeepalived => "keepalived, advert_int 0.1",
+        }
+    }
+
+    fn start(self, lan: &Lan, addresses: &[IpAddr]) -> Result<Box<dyn Announcers>> {
+        let keepalived = |interval| Keepaliveds::start(lan, addresses, gateways::PORT, interval);
+        Ok(match self {
+            Self::Fairway => {
+                let pool = gateways::announced_pool(&["198.19.1.0/24", "2001:db8:c::f:0/112"]);
+                let manifests = [pool, gateways::services(addresses)].join("---\n");
+                let mut all =
+                    LanGateways::prepare(lan, &manifests, |_, gateway| gateway.log("warn"))?;
+                all.launch()?;
+                Box::new(all)
+            }
+            Self::Keepalived => Box::new(keepalived(1.0)?),
+            Self::FastKeepalived => Box::new(keepalived(0.1)?),
+        })
+    }
+}
+
+/// The runs of one way and one departure.
+#[derive(Debug)]
+struct FailoverGroup {
+    way: FailoverWay,
+    departure: EdgeDeparture,
+    records: Vec<TrialRecord>,
+    /// What went wrong in runs that have no figures.
+    broken: Vec<String>,
+}
+
+fn main() -> Result<()> {
+    let mut arguments = env::args().skip(1);
+    harness::prepare()?;
+    let runs = match arguments.next() {
+        Some(text) => text.parse().context("the number of runs")?,
+        None => RUNS,
+    };
+    let words: Vec<String> = arguments.map(|word| word.to_lowercase()).collect();
+    let mut groups = Vec::new();
+    for way in FailoverWay::ALL {
+        for departure in EdgeDeparture::UNPLANNED
+            .into_iter()
+            .chain([EdgeDeparture::Asked])
+        {
+            let name = format!("{}: {departure}", way.name());
+            let lower = name.to_lowercase();
+            if words.is_empty() || words.iter().any(|word| lower.contains(word)) {
+                let runs = match way {
+                    FailoverWay::Fairway => runs,
+                    _ => runs.div_ceil(RUNS_OF_A_PEER),
+                };
+                eprintln!("{name}");
+                groups.push(group(way, departure, runs)?);
+            }
+        }
+    }
+    println!("{}", page(&groups));
+    Ok(())
+}
+
+/// Measures one way and one departure.
+fn group(way: FailoverWay, departure: EdgeDeparture, runs: usize) -> Result<FailoverGroup> {
+    let addresses: Vec<IpAddr> = (1..=ADDRESSES).flat_map(|n| [vip(n), vip6(n)]).collect();
+    let plan = TrialPlan {
+        addresses: &addresses,
+        port: gateways::PORT,
+        departure,
+        held: if departure == EdgeDeparture::Asked {
+            HELD
+        } else {
+            0
+        },
+        patience: PATIENCE,
+    };
+    let mut group = FailoverGroup {
+        way,
+        departure,
+        records: Vec::new(),
+        broken: Vec::new(),
+    };
+    let mut stage = None;
+    for n in 0..runs {
+        // After a run that went wrong everything is made anew.
+        let (announcers, _farm, lan) = match &mut stage {
+            Some(stage) => stage,
+            none => {
+                let lan = Lan::new(EDGES, Snooping::Mld)?;
+                let farm = named(&lan.farm, &gateways::endpoints())?;
+                let announcers = way.start(&lan, &addresses)?;
+                none.insert((announcers, farm, lan))
+            }
+        };
+        match trial::run(lan, announcers.as_mut(), &plan) {
+            Ok(record) => {
+                let seen = record.seen.values().map(|it| it.outage.as_millis());
+                eprintln!("{n}: {:?} ms", seen.collect::<Vec<_>>());
+                group.records.push(record);
+            }
+            Err(error) => {
+                eprintln!("{n}: {error:#}");
+                group.broken.push(format!("{error:#}"));
+                stage = None;
+            }
+        }
+    }
+    Ok(group)
+}
+
+/// The figures of one family in a group.
+fn of_family(group: &FailoverGroup, is_v4: bool) -> Vec<OutageFigures> {
+    let seen = group.records.iter().flat_map(|record| &record.seen);
+    seen.filter(|(ip, _)| ip.is_ipv4() == is_v4)
+        .map(|(_, it)| *it)
+        .collect()
+}
+
+fn millis(time: Option<Duration>) -> String {
+    time.map_or(String::new(), |time| {
+        format!("{:.0}", time.as_secs_f64() * 1e3)
+    })
+}
+
+/// The longest time that two answered at once, in each run: before the return, and from then on.
+fn overlaps(record: &TrialRecord) -> [Duration; 2] {
+    let back = record.times[1];
+    let (before, after): (Vec<_>, Vec<_>) = record.heard.iter().partition(|it| it.at < back);
+    [before, after].map(|heard| judge::longest_overlap(&heard))
+}
+
+fn page(groups: &[FailoverGroup]) -> String {
+    let mut text = format!(
+        "# Failover\n\nMeasured by `cargo xtask bench failover` on {}. {EDGES} gateways, a client and servers \
+         are network namespaces on a bridge with MLD snooping, all on the same cores. A client starts an attempt every \
+         10 ms, a connection of its own with a question and its answer, and gives each up after 200 ms. The outage is \
+         the longest gap between starts of attempts that succeeded. A gateway departs that has an address of each \
+         family, comes back, and so on: nothing goes back by itself. Another host asks for every address every \
+         {} ms, by ARP and NDP, and takes down who answers: two at once is the longest time between the first answer of \
+         one host and the last one of another that was there before it, until the gateway came back, and from then on. \
+         keepalived has the addresses on the interface, and each edge answers by itself. Times are in milliseconds.\n\n\
+         ## Unplanned\n\n\
+         | who | departure | family | runs | min | p50 | p90 | max | ≤ {} s | > {} s | two at once | after the return |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        figures::today_here(),
+        ASKED_EVERY.as_millis(),
+        SHORT.as_secs(),
+        LONG.as_secs(),
+    );
+    for group in groups
+        .iter()
+        .filter(|it| it.departure != EdgeDeparture::Asked)
+    {
+        let both: Vec<[Duration; 2]> = group.records.iter().map(overlaps).collect();
+        let longest = |n: usize| millis(both.iter().map(|it| it[n]).max());
+        for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
+            let all = of_family(group, is_v4);
+            let times = Distribution::new(all.iter().map(|it| it.outage));
+            let _ = writeln!(
+                text,
+                "| {} | {} | {family} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                group.way.name(),
+                group.departure,
+                times.count(),
+                millis(times.quantile(0.0)),
+                millis(times.quantile(0.5)),
+                millis(times.quantile(0.9)),
+                millis(times.quantile(1.0)),
+                times.within(SHORT),
+                times.count() - times.within(LONG),
+                longest(0),
+                longest(1),
+            );
+        }
+    }
+    text += &planned(groups);
+    let broken = groups.iter().filter(|it| !it.broken.is_empty());
+    for group in broken {
+        let _ = writeln!(
+            text,
+            "\n{}, {}: {} runs went wrong, the first one so: {}",
+            group.way.name(),
+            group.departure,
+            group.broken.len(),
+            group.broken.first().map_or("", String::as_str)
+        );
+    }
+    text
+}
+
+fn planned(groups: &[FailoverGroup]) -> String {
+    let mut text = format!(
+        "\n## Planned\n\nSIGTERM, while {HELD} connections are held. Wanted: no attempt fails, and the longest gap is at \
+         most 50 ms.\n\n\
+         | who | family | runs | attempts | failed | longest gap p50 | max | connections that were held | ended |\n\
+         |---|---|---|---|---|---|---|---|---|\n"
+    );
+    for group in groups
+        .iter()
+        .filter(|it| it.departure == EdgeDeparture::Asked)
+    {
+        let held = group
+            .records
+            .iter()
+            .fold(HeldOutcome::default(), |sum, it| HeldOutcome {
+                alive: sum.alive + it.held.alive,
+                ended: sum.ended + it.held.ended,
+                silent: sum.silent + it.held.silent,
+            });
+        for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
+            let all = of_family(group, is_v4);
+            let times = Distribution::new(all.iter().map(|it| it.outage));
+            let sum = |of: fn(&OutageFigures) -> usize| all.iter().map(of).sum::<usize>();
+            let _ = writeln!(
+                text,
+                "| {} | {family} | {} | {} | {} | {} | {} | {} | {} |",
+                group.way.name(),
+                times.count(),
+                sum(|it| it.attempts),
+                sum(|it| it.failed),
+                millis(times.quantile(0.5)),
+                millis(times.quantile(1.0)),
+                held.alive + held.ended + held.silent,
+                held.ended + held.silent,
+            );
+        }
+    }
+    text
+}
