@@ -42,7 +42,7 @@ pub(crate) enum CliCommand {
     Explain(ExplainArgs),
     /// Check manifests and pools without running anything
     Validate(ValidateArgs),
-    /// Print AddressPools for what another load balancer has, and what differs
+    /// Print AddressPools and BGPPeers for what another load balancer has, and what differs
     Import(ImportArgs),
     /// Print the CustomResourceDefinitions
     Crds,
@@ -355,11 +355,11 @@ pub(crate) struct ImportArgs {
     #[arg(value_enum)]
     pub(crate) what: ImportFrom,
     /// Files to read, - for standard input: what kubectl get
-    /// ipaddresspools,l2advertisements,bgpadvertisements,services -A -o yaml prints [default: the
-    /// cluster]
+    /// ipaddresspools,l2advertisements,bgpadvertisements,bgppeers.metallb.io,bfdprofiles,communities,services
+    /// -A -o yaml prints [default: the cluster]
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub(crate) from: Vec<PathBuf>,
-    /// Create the AddressPools in the cluster; those that are there stay as they are
+    /// Create the objects in the cluster; those that are there stay as they are
     #[arg(long)]
     pub(crate) apply: bool,
     /// Which API server.
@@ -370,7 +370,7 @@ pub(crate) struct ImportArgs {
 /// What can be imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ImportFrom {
-    /// MetalLB's IPAddressPools and L2Advertisements
+    /// MetalLB's IPAddressPools, advertisements and BGPPeers
     Metallb,
 }
 

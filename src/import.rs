@@ -1,4 +1,4 @@
-//! `fairway import metallb`: AddressPools for what MetalLB has, and the difference in words.
+//! `fairway import metallb`: AddressPools and BGPPeers for what MetalLB has, and the difference in words.
 //!
 //! Standard output is the manifests alone, so that `kubectl apply -f -` can stand behind it;
 //! everything else is on standard error.
@@ -9,11 +9,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use fairway_config::crd::AddressPoolSpec;
+use fairway_config::crd::{AddressPoolSpec, BgpPeerSpec};
 use fairway_config::document::{decode, documents};
-use fairway_config::import::{Imported, ImportedPool, metallb};
+use fairway_config::import::{Imported, metallb};
 use fairway_controller::kubernetes::Connection;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::api_server::connect;
@@ -21,14 +22,18 @@ use crate::args::{ImportArgs, ImportFrom};
 use crate::outcome::WrongConfiguration;
 use crate::process;
 
+/// What is read, as kubectl takes it.
+const READ: &str = "ipaddresspools,l2advertisements,bgpadvertisements,bgppeers.metallb.io,\
+    bfdprofiles,communities,services";
+
 /// How many objects are asked for at a time.
 const PAGE: u32 = 500;
 
 /// How long one answer of the API server may take.
 const REQUEST: Duration = Duration::from_secs(30);
 
-/// Prints the pools and what is different; ends with 1 where there is nothing to import, or where a
-/// pool could not be created.
+/// Prints the pools and peers and what is different; ends with 1 where there is nothing to import, or
+/// where one could not be created.
 pub(crate) fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
     let ImportFrom::Metallb = args.what;
     process::runtime()?.block_on(async {
@@ -45,20 +50,21 @@ pub(crate) fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
         if imported.pools.is_empty() {
             bail!(
                 "there is no IPAddressPool to import; kubectl get \
-                 ipaddresspools,l2advertisements,bgpadvertisements,services -A -o yaml shows what \
-                 is read"
+                 {READ} -A -o yaml shows what is read"
             );
         }
-        let manifests: Vec<String> = imported
-            .pools
+        let peers = imported.peers.iter().map(|peer| peer.manifest());
+        let pools = imported.pools.iter().map(|pool| pool.manifest());
+        let objects: Vec<Value> = peers.chain(pools).collect();
+        let manifests: Vec<String> = objects
             .iter()
-            .map(|pool| serde_saphyr::to_string(&pool.manifest()))
+            .map(serde_saphyr::to_string)
             .collect::<Result<_, _>>()?;
         crate::outcome::print(&manifests.join("---\n"))?;
         match client.filter(|_| args.apply) {
-            Some(client) => create(&client, &imported.pools).await,
+            Some(client) => create(&client, objects).await,
             None => {
-                say("Nothing was changed: --apply creates these AddressPools.");
+                say("Nothing was changed: --apply creates these objects.");
                 Ok(ExitCode::SUCCESS)
             }
         }
@@ -135,6 +141,9 @@ async fn cluster(client: &Connection) -> anyhow::Result<Vec<Value>> {
             "BGPAdvertisement",
             "bgpadvertisements",
         ),
+        resource("metallb.io", "v1beta2", "BGPPeer", "bgppeers"),
+        resource("metallb.io", "v1beta1", "BFDProfile", "bfdprofiles"),
+        resource("metallb.io", "v1beta1", "Community", "communities"),
         resource("", "v1", "Service", "services"),
     ] {
         let listed = list(client, &resource, &mut all).await;
@@ -180,49 +189,62 @@ fn told(error: kube::Error) -> anyhow::Error {
     }
 }
 
-/// Creates the pools; what is there stays as it is.
-async fn create(client: &Connection, pools: &[ImportedPool]) -> anyhow::Result<ExitCode> {
-    let resource = resource("fairway.dev", "v1alpha1", "AddressPool", "addresspools");
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+/// Creates the objects; what is there stays as it is.
+async fn create(client: &Connection, objects: Vec<Value>) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
-    for pool in pools {
-        let name = &pool.name;
-        let failed = || format!("AddressPool {name} could not be created");
-        let object: DynamicObject = serde_json::from_value(pool.manifest())?;
+    for object in objects {
+        let object: DynamicObject = serde_json::from_value(object)?;
+        let (kind, plural) = match &object.types {
+            Some(types) if types.kind == "BGPPeer" => ("BGPPeer", "bgppeers"),
+            _ => ("AddressPool", "addresspools"),
+        };
+        let api: Api<DynamicObject> = Api::all_with(
+            client.clone(),
+            &resource("fairway.dev", "v1alpha1", kind, plural),
+        );
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let failed = || format!("{kind} {name} could not be created");
         let parameters = PostParams::default();
         let created = api.create(&parameters, &object);
         match tokio::time::timeout(REQUEST, created)
             .await
             .with_context(failed)?
         {
-            Ok(_) => say(&format!("AddressPool {name} created.")),
+            Ok(_) => say(&format!("{kind} {name} created.")),
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                let there = tokio::time::timeout(REQUEST, api.get(name)).await;
+                let there = tokio::time::timeout(REQUEST, api.get(&name)).await;
                 let there = there
                     .with_context(failed)?
                     .map_err(told)
                     .with_context(failed)?;
-                if same(&there, pool) {
-                    say(&format!("AddressPool {name} is there already, just so."));
+                let is_same = match kind {
+                    "BGPPeer" => same::<BgpPeerSpec>(&there, &object),
+                    _ => same::<AddressPoolSpec>(&there, &object),
+                };
+                if is_same {
+                    say(&format!("{kind} {name} is there already, just so."));
                 } else {
                     code = ExitCode::FAILURE;
                     say(&format!(
-                        "fairway: AddressPool {name} is there already and differs: it stays as it \
-                         is; kubectl diff -f - shows how"
+                        "fairway: {kind} {name} is there already and differs: it stays as it is; \
+                         kubectl diff -f - shows how"
                     ));
                 }
             }
-            Err(kube::Error::Api(status)) if status.code == 404 => bail!(
-                "the cluster knows no AddressPools: fairway crds | kubectl apply -f - teaches it"
-            ),
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                bail!("the cluster knows no {kind}s: fairway crds | kubectl apply -f - teaches it")
+            }
             Err(error) => return Err(told(error).context(failed())),
         }
     }
     Ok(code)
 }
 
-/// Whether the pool in the cluster declares the same.
-fn same(there: &DynamicObject, pool: &ImportedPool) -> bool {
-    let spec = there.data.get("spec").cloned().unwrap_or_default();
-    serde_json::from_value::<AddressPoolSpec>(spec).is_ok_and(|spec| spec == pool.spec)
+/// Whether two objects declare the same, with the defaults of their kind.
+fn same<T: DeserializeOwned + PartialEq>(a: &DynamicObject, b: &DynamicObject) -> bool {
+    let spec = |object: &DynamicObject| {
+        let spec = object.data.get("spec").cloned().unwrap_or_default();
+        serde_json::from_value::<T>(spec).ok()
+    };
+    spec(a).is_some() && spec(a) == spec(b)
 }

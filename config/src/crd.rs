@@ -1,8 +1,8 @@
 //! The CustomResourceDefinitions of Fairway's own kinds, made from Rust types.
 //!
 //! The types here are the shape of the objects in an API server, schema and all. What Fairway works
-//! with is [`crate::pool::AddressPool`], which [`crate::object::read`] makes of them, from files and
-//! from an API server alike.
+//! with is [`crate::pool::AddressPool`] and [`crate::bgp_peer::BgpPeer`], which
+//! [`crate::object::read`] makes of them, from files and from an API server alike.
 //!
 //! The CEL rules use the IP and CIDR libraries, which API servers have from Kubernetes 1.31 on.
 //! That a range's last address is not below its first can't be said in CEL: nothing is given out of
@@ -11,7 +11,9 @@
 // One `printcolumn` is like another to the lint.
 #![allow(clippy::duplicated_attributes)]
 
-use std::collections::BTreeMap;
+mod announce;
+mod bgp_peer;
+mod selector;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
@@ -20,11 +22,19 @@ use kube_derive::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::announce::{
+    Announce, AnnounceBgp, AnnounceLayer2, CommunityText, InterfaceText, PeerNameText,
+};
+pub use self::bgp_peer::{
+    AddressText, AsNumberField, BfdSpec, BgpPeerResource, BgpPeerResourceStatus, BgpPeerSpec,
+    ConnectTimeText, DurationText, HoldTimeText, RouterIdText, SecretPlace,
+};
+pub use self::selector::{OperatorSchema, RequirementSchema, SelectorSchema};
 use crate::pool::Forwarding;
 
 /// All of them, in the order in which they should be applied.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![AddressPoolResource::crd()]
+    vec![AddressPoolResource::crd(), BgpPeerResource::crd()]
 }
 
 /// Addresses that Services of type LoadBalancer get, and who gets them.
@@ -126,11 +136,11 @@ pub struct AddressPoolSpec {
     pub priority: i32,
     /// Which Services may have an address from here, by their labels; empty selects all.
     #[serde(default)]
-    #[schemars(with = "PoolSelector")]
+    #[schemars(with = "SelectorSchema")]
     pub service_selector: LabelSelector,
     /// Services of which namespaces may have one, by the namespaces' labels; empty selects all.
     #[serde(default)]
-    #[schemars(with = "PoolSelector")]
+    #[schemars(with = "SelectorSchema")]
     pub namespace_selector: LabelSelector,
     /// How many of its addresses the Services of one namespace may hold; not given: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,69 +178,6 @@ pub struct AddressPoolSpec {
     ])
 )]
 pub struct AddressEntry(pub String);
-
-/// The schema of a label selector. What Kubernetes' own takes and no selector can mean is refused
-/// here: a pool with a selector that can't be read gives out nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PoolSelector {
-    /// Labels that have to be there with these values.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub match_labels: BTreeMap<String, String>,
-    /// Requirements, all of which have to hold.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    pub match_expressions: Vec<PoolRequirement>,
-}
-
-/// One entry of `matchExpressions`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(
-    inline,
-    extend("x-kubernetes-validations" = [
-        {
-            "rule": "self.operator in ['In', 'NotIn'] ? has(self.values) && self.values.size() > 0 : !has(self.values) || self.values.size() == 0",
-            "message": "must have values for In and NotIn, and none for Exists and DoesNotExist"
-        }
-    ])
-)]
-pub struct PoolRequirement {
-    /// The label's key.
-    #[schemars(length(min = 1, max = 316))]
-    pub key: String,
-    /// What has to hold of its value.
-    pub operator: PoolOperator,
-    /// The values of In and NotIn.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub values: Vec<String>,
-}
-
-/// `operator`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub enum PoolOperator {
-    /// The value is one of `values`.
-    In,
-    /// The value is none of `values`, or there is no such label.
-    NotIn,
-    /// There is such a label.
-    Exists,
-    /// There is no such label.
-    DoesNotExist,
-}
-
-/// `spec.announce`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Announce {
-    /// By ARP and NDP.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
-    pub layer2: Option<serde_json::Map<String, serde_json::Value>>,
-    /// By BGP.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
-    pub bgp: Option<serde_json::Map<String, serde_json::Value>>,
-}
 
 /// `status`, as Fairway writes it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -279,88 +226,121 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::object::POOL_SPEC_FIELDS;
+    use crate::object::{
+        ANNOUNCE_FIELDS, BGP_FIELDS, BGP_PEER_SPEC_FIELDS, LAYER2_FIELDS, POOL_SPEC_FIELDS,
+    };
 
-    fn crd() -> Value {
-        serde_json::to_value(AddressPoolResource::crd()).unwrap()
+    fn definition(index: usize) -> Value {
+        serde_json::to_value(&crds()[index]).unwrap()
+    }
+
+    fn schema_of(index: usize) -> Value {
+        definition(index)["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
     }
 
     fn schema() -> Value {
-        crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+        schema_of(0)
+    }
+
+    /// The fields of `spec` of a BGPPeer.
+    fn peer_fields() -> Value {
+        schema_of(1)["properties"]["spec"].clone()
+    }
+
+    fn names(properties: &Value) -> BTreeSet<&str> {
+        let fields = properties["properties"].as_object().unwrap();
+        fields.keys().map(String::as_str).collect()
     }
 
     #[test]
-    fn it_is_called_as_the_design_says() {
-        let crd = crd();
-        assert_eq!(crd["metadata"]["name"], "addresspools.fairway.dev");
-        assert_eq!(crd["spec"]["scope"], "Cluster");
-        assert_eq!(crd["spec"]["names"]["kind"], "AddressPool");
-        assert_eq!(crd["spec"]["names"]["shortNames"], json!(["apool"]));
-        let version = &crd["spec"]["versions"][0];
-        assert_eq!(version["name"], "v1alpha1");
-        assert_eq!(version["served"], true);
-        assert_eq!(version["storage"], true);
-        assert_eq!(version["subresources"], json!({"status": {}}));
-        let columns = version["additionalPrinterColumns"].as_array().unwrap();
-        let shown = |wide: bool| -> Vec<&str> {
-            let columns = columns.iter();
-            let columns = columns.filter(|column| (column["priority"] == 1) == wide);
-            columns
-                .filter_map(|column| column["name"].as_str())
-                .collect()
-        };
-        assert_eq!(
-            shown(false),
-            ["TOTAL", "USED", "AVAILABLE", "AUTO-ASSIGN", "READY", "AGE"]
-        );
-        assert_eq!(
-            shown(true),
-            [
+    fn they_are_called_as_the_design_says() {
+        let pool_columns = [
+            &["TOTAL", "USED", "AVAILABLE", "AUTO-ASSIGN", "READY", "AGE"][..],
+            &[
                 "IPV6-TOTAL",
                 "IPV6-USED",
                 "IPV6-AVAILABLE",
                 "PRIORITY",
                 "FORWARDING",
                 "OVERLAPS",
-                "ADDRESSES"
-            ]
-        );
+                "ADDRESSES",
+            ],
+        ];
+        let peer_columns = [
+            &["ADDRESS", "ASN", "MY-ASN", "READY", "AGE"][..],
+            &["DYNAMIC-ASN", "INTERFACE", "PORT", "HOLD-TIME"],
+        ];
+        for (index, name, kind, short, wanted) in [
+            (0, "addresspools", "AddressPool", "apool", pool_columns),
+            (1, "bgppeers", "BGPPeer", "bgpp", peer_columns),
+        ] {
+            let crd = definition(index);
+            assert_eq!(crd["metadata"]["name"], format!("{name}.fairway.dev"));
+            assert_eq!(crd["spec"]["scope"], "Cluster");
+            assert_eq!(crd["spec"]["names"]["kind"], kind);
+            assert_eq!(crd["spec"]["names"]["shortNames"], json!([short]));
+            let version = &crd["spec"]["versions"][0];
+            assert_eq!(version["name"], "v1alpha1");
+            assert_eq!(version["served"], true);
+            assert_eq!(version["storage"], true);
+            assert_eq!(version["subresources"], json!({"status": {}}));
+            let columns = version["additionalPrinterColumns"].as_array().unwrap();
+            let shown = |wide: bool| -> Vec<&str> {
+                let columns = columns.iter();
+                let columns = columns.filter(|column| (column["priority"] == 1) == wide);
+                columns
+                    .filter_map(|column| column["name"].as_str())
+                    .collect()
+            };
+            assert_eq!([shown(false), shown(true)], wanted);
+        }
+        assert_eq!(crds().len(), 2);
     }
 
     #[test]
-    fn the_schema_and_the_reader_know_the_same_fields() {
+    fn the_schemas_and_the_readers_know_the_same_fields() {
+        let known = |fields: &[&'static str]| fields.iter().copied().collect::<BTreeSet<_>>();
         let schema = schema();
         let spec = &schema["properties"]["spec"];
-        let fields: BTreeSet<_> = spec["properties"]
-            .as_object()
-            .unwrap()
-            .keys()
-            .map(String::as_str)
-            .collect();
-        assert_eq!(fields, POOL_SPEC_FIELDS.iter().copied().collect());
+        assert_eq!(names(spec), known(POOL_SPEC_FIELDS));
         assert_eq!(spec["required"], json!(["addresses"]));
+        let announce = &spec["properties"]["announce"];
+        assert_eq!(names(announce), known(ANNOUNCE_FIELDS));
+        for (part, fields) in [("layer2", LAYER2_FIELDS), ("bgp", BGP_FIELDS)] {
+            let part = &announce["properties"][part];
+            assert_eq!(names(part), known(fields));
+            assert_eq!(part["required"], Value::Null);
+        }
+        let peer = peer_fields();
+        assert_eq!(names(&peer), known(BGP_PEER_SPEC_FIELDS));
+        assert_eq!(peer["required"], json!(["myASN"]));
     }
 
     #[test]
-    fn the_schema_takes_no_selector_that_can_not_be_read() {
+    fn the_schemas_take_no_selector_that_can_not_be_read() {
         let schema = schema();
         let fields = &schema["properties"]["spec"]["properties"];
-        for field in ["serviceSelector", "namespaceSelector"] {
-            let entry = &fields[field]["properties"]["matchExpressions"]["items"];
+        let announce = &fields["announce"]["properties"];
+        let peer = peer_fields();
+        for selector in [
+            &fields["serviceSelector"],
+            &fields["namespaceSelector"],
+            &announce["layer2"]["properties"]["nodeSelector"],
+            &announce["bgp"]["properties"]["nodeSelector"],
+            &peer["properties"]["nodeSelectors"]["items"],
+        ] {
+            let entry = &selector["properties"]["matchExpressions"]["items"];
             let operators = json!(["In", "NotIn", "Exists", "DoesNotExist"]);
-            assert_eq!(
-                entry["properties"]["operator"]["enum"], operators,
-                "{field}"
-            );
-            assert_eq!(entry["required"], json!(["key", "operator"]), "{field}");
-            assert_eq!(entry["properties"]["key"]["minLength"], 1, "{field}");
+            assert_eq!(entry["properties"]["operator"]["enum"], operators);
+            assert_eq!(entry["required"], json!(["key", "operator"]));
+            assert_eq!(entry["properties"]["key"]["minLength"], 1);
             let rules = entry["x-kubernetes-validations"].as_array().unwrap();
-            assert_eq!(rules.len(), 1, "{field}");
+            assert_eq!(rules.len(), 1);
         }
     }
 
     #[test]
-    fn the_schema_carries_defaults_bounds_and_rules() {
+    fn the_schemas_carry_defaults_bounds_and_rules() {
         let schema = schema();
         let fields = &schema["properties"]["spec"]["properties"];
         assert_eq!(fields["autoAssign"]["default"], true);
@@ -378,18 +358,52 @@ mod tests {
         for rule in rules {
             assert!(rule["message"].as_str().unwrap().starts_with("must "));
         }
+        let announce = &fields["announce"]["properties"];
+        assert_eq!(announce["routes"]["enum"], json!(["kernel"]));
+        let bgp = &announce["bgp"]["properties"];
+        for list in [
+            &announce["layer2"]["properties"]["interfaces"],
+            &bgp["peers"],
+            &bgp["communities"],
+        ] {
+            assert_eq!(list["maxItems"], crate::announce::MAX_ANNOUNCE_ENTRIES);
+            assert_eq!(list["x-kubernetes-list-type"], "set");
+            assert!(list["items"]["pattern"].is_string(), "{list}");
+            assert!(list["items"]["maxLength"].is_number(), "{list}");
+        }
+        assert_eq!(bgp["aggregationLength"]["maximum"], 32.0);
+        assert_eq!(bgp["aggregationLengthV6"]["maximum"], 128.0);
+
+        let peer = peer_fields();
+        let fields = &peer["properties"];
+        assert_eq!(fields["peerPort"]["default"], 179);
+        assert_eq!(fields["holdTime"]["default"], "90s");
+        assert_eq!(fields["myASN"]["minimum"], 1.0);
+        assert_eq!(fields["myASN"]["maximum"], 4_294_967_295.0);
         assert_eq!(
-            schema["properties"]["status"]["properties"]["conditions"]["x-kubernetes-list-type"],
-            "map"
+            fields["dynamicASN"]["enum"],
+            json!(["internal", "external"])
         );
+        assert_eq!(fields["nodeSelectors"]["maxItems"], 64);
+        let bfd = &fields["bfd"]["properties"];
+        assert_eq!(bfd["receiveInterval"]["default"], 100);
+        assert_eq!(bfd["detectMultiplier"]["default"], 3);
+        let rules = peer["x-kubernetes-validations"].as_array().unwrap();
+        assert_eq!(rules.len(), 6);
+        for index in 0..2 {
+            let status = &schema_of(index)["properties"]["status"]["properties"];
+            assert_eq!(status["conditions"]["x-kubernetes-list-type"], "map");
+        }
     }
 
     /// An API server refuses a schema that is not structural: no `$ref`, and a type everywhere.
     #[test]
-    fn the_schema_is_structural() {
+    fn the_schemas_are_structural() {
         fn walk(path: &str, schema: &Value) {
             let schema = schema.as_object().unwrap();
-            assert!(!schema.contains_key("$ref"), "{path}");
+            for key in ["$ref", "const", "anyOf", "oneOf"] {
+                assert!(!schema.contains_key(key), "{key} in {path}");
+            }
             assert!(
                 schema.contains_key("type")
                     || schema.contains_key("x-kubernetes-preserve-unknown-fields")
@@ -408,6 +422,8 @@ mod tests {
                 walk(&format!("{path}[]"), items);
             }
         }
-        walk("", &schema());
+        for index in 0..crds().len() {
+            walk("", &schema_of(index));
+        }
     }
 }

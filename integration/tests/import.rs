@@ -16,7 +16,7 @@ tests![
     every_live_address_stays_as_it_is_when_fairway_takes_over,
 ];
 
-/// As `kubectl get ipaddresspools,l2advertisements,services -A -o yaml` prints them.
+/// As `kubectl get ipaddresspools,l2advertisements,bgppeers.metallb.io,services -A -o yaml` prints them.
 const OBJECTS: &str = "
 apiVersion: v1
 kind: List
@@ -37,6 +37,10 @@ items:
 - apiVersion: metallb.io/v1beta1
   kind: L2Advertisement
   metadata: {name: example, namespace: metallb-system}
+- apiVersion: metallb.io/v1beta2
+  kind: BGPPeer
+  metadata: {name: tor, namespace: metallb-system}
+  spec: {myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.1, holdTime: 1m30s}
 ";
 
 const SERVICE: &str = "
@@ -70,7 +74,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// The documents on standard output.
-fn pools(output: &Output) -> Result<Vec<Value>> {
+fn printed(output: &Output) -> Result<Vec<Value>> {
     let documents = fairway_config::document::documents(&text(&output.stdout))?;
     Ok(documents.into_iter().map(|it| it.value).collect())
 }
@@ -89,6 +93,7 @@ fn files_become_pools_that_validate_accepts() -> Result<()> {
         &output,
         0,
         &[
+            "BGPPeer metallb-system/tor of MetalLB becomes BGPPeer tor of Fairway.",
             "IPAddressPool metallb-system/first-pool becomes AddressPool first-pool.",
             "AddressPool first-pool: avoidBuggyIPs becomes avoidEnds",
             "AddressPool expensive: autoAssign: false",
@@ -97,26 +102,28 @@ fn files_become_pools_that_validate_accepts() -> Result<()> {
             "--apply",
         ],
     )?;
-    let pools = pools(&output)?;
+    let pools = printed(&output)?;
     let specs: Vec<_> = pools.iter().map(|pool| &pool["spec"]).collect();
     ensure!(
         specs
             == [
+                &json!({"myASN": 64512, "peerASN": 64513, "peerAddress": "192.0.2.1",
+                    "holdTime": "1m30s"}),
                 &json!({"addresses": ["42.176.25.64/30"], "autoAssign": false, "priority": 50,
-                    "namespaceSelector": {"matchExpressions": [{"operator": "In",
+                    "announce": {"layer2": {}}, "namespaceSelector": {"matchExpressions": [{"operator": "In",
                         "key": "kubernetes.io/metadata.name", "values": ["shop", "web"]}]}}),
                 &json!({"addresses": ["192.168.10.0/24", "192.168.9.1-192.168.9.5",
                     "fc00:f853:ccd:e799::-fc00:f853:ccd:e799::f"], "autoAssign": true,
-                    "avoidEnds": true}),
+                    "announce": {"layer2": {}}, "avoidEnds": true}),
                 &json!({"addresses": ["192.168.77.7"], "autoAssign": false}),
             ],
         "{pools:#?}"
     );
-    let printed = write("pools.yaml", &text(&output.stdout))?;
-    let checked = fairway(&["validate", &printed], "")?;
+    let manifests = write("pools.yaml", &text(&output.stdout))?;
+    let checked = fairway(&["validate", &manifests], "")?;
     ended(&checked, 0, &[])?;
     ensure!(
-        text(&checked.stdout).contains("3 objects in 1 file: no problems"),
+        text(&checked.stdout).contains("4 objects in 1 file: no errors"),
         "{checked:?}"
     );
     Ok(())
@@ -125,7 +132,7 @@ fn files_become_pools_that_validate_accepts() -> Result<()> {
 fn standard_input_is_read_and_errors_have_their_codes() -> Result<()> {
     let output = fairway(&["import", "metallb", "--from", "-"], OBJECTS)?;
     ended(&output, 0, &["first-pool"])?;
-    ensure!(pools(&output)?.len() == 2, "{output:?}");
+    ensure!(printed(&output)?.len() == 3, "{output:?}");
     for (arguments, input, code, words) in [
         (
             vec!["--from", "-"],
@@ -152,12 +159,12 @@ fn standard_input_is_read_and_errors_have_their_codes() -> Result<()> {
 }
 
 /// A CRD of MetalLB's that takes everything.
-fn crd(kind: &str, plural: &str) -> Value {
+fn crd(kind: &str, plural: &str, version: &str) -> Value {
     json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": format!("{plural}.metallb.io")},
         "spec": {"group": "metallb.io", "scope": "Namespaced",
             "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
-            "versions": [{"name": "v1beta1", "served": true, "storage": true,
+            "versions": [{"name": version, "served": true, "storage": true,
                 "schema": {"openAPIV3Schema": {"type": "object",
                     "x-kubernetes-preserve-unknown-fields": true}}}]}})
 }
@@ -173,11 +180,12 @@ fn import(cluster: &Cluster, kubeconfig: &Path, arguments: &[&str]) -> Result<Ou
 /// MetalLB's kinds and objects.
 fn metallb(cluster: &Cluster) -> Result<()> {
     // BGPAdvertisements are left out: a cluster without a kind has none of it.
-    for (kind, plural) in [
-        ("IPAddressPool", "ipaddresspools"),
-        ("L2Advertisement", "l2advertisements"),
+    for (kind, plural, version) in [
+        ("IPAddressPool", "ipaddresspools", "v1beta1"),
+        ("L2Advertisement", "l2advertisements", "v1beta1"),
+        ("BGPPeer", "bgppeers", "v1beta2"),
     ] {
-        cluster.apply(&crd(kind, plural).to_string())?;
+        cluster.apply(&crd(kind, plural, version).to_string())?;
         let name = format!("crd/{plural}.metallb.io");
         cluster.kubectl(&[
             "wait",
@@ -190,10 +198,11 @@ fn metallb(cluster: &Cluster) -> Result<()> {
     wait::until_some("the objects are taken", || cluster.apply(OBJECTS))
 }
 
-/// Waits until AddressPools are served: established they are a moment before.
+/// Waits until Fairway's kinds are served: established they are a moment before.
 fn served(cluster: &Cluster) -> Result<()> {
-    wait::until_some("AddressPools are served", || {
-        cluster.list("addresspools", "", "").map(drop)
+    wait::until_some("Fairway's kinds are served", || {
+        cluster.list("addresspools", "", "")?;
+        cluster.list("bgppeers.fairway.dev", "", "").map(drop)
     })
 }
 
@@ -223,16 +232,23 @@ fn a_cluster_is_read_and_its_pools_are_created_once() -> Result<()> {
         0,
         &["Service shop/web holds 192.168.77.7", "Nothing was changed"],
     )?;
-    ensure!(pools(&dry)?.len() == 3, "{dry:?}");
+    ensure!(printed(&dry)?.len() == 4, "{dry:?}");
     let early = import(&cluster, admin, &["--apply"])?;
     ended(&early, 1, &["fairway crds | kubectl apply -f -"])?;
 
     cluster.apply(MANIFESTS)?;
-    let crd = "crd/addresspools.fairway.dev";
-    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", crd])?;
+    for crd in ["crd/addresspools.fairway.dev", "crd/bgppeers.fairway.dev"] {
+        cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", crd])?;
+    }
     served(&cluster)?;
     let first = import(&cluster, admin, &["--apply"])?;
-    ended(&first, 0, &["AddressPool first-pool created."])?;
+    ended(
+        &first,
+        0,
+        &["BGPPeer tor created.", "AddressPool first-pool created."],
+    )?;
+    let peer = cluster.get_json("bgppeers.fairway.dev", "", "tor")?;
+    ensure!(peer["spec"]["peerPort"] == 179, "{peer}");
     ensure!(first.stdout == dry.stdout, "{first:?}");
     let pool = cluster.get_json("addresspools", "", "expensive")?;
     ensure!(pool["spec"]["autoAssign"] == false, "{pool}");
@@ -240,7 +256,10 @@ fn a_cluster_is_read_and_its_pools_are_created_once() -> Result<()> {
     ended(
         &again,
         0,
-        &["AddressPool expensive is there already, just so."],
+        &[
+            "BGPPeer tor is there already, just so.",
+            "AddressPool expensive is there already, just so.",
+        ],
     )?;
     cluster.patch(
         ("addresspools", "", "expensive"),

@@ -228,7 +228,9 @@ fn helm_installs_upgrades_and_removes_a_fairway_that_works() -> Result<()> {
         ensure!(left.is_empty(), "{kind}: {left:?}");
     }
     ensure!(cluster.list("AddressPool", "", "")?.is_empty());
-    cluster.get_json("crd", "", "addresspools.fairway.dev")?;
+    for kind in ["addresspools", "bgppeers"] {
+        cluster.get_json("crd", "", &format!("{kind}.fairway.dev"))?;
+    }
     Ok(())
 }
 

@@ -171,7 +171,13 @@ fn without_a_snapshot_a_gateway_says_what_it_waits_for() -> Result<()> {
     let mut gateway =
         Fairway::member(&it.site.edge, "gateway", &account)?.arguments(&["--node-name", "edge-1"]);
     gateway.launch()?;
-    for plural in ["nodes", "addresspools", "services", "endpointslices"] {
+    for plural in [
+        "nodes",
+        "addresspools",
+        "bgppeers",
+        "services",
+        "endpointslices",
+    ] {
         wait::until_some(&format!("it says that it waits for {plural}"), || {
             let response = gateway.get("/readyz")?;
             let words = format!("{plural} can't be watched");

@@ -14,6 +14,7 @@ tests![
     a_full_pool_and_a_quota_are_said_and_end_when_an_address_is_free,
     a_pool_in_use_that_is_edited_or_deleted_takes_no_address_away,
     a_pool_that_is_wrong_is_refused_with_a_sentence_that_helps,
+    a_peer_that_is_wrong_is_refused_with_a_sentence_that_helps,
     a_pool_that_can_not_be_used_says_so_and_gives_out_nothing,
     kubectl_shows_how_a_pool_is,
 ];
@@ -289,6 +290,42 @@ fn a_pool_that_is_wrong_is_refused_with_a_sentence_that_helps() -> Result<()> {
             "addresses: [203.0.113.1], serviceSelector: {matchExpressions: [{key: '', operator: Exists}]}",
             &["spec.serviceSelector.matchExpressions[0].key"],
         ),
+        (
+            "addresses: [203.0.113.1], announce: {layer2: {interfaces: [eth0/1]}}",
+            &["spec.announce.layer2.interfaces[0]"],
+        ),
+        (
+            "addresses: [203.0.113.1], announce: {layer2: {interfaces: [eth0, eth0]}}",
+            &["spec.announce.layer2.interfaces[1]", "Duplicate"],
+        ),
+        (
+            "addresses: [203.0.113.1], announce: {layer2: {nodeSelector: {matchExpressions: [{key: a, operator: In}]}}}",
+            &["spec.announce.layer2.nodeSelector", "must have values"],
+        ),
+        (
+            "addresses: [203.0.113.1], announce: {bgp: {communities: ['64512:70000']}}",
+            &["communities[0]", "must be two numbers from 0 to 65535"],
+        ),
+        (
+            "addresses: [203.0.113.1], announce: {bgp: {communities: ['large:1:2:4294967296']}}",
+            &["communities[0]", "must be three numbers"],
+        ),
+        (
+            "addresses: [203.0.113.1], announce: {bgp: {communities: [no-export]}}",
+            &["spec.announce.bgp.communities[0]"],
+        ),
+        (
+            "addresses: [203.0.113.1], announce: {bgp: {peers: [Tor]}}",
+            &["spec.announce.bgp.peers[0]"],
+        ),
+        (
+            "addresses: [203.0.113.1], announce: {bgp: {aggregationLength: 33}}",
+            &["spec.announce.bgp.aggregationLength"],
+        ),
+        (
+            "addresses: [203.0.113.1], announce: {routes: table}",
+            &["spec.announce.routes", "kernel"],
+        ),
     ] {
         let Err(why) = it.pool_of("bad", spec) else {
             anyhow::bail!("{spec} is taken");
@@ -312,7 +349,134 @@ fn a_pool_that_is_wrong_is_refused_with_a_sentence_that_helps() -> Result<()> {
         "picky",
         "addresses: [203.0.113.80], serviceSelector: {matchLabels: {a: b}, matchExpressions: \
          [{key: a, operator: In, values: [b]}, {key: c, operator: DoesNotExist}]}",
+    )?;
+    it.pool_of(
+        "announced",
+        "addresses: [203.0.113.90], announce: {layer2: {interfaces: [eth0, bond0.7], nodeSelector: \
+         {matchLabels: {a: b}}}, bgp: {peers: [tor-a, tor-b.rack], communities: ['64512:100', \
+         'large:4294967295:0:7'], localPreference: 4294967295, aggregationLength: 32, \
+         aggregationLengthV6: 128}, routes: kernel}",
     )
+}
+
+fn a_peer_that_is_wrong_is_refused_with_a_sentence_that_helps() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let peer = |name: &str, fields: &str| {
+        it.cluster.apply(&format!(
+            "{{apiVersion: fairway.dev/v1alpha1, kind: BGPPeer, metadata: {{name: {name}}}, \
+             spec: {{{fields}}}}}"
+        ))
+    };
+    let whole = "myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.1";
+    for (fields, words) in [
+        (
+            "peerASN: 64513, peerAddress: 192.0.2.1",
+            &["spec.myASN"][..],
+        ),
+        (
+            "myASN: 0, peerASN: 64513, peerAddress: 192.0.2.1",
+            &["spec.myASN"],
+        ),
+        (
+            "myASN: 64512, peerASN: 23456, peerAddress: 192.0.2.1",
+            &["spec.peerASN", "AS_TRANS"],
+        ),
+        (
+            "myASN: 64512, peerAddress: 192.0.2.1",
+            &["must have one of peerASN and dynamicASN"],
+        ),
+        (
+            "myASN: 64512, peerASN: 64513",
+            &["must have peerAddress, or interface"],
+        ),
+        (
+            "myASN: 64512, peerASN: 64513, peerAddress: 'fe80::1'",
+            &["must have interface beside a peerAddress that is link-local"],
+        ),
+        (
+            "myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.300",
+            &["spec.peerAddress", "must be an IP address"],
+        ),
+    ] {
+        let Err(why) = peer("bad", fields) else {
+            anyhow::bail!("{fields} is taken");
+        };
+        let why = format!("{why:#}");
+        for word in words {
+            ensure!(why.contains(word), "{fields}: '{word}' is not in {why}");
+        }
+    }
+    for (fields, word) in [
+        (
+            "dynamicASN: internal",
+            "must have one of peerASN and dynamicASN",
+        ),
+        ("interface: eth0", "must have interface beside"),
+        (
+            "sourceAddress: '2001:db8::1'",
+            "of the family of peerAddress",
+        ),
+        ("peerPort: 0", "spec.peerPort"),
+        ("routerID: '2001:db8::1'", "must be four numbers"),
+        ("holdTime: 2s", "must be 0s, or from 3s to 65535s"),
+        ("holdTime: 100000s", "must be 0s, or from 3s to 65535s"),
+        ("holdTime: 90", "spec.holdTime"),
+        ("holdTime: 1.5s", "spec.holdTime"),
+        ("keepaliveTime: 90s", "that is shorter than holdTime"),
+        ("connectTime: 0s", "must be from 1s to 65535s"),
+        ("password: hush", "put it into a Secret"),
+        (
+            "passwordSecret: {name: tor}",
+            "spec.passwordSecret.namespace",
+        ),
+        ("bfd: {receiveInterval: 5}", "spec.bfd.receiveInterval"),
+        ("bfd: {detectMultiplier: 1}", "spec.bfd.detectMultiplier"),
+        (
+            "nodeSelectors: [{matchExpressions: [{key: a, operator: In}]}]",
+            "must have values for In",
+        ),
+        ("nextHop: self", "spec.nextHop"),
+    ] {
+        let Err(why) = peer("bad", &format!("{whole}, {fields}")) else {
+            anyhow::bail!("{fields} is taken");
+        };
+        let why = format!("{why:#}");
+        ensure!(why.contains(word), "{fields}: '{word}' is not in {why}");
+    }
+    // Good ones of every kind.
+    peer("plain", whole)?;
+    peer(
+        "whole",
+        "myASN: 4200000000, dynamicASN: external, peerAddress: 'fe80::1', interface: eth1, peerPort: 1179, \
+         sourceAddress: 'fe80::2', routerID: 192.0.2.7, holdTime: 1m30s, keepaliveTime: 10s, \
+         connectTime: 1s, passwordSecret: {name: tor, namespace: fairway-system}, bfd: {receiveInterval: 50}, \
+         ebgpMultiHop: true, enableGracefulRestart: true, nodeSelectors: [{matchLabels: {rack: a}}, {}], \
+         nextHop: '2001:db8::9'",
+    )?;
+    peer(
+        "unnumbered",
+        "myASN: 64512, dynamicASN: internal, interface: eth1, holdTime: 0s",
+    )?;
+    let peer = cluster.get_json("bgppeers.fairway.dev", "", "plain")?;
+    ensure!(
+        peer["spec"]["holdTime"] == "90s" && peer["spec"]["peerPort"] == 179,
+        "{peer}"
+    );
+    let table = cluster.kubectl(&["get", "bgpp"])?;
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .map(|row| row.split_whitespace().collect())
+        .collect();
+    ensure!(
+        rows[0] == ["NAME", "ADDRESS", "ASN", "MY-ASN", "READY", "AGE"],
+        "{table}"
+    );
+    ensure!(
+        rows[1][..4] == ["plain", "192.0.2.1", "64513", "64512"],
+        "{table}"
+    );
+    Ok(())
 }
 
 fn a_pool_that_can_not_be_used_says_so_and_gives_out_nothing() -> Result<()> {

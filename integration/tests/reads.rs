@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use fairway_integration::cluster::Cluster;
 use fairway_integration::fairway::Fairway;
-use fairway_integration::in_cluster::{AtWork, DEFAULT_CLASS, Installed};
+use fairway_integration::in_cluster::{AtWork, DEFAULT_CLASS, Installed, MANIFESTS};
 use fairway_integration::lab::Host;
 use fairway_integration::{tests, wait};
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 tests![
     nothing_is_decided_before_every_list_is_in,
     nothing_is_served_before_every_list_is_in,
+    a_cluster_without_the_kind_of_peers_has_none_and_its_gateway_is_ready,
     lists_of_several_pages_are_read_whole,
     a_gateway_that_joins_or_goes_writes_to_no_service,
 ];
@@ -95,7 +96,13 @@ fn nothing_is_served_before_every_list_is_in() -> Result<()> {
     let it = Installed::new(&cluster)?;
     let _controller = it.controlled()?;
     let web = it.web()?;
-    for resource in ["nodes", "addresspools", "services", "endpointslices"] {
+    for resource in [
+        "nodes",
+        "addresspools",
+        "bgppeers",
+        "services",
+        "endpointslices",
+    ] {
         may_read(&it, "fairway-gateway", resource, false)?;
         let mut gateway = member(&it, "gateway")?;
         waits_for(&gateway, resource)?;
@@ -106,6 +113,44 @@ fn nothing_is_served_before_every_list_is_in() -> Result<()> {
         it.answers(web.ip, 80, Some("a"))?;
     }
     Ok(())
+}
+
+fn a_cluster_without_the_kind_of_peers_has_none_and_its_gateway_is_ready() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let it = Installed::new(&cluster)?;
+    let _controller = it.controlled()?;
+    let web = it.web()?;
+    // As a version of Fairway without BGPPeers left the cluster: neither the right nor the kind.
+    let definition = "crd/bgppeers.fairway.dev";
+    may_read(&it, "fairway-gateway", "bgppeers", false)?;
+    cluster.kubectl(&["delete", definition, "--timeout=60s"])?;
+    let mut gateway = member(&it, "gateway")?;
+    gateway.ready()?;
+    it.answers(web.ip, 80, Some("a"))?;
+    // Both come while it runs.
+    cluster.apply(MANIFESTS)?;
+    let established = "--for=condition=Established";
+    cluster.kubectl(&["wait", established, "--timeout=60s", definition])?;
+    let peer = json!({"metadata": {"name": "tor"}, "spec": {"myASN": 64512, "peerASN": 64513,
+        "peerAddress": "192.0.2.1", "passwordSecret": {"name": "tor", "namespace": "shop"}}});
+    let kind = "bgppeers.fairway.dev";
+    wait::until_some("BGPPeers are served", || {
+        cluster.create(kind, "", &peer).map(drop)
+    })?;
+    gateway.problem(&["BGPPeer tor", "spec.passwordSecret"])?;
+    cluster.delete(kind, "", "tor")?;
+    wait::until_some("its problem is gone with it", || {
+        let problems = gateway.list("problems")?;
+        let is_there = problems.iter().any(|it| it.to_string().contains("BGPPeer"));
+        ensure!(!is_there, "{problems:?}");
+        Ok(())
+    })?;
+    // The right alone is there, and the kind goes while it is watched.
+    cluster.kubectl(&["delete", definition, "--timeout=60s"])?;
+    gateway.stop()?;
+    let mut gateway = member(&it, "gateway")?;
+    gateway.ready()?;
+    it.answers(web.ip, 80, Some("a"))
 }
 
 fn lists_of_several_pages_are_read_whole() -> Result<()> {

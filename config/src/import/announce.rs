@@ -1,91 +1,120 @@
-//! L2Advertisements as `spec.announce.layer2`, as far as it can say the same, and what is not
-//! carried over of them and of BGPAdvertisements.
+//! The advertisements of a pool as its `spec.announce`: L2Advertisements, as far as one
+//! `announce.layer2` can say the same, and what is not carried over of them and of
+//! BGPAdvertisements.
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use serde_json::{Map, json};
 
+use super::bgp;
 use super::imported::Imported;
 use super::metallb::{Advertisement, Found, MetalLbPool};
+use super::peers::PeerNames;
 use super::selectors;
-use crate::announce::is_interface_name;
-use crate::crd::AddressPoolSpec;
+use crate::announce::{NOT_YET_IN_FORCE, is_interface_name};
+use crate::crd::{Announce, AnnounceLayer2, InterfaceText};
 use crate::field::Shown;
 use crate::selector::SelectorExt as _;
 
-/// Adds the announcement of a pool to its draft, and says what can't be carried over.
+/// How the pool called `name` is announced; says what can't be carried over.
 pub(super) fn convert(
     pool: &MetalLbPool,
     name: &str,
-    found: &Found,
-    spec: &mut AddressPoolSpec,
+    (found, peers): (&Found, &PeerNames),
     imported: &mut Imported,
-) {
+) -> Announce {
     let layer2 = of_pool(pool, &found.layer2);
     let bgp = of_pool(pool, &found.bgp);
-    for advertisement in &bgp {
-        imported.said.push(format!(
-            "AddressPool {name}: {advertisement} is not carried over: Fairway does not announce by \
-             BGP yet, so routers have to be told of these addresses by other means."
-        ));
-    }
-    for advertisement in layer2.iter().filter(|it| !it.others.is_empty()) {
-        imported.warnings.push(format!(
-            "AddressPool {name}: of {advertisement} this is not carried over: {}.",
-            advertisement.others.join(", ")
-        ));
-    }
-    if layer2.is_empty() {
-        if bgp.is_empty() {
-            imported.said.push(format!(
-                "AddressPool {name}: no L2Advertisement and no BGPAdvertisement selects it: MetalLB \
-                 gives its addresses out and announces them nowhere."
+    for advertisement in layer2.iter().chain(&bgp) {
+        if !advertisement.others.is_empty() {
+            imported.warnings.push(format!(
+                "AddressPool {name}: of {advertisement} this is not carried over: {}.",
+                advertisement.others.join(", ")
             ));
         }
-        return;
     }
-    let names: Vec<String> = layer2.iter().map(ToString::to_string).collect();
+    if layer2.is_empty() && bgp.is_empty() {
+        imported.said.push(format!(
+            "AddressPool {name}: no L2Advertisement and no BGPAdvertisement selects it: MetalLB gives \
+             its addresses out and announces them nowhere."
+        ));
+    }
+    let announce = Announce {
+        layer2: by_layer2(&layer2, name, imported),
+        bgp: bgp::convert(&bgp, name, found, peers, imported),
+        routes: None,
+    };
+    let parts = [
+        ("layer2", announce.layer2.is_some()),
+        ("bgp", announce.bgp.is_some()),
+    ];
+    for (part, _) in parts
+        .iter()
+        .filter(|(part, is_said)| *is_said && NOT_YET_IN_FORCE.contains(part))
+    {
+        imported.said.push(format!(
+            "AddressPool {name}: this version of Fairway does not act on announce.{part}; the addresses \
+             have to reach the gateway by other means."
+        ));
+    }
+    announce
+}
+
+fn by_layer2(
+    all: &[&Advertisement],
+    name: &str,
+    imported: &mut Imported,
+) -> Option<AnnounceLayer2> {
+    if all.is_empty() {
+        return None;
+    }
+    let names: Vec<String> = all.iter().map(ToString::to_string).collect();
     let names = names.join(", ");
-    let Some((interfaces, nodes)) = restriction(&layer2) else {
+    let Some((interfaces, node_selector)) = restriction(all) else {
         imported.warnings.push(format!(
             "AddressPool {name}: {names} restrict interfaces and nodes in a way that one \
              announce.layer2 can't say, so it is left open: announce from everywhere."
         ));
-        return;
+        return Some(AnnounceLayer2::default());
     };
-    let mut fields = Map::new();
-    let (interfaces, odd): (BTreeSet<_>, BTreeSet<_>) =
+    let (interfaces, odd): (Vec<_>, Vec<_>) =
         interfaces.into_iter().partition(|it| is_interface_name(it));
     if !odd.is_empty() {
+        let odd: Vec<String> = odd.iter().map(|it| format!("'{}'", Shown(it))).collect();
         imported.warnings.push(format!(
-            "AddressPool {name}: {names} name interfaces that can't be called so: {}.",
-            odd.iter()
-                .map(|it| Shown(it).to_string())
-                .collect::<Vec<_>>()
-                .join(", ")
+            "AddressPool {name}: {names} name {}, which no interface can be called: left out.",
+            odd.join(", ")
         ));
         if interfaces.is_empty() {
-            return;
+            // An empty list would stand for all of them.
+            return None;
         }
     }
-    if !interfaces.is_empty() {
-        fields.insert("interfaces".to_owned(), json!(interfaces));
-    }
-    if nodes != LabelSelector::default() {
-        fields.insert("nodeSelector".to_owned(), json!(nodes));
-    }
-    if fields.is_empty() {
-        imported.said.push(format!(
-            "AddressPool {name}: {names} announces it from everywhere, which needs no field."
+    let layer2 = AnnounceLayer2 {
+        interfaces: interfaces.into_iter().map(InterfaceText).collect(),
+        node_selector,
+    };
+    let announce = Announce {
+        layer2: Some(layer2.clone()),
+        ..Announce::default()
+    };
+    if let Some(why) = bgp::why_not(&announce) {
+        imported.warnings.push(format!(
+            "AddressPool {name}: {names} can't be carried over: {why}."
         ));
-        return;
+        return None;
     }
-    imported.said.push(format!(
-        "AddressPool {name}: announce.layer2 has the interfaces and nodes of {names}; this version \
-         of Fairway does not act on it, the addresses have to reach the gateway by other means."
-    ));
-    spec.announce.layer2 = Some(fields);
+    imported
+        .said
+        .push(match layer2 == AnnounceLayer2::default() {
+            true => format!(
+                "AddressPool {name}: announce.layer2 is empty: from everywhere, as {names} said."
+            ),
+            false => format!(
+                "AddressPool {name}: announce.layer2 has the interfaces and nodes of {names}."
+            ),
+        });
+    Some(layer2)
 }
 
 /// Those that select the pool: by name or by label, and all pools where they name none.

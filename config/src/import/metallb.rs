@@ -9,15 +9,13 @@ use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::bgp_objects::{self, BfdProfile, CommunityNames, MetalLbPeer};
+use super::documents::{decode, metadata, other_fields, part};
 use super::imported::Imported;
 use super::selectors;
 use crate::field::Shown;
-
-/// The namespace of an object that names none.
-const DEFAULT_NAMESPACE: &str = "default";
 
 /// The API group of MetalLB's objects.
 const GROUP: &str = "metallb.io/";
@@ -41,6 +39,9 @@ pub(super) struct Found {
     pub(super) pools: Vec<MetalLbPool>,
     pub(super) layer2: Vec<Advertisement>,
     pub(super) bgp: Vec<Advertisement>,
+    pub(super) peers: Vec<MetalLbPeer>,
+    pub(super) bfd_profiles: Vec<BfdProfile>,
+    pub(super) communities: Vec<CommunityNames>,
     pub(super) holders: Vec<Holder>,
 }
 
@@ -100,7 +101,7 @@ impl fmt::Display for Advertisement {
     }
 }
 
-/// `spec` of an L2Advertisement; those of BGPAdvertisements begin alike.
+/// `spec` of an L2Advertisement or of a BGPAdvertisement.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct AdvertisementSpec {
@@ -108,13 +109,28 @@ pub(super) struct AdvertisementSpec {
     pub(super) ip_address_pool_selectors: Vec<LabelSelector>,
     pub(super) interfaces: Vec<String>,
     pub(super) node_selectors: Vec<LabelSelector>,
+    pub(super) peers: Vec<String>,
+    pub(super) communities: Vec<String>,
+    pub(super) local_pref: Option<i64>,
+    pub(super) aggregation_length: Option<i32>,
+    pub(super) aggregation_length_v6: Option<i32>,
 }
 
-const PLACED: [&str; 4] = [
+/// Fields that both kinds have.
+const PLACED: &[&str] = &[
     "ipAddressPools",
     "ipAddressPoolSelectors",
     "interfaces",
     "nodeSelectors",
+];
+
+/// Fields of BGPAdvertisements.
+const PLACED_OF_BGP: &[&str] = &[
+    "peers",
+    "communities",
+    "localPref",
+    "aggregationLength",
+    "aggregationLengthV6",
 ];
 
 /// A Service of type LoadBalancer that holds addresses.
@@ -142,15 +158,6 @@ impl fmt::Display for Holder {
             Shown(&self.name)
         )
     }
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Metadata {
-    name: String,
-    namespace: Option<String>,
-    labels: BTreeMap<String, String>,
-    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -189,10 +196,20 @@ pub(super) fn find<'v>(
                 pool(document, imported).map(|pool| found.pools.push(pool))
             }
             (version, "L2Advertisement") if version.starts_with(GROUP) => {
-                advertisement("L2Advertisement", document).map(|it| found.layer2.push(it))
+                advertisement("L2Advertisement", &[], document).map(|it| found.layer2.push(it))
             }
             (version, "BGPAdvertisement") if version.starts_with(GROUP) => {
-                advertisement("BGPAdvertisement", document).map(|it| found.bgp.push(it))
+                let read = advertisement("BGPAdvertisement", PLACED_OF_BGP, document);
+                read.map(|it| found.bgp.push(it))
+            }
+            (version, "BGPPeer") if version.starts_with(GROUP) => {
+                bgp_objects::peer(document).map(|it| found.peers.push(it))
+            }
+            (version, "BFDProfile") if version.starts_with(GROUP) => {
+                bgp_objects::bfd_profile(document).map(|it| found.bfd_profiles.push(it))
+            }
+            (version, "Community") if version.starts_with(GROUP) => {
+                bgp_objects::communities(document).map(|it| found.communities.push(it))
             }
             (version, "AddressPool") if version.starts_with(GROUP) => Err(
                 "is of a kind that MetalLB has no longer had since 0.14: make it an IPAddressPool"
@@ -217,6 +234,12 @@ pub(super) fn find<'v>(
     // One object can be in two files, and twice in the output of two commands.
     found
         .pools
+        .dedup_by(|a, b| (&a.namespace, &a.name) == (&b.namespace, &b.name));
+    found
+        .peers
+        .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    found
+        .peers
         .dedup_by(|a, b| (&a.namespace, &a.name) == (&b.namespace, &b.name));
     found.holders.dedup_by(|a, b| {
         (&a.namespace, &a.name) == (&b.namespace, &b.name) && a.addresses == b.addresses
@@ -256,25 +279,18 @@ fn pool(document: &Value, imported: &mut Imported) -> Result<MetalLbPool, String
     Ok(pool)
 }
 
-fn advertisement(kind: &'static str, document: &Value) -> Result<Advertisement, String> {
+fn advertisement(
+    kind: &'static str,
+    placed: &[&str],
+    document: &Value,
+) -> Result<Advertisement, String> {
     let metadata = metadata(document)?;
-    let fields = document.get("spec").and_then(Value::as_object);
-    let said = |value: &Value| match value {
-        Value::Null => false,
-        Value::Array(list) => !list.is_empty(),
-        _ => true,
-    };
     Ok(Advertisement {
         kind,
         namespace: metadata.namespace,
         name: metadata.name,
         spec: part(document, "spec")?.unwrap_or_default(),
-        others: fields
-            .into_iter()
-            .flatten()
-            .filter(|(name, value)| !PLACED.contains(&name.as_str()) && said(value))
-            .map(|(name, _)| Shown(name).to_string())
-            .collect(),
+        others: other_fields(document, &[PLACED, placed]),
     })
 }
 
@@ -309,51 +325,4 @@ fn holder(document: &Value) -> Result<Option<Holder>, String> {
         class: spec("loadBalancerClass").map(str::to_owned),
         addresses,
     }))
-}
-
-struct Named {
-    namespace: String,
-    name: String,
-    labels: BTreeMap<String, String>,
-    annotations: BTreeMap<String, String>,
-}
-
-fn metadata(document: &Value) -> Result<Named, String> {
-    let metadata: Metadata = part(document, "metadata")?.unwrap_or_default();
-    if metadata.name.is_empty() {
-        return Err("has no name".to_owned());
-    }
-    Ok(Named {
-        namespace: metadata
-            .namespace
-            .filter(|namespace| !namespace.is_empty())
-            .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
-        name: metadata.name,
-        labels: metadata.labels,
-        annotations: metadata.annotations,
-    })
-}
-
-fn part<T: DeserializeOwned>(document: &Value, name: &str) -> Result<Option<T>, String> {
-    match document.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => decode(value.clone())
-            .map(Some)
-            .map_err(|why| format!("can't be read: {name}: {why}")),
-    }
-}
-
-fn decode<T: DeserializeOwned>(mut value: Value) -> Result<T, String> {
-    without_nulls(&mut value);
-    serde_json::from_value(value).map_err(|error| Shown(&error.to_string()).to_string())
-}
-
-/// A field that is null counts as absent.
-fn without_nulls(value: &mut Value) {
-    if let Value::Object(fields) = value {
-        fields.retain(|_, value| !value.is_null());
-        fields.values_mut().for_each(without_nulls);
-    } else if let Value::Array(items) = value {
-        items.iter_mut().for_each(without_nulls);
-    }
 }

@@ -1,21 +1,29 @@
-//! Coming from MetalLB: its IPAddressPools as AddressPools, and in words what is not the same.
+//! Coming from MetalLB: its IPAddressPools as AddressPools, its BGPPeers as Fairway's, and in words
+//! what is not the same.
 //!
 //! [`metallb`] is a pure function of documents. What MetalLB can say and an AddressPool can't is
 //! made wider, never narrower, and is told as a warning: an address that a Service holds is in an
-//! AddressPool afterwards, whatever else does not fit.
+//! AddressPool afterwards, whatever else does not fit. What routers are told is made narrower.
 //!
-//! Reading order: `metallb` reads MetalLB's objects and the Services, `addresses` and `selectors`
-//! turn their fields into ours, `announce` says what becomes of the advertisements, `live` sees to
-//! the addresses that are held. `imported` is what comes of it, `draft` a pool on the way there.
+//! Reading order: `metallb` reads MetalLB's objects and the Services (`documents`: their fields,
+//! `bgp_objects`: those about routers), `addresses` and `selectors` turn their fields into ours,
+//! `announce` and `bgp` say what becomes of the advertisements and `peers` of the routers, `live`
+//! sees to the addresses that are held. `imported` is what comes of it, `draft` a pool on the way
+//! there.
 //!
-//! Facts are of MetalLB 0.16: the CRDs `metallb.io/v1beta1`, and how its allocator reads them.
+//! Facts are of MetalLB 0.16: the CRDs `metallb.io/v1beta1` (BGPPeer: `v1beta2`), and how its
+//! allocator reads them.
 
 mod addresses;
 mod announce;
+mod bgp;
+mod bgp_objects;
+mod documents;
 mod draft;
 mod imported;
 mod live;
 mod metallb;
+mod peers;
 mod selectors;
 #[cfg(test)]
 mod tests;
@@ -26,8 +34,9 @@ use serde_json::Value;
 
 use self::draft::{Draft, NAMESPACE_NAME, free_name};
 use self::imported::PRIORITY;
-pub use self::imported::{Imported, ImportedPool};
+pub use self::imported::{Imported, ImportedPeer, ImportedPool};
 use self::metallb::{Allocation, Found, MetalLbPool};
+use self::peers::PeerNames;
 use crate::annotations::parse;
 use crate::crd::{AddressEntry, AddressPoolSpec, Announce};
 use crate::field::Shown;
@@ -38,12 +47,13 @@ use crate::pool::{Forwarding, MAX_ENTRIES};
 pub fn metallb<'v>(documents: impl IntoIterator<Item = &'v Value>) -> Imported {
     let mut imported = Imported::default();
     let found = metallb::find(documents, &mut imported);
+    let peers = peers::convert(&found, &mut imported);
     let ranks = Ranks::of(&found.pools);
     let mut names = BTreeSet::new();
     let mut drafts: Vec<Draft> = found
         .pools
         .iter()
-        .filter_map(|pool| draft(pool, &found, &ranks, &mut names, &mut imported))
+        .filter_map(|pool| draft(pool, (&found, &peers), &ranks, &mut names, &mut imported))
         .collect();
     live::keep(&found.holders, &mut drafts, &mut names, &mut imported);
     overlaps(&drafts, &mut imported);
@@ -62,7 +72,7 @@ pub fn metallb<'v>(documents: impl IntoIterator<Item = &'v Value>) -> Imported {
 
 fn draft(
     pool: &MetalLbPool,
-    found: &Found,
+    (found, peers): (&Found, &PeerNames),
     ranks: &Ranks,
     names: &mut BTreeSet<String>,
     imported: &mut Imported,
@@ -130,7 +140,7 @@ fn draft(
     if let Some(allocation) = &pool.allocation {
         restrict(&name, allocation, &mut spec, imported);
     }
-    announce::convert(pool, &name, found, &mut spec, imported);
+    spec.announce = announce::convert(pool, &name, (found, peers), imported);
     Some(Draft {
         name,
         origin: Some((pool.namespace.clone(), pool.name.clone())),

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod announcing;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::bgp_peer::BgpPeer;
 use crate::document::documents;
 use crate::object::{Object, read};
 use crate::pool::AddressPool;
@@ -32,6 +35,22 @@ fn parsed(pool: &ImportedPool) -> Arc<AddressPool> {
             other => panic!("{other:?}"),
         },
         Err(unreadable) => panic!("{:?}", unreadable.problems),
+    }
+}
+
+/// A peer as Fairway reads it; its password can't be had yet.
+fn parsed_peer(peer: &ImportedPeer) -> Arc<BgpPeer> {
+    match read(&peer.manifest()).map(|it| it.object) {
+        Ok(Object::BgpPeer(peer)) => {
+            let mut problems = peer.problems.iter();
+            assert!(
+                problems.all(|it| it.field == "spec.passwordSecret"),
+                "{:?}",
+                peer.problems
+            );
+            peer
+        }
+        other => panic!("{other:?}"),
     }
 }
 
@@ -72,7 +91,9 @@ fn a_real_configuration_becomes_the_same_pools() {
     assert_eq!(
         spec_of(&imported, "cheap"),
         json!({"addresses": ["192.168.10.0/24", "192.168.9.1-192.168.9.5",
-                "fc00:f853:ccd:e799::/124"], "autoAssign": true})
+                "fc00:f853:ccd:e799::/124"], "autoAssign": true,
+            "announce": {"layer2": {},
+                "bgp": {"communities": ["65535:65282"], "localPreference": 100}}})
     );
     assert_eq!(
         spec_of(&imported, "expensive"),
@@ -101,7 +122,7 @@ fn a_real_configuration_becomes_the_same_pools() {
         &imported.said,
         &[
             "cheap",
-            "BGPAdvertisement metallb-system/local is not carried over",
+            "announce.bgp says what BGPAdvertisement metallb-system/local said",
         ],
     );
     says(&imported.said, &["3 Services", "--default-class"]);
@@ -361,67 +382,6 @@ fn what_can_not_be_read_is_named_and_more_entries_than_fit_are_split() {
     says(&imported.warnings, &["300 entries", "a-2"]);
 }
 
-#[test]
-fn advertisements_are_merged_where_one_field_can_say_them() {
-    let advertisement = |spec: Value| {
-        json!({"apiVersion": "metallb.io/v1beta1",
-        "kind": "L2Advertisement", "metadata": {"name": "l2", "namespace": "metallb-system"},
-        "spec": spec})
-    };
-    let nodes = |value: &str| json!([{"matchLabels": {"rack": value}}]);
-    let table = [
-        (vec![json!({})], Value::Null),
-        (vec![Value::Null], Value::Null),
-        (
-            vec![json!({"ipAddressPools": ["b"], "interfaces": ["eth1"]})],
-            Value::Null,
-        ),
-        (
-            vec![json!({"interfaces": ["eth1"]})],
-            json!({"interfaces": ["eth1"]}),
-        ),
-        (
-            vec![
-                json!({"interfaces": ["eth1"]}),
-                json!({"interfaces": ["eth0"]}),
-            ],
-            json!({"interfaces": ["eth0", "eth1"]}),
-        ),
-        (
-            vec![json!({"interfaces": ["eth1"]}), json!({})],
-            Value::Null,
-        ),
-        (
-            vec![
-                json!({"nodeSelectors": nodes("1")}),
-                json!({"nodeSelectors": nodes("2")}),
-            ],
-            json!({"nodeSelector": {"matchExpressions":
-                [{"key": "rack", "operator": "In", "values": ["1", "2"]}]}}),
-        ),
-        (
-            vec![
-                json!({"nodeSelectors": nodes("1"), "interfaces": ["eth1"]}),
-                json!({"nodeSelectors": nodes("2"), "interfaces": ["eth0"]}),
-            ],
-            Value::Null,
-        ),
-    ];
-    for (advertisements, wanted) in table {
-        let mut all = vec![pool(json!({"addresses": ["10.0.0.0/24"]}))];
-        all.extend(advertisements.into_iter().map(advertisement));
-        let imported = metallb(&all);
-        let spec = spec_of(&imported, "a");
-        assert_eq!(spec["announce"]["layer2"], wanted, "{all:?}");
-    }
-    let selective = advertisement(json!({"serviceSelectors": [{}], "interfaces": []}));
-    let imported = metallb(&[pool(json!({"addresses": ["10.0.0.0/24"]})), selective]);
-    says(
-        &imported.warnings,
-        &["L2Advertisement metallb-system/l2", "serviceSelectors"],
-    );
-}
-
 /// A selector over two labels with two values each.
 fn selector() -> impl Strategy<Value = Value> {
     let expression = ("[ab]", 0..4, proptest::collection::vec("[xy]", 1..3)).prop_map(
@@ -569,7 +529,8 @@ proptest! {
     #[test]
     fn rubbish_does_no_harm(
         fields in proptest::collection::btree_map(
-            "(addresses|autoAssign|avoidBuggyIPs|serviceAllocation|nodeSelectors|interfaces|type)",
+            "(addresses|autoAssign|avoidBuggyIPs|serviceAllocation|nodeSelectors|interfaces|type\
+             |communities|peers|aggregationLength|localPref|myASN|peerASN|peerAddress|bfdProfile)",
             prop_oneof![
                 Just(json!(null)), Just(json!(7)), Just(json!("LoadBalancer")), Just(json!(true)),
                 Just(json!([{}, null, "10.0.0.0/8", "::/0", "0.0.0.0/0", "-", "/", "10.0.0.255"])),
@@ -579,7 +540,7 @@ proptest! {
             ],
             0..5,
         ),
-        kind in "(IPAddressPool|L2Advertisement|BGPAdvertisement|Service)",
+        kind in "(IPAddressPool|L2Advertisement|BGPAdvertisement|BGPPeer|BFDProfile|Community|Service)",
         name in "[a-zA-Z./-]{0,3}",
     ) {
         let version = if kind == "Service" { "v1" } else { "metallb.io/v1beta1" };
@@ -587,8 +548,12 @@ proptest! {
             "metadata": {"name": name}, "spec": fields,
             "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.255"}, {"ip": "::"}, 7]}}});
         let good = pool(json!({"addresses": ["10.0.0.0/24"], "avoidBuggyIPs": true}));
-        for pool in &metallb([&document, &good]).pools {
+        let imported = metallb([&document, &good]);
+        for pool in &imported.pools {
             parsed(pool);
+        }
+        for peer in &imported.peers {
+            parsed_peer(peer);
         }
     }
 }

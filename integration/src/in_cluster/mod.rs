@@ -57,10 +57,12 @@ impl<'a> Installed<'a> {
             "--for=condition=Established",
             "--timeout=60s",
             "crd/addresspools.fairway.dev",
+            "crd/bgppeers.fairway.dev",
         ])?;
-        // It is established a moment before it is served.
-        wait::until_some("AddressPools are served", || {
-            cluster.list("addresspools", "", "").map(drop)
+        // They are established a moment before they are served.
+        wait::until_some("Fairway's kinds are served", || {
+            cluster.list("addresspools", "", "")?;
+            cluster.list("bgppeers.fairway.dev", "", "").map(drop)
         })?;
         cluster.namespace("shop")?;
         Ok(Self { cluster, site })

@@ -309,12 +309,14 @@ fn validate_reports_every_problem_at_once() -> Result<()> {
 
 fn crds_can_be_read() -> Result<()> {
     let output = fairway(&["crds"])?;
-    let crd: Value = serde_saphyr::from_str(&text(&output.stdout))?;
-    ensure!(crd["kind"] == "CustomResourceDefinition", "{crd}");
+    let crds: Vec<Value> = serde_saphyr::from_multiple(&text(&output.stdout))?;
+    let names: Vec<_> = crds.iter().map(|crd| &crd["metadata"]["name"]).collect();
     ensure!(
-        crd["metadata"]["name"] == "addresspools.fairway.dev",
-        "{crd}"
+        names == ["addresspools.fairway.dev", "bgppeers.fairway.dev"],
+        "{names:?}"
     );
+    let crd = &crds[0];
+    ensure!(crd["kind"] == "CustomResourceDefinition", "{crd}");
     ensure!(crd["spec"]["names"]["shortNames"][0] == "apool", "{crd}");
     ensure!(crd["spec"]["scope"] == "Cluster", "{crd}");
     let version = &crd["spec"]["versions"][0];

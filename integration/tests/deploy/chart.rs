@@ -375,13 +375,19 @@ pub(crate) fn the_plain_manifests_are_the_charts() -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn the_crd_is_the_programs() -> Result<()> {
+pub(crate) fn the_crds_are_the_programs() -> Result<()> {
     let output = Command::new(programs::fairway()?).arg("crds").output()?;
-    let crd = fs::read_to_string(project("deploy/helm/fairway/crds/addresspools.yaml"))?;
+    let folder = project("deploy/helm/fairway/crds");
+    let files = ["addresspools.yaml", "bgppeers.yaml"];
+    ensure!(fs::read_dir(&folder)?.count() == files.len(), "other files");
+    let texts: Vec<String> = files
+        .iter()
+        .map(|file| fs::read_to_string(folder.join(file)))
+        .collect::<Result<_, _>>()?;
     ensure!(
-        String::from_utf8(output.stdout)? == crd,
-        "the chart's CRD is not the program's. This makes it, and the manifests are to be made \
-         after it: cargo run -- crds > deploy/helm/fairway/crds/addresspools.yaml"
+        String::from_utf8(output.stdout)? == texts.join("---\n"),
+        "the chart's CRDs are not the program's. These are the documents of `cargo run -- crds`, one \
+         for each file of deploy/helm/fairway/crds; the manifests are to be made after them"
     );
     Ok(())
 }

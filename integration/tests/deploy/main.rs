@@ -35,7 +35,7 @@ tests![
     wrong_values_are_refused_with_a_sentence_that_helps,
     the_notes_tell_the_next_command,
     the_plain_manifests_are_the_charts,
-    the_crd_is_the_programs,
+    the_crds_are_the_programs,
     versions_are_the_workspaces,
     flags_are_ones_that_the_program_takes,
     a_gateway_has_time_to_drain,

@@ -77,6 +77,7 @@ pub(crate) fn roles_hold_what_each_part_needs_and_no_more() -> Result<()> {
                 "/nodes list watch",
                 "discovery.k8s.io/endpointslices list watch",
                 "fairway.dev/addresspools list watch",
+                "fairway.dev/bgppeers list watch",
             ],
         ),
         (
