@@ -116,11 +116,7 @@ fn without_a_pool_that_announces_there_is_no_thread_no_socket_and_no_rule() -> R
 
     // And there is, when it does.
     fairway.write("all.yaml", &web(&announced("front")))?;
-    wait::until_some("the address is owned", || {
-        let owned = fairway.metric("fairway_vip_owned", &["address=\"203.0.113.1\""])?;
-        ensure!(owned == 1.0);
-        Ok(())
-    })?;
+    address_is(&fairway, "owned", &[])?;
     ensure!(threads(&mut fairway)?.contains("fairway-fleet"));
     ensure!(udp_ports(&site.edge)?.contains(&format!(":{FLEET}")));
     ensure!(tables()?.contains("fairway"), "{}", tables()?);
