@@ -11,6 +11,7 @@ use fairway_controller::{
     Follower, KubernetesSettings, KubernetesStore, Leadership, Reads, Snapshot, Store as _,
 };
 use fairway_gateway::Gateway;
+use fairway_gateway::fleet::FleetSettings;
 use fairway_gateway_core::build::ServeNodePorts;
 use tokio::task::JoinSet;
 
@@ -34,6 +35,10 @@ pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
         let traffic = Traffic {
             serve_node_ports: ServeNodePorts::UnlessNode,
             slices_are_known: true,
+            fleet: FleetSettings {
+                waits_for_key: true,
+                ..traffic.fleet
+            },
             ..traffic
         };
         let snapshot = state.as_deref().map(Snapshot::open).transpose();

@@ -99,6 +99,7 @@ pub(crate) fn fleet(
         members: members.into_iter().map(member).collect(),
         key: key.map(Arc::new),
         port,
+        ..FleetSettings::default()
     })
 }
 

@@ -1,6 +1,6 @@
 //! Who serves a Service, as the cluster is told: on evidence, whatever happens to gateways.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ use fairway_integration::cluster::Cluster;
 use fairway_integration::fairway::Fairway;
 use fairway_integration::in_cluster::{ADDRESSES, AtWork, DEFAULT_CLASS, Installed};
 use fairway_integration::lab::Host;
-use fairway_integration::site::server;
+use fairway_integration::manifest::{all, pool, service, slice};
+use fairway_integration::servers::named;
+use fairway_integration::site::{Site, at, server};
 use fairway_integration::{tests, wait};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -22,6 +24,7 @@ tests![
     a_gateway_whose_watch_has_ended_does_not_vouch_for_what_changes,
     without_endpoints_a_service_is_not_programmed,
     one_of_two_gateways_is_enough,
+    people_see_who_owns_an_address_that_is_announced_on_layer_2,
     one_cause_for_all_services_is_a_line_of_the_log_and_an_event_of_each_service,
 ];
 
@@ -293,4 +296,89 @@ fn one_cause_for_all_services_is_a_line_of_the_log_and_an_event_of_each_service(
     let names = begins.contains("WARN") && begins.contains("shop/web-");
     ensure!(names, "{begins}");
     Ok(())
+}
+
+/// The rows of a table of two lines, by heading.
+fn cells(table: &str) -> Result<BTreeMap<String, String>> {
+    let mut lines = table.lines();
+    let (heading, row) = (lines.next().context("no heading")?, lines.next());
+    let row = row.with_context(|| table.to_owned())?;
+    let columns: Vec<&str> = heading.split_whitespace().collect();
+    let at = columns.iter().map(|column| heading.find(column));
+    let at: Option<Vec<usize>> = at.collect();
+    let at = at.context("no column")?;
+    let mut all = BTreeMap::new();
+    for (n, column) in columns.iter().enumerate() {
+        let end = at.get(n + 1).copied().unwrap_or(row.len()).min(row.len());
+        let cell = row.get(at[n].min(end)..end).unwrap_or_default();
+        all.insert((*column).to_owned(), cell.trim().to_owned());
+    }
+    Ok(all)
+}
+
+fn people_see_who_owns_an_address_that_is_announced_on_layer_2() -> Result<()> {
+    let site = Site::new()?;
+    let _web = named(&site.farm, &[("web", at(server(0), 80))])?;
+    let announced = |interface: &str| {
+        pool("edge", &["203.0.113.1-203.0.113.8"]).replace(
+            "spec: {",
+            &format!("spec: {{announce: {{layer2: {{interfaces: [{interface}]}}}}, "),
+        )
+    };
+    let mut fairway = Fairway::prepare(&site.edge)?.arguments(&["--node-name", "edge-1"]);
+    fairway.write("pool.yaml", &announced("front"))?;
+    let web = service("web", "type: LoadBalancer, ports: [{port: 80}]");
+    fairway.write("web.yaml", &all(&[&web, &slice("web", 80, &[server(0)])]))?;
+    fairway.launch()?;
+    fairway.ready()?;
+
+    let announces = "announcing from node \"edge-1\" with protocol \"layer2\"";
+    fairway.says(
+        "default/web",
+        &["fairway.dev/Announced=True", announces, "Programmed=True"],
+    )?;
+    let owned = "203.0.113.1 is owned by edge-1 since";
+    fairway.explains("default/web", &[owned, ", because"])?;
+    let tables = [
+        ("services", "OWNER", "edge-1"),
+        ("services", "STATUS", "OK"),
+        ("gateways", "ADDRESSES", "1"),
+        ("addresses", "ADDRESS", "203.0.113.1"),
+        ("addresses", "OWNER", "edge-1"),
+        ("addresses", "STATE", "owned"),
+        ("addresses", "INTERFACES", "front"),
+    ];
+    for (what, column, wanted) in tables {
+        let table = fairway.cli_output(&["get", what, "-o", "wide"])?;
+        let cells = cells(&table)?;
+        ensure!(
+            cells.get(column).is_some_and(|it| it == wanted),
+            "{column}: {table}"
+        );
+    }
+    let page = fairway.get("/")?.body;
+    ensure!(page.contains("203.0.113.1 on edge-1"), "{page}");
+    let address = ["address=\"203.0.113.1\""];
+    let counted =
+        |state: &str| fairway.metric("fairway_addresses", &[&format!("state=\"{state}\"")]);
+    ensure!(fairway.metric("fairway_vip_owned", &address)? == 1.0);
+    ensure!(fairway.metric("fairway_vip_transitions_total", &address)? == 1.0);
+    ensure!(counted("owned")? == 1.0 && counted("unowned")? == 0.0);
+
+    // An interface that is not there: nobody can find the address.
+    fairway.write("pool.yaml", &announced("nowhere"))?;
+    fairway.says(
+        "default/web",
+        &[
+            "Programmed=False AddressNotAnnounced",
+            "203.0.113.1 is owned by no gateway",
+        ],
+    )?;
+    let gone = fairway.conditions("default/web")?;
+    ensure!(!gone.contains("Announced=True"), "{gone}");
+    ensure!(fairway.metric("fairway_vip_owned", &address)? == 0.0);
+    ensure!(fairway.metric("fairway_vip_transitions_total", &address)? == 2.0);
+    ensure!(counted("owned")? == 0.0 && counted("unowned")? == 1.0);
+    fairway.write("pool.yaml", &announced("front"))?;
+    fairway.says("default/web", &["Programmed=True", announces])
 }

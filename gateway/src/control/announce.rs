@@ -66,6 +66,7 @@ impl ControlTask {
         let fleet = RunningFleet::start(FleetInputs {
             own: self.settings.name.clone(),
             port: self.settings.fleet.port,
+            waits_for_key: self.settings.fleet.waits_for_key,
             announceable: self.announcing.subscribe(),
             loops: self.loops.clone(),
             reports: self.address_reports.clone(),

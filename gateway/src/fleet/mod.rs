@@ -56,6 +56,8 @@ pub(crate) struct RunningFleet {
 pub(crate) struct FleetInputs {
     pub(crate) own: ClusterName,
     pub(crate) port: u16,
+    /// See [`FleetSettings::waits_for_key`].
+    pub(crate) waits_for_key: bool,
     pub(crate) announceable: watch::Receiver<Arc<Announceable>>,
     /// The loops that carry traffic.
     pub(crate) loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
@@ -75,6 +77,7 @@ impl RunningFleet {
         let fleet = FleetThread {
             own: inputs.own,
             port: inputs.port,
+            waits_for_key: inputs.waits_for_key,
             announceable: inputs.announceable,
             network,
             layer2: inputs.layer2,

@@ -64,6 +64,8 @@ pub(super) struct SegmentInputs<'a> {
     pub(super) index: u32,
     pub(super) port: u16,
     pub(super) seal: Option<&'a Seal>,
+    /// Without the key it does not know whether there are others.
+    pub(super) waits_for_key: bool,
     /// Why requests can't be answered there.
     pub(super) fault: Option<&'a SegmentFault>,
     /// Why this gateway can own nothing at all.
@@ -156,6 +158,9 @@ impl RunningSegment {
             SegmentLink::Missing => return Some(SegmentProblem::Missing(interface())),
             SegmentLink::Down => return Some(SegmentProblem::Down(interface())),
             SegmentLink::Up => {}
+        }
+        if inputs.waits_for_key && inputs.seal.is_none() {
+            return Some(SegmentProblem::NoKey);
         }
         if segment.own.is_empty() && !inputs.announceable.members.is_empty() {
             return Some(SegmentProblem::NoAddress(interface()));

@@ -14,6 +14,9 @@ pub struct FleetSettings {
     pub members: Vec<FleetMember>,
     /// What their messages are authenticated with, where that is known from the start.
     pub key: Option<Arc<FleetKey>>,
+    /// The other gateways and the key are told by a store, the key last: without it this gateway does not know
+    /// whether it is alone, and owns nothing.
+    pub waits_for_key: bool,
     /// The UDP port at which all of them listen.
     pub port: u16,
 }
@@ -23,6 +26,7 @@ impl Default for FleetSettings {
         Self {
             members: Vec::new(),
             key: None,
+            waits_for_key: false,
             port: DEFAULT_PORT,
         }
     }

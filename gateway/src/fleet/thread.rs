@@ -65,6 +65,7 @@ pub(crate) enum Departure {
 pub(super) struct FleetThread {
     pub(super) own: ClusterName,
     pub(super) port: u16,
+    pub(super) waits_for_key: bool,
     pub(super) announceable: watch::Receiver<Arc<Announceable>>,
     pub(super) network: watch::Receiver<Option<HostNetwork>>,
     pub(super) layer2: Layer2,
@@ -290,6 +291,7 @@ impl FleetLoop {
                 index,
                 port: self.inputs.port,
                 seal: self.seal.as_ref(),
+                waits_for_key: self.inputs.waits_for_key,
                 fault: self.faults.get(&interface),
                 inability: self.inability.as_deref(),
             };
