@@ -11,7 +11,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -145,6 +145,7 @@ pub(crate) fn every_object_is_one_that_the_api_server_knows() -> Result<()> {
                 "PodDisruptionBudget" => known::<PodDisruptionBudget>(&object),
                 "Role" => known::<Role>(&object),
                 "RoleBinding" => known::<RoleBinding>(&object),
+                "Secret" => known::<Secret>(&object),
                 "Service" => known::<Service>(&object),
                 "ServiceAccount" => known::<ServiceAccount>(&object),
                 "ValidatingAdmissionPolicy" => known::<ValidatingAdmissionPolicy>(&object),
