@@ -131,7 +131,8 @@ fn a_cluster_without_the_kind_of_peers_has_none_and_its_gateway_is_ready() -> Re
     cluster.apply(MANIFESTS)?;
     let established = "--for=condition=Established";
     cluster.kubectl(&["wait", established, "--timeout=60s", definition])?;
-    let peer = json!({"metadata": {"name": "tor"}, "spec": {"myASN": 64512, "peerASN": 64513,
+    let peer = json!({"apiVersion": "fairway.dev/v1alpha1", "kind": "BGPPeer",
+        "metadata": {"name": "tor"}, "spec": {"myASN": 64512, "peerASN": 64513,
         "peerAddress": "192.0.2.1", "passwordSecret": {"name": "tor", "namespace": "shop"}}});
     let kind = "bgppeers.fairway.dev";
     wait::until_some("BGPPeers are served", || {
