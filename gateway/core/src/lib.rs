@@ -14,15 +14,19 @@
 //! 8. [`segments`]: on which interfaces addresses are announced on layer 2, who else is there and who may own them;
 //!    [`fleet`]: which gateway owns an address there;
 //! 9. [`layer2`]: what answers ARP and Neighbor Discovery for the addresses that a gateway owns ([`checksum`]);
-//! 10. [`source_pool`]: which of the host's addresses endpoints are dialled from.
+//! 10. [`bgp`]: announcing to routers; [`bfd`]: whether they can be reached;
+//! 11. [`source_pool`]: which of the host's addresses endpoints are dialled from.
 
 pub mod affinity;
+pub mod bfd;
+pub mod bgp;
 pub mod build;
 pub mod checksum;
 pub mod eligible;
 pub mod fleet;
 pub mod flows;
 pub mod guard;
+mod jitter;
 pub mod layer2;
 mod lru;
 pub mod pick;

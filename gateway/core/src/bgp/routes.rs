@@ -1,0 +1,179 @@
+//! Which prefixes are announced, and with which attributes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_config::announce::BgpAnnouncement;
+use ipnet::IpNet;
+
+/// GRACEFUL_SHUTDOWN (RFC 8326): the route is about to be withdrawn.
+pub const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
+
+/// The most communities of a route, and the most large ones: they have to fit into one message with its prefix.
+const MOST_COMMUNITIES: usize = 255;
+const MOST_LARGE_COMMUNITIES: usize = 128;
+
+/// Prefixes with what is said of them.
+pub type AnnouncedRoutes = BTreeMap<IpNet, Arc<RouteAttributes>>;
+
+/// What is said of a prefix besides who announces it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteAttributes {
+    /// RFC 1997.
+    pub communities: BTreeSet<u32>,
+    /// RFC 8092.
+    pub large_communities: BTreeSet<[u32; 3]>,
+    /// LOCAL_PREF; said to routers of the own AS alone, 100 there where none is given.
+    pub local_preference: Option<u32>,
+}
+
+impl RouteAttributes {
+    /// The same of a route that is about to be withdrawn: whoever has another one is to take that (RFC 8326,
+    /// section 4).
+    pub fn shutting_down(&self) -> Self {
+        let mut attributes = self.clone();
+        while attributes.communities.len() >= MOST_COMMUNITIES {
+            attributes.communities.pop_last();
+        }
+        attributes.communities.insert(GRACEFUL_SHUTDOWN);
+        attributes.local_preference = Some(0);
+        attributes
+    }
+
+    /// Takes in what another address of the same prefix asks for: it has the communities of both, and the higher
+    /// preference.
+    fn merge(&mut self, announcement: &BgpAnnouncement) {
+        self.communities.extend(&announcement.communities);
+        self.large_communities
+            .extend(&announcement.large_communities);
+        while self.communities.len() > MOST_COMMUNITIES {
+            self.communities.pop_last();
+        }
+        while self.large_communities.len() > MOST_LARGE_COMMUNITIES {
+            self.large_communities.pop_last();
+        }
+        self.local_preference = self.local_preference.max(announcement.local_preference);
+    }
+}
+
+/// The prefix that announces an address.
+pub fn prefix(address: IpAddr, announcement: &BgpAnnouncement) -> IpNet {
+    let (length, longest) = match address {
+        IpAddr::V4(_) => (announcement.aggregation_length, 32),
+        IpAddr::V6(_) => (announcement.aggregation_length_v6, 128),
+    };
+    let length = length.unwrap_or(longest).min(longest);
+    // It is short enough.
+    IpNet::new(address, length).map_or_else(|_| address.into(), |net| net.trunc())
+}
+
+/// The prefixes of these addresses.
+pub fn announced<'a>(
+    addresses: impl Iterator<Item = (IpAddr, &'a BgpAnnouncement)>,
+) -> AnnouncedRoutes {
+    let mut merged: BTreeMap<IpNet, RouteAttributes> = BTreeMap::new();
+    for (address, announcement) in addresses {
+        let attributes = merged.entry(prefix(address, announcement)).or_default();
+        attributes.merge(announcement);
+    }
+    // Routes with the same attributes share them.
+    let mut known: BTreeSet<Arc<RouteAttributes>> = BTreeSet::new();
+    let shared = merged.into_iter().map(|(prefix, attributes)| {
+        let attributes = match known.get(&attributes) {
+            Some(same) => Arc::clone(same),
+            None => {
+                let new = Arc::new(attributes);
+                known.insert(Arc::clone(&new));
+                new
+            }
+        };
+        (prefix, attributes)
+    });
+    shared.collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn asks(communities: &[u32], preference: Option<u32>) -> BgpAnnouncement {
+        BgpAnnouncement {
+            communities: communities.to_vec(),
+            local_preference: preference,
+            ..BgpAnnouncement::default()
+        }
+    }
+
+    fn shown(all: &[(&str, &BgpAnnouncement)]) -> Vec<String> {
+        let addresses = all.iter().map(|(ip, it)| (ip.parse().unwrap(), *it));
+        let all = announced(addresses).into_iter();
+        all.map(|(prefix, it)| format!("{prefix} {:?} {:?}", it.communities, it.local_preference))
+            .collect()
+    }
+
+    #[test]
+    fn an_address_is_a_prefix_of_its_own_unless_it_is_aggregated() {
+        let (plain, wide) = (
+            asks(&[], None),
+            BgpAnnouncement {
+                aggregation_length: Some(24),
+                aggregation_length_v6: Some(64),
+                ..asks(&[], None)
+            },
+        );
+        assert_eq!(
+            shown(&[("203.0.113.7", &plain), ("2001:db8::7", &plain)]),
+            ["203.0.113.7/32 {} None", "2001:db8::7/128 {} None"]
+        );
+        assert_eq!(
+            shown(&[
+                ("203.0.113.7", &wide),
+                ("203.0.113.9", &wide),
+                ("2001:db8::7", &wide)
+            ]),
+            ["203.0.113.0/24 {} None", "2001:db8::/64 {} None"]
+        );
+    }
+
+    #[test]
+    fn a_prefix_of_several_addresses_has_what_each_asks_for() {
+        let one = BgpAnnouncement {
+            aggregation_length: Some(24),
+            ..asks(&[1], Some(50))
+        };
+        let other = BgpAnnouncement {
+            aggregation_length: Some(24),
+            ..asks(&[2], Some(70))
+        };
+        assert_eq!(
+            shown(&[("203.0.113.7", &one), ("203.0.113.8", &other)]),
+            ["203.0.113.0/24 {1, 2} Some(70)"]
+        );
+    }
+
+    #[test]
+    fn routes_with_the_same_attributes_share_them() {
+        let asks = asks(&[7], None);
+        let all = announced(
+            ["203.0.113.1", "203.0.113.2"]
+                .into_iter()
+                .map(|ip| (ip.parse().unwrap(), &asks)),
+        );
+        let all: Vec<_> = all.values().collect();
+        assert!(Arc::ptr_eq(all[0], all[1]));
+    }
+
+    #[test]
+    fn a_route_that_is_about_to_go_says_so_and_is_the_last_choice() {
+        let attributes = RouteAttributes {
+            communities: (0..255).collect(),
+            ..RouteAttributes::default()
+        };
+        let leaving = attributes.shutting_down();
+        assert!(leaving.communities.contains(&GRACEFUL_SHUTDOWN));
+        assert_eq!(leaving.communities.len(), 255);
+        assert_eq!(leaving.local_preference, Some(0));
+    }
+}
