@@ -402,6 +402,15 @@ pub(crate) enum What {
     /// Every address and port that is listened on
     #[value(alias = "listener")]
     Listeners,
+    /// Routers that addresses are announced to by BGP, and the sessions with them
+    #[value(
+        alias = "peer",
+        alias = "bgppeers",
+        alias = "bgppeer",
+        alias = "bgppeer.fairway.dev",
+        alias = "bgppeers.fairway.dev"
+    )]
+    Peers,
 }
 
 impl What {
@@ -414,6 +423,7 @@ impl What {
             Self::Gateways => "gateway",
             Self::Addresses => "address",
             Self::Listeners => "listener",
+            Self::Peers => "bgppeer.fairway.dev",
         }
     }
 }

@@ -12,7 +12,8 @@ use fairway_config::problem::Problem;
 use fairway_config::service::ServiceType;
 use fairway_config::time::Timestamp;
 use fairway_config::view::{
-    AddressRow, ConditionRow, EndpointRow, GatewayRow, ListenerRow, PoolRow, PortRow, ServiceRow,
+    AddressRow, BgpPeerRow, ConditionRow, EndpointRow, GatewayRow, ListenerRow, PoolRow, PortRow,
+    ServiceRow,
 };
 use hyper::body::Bytes;
 use serde::de::IgnoredAny;
@@ -100,6 +101,7 @@ fn ask(args: &GetArgs) -> anyhow::Result<Bytes> {
         What::Gateways => "gateways",
         What::Addresses => "addresses",
         What::Listeners => "listeners",
+        What::Peers => "peers",
     };
     crate::client::get(args.asked.admin, &format!("/api/v1/{what}"))
 }
@@ -148,6 +150,7 @@ fn render(args: &GetArgs, body: &[u8], now: Timestamp) -> anyhow::Result<Listing
         What::Pools => listing::show(args, body, |rows| pools(&view, rows)),
         What::Gateways => listing::show(args, body, |rows| gateways(&view, rows)),
         What::Addresses => listing::show(args, body, |rows| addresses(&view, rows)),
+        What::Peers => listing::show(args, body, |rows| peers(&view, rows)),
     }
 }
 
@@ -375,6 +378,28 @@ fn addresses(view: &View, rows: &[AddressRow]) -> String {
                 cells.push(report.why.to_string());
             }
             cells
+        })
+        .collect();
+    table::render(&heading, rows)
+}
+
+fn peers(view: &View, rows: &[BgpPeerRow]) -> String {
+    let heading = [
+        "NAME", "ADDRESS", "ASN", "STATE", "SINCE", "PREFIXES", "BFD", "WHY",
+    ];
+    let rows = rows
+        .iter()
+        .map(|row| {
+            vec![
+                row.name.clone(),
+                row.address.clone(),
+                row.asn.clone(),
+                row.state.clone(),
+                view.age(&row.since),
+                row.prefixes.to_string(),
+                none_if_empty(row.bfd.clone().unwrap_or_default()),
+                row.why.clone(),
+            ]
         })
         .collect();
     table::render(&heading, rows)

@@ -10,8 +10,8 @@ use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::problem::Problem;
 use fairway_config::service::ServiceType;
 use fairway_config::view::{
-    AddressRow, ConditionRow, EndpointRow, Explanation, GatewayRow, ListenerRow, OwnerRow, PoolRow,
-    Readiness, Section, ServiceRow,
+    AddressRow, BgpPeerRow, ConditionRow, EndpointRow, Explanation, GatewayRow, ListenerRow,
+    OwnerRow, PoolRow, Readiness, Section, ServiceRow,
 };
 use fairway_controller::{Follower, Handle, OwnAddress, Store};
 use fairway_controller_core::{Counts, GatewayCount};
@@ -295,6 +295,7 @@ impl ProcessViews {
             ..MetricsSnapshot::default()
         };
         if let Some(gateway) = &self.gateway {
+            snapshot.bgp_peers = gateway.peers();
             let ports = gateway.ports().into_iter();
             snapshot.ports = ports
                 .map(|(service, port)| ((service, port.route().key), port))
@@ -396,6 +397,11 @@ impl Views for ProcessViews {
 
     fn addresses(&self) -> Vec<AddressRow> {
         self.known.addresses()
+    }
+
+    fn peers(&self) -> Vec<BgpPeerRow> {
+        let gateway = self.gateway.as_ref();
+        gateway.map(Gateway::peers).unwrap_or_default()
     }
 
     fn problems(&self) -> Vec<Problem> {

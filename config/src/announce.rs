@@ -7,7 +7,7 @@ use crate::selector::Selector;
 pub const MAX_ANNOUNCE_ENTRIES: usize = 64;
 
 /// The fields of `spec.announce` that this version reads and does not act on.
-pub const NOT_YET_IN_FORCE: &[&str] = &["bgp", "routes"];
+pub const NOT_YET_IN_FORCE: &[&str] = &["routes"];
 
 /// `spec.announce` of an AddressPool, checked. The default announces nothing.
 ///

@@ -29,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 use self::drain_queue::{DrainQueue, Draining};
 use self::report_queue::ReportQueue;
 use crate::announcing::Announcing;
+use crate::bgp::control::BgpControl;
+use crate::bgp::shown::BgpShown;
 use crate::descriptors::Share;
 use crate::dials::Dials;
 use crate::dns::{DnsAnswer, DnsNames};
@@ -68,6 +70,7 @@ pub(crate) struct ControlTask {
     names: DnsNames,
     dials: Dials,
     programmer: Programmer,
+    bgp: BgpControl,
     services: BTreeMap<ServiceName, ServedService>,
     /// How many file descriptors the ports of each namespace hold.
     shares: BTreeMap<Arc<str>, Arc<Share>>,
@@ -131,16 +134,19 @@ impl ControlTask {
         settings: GatewaySettings,
         shared: Arc<GatewayShared>,
         published: Arc<Published>,
+        bgp: Arc<BgpShown>,
         workers: Vec<WorkerThreads>,
         cut: CancellationToken,
     ) -> Self {
         let routes = LocalRoutes::open(settings.make_local).await;
         let loops = workers.iter();
         let loops = loops.map(|worker| (worker.mailbox().clone(), worker.beat().clone()));
-        let loops = loops.collect();
+        let loops: Arc<[_]> = loops.collect();
         let fleet = &settings.fleet;
         let (members, key) = (fleet.members.iter().cloned(), fleet.key.clone());
         let announcing = Announcing::new(settings.name.clone(), members, key);
+        let announceable = announcing.subscribe();
+        let bgp = BgpControl::new(settings.name.clone(), announceable, loops.clone(), bgp);
         let mut opener = Opener::new(workers, shared.descriptors.clone(), routes);
         if settings.steering {
             opener.steer();
@@ -157,6 +163,7 @@ impl ControlTask {
             names: DnsNames::new(settings.name_server),
             dials: Dials::default(),
             programmer,
+            bgp,
             services: BTreeMap::new(),
             shares: BTreeMap::new(),
             draining: DrainQueue::default(),
@@ -277,6 +284,7 @@ impl ControlTask {
         self.builder
             .set_host_addresses(known.keys().copied().collect());
         self.published.set_host(host::told(&known));
+        self.bgp.set_links(&known);
         self.links = known;
         self.source_pool = None;
         self.set_source_pool();
@@ -303,6 +311,7 @@ impl ControlTask {
         self.revision = first.revision;
         self.builder.apply(&first);
         self.announcing.apply(&first.changes);
+        self.bgp.apply(&first.changes);
         for _ in 1..COALESCED {
             let Ok(batch) = more.try_recv() else { break };
             synced |= batch.synced;
@@ -311,6 +320,7 @@ impl ControlTask {
             self.revision = batch.revision;
             self.builder.apply(&batch);
             self.announcing.apply(&batch.changes);
+            self.bgp.apply(&batch.changes);
         }
         // Nothing is decided before all objects are here.
         self.synced |= synced;
@@ -363,6 +373,7 @@ impl ControlTask {
         };
         let built = self.builder.build(&resolved);
         self.set_source_pool();
+        self.bgp.settle();
         let changed = self.builder.take_changed_names().into_keys();
         let changed: Vec<_> = changed
             .map(|name| {
@@ -467,6 +478,7 @@ impl ControlTask {
 
     /// Stops accepting. Ends when the last connection has ended, or the time to drain is over.
     async fn stop(mut self) {
+        self.bgp.withdraw().await;
         tracing::info!("no longer accepting, connections drain");
         self.shared.draining.cancel();
         self.programmer.close().await;
@@ -493,6 +505,7 @@ impl ControlTask {
             self.programmer.cut(Cut::All);
             let _ = tokio::time::timeout(CUT, self.shared.connections.wait()).await;
         }
+        self.bgp.end().await;
         self.programmer.end().await;
         if let Some(fleet) = self.fleet {
             fleet.end().await;

@@ -1,18 +1,21 @@
 //! The gateway as the rest of the program sees it: it is started, asked for its state, and waited for.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairway_config::exchange::{Batch, ListenerState, Report};
+use fairway_config::exchange::{Batch, ClaimKind, ListenerState, Report};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::time::Timestamp;
-use fairway_config::view::{EndpointRow, GatewayRow, ListenerRow, Section};
+use fairway_config::view::{BgpPeerRow, EndpointRow, GatewayRow, ListenerRow, Section};
 use fairway_gateway_core::route::Tick;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::bgp::shown::BgpShown;
 use crate::control::ControlTask;
 use crate::endpoint_rows::endpoint_rows;
 use crate::engine::Mailbox;
@@ -32,6 +35,7 @@ pub struct Gateway {
     drain_timeout: Duration,
     shared: Arc<GatewayShared>,
     published: Arc<Published>,
+    bgp: Arc<BgpShown>,
     /// Of each worker: its mailbox, and the heartbeat of its runtime.
     loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
     /// The heartbeat of the control task.
@@ -72,6 +76,7 @@ impl Gateway {
         let shared = Arc::new(GatewayShared::new(&settings, shutdown.child_token()));
         shared.icmp_sockets.say_what_is_lacking();
         let published = Arc::new(Published::default());
+        let bgp = Arc::<BgpShown>::default();
         let (ended, cut) = (CancellationToken::new(), CancellationToken::new());
         let count = settings.workers.max(1);
         let workers: io::Result<Vec<WorkerThreads>> = (0..count)
@@ -95,6 +100,7 @@ impl Gateway {
             drain_timeout: settings.drain_timeout,
             shared: shared.clone(),
             published: published.clone(),
+            bgp: bgp.clone(),
             loops: loops.collect(),
             control: beat.clone(),
             ended: ended.clone(),
@@ -115,7 +121,8 @@ impl Gateway {
                 let _ended = ended.drop_guard();
                 runtime.spawn(beat.answer());
                 runtime.block_on(async {
-                    let control = ControlTask::new(settings, shared, published, workers, cut).await;
+                    let control =
+                        ControlTask::new(settings, shared, published, bgp, workers, cut).await;
                     control.run(objects, reports, shutdown).await;
                 });
                 runtime.shutdown_background();
@@ -149,7 +156,9 @@ impl Gateway {
                 ]
             });
         let control = ("the gateway's control task".to_owned(), self.control.ask());
-        workers.chain([control]).collect()
+        let bgp = self.bgp.beat();
+        let bgp = bgp.map(|beat| ("BGP".to_owned(), beat.ask()));
+        workers.chain([control]).chain(bgp).collect()
     }
 
     /// How long connections may go on after `shutdown`.
@@ -180,6 +189,11 @@ impl Gateway {
         rows.collect()
     }
 
+    /// The routers that external addresses are announced to, and the sessions with them.
+    pub fn peers(&self) -> Vec<BgpPeerRow> {
+        self.bgp.rows()
+    }
+
     /// Every endpoint of every port, those that get no traffic included, in the order of Services.
     pub fn endpoints(&self) -> Vec<EndpointRow> {
         self.published
@@ -189,7 +203,7 @@ impl Gateway {
             .collect()
     }
 
-    /// The sections `Listeners` and `Endpoints` of `explain`. Empty where the gateway does not serve the Service.
+    /// The sections `Listeners` and `Endpoints` of `explain`, and `BGP` where routers are told. Empty where the gateway does not serve the Service.
     pub fn explain(&self, service: &ServiceName) -> Vec<Section> {
         let Some(shown) = self.published.get(service) else {
             return Vec::new();
@@ -227,7 +241,7 @@ impl Gateway {
                 .iter()
                 .map(|notice| notice.message.clone()),
         );
-        vec![
+        let mut sections = vec![
             Section {
                 title: "Listeners".to_owned(),
                 sentences: listeners.collect(),
@@ -236,7 +250,21 @@ impl Gateway {
                 title: "Endpoints".to_owned(),
                 sentences,
             },
-        ]
+        ];
+        let vips = shown.report.listeners.iter();
+        let vips = vips.filter(|it| it.kind == ClaimKind::Vip);
+        let vips: BTreeSet<IpAddr> = vips.map(|it| it.listen.0.ip()).collect();
+        let told: Vec<String> = vips
+            .into_iter()
+            .flat_map(|address| self.bgp.sentences(address))
+            .collect();
+        if !told.is_empty() {
+            sections.push(Section {
+                title: "BGP".to_owned(),
+                sentences: told,
+            });
+        }
+        sections
     }
 
     /// The report of a Service; none where the gateway does not serve it.

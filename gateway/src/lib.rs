@@ -7,7 +7,8 @@
 //!    endpoints); it fills `published`, from which `endpoint_rows` and others show;
 //! 3. [`announcing`]: what may be announced, as the control task says; [`fleet`]: on layer 2, together with other
 //!    gateways, on a thread of its own, with `network` (interfaces and subnets); [`layer2`]: answers ARP and
-//!    Neighbor Discovery for addresses that this gateway owns;
+//!    Neighbor Discovery for addresses that this gateway owns; `bgp`: tells routers, on a thread, too; `stalls`:
+//!    whether this gateway can serve at all;
 //! 4. `programmer`: opens and closes listeners, with `socket` (binding), `local` (routes that make a VIP local)
 //!    and `steering` (the kernel hands connections over); `slot`: a listen address and what it serves; `binding`:
 //!    its sockets; `change_log`: one log line for many changes;
@@ -34,6 +35,7 @@
 
 pub mod admin;
 pub mod announcing;
+mod bgp;
 mod binding;
 mod change_log;
 pub mod clock;
@@ -72,6 +74,7 @@ mod shared;
 mod slot;
 mod socket;
 mod socket_token;
+mod stalls;
 mod steering;
 mod task_context;
 mod tasks;

@@ -19,6 +19,7 @@ use fairway_config::exchange::PoolCount;
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::net::IpFamily;
 use fairway_config::service::PortKey;
+use fairway_config::view::BgpPeerRow;
 
 use self::exposition::{Exposition, Labels, MetricKind};
 pub use self::recorder::{InstallError, Recorder};
@@ -77,6 +78,8 @@ pub struct MetricsSnapshot {
     pub vip_transitions: BTreeMap<IpAddr, u64>,
     /// Addresses that gateways announce on layer 2, by state: `owned`, `idle`, `unowned`, `conflict`.
     pub addresses: BTreeMap<&'static str, u64>,
+    /// The routers that this gateway has BGP sessions with.
+    pub bgp_peers: Vec<BgpPeerRow>,
 }
 
 /// Everything that [`MetricsSnapshot`] holds, as text.
@@ -88,6 +91,7 @@ pub fn render(snapshot: &MetricsSnapshot) -> String {
     out.family("fairway_build_info", MetricKind::Gauge, "What is running.")
         .sample(&info, 1);
     render_state(&mut out, snapshot);
+    render_bgp(&mut out, &snapshot.bgp_peers);
     ports::render(&mut out, &snapshot.ports);
     out.into_text()
 }
@@ -157,6 +161,46 @@ fn render_state(out: &mut Exposition, snapshot: &MetricsSnapshot) {
     );
     for (state, count) in &snapshot.addresses {
         addresses.sample_with(&none, ("state", state), count);
+    }
+}
+
+fn render_bgp(out: &mut Exposition, peers: &[BgpPeerRow]) {
+    let labels = |peer: &BgpPeerRow| Labels::default().with("peer", &peer.name);
+    let mut up = out.family(
+        "fairway_bgp_session_up",
+        MetricKind::Gauge,
+        "1 for a router that has a BGP session with this gateway, 0 for one that should.",
+    );
+    for peer in peers {
+        up.sample(&labels(peer), u8::from(peer.is_established()));
+    }
+    let mut prefixes = out.family(
+        "fairway_bgp_prefixes",
+        MetricKind::Gauge,
+        "Prefixes that a router has been told.",
+    );
+    for peer in peers {
+        prefixes.sample(&labels(peer), peer.prefixes);
+    }
+    let mut updates = out.family(
+        "fairway_bgp_updates_total",
+        MetricKind::Counter,
+        "UPDATE messages of a session with a router; those received were dropped.",
+    );
+    for peer in peers {
+        let labels = labels(peer);
+        updates.sample_with(&labels, ("direction", "transmit"), peer.updates_sent);
+        updates.sample_with(&labels, ("direction", "receive"), peer.updates_received);
+    }
+    let mut bfd = out.family(
+        "fairway_bfd_session_up",
+        MetricKind::Gauge,
+        "1 for a router that BFD hears, and that hears it.",
+    );
+    for peer in peers {
+        if let Some(state) = &peer.bfd {
+            bfd.sample(&labels(peer), u8::from(state == "Up"));
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`lab`]: hosts (network namespaces), wires between them, programs that run in them.
 //! - [`site`]: the usual three hosts: clients, the edge that Fairway runs on, the farm of servers.
 //! - [`servers`], [`clients`] and [`load`]: what stands behind Fairway, and who asks.
+//! - [`routers`]: routers that gateways announce addresses to.
 //! - [`fairway`]: a Fairway under test: its manifests, its state, its admin address, its end.
 //! - [`lan`]: gateways that announce addresses on a LAN, and who judges them.
 //! - [`cluster`]: a real Kubernetes control plane.
@@ -35,6 +36,7 @@ pub mod lan;
 pub mod load;
 pub mod manifest;
 pub mod programs;
+pub mod routers;
 pub mod servers;
 pub mod site;
 pub mod systemd;

@@ -17,7 +17,6 @@ use crate::field::Cursor;
 use crate::names::{ClusterName, NamespacedName};
 use crate::net::IpFamily;
 use crate::selector::Selector;
-use crate::service::Notice;
 
 /// The fields of `spec`; a test holds the CRD's schema to the same set.
 pub const BGP_PEER_SPEC_FIELDS: &[&str] = &[
@@ -96,10 +95,7 @@ pub(super) fn bgp_peer(root: &Cursor<'_, '_>, name: &ClusterName) -> BgpPeer {
             .unwrap_or(false),
         node_selectors: node_selectors(&spec.field("nodeSelectors")),
         next_hop: address(&spec.field("nextHop")),
-        notices: vec![Notice::new(
-            "NotYetInForce",
-            "no session is opened: this version of Fairway does not speak BGP yet",
-        )],
+        notices: Vec::new(),
         problems: Vec::new(),
     }
 }

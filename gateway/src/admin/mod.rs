@@ -75,6 +75,10 @@ fn admin(views: Arc<dyn Views>) -> Router {
             get(async |State(views): ViewsState| list(&*views, views.addresses())),
         )
         .route("/api/v1/listeners", get(listeners))
+        .route(
+            "/api/v1/peers",
+            get(async |State(views): ViewsState| list(&*views, views.peers())),
+        )
         .route("/api/v1/problems", get(problems))
         .route("/api/v1/explain/{namespace}/{name}", get(explain))
         .route("/api/v1/log", get(log).put(set_log))
@@ -245,7 +249,7 @@ async fn status_page(State(views): ViewsState) -> Response {
 async fn not_found() -> Response {
     let text = "there is nothing here; see /livez, /readyz and /metrics, and on the admin address \
                 / and /api/v1/services, endpoints, pools, gateways, addresses, \
-                listeners, problems, \
+                listeners, peers, problems, \
                 log and explain/NAMESPACE/NAME\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }

@@ -7,7 +7,8 @@ use fairway_config::conditions;
 use fairway_config::exchange::{AddressState, ListenerState};
 use fairway_config::problem::Problem;
 use fairway_config::view::{
-    AddressRow, ConditionRow, EndpointRow, GatewayRow, ListenerRow, PoolRow, Readiness, ServiceRow,
+    AddressRow, BgpPeerRow, ConditionRow, EndpointRow, GatewayRow, ListenerRow, PoolRow, Readiness,
+    ServiceRow,
 };
 
 use super::views::Views;
@@ -30,6 +31,7 @@ pub(super) fn render(views: &dyn Views) -> String {
     page.endpoints(&endpoints);
     page.addresses(&views.addresses());
     page.gateways(&gateways);
+    page.peers(&views.peers());
     page.0 += "</main></body></html>\n";
     page.0
 }
@@ -282,6 +284,32 @@ impl Page {
                 row.service.clone(),
                 listener.port.to_string(),
                 state,
+            ];
+            (tone, cells)
+        });
+    }
+
+    /// Only where there are routers.
+    fn peers(&mut self, rows: &[BgpPeerRow]) {
+        if rows.is_empty() {
+            return;
+        }
+        let columns = &["Name", "Address", "AS", "Since", "Prefixes", "BFD", "State"];
+        self.table(("peers", "BGP peers", columns), rows, |row| {
+            let bfd = row.bfd.clone().unwrap_or_default();
+            let tone = match row.is_established() {
+                true if bfd == "Down" => Tone::Waiting,
+                true => Tone::Good,
+                false => Tone::Bad,
+            };
+            let cells = vec![
+                row.name.clone(),
+                row.address.clone(),
+                row.asn.clone(),
+                row.since.clone(),
+                row.prefixes.to_string(),
+                bfd,
+                join([row.state.clone(), row.why.clone()]),
             ];
             (tone, cells)
         });

@@ -3,7 +3,8 @@
 use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
 use fairway_config::view::{
-    AddressRow, EndpointRow, Explanation, GatewayRow, ListenerRow, PoolRow, Readiness, ServiceRow,
+    AddressRow, BgpPeerRow, EndpointRow, Explanation, GatewayRow, ListenerRow, PoolRow, Readiness,
+    ServiceRow,
 };
 
 /// What the admin address shows. Called for each request, on the admin's runtime; rows come
@@ -23,6 +24,10 @@ pub trait Views: Send + Sync {
     fn listeners(&self) -> Vec<ListenerRow>;
     /// What `get addresses` shows.
     fn addresses(&self) -> Vec<AddressRow> {
+        Vec::new()
+    }
+    /// What `get peers` shows.
+    fn peers(&self) -> Vec<BgpPeerRow> {
         Vec::new()
     }
     /// What is wrong in the manifests now.

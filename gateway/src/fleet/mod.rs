@@ -2,8 +2,8 @@
 //! `fairway_gateway_core::fleet`; here are its sockets, its clock and its thread.
 //!
 //! Reading order: [`RunningFleet`], the handle that the control task has; `thread`, the loop over all segments;
-//! `segment`, one of them; `sockets` and `seal`, how messages come and go; `refused`, those that do not count; `stalls`,
-//! whether this gateway can serve at all; `reports`, what is said of each address.
+//! `segment`, one of them; `sockets` and `seal`, how messages come and go; `refused`, those that do not count;
+//! `reports`, what is said of each address.
 //!
 //! The thread is started with the first pool that announces on layer 2. Where none does there is no thread, no socket
 //! and no rule of the kernel's packet filter.
@@ -14,7 +14,6 @@ mod seal;
 mod segment;
 mod settings;
 mod sockets;
-mod stalls;
 mod thread;
 
 use std::io;

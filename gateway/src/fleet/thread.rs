@@ -21,12 +21,12 @@ use super::refused::RefusedDatagrams;
 use super::reports::{AddressReportOutbox, SeenAddress, Standings};
 use super::seal::Seal;
 use super::segment::{LONGEST, RunningSegment, SegmentInputs, SegmentProblem};
-use super::stalls::Stalls;
 use crate::announcing::Announceable;
 use crate::clock::{boot_time, wall_time};
 use crate::engine::Mailbox;
 use crate::heartbeat::Heartbeat;
 use crate::layer2::{Layer2, SegmentFault};
+use crate::stalls::Stalls;
 
 /// How often the loops are looked at, and what failed is tried again.
 const LOOK: Duration = Duration::from_millis(500);

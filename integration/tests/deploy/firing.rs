@@ -54,6 +54,9 @@ fn manifests() -> String {
         &slice("taken", 22, &[server(0)]),
         "apiVersion: v1\nkind: Node\nmetadata: {name: one}\n\
          status: {addresses: [{type: InternalIP, address: 192.0.2.21}]}\n",
+        // A router that is not there.
+        "apiVersion: fairway.dev/v1alpha1\nkind: BGPPeer\nmetadata: {name: tor}\n\
+         spec: {myASN: 64512, peerASN: 64513, peerAddress: 198.51.100.11}\n",
     ])
 }
 
@@ -136,6 +139,7 @@ pub(crate) fn an_alert_fires_in_the_state_that_it_is_about() -> Result<()> {
         ("FairwayPoolNearlyFull", "pool=\"own\""),
         ("FairwayAddressNotServed", "address=\"198.51.100.1\""),
         ("FairwayNodePortsNearlyGone", ""),
+        ("FairwayBgpSessionDown", "peer=\"tor\""),
     ];
     let calm: &[(&str, &str)] = &[
         ("FairwayNoEndpoint", "service=\"web\""),

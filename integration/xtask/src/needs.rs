@@ -15,6 +15,7 @@ type Need = (&'static str, &'static str);
 
 /// What has to be there. Of each package one program stands for the whole.
 const NEEDS: &[Need] = &[
+    ("bird", "bird2"),
     ("cc", "gcc"),
     ("c++", "g++"),
     ("cmake", "cmake"),
@@ -32,6 +33,7 @@ const NEEDS: &[Need] = &[
     ("prlimit", "util-linux"),
     ("promtool", "prometheus"),
     ("/lib/systemd/systemd", "systemd"),
+    ("/usr/lib/frr/bgpd", "frr"),
 ];
 
 /// What else the benchmark of peers needs: the peers. A path that is absolute stands for itself.

@@ -1,4 +1,4 @@
-//! Whether what an address needs still turns: the loops that carry traffic, and the one that answers ARP and NDP.
+//! Whether the loops still turn that carry traffic and answer for addresses: who announces looks at that.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ const STALLED: Duration = Duration::from_secs(1);
 
 /// The loops, each with its count of turns.
 #[derive(Debug, Default)]
-pub(super) struct Stalls {
+pub(crate) struct Stalls {
     loops: Vec<WatchedLoop>,
     looked: BootTime,
 }
@@ -25,7 +25,7 @@ struct WatchedLoop {
 impl Stalls {
     /// Takes the counts of all loops. Returns the name of one that has stalled. To be called several times in the
     /// time that counts.
-    pub(super) fn look(
+    pub(crate) fn look(
         &mut self,
         now: BootTime,
         turns: impl IntoIterator<Item = (String, u64)>,

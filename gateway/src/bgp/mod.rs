@@ -1,0 +1,21 @@
+//! Announcing to routers: a thread with all BGP sessions and BFD.
+//!
+//! Each gateway tells the routers of every address that it can serve, so there is no owner; a router that knows
+//! several ways to an address spreads its traffic over them. What is said and when is decided without I/O
+//! ([`fairway_gateway_core::bgp`], [`fairway_gateway_core::bfd`]).
+//!
+//! Reading order: [`control`], the control task's end; `neighbours`, what it hands over; `speaker`, the thread;
+//! `peer`, one router; `dial`, the socket of a session; `find`, a router without an address; `bfd`, the sockets of
+//! BFD; [`shown`], what is shown of it.
+//!
+//! One router does not hold up others: a turn of the loop reads a bounded number of bytes of each, nothing waits for
+//! one, and what it does not take is bounded.
+
+mod bfd;
+pub(crate) mod control;
+mod dial;
+mod find;
+mod neighbours;
+mod peer;
+pub(crate) mod shown;
+mod speaker;

@@ -1,0 +1,438 @@
+//! The thread with all sessions.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::io;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use fairway_config::bgp_peer::{BgpPeer, PeerAsn};
+use fairway_config::names::ClusterName;
+use fairway_config::view::BgpPeerRow;
+use fairway_gateway_core::bfd::packet::BfdState;
+use fairway_gateway_core::bgp::message::BgpNotification;
+use fairway_gateway_core::bgp::routes::{self, AnnouncedRoutes};
+use fairway_gateway_core::bgp::session::{BgpState, NOT_DIALLED};
+use fairway_gateway_core::fleet::BootTime;
+use fairway_gateway_core::route::Tick;
+use tokio::sync::watch;
+
+use super::bfd::BfdSockets;
+use super::neighbours::{Neighbours, SpeakerStage};
+use super::peer::RouterPeer;
+use super::shown::{BgpShown, ShownPeer};
+use crate::announcing::Announceable;
+use crate::clock::{self, Clock};
+use crate::engine::Mailbox;
+use crate::heartbeat::Heartbeat;
+use crate::stalls::Stalls;
+
+/// How long routers have to take other ways, once they are told that this one will go (RFC 8326).
+const SHUTDOWN_NOTICE: Duration = Duration::from_millis(300);
+
+/// How long routers have, once they know that it is gone.
+const WITHDRAWAL: Duration = Duration::from_millis(200);
+
+/// How often everything is shown, at least.
+const SHOW: Duration = Duration::from_millis(250);
+
+/// How often the loops that carry traffic are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Of each worker: its mailbox, and the heartbeat of its runtime.
+pub(super) type WorkerLoops = Arc<[(Arc<Mailbox>, Heartbeat)]>;
+
+/// See the module.
+pub(super) struct Speaker {
+    own: ClusterName,
+    neighbours: watch::Receiver<Neighbours>,
+    announceable: watch::Receiver<Arc<Announceable>>,
+    /// The loops that carry traffic, and whether they turn.
+    loops: WorkerLoops,
+    stalls: Stalls,
+    looks_at: BootTime,
+    /// Why nothing is announced now.
+    inability: Option<String>,
+    /// The control task may end before this thread.
+    is_told: bool,
+    shown: Arc<BgpShown>,
+    peers: BTreeMap<ClusterName, RouterPeer>,
+    bfd: BfdSockets,
+    /// The wall clock, and when it was read.
+    clock: Clock,
+    began: BootTime,
+    withdrawal: Withdrawal,
+    /// What is shown, as far as it changes seldom, and when all of it is shown again.
+    stamp: Vec<(BgpState, BootTime, usize, Option<BfdState>)>,
+    shows_at: BootTime,
+    /// The state of each router as it was logged last.
+    logged: BTreeMap<ClusterName, (BgpState, String)>,
+}
+
+/// How far the withdrawal of everything has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Withdrawal {
+    NotBegun,
+    /// Routers know since then that everything will go.
+    Announced(BootTime),
+    /// It is being withdrawn.
+    Begun,
+    /// Routers know since then that it is gone.
+    Known(BootTime),
+}
+
+impl Speaker {
+    /// Routers are shown before the thread has been started.
+    pub(super) fn new(
+        own: ClusterName,
+        neighbours: watch::Receiver<Neighbours>,
+        announceable: watch::Receiver<Arc<Announceable>>,
+        loops: WorkerLoops,
+        shown: Arc<BgpShown>,
+    ) -> Self {
+        let began = clock::boot_time();
+        let mut speaker = Self {
+            own,
+            neighbours,
+            announceable,
+            loops,
+            stalls: Stalls::default(),
+            looks_at: began,
+            inability: None,
+            is_told: true,
+            shown,
+            peers: BTreeMap::new(),
+            bfd: BfdSockets::default(),
+            clock: Clock::start(),
+            began,
+            withdrawal: Withdrawal::NotBegun,
+            stamp: Vec::new(),
+            shows_at: BootTime::default(),
+            logged: BTreeMap::new(),
+        };
+        speaker.take_neighbours(began);
+        speaker.publish(began);
+        speaker
+    }
+
+    /// Starts the thread. It ends at [`SpeakerStage::Ending`], or when the control task is gone.
+    ///
+    /// # Errors
+    /// There are no threads or file descriptors left.
+    pub(super) fn start(self) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (beat, shown) = (Heartbeat::default(), self.shown.clone());
+        let of_thread = beat.clone();
+        std::thread::Builder::new()
+            .name("fairway-bgp".to_owned())
+            .spawn(move || {
+                runtime.spawn(of_thread.answer());
+                let done = self.shown.clone();
+                runtime.block_on(self.run());
+                done.set_done(SpeakerStage::Ending);
+            })?;
+        // Nobody else sets it.
+        let _ = shown.beat.set(beat);
+        Ok(())
+    }
+
+    async fn run(mut self) {
+        loop {
+            // As long as one socket has more to be read the runtime does not look at the others by itself.
+            tokio::task::yield_now().await;
+            let now = clock::boot_time();
+            let stage = self.neighbours.borrow().stage;
+            if stage == SpeakerStage::Ending || !self.is_told {
+                return self.end(now);
+            }
+            for received in self.bfd.receive() {
+                for peer in self.peers.values_mut() {
+                    peer.receive_bfd(now, &received);
+                }
+            }
+            let links = Arc::clone(&self.neighbours.borrow().links);
+            for peer in self.peers.values_mut() {
+                peer.turn(now, &links, &self.own);
+            }
+            let places: BTreeSet<_> = self
+                .peers
+                .values()
+                .filter_map(RouterPeer::bfd_place)
+                .collect();
+            self.bfd.want(&places, now);
+            self.look(now);
+            if stage == SpeakerStage::Withdrawing {
+                self.withdraw(now);
+            }
+            self.publish(now);
+            self.wait(now).await;
+        }
+    }
+
+    /// Looks whether all loops turn: who can't carry traffic must not ask for it.
+    fn look(&mut self, now: BootTime) {
+        if now < self.looks_at {
+            return;
+        }
+        self.looks_at = now.after(LOOK);
+        let loops = self.loops.iter().enumerate();
+        let turns = loops.flat_map(|(n, (mailbox, beat))| {
+            [
+                (format!("worker {n}"), mailbox.turns()),
+                (format!("the runtime of worker {n}"), beat.ask()),
+            ]
+        });
+        let stalled = self.stalls.look(now, turns);
+        let inability = stalled.map(|name| format!("{name} has not turned for a second"));
+        if inability != self.inability {
+            match &inability {
+                Some(why) => tracing::error!(%why, "nothing is announced to routers"),
+                None => tracing::info!("all loops turn: addresses are announced to routers again"),
+            }
+            self.inability = inability;
+            self.set_wanted(now);
+        }
+    }
+
+    /// Waits until there is something to do.
+    async fn wait(&mut self, now: BootTime) {
+        let deadlines = self.peers.values().filter_map(RouterPeer::next_deadline);
+        let withdrawal = match self.withdrawal {
+            Withdrawal::NotBegun => None,
+            Withdrawal::Announced(since) => Some(since.after(SHUTDOWN_NOTICE)),
+            // Whether a router's host has taken everything has to be asked.
+            Withdrawal::Begun => Some(now.after(Duration::from_millis(5))),
+            Withdrawal::Known(since) => Some(since.after(WITHDRAWAL)),
+        };
+        let withdrawal =
+            withdrawal.filter(|_| *self.shown.done().borrow() < SpeakerStage::Withdrawing);
+        let due = deadlines.chain(self.bfd.next_deadline()).chain(withdrawal);
+        let due = due.chain([self.looks_at]);
+        let pause = due.min().map_or(LOOK, |due| due.since(now));
+        let Self {
+            neighbours,
+            announceable,
+            peers,
+            bfd,
+            ..
+        } = self;
+        let ready = poll_fn(|cx| {
+            let mut is_any = bfd.poll(cx);
+            for peer in peers.values_mut() {
+                is_any |= peer.poll(cx);
+            }
+            match is_any {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        tokio::select! {
+            changed = neighbours.changed() => match changed {
+                Ok(()) => self.take_neighbours(now),
+                Err(_) => self.is_told = false,
+            },
+            Ok(()) = announceable.changed() => self.set_wanted(now),
+            () = ready => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    /// Begins and ends sessions as the control task wants.
+    fn take_neighbours(&mut self, now: BootTime) {
+        let wanted = self.neighbours.borrow_and_update().peers.clone();
+        let mut is_changed = false;
+        self.peers.retain(|name, running| {
+            let notification = match wanted.get(name) {
+                Some(peer) if is_same(peer, &running.peer) => return true,
+                Some(_) => BgpNotification::CHANGED,
+                None => BgpNotification::DECONFIGURED,
+            };
+            running.stop(now, notification);
+            is_changed = true;
+            false
+        });
+        for (name, peer) in wanted {
+            if let Entry::Vacant(place) = self.peers.entry(name) {
+                place.insert(RouterPeer::new(peer, random(), now));
+                is_changed = true;
+            }
+        }
+        self.logged.retain(|name, _| self.peers.contains_key(name));
+        if is_changed {
+            self.set_wanted(now);
+        }
+    }
+
+    /// Tells each router what is to be announced to it.
+    fn set_wanted(&mut self, now: BootTime) {
+        let announceable = self.announceable.borrow_and_update().clone();
+        let all = |name: Option<&ClusterName>| {
+            let addresses = announceable.addresses.iter().filter(|(_, it)| it.is_able);
+            let asks = addresses.filter_map(|(address, it)| {
+                let pool = announceable.pools.get(&it.pool)?;
+                let asks = it.announcement.bgp.as_ref()?;
+                let is_to_it =
+                    asks.peers.is_empty() || name.is_some_and(|it| asks.peers.contains(it));
+                (pool.is_bgp_here && is_to_it).then_some((*address, asks))
+            });
+            let announced = routes::announced(asks);
+            Arc::new(match self.withdrawal {
+                _ if self.inability.is_some() => AnnouncedRoutes::new(),
+                Withdrawal::NotBegun => announced,
+                Withdrawal::Announced(_) => announced
+                    .into_iter()
+                    .map(|(prefix, it)| (prefix, Arc::new(it.shutting_down())))
+                    .collect(),
+                Withdrawal::Begun | Withdrawal::Known(_) => AnnouncedRoutes::new(),
+            })
+        };
+        // Most pools are announced to all routers: then all have the same.
+        let pools = announceable.pools.values();
+        let mut asks = pools.filter_map(|pool| pool.announcement.bgp.as_ref());
+        let of_all = asks.all(|it| it.peers.is_empty()).then(|| all(None));
+        for (name, peer) in &mut self.peers {
+            let wanted = of_all.clone().unwrap_or_else(|| all(Some(name)));
+            peer.set_wanted(now, wanted);
+        }
+    }
+
+    /// Goes on with the withdrawal of everything.
+    fn withdraw(&mut self, now: BootTime) {
+        let is_settled = |it: &Self| it.peers.values().all(RouterPeer::is_settled);
+        match self.withdrawal {
+            Withdrawal::NotBegun => {
+                let told = |it: &RouterPeer| it.session.rib_out().told() > 0;
+                let is_any = self.peers.values().any(told);
+                self.withdrawal = match is_any {
+                    true => Withdrawal::Announced(now),
+                    false => Withdrawal::Known(BootTime::default()),
+                };
+                self.set_wanted(now);
+            }
+            Withdrawal::Announced(since) if now.since(since) >= SHUTDOWN_NOTICE => {
+                self.withdrawal = Withdrawal::Begun;
+                self.set_wanted(now);
+            }
+            Withdrawal::Begun if is_settled(self) => self.withdrawal = Withdrawal::Known(now),
+            Withdrawal::Known(since) if now.since(since) >= WITHDRAWAL => {
+                self.shown.set_done(SpeakerStage::Withdrawing);
+            }
+            _ => {}
+        }
+    }
+
+    fn end(mut self, now: BootTime) {
+        for peer in self.peers.values_mut() {
+            peer.stop(now, BgpNotification::SHUTDOWN);
+        }
+        self.peers.clear();
+        self.publish(now);
+    }
+
+    /// Shows how everything is: at once where a state has changed, else now and then.
+    fn publish(&mut self, now: BootTime) {
+        let peers = self.peers.values();
+        let stamp: Vec<_> = peers
+            .map(|it| {
+                let (state, since) = it.session.state();
+                let told = it.session.rib_out().told();
+                (state, since, told, it.bfd_state())
+            })
+            .collect();
+        if stamp == self.stamp && now < self.shows_at {
+            return;
+        }
+        self.stamp = stamp;
+        self.shows_at = now.after(SHOW);
+        let mut all = Vec::with_capacity(self.peers.len());
+        for (name, peer) in &self.peers {
+            let row = self.row(name, peer);
+            let state = peer.session.state().0;
+            let is_up = state == BgpState::Established;
+            let before = self.logged.get(name);
+            let was_up = before.is_some_and(|(state, _)| *state == BgpState::Established);
+            let is_new = before.is_none_or(|(_, why)| *why != row.why);
+            if is_up && !was_up {
+                tracing::info!(peer = %name, asn = %row.asn, "session with a router established");
+            } else if !is_up
+                && (was_up || is_new)
+                && state == BgpState::Idle
+                && row.why != NOT_DIALLED
+            {
+                tracing::warn!(peer = %name, why = %row.why, "no session with a router");
+            }
+            if is_up || (state == BgpState::Idle && row.why != NOT_DIALLED) {
+                self.logged.insert(name.clone(), (state, row.why.clone()));
+            }
+            let wanted = peer.session.rib_out().wanted().clone();
+            all.push(ShownPeer { row, wanted });
+        }
+        self.shown.set(all);
+    }
+
+    fn row(&self, name: &ClusterName, peer: &RouterPeer) -> BgpPeerRow {
+        let settings = &peer.peer;
+        let (state, since) = peer.session.state();
+        let tick = since.since(self.began).as_millis();
+        let since = self
+            .clock
+            .timestamp(Tick(u64::try_from(tick).unwrap_or(u64::MAX)));
+        let (sent, received) = peer.session.updates();
+        let mut why: Vec<String> = Some(peer.why())
+            .filter(|it| !it.is_empty())
+            .into_iter()
+            .collect();
+        let bfd = peer.bfd_place().and_then(|place| self.bfd.problem(place));
+        why.extend(bfd.map(str::to_owned));
+        why.extend(
+            self.inability
+                .as_ref()
+                .map(|it| format!("nothing is announced: {it}")),
+        );
+        let left_out = peer.left_out();
+        why.extend(left_out.iter().map(|family| {
+            format!(
+                "{family} prefixes are not told: the router takes none, or there is no next hop"
+            )
+        }));
+        let address = settings.peer_address.map(|it| it.to_string());
+        let interface = settings.interface.as_deref().unwrap_or_default();
+        BgpPeerRow {
+            name: name.to_string(),
+            address: address.unwrap_or_else(|| interface.to_owned()),
+            asn: match (peer.session.peer(), settings.peer_asn) {
+                (Some(open), _) => open.asn.to_string(),
+                (None, PeerAsn::Number(asn)) => asn.to_string(),
+                (None, PeerAsn::External) => "external".to_owned(),
+                (None, PeerAsn::Internal) => "internal".to_owned(),
+            },
+            state: state.as_str().to_owned(),
+            since: since.to_string(),
+            prefixes: peer.session.rib_out().told(),
+            bfd: peer.bfd_state().map(|it| it.as_str().to_owned()),
+            why: why.join("; "),
+            updates_sent: sent,
+            updates_received: received,
+        }
+    }
+}
+
+/// Whether a session goes on under these settings.
+fn is_same(one: &BgpPeer, other: &BgpPeer) -> bool {
+    let bare = |it: &BgpPeer| BgpPeer {
+        notices: Vec::new(),
+        node_selectors: Vec::new(),
+        ..it.clone()
+    };
+    bare(one) == bare(other)
+}
+
+/// A number that nobody can guess.
+fn random() -> u64 {
+    std::hash::RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,597 @@
+//! Addresses that routers are told of: two gateways, BIRD as their router, a client behind it.
+//!
+//! ```text
+//!   client ──── router ─┬── edge-1 ──── farm 1
+//!                 BIRD  └── edge-2 ──── farm 2
+//! ```
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use fairway_integration::fairway::{Fairway, text};
+use fairway_integration::lab::{Host, Served, wire};
+use fairway_integration::load::Load;
+use fairway_integration::manifest::{all, slice};
+use fairway_integration::routers::{Bird, Frr, RoughRouter, Roughness};
+use fairway_integration::servers::named;
+use fairway_integration::site::{at, server, server6, vip, vip6};
+use fairway_integration::{clients, tests, wait};
+use rustix::process::Signal;
+
+tests![
+    a_router_learns_addresses_of_two_gateways_and_spreads_clients_over_them,
+    an_address_without_endpoint_is_withdrawn_and_no_session_ends,
+    a_gateway_that_is_killed_is_left_at_once,
+    a_gateway_that_freezes_is_left_at_once_and_comes_back,
+    a_gateway_that_is_told_to_stop_is_left_before_it_stops_listening,
+    a_password_has_to_be_the_same_on_both_sides,
+    a_wrong_as_is_said_and_mended,
+    a_router_of_the_own_as_gets_preference_and_communities,
+    a_router_with_ttl_security_over_ipv6_learns_ipv4_by_an_ipv6_next_hop,
+    a_router_without_an_address_is_found_on_its_link,
+    frr_learns_addresses_and_leaves_a_frozen_gateway,
+    rough_routers_harm_nobody,
+    a_full_table_takes_no_memory,
+];
+
+const OURS: u32 = 64_512;
+const THEIRS: u32 = 64_513;
+
+/// The router's router ID.
+const ID: &str = "198.18.1.1";
+
+/// The router's address on the link to gateway `n`.
+fn router(n: u8) -> IpAddr {
+    Ipv4Addr::new(198, 18, n, 1).into()
+}
+
+/// The address of gateway `n` on that link.
+fn edge(n: u8) -> IpAddr {
+    Ipv4Addr::new(198, 18, n, 2).into()
+}
+
+fn on_link6(n: u8, host: u16) -> IpAddr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0x18, n.into(), 0, 0, 0, host).into()
+}
+
+fn router6(n: u8) -> IpAddr {
+    on_link6(n, 1)
+}
+
+fn edge6(n: u8) -> IpAddr {
+    on_link6(n, 2)
+}
+
+/// A gateway's host and the farm behind it, whose servers say the gateway's name.
+struct Edge {
+    host: Host,
+    name: String,
+    number: u8,
+    _farm: Host,
+    _served: Served,
+}
+
+struct Site {
+    client: Host,
+    router: Host,
+    edges: Vec<Edge>,
+}
+
+impl Site {
+    fn new(count: u8) -> Result<Self> {
+        let (client, router_host) = (Host::new("client")?, Host::new("router")?);
+        wire((&client, "up"), (&router_host, "clients"))?;
+        let net6 = |n: u16| Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, n).into();
+        let clients: Vec<(IpAddr, u8)> = (11..41)
+            .map(|n| (Ipv4Addr::new(198, 51, 100, n).into(), 24))
+            .chain([(net6(0x11), 64)])
+            .collect();
+        client.addresses("up", &clients)?;
+        client.ip("route add default via 198.51.100.1\nroute add default via 2001:db8:c::1")?;
+        let of_router = [(Ipv4Addr::new(198, 51, 100, 1).into(), 24), (net6(1), 64)];
+        router_host.addresses("clients", &of_router)?;
+        for (setting, value) in [
+            ("ipv4/ip_forward", "1"),
+            ("ipv6/conf/all/forwarding", "1"),
+            // By ports, too: one client uses all gateways.
+            ("ipv4/fib_multipath_hash_policy", "1"),
+            ("ipv6/fib_multipath_hash_policy", "1"),
+        ] {
+            router_host.sysctl(setting, value)?;
+        }
+        let mut edges = Vec::new();
+        for number in 1..=count {
+            let name = format!("edge-{number}");
+            let (host, farm) = (Host::new(&name)?, Host::new(&format!("farm-{number}"))?);
+            let link = format!("e{number}");
+            wire((&router_host, &link), (&host, "up"))?;
+            router_host.addresses(&link, &[(router(number), 24), (router6(number), 64)])?;
+            host.addresses("up", &[(edge(number), 24), (edge6(number), 64)])?;
+            host.ip(&format!(
+                "route add default via {}\nroute add default via {}",
+                router(number),
+                router6(number)
+            ))?;
+            wire((&host, "back"), (&farm, "up"))?;
+            let inside6 = Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, 1).into();
+            let inside = Ipv4Addr::new(192, 0, 2, 1).into();
+            host.addresses("back", &[(inside, 24), (inside6, 64)])?;
+            farm.addresses("up", &[(server(0), 24), (server6(0), 64)])?;
+            let ends = [at(server(0), 80), at(server6(0), 80)];
+            let served = named(&farm, &ends.map(|end| (&*name, end)))?;
+            edges.push(Edge {
+                host,
+                name,
+                number,
+                _farm: farm,
+                _served: served,
+            });
+        }
+        Ok(Self {
+            client,
+            router: router_host,
+            edges,
+        })
+    }
+
+    fn edge(&self, number: u8) -> Result<&Edge> {
+        let mut edges = self.edges.iter();
+        edges.find(|it| it.number == number).context("no such edge")
+    }
+
+    /// Who answers at the Service's address.
+    fn answers(&self, address: IpAddr) -> Result<BTreeSet<String>> {
+        let ask = || clients::who(at(address, 80));
+        let answers = self
+            .client
+            .run(|| (0..40).map(|_| ask()).collect::<Vec<_>>());
+        let answers: std::io::Result<Vec<String>> = answers.into_iter().collect();
+        Ok(answers?.into_iter().collect())
+    }
+}
+
+/// The Service and its endpoints, and a pool that is announced.
+fn web(announce: &str) -> String {
+    let pool = format!(
+        "apiVersion: fairway.dev/v1alpha1\nkind: AddressPool\nmetadata: {{name: edge}}\n\
+         spec: {{addresses: [203.0.113.0/28, \"2001:db8:f::/120\"], announce: {{bgp: {announce}}}}}\n"
+    );
+    let service = format!(
+        "apiVersion: v1\nkind: Service\n\
+         metadata: {{name: web, annotations: {{fairway.dev/addresses: \"{},{}\"}}}}\n\
+         spec: {{type: LoadBalancer, selector: {{app: web}}, ipFamilyPolicy: RequireDualStack, \
+         ipFamilies: [IPv4, IPv6], ports: [{{port: 80}}]}}\n",
+        vip(1),
+        vip6(1),
+    );
+    all(&[&pool, &service])
+}
+
+fn endpoints() -> String {
+    let (v4, v6) = (
+        slice("web", 80, &[server(0)]),
+        slice("web", 80, &[server6(0)]),
+    );
+    all(&[&v4, &v6])
+}
+
+/// A router for gateways. `more` are more fields of its spec, in flow style.
+fn peer(name: &str, asn: u32, address: IpAddr, more: &str) -> String {
+    format!(
+        "apiVersion: fairway.dev/v1alpha1\nkind: BGPPeer\nmetadata: {{name: {name}}}\n\
+         spec: {{myASN: {OURS}, peerASN: {asn}, peerAddress: \"{address}\", \
+         holdTime: 9s, connectTime: 2s{}{more}}}\n",
+        if more.is_empty() { "" } else { ", " }
+    )
+}
+
+/// The gateway's part of the router's configuration.
+fn session(number: u8, more: &str) -> String {
+    format!(
+        "protocol bgp edge{number} from fairway {{ local {} as {THEIRS}; neighbor {} as {OURS}; {more} }}\n",
+        router(number),
+        edge(number)
+    )
+}
+
+/// Fairway on a gateway that announces the Service to the router.
+fn fairway(edge: &Edge, announce: &str, peers: &[&str]) -> Result<Fairway> {
+    let mut fairway = Fairway::prepare(&edge.host)?.arguments(&["--node-name", &edge.name]);
+    fairway.write("web.yaml", &web(announce))?;
+    fairway.write("endpoints.yaml", &endpoints())?;
+    fairway.write("peers.yaml", &all(peers))?;
+    fairway.launch()?;
+    fairway.ready()?;
+    Ok(fairway)
+}
+
+fn started(site: &Site, number: u8, more: &str) -> Result<Fairway> {
+    let tor = peer("tor", THEIRS, router(number), more);
+    fairway(site.edge(number)?, "{}", &[&tor])
+}
+
+/// Waits until the session has that state and its row says each of `words`.
+fn peer_is(fairway: &Fairway, name: &str, state: &str, words: &[&str]) -> Result<()> {
+    wait::until_some(&format!("{name} is {state} {words:?}"), || {
+        let rows = fairway.list("peers")?;
+        let row = rows.iter().find(|row| text(row, "name") == name);
+        let row = row.with_context(|| format!("no {name} in {rows:?}"))?;
+        let said = row.to_string();
+        match text(row, "state") == state && words.iter().all(|word| said.contains(word)) {
+            true => Ok(()),
+            false => bail!("{said}"),
+        }
+    })
+}
+
+fn a_router_learns_addresses_of_two_gateways_and_spreads_clients_over_them() -> Result<()> {
+    let site = Site::new(2)?;
+    let sessions: String = (1..=2).map(|n| session(n, "bfd on;")).collect();
+    let bird = Bird::start(&site.router, ID, &sessions)?;
+    let gateways = [started(&site, 1, "bfd: {}")?, started(&site, 2, "bfd: {}")?];
+    bird.reaches(vip(1), &[edge(1), edge(2)])?;
+    bird.reaches(vip6(1), &[edge6(1), edge6(2)])?;
+    let both: BTreeSet<String> = ["edge-1", "edge-2"].map(str::to_owned).into();
+    for address in [vip(1), vip6(1)] {
+        ensure!(site.answers(address)? == both, "{address}");
+    }
+    let [one, _] = &gateways;
+    peer_is(
+        one,
+        "tor",
+        "Established",
+        &["\"prefixes\":2", "\"bfd\":\"Up\""],
+    )?;
+    let table = one.cli_output(&["get", "peers"])?;
+    let heading: Vec<&str> = table
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    ensure!(
+        heading
+            == [
+                "NAME", "ADDRESS", "ASN", "STATE", "SINCE", "PREFIXES", "BFD", "WHY"
+            ],
+        "{table}"
+    );
+    ensure!(
+        table.contains("198.18.1.1") && table.contains("64513"),
+        "{table}"
+    );
+    one.explains(
+        "default/web",
+        &["203.0.113.1/32 is announced to the router tor"],
+    )?;
+    let label = ["peer=\"tor\""];
+    for (metric, wanted) in [
+        ("fairway_bgp_session_up", 1.0),
+        ("fairway_bfd_session_up", 1.0),
+        ("fairway_bgp_prefixes", 2.0),
+    ] {
+        let is = one.metric(metric, &label)?;
+        ensure!((is - wanted).abs() < 0.1, "{metric}: {is}");
+    }
+    Ok(())
+}
+
+fn an_address_without_endpoint_is_withdrawn_and_no_session_ends() -> Result<()> {
+    let site = Site::new(2)?;
+    let sessions: String = (1..=2).map(|n| session(n, "")).collect();
+    let bird = Bird::start(&site.router, ID, &sessions)?;
+    let (one, two) = (started(&site, 1, "")?, started(&site, 2, "")?);
+    bird.reaches(vip(1), &[edge(1), edge(2)])?;
+    let before = one.metric("fairway_bgp_updates_total", &["direction=\"transmit\""])?;
+    one.remove("endpoints.yaml")?;
+    bird.reaches(vip(1), &[edge(2)])?;
+    bird.reaches(vip6(1), &[edge6(2)])?;
+    // One message for each address.
+    let after = one.metric("fairway_bgp_updates_total", &["direction=\"transmit\""])?;
+    ensure!((after - before - 2.0).abs() < 0.1, "{before} {after}");
+    one.write("endpoints.yaml", &endpoints())?;
+    bird.reaches(vip(1), &[edge(1), edge(2)])?;
+    // The Service goes.
+    two.remove("web.yaml")?;
+    bird.reaches(vip(1), &[edge(1)])?;
+    bird.reaches(vip6(1), &[edge6(1)])?;
+    for gateway in [one, two] {
+        let mut gateway = gateway;
+        let said = gateway.process()?.said();
+        let count = said.matches("session with a router established").count();
+        ensure!(count == 1, "{count} sessions");
+    }
+    Ok(())
+}
+
+/// How long it takes from `act` until the router reaches the address by the second gateway alone.
+fn left_after(bird: &Bird, act: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let began = Instant::now();
+    act()?;
+    bird.reaches(vip(1), &[edge(2)])?;
+    Ok(began.elapsed())
+}
+
+fn a_gateway_that_is_killed_is_left_at_once() -> Result<()> {
+    let site = Site::new(2)?;
+    let sessions: String = (1..=2).map(|n| session(n, "bfd on;")).collect();
+    let bird = Bird::start(&site.router, ID, &sessions)?;
+    let (mut one, _two) = (started(&site, 1, "bfd: {}")?, started(&site, 2, "bfd: {}")?);
+    bird.reaches(vip(1), &[edge(1), edge(2)])?;
+    peer_is(&one, "tor", "Established", &["\"bfd\":\"Up\""])?;
+    // The kernel ends the connection of a killed process, so this does not need BFD.
+    let took = left_after(&bird, || one.process()?.signal(Signal::KILL))?;
+    println!("killed: {} ms", took.as_millis());
+    ensure!(took < Duration::from_secs(1), "{took:?}");
+    one.restart()?;
+    bird.reaches(vip(1), &[edge(1), edge(2)])?;
+    // The whole host is cut off: nothing ends the connection.
+    let took = left_after(&bird, || site.edge(1)?.host.ip("link set dev up down"))?;
+    println!("link down: {} ms", took.as_millis());
+    ensure!(took < Duration::from_secs(1), "{took:?}");
+    Ok(())
+}
+
+fn a_gateway_that_freezes_is_left_at_once_and_comes_back() -> Result<()> {
+    let site = Site::new(2)?;
+    let sessions: String = (1..=2).map(|n| session(n, "bfd on;")).collect();
+    let bird = Bird::start(&site.router, ID, &sessions)?;
+    let (mut one, _two) = (started(&site, 1, "bfd: {}")?, started(&site, 2, "bfd: {}")?);
+    bird.reaches(vip(1), &[edge(1), edge(2)])?;
+    peer_is(&one, "tor", "Established", &["\"bfd\":\"Up\""])?;
+    let took = left_after(&bird, || one.process()?.signal(Signal::STOP))?;
+    println!("frozen: {} ms", took.as_millis());
+    ensure!(took < Duration::from_secs(1), "{took:?}");
+    one.process()?.signal(Signal::CONT)?;
+    bird.reaches(vip(1), &[edge(1), edge(2)])?;
+    peer_is(&one, "tor", "Established", &["\"bfd\":\"Up\""])
+}
+
+fn a_gateway_that_is_told_to_stop_is_left_before_it_stops_listening() -> Result<()> {
+    let site = Site::new(2)?;
+    let sessions: String = (1..=2).map(|n| session(n, "bfd on;")).collect();
+    let bird = Bird::start(&site.router, ID, &sessions)?;
+    let (mut one, _two) = (started(&site, 1, "bfd: {}")?, started(&site, 2, "bfd: {}")?);
+    bird.reaches(vip(1), &[edge(1), edge(2)])?;
+    let load = Load::start(&site.client, at(vip(1), 80), Duration::from_millis(10))?;
+    wait::until("clients are answered", || load.ended() > 20)?;
+    load.take();
+    one.process()?.signal(Signal::TERM)?;
+    bird.reaches(vip(1), &[edge(2)])?;
+    one.process()?.wait(wait::SOON)?;
+    wait::until("clients went on", || load.ended() > 50)?;
+    load.settle()?;
+    // One that was under way by the first gateway as the router turned to the second ends there.
+    let tally = load.take();
+    ensure!(tally.bad.len() <= 2, "{:?}", tally.bad);
+    // The router was told why.
+    let said = one.process()?.said();
+    ensure!(!said.contains("routers may not know"), "{said}");
+    Ok(())
+}
+
+fn a_password_has_to_be_the_same_on_both_sides() -> Result<()> {
+    let site = Site::new(1)?;
+    let bird = Bird::start(&site.router, ID, &session(1, "password \"right\";"))?;
+    let one = started(&site, 1, "password: wrong")?;
+    peer_is(&one, "tor", "Idle", &["does not answer", "password"])?;
+    one.explains("default/web", &["is not announced to the router tor"])?;
+    one.write(
+        "peers.yaml",
+        &peer("tor", THEIRS, router(1), "password: right"),
+    )?;
+    bird.reaches(vip(1), &[edge(1)])?;
+    peer_is(&one, "tor", "Established", &[])?;
+    // It is in no answer and in no log.
+    let mut one = one;
+    let rows = one.get("/api/v1/peers")?.body;
+    let said = one.process()?.said();
+    ensure!(
+        !rows.contains("right") && !said.contains("\"right\""),
+        "{rows}"
+    );
+    Ok(())
+}
+
+fn a_wrong_as_is_said_and_mended() -> Result<()> {
+    let site = Site::new(1)?;
+    let bird = Bird::start(&site.router, ID, &session(1, ""))?;
+    let wrong = peer("tor", 64_999, router(1), "");
+    let one = fairway(site.edge(1)?, "{}", &[&wrong])?;
+    wait::until_some("the AS is said to be wrong", || {
+        let rows = one.get("/api/v1/peers")?.body;
+        let words = ["its AS is 64513, and 64999 is expected", "Bad Peer AS"];
+        match words.iter().any(|word| rows.contains(word)) {
+            true => Ok(()),
+            false => bail!("{rows}"),
+        }
+    })?;
+    one.write("peers.yaml", &peer("tor", THEIRS, router(1), ""))?;
+    bird.reaches(vip(1), &[edge(1)])
+}
+
+fn a_router_of_the_own_as_gets_preference_and_communities() -> Result<()> {
+    let site = Site::new(1)?;
+    let inner = format!(
+        "protocol bgp edge1 from fairway {{ local {} as {OURS}; neighbor {} as {OURS}; direct; }}\n",
+        router(1),
+        edge(1)
+    );
+    let bird = Bird::start(&site.router, ID, &inner)?;
+    let tor = peer("tor", OURS, router(1), "");
+    let announce = "{communities: [\"64512:7\", \"large:64512:1:2\"], localPreference: 150, \
+                    aggregationLength: 28}";
+    let one = fairway(site.edge(1)?, announce, &[&tor])?;
+    bird.established("edge1")?;
+    bird.reaches(vip(1), &[edge(1)])?;
+    let shown = bird.ask(&["show", "route", "for", "203.0.113.1", "all"])?;
+    for word in [
+        "203.0.113.0/28",
+        "BGP.local_pref: 150",
+        "(64512,7)",
+        "(64512, 1, 2)",
+    ] {
+        ensure!(shown.contains(word), "{word}: {shown}");
+    }
+    // A route that is about to go is the last choice.
+    one.explains("default/web", &["203.0.113.0/28 is announced"])
+}
+
+fn a_router_with_ttl_security_over_ipv6_learns_ipv4_by_an_ipv6_next_hop() -> Result<()> {
+    let site = Site::new(1)?;
+    // The gateway's link has no IPv4 address.
+    site.edge(1)?
+        .host
+        .ip(&format!("address del {}/24 dev up", edge(1)))?;
+    let session6 = format!(
+        "protocol bgp edge1 {{ local {} as {THEIRS}; neighbor {} as {OURS}; ttl security on; \
+         connect delay time 1; error wait time 1, 2; \
+         ipv4 {{ import all; export none; extended next hop on; }}; \
+         ipv6 {{ import all; export none; }}; }}\n",
+        router6(1),
+        edge6(1)
+    );
+    let bird = Bird::start(&site.router, ID, &session6)?;
+    let tor = peer("tor", THEIRS, router6(1), "");
+    let one = fairway(site.edge(1)?, "{}", &[&tor])?;
+    bird.reaches(vip6(1), &[edge6(1)])?;
+    bird.reaches(vip(1), &[edge6(1)])?;
+    peer_is(&one, "tor", "Established", &["\"prefixes\":2"])
+}
+
+fn a_router_without_an_address_is_found_on_its_link() -> Result<()> {
+    let site = Site::new(1)?;
+    let unnumbered = format!(
+        "protocol radv {{ interface \"e1\" {{ max ra interval 4; }}; }}\n\
+         protocol bgp tor {{ local as {THEIRS}; neighbor range fe80::/10 as {OURS}; interface \"e1\"; \
+         dynamic name \"edge\"; hold time 9; connect delay time 1; error wait time 1, 2; \
+         ipv4 {{ import all; export none; extended next hop on; }}; \
+         ipv6 {{ import all; export none; }}; }}\n"
+    );
+    let bird = Bird::start(&site.router, ID, &unnumbered)?;
+    let tor = format!(
+        "apiVersion: fairway.dev/v1alpha1\nkind: BGPPeer\nmetadata: {{name: tor}}\n\
+         spec: {{myASN: {OURS}, dynamicASN: external, interface: up, holdTime: 9s, connectTime: 2s}}\n"
+    );
+    let one = fairway(site.edge(1)?, "{}", &[&tor])?;
+    bird.reaches(vip(1), &[edge(1)])?;
+    bird.reaches(vip6(1), &[edge6(1)])?;
+    peer_is(&one, "tor", "Established", &["64513", "\"up\""])
+}
+
+fn frr_learns_addresses_and_leaves_a_frozen_gateway() -> Result<()> {
+    let site = Site::new(1)?;
+    let neighbor = edge(1);
+    let frr = Frr::start(
+        &site.router,
+        &format!(
+            "router bgp {THEIRS}\n bgp router-id {ID}\n no bgp ebgp-requires-policy\n \
+             neighbor {neighbor} remote-as {OURS}\n neighbor {neighbor} bfd\n \
+             neighbor {neighbor} password right\n neighbor {neighbor} timers connect 1\n \
+             address-family ipv6 unicast\n  neighbor {neighbor} activate\n exit-address-family\n"
+        ),
+    )?;
+    let mut one = started(&site, 1, "bfd: {}, password: right")?;
+    let (v4, v6) = (
+        "show bgp ipv4 unicast 203.0.113.1/32",
+        "show bgp ipv6 unicast 2001:db8:f::1/128",
+    );
+    frr.says(v4, &["198.18.1.2", "valid", "best"])?;
+    frr.says(v6, &["2001:db8:18:1::2", "valid", "best"])?;
+    frr.says("show bfd peers", &["Status: up"])?;
+    peer_is(
+        &one,
+        "tor",
+        "Established",
+        &["\"bfd\":\"Up\"", "\"prefixes\":2"],
+    )?;
+    let began = Instant::now();
+    one.process()?.signal(Signal::STOP)?;
+    frr.says(v4, &["not in table"])?;
+    let took = began.elapsed();
+    println!("frozen, FRR: {} ms", took.as_millis());
+    ensure!(took < Duration::from_secs(3), "{took:?}");
+    one.process()?.signal(Signal::CONT)?;
+    frr.says(v4, &["198.18.1.2", "valid", "best"])
+}
+
+fn rough_routers_harm_nobody() -> Result<()> {
+    let site = Site::new(1)?;
+    let bird = Bird::start(&site.router, ID, &session(1, "bfd on;"))?;
+    let place = |n: u8| IpAddr::from(Ipv4Addr::new(198, 18, 1, 100 + n));
+    let all_rough = [Roughness::Closes, Roughness::Garbage, Roughness::Deaf];
+    let mut routers = Vec::new();
+    let mut peers = vec![peer("tor", THEIRS, router(1), "bfd: {}")];
+    for (n, roughness) in (1..).zip(all_rough) {
+        site.router.addresses("e1", &[(place(n), 24)])?;
+        routers.push(RoughRouter::start(
+            &site.router,
+            at(place(n), 1179),
+            roughness,
+        )?);
+        peers.push(peer(
+            &format!("rough-{n}"),
+            64_666,
+            place(n),
+            "peerPort: 1179",
+        ));
+    }
+    let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
+    let mut one = fairway(site.edge(1)?, "{}", &peers)?;
+    bird.reaches(vip(1), &[edge(1)])?;
+    let [closes, garbage, _] = &routers[..] else {
+        bail!("three routers");
+    };
+    wait::until("each was dialled more than once", || {
+        closes.dialled() > 3 && garbage.dialled() > 3
+    })?;
+    peer_is(&one, "rough-1", "Idle", &["closed the connection"])?;
+    peer_is(&one, "rough-2", "Idle", &["Connection Not Synchronized"])?;
+    peer_is(&one, "rough-3", "Established", &[])?;
+    peer_is(&one, "tor", "Established", &["\"bfd\":\"Up\""])?;
+    let said = one.process()?.said();
+    let lines = said
+        .lines()
+        .filter(|line| line.contains("no session with a router"));
+    ensure!(lines.count() < 20, "a line for each attempt: {said}");
+    Ok(())
+}
+
+fn a_full_table_takes_no_memory() -> Result<()> {
+    // As many prefixes as the whole Internet has: 1,000 UPDATEs with a thousand each.
+    const UPDATES: usize = 1000;
+    let site = Site::new(1)?;
+    let bird = Bird::start(&site.router, ID, &session(1, "bfd on;"))?;
+    let tor = peer("tor", THEIRS, router(1), "bfd: {}");
+    let one = fairway(site.edge(1)?, "{}", &[&tor])?;
+    bird.reaches(vip(1), &[edge(1)])?;
+    peer_is(&one, "tor", "Established", &["\"bfd\":\"Up\""])?;
+    let memory = || one.metric("process_resident_memory_bytes", &[]);
+    let before = memory()?;
+    let place = Ipv4Addr::new(198, 18, 1, 101).into();
+    site.router.addresses("e1", &[(place, 24)])?;
+    let full = RoughRouter::start(&site.router, at(place, 1179), Roughness::FullTable(UPDATES))?;
+    let full_peer = peer("full", 64_666, place, "peerPort: 1179");
+    one.write("peers.yaml", &all(&[&tor, &full_peer]))?;
+    let received = || {
+        let labels = ["peer=\"full\"", "direction=\"receive\""];
+        one.metric("fairway_bgp_updates_total", &labels)
+    };
+    wait::until_some("all UPDATEs came", || match received()? {
+        count if count >= UPDATES as f64 => Ok(()),
+        count => bail!("{count} of {}", full.sent()),
+    })?;
+    let grown = (memory()? - before) / f64::from(1 << 20);
+    println!(
+        "memory grew by {grown:.1} MiB for {} prefixes",
+        UPDATES * 1000
+    );
+    ensure!(grown < 16.0, "{grown} MiB");
+    // And the other session has noticed nothing.
+    let rows = one.get("/api/v1/peers")?.body;
+    ensure!(!rows.contains("BFD hears nothing"), "{rows}");
+    peer_is(&one, "full", "Established", &[])?;
+    peer_is(&one, "tor", "Established", &["\"bfd\":\"Up\""])
+}
