@@ -1,7 +1,7 @@
 //! Announcing on layer 2: which gateway of a fleet answers for an address on each network, decided by
 //! `fairway_gateway_core::fleet`; here are its sockets, its clock and its thread.
 //!
-//! Reading order: [`RunningFleet`], the handle that the control task has; `thread`, the loop over all segments;
+//! Reading order: `RunningFleet`, the handle that the control task has; `thread`, the loop over all segments;
 //! `segment`, one of them; `sockets` and `seal`, how messages come and go; `refused`, those that do not count;
 //! `reports`, what is said of each address.
 //!
