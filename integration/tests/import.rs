@@ -123,7 +123,7 @@ fn files_become_pools_that_validate_accepts() -> Result<()> {
     let checked = fairway(&["validate", &manifests], "")?;
     ended(&checked, 0, &[])?;
     ensure!(
-        text(&checked.stdout).contains("4 objects in 1 file: no errors"),
+        text(&checked.stdout).contains("4 objects in 1 file: no problems"),
         "{checked:?}"
     );
     Ok(())
