@@ -15,7 +15,7 @@ pub struct Announce {
     /// By ARP and NDP, on the networks that the gateways are in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer2: Option<AnnounceLayer2>,
-    /// By BGP. This version does not do so yet.
+    /// To routers, by BGP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bgp: Option<AnnounceBgp>,
     /// kernel: as routes in a kernel table, for a routing daemon on the same host. This version does

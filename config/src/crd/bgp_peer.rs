@@ -22,7 +22,7 @@ use super::selector::SelectorSchema;
     singular = "bgppeer",
     shortname = "bgpp",
     category = "fairway",
-    doc = "A router to which the gateways announce addresses by BGP. This version reads it and opens no session yet.",
+    doc = "A router to which the gateways announce addresses by BGP.",
     derive = "PartialEq",
     status = "BgpPeerResourceStatus",
     printcolumn(name = "ADDRESS", type_ = "string", json_path = ".spec.peerAddress"),
