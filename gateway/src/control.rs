@@ -331,6 +331,7 @@ impl ControlTask {
         if !self.published.is_synced() {
             self.programmer.synced().await;
             self.published.set_synced();
+            self.start_fleet();
         }
         let took = began.elapsed().as_secs_f64();
         metrics::histogram!(SYNC_DURATION, "component" => "gateway").record(took);

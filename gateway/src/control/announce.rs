@@ -54,13 +54,16 @@ impl ControlTask {
         }
     }
 
-    fn start_fleet(&mut self) {
+    /// Starts the fleet where a pool announces on layer 2. At a start of the process only when all Services have their
+    /// listeners: a gateway that takes part counts as one that takes what it may, and of several that start together
+    /// the first one would have all addresses, for nothing goes back by itself.
+    pub(super) fn start_fleet(&mut self) {
         self.fleet_retry = None;
         let is_wanted = self
             .guarded
             .as_ref()
             .is_some_and(|ranges| !ranges.is_empty());
-        if self.fleet.is_some() || !is_wanted {
+        if self.fleet.is_some() || !is_wanted || !self.published.is_synced() {
             return;
         }
         let fleet = RunningFleet::start(FleetInputs {
