@@ -239,7 +239,7 @@ impl Fleet {
         for address in self.members.receive(&own, now, message)? {
             self.hear_of(address, now);
         }
-        if self.members.behind(message, now) > RIGHT {
+        if self.members.behind(message, self.day(now), now) > RIGHT {
             // Our clock stands: what we were allowed for a time is over by theirs.
             self.answers_until = BootTime::default();
             self.clock_stood = true;
@@ -302,7 +302,7 @@ impl Fleet {
             self.last_frozen = Some(now);
         }
         self.last_tick = now;
-        self.members.note_tick();
+        self.members.note_tick(now);
         if self.is_new && self.members.are_all_known(now) {
             self.listens_until = now;
         }

@@ -532,3 +532,40 @@ fn what_no_member_wrote_or_somebody_plays_back_does_not_count() {
         );
     }
 }
+
+#[test]
+fn what_was_held_up_on_the_way_and_comes_in_a_row_takes_nothing_from_an_owner() {
+    let mut now = BootTime(Duration::from_secs(1));
+    let mut fleets = [0, 1].map(|n| {
+        let mut fleet = Fleet::new(name(n), 1 + n as u64, 1_800_000_000_000, now);
+        fleet.set_members([name(0), name(1)]);
+        let candidacy = Candidacy {
+            candidates: BTreeSet::from([name(0), name(1)]),
+            is_able: n == 0,
+        };
+        fleet.set_addresses(now, BTreeMap::from([(address(0), candidacy)]));
+        fleet
+    });
+    let mut held_up = Vec::new();
+    // The other one is cut off for a second, twice within ten; what it says meanwhile waits for a way.
+    for tick in 0..80 {
+        now = now.after(HEARTBEAT);
+        let is_cut = matches!(tick, 20..30 | 50..60);
+        let said = fleets.each_mut().map(|fleet| fleet.tick(now));
+        let [of_one, of_other] = said.map(|all| all.into_iter().map(|(_, it)| it));
+        held_up.extend(of_other);
+        if is_cut {
+            continue;
+        }
+        for message in of_one {
+            fleets[1].receive(now, &message).unwrap();
+        }
+        for message in held_up.drain(..) {
+            fleets[0].receive(now, &message).unwrap();
+        }
+        if tick > 15 {
+            assert!(fleets[0].owned().any(|(it, _)| it == address(0)), "{tick}");
+            assert!(fleets[0].answers_until() > now, "{tick}");
+        }
+    }
+}

@@ -76,11 +76,11 @@ pub(crate) fn get_takes_what_a_kubectl_user_types() -> Result<()> {
         (&["get", "svc/"], "a name is missing"),
         (
             &["get", "pods"],
-            "services, endpoints, pools, gateways, listeners",
+            "services, endpoints, pools, gateways, addresses, listeners, peers",
         ),
         (
             &["get", "pod/shop"],
-            "services, endpoints, pools, gateways, listeners",
+            "services, endpoints, pools, gateways, addresses, listeners, peers",
         ),
     ] {
         let output = fairway.cli(arguments)?;

@@ -28,6 +28,17 @@ pub(super) struct OwnRun<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Members(BTreeMap<MemberName, KnownMember>);
 
+/// How long the clocks of two members are taken to be as far apart as they were: they drift.
+const DRIFT: Duration = Duration::from_secs(10);
+
+/// How far the clock of a member is ahead of ours, by its messages that were least held up on the way, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct ClockLead {
+    lead: i64,
+    /// When it was seen.
+    at: BootTime,
+}
+
 /// Another member.
 #[derive(Debug, Default)]
 pub(super) struct KnownMember {
@@ -53,6 +64,9 @@ pub(super) struct KnownMember {
     sent_at: u64,
     /// When its first message since our last tick was sent, by its clock, and came, by ours.
     first_since_tick: Option<(u64, BootTime)>,
+    /// How far its clock was ahead of ours until our last tick, and since then.
+    lead: Option<ClockLead>,
+    lead_since_tick: Option<i64>,
     pub(super) stage: MemberStage,
     /// Since when it is at that stage, as far as is known.
     pub(super) stage_since: BootTime,
@@ -123,6 +137,8 @@ impl Members {
         member
             .first_since_tick
             .get_or_insert((message.sent_at, now));
+        let lead = lead(message, own.day);
+        member.lead_since_tick = member.lead_since_tick.max(Some(lead));
         member.sent_at = member.sent_at.max(message.sent_at);
         member.version = member.version.max(message.version);
         if member.stage != message.stage {
@@ -144,16 +160,30 @@ impl Members {
     }
 
     /// This process has had a tick.
-    pub(super) fn note_tick(&mut self) {
+    pub(super) fn note_tick(&mut self, now: BootTime) {
         for member in self.0.values_mut() {
             member.first_since_tick = None;
+            let Some(lead) = member.lead_since_tick.take() else {
+                continue;
+            };
+            let is_kept = |it: &ClockLead| it.lead > lead && now < it.at.after(DRIFT);
+            if !member.lead.as_ref().is_some_and(is_kept) {
+                member.lead = Some(ClockLead { lead, at: now });
+            }
         }
     }
 
-    /// How far our clock has fallen behind that of the sender since our last tick.
-    pub(super) fn behind(&self, message: &FleetMessage, now: BootTime) -> Duration {
-        let member = self.0.get(&message.from);
-        let first = member.and_then(|it| it.first_since_tick);
+    /// How far our clock has fallen behind that of the sender since our last tick. Messages that were held up on the way
+    /// and come in a row say nothing of that: none of them is ahead of what its sender's clock was before.
+    pub(super) fn behind(&self, message: &FleetMessage, day: u64, now: BootTime) -> Duration {
+        let Some(member) = self.0.get(&message.from) else {
+            return Duration::ZERO;
+        };
+        if let Some(before) = member.lead {
+            let more = lead(message, day).saturating_sub(before.lead);
+            return Duration::from_millis(more.try_into().unwrap_or(0));
+        }
+        let first = member.first_since_tick;
         first.map_or(Duration::ZERO, |(sent_at, came)| {
             let theirs = Duration::from_millis(message.sent_at.saturating_sub(sent_at));
             theirs.saturating_sub(now.since(came))
@@ -226,6 +256,12 @@ impl Members {
         });
         heard.collect()
     }
+}
+
+/// How far the sender's clock was ahead of ours, which stands at `day`, when it sent a message; less the time that this
+/// was on its way.
+fn lead(message: &FleetMessage, day: u64) -> i64 {
+    message.sent_at.wrapping_sub(day).cast_signed()
 }
 
 impl KnownMember {
