@@ -353,6 +353,12 @@ impl Fleet {
         self.terms.set(address, term);
     }
 
+    /// Whether there are addresses, and this gateway can serve none of them: one that has just started can in a moment,
+    /// and others are not to take its share before.
+    fn can_take_nothing(&self) -> bool {
+        !self.addresses.is_empty() && !self.addresses.values().any(|it| it.is_able)
+    }
+
     /// Whether that member takes what nobody owns.
     fn is_ready(&self, name: &str, now: BootTime) -> bool {
         let stage = self.members.get(name).map(|it| it.stage);
@@ -364,7 +370,7 @@ impl Fleet {
         let hears = self.members.hears(now);
         let stage = match self.is_leaving {
             true => MemberStage::Leaving,
-            false if now < self.listens_until => MemberStage::Listening,
+            false if now < self.listens_until || self.can_take_nothing() => MemberStage::Listening,
             false => MemberStage::Ready,
         };
         let mut messages = Vec::new();

@@ -164,13 +164,19 @@ pub(crate) fn a_host_with_the_same_address_is_a_conflict() -> Result<()> {
     other
         .host
         .sysctl(&format!("ipv4/conf/{INTERFACE}/arp_notify"), "1")?;
-    other.host.ip(&format!(
-        "address add {}/32 dev {INTERFACE}\nlink set dev {INTERFACE} down\nlink set dev {INTERFACE} up",
-        vip(1)
-    ))?;
+    other
+        .host
+        .ip(&format!("address add {}/32 dev {INTERFACE}", vip(1)))?;
     let [a, b, c, d, e, f] = other.hardware();
     let hardware = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
-    responder.says(&format!("conflict {} {hardware}", vip(1)))
+    let conflict = format!("conflict {} {hardware}", vip(1));
+    // It says so once, which may be before the bridge passes on what comes from there.
+    wait::until_some("the responder says that there is a conflict", || {
+        other.host.ip(&format!(
+            "link set dev {INTERFACE} down\nlink set dev {INTERFACE} up"
+        ))?;
+        responder.says_within(&conflict, Duration::from_secs(3))
+    })
 }
 
 pub(crate) fn an_interface_may_go_and_come_back_with_another_hardware_address() -> Result<()> {

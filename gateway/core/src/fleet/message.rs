@@ -37,7 +37,7 @@ pub struct FleetMessage {
 /// What a member is about to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MemberStage {
-    /// It has begun, or was frozen, and takes nothing yet.
+    /// It has begun, was frozen, or can serve no address, and takes nothing yet.
     #[default]
     Listening,
     /// It takes what nobody owns.
