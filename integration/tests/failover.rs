@@ -63,7 +63,10 @@ struct FailoverStage {
 }
 
 fn stage(edges: u8, snooping: Snooping, addresses: &[IpAddr]) -> Result<FailoverStage> {
-    let lan = Lan::new(edges, snooping)?;
+    stage_on(Lan::new(edges, snooping)?, addresses)
+}
+
+fn stage_on(lan: Lan, addresses: &[IpAddr]) -> Result<FailoverStage> {
     let farm = named(&lan.farm, &gateways::endpoints())?;
     let pool = gateways::announced_pool(&["198.19.1.0/24", "2001:db8:c::f:0/112"]);
     let manifests = [pool, gateways::services(addresses)].join("---\n");
@@ -251,8 +254,12 @@ fn each_has_some(owners: &BTreeMap<IpAddr, [u8; 6]>, gateways: usize) -> Result<
 /// One of many departs and comes back.
 fn spread(edges: u8, snooping: Snooping, addresses: &[IpAddr]) -> Result<()> {
     let _alone = alone();
-    let mut stage = stage(edges, snooping, addresses)?;
+    // Nothing moves by itself, so who is ready first has all. Here all are ready before one has its cable.
+    let lan = Lan::new(edges, snooping)?;
+    lan.edges.iter().try_for_each(|it| lan.unplug(it))?;
+    let mut stage = stage_on(lan, addresses)?;
     let (lan, gateways) = (&stage.lan, &mut stage.gateways);
+    lan.edges.iter().try_for_each(|it| lan.plug(it))?;
     // Less often than usual: there are many.
     let observer = lan.observe(addresses, SETTLED / 4)?;
     let before = observer.settled(addresses, SETTLED)?;
