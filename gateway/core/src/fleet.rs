@@ -15,7 +15,9 @@
 //!   whoever is heard by all and hears not all keeps what it has.
 //! - Nothing goes back by itself: who returns owns nothing until somebody leaves. A planned move is an offer: the
 //!   owner goes on until it hears that the other has begun the next term.
-//! - A member whose clock stands has no right to answer when the clocks of others have gone on.
+//! - A member whose clock stands has no right to answer when the clocks of others have gone on: when they are further
+//!   ahead of ours than before. Messages that were held up on the way are not.
+//! - A member that can serve no address says that it listens: others wait a moment for it, and then take its share.
 //! - A member that was frozen neither answers nor takes anything before it has listened for [`RIGHT`]. Frozen again
 //!   soon after, it lets go of what it owns.
 //!
