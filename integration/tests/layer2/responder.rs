@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use fairway_config::net::AddressRange;
@@ -113,18 +113,6 @@ impl Responder {
             ensure!(said.lines().any(|line| line.contains(what)), "{said}");
             Ok(())
         })
-    }
-
-    pub(crate) fn says_within(&self, what: &str, time: Duration) -> Result<()> {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
-            let said = self.process.said();
-            if said.lines().any(|line| line.contains(what)) {
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        bail!("{}", self.process.said())
     }
 
     pub(crate) fn tell(&self, text: &str) -> Result<()> {

@@ -157,26 +157,18 @@ pub(crate) fn a_forged_frame_is_answered_by_one_announcement() -> Result<()> {
 }
 
 pub(crate) fn a_host_with_the_same_address_is_a_conflict() -> Result<()> {
-    let lan = Lan::new(2, Snooping::Off)?;
-    let responder = Responder::start(&lan.edge(1)?.host, &[vip(1)])?;
-    let other = lan.edge(2)?;
-    // The kernel announces it by itself at link up.
-    other
-        .host
-        .sysctl(&format!("ipv4/conf/{INTERFACE}/arp_notify"), "1")?;
-    other
-        .host
-        .ip(&format!("address add {}/32 dev {INTERFACE}", vip(1)))?;
-    let [a, b, c, d, e, f] = other.hardware();
-    let hardware = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
-    let conflict = format!("conflict {} {hardware}", vip(1));
-    // It says so once, which may be before the bridge passes on what comes from there.
-    wait::until_some("the responder says that there is a conflict", || {
-        other.host.ip(&format!(
-            "link set dev {INTERFACE} down\nlink set dev {INTERFACE} up"
-        ))?;
-        responder.says_within(&conflict, Duration::from_secs(3))
-    })
+    let lan = Lan::new(2, Snooping::Mld)?;
+    let responder = Responder::start(&lan.edge(1)?.host, &[vip(1), vip6(1)])?;
+    // It says nothing to all of itself.
+    lan.edge(2)?.host.ip(&format!(
+        "address add {}/32 dev {INTERFACE}\naddress add {}/128 dev {INTERFACE} nodad",
+        vip(1),
+        vip6(1)
+    ))?;
+    for address in [vip(1), vip6(1)] {
+        responder.says(&format!("conflict {address} 02:00:00:00:01:02"))?;
+    }
+    Ok(())
 }
 
 pub(crate) fn an_interface_may_go_and_come_back_with_another_hardware_address() -> Result<()> {

@@ -5,6 +5,9 @@
 //! to the wrong gateway. So a defence waits for as long as such a term can go on, and a conflict is stated when the
 //! other one is still there a second later. Whoever loses the address forgets what it has seen.
 //!
+//! Few hosts say to all that they have an address. So who else has one of ours is asked from time to time, as the
+//! schedule of announcements says.
+//!
 //! A frame can be forged once. To state a conflict, the other one is asked whether it is still there: like a new
 //! address, ours is probed for, and who answers is seen again.
 

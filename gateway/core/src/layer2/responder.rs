@@ -8,7 +8,7 @@ use super::conflicts::{ConflictStep, Conflicts, SeenConflict};
 use super::frame::{ARP, EthernetFrame, HardwareAddress, IP_V6, ethernet};
 use super::ndp::{ALL_NODES, NeighborAdvertisement, NeighborMessage, NeighborSolicitation};
 use super::probes::{ProbeResult, Probes};
-use super::schedule::{AnnouncementForm, AnnouncementSchedule};
+use super::schedule::{AnnouncementForm, AnnouncementSchedule, Scheduled};
 use crate::fleet::BootTime;
 
 /// A frame to be sent.
@@ -255,8 +255,13 @@ impl Responder {
                 }
             });
         }
-        let (address, form) = self.schedule.next(now)?;
-        Some(self.announcement(address, form, FrameKind::Announcement(form)))
+        let (address, scheduled) = self.schedule.next(now)?;
+        Some(match scheduled {
+            Scheduled::Announcement(form) => {
+                self.announcement(address, form, FrameKind::Announcement(form))
+            }
+            Scheduled::Question => self.question(address),
+        })
     }
 
     /// When [`Self::next_due`] has something, at the earliest.

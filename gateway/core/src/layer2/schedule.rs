@@ -5,6 +5,9 @@
 //! told. With thousands of addresses this must not become a storm of broadcasts: their rate is bounded. What is due
 //! then waits in this order: no address gets its second announcement before each has its first one, and of those
 //! that wait for the same one, the address that was taken last goes first.
+//!
+//! Who else has an address may never say so to all: it answers those who ask, and nobody hears it but them. So each
+//! round, and once soon after the address was taken, asks for the address as well.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +26,9 @@ pub const OFFSETS: [Duration; 6] = [
     Duration::from_secs(2),
     Duration::from_secs(5),
 ];
+
+/// From this step on, it is asked who else has the address: by then a former owner has yielded.
+const ASKED_FROM: usize = 4;
 
 /// After that each address is announced once in this time. Half of the minute that was promised: at the highest
 /// rate others may keep an address waiting for some seconds.
@@ -48,12 +54,21 @@ pub enum AnnouncementForm {
     ArpReply,
 }
 
+/// What is due for an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Scheduled {
+    /// To announce it.
+    Announcement(AnnouncementForm),
+    /// To ask who else has it.
+    Question,
+}
+
 /// What waits to be sent; the least goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Waiting {
     /// How often the address was announced since it was taken; the round comes last.
     step: usize,
-    form: AnnouncementForm,
+    what: Scheduled,
     taken: Reverse<BootTime>,
     address: IpAddr,
 }
@@ -138,8 +153,8 @@ impl AnnouncementSchedule {
         }
     }
 
-    /// Takes the next announcement that is due, if the rate allows one.
-    pub(super) fn next(&mut self, now: BootTime) -> Option<(IpAddr, AnnouncementForm)> {
+    /// Takes the next frame that is due, if the rate allows one.
+    pub(super) fn next(&mut self, now: BootTime) -> Option<(IpAddr, Scheduled)> {
         self.queue_what_is_due(now);
         let first = *self.queue.first()?;
         if !self.may_send(now) {
@@ -147,16 +162,20 @@ impl AnnouncementSchedule {
         }
         let Waiting {
             step,
-            form,
+            what,
             taken: Reverse(taken),
             address,
         } = first;
-        let place = match form {
-            AnnouncementForm::ArpRequest => ScheduleStep::Queued(Waiting {
-                form: AnnouncementForm::ArpReply,
-                ..first
-            }),
-            AnnouncementForm::ArpReply | AnnouncementForm::Advertisement => {
+        let follows = match what {
+            Scheduled::Announcement(AnnouncementForm::ArpRequest) => {
+                Some(Scheduled::Announcement(AnnouncementForm::ArpReply))
+            }
+            Scheduled::Announcement(_) if step >= ASKED_FROM => Some(Scheduled::Question),
+            Scheduled::Announcement(_) | Scheduled::Question => None,
+        };
+        let place = match follows {
+            Some(what) => ScheduleStep::Queued(Waiting { what, ..first }),
+            None => {
                 // What was due meanwhile has been done by this one.
                 let is_ahead =
                     |(n, offset): &(usize, &Duration)| *n > step && taken.after(**offset) > now;
@@ -167,7 +186,7 @@ impl AnnouncementSchedule {
             }
         };
         self.put(address, place);
-        Some((address, form))
+        Some((address, what))
     }
 
     /// Whether the rate allows one more frame now; it counts then.
@@ -245,7 +264,7 @@ impl Waiting {
         };
         Self {
             step,
-            form,
+            what: Scheduled::Announcement(form),
             taken: Reverse(taken),
             address,
         }
