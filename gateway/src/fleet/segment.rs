@@ -41,12 +41,14 @@ pub(super) enum SegmentProblem {
     NoKey,
     #[error("other gateways can't be heard on {0}: {1}")]
     Deaf(String, String),
+    #[error("{0}, and other gateways may own it")]
+    KernelAnswers(Arc<str>),
 }
 
 impl SegmentProblem {
     /// Whether nothing is heard of other gateways.
     fn is_deaf(&self) -> bool {
-        !matches!(self, Self::Mute(..))
+        !matches!(self, Self::Mute(..) | Self::KernelAnswers(_))
     }
 
     /// Whether it is there with every start, for a moment.
@@ -68,6 +70,8 @@ pub(super) struct SegmentInputs<'a> {
     pub(super) waits_for_key: bool,
     /// Why requests can't be answered there.
     pub(super) fault: Option<&'a SegmentFault>,
+    /// Why the kernel answers requests by itself, whoever owns an address.
+    pub(super) kernel_answers: Option<&'a Arc<str>>,
     /// Why this gateway can own nothing at all.
     pub(super) inability: Option<&'a str>,
 }
@@ -179,8 +183,13 @@ impl RunningSegment {
             }
         }
         // Last: it hears the others also where it can't answer.
-        let fault = inputs.fault.cloned();
-        fault.map(|fault| SegmentProblem::Mute(interface(), fault))
+        if let Some(fault) = inputs.fault {
+            return Some(SegmentProblem::Mute(interface(), fault.clone()));
+        }
+        // Alone it is the one that answers anyway.
+        let kernel_answers = inputs.kernel_answers;
+        let kernel_answers = kernel_answers.filter(|_| !segment.members.is_empty());
+        kernel_answers.map(|why| SegmentProblem::KernelAnswers(why.clone()))
     }
 
     /// What poll(2) is to wait for.

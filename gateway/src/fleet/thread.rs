@@ -89,6 +89,8 @@ struct FleetLoop {
     inability: Option<String>,
     /// The interfaces on which nobody can be answered, and why.
     faults: BTreeMap<InterfaceName, SegmentFault>,
+    /// Why the kernel answers by itself.
+    kernel_answers: Option<Arc<str>>,
     /// The gateways that are on none of the segments.
     unreachable: BTreeSet<ClusterName>,
     standings: Standings,
@@ -116,6 +118,7 @@ impl FleetThread {
             stalls: Stalls::default(),
             inability: None,
             faults: BTreeMap::new(),
+            kernel_answers: None,
             unreachable: BTreeSet::new(),
             standings: Standings::default(),
             has_owned: false,
@@ -170,8 +173,9 @@ impl FleetLoop {
     fn tick(&mut self, now: BootTime) {
         self.look(now);
         let faults = self.inputs.layer2.faults();
-        if faults != self.faults {
-            self.faults = faults;
+        let kernel_answers = self.inputs.layer2.kernel_answers();
+        if faults != self.faults || kernel_answers != self.kernel_answers {
+            (self.faults, self.kernel_answers) = (faults, kernel_answers);
             self.is_outdated = true;
         }
         if self.is_outdated
@@ -293,6 +297,7 @@ impl FleetLoop {
                 seal: self.seal.as_ref(),
                 waits_for_key: self.inputs.waits_for_key,
                 fault: self.faults.get(&interface),
+                kernel_answers: self.kernel_answers.as_ref(),
                 inability: self.inability.as_deref(),
             };
             self.segments

@@ -125,8 +125,10 @@ impl ArpGuard {
     /// Sets right what somebody else has changed, and tries again what could not be done.
     pub(super) fn look(&mut self) {
         let table = match &self.by {
-            GuardMeans::Table(table) if !arp_table::exists().unwrap_or(true) => {
-                tracing::warn!("the table «arp fairway» of nftables was removed: it is made again");
+            GuardMeans::Table(table) if !arp_table::is_whole(table).unwrap_or(true) => {
+                tracing::warn!(
+                    "the table «arp fairway» of nftables was removed or changed: it is made again"
+                );
                 table.clone()
             }
             // An interface that has come has the settings of a new one.

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 
-use super::netfilter::{ArpHook, RuleExpressions, TableBatch, has_table};
+use super::netfilter::{ArpHook, RuleExpressions, TableBatch, count_rules};
 
 /// The name of the table.
 const NAME: &str = "fairway";
@@ -90,9 +90,18 @@ fn request_about(address: u32, first: Ipv4Addr, last: Ipv4Addr) -> RuleExpressio
 /// Whether the table is there.
 ///
 /// # Errors
-/// See [`has_table`].
+/// See [`count_rules`].
 pub(super) fn exists() -> io::Result<bool> {
-    has_table(NAME)
+    Ok(count_rules(NAME)?.is_some())
+}
+
+/// Whether the table is there with as many rules as this one has.
+///
+/// # Errors
+/// See [`count_rules`].
+pub(super) fn is_whole(table: &ArpTable) -> io::Result<bool> {
+    let rules = 2 * table.ranges.len() + table.senders.len() + 1;
+    Ok(count_rules(NAME)? == Some(rules))
 }
 
 /// Removes the table, if it is there.

@@ -20,13 +20,16 @@ const GET_TABLE: u16 = 1;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const NEW_RULE: u16 = 6;
+const GET_RULE: u16 = 7;
 
-/// Flags of messages (linux/netlink.h), and the type of an answer that has only an error or success.
+/// Flags of messages (linux/netlink.h), and the types of answers that have only an error or success.
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
+const DUMP: u16 = 0x300;
 const ERROR: u16 = 2;
+const DONE: u16 = 3;
 
 /// The flag of an attribute that holds others.
 const NESTED: u16 = 0x8000;
@@ -241,20 +244,23 @@ impl TableBatch {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         self.edge(BATCH_END);
-        exchange(&self.bytes, self.last)
+        exchange(&self.bytes, self.last).map(drop)
     }
 }
 
-/// Whether there is such a table of the family `arp`.
+/// How many rules a table of the family `arp` has; none: there is no such table.
 ///
 /// # Errors
 /// It can't be asked.
-pub(super) fn has_table(table: &str) -> io::Result<bool> {
+pub(super) fn count_rules(table: &str) -> io::Result<Option<usize>> {
     let name = Attributes::default().text(1, table);
-    let kind = (NF_TABLES << 8) | GET_TABLE;
-    match exchange(&message(kind, ACKNOWLEDGE, 1, (FAMILY, 0), &name), 1) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+    let kind = |kind| (NF_TABLES << 8) | kind;
+    let table = message(kind(GET_TABLE), ACKNOWLEDGE, 1, (FAMILY, 0), &name);
+    let rules = message(kind(GET_RULE), DUMP, 1, (FAMILY, 0), &name);
+    let count = exchange(&table, 1).and_then(|_| exchange(&rules, 1));
+    match count {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -280,8 +286,9 @@ fn message(
     message
 }
 
-/// Sends messages, and reads answers until the first failure or the success of number `last`.
-fn exchange(messages: &[u8], last: u32) -> io::Result<()> {
+/// Sends messages, and reads answers until the first failure or the success of number `last`. Returns how many rules
+/// were told of.
+fn exchange(messages: &[u8], last: u32) -> io::Result<usize> {
     let mut socket = Socket::new(PROTOCOL)?;
     socket.bind_auto()?;
     let options = SockRef::from(&socket);
@@ -289,17 +296,19 @@ fn exchange(messages: &[u8], last: u32) -> io::Result<()> {
     let _ = options.set_send_buffer_size(messages.len() * 2);
     socket.send_to(messages, &SocketAddr::new(0, 0), 0)?;
     let mut buffer = Vec::with_capacity(1 << 16);
+    let mut rules = 0;
     loop {
         buffer.clear();
         socket.recv(&mut buffer, 0)?;
-        if is_done(&buffer, last)? {
-            return Ok(());
+        if is_done(&buffer, last, &mut rules)? {
+            return Ok(rules);
         }
     }
 }
 
-/// Looks at answers. Whether the last message has succeeded is among them, or that one has failed.
-fn is_done(mut answers: &[u8], last: u32) -> io::Result<bool> {
+/// Looks at answers, and counts the rules among them. Whether it is among them that the last message has succeeded, or
+/// that one has failed.
+fn is_done(mut answers: &[u8], last: u32, rules: &mut usize) -> io::Result<bool> {
     while let Some(head) = answers.first_chunk::<16>() {
         let [a, b, c, d, e, f, _, _, g, h, i, j, ..] = *head;
         let length = u32::from_ne_bytes([a, b, c, d]) as usize;
@@ -308,7 +317,10 @@ fn is_done(mut answers: &[u8], last: u32) -> io::Result<bool> {
         let Some(answer) = answers.get(16..length) else {
             return Err(io::ErrorKind::InvalidData.into());
         };
-        if kind == ERROR {
+        if kind == (NF_TABLES << 8) | NEW_RULE {
+            *rules += 1;
+        }
+        if kind == ERROR || kind == DONE {
             let code = answer.first_chunk().map_or(0, |it| i32::from_ne_bytes(*it));
             if code != 0 {
                 return Err(io::Error::from_raw_os_error(code.saturating_neg()));
@@ -338,6 +350,21 @@ mod tests {
         answer.extend(code.to_ne_bytes());
         answer.extend([0; 16]);
         answer
+    }
+
+    fn is_done(answers: &[u8], last: u32) -> io::Result<bool> {
+        super::is_done(answers, last, &mut 0)
+    }
+
+    #[test]
+    fn rules_are_counted_until_all_have_been_told() {
+        let rule = answer((NF_TABLES << 8) | NEW_RULE, 1, 7);
+        let mut rules = 0;
+        let some = [rule.clone(), rule.clone()].concat();
+        assert!(!super::is_done(&some, 1, &mut rules).unwrap_or(true));
+        let rest = [rule, answer(DONE, 1, 0)].concat();
+        assert!(super::is_done(&rest, 1, &mut rules).unwrap_or(false));
+        assert_eq!(rules, 3);
     }
 
     #[test]

@@ -108,15 +108,24 @@ pub(crate) fn the_table_outlives_a_kill_is_taken_over_and_goes_with_a_clean_end(
     Ok(())
 }
 
-pub(crate) fn a_table_that_somebody_removes_is_made_again() -> Result<()> {
+pub(crate) fn a_table_that_somebody_removes_or_empties_is_made_again() -> Result<()> {
     let lan = Lan::new(1, Snooping::Off)?;
     let host = &lan.edge(1)?.host;
     let _responder = Responder::start(host, &[vip(1)])?;
     let written = table(host)?;
-    host.run(|| clients::output("nft", &["flush", "ruleset"]))?;
-    wait::until("the table is there again", || {
-        table(host).is_ok_and(|now| now == written)
-    })
+    for harm in [
+        "flush ruleset",
+        "flush table arp fairway",
+        "flush chain arp fairway sender",
+        "insert rule arp fairway input accept",
+    ] {
+        let words: Vec<&str> = harm.split(' ').collect();
+        host.run(|| clients::output("nft", &words))?;
+        wait::until(&format!("the table is there again after: {harm}"), || {
+            table(host).is_ok_and(|now| now == written)
+        })?;
+    }
+    Ok(())
 }
 
 /// Sends a datagram from an external address to the client, for whom the sender has no neighbor entry.

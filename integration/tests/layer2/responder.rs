@@ -1,6 +1,7 @@
 //! The process under test, and the handle of a test on it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,9 @@ pub(crate) fn respond(file: &Path) -> Result<()> {
         for ((_, address), seen) in layer2.conflicts() {
             say(format!("conflict {address} {}", seen.hardware_address));
         }
+        if let Some(why) = layer2.kernel_answers() {
+            say(format!("the kernel answers: {why}"));
+        }
         for address in layer2.own_addresses_in_guard() {
             say(format!("kernel answers for {address}"));
         }
@@ -88,6 +92,13 @@ pub(crate) struct Responder {
 impl Responder {
     /// One that owns these addresses. The host takes datagrams for the first external addresses, as a gateway does.
     pub(crate) fn start(host: &Host, owned: &[IpAddr]) -> Result<Self> {
+        let responder = Self::start_under(host, &[], owned)?;
+        responder.says("answering")?;
+        Ok(responder)
+    }
+
+    /// The same, but by this command, and whether it answers or not.
+    pub(crate) fn start_under(host: &Host, under: &[&str], owned: &[IpAddr]) -> Result<Self> {
         let local: Vec<String> = (0..8)
             .flat_map(|n| [vip(n), vip6(n)])
             .map(|address| format!("route replace local {address} dev lo"))
@@ -96,15 +107,15 @@ impl Responder {
         let folder = TempDir::with_prefix("layer2-")?;
         let file = folder.path().join("owned");
         fs::write(&file, owns(owned, 1))?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("--responder").arg(&file);
-        let responder = Self {
+        let own = std::env::current_exe()?;
+        let mut words = under.iter().map(OsStr::new).chain([own.as_os_str()]);
+        let mut command = Command::new(words.next().context("a program")?);
+        command.args(words).arg("--responder").arg(&file);
+        Ok(Self {
             process: host.spawn(command)?,
             file,
             _folder: folder,
-        };
-        responder.says("answering")?;
-        Ok(responder)
+        })
     }
 
     pub(crate) fn says(&self, what: &str) -> Result<()> {
