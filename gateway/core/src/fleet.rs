@@ -15,6 +15,8 @@
 //!   whoever is heard by all and hears not all keeps what it has.
 //! - Nothing goes back by itself: who returns owns nothing until somebody leaves. A planned move is an offer: the
 //!   owner goes on until it hears that the other has begun the next term.
+//! - A member that drains offers what it owns, and keeps what nobody takes. It stands behind all others in the order
+//!   in which members take what nobody owns: an address that it alone can serve is served.
 //! - A member whose clock stands has no right to answer when the clocks of others have gone on: when they are further
 //!   ahead of ours than before. Messages that were held up on the way are not.
 //! - A member that can serve no address says that it listens: others wait a moment for it, and then take its share.
@@ -43,6 +45,7 @@ use self::members::{Members, OwnRun, SentLately};
 use self::message::{
     FleetMessage, FleetRejection, MemberName, MemberStage, Term, TermChanges, TermState,
 };
+use self::offers::Handover;
 use self::terms::OwnTerms;
 pub use self::timing::{BootTime, HEARTBEAT, RIGHT, SILENT, STEP};
 
@@ -95,7 +98,7 @@ pub struct Fleet {
     clock_stood: bool,
     /// When it went on after it had been frozen, the last time.
     last_frozen: Option<BootTime>,
-    is_leaving: bool,
+    handover: Handover,
     changes: Vec<OwnershipChange>,
     /// The time of day when it began, and the time since the machine started.
     started: u64,
@@ -138,7 +141,7 @@ impl Fleet {
             answers_until: now,
             clock_stood: false,
             last_frozen: None,
-            is_leaving: false,
+            handover: Handover::default(),
             changes: Vec::new(),
         }
     }
@@ -180,11 +183,6 @@ impl Fleet {
         for address in former.into_keys() {
             self.give_up(address, now);
         }
-    }
-
-    /// It is about to stop: it offers what it owns to others. [`Self::owned`] is empty when all is taken.
-    pub fn leave(&mut self) {
-        self.is_leaving = true;
     }
 
     /// Until when it may answer for what it owns.
@@ -361,19 +359,23 @@ impl Fleet {
         !self.addresses.is_empty() && !self.addresses.values().any(|it| it.is_able)
     }
 
-    /// Whether that member takes what nobody owns.
-    fn is_ready(&self, name: &str, now: BootTime) -> bool {
-        let stage = self.members.get(name).map(|it| it.stage);
-        stage == Some(MemberStage::Ready) && self.members.is_alive(name, now)
+    /// The other members that are alive and at that stage.
+    fn others_at(&self, stage: MemberStage, now: BootTime) -> BTreeSet<MemberName> {
+        let names = self.members.names().filter(|name| {
+            let known = self.members.get(name).map(|it| it.stage);
+            known == Some(stage) && self.members.is_alive(name, now)
+        });
+        names.cloned().collect()
     }
 
     fn speak(&mut self, now: BootTime) -> Vec<(MemberName, FleetMessage)> {
         self.sent.note(now, self.sequence + 1);
         let hears = self.members.hears(now);
-        let stage = match self.is_leaving {
-            true => MemberStage::Leaving,
-            false if now < self.listens_until || self.can_take_nothing() => MemberStage::Listening,
-            false => MemberStage::Ready,
+        let stage = match self.handover {
+            Handover::Leaving => MemberStage::Leaving,
+            _ if now < self.listens_until || self.can_take_nothing() => MemberStage::Listening,
+            Handover::Draining => MemberStage::Draining,
+            Handover::None => MemberStage::Ready,
         };
         let mut messages = Vec::new();
         for name in self.members.names() {

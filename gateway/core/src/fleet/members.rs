@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::message::{
     FleetMessage, FleetRejection, LastHeard, MemberName, MemberStage, Term, TermChange, TermChanges,
 };
-use super::timing::{BootTime, SILENT};
+use super::timing::{BootTime, RIGHT, SILENT};
 
 /// A run that answers to a message which was sent within this time is a present one.
 const PRESENT: Duration = Duration::from_secs(1);
@@ -55,6 +55,8 @@ pub(super) struct KnownMember {
     excused: Option<BootTime>,
     /// Which of its runs others have heard last, and when, by what they say.
     heard_by: BTreeMap<MemberName, (u64, BootTime)>,
+    /// When it heard us last, by what it says.
+    heard_us: Option<BootTime>,
     /// Up to which version its terms are known, and the newest that it has told of.
     known: u64,
     version: u64,
@@ -145,6 +147,8 @@ impl Members {
             (member.stage, member.stage_since) = (message.stage, now);
         }
         member.knows = member.knows.max(echo.map_or(0, |it| it.known));
+        let heard_us = echo.and_then(|it| Some(now.before(it.age?)));
+        member.heard_us = member.heard_us.max(heard_us);
         if let Some(terms) = &message.terms {
             changed.extend(member.apply(terms));
         }
@@ -216,6 +220,14 @@ impl Members {
 
     pub(super) fn is_alive(&self, name: &str, now: BootTime) -> bool {
         self.silent_from(name).is_some_and(|at| now < at)
+    }
+
+    /// Whether it hears us and we hear it, without others. Otherwise one of the two would not learn that an offer has
+    /// been made or taken, and an address would have two owners.
+    pub(super) fn is_in_touch(&self, name: &str, now: BootTime) -> bool {
+        let is_lately = |at: Option<BootTime>| at.is_some_and(|at| now < at.after(RIGHT));
+        let member = self.0.get(name);
+        member.is_some_and(|it| is_lately(it.heard) && is_lately(it.heard_us))
     }
 
     /// Whether all of them are alive, and all their terms are known.

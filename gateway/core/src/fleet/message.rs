@@ -44,6 +44,8 @@ pub enum MemberStage {
     Ready,
     /// It is about to stop, and takes nothing.
     Leaving,
+    /// It goes on, and hands over what it owns to those that are ready. It takes only what none of these takes.
+    Draining,
 }
 
 /// What a member has of another one.

@@ -1,70 +1,132 @@
-//! Planned moves: a member that leaves offers what it owns, and goes on until it is taken.
+//! Planned moves: a member that leaves or drains offers what it owns, and goes on until it is taken.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Fleet;
-use super::message::{MemberName, Term, TermState};
+use super::message::{MemberName, MemberStage, Term, TermState};
 use super::timing::BootTime;
 
 /// How long an offer waits for the other to begin its term.
 const OFFER: Duration = Duration::from_millis(400);
 
+/// A member that drains may do so for days. Where nobody takes an address, it is offered again to all after this time.
+const ROUND: Duration = Duration::from_secs(5);
+
+/// Whether a member hands over what it owns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Handover {
+    /// It does not.
+    #[default]
+    None,
+    /// To those that are ready, and it keeps what these do not take. This can be taken back.
+    Draining,
+    /// To whoever takes it: the process stops soon.
+    Leaving,
+}
+
 impl Fleet {
-    /// Offers what it owns to those that are ready, where it leaves: to the next one where one does not take it.
+    /// It is about to stop: it offers what it owns to others. [`Self::owned`] is empty when all is taken.
+    pub fn leave(&mut self) {
+        self.handover = Handover::Leaving;
+    }
+
+    /// Whether it is to own nothing that another member can own. It offers what it owns to those that are ready and do
+    /// not drain, and goes on with what nobody takes. It takes what no other member takes: an address that it alone
+    /// can serve keeps an owner. When this ends nothing comes back, except that offers which nobody has taken are over.
+    pub fn set_draining(&mut self, is_draining: bool) {
+        self.handover = match (self.handover, is_draining) {
+            (Handover::Leaving, _) => Handover::Leaving,
+            (_, true) => Handover::Draining,
+            (_, false) => Handover::None,
+        };
+    }
+
+    /// Offers what it owns, where it hands over: to the next one where one does not take it.
     pub(super) fn offer(&mut self, now: BootTime) {
-        if !self.is_leaving {
+        if self.handover == Handover::None {
+            self.take_offers_back();
             return;
         }
-        let names = self.members.names();
-        let ready: BTreeSet<_> = names
-            .filter(|name| self.is_ready(name, now))
-            .cloned()
-            .collect();
+        let is_leaving = self.handover == Handover::Leaving;
+        let mut takers = vec![self.others_at(MemberStage::Ready, now)];
+        if is_leaving {
+            takers.push(self.others_at(MemberStage::Draining, now));
+        }
+        for names in &mut takers {
+            names.retain(|name| self.members.is_in_touch(name, now));
+        }
         let mut offers = Vec::new();
         for (address, term) in self.terms.owned() {
             let Some(contest) = self.addresses.get_mut(&address) else {
                 continue;
             };
-            if matches!(term.state, TermState::Offered(_)) && now < contest.offered_at.after(OFFER)
-            {
-                continue;
-            }
-            let free = |name: &&MemberName| ready.contains(*name);
-            let next = contest.candidates.iter().filter(free);
-            let next = next
+            let candidates = takers.iter().flat_map(|alive| {
+                let all = contest.candidates.iter();
+                all.filter(|name| alive.contains(*name))
+            });
+            let next = candidates
                 .clone()
                 .find(|it| !contest.offered.contains(it))
-                .or_else(|| {
-                    contest.offered.clear();
-                    contest.candidates.iter().find(free)
-                });
-            if let Some(next) = next.cloned() {
-                contest.offered.push(next.clone());
-                contest.offered_at = now;
-                let state = TermState::Offered(next);
-                offers.push((
-                    address,
-                    Term {
-                        number: term.number,
-                        state,
-                    },
-                ));
+                .cloned();
+            let wait = match next.is_none() && !is_leaving {
+                true => ROUND,
+                false => OFFER,
+            };
+            if matches!(term.state, TermState::Offered(_)) && now < contest.offered_at.after(wait) {
+                continue;
             }
+            let Some(next) = next.or_else(|| {
+                let first = candidates.clone().next().cloned();
+                contest.offered.clear();
+                first
+            }) else {
+                continue;
+            };
+            contest.offered.push(next.clone());
+            contest.offered_at = now;
+            let state = TermState::Offered(next);
+            offers.push((
+                address,
+                Term {
+                    number: term.number,
+                    state,
+                },
+            ));
         }
         for (address, term) in offers {
             self.terms.set(address, term);
         }
     }
 
-    /// The addresses that others offer to this member.
-    pub(super) fn offered(&self) -> Vec<IpAddr> {
+    fn take_offers_back(&mut self) {
+        let owned = self.terms.owned();
+        let offered = owned.filter(|(_, term)| term.state != TermState::Owned);
+        let offered: Vec<_> = offered.map(|(address, it)| (address, it.number)).collect();
+        for (address, number) in offered {
+            let state = TermState::Owned;
+            self.terms.set(address, Term { number, state });
+            if let Some(contest) = self.addresses.get_mut(&address) {
+                contest.offered.clear();
+            }
+        }
+    }
+
+    /// The addresses that others offer to this member. One that drains takes only what it is offered by one that stops:
+    /// two that drain do not hand an address to and fro.
+    pub(super) fn offered(&self, now: BootTime) -> Vec<IpAddr> {
+        let takes_from = |name: &MemberName| {
+            let stage = self.members.get(name).map(|it| it.stage);
+            let takes = self.handover != Handover::Draining || stage == Some(MemberStage::Leaving);
+            takes && self.members.is_in_touch(name, now)
+        };
         let able = self.addresses.iter().filter(|(_, contest)| contest.is_able);
         let able = able.filter(|(address, _)| self.terms.of(**address).is_none());
         let offered = able.filter(|(address, _)| {
             let mut theirs = self.members.terms(**address);
-            theirs.any(|(_, term)| term.state == TermState::Offered(self.own.clone()))
+            theirs.any(|(name, term)| {
+                term.state == TermState::Offered(self.own.clone()) && takes_from(name)
+            })
         });
         offered.map(|(address, _)| *address).collect()
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::message::{MemberName, MemberStage};
+use super::offers::Handover;
 use super::timing::{BootTime, LISTENS, STEP};
 use super::{Contest, Fleet};
 
@@ -14,6 +15,8 @@ pub(super) struct VacantAddress {
     since: BootTime,
     /// The candidates that are ready, the best first.
     ready: Vec<MemberName>,
+    /// Those that drain, likewise: they take what none of the others takes.
+    draining: Vec<MemberName>,
 }
 
 /// Who is to take each of these addresses: the best candidate that has not its even share yet. Members that
@@ -27,8 +30,12 @@ fn spread(
     let mut places = BTreeMap::new();
     for it in vacant {
         let load = |name: &&MemberName| loads.get(*name).copied().unwrap_or(0);
-        let free = it.ready.iter().find(|name| load(name) < share);
-        if let Some(name) = free.or(it.ready.first()).cloned() {
+        let takers = match it.ready.is_empty() {
+            true => &it.draining,
+            false => &it.ready,
+        };
+        let free = takers.iter().find(|name| load(name) < share);
+        if let Some(name) = free.or(takers.first()).cloned() {
             *loads.entry(name.clone()).or_default() += 1;
             places.insert(it.address, name);
         }
@@ -39,7 +46,7 @@ fn spread(
 impl Fleet {
     /// Begins terms of the addresses that are this member's to take.
     pub(super) fn take_vacant(&mut self, now: BootTime) {
-        if self.is_leaving {
+        if self.handover == Handover::Leaving {
             return;
         }
         let vacant = self.vacant(now);
@@ -47,7 +54,8 @@ impl Fleet {
         let mut begun = Vec::new();
         for it in vacant {
             let first = places.get(&it.address);
-            let ahead = it.ready.iter().take_while(|name| **name != self.own);
+            let ahead = it.ready.iter().chain(&it.draining);
+            let ahead = ahead.take_while(|name| **name != self.own);
             let ahead = ahead.filter(|name| first != Some(*name)).count();
             // Whom the spread names comes first, and then all others in the order of their hashes.
             let place = match first == Some(&self.own) {
@@ -61,18 +69,24 @@ impl Fleet {
                 begun.push(it.address);
             }
         }
-        begun.extend(self.offered());
+        begun.extend(self.offered(now));
         for address in begun {
             self.begin_term(address);
         }
     }
 
-    /// How many addresses each member has that takes part: this one, and those that are alive and ready.
+    /// How many addresses each member has that takes part: those that are alive and ready, and this one like them. Where
+    /// there are none, those that drain.
     fn loads(&self, now: BootTime) -> BTreeMap<MemberName, usize> {
-        let names = self.members.names();
-        let ready = names.filter(|name| self.is_ready(name, now)).cloned();
-        let mut loads: BTreeMap<_, _> = ready.map(|name| (name, 0)).collect();
-        loads.insert(self.own.clone(), 0);
+        let mut taking = self.others_at(MemberStage::Ready, now);
+        if self.handover == Handover::None {
+            taking.insert(self.own.clone());
+        }
+        if taking.is_empty() {
+            taking = self.others_at(MemberStage::Draining, now);
+            taking.insert(self.own.clone());
+        }
+        let mut loads: BTreeMap<_, _> = taking.into_iter().map(|name| (name, 0)).collect();
         for address in self.addresses.keys() {
             if let Some((owner, _)) = self.owner(*address, now)
                 && let Some(load) = loads.get_mut(owner)
@@ -110,10 +124,14 @@ impl Fleet {
             }
             since = since.max(silent_from);
         }
-        let mut ready = Vec::new();
+        let (mut ready, mut draining) = (Vec::new(), Vec::new());
+        let mut draining_since = since;
         for name in &contest.candidates {
             if *name == self.own {
-                ready.push(name.clone());
+                match self.handover {
+                    Handover::None => ready.push(name.clone()),
+                    Handover::Draining | Handover::Leaving => draining.push(name.clone()),
+                }
                 continue;
             }
             let Some(member) = self
@@ -130,12 +148,20 @@ impl Fleet {
                     since = since.max(member.stage_since);
                     ready.push(name.clone());
                 }
+                MemberStage::Draining => {
+                    draining_since = draining_since.max(member.stage_since);
+                    draining.push(name.clone());
+                }
             }
+        }
+        if ready.is_empty() {
+            since = since.max(draining_since);
         }
         Some(VacantAddress {
             address,
             since,
             ready,
+            draining,
         })
     }
 }

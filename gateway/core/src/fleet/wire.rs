@@ -59,6 +59,7 @@ pub fn encode(message: &FleetMessage) -> Vec<u8> {
         MemberStage::Listening => 0,
         MemberStage::Ready => 1,
         MemberStage::Leaving => 2,
+        MemberStage::Draining => 3,
     });
     bytes.extend(message.version.to_be_bytes());
     let named: Vec<_> = message.hears.iter().take(MOST_MEMBERS).collect();
@@ -135,6 +136,7 @@ pub fn decode(bytes: &[u8]) -> Result<FleetMessage, FleetWireError> {
         0 => MemberStage::Listening,
         1 => MemberStage::Ready,
         2 => MemberStage::Leaving,
+        3 => MemberStage::Draining,
         _ => return Err(FleetWireError::Value),
     };
     let version = rest.number()?;
@@ -266,7 +268,8 @@ mod tests {
             from in a_name(),
             numbers in any::<[u64; 6]>(),
             stage in prop_oneof![
-                Just(MemberStage::Listening), Just(MemberStage::Ready), Just(MemberStage::Leaving),
+                Just(MemberStage::Listening), Just(MemberStage::Ready),
+                Just(MemberStage::Leaving), Just(MemberStage::Draining),
             ],
             hears in btree_map(a_name(), heard(), 1..7),
             changed in option::of(vec((any::<(u64, IpAddr, u64)>(), 0..4u8), 0..17)),
