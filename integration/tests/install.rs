@@ -170,15 +170,15 @@ fn helm_installs_upgrades_and_removes_a_fairway_that_works() -> Result<()> {
             Ok(())
         })
     };
-    answers(0, Some("a"))?;
+    answers(16, Some("a"))?;
     // The Pod takes no datagrams: with the capabilities that the chart gives, a client is told so.
     site.farm.sysctl("ipv4/icmp_ratelimit", "0")?;
     let class = service
         .lines()
         .find(|line| line.contains("loadBalancerClass"));
-    cluster.apply(&udp_service(vip(9), class.context("no class")?))?;
+    cluster.apply(&udp_service(vip(25), class.context("no class")?))?;
     wait::until_some("a UDP client is told that the port is unreachable", || {
-        let asked = site.client.run(|| clients::who_udp(None, at(vip(9), 53)));
+        let asked = site.client.run(|| clients::who_udp(None, at(vip(25), 53)));
         let error = asked.err().context("it is answered")?;
         ensure!(
             error.kind() == std::io::ErrorKind::ConnectionRefused,
@@ -203,14 +203,14 @@ fn helm_installs_upgrades_and_removes_a_fairway_that_works() -> Result<()> {
     running.0.stop()?;
     running.1.stop()?;
     let running = (controller.start()?, gateway.start()?);
-    answers(0, Some("a"))?;
-    answers(1, Some("a"))?;
+    answers(16, Some("a"))?;
+    answers(17, Some("a"))?;
 
     // In the order of the README: the Services first.
     for name in ["hello", "classless", "dns"] {
         cluster.kubectl(&["delete", "service", name, "--timeout=60s"])?;
     }
-    answers(0, None)?;
+    answers(16, None)?;
     drop(running);
     helm(&cluster, "helm uninstall fairway", &[])?;
     for kind in [
