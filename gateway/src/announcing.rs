@@ -1,6 +1,10 @@
 //! What a gateway may announce: the external addresses of Services whose pool announces, and whether each can be
 //! served now. The control task keeps it up to date, and all who announce (`fleet`, BGP) read it.
 //!
+//! Under `externalTrafficPolicy: Local` a gateway serves the endpoints of its own Node, so it can serve an address where
+//! it has one. Several Services may share an address. It goes where one of those of policy `Local` has an endpoint, for
+//! the others are served from anywhere; while none of them has an endpoint on a gateway's Node, the others decide alone.
+//!
 //! A change of one Service costs the look at its own addresses. Pools, Nodes and gateways change rarely, and all
 //! addresses are looked at then.
 
@@ -40,6 +44,37 @@ pub struct AnnouncedAddress {
     pub announcement: Arc<Announcement>,
     /// Whether a listener of this gateway takes traffic at it.
     pub is_able: bool,
+    /// It does not, because each Service there has `externalTrafficPolicy: Local` and no endpoint on this Node.
+    pub lacks_local_endpoint: bool,
+    /// The Nodes that have an endpoint of a Service there with `externalTrafficPolicy: Local`, while this gateway
+    /// serves none of these Services: it leaves the address to gateways on those Nodes.
+    pub local_elsewhere: BTreeSet<ClusterName>,
+}
+
+impl AnnouncedAddress {
+    /// Whether the address is left to one of those gateways that `can` take it.
+    pub(crate) fn is_left_to(&self, can: impl Fn(&ClusterName) -> bool) -> bool {
+        self.local_elsewhere.iter().any(can)
+    }
+}
+
+/// A Service at an address.
+#[derive(Clone, Debug, Default)]
+struct ServiceThere {
+    /// A listener takes traffic.
+    takes_traffic: bool,
+    /// Every listener refuses, for want of endpoints.
+    refuses: bool,
+    /// See [`Route::local_nodes`](fairway_gateway_core::route::Route::local_nodes).
+    local_nodes: Option<Arc<BTreeSet<ClusterName>>>,
+}
+
+/// A Service as [`Announcing`] takes it in.
+#[derive(Debug, Default)]
+pub(crate) struct AnnouncedService {
+    pub(crate) listeners: Vec<ListenerReport>,
+    /// See [`Route::local_nodes`](fairway_gateway_core::route::Route::local_nodes).
+    pub(crate) local_nodes: Option<Arc<BTreeSet<ClusterName>>>,
 }
 
 /// A pool that announces.
@@ -51,8 +86,8 @@ pub struct AnnouncedPool {
     pub ranges: Vec<AddressRange>,
     /// The gateways that may own an address of it on layer 2, this one among them.
     pub owners: BTreeSet<ClusterName>,
-    /// Whether this gateway's Node is among those that the pool has tell routers.
-    pub is_bgp_here: bool,
+    /// The gateways that tell routers of its addresses, this one among them.
+    pub tellers: BTreeSet<ClusterName>,
 }
 
 /// Keeps [`Announceable`] up to date.
@@ -70,8 +105,8 @@ pub(crate) struct Announcing {
     key: Option<Arc<FleetKey>>,
     /// The addresses of each Service that are in one of `ranges`.
     services: BTreeMap<ServiceName, Box<[IpAddr]>>,
-    /// The Services at each of these addresses, and whether a listener of it takes traffic there.
-    addresses: BTreeMap<IpAddr, BTreeMap<ServiceName, bool>>,
+    /// The Services at each of these addresses.
+    addresses: BTreeMap<IpAddr, BTreeMap<ServiceName, ServiceThere>>,
 }
 
 impl Announcing {
@@ -146,8 +181,7 @@ impl Announcing {
             let tellers = announcement.bgp.as_ref();
             let announced = AnnouncedPool {
                 owners: owners.map_or_else(BTreeSet::new, |it| select(&it.node_selector)),
-                is_bgp_here: tellers
-                    .is_some_and(|it| select(&it.node_selector).contains(&self.own)),
+                tellers: tellers.map_or_else(BTreeSet::new, |it| select(&it.node_selector)),
                 announcement,
                 ranges: Vec::new(),
             };
@@ -177,31 +211,38 @@ impl Announcing {
     /// These are all Services, with their listeners. What was announced goes on being so while they are taken in.
     pub(crate) fn set_services<'a>(
         &mut self,
-        all: impl IntoIterator<Item = (&'a ServiceName, Vec<ListenerReport>)>,
+        all: impl IntoIterator<Item = (&'a ServiceName, AnnouncedService)>,
     ) {
         self.services.clear();
         self.addresses.clear();
-        for (service, listeners) in all {
-            self.index(service, &listeners);
+        for (service, it) in all {
+            self.index(service, &it);
         }
         self.publish(None);
     }
 
-    /// A Service has these listeners now; none: it carries no traffic.
-    pub(crate) fn set_service(&mut self, service: &ServiceName, listeners: &[ListenerReport]) {
-        let touched = self.index(service, listeners);
+    /// A Service is like this now; without listeners it carries no traffic.
+    pub(crate) fn set_service(&mut self, service: &ServiceName, it: &AnnouncedService) {
+        let touched = self.index(service, it);
         if !touched.is_empty() {
             self.publish(Some(touched));
         }
     }
 
     /// Notes the listeners of a Service. Returns the addresses that it has or had.
-    fn index(&mut self, service: &ServiceName, listeners: &[ListenerReport]) -> BTreeSet<IpAddr> {
-        let mut now: BTreeMap<IpAddr, bool> = BTreeMap::new();
-        for listener in listeners.iter().filter(|it| it.kind == ClaimKind::Vip) {
+    fn index(&mut self, service: &ServiceName, it: &AnnouncedService) -> BTreeSet<IpAddr> {
+        let mut now: BTreeMap<IpAddr, ServiceThere> = BTreeMap::new();
+        let listeners = it.listeners.iter();
+        for listener in listeners.filter(|it| it.kind == ClaimKind::Vip) {
             let address = listener.listen.0.ip();
             if self.pool_of(address).is_some() {
-                *now.entry(address).or_default() |= takes_traffic(&listener.state);
+                let there = now.entry(address).or_insert_with(|| ServiceThere {
+                    takes_traffic: false,
+                    refuses: true,
+                    local_nodes: it.local_nodes.clone(),
+                });
+                there.takes_traffic |= takes_traffic(&listener.state);
+                there.refuses &= listener.state == ListenerState::Refusing;
             }
         }
         let before = self.services.remove(service).unwrap_or_default();
@@ -212,8 +253,8 @@ impl Announcing {
         let touched: BTreeSet<IpAddr> = before.iter().copied().chain(now.keys().copied()).collect();
         for address in &touched {
             let services = self.addresses.entry(*address).or_default();
-            match now.get(address) {
-                Some(takes) => services.insert(service.clone(), *takes),
+            match now.remove(address) {
+                Some(there) => services.insert(service.clone(), there),
                 None => services.remove(service),
             };
             if services.is_empty() {
@@ -267,10 +308,23 @@ impl Announcing {
     ) -> Option<AnnouncedAddress> {
         let services = self.addresses.get(&address)?;
         let pool = self.pool_of(address)?;
+        let is_able = services.values().any(|it| it.takes_traffic);
+        let local = || services.values().filter(|it| it.local_nodes.is_some());
+        let nodes = local().filter_map(|it| it.local_nodes.as_deref());
+        let elsewhere = nodes.flatten().filter(|name| **name != self.own);
+        let elsewhere = match local().any(|it| it.takes_traffic) {
+            true => BTreeSet::new(),
+            false => elsewhere.cloned().collect(),
+        };
         Some(AnnouncedAddress {
             pool: pool.clone(),
             announcement: pools.get(pool)?.announcement.clone(),
-            is_able: services.values().any(|takes| *takes),
+            is_able,
+            lacks_local_endpoint: !is_able
+                && services
+                    .values()
+                    .all(|it| it.refuses && it.local_nodes.is_some()),
+            local_elsewhere: elsewhere,
         })
     }
 }

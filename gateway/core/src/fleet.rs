@@ -368,6 +368,12 @@ impl Fleet {
         names.cloned().collect()
     }
 
+    /// Whether that other member takes what nobody owns.
+    pub fn is_ready(&self, name: &str, now: BootTime) -> bool {
+        let stage = self.members.get(name).map(|it| it.stage);
+        stage == Some(MemberStage::Ready) && self.members.is_alive(name, now)
+    }
+
     fn speak(&mut self, now: BootTime) -> Vec<(MemberName, FleetMessage)> {
         self.sent.note(now, self.sequence + 1);
         let hears = self.members.hears(now);

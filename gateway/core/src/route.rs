@@ -1,5 +1,6 @@
 //! What the data plane needs to know of one Service, as plain values.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,9 @@ pub struct Route {
     pub refused: Vec<RefusedEndpoint>,
     /// Listeners of its external addresses that it lacks because another Service has them.
     pub lost: Vec<ListenerReport>,
+    /// The Nodes with an endpoint that gets traffic there, where `externalTrafficPolicy: Local` leaves a gateway the
+    /// endpoints of its own Node; none: it is served by any of them.
+    pub local_nodes: Option<Arc<BTreeSet<ClusterName>>>,
 }
 
 /// One port of a Service.

@@ -14,7 +14,7 @@ struct World {
     builder: Builder,
     announcing: Announcing,
     seen: watch::Receiver<Arc<Announceable>>,
-    services: BTreeMap<ServiceName, Vec<ListenerReport>>,
+    services: BTreeMap<ServiceName, AnnouncedService>,
 }
 
 impl World {
@@ -39,24 +39,49 @@ impl World {
         self.builder.apply(&batch);
         if self.announcing.settle(&self.builder) {
             let all = self.services.iter();
-            let all = all.map(|(service, listeners)| (service, listeners.clone()));
+            let all = all.map(|(service, it)| (service, copy(it)));
             self.announcing.set_services(all);
         }
     }
 
     fn service(&mut self, name: &str, listeners: &[(&str, ListenerState)]) {
-        let name = ServiceName::new("default", name);
-        let listeners: Vec<_> = listeners.iter().cloned().map(listener).collect();
-        self.announcing.set_service(&name, &listeners);
-        self.services.insert(name, listeners);
+        self.announce(name, listeners, None);
     }
 
-    /// `ADDRESS POOL`, and `able` where it is.
+    /// A Service with `externalTrafficPolicy: Local`, whose endpoints are on these Nodes.
+    fn local(&mut self, name: &str, listeners: &[(&str, ListenerState)], nodes: &[&str]) {
+        let nodes = nodes.iter().map(|name| (*name).into()).collect();
+        self.announce(name, listeners, Some(Arc::new(nodes)));
+    }
+
+    fn announce(
+        &mut self,
+        name: &str,
+        listeners: &[(&str, ListenerState)],
+        local_nodes: Option<Arc<BTreeSet<ClusterName>>>,
+    ) {
+        let name = ServiceName::new("default", name);
+        let service = AnnouncedService {
+            listeners: listeners.iter().cloned().map(listener).collect(),
+            local_nodes,
+        };
+        self.announcing.set_service(&name, &service);
+        self.services.insert(name, service);
+    }
+
+    /// `ADDRESS POOL`, and `able` where it is; why it is not where its Services lack an endpoint, and to which Nodes
+    /// it is left.
     fn addresses(&mut self) -> Vec<String> {
         let seen = self.seen.borrow_and_update();
         let line = |(address, it): (&IpAddr, &AnnouncedAddress)| {
-            let able = if it.is_able { " able" } else { "" };
-            format!("{address} {}{able}", it.pool)
+            let able = match (it.is_able, it.lacks_local_endpoint) {
+                (true, _) => " able",
+                (false, true) => " without",
+                (false, false) => "",
+            };
+            let left = it.local_elsewhere.iter().map(|name| format!(" <{name}"));
+            let left: String = left.collect();
+            format!("{address} {}{able}{left}", it.pool)
         };
         seen.addresses.iter().map(line).collect()
     }
@@ -65,6 +90,13 @@ impl World {
         let seen = self.seen.borrow_and_update();
         let owners = seen.pools[pool].owners.iter();
         owners.map(ToString::to_string).collect()
+    }
+}
+
+fn copy(it: &AnnouncedService) -> AnnouncedService {
+    AnnouncedService {
+        listeners: it.listeners.clone(),
+        local_nodes: it.local_nodes.clone(),
     }
 }
 
@@ -174,6 +206,46 @@ fn an_address_is_able_while_one_listener_of_one_service_takes_traffic_there() {
         world.service(service, listeners);
         assert_eq!(world.addresses(), wanted, "{service} {listeners:?}");
     }
+}
+
+#[test]
+fn an_address_goes_where_a_service_of_policy_local_has_an_endpoint() {
+    use ListenerState::{Listening, Refusing};
+    let mut world = World::new();
+    world.apply(vec![pool(
+        "a",
+        1,
+        "203.0.113.0/28",
+        layer2(Selector::default()),
+    )]);
+    let (web, mail, dns) = ("203.0.113.1:80", "203.0.113.1:25", "203.0.113.1:53");
+    // Alone: where its endpoints are.
+    world.local("web", &[(web, Refusing)], &["edge-2"]);
+    assert_eq!(world.addresses(), ["203.0.113.1 a without <edge-2"]);
+    world.local("web", &[(web, Listening)], &["edge-1", "edge-2"]);
+    assert_eq!(world.addresses(), ["203.0.113.1 a able"]);
+    // It has an endpoint here, and the listener can't stand.
+    world.local("web", &[(web, failed())], &["edge-1"]);
+    assert_eq!(world.addresses(), ["203.0.113.1 a"]);
+    world.local("web", &[(web, Refusing)], &[]);
+    assert_eq!(world.addresses(), ["203.0.113.1 a without"]);
+    // Another Service is served from anywhere: it decides while the first one has no endpoint.
+    world.service("mail", &[(mail, Listening)]);
+    assert_eq!(world.addresses(), ["203.0.113.1 a able"]);
+    world.local("web", &[(web, Refusing)], &["edge-2", "worker"]);
+    assert_eq!(
+        world.addresses(),
+        ["203.0.113.1 a able <edge-2 <worker"],
+        "the first one is served there alone"
+    );
+    // Two of policy Local, which have no Node in common: either may have it.
+    world.local("dns", &[(dns, Listening)], &["edge-1"]);
+    assert_eq!(world.addresses(), ["203.0.113.1 a able"]);
+    world.local("dns", &[], &[]);
+    world.service("mail", &[(mail, Refusing)]);
+    assert_eq!(world.addresses(), ["203.0.113.1 a <edge-2 <worker"]);
+    world.service("web", &[(web, Listening)]);
+    assert_eq!(world.addresses(), ["203.0.113.1 a able"]);
 }
 
 #[test]

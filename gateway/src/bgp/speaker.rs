@@ -278,7 +278,10 @@ impl Speaker {
                 let asks = it.announcement.bgp.as_ref()?;
                 let is_to_it =
                     asks.peers.is_empty() || name.is_some_and(|it| asks.peers.contains(it));
-                (pool.is_bgp_here && is_to_it).then_some((*address, asks))
+                let is_left =
+                    it.is_left_to(|name| *name != self.own && pool.tellers.contains(name));
+                let is_here = pool.tellers.contains(&self.own) && !is_left;
+                (is_here && is_to_it).then_some((*address, asks))
             });
             let announced = routes::announced(asks);
             Arc::new(match self.withdrawal {

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use fairway_config::names::ServiceName;
 use fairway_config::net::AddressRange;
 use tokio::time::Instant;
 
 use super::ControlTask;
+use crate::announcing::AnnouncedService;
 use crate::fleet::{FleetInputs, RunningFleet};
 
 /// How long it is waited until the kernel is told, and how often it is looked.
@@ -33,8 +35,20 @@ impl ControlTask {
     /// Takes in all Services anew.
     pub(super) fn announce_services(&mut self) {
         let services = self.services.keys();
-        let with_listeners = services.map(|service| (service, self.programmer.listeners(service)));
-        self.announcing.set_services(with_listeners);
+        let announced: Vec<_> = services
+            .map(|service| (service, self.announced(service)))
+            .collect();
+        self.announcing.set_services(announced);
+    }
+
+    /// A Service as what may be announced follows from it.
+    pub(super) fn announced(&self, service: &ServiceName) -> AnnouncedService {
+        let served = self.services.get(service);
+        let route = served.and_then(|served| served.route.as_ref());
+        AnnouncedService {
+            listeners: self.programmer.listeners(service),
+            local_nodes: route.and_then(|route| route.local_nodes.clone()),
+        }
     }
 
     /// Keeps the kernel from answering for these addresses, and waits a moment until it is told. With none, what a

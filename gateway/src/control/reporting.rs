@@ -8,6 +8,7 @@ use fairway_config::names::ServiceName;
 use fairway_config::service::Notice;
 
 use super::ControlTask;
+use crate::announcing::AnnouncedService;
 use crate::published::PublishedService;
 
 /// The reason of the notice about a DNS name, here and where routes are built.
@@ -18,7 +19,8 @@ impl ControlTask {
     pub(super) fn report(&mut self, services: BTreeSet<ServiceName>) {
         for service in services {
             let Some(served) = self.services.get(&service) else {
-                self.announcing.set_service(&service, &[]);
+                self.announcing
+                    .set_service(&service, &AnnouncedService::default());
                 self.published.remove(&service);
                 self.reports.remove(service);
                 continue;
@@ -38,8 +40,9 @@ impl ControlTask {
                     message,
                 });
             }
-            let mut listeners = self.programmer.listeners(&service);
-            self.announcing.set_service(&service, &listeners);
+            let announced = self.announced(&service);
+            self.announcing.set_service(&service, &announced);
+            let mut listeners = announced.listeners;
             self.dials
                 .mark(&service, &served.ports, &mut listeners, &self.shared.clock);
             listeners.extend(route.lost.iter().cloned());

@@ -90,6 +90,8 @@ pub(super) struct RunningSegment {
     pub(super) right: Arc<AnswerRight>,
     /// The last message could not be sent, and that was said.
     is_unheard: bool,
+    /// The other gateways that addresses are left to, and whether they were ready to take them.
+    preferred: BTreeMap<MemberName, bool>,
 }
 
 impl RunningSegment {
@@ -114,7 +116,14 @@ impl RunningSegment {
             port: 0,
             right,
             is_unheard: false,
+            preferred: BTreeMap::new(),
         }
+    }
+
+    /// Whether an address may be left to another gateway now, or no more.
+    pub(super) fn is_outdated(&self, now: BootTime) -> bool {
+        let mut preferred = self.preferred.iter();
+        preferred.any(|(name, was_ready)| self.fleet.is_ready(name, now) != *was_ready)
     }
 
     /// Takes in what has changed.
@@ -138,14 +147,23 @@ impl RunningSegment {
         self.fleet.set_members(self.segment.members.keys().cloned());
         let is_able = self.problem.is_none() && inputs.inability.is_none();
         let mut wanted = BTreeMap::new();
+        self.preferred.clear();
         for address in &self.segment.addresses {
             let Some(announced) = inputs.announceable.addresses.get(address) else {
                 continue;
             };
             let pool = inputs.announceable.pools.get(&announced.pool);
             let owners = pool.map(|pool| pool.owners.clone()).unwrap_or_default();
+            for name in announced.local_elsewhere.intersection(&owners) {
+                let is_ready = self.fleet.is_ready(name, now);
+                self.preferred.insert(name.clone(), is_ready);
+            }
+            let is_left = announced.is_left_to(|it| {
+                owners.contains(it) && self.preferred.get(it).is_some_and(|is_ready| *is_ready)
+            });
+            let may = is_able && owners.contains(inputs.own);
             let candidacy = Candidacy {
-                is_able: is_able && announced.is_able && owners.contains(inputs.own),
+                is_able: may && announced.is_able && !is_left,
                 candidates: owners,
             };
             wanted.insert(*address, candidacy);

@@ -178,6 +178,7 @@ impl FleetLoop {
             (self.faults, self.kernel_answers) = (faults, kernel_answers);
             self.is_outdated = true;
         }
+        self.is_outdated |= self.segments.values().any(|it| it.is_outdated(now));
         if self.is_outdated
             || self.inputs.announceable.has_changed().unwrap_or(false)
             || self.inputs.network.has_changed().unwrap_or(false)
@@ -396,7 +397,12 @@ impl FleetLoop {
             seen.inability = seen.inability.or(problem);
         }
         let pool = announceable.pools.get(&announced.pool);
-        let may_own = pool.is_some_and(|pool| pool.owners.contains(own));
+        let owns = |name: &ClusterName| pool.is_some_and(|pool| pool.owners.contains(name));
+        let may_own = owns(own);
+        let is_ready = |name: &ClusterName| {
+            let mut segments = self.segments.values();
+            segments.any(|it| it.fleet.is_ready(name, now))
+        };
         let of_address = if seen.interfaces.is_empty() {
             Some(
                 "no interface of this host has a subnet with it, and there is no default route"
@@ -409,8 +415,18 @@ impl FleetLoop {
                 "the nodeSelector of the pool {} does not select this gateway's node",
                 announced.pool
             ))
+        } else if announced.lacks_local_endpoint {
+            Some(
+                "no Service at it has a ready endpoint on this node, as externalTrafficPolicy: Local asks"
+                    .to_owned(),
+            )
         } else if !announced.is_able {
             Some("no listener takes traffic at it".to_owned())
+        } else if announced.is_left_to(|name| owns(name) && is_ready(name)) {
+            Some(
+                "another gateway has an endpoint on its node of a Service at it that has externalTrafficPolicy: Local"
+                    .to_owned(),
+            )
         } else {
             None
         };

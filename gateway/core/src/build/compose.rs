@@ -1,11 +1,13 @@
 //! The route of one Service, as a pure function of everything that it depends on.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use fairway_config::exchange::{
     ClaimKind, ListenerReport, ListenerState, RefusedEndpoint, StoredService,
 };
+use fairway_config::names::ClusterName;
 use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
 use fairway_config::service::{
     ExternalTrafficPolicy, ForwardTo, Notice, PortKey, Service, ServicePort,
@@ -71,6 +73,8 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
     let before = by_key(before.map(|port| (Some(port.key), port)));
     let mut on_host = Vec::new();
     let mut ready = Vec::new();
+    let mut local_nodes = BTreeSet::new();
+    let is_bound = local && forward_to == ForwardTo::Endpoints && cluster.own_node().is_some();
     let mut ports = Vec::with_capacity(service.ports.len());
     for port in service
         .ports
@@ -84,6 +88,9 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
         if cluster.settings.allow_loopback {
             let addresses = candidates.iter().map(|candidate| candidate.addr.0);
             on_host.extend(addresses.filter(|addr| cluster.guard.is_host(addr.ip())));
+        }
+        if is_bound {
+            local_nodes.extend(nodes_with_endpoint(parts, port.protocol, &candidates));
         }
         let chosen = choose(parts, port.protocol, candidates);
         if local && !chosen.fallback {
@@ -112,6 +119,7 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
             notices: sorted(gatherer.notices),
             refused,
             lost,
+            local_nodes: is_bound.then(|| Arc::new(local_nodes)),
         }),
         names: sorted(gatherer.names).into(),
         on_host: sorted(on_host).into(),
@@ -245,6 +253,22 @@ fn choose<'a>(
         check: &check,
     };
     eligible(candidates, &policy)
+}
+
+/// The Nodes that have an endpoint which gets traffic where only those of its own Node do (KEP-1669: one that is
+/// serving and terminating is enough).
+fn nodes_with_endpoint(
+    parts: &Parts<'_>,
+    protocol: Protocol,
+    candidates: &[EndpointCandidate<'_>],
+) -> Vec<ClusterName> {
+    let publish_not_ready = parts.stored.service.publish_not_ready_addresses;
+    let gets_traffic = |it: &&EndpointCandidate<'_>| {
+        let answers = it.ready || publish_not_ready || (it.serving && it.terminating);
+        answers && it.weight > 0 && check(parts, it.addr, protocol).is_ok()
+    };
+    let serving = candidates.iter().filter(gets_traffic);
+    serving.filter_map(|it| it.node.cloned()).collect()
 }
 
 /// Whether an endpoint may be dialled. Where loopback is allowed it may be on the host itself, but it must not

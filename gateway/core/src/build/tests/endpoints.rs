@@ -118,3 +118,50 @@ fn local_means_the_own_node_and_on_no_node_everything() {
     assert_eq!(inside.health_check.as_ref().unwrap().local_endpoints, 1);
     assert!(inside.notices.is_empty());
 }
+
+#[test]
+fn under_local_it_is_known_which_nodes_have_an_endpoint() {
+    let on = |policy, name: &str| {
+        let shop = with(stored("shop", "203.0.113.1"), |service| {
+            service.external_traffic_policy = policy;
+        });
+        let mut slice = slice(
+            "shop",
+            "a",
+            &[
+                "10.0.0.1@n1",
+                "10.0.0.2@n2",
+                "10.0.0.3@n3",
+                "10.0.0.4@n4",
+                "127.0.0.1@n5",
+                "10.0.0.6",
+            ],
+        );
+        let mut states = slice.endpoints.iter_mut().skip(1);
+        // Terminating and still serving; terminating only; not ready.
+        for (serving, terminating) in [(true, true), (false, true), (false, false)] {
+            let endpoint = states.next().unwrap();
+            (endpoint.ready, endpoint.serving, endpoint.terminating) =
+                (false, serving, terminating);
+        }
+        let settings = RouteSettings {
+            node_name: Some(name.into()),
+            ..settings()
+        };
+        let changes = vec![edge(), node("n1", &[]), service(shop), slices(slice)];
+        let route = route(&builder(settings, changes), "shop");
+        let nodes = route.local_nodes.as_ref()?;
+        Some(nodes.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let (local, cluster) = (ExternalTrafficPolicy::Local, ExternalTrafficPolicy::Cluster);
+    assert_eq!(
+        on(local, "n1"),
+        Some(vec!["n1".to_owned(), "n2".to_owned()])
+    );
+    assert_eq!(on(cluster, "n1"), None);
+    assert_eq!(
+        on(local, "outside"),
+        None,
+        "it is no Node: it serves them all"
+    );
+}
