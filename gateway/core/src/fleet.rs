@@ -14,7 +14,8 @@
 //! - An owner of an older term that goes on for a quarter of a second does not hear the one of the newer term, which then yields:
 //!   whoever is heard by all and hears not all keeps what it has.
 //! - Nothing goes back by itself: who returns owns nothing until somebody leaves. A planned move is an offer: the
-//!   owner goes on until it hears that the other has begun the next term.
+//!   owner goes on until it hears that the other has begun the next term. Then it is the predecessor of the other:
+//!   connections that it has go on there, and their packets are passed to it.
 //! - A member that drains offers what it owns, and keeps what nobody takes. It stands behind all others in the order
 //!   in which members take what nobody owns: an address that it alone can serve is served.
 //! - A member whose clock stands has no right to answer when the clocks of others have gone on: when they are further
@@ -29,6 +30,7 @@
 mod members;
 pub mod message;
 mod offers;
+mod predecessors;
 mod terms;
 mod timing;
 mod vacancy;
@@ -46,6 +48,7 @@ use self::message::{
     FleetMessage, FleetRejection, MemberName, MemberStage, Term, TermChanges, TermState,
 };
 use self::offers::Handover;
+use self::predecessors::Predecessors;
 use self::terms::OwnTerms;
 pub use self::timing::{BootTime, HEARTBEAT, RIGHT, SILENT, STEP};
 
@@ -100,6 +103,7 @@ pub struct Fleet {
     last_frozen: Option<BootTime>,
     handover: Handover,
     changes: Vec<OwnershipChange>,
+    predecessors: Predecessors,
     /// The time of day when it began, and the time since the machine started.
     started: u64,
     began: BootTime,
@@ -143,6 +147,7 @@ impl Fleet {
             last_frozen: None,
             handover: Handover::default(),
             changes: Vec::new(),
+            predecessors: Predecessors::default(),
         }
     }
 
@@ -249,6 +254,7 @@ impl Fleet {
 
     /// Somebody says something new of an address.
     fn hear_of(&mut self, address: IpAddr, now: BootTime) {
+        self.note_offer(address);
         let going_on = self
             .members
             .terms(address)
@@ -303,6 +309,7 @@ impl Fleet {
         }
         self.last_tick = now;
         self.members.note_tick(now);
+        self.forget_predecessors();
         if self.is_new && self.members.are_all_known(now) {
             self.listens_until = now;
         }
@@ -335,7 +342,7 @@ impl Fleet {
         }
     }
 
-    fn begin_term(&mut self, address: IpAddr) {
+    fn begin_term(&mut self, address: IpAddr, now: BootTime) {
         let theirs = self.members.terms(address).map(|(_, term)| term.number);
         let last = theirs
             .max()
@@ -345,6 +352,7 @@ impl Fleet {
             number: self.started.max(last.saturating_add(1)),
             state: TermState::Owned,
         };
+        self.note_predecessor(address, term.number, now);
         self.changes.push(OwnershipChange {
             address,
             is_owned: true,

@@ -42,7 +42,7 @@ struct ClockLead {
 /// Another member.
 #[derive(Debug, Default)]
 pub(super) struct KnownMember {
-    run: u64,
+    pub(super) run: u64,
     /// The greatest number of a message of that run, and which of those before it came: bit n is that of n before.
     sequence: u64,
     received: u128,

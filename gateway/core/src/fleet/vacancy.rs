@@ -69,9 +69,10 @@ impl Fleet {
                 begun.push(it.address);
             }
         }
-        begun.extend(self.offered(now));
+        let offered = self.offered(now).into_iter();
+        begun.extend(offered.filter(|it| !self.predecessors.is_held(*it)));
         for address in begun {
-            self.begin_term(address);
+            self.begin_term(address, now);
         }
     }
 
