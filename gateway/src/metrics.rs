@@ -45,6 +45,10 @@ pub const ANNOUNCEMENTS: &str = "fairway_announcements_total";
 pub const NEIGHBOR_ANSWERS: &str = "fairway_neighbor_answers_total";
 /// Counter: conflicts that began, with hosts that answer for an address which this gateway owns.
 pub const ADDRESS_CONFLICTS: &str = "fairway_address_conflicts_total";
+/// Counter: packets of connections that another gateway has, which were passed to it.
+pub const PASSED_PACKETS: &str = "fairway_passed_packets_total";
+/// Gauge: addresses that have come from another gateway, which has connections of them; label `state`.
+pub const PASSING_ADDRESSES: &str = "fairway_passing_addresses";
 /// Gauge: objects whose write the store rejects.
 pub const REJECTED_WRITES: &str = "fairway_rejected_writes";
 

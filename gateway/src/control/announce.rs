@@ -88,6 +88,7 @@ impl ControlTask {
             loops: self.loops.clone(),
             reports: self.address_reports.clone(),
             layer2: self.settings.layer2.clone(),
+            drain_timeout: self.settings.drain_timeout,
         });
         match fleet {
             Ok(fleet) => self.fleet = Some(fleet),

@@ -35,12 +35,17 @@ use crate::engine::Mailbox;
 use crate::heartbeat::Heartbeat;
 use crate::layer2::Layer2;
 use crate::network;
+use crate::passing::Passing;
 
 /// How long a gateway that stops waits for others to take its addresses.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long it goes on accepting once they are taken: some clients learn of it a little later.
 const STRAGGLERS: Duration = Duration::from_millis(200);
+
+/// The time to drain of a gateway that stops begins so much later, at the most, than the term of its successor, and its
+/// connections are cut so much later than it ends.
+const HANDS_OVER: Duration = Duration::from_secs(4);
 
 /// A fleet's thread, as the control task sees it.
 #[derive(Debug)]
@@ -62,6 +67,8 @@ pub(crate) struct FleetInputs {
     pub(crate) loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
     pub(crate) reports: Arc<AddressReportOutbox>,
     pub(crate) layer2: Layer2,
+    /// How long connections may go on at a gateway that has handed its addresses over.
+    pub(crate) drain_timeout: Duration,
 }
 
 impl RunningFleet {
@@ -80,6 +87,8 @@ impl RunningFleet {
             announceable: inputs.announceable,
             network,
             layer2: inputs.layer2,
+            passing: Passing::start()?,
+            passes_for: inputs.drain_timeout.saturating_add(HANDS_OVER),
             loops: inputs.loops,
             reports: inputs.reports,
             signals: signals.clone(),

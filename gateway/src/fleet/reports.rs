@@ -10,6 +10,8 @@ use fairway_config::time::Timestamp;
 use fairway_gateway_core::segments::InterfaceName;
 use tokio::sync::Notify;
 
+use crate::passing::PassingState;
+
 /// An address as it is on all segments that it belongs to.
 #[derive(Debug, Default)]
 pub(super) struct SeenAddress {
@@ -24,6 +26,8 @@ pub(super) struct SeenAddress {
     pub(super) inability: Option<String>,
     /// Whether there are other gateways on one of these segments.
     pub(super) has_members: bool,
+    /// The gateway that has handed it over and has connections of it, and whether their packets are passed there.
+    pub(super) predecessor: Option<(ClusterName, PassingState)>,
     /// A host that is no gateway answers for it.
     pub(super) conflict: Option<AddressConflict>,
 }
@@ -112,7 +116,18 @@ fn why(
     };
     match state {
         AddressState::Owned => match former {
-            Some(former) => lost(former),
+            Some(former) => {
+                let connections = seen.predecessor.as_ref().filter(|(it, _)| **it == *former);
+                match connections.map(|(_, state)| state) {
+                    Some(PassingState::Passed) => {
+                        format!("{former} let it go; connections that it has go on there")
+                    }
+                    Some(PassingState::Refused(why)) => {
+                        format!("{former} let it go; connections that it has end, because {why}")
+                    }
+                    None => lost(former),
+                }
+            }
             None if seen.has_members => "no other gateway owned it".to_owned(),
             None => "there is no other gateway on that network".to_owned(),
         },
@@ -185,6 +200,7 @@ mod tests {
             owner: owner.map(|(name, term)| (name.into(), term)),
             inability: inability.map(str::to_owned),
             has_members: true,
+            predecessor: None,
             conflict: None,
         }
     }
@@ -251,6 +267,28 @@ mod tests {
                 format!("{} {owner} since {}: {}", it.state, it.since.0, it.why)
             });
             assert_eq!(shown, wanted, "{at}");
+        }
+        for (at, state, wanted) in [
+            (
+                14,
+                PassingState::Passed,
+                "connections that it has go on there",
+            ),
+            (
+                15,
+                PassingState::Refused("it may not".into()),
+                "connections that it has end, because it may not",
+            ),
+        ] {
+            let theirs = seen(None, Some(("edge-2", at)), None);
+            standings.set(address, theirs, Timestamp(at.cast_signed()), |_| true);
+            let ours = SeenAddress {
+                predecessor: Some(("edge-2".into(), state)),
+                ..seen(Some(at + 100), None, None)
+            };
+            let report = standings.set(address, ours, Timestamp(20), |_| true);
+            let wanted = format!("edge-2 let it go; {wanted}");
+            assert_eq!(*report.unwrap().why, wanted);
         }
         assert_eq!(standings.addresses().collect::<Vec<_>>(), [address]);
         standings.remove(address);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fairway_gateway_core::fleet::message::MemberName;
 use fairway_gateway_core::fleet::wire::{self, FleetWireError};
@@ -19,9 +19,13 @@ use crate::announcing::Announceable;
 use crate::clock::boot_time;
 use crate::layer2::{AnswerRight, SegmentFault};
 use crate::metrics::HEARTBEATS;
+use crate::passing::{PassTarget, PassedAddress};
 
 /// So many datagrams are taken before the loop looks at the clock again, and at other segments.
 const MOST: usize = 256;
+
+/// How long an offer is not taken where the kernel has not said yet whether packets can be passed to who offers it.
+const PREPARES: Duration = Duration::from_millis(200);
 
 /// The longest message: one of the most members with the longest names.
 pub(super) const LONGEST: usize = 20 * 1024;
@@ -81,7 +85,12 @@ pub(super) struct RunningSegment {
     interface: Box<str>,
     pub(super) fleet: Fleet,
     pub(super) segment: Segment,
+    /// The kernel's number of the interface; 0: there is none.
+    index: u32,
     port: u16,
+    /// The addresses that have connections at other gateways, where the kernel has not said whether packets can be
+    /// passed there, and since when.
+    unprepared: BTreeMap<IpAddr, BootTime>,
     pub(super) problem: Option<SegmentProblem>,
     sockets: MemberSockets,
     /// A socket could not be opened: it is to be tried again.
@@ -113,7 +122,9 @@ impl RunningSegment {
             problem: None,
             sockets: MemberSockets::default(),
             is_incomplete: false,
+            index: 0,
             port: 0,
+            unprepared: BTreeMap::new(),
             right,
             is_unheard: false,
             preferred: BTreeMap::new(),
@@ -144,6 +155,7 @@ impl RunningSegment {
         }
         self.problem = problem;
         (self.segment, self.port) = (inputs.segment, inputs.port);
+        self.index = inputs.index;
         self.fleet.set_members(self.segment.members.keys().cloned());
         let is_able = self.problem.is_none() && inputs.inability.is_none();
         let mut wanted = BTreeMap::new();
@@ -264,6 +276,40 @@ impl RunningSegment {
             tracing::warn!(interface, to = &**to, %error, "another gateway can't be spoken to");
         }
         self.is_unheard = failed.is_some();
+    }
+
+    /// The kernel's number of the interface.
+    pub(super) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The addresses of which other gateways have connections: those that have handed them over no longer than
+    /// `passes_for` ago, or offer them.
+    pub(super) fn predecessors(
+        &self,
+        now: BootTime,
+        passes_for: Duration,
+    ) -> impl Iterator<Item = (PassedAddress, PassTarget)> {
+        let all = self.fleet.predecessors(now, passes_for).into_iter();
+        all.filter_map(|(address, gateway)| {
+            let at = self.segment.members.get(&gateway)?.theirs;
+            Some(((self.index, address), PassTarget { gateway, at }))
+        })
+    }
+
+    /// Offers are taken when the packets of older connections are passed, or can't be: else this host would end the
+    /// connections. It is not waited for long.
+    pub(super) fn hold_offers(&mut self, now: BootTime, unanswered: &BTreeSet<PassedAddress>) {
+        let here = unanswered.iter().filter(|(index, _)| *index == self.index);
+        let here: BTreeSet<IpAddr> = here.map(|(_, address)| *address).collect();
+        self.unprepared.retain(|address, _| here.contains(address));
+        for address in here {
+            self.unprepared.entry(address).or_insert(now);
+        }
+        let held = self.unprepared.iter();
+        let held = held.filter(|(_, since)| now < since.after(PREPARES));
+        self.fleet
+            .hold_offers(held.map(|(address, _)| *address).collect());
     }
 
     /// The owner of an address, if that is another gateway.

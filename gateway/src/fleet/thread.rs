@@ -26,6 +26,7 @@ use crate::clock::{boot_time, wall_time};
 use crate::engine::Mailbox;
 use crate::heartbeat::Heartbeat;
 use crate::layer2::{Layer2, SegmentFault};
+use crate::passing::{PassTarget, PassedAddress, Passing};
 use crate::stalls::Stalls;
 
 /// How often the loops are looked at, and what failed is tried again.
@@ -69,6 +70,9 @@ pub(super) struct FleetThread {
     pub(super) announceable: watch::Receiver<Arc<Announceable>>,
     pub(super) network: watch::Receiver<Option<HostNetwork>>,
     pub(super) layer2: Layer2,
+    pub(super) passing: Passing,
+    /// How long packets are passed to who has handed an address over.
+    pub(super) passes_for: Duration,
     /// The loops that carry traffic.
     pub(super) loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
     pub(super) reports: Arc<AddressReportOutbox>,
@@ -94,6 +98,8 @@ struct FleetLoop {
     /// The gateways that are on none of the segments.
     unreachable: BTreeSet<ClusterName>,
     standings: Standings,
+    /// The addresses that have connections at another gateway.
+    passed: BTreeMap<PassedAddress, PassTarget>,
     /// Whether it has owned an address since it began to leave.
     has_owned: bool,
     /// Whether all is to be looked at that is known from outside.
@@ -121,6 +127,7 @@ impl FleetThread {
             kernel_answers: None,
             unreachable: BTreeSet::new(),
             standings: Standings::default(),
+            passed: BTreeMap::new(),
             has_owned: false,
             is_outdated: true,
             next_tick: now,
@@ -142,6 +149,14 @@ impl FleetLoop {
                 segment.receive(own, seal, &mut buffer, &mut self.refused);
             }
             let now = boot_time();
+            // What is offered is prepared at once.
+            if self
+                .segments
+                .values_mut()
+                .any(|it| it.fleet.take_offer_news())
+            {
+                self.pass(now);
+            }
             if now >= self.next_tick {
                 self.next_tick = match self.next_tick.after(HEARTBEAT) {
                     next if next > now => next,
@@ -186,16 +201,29 @@ impl FleetLoop {
             self.is_outdated = false;
             self.update(now);
         }
+        self.pass(now);
+        let unanswered = self.inputs.passing.unanswered(&self.passed);
         let is_leaving = self.inputs.signals.is_leaving.load(Ordering::Relaxed);
         for segment in self.segments.values_mut() {
             if is_leaving {
                 segment.fleet.leave();
             }
+            segment.hold_offers(now, &unanswered);
             segment.tick(now, self.seal.as_ref());
         }
         if is_leaving {
             self.depart(now);
         }
+    }
+
+    /// Has packets of connections that are at other gateways passed to them.
+    fn pass(&mut self, now: BootTime) {
+        let passes_for = self.inputs.passes_for;
+        let segments = self.segments.values();
+        self.passed = segments
+            .flat_map(|it| it.predecessors(now, passes_for))
+            .collect();
+        self.inputs.passing.set(&self.passed);
     }
 
     /// Looks whether all loops turn, and what can be tried again.
@@ -389,6 +417,11 @@ impl FleetLoop {
             seen.has_members |= !it.segment.members.is_empty();
             if let Some(term) = it.fleet.term(address) {
                 seen.owned.insert(interface.clone());
+                let passed = (it.index(), address);
+                seen.predecessor = self.passed.get(&passed).and_then(|to| {
+                    let state = self.inputs.passing.state(passed, to)?;
+                    Some((to.gateway.clone(), state))
+                });
                 seen.term = seen.term.max(term);
             } else if let Some(other) = it.other_owner(own, address, now) {
                 seen.owner = seen.owner.max(Some(other));

@@ -4,8 +4,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use super::{
     ADDRESS_CONFLICTS, ANNOUNCEMENTS, EVENTS_DROPPED, HEARTBEATS, HEARTBEATS_REJECTED,
-    LOG_LINES_DROPPED, MANIFEST_ERRORS, MANIFEST_PASSES, NEIGHBOR_ANSWERS, PROGRAMMING_DURATION,
-    REJECTED_WRITES, STORE_ERRORS, SYNC_DURATION,
+    LOG_LINES_DROPPED, MANIFEST_ERRORS, MANIFEST_PASSES, NEIGHBOR_ANSWERS, PASSED_PACKETS,
+    PASSING_ADDRESSES, PROGRAMMING_DURATION, REJECTED_WRITES, STORE_ERRORS, SYNC_DURATION,
 };
 use crate::counters::DIALS_EXHAUSTED;
 use crate::fleet::REFUSED_FOR;
@@ -120,6 +120,19 @@ impl Recorder {
         metrics::describe_counter!(
             HEARTBEATS_REJECTED,
             "Datagrams at the fleet's port that do not count as messages of another gateway."
+        );
+        metrics::counter!(PASSED_PACKETS).absolute(0);
+        metrics::describe_counter!(
+            PASSED_PACKETS,
+            "Packets of connections that another gateway has, which were passed to it."
+        );
+        for state in ["passed", "refused"] {
+            metrics::gauge!(PASSING_ADDRESSES, "state" => state).set(0.0);
+        }
+        metrics::describe_gauge!(
+            PASSING_ADDRESSES,
+            "Addresses that were handed over by another gateway, which still has connections of them, by whether the \
+             kernel lets their packets be passed to it."
         );
         let process = metrics_process::Collector::default();
         process.describe();

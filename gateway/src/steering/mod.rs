@@ -14,9 +14,8 @@
 //! Datagrams are not steered: an answer has to come from the port that the client has asked, and a UDP socket
 //! sends from the port that it is bound to.
 //!
-//! [`program`]: the program; [`bpf`]: the system call; [`refusals`]: the count of refused clients.
+//! [`program`]: the program; [`crate::bpf`]: the system call; [`refusals`]: the count of refused clients.
 
-mod bpf;
 mod program;
 pub(crate) mod refusals;
 
@@ -28,8 +27,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use fairway_config::net::{ListenAddr, Protocol};
 
-use self::bpf::Map;
 use self::program::{COUNTED, KEY, REFUSED, VALUE, counted, key, program, value};
+use crate::bpf::{self, Map};
 use crate::slot::BindKey;
 
 /// The most listen addresses. An entry takes memory when it is added.
@@ -74,7 +73,7 @@ impl Steering {
         let queues = u32::try_from(queues).unwrap_or(QUEUES).clamp(1, QUEUES);
         let places = bpf::hash(PLACES)?;
         let sockets = bpf::sockets(2 * queues)?;
-        let link = bpf::attach(&program(places.number(), sockets.number()))?;
+        let link = bpf::attach_to_socket_lookup(&program(places.number(), sockets.number()))?;
         Ok(Self {
             places,
             sockets,

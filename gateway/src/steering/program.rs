@@ -9,40 +9,19 @@
 //! assign(socket)                 the kernel takes one of its SO_REUSEPORT group
 //! ```
 //!
-//! Instruction set: Documentation/bpf/standardization/instruction-set.rst; what the program is given:
-//! `struct bpf_sk_lookup` of linux/bpf.h.
+//! What the program is given: `struct bpf_sk_lookup` of linux/bpf.h.
 
 use std::net::{IpAddr, SocketAddr};
 
 use fairway_config::net::Protocol;
 
+use crate::bpf::instructions::{
+    Instruction, MAP_LOOKUP_ELEM, R, SK_RELEASE, add, add_atomically64, call, copy, exit, jump,
+    jump_if_equal, jump_unless_equal, load32, map, set, set_jumps, store16, store32, store64,
+};
+
 /// Bytes of a [`key`].
 pub(super) const KEY: usize = 20;
-
-/// One instruction, in the kernel's layout.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Instruction {
-    code: u8,
-    /// Destination in the lower half, source in the upper one.
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-/// A register.
-#[derive(Clone, Copy)]
-#[repr(u8)]
-enum R {
-    R0,
-    R1,
-    R2,
-    R3,
-    R6 = 6,
-    R7,
-    /// The frame pointer.
-    R10 = 10,
-}
 
 /// Placeholders for jump targets: the kernel looks for a socket itself, the connection is refused, and it is counted
 /// before the kernel looks for a socket itself.
@@ -76,9 +55,7 @@ pub(super) fn counted(value: [u8; VALUE]) -> Option<u64> {
     matches!(u32::from_ne_bytes(*kind), REFUSED | COUNTED).then(|| u64::from_ne_bytes(*count))
 }
 
-/// Helpers, by their numbers in linux/bpf.h.
-const MAP_LOOKUP_ELEM: i32 = 1;
-const SK_RELEASE: i32 = 86;
+/// The helper that gives a connection to a socket, by its number in linux/bpf.h.
 const SK_ASSIGN: i32 = 124;
 
 /// `SK_DROP` and `SK_PASS` of linux/bpf.h.
@@ -201,99 +178,15 @@ pub(super) fn program(places: i32, sockets: i32) -> Vec<Instruction> {
         set(R0, SK_PASS),
         exit(),
     ]);
-    for (at, instruction) in code.iter_mut().enumerate() {
-        let to = match instruction.offset {
-            PASS => pass,
-            REFUSE => refuse,
-            COUNT_AND_PASS => count_and_pass,
-            _ => continue,
-        };
-        // A jump counts from the instruction behind it; there are some forty.
-        instruction.offset = i16::try_from(to - at - 1).unwrap_or(0);
-    }
+    set_jumps(
+        &mut code,
+        &[
+            (PASS, pass),
+            (REFUSE, refuse),
+            (COUNT_AND_PASS, count_and_pass),
+        ],
+    );
     code
-}
-
-const fn instruction(code: u8, to: R, from: R, offset: i16, immediate: i32) -> Instruction {
-    Instruction {
-        code,
-        registers: to as u8 | ((from as u8) << 4),
-        offset,
-        immediate,
-    }
-}
-
-/// `BPF_ALU64 | BPF_MOV | BPF_X`
-const fn copy(to: R, from: R) -> Instruction {
-    instruction(0xbf, to, from, 0, 0)
-}
-
-/// `BPF_ALU64 | BPF_MOV | BPF_K`
-const fn set(to: R, value: i32) -> Instruction {
-    instruction(0xb7, to, R::R0, 0, value)
-}
-
-/// `BPF_ALU64 | BPF_ADD | BPF_K`
-const fn add(to: R, value: i32) -> Instruction {
-    instruction(0x07, to, R::R0, 0, value)
-}
-
-/// `BPF_LDX | BPF_MEM | BPF_W`
-const fn load32(to: R, from: R, offset: i16) -> Instruction {
-    instruction(0x61, to, from, offset, 0)
-}
-
-/// `BPF_STX | BPF_MEM | BPF_H`
-const fn store16(to: R, offset: i16, from: R) -> Instruction {
-    instruction(0x6b, to, from, offset, 0)
-}
-
-/// `BPF_STX | BPF_MEM | BPF_W`
-const fn store32(to: R, offset: i16, from: R) -> Instruction {
-    instruction(0x63, to, from, offset, 0)
-}
-
-/// `BPF_STX | BPF_MEM | BPF_DW`
-const fn store64(to: R, offset: i16, from: R) -> Instruction {
-    instruction(0x7b, to, from, offset, 0)
-}
-
-/// `BPF_STX | BPF_ATOMIC | BPF_DW` with `BPF_ADD`
-const fn add_atomically64(to: R, offset: i16, from: R) -> Instruction {
-    instruction(0xdb, to, from, offset, 0)
-}
-
-/// `BPF_JMP | BPF_JA`
-const fn jump(offset: i16) -> Instruction {
-    instruction(0x05, R::R0, R::R0, offset, 0)
-}
-
-/// `BPF_JMP | BPF_JEQ | BPF_K`
-const fn jump_if_equal(of: R, value: i32, offset: i16) -> Instruction {
-    instruction(0x15, of, R::R0, offset, value)
-}
-
-/// `BPF_JMP | BPF_JNE | BPF_K`
-const fn jump_unless_equal(of: R, value: i32, offset: i16) -> Instruction {
-    instruction(0x55, of, R::R0, offset, value)
-}
-
-/// `BPF_JMP | BPF_CALL`
-const fn call(helper: i32) -> Instruction {
-    instruction(0x85, R::R0, R::R0, 0, helper)
-}
-
-/// `BPF_JMP | BPF_EXIT`
-const fn exit() -> Instruction {
-    instruction(0x95, R::R0, R::R0, 0, 0)
-}
-
-/// `BPF_LD | BPF_DW | BPF_IMM` with `BPF_PSEUDO_MAP_FD`: a map, of two instructions.
-const fn map(to: R, descriptor: i32) -> [Instruction; 2] {
-    [
-        instruction(0x18, to, R::R1, 0, descriptor),
-        instruction(0, R::R0, R::R0, 0, 0),
-    ]
 }
 
 #[cfg(test)]
@@ -301,6 +194,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
+    use crate::bpf::instructions::has_good_jumps;
 
     #[test]
     fn keys_of_places_differ_in_everything_that_tells_them_apart() {
@@ -333,12 +227,6 @@ mod tests {
 
     #[test]
     fn every_jump_stays_in_the_program() {
-        let code = program(3, 4);
-        for (at, instruction) in code.iter().enumerate() {
-            if matches!(instruction.code, 0x05 | 0x15 | 0x55) {
-                let to = at + 1 + usize::try_from(instruction.offset).unwrap();
-                assert!(to < code.len() && code[to].code != 0, "{at} jumps to {to}");
-            }
-        }
+        assert!(has_good_jumps(&program(3, 4)));
     }
 }

@@ -12,7 +12,7 @@ use super::timing::BootTime;
 /// The members that have handed over addresses to this one.
 #[derive(Debug, Default)]
 pub(super) struct Predecessors {
-    by_address: BTreeMap<IpAddr, Predecessor>,
+    by_address: BTreeMap<IpAddr, FormerOwner>,
     /// Offers that are not taken yet.
     held: BTreeSet<IpAddr>,
     /// An address was offered to this member.
@@ -20,7 +20,7 @@ pub(super) struct Predecessors {
 }
 
 #[derive(Debug)]
-struct Predecessor {
+struct FormerOwner {
     member: MemberName,
     /// Another run of it has none of the connections.
     run: u64,
@@ -76,7 +76,7 @@ impl Fleet {
     /// connections.
     pub(super) fn note_predecessor(&mut self, address: IpAddr, term: u64, now: BootTime) {
         if let Some((member, run)) = self.offer_of(address, now) {
-            let predecessor = Predecessor {
+            let predecessor = FormerOwner {
                 member,
                 run,
                 term,
@@ -93,7 +93,7 @@ impl Fleet {
         self.predecessors.by_address = known;
     }
 
-    fn is_predecessor(&self, address: IpAddr, it: &Predecessor) -> bool {
+    fn is_predecessor(&self, address: IpAddr, it: &FormerOwner) -> bool {
         let is_same_run = self
             .members
             .get(&it.member)

@@ -1,8 +1,11 @@
-//! bpf(2): maps, a program, and its link to a network namespace.
+//! bpf(2): maps, programs, and their links to a network namespace or an interface.
 //!
 //! The kernel removes each of them when its file descriptor is closed, so nothing is left when the process ends.
+//! [`instructions`]: what programs are made of.
 
 #![expect(unsafe_code, reason = "no safe wrapper has bpf(2)")]
+
+pub(crate) mod instructions;
 
 use std::ffi::CStr;
 use std::io;
@@ -10,7 +13,7 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 
-use super::program::Instruction;
+use self::instructions::Instruction;
 
 /// Commands of `enum bpf_cmd` of linux/bpf.h.
 const MAP_CREATE: libc::c_long = 0;
@@ -20,11 +23,19 @@ const MAP_DELETE_ELEM: libc::c_long = 3;
 const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
 
-/// `BPF_MAP_TYPE_HASH`, `BPF_MAP_TYPE_SOCKMAP`, `BPF_PROG_TYPE_SK_LOOKUP`, `BPF_SK_LOOKUP`.
+/// `BPF_MAP_TYPE_HASH`, `BPF_MAP_TYPE_ARRAY`, `BPF_MAP_TYPE_LRU_HASH`, `BPF_MAP_TYPE_SOCKMAP`.
 const HASH: u32 = 1;
+const ARRAY: u32 = 2;
+const LRU_HASH: u32 = 9;
 const SOCKMAP: u32 = 15;
+
+/// `BPF_PROG_TYPE_SCHED_CLS`, `BPF_PROG_TYPE_SK_LOOKUP`.
+const SCHED_CLS_PROGRAM: u32 = 3;
 const SK_LOOKUP_PROGRAM: u32 = 30;
+
+/// `BPF_SK_LOOKUP`, `BPF_TCX_INGRESS`.
 const SK_LOOKUP_ATTACH: u32 = 36;
+const TCX_INGRESS_ATTACH: u32 = 46;
 
 /// `BPF_F_NO_PREALLOC`: an entry takes memory when it is added.
 const NO_PREALLOC: u32 = 1;
@@ -81,7 +92,7 @@ struct LinkCreate {
 
 /// A map from keys of `K` bytes to values of `V`.
 #[derive(Debug)]
-pub(super) struct Map<const K: usize, const V: usize>(OwnedFd);
+pub(crate) struct Map<const K: usize, const V: usize>(OwnedFd);
 
 impl<const K: usize, const V: usize> Map<K, V> {
     fn create(kind: u32, entries: u32, flags: u32) -> io::Result<Self> {
@@ -97,7 +108,7 @@ impl<const K: usize, const V: usize> Map<K, V> {
     }
 
     /// The map as a program names it.
-    pub(super) fn number(&self) -> i32 {
+    pub(crate) fn number(&self) -> i32 {
         self.0.as_raw_fd()
     }
 
@@ -105,7 +116,7 @@ impl<const K: usize, const V: usize> Map<K, V> {
     ///
     /// # Errors
     /// E2BIG: the map is full; ENOMEM.
-    pub(super) fn set(&self, key: [u8; K], value: [u8; V]) -> io::Result<()> {
+    pub(crate) fn set(&self, key: [u8; K], value: [u8; V]) -> io::Result<()> {
         self.element(MAP_UPDATE_ELEM, &key, ptr::from_ref(&value) as u64)
     }
 
@@ -113,7 +124,7 @@ impl<const K: usize, const V: usize> Map<K, V> {
     ///
     /// # Errors
     /// ENOENT: the key has none.
-    pub(super) fn get(&self, key: [u8; K]) -> io::Result<[u8; V]> {
+    pub(crate) fn get(&self, key: [u8; K]) -> io::Result<[u8; V]> {
         let mut value = [0; V];
         self.element(MAP_LOOKUP_ELEM, &key, ptr::from_mut(&mut value) as u64)?;
         Ok(value)
@@ -123,7 +134,7 @@ impl<const K: usize, const V: usize> Map<K, V> {
     ///
     /// # Errors
     /// ENOENT: it was not there.
-    pub(super) fn remove(&self, key: [u8; K]) -> io::Result<()> {
+    pub(crate) fn remove(&self, key: [u8; K]) -> io::Result<()> {
         self.element(MAP_DELETE_ELEM, &key, 0)
     }
 
@@ -142,13 +153,24 @@ impl<const K: usize, const V: usize> Map<K, V> {
 }
 
 /// A hash map with at most `entries` entries.
-pub(super) fn hash<const K: usize, const V: usize>(entries: u32) -> io::Result<Map<K, V>> {
+pub(crate) fn hash<const K: usize, const V: usize>(entries: u32) -> io::Result<Map<K, V>> {
     Map::create(HASH, entries, NO_PREALLOC)
 }
 
 /// A map from numbers to sockets.
-pub(super) fn sockets(entries: u32) -> io::Result<Map<4, 8>> {
+pub(crate) fn sockets(entries: u32) -> io::Result<Map<4, 8>> {
     Map::create(SOCKMAP, entries, 0)
+}
+
+/// A hash map with at most `entries` entries: where it is full, those that were not used for longest give way. The
+/// memory for all of them is taken at once.
+pub(crate) fn lru_hash<const K: usize, const V: usize>(entries: u32) -> io::Result<Map<K, V>> {
+    Map::create(LRU_HASH, entries, 0)
+}
+
+/// One number, which a program counts in. Its key is 0.
+pub(crate) fn counter() -> io::Result<Map<4, 8>> {
+    Map::create(ARRAY, 1, 0)
 }
 
 /// Has the network namespace of this thread run a program whenever it looks for a socket, until the returned
@@ -156,15 +178,40 @@ pub(super) fn sockets(entries: u32) -> io::Result<Map<4, 8>> {
 ///
 /// # Errors
 /// The process may not (CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN), or the kernel can't (before 5.9).
-pub(super) fn attach(program: &[Instruction]) -> io::Result<OwnedFd> {
-    let mut name = [0; 16];
-    for (to, from) in name.iter_mut().zip(*b"fairway_steer") {
-        *to = from;
-    }
+pub(crate) fn attach_to_socket_lookup(code: &[Instruction]) -> io::Result<OwnedFd> {
+    let program = load(
+        SK_LOOKUP_PROGRAM,
+        SK_LOOKUP_ATTACH,
+        *b"fairway_steer\0\0\0",
+        code,
+    )?;
+    let namespace = std::fs::File::open("/proc/thread-self/ns/net")?;
+    let target = namespace.as_fd().as_raw_fd().cast_unsigned();
+    link(&program, target, SK_LOOKUP_ATTACH)
+}
+
+/// Loads a program for packets that arrive on an interface.
+///
+/// # Errors
+/// The process may not (CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN), or the kernel can't.
+pub(crate) fn load_for_ingress(code: &[Instruction]) -> io::Result<OwnedFd> {
+    load(SCHED_CLS_PROGRAM, 0, *b"fairway_pass\0\0\0\0", code)
+}
+
+/// Has the kernel run a [program](load_for_ingress) for each packet that arrives on the interface of that number,
+/// until the returned descriptor is closed. The other programs there run after it.
+///
+/// # Errors
+/// EINVAL: the kernel can't (before 6.6). ENODEV: there is no such interface.
+pub(crate) fn attach_to_ingress(program: &OwnedFd, interface: u32) -> io::Result<OwnedFd> {
+    link(program, interface, TCX_INGRESS_ATTACH)
+}
+
+fn load(kind: u32, attach: u32, name: [u8; 16], code: &[Instruction]) -> io::Result<OwnedFd> {
     let attribute = ProgramLoad {
-        kind: SK_LOOKUP_PROGRAM,
-        count: u32::try_from(program.len()).unwrap_or(u32::MAX),
-        instructions: program.as_ptr() as u64,
+        kind,
+        count: u32::try_from(code.len()).unwrap_or(u32::MAX),
+        instructions: code.as_ptr() as u64,
         license: LICENSE.as_ptr() as u64,
         log_level: 0,
         log_size: 0,
@@ -173,19 +220,65 @@ pub(super) fn attach(program: &[Instruction]) -> io::Result<OwnedFd> {
         flags: 0,
         name,
         interface: 0,
-        attach: SK_LOOKUP_ATTACH,
+        attach,
     };
     // SAFETY: instructions and licence outlive the call; a new program is a descriptor of our own.
-    let program = unsafe { descriptor(PROG_LOAD, &attribute) }?;
-    let namespace = std::fs::File::open("/proc/thread-self/ns/net")?;
+    unsafe { descriptor(PROG_LOAD, &attribute) }
+}
+
+fn link(program: &OwnedFd, target: u32, attach: u32) -> io::Result<OwnedFd> {
     let attribute = LinkCreate {
         program: program.as_raw_fd().cast_unsigned(),
-        target: namespace.as_fd().as_raw_fd().cast_unsigned(),
-        attach: SK_LOOKUP_ATTACH,
+        target,
+        attach,
         flags: 0,
     };
     // SAFETY: a new link is a file descriptor of our own.
     unsafe { descriptor(LINK_CREATE, &attribute) }
+}
+
+/// Runs a [program](load_for_ingress) once on a frame that arrives on loopback. Returns what it answers, and the frame
+/// as it is then.
+#[cfg(test)]
+pub(crate) fn run_on(program: &OwnedFd, frame: &[u8]) -> io::Result<(u32, Vec<u8>)> {
+    const PROG_TEST_RUN: libc::c_long = 10;
+    #[repr(C, align(8))]
+    #[derive(Clone, Copy)]
+    struct TestRun {
+        program: u32,
+        answer: u32,
+        length: u32,
+        room: u32,
+        data: u64,
+        out: u64,
+        repeat: u32,
+        duration: u32,
+    }
+    let mut out = vec![0_u8; frame.len() + 256];
+    let mut attribute = TestRun {
+        program: program.as_raw_fd().cast_unsigned(),
+        answer: 0,
+        length: frame.len() as u32,
+        room: out.len() as u32,
+        data: frame.as_ptr() as u64,
+        out: out.as_mut_ptr() as u64,
+        repeat: 1,
+        duration: 0,
+    };
+    // SAFETY: both frames are as long as is said, and outlive the call, which writes to the second and to the attribute.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_TEST_RUN,
+            ptr::from_mut(&mut attribute),
+            mem::size_of::<TestRun>(),
+        )
+    };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    out.truncate(attribute.room as usize);
+    Ok((attribute.answer, out))
 }
 
 /// Makes a call that returns a file descriptor.

@@ -1,0 +1,186 @@
+//! The thread that keeps the kernel up to date. What it does may wait for others in the kernel, and the fleet must not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_config::names::ClusterName;
+use fairway_gateway_core::layer2::HardwareAddress;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
+use super::kernel::PassingProgram;
+use super::{PassTarget, PassedAddress, PassingShared, PassingState, neighbors};
+use crate::metrics::{PASSED_PACKETS, PASSING_ADDRESSES};
+
+/// How often packets are counted, and neighbors looked at: a gateway may get another network card.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How often a neighbor is looked for that is not known yet.
+const SOON: Duration = Duration::from_millis(20);
+
+/// When the kernel is asked again that has refused.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The addresses with a predecessor.
+type WantedPassing = BTreeMap<PassedAddress, PassTarget>;
+
+/// What the thread knows.
+#[derive(Default)]
+struct PassingThread {
+    program: Option<PassingProgram>,
+    /// The gateways that packets are passed to.
+    gateways: BTreeSet<ClusterName>,
+    /// Why they can't be, as it was logged.
+    refused: Option<Arc<str>>,
+}
+
+/// Runs until the handle is gone.
+pub(super) fn run(shared: &PassingShared) {
+    keep_two_capabilities();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(PassingThread::default().run(shared)),
+        Err(error) => tracing::error!(%error, "no packets can be passed to other gateways"),
+    }
+}
+
+/// bpf(2) needs CAP_BPF, and CAP_NET_ADMIN for programs that see packets.
+fn keep_two_capabilities() {
+    let kept = CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
+    let dropped = capabilities(None).and_then(|had| {
+        let sets = CapabilitySets {
+            effective: had.permitted & kept,
+            permitted: had.permitted & kept,
+            inheritable: CapabilitySet::empty(),
+        };
+        set_capabilities(None, sets)
+    });
+    if let Err(error) = dropped {
+        tracing::debug!(%error, "capabilities not given up");
+    }
+}
+
+impl PassingThread {
+    async fn run(mut self, shared: &PassingShared) {
+        loop {
+            let (is_ending, wanted) = {
+                let board = shared.lock();
+                (board.is_ending, board.wanted.clone())
+            };
+            if is_ending {
+                return;
+            }
+            let (states, again) = self.pass(&wanted).await;
+            self.say(&states);
+            shared.lock().states = states;
+            match again {
+                Some(again) => drop(tokio::time::timeout(again, shared.wake.notified()).await),
+                None => shared.wake.notified().await,
+            }
+        }
+    }
+
+    /// Has the kernel pass what is wanted. Returns how that is, and when it is to be looked at again.
+    async fn pass(
+        &mut self,
+        wanted: &WantedPassing,
+    ) -> (
+        BTreeMap<PassedAddress, (PassTarget, PassingState)>,
+        Option<Duration>,
+    ) {
+        self.count();
+        let mut states = BTreeMap::new();
+        if wanted.is_empty() {
+            self.program = None;
+            return (states, None);
+        }
+        let refused = |why: String| PassingState::Refused(why.into());
+        let mut program = match self.program.take().map_or_else(PassingProgram::load, Ok) {
+            Ok(program) => program,
+            Err(error) => {
+                let state = refused(format!("the program was not loaded: {error}"));
+                let all = wanted.iter();
+                states.extend(all.map(|(it, to)| (*it, (to.clone(), state.clone()))));
+                return (states, Some(RETRY));
+            }
+        };
+        let known = neighbors::read().await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "neighbors not read");
+            BTreeMap::new()
+        });
+        let of = |(interface, _): &PassedAddress, to: &PassTarget| {
+            known.get(&(*interface, to.at)).copied()
+        };
+        let entries: BTreeMap<PassedAddress, HardwareAddress> = wanted
+            .iter()
+            .filter_map(|(address, to)| Some((*address, of(address, to)?)))
+            .collect();
+        let failed = program.set(&entries);
+        self.program = Some(program);
+        for (address, to) in wanted {
+            let state = match failed.get(address) {
+                Some(error) => refused(format!("the program was not attached: {error}")),
+                None if entries.contains_key(address) => PassingState::Passed,
+                None => continue,
+            };
+            states.insert(*address, (to.clone(), state));
+        }
+        let again = match (entries.len() < wanted.len(), failed.is_empty()) {
+            (true, _) => SOON,
+            (false, true) => LOOK,
+            (false, false) => RETRY,
+        };
+        (states, Some(again))
+    }
+
+    /// Adds to the counter what was passed since the last time.
+    fn count(&mut self) {
+        if let Some(program) = &mut self.program {
+            metrics::counter!(PASSED_PACKETS).increment(program.take_count());
+        }
+    }
+
+    /// Says what has changed, to the log and to the metrics.
+    fn say(&mut self, states: &BTreeMap<PassedAddress, (PassTarget, PassingState)>) {
+        let (mut passed, mut refused) = (0_u32, 0_u32);
+        let (mut gateways, mut why) = (BTreeSet::new(), None);
+        for (to, state) in states.values() {
+            match state {
+                PassingState::Passed => {
+                    passed += 1;
+                    gateways.insert(to.gateway.clone());
+                }
+                PassingState::Refused(reason) => {
+                    refused += 1;
+                    why = why.or(Some(reason.clone()));
+                }
+            }
+        }
+        metrics::gauge!(PASSING_ADDRESSES, "state" => "passed").set(passed);
+        metrics::gauge!(PASSING_ADDRESSES, "state" => "refused").set(refused);
+        for gateway in gateways.difference(&self.gateways) {
+            tracing::info!(
+                gateway = &**gateway,
+                "connections that another gateway has go on there: their packets are passed to it"
+            );
+        }
+        for gateway in self.gateways.difference(&gateways) {
+            tracing::info!(
+                gateway = &**gateway,
+                "packets are passed to another gateway no more"
+            );
+        }
+        self.gateways = gateways;
+        if let Some(why) = why.as_ref().filter(|it| self.refused.as_ref() != Some(it)) {
+            tracing::warn!(
+                addresses = refused,
+                %why,
+                "connections that another gateway has end: their packets can't be passed to it (this takes CAP_BPF and \
+                 CAP_NET_ADMIN, and Linux 6.6)"
+            );
+        }
+        self.refused = why;
+    }
+}
