@@ -16,10 +16,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::bgp::shown::BgpShown;
+use crate::clock::boot_time;
 use crate::control::ControlTask;
 use crate::endpoint_rows::endpoint_rows;
 use crate::engine::Mailbox;
 use crate::heartbeat::Heartbeat;
+use crate::metrics::FLEET_MEMBERS;
 use crate::port::Port;
 use crate::published::Published;
 use crate::reports::ReportSink;
@@ -348,6 +350,11 @@ impl Gateway {
     /// Brings those metrics up to date that are not counted as they change.
     pub fn observe(&self) {
         self.shared.descriptors.observe();
+        let members = self.shared.fleet.members(boot_time());
+        let heard = members.values().filter(|is_heard| **is_heard).count();
+        for (state, count) in [("heard", heard), ("silent", members.len() - heard)] {
+            metrics::gauge!(FLEET_MEMBERS, "state" => state).set(count as f64);
+        }
         if let Some(refusals) = self.shared.refusals.get() {
             refusals.collect();
         }

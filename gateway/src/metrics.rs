@@ -54,6 +54,8 @@ pub const REJECTED_WRITES: &str = "fairway_rejected_writes";
 
 /// Counter: messages of the fleet; label `direction`.
 pub const HEARTBEATS: &str = "fairway_heartbeats_total";
+/// Gauge: the other gateways of the fleet; label `state`.
+pub const FLEET_MEMBERS: &str = "fairway_fleet_members";
 /// Counter: datagrams at the fleet's port that do not count; label `reason`.
 pub const HEARTBEATS_REJECTED: &str = "fairway_heartbeat_rejected_total";
 

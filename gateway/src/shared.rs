@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::descriptors::Descriptors;
+use crate::fleet::ShownFleet;
 use crate::flow_pool::{self, FlowPool};
 use crate::icmp::IcmpSockets;
 use crate::settings::GatewaySettings;
@@ -42,6 +43,8 @@ pub(crate) struct GatewayShared {
     pub(crate) icmp_sockets: IcmpSockets,
     /// The source-address pool: the addresses that endpoints may be dialled from.
     pub(crate) source_pool: ArcSwap<SourcePool>,
+    /// Which other gateways are heard.
+    pub(crate) fleet: ShownFleet,
     /// The addresses that the kernel refuses, where it steers.
     pub(crate) refusals: OnceLock<Arc<Refusals>>,
     /// Whether each worker stays on one processor.
@@ -69,6 +72,7 @@ impl GatewayShared {
             flow_pool: FlowPool::new(flows, settings.workers.max(1)),
             icmp_sockets: settings.icmp_sockets.clone(),
             source_pool: ArcSwap::default(),
+            fleet: ShownFleet::default(),
             refusals: OnceLock::new(),
             pin_workers: settings.pin_workers,
             udp_offload: settings.udp_offload,

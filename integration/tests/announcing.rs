@@ -129,6 +129,13 @@ fn what_is_no_message_of_the_fleet_is_counted_by_reason_and_said_once() -> Resul
     fairway.launch()?;
     fairway.ready()?;
     address_is(&fairway, "owned", &[])?;
+    // The other one is not there, and that is seen.
+    let silent = ["state=\"silent\""];
+    wait::until_some("a gateway is silent", || {
+        let silent = fairway.metric("fairway_fleet_members", &silent)?;
+        ensure!(silent == 1.0, "{silent}");
+        Ok(())
+    })?;
     let to = SocketAddr::new(EDGE, FLEET);
     let send = |bytes: &[u8]| -> Result<()> {
         site.client.run(|| {

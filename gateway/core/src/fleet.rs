@@ -224,6 +224,12 @@ impl Fleet {
         *member == *self.own || self.members.is_alive(member, now)
     }
 
+    /// The other members, and whether this gateway hears each of them itself and is heard by it.
+    pub fn in_touch(&self, now: BootTime) -> impl Iterator<Item = (&MemberName, bool)> {
+        let names = self.members.names();
+        names.map(move |name| (name, self.members.is_in_touch(name, now)))
+    }
+
     /// What has changed since the last call.
     pub fn take_changes(&mut self) -> Vec<OwnershipChange> {
         std::mem::take(&mut self.changes)

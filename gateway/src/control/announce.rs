@@ -87,6 +87,7 @@ impl ControlTask {
             announceable: self.announcing.subscribe(),
             loops: self.loops.clone(),
             reports: self.address_reports.clone(),
+            shared: self.shared.clone(),
             layer2: self.settings.layer2.clone(),
             drain_timeout: self.settings.drain_timeout,
         });

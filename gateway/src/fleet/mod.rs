@@ -3,7 +3,7 @@
 //!
 //! Reading order: `RunningFleet`, the handle that the control task has; `thread`, the loop over all segments;
 //! `segment`, one of them; `sockets` and `seal`, how messages come and go; `refused`, those that do not count;
-//! `reports`, what is said of each address.
+//! `reports`, what is said of each address; `shown`, what is said of other gateways.
 //!
 //! The thread is started with the first pool that announces on layer 2. Where none does there is no thread, no socket
 //! and no rule of the kernel's packet filter.
@@ -13,6 +13,7 @@ mod reports;
 mod seal;
 mod segment;
 mod settings;
+mod shown;
 mod sockets;
 mod thread;
 
@@ -29,6 +30,7 @@ pub(crate) use self::refused::REFUSED_FOR;
 pub(crate) use self::reports::AddressReportOutbox;
 pub use self::seal::fleet_key;
 pub use self::settings::{DEFAULT_PORT, FleetSettings};
+pub(crate) use self::shown::ShownFleet;
 use self::thread::{Departure, FleetSignals, FleetThread};
 use crate::announcing::Announceable;
 use crate::engine::Mailbox;
@@ -36,6 +38,7 @@ use crate::heartbeat::Heartbeat;
 use crate::layer2::Layer2;
 use crate::network;
 use crate::passing::Passing;
+use crate::shared::GatewayShared;
 
 /// How long a gateway that stops waits for others to take its addresses.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -66,6 +69,7 @@ pub(crate) struct FleetInputs {
     /// The loops that carry traffic.
     pub(crate) loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
     pub(crate) reports: Arc<AddressReportOutbox>,
+    pub(crate) shared: Arc<GatewayShared>,
     pub(crate) layer2: Layer2,
     /// How long connections may go on at a gateway that has handed its addresses over.
     pub(crate) drain_timeout: Duration,
@@ -91,6 +95,7 @@ impl RunningFleet {
             passes_for: inputs.drain_timeout.saturating_add(HANDS_OVER),
             loops: inputs.loops,
             reports: inputs.reports,
+            shared: inputs.shared,
             signals: signals.clone(),
             departure: departing,
         };

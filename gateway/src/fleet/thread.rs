@@ -27,6 +27,7 @@ use crate::engine::Mailbox;
 use crate::heartbeat::Heartbeat;
 use crate::layer2::{Layer2, SegmentFault};
 use crate::passing::{PassTarget, PassedAddress, Passing};
+use crate::shared::GatewayShared;
 use crate::stalls::Stalls;
 
 /// How often the loops are looked at, and what failed is tried again.
@@ -76,6 +77,7 @@ pub(super) struct FleetThread {
     /// The loops that carry traffic.
     pub(super) loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
     pub(super) reports: Arc<AddressReportOutbox>,
+    pub(super) shared: Arc<GatewayShared>,
     pub(super) signals: Arc<FleetSignals>,
     pub(super) departure: watch::Sender<Departure>,
 }
@@ -252,6 +254,20 @@ impl FleetLoop {
             self.is_outdated = true;
         }
         self.is_outdated |= self.segments.values().any(|it| it.is_incomplete);
+        self.show_members(now);
+    }
+
+    /// Says which other gateways are heard: on each network on which this one is to hear them.
+    fn show_members(&self, now: BootTime) {
+        let unreachable = self.unreachable.iter();
+        let mut members: BTreeMap<ClusterName, bool> =
+            unreachable.map(|name| (name.clone(), false)).collect();
+        for segment in self.segments.values() {
+            for (name, is_in_touch) in segment.fleet.in_touch(now) {
+                *members.entry(name.clone()).or_insert(true) &= is_in_touch;
+            }
+        }
+        self.inputs.shared.fleet.set(now, members);
     }
 
     /// Takes in what has changed outside: addresses, pools, other gateways, interfaces.

@@ -3,9 +3,10 @@
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::{
-    ADDRESS_CONFLICTS, ANNOUNCEMENTS, EVENTS_DROPPED, HEARTBEATS, HEARTBEATS_REJECTED,
-    LOG_LINES_DROPPED, MANIFEST_ERRORS, MANIFEST_PASSES, NEIGHBOR_ANSWERS, PASSED_PACKETS,
-    PASSING_ADDRESSES, PROGRAMMING_DURATION, REJECTED_WRITES, STORE_ERRORS, SYNC_DURATION,
+    ADDRESS_CONFLICTS, ANNOUNCEMENTS, EVENTS_DROPPED, FLEET_MEMBERS, HEARTBEATS,
+    HEARTBEATS_REJECTED, LOG_LINES_DROPPED, MANIFEST_ERRORS, MANIFEST_PASSES, NEIGHBOR_ANSWERS,
+    PASSED_PACKETS, PASSING_ADDRESSES, PROGRAMMING_DURATION, REJECTED_WRITES, STORE_ERRORS,
+    SYNC_DURATION,
 };
 use crate::counters::DIALS_EXHAUSTED;
 use crate::fleet::REFUSED_FOR;
@@ -114,6 +115,13 @@ impl Recorder {
             metrics::counter!(HEARTBEATS, "direction" => direction).absolute(0);
         }
         metrics::describe_counter!(HEARTBEATS, "Messages between the gateways of a fleet.");
+        for state in ["heard", "silent"] {
+            metrics::gauge!(FLEET_MEMBERS, "state" => state).set(0.0);
+        }
+        metrics::describe_gauge!(
+            FLEET_MEMBERS,
+            "The other gateways of the fleet, by whether they and this one hear each other."
+        );
         for reason in REFUSED_FOR {
             metrics::counter!(HEARTBEATS_REJECTED, "reason" => reason).absolute(0);
         }
