@@ -27,6 +27,8 @@
 //! Two members that do not hear each other, and of whom no third one hears both, are two fleets: each side of a
 //! partition has one owner. If clients reach both sides, they see two.
 
+mod former_owners;
+mod handover;
 mod members;
 pub mod message;
 mod offers;
@@ -43,12 +45,12 @@ use std::time::Duration;
 
 use siphasher::sip::SipHasher24;
 
+use self::former_owners::FormerOwners;
+use self::handover::Handover;
 use self::members::{Members, OwnRun, SentLately};
 use self::message::{
     FleetMessage, FleetRejection, MemberName, MemberStage, Term, TermChanges, TermState,
 };
-use self::offers::Handover;
-use self::predecessors::Predecessors;
 use self::terms::OwnTerms;
 pub use self::timing::{BootTime, HEARTBEAT, RIGHT, SILENT, STEP};
 
@@ -103,7 +105,7 @@ pub struct Fleet {
     last_frozen: Option<BootTime>,
     handover: Handover,
     changes: Vec<OwnershipChange>,
-    predecessors: Predecessors,
+    predecessors: FormerOwners,
     /// The time of day when it began, and the time since the machine started.
     started: u64,
     began: BootTime,
@@ -147,7 +149,7 @@ impl Fleet {
             last_frozen: None,
             handover: Handover::default(),
             changes: Vec::new(),
-            predecessors: Predecessors::default(),
+            predecessors: FormerOwners::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use fairway_gateway_core::layer2::HardwareAddress;
 
-use super::PassedAddress;
+use super::board::PassedAddress;
 use super::program::{KEY, PassingMaps, TUPLE, VALUE, key, program, value};
 use crate::bpf::{self, Map};
 

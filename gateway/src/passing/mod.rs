@@ -2,7 +2,7 @@
 //! belongs to no connection of this host is sent on to that gateway, which has the address still and answers the client
 //! itself.
 //!
-//! Reading order: [`Passing`], the handle that the fleet has; `thread`, which keeps the kernel up to date; `kernel`, what
+//! Reading order: [`Passing`], the handle that the fleet has; `board`, what it and the thread tell each other; `thread`, which keeps the kernel up to date; `kernel`, what
 //! is in the kernel; `program`, which decides about each packet; `neighbors`, where other gateways are on their
 //! segment.
 //!
@@ -13,6 +13,7 @@
 //! - UDP is not passed. The client of a UDP flow is told nothing by either gateway, and its next datagram begins a flow
 //!   at the successor.
 
+mod board;
 mod kernel;
 mod neighbors;
 mod program;
@@ -20,54 +21,11 @@ mod thread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use fairway_config::names::ClusterName;
-use tokio::sync::Notify;
-
-/// An address on a segment, by the kernel's number of the interface.
-pub(crate) type PassedAddress = (u32, IpAddr);
-
-/// The gateway that the packets of an address are passed to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PassTarget {
-    /// Its name.
-    pub(crate) gateway: ClusterName,
-    /// Its own address on the segment.
-    pub(crate) at: IpAddr,
-}
-
-/// How passing is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum PassingState {
-    /// Packets are passed.
-    Passed,
-    /// They can't be; the end of a sentence.
-    Refused(Arc<str>),
-}
-
-/// What is wanted, and what there is. Nobody holds the lock for long.
-#[derive(Debug, Default)]
-struct PassingBoard {
-    is_ending: bool,
-    wanted: Arc<BTreeMap<PassedAddress, PassTarget>>,
-    states: BTreeMap<PassedAddress, (PassTarget, PassingState)>,
-}
-
-/// What handle and thread share.
-#[derive(Debug, Default)]
-struct PassingShared {
-    board: Mutex<PassingBoard>,
-    wake: Notify,
-}
-
-impl PassingShared {
-    fn lock(&self) -> MutexGuard<'_, PassingBoard> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+use self::board::PassingShared;
+pub(crate) use self::board::{PassTarget, PassedAddress, PassingState};
 
 /// See the module.
 #[derive(Debug)]

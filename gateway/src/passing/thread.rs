@@ -8,8 +8,9 @@ use fairway_config::names::ClusterName;
 use fairway_gateway_core::layer2::HardwareAddress;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
+use super::board::{PassTarget, PassedAddress, PassingShared, PassingState};
 use super::kernel::PassingProgram;
-use super::{PassTarget, PassedAddress, PassingShared, PassingState, neighbors};
+use super::neighbors;
 use crate::metrics::{PASSED_PACKETS, PASSING_ADDRESSES};
 
 /// How often packets are counted, and neighbors looked at: a gateway may get another network card.

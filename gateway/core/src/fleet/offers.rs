@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Fleet;
+use super::handover::Handover;
 use super::message::{MemberName, MemberStage, Term, TermState};
 use super::timing::BootTime;
 
@@ -12,18 +13,6 @@ const OFFER: Duration = Duration::from_millis(400);
 
 /// A member that drains may do so for days. Where nobody takes an address, it is offered again to all after this time.
 const ROUND: Duration = Duration::from_secs(5);
-
-/// Whether a member hands over what it owns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Handover {
-    /// It does not.
-    #[default]
-    None,
-    /// To those that are ready, and it keeps what these do not take. This can be taken back.
-    Draining,
-    /// To whoever takes it: the process stops soon.
-    Leaving,
-}
 
 impl Fleet {
     /// It is about to stop: it offers what it owns to others. [`Self::owned`] is empty when all is taken.

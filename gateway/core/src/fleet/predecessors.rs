@@ -6,35 +6,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Fleet;
+use super::former_owners::FormerOwner;
 use super::message::{MemberName, TermState};
 use super::timing::BootTime;
-
-/// The members that have handed over addresses to this one.
-#[derive(Debug, Default)]
-pub(super) struct Predecessors {
-    by_address: BTreeMap<IpAddr, FormerOwner>,
-    /// Offers that are not taken yet.
-    held: BTreeSet<IpAddr>,
-    /// An address was offered to this member.
-    is_news: bool,
-}
-
-#[derive(Debug)]
-struct FormerOwner {
-    member: MemberName,
-    /// Another run of it has none of the connections.
-    run: u64,
-    /// The number of the term that this member has begun then, and when.
-    term: u64,
-    since: BootTime,
-}
-
-impl Predecessors {
-    /// Whether an offer is not to be taken yet.
-    pub(super) fn is_held(&self, address: IpAddr) -> bool {
-        self.held.contains(&address)
-    }
-}
 
 impl Fleet {
     /// To whom the packets of connections are to be passed that this member does not have: of each address the member

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::handover::Handover;
 use super::message::{MemberName, MemberStage};
-use super::offers::Handover;
 use super::timing::{BootTime, LISTENS, STEP};
 use super::{Contest, Fleet};
 
