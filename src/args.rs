@@ -40,6 +40,8 @@ pub(crate) enum CliCommand {
     /// Say why a Service has this address, these ports, these endpoints
     #[command(visible_alias = "describe")]
     Explain(ExplainArgs),
+    /// Have the gateway on a node hand its addresses over to others, before work on the node
+    Drain(DrainArgs),
     /// Check manifests and pools without running anything
     Validate(ValidateArgs),
     /// Print AddressPools and BGPPeers for what another load balancer has, and what differs
@@ -325,6 +327,29 @@ pub(crate) struct ExplainArgs {
     /// Whom to ask.
     #[command(flatten)]
     pub(crate) asked: AskedArgs,
+}
+
+/// Flags of `drain`.
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The node whose gateway is to own no address any more
+    pub(crate) node: String,
+    /// Change nothing: print who would take each address
+    #[arg(long, conflicts_with = "undo")]
+    pub(crate) simulate: bool,
+    /// Let the gateway take addresses again; none moves back by itself
+    #[arg(long)]
+    pub(crate) undo: bool,
+    /// How long to wait until other gateways have taken all addresses
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// The admin address of a gateway without a cluster, on this host; :PORT is one of this host [default: the
+    /// gateway of the cluster]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address::admin)]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Which cluster.
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
 }
 
 /// Flags of `validate`.

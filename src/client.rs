@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
+use hyper::http::request::Builder;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 
 /// How long an answer may take altogether.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,11 +23,23 @@ const LARGEST: usize = 256 * 1024 * 1024;
 
 /// The body of the answer to `GET path`.
 pub(crate) fn get(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
+    in_time(admin, Request::get(path), Bytes::new())
+}
+
+/// Sends JSON with `POST path`.
+pub(crate) fn post(admin: SocketAddr, path: &str, body: &Value) -> anyhow::Result<()> {
+    let request = Request::post(path).header(hyper::header::CONTENT_TYPE, "application/json");
+    in_time(admin, request, body.to_string().into()).map(|_| ())
+}
+
+fn in_time(admin: SocketAddr, request: Builder, body: Bytes) -> anyhow::Result<Bytes> {
+    let request = request.header(hyper::header::HOST, admin.to_string());
+    let request = request.body(Full::new(body))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, ask(admin, path))
+        tokio::time::timeout(PATIENCE, ask(admin, request))
             .await
             .with_context(|| {
                 format!(
@@ -36,7 +50,8 @@ pub(crate) fn get(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
     })
 }
 
-async fn ask(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
+async fn ask(admin: SocketAddr, request: Request<Full<Bytes>>) -> anyhow::Result<Bytes> {
+    let path = request.uri().to_string();
     let stream = tokio::net::TcpStream::connect(admin)
         .await
         .with_context(|| {
@@ -48,9 +63,6 @@ async fn ask(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path)
-        .header(hyper::header::HOST, admin.to_string())
-        .body(Empty::<Bytes>::new())?;
     let response = sender
         .send_request(request)
         .await

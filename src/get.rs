@@ -336,7 +336,11 @@ fn gateways(view: &View, rows: &[GatewayRow]) -> String {
             let mut cells = vec![
                 row.name.clone(),
                 row.version.clone(),
-                if row.ready { "True" } else { "False" }.to_owned(),
+                match (row.ready, &row.draining) {
+                    (false, _) => "False".to_owned(),
+                    (true, None) => "True".to_owned(),
+                    (true, Some(_)) => "True,Draining".to_owned(),
+                },
                 row.addresses.to_string(),
                 row.listening.to_string(),
                 row.failed.to_string(),
@@ -422,7 +426,10 @@ fn gateway_message(row: &GatewayRow) -> String {
             }
         )
     });
-    let all: Vec<String> = why.into_iter().chain(failed).chain(omitted).collect();
+    let draining = row.draining.as_ref();
+    let draining = draining.map(|why| format!("it drains, because {why}"));
+    let all = why.into_iter().chain(draining).chain(failed).chain(omitted);
+    let all: Vec<String> = all.collect();
     all.join("; ")
 }
 

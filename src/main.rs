@@ -5,7 +5,7 @@
 //! controller and gateway over a directory, for itself and for [`demo`]; [`controller`] (with
 //! [`leader`]) and [`gateway`] each wire one of them over an API server ([`api_server`]); [`views`] is what the
 //! admin address shows; [`peers`] reads the other gateways of a fleet; [`outcome`] is what a command comes to; [`get`],
-//! [`explain`], [`validate`] and
+//! [`explain`], [`drain`], [`validate`] and
 //! [`import`] are the commands that print and end.
 
 mod address;
@@ -14,6 +14,7 @@ mod args;
 mod client;
 mod controller;
 mod demo;
+mod drain;
 mod environment;
 mod explain;
 mod gateway;
@@ -82,6 +83,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         CliCommand::Gateway(args) => gateway::run(args),
         CliCommand::Get(args) => get::run(args),
         CliCommand::Explain(args) => explain::run(args),
+        CliCommand::Drain(args) => drain::run(args),
         CliCommand::Validate(args) => validate::run(args),
         CliCommand::Import(args) => import::run(args),
         CliCommand::Crds => {

@@ -472,6 +472,23 @@ impl Views for ProcessViews {
         crate::logs::set_filter(filter)
     }
 
+    fn set_draining(&self, gateway: &str, is_asked: bool) -> Result<(), String> {
+        let Some(own) = &self.gateway else {
+            return Err("there is no gateway in this process".to_owned());
+        };
+        if !self.known.decides() {
+            return Err(format!(
+                "this gateway belongs to a cluster, where its Node says so: fairway drain {gateway} without --admin"
+            ));
+        }
+        let name = own.row().name;
+        if name != gateway {
+            return Err(format!("the gateway here is {name}, not {gateway}"));
+        }
+        own.set_asked_to_drain(is_asked);
+        Ok(())
+    }
+
     fn metrics(&self) -> String {
         if let Some(gateway) = &self.gateway {
             gateway.observe();

@@ -172,7 +172,7 @@ pub mod dialects {
     ];
 }
 
-/// Names of labels and taints, all Kubernetes'.
+/// Names of labels, taints and annotations of Nodes and EndpointSlices, all but one Kubernetes'.
 pub mod labels {
     /// On an EndpointSlice: its Service.
     pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -180,6 +180,8 @@ pub mod labels {
     pub const ZONE: &str = "topology.kubernetes.io/zone";
     /// On a Node: leave it out of load balancing.
     pub const EXCLUDE_NODE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+    /// On a Node, an annotation of Fairway's own: the gateway there hands its addresses over. `fairway drain` sets it.
+    pub const DRAIN_NODE: &str = "fairway.dev/drain";
     /// A taint of a Node that is about to go.
     pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 }

@@ -25,6 +25,9 @@ pub struct Node {
     /// excludes, "false" includes) or tainted `ToBeDeletedByClusterAutoscaler`. Ready is
     /// deliberately not a condition (KEP-3458). Holds the reason.
     pub excluded: Option<&'static str>,
+    /// Why the gateway on it is to own no address that another one can own: `excluded`, or cordoned, or asked for by
+    /// `fairway drain`. Holds the reason.
+    pub draining: Option<&'static str>,
 }
 
 /// A v1 Namespace: labels for pool selectors.

@@ -14,7 +14,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::ownership::{AddressConflict, AddressReport, AddressState, FleetKey, FleetMember};
+pub use self::ownership::{
+    AddressConflict, AddressReport, AddressState, FleetKey, FleetMember, Successor,
+};
 use crate::bgp_peer::BgpPeer;
 use crate::cluster::{Namespace, Node, TlsSecret};
 use crate::endpoints::EndpointSlice;
@@ -343,6 +345,9 @@ pub struct GatewayRow {
     /// How many Services fail that it could not report to the cluster, for want of room.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub omitted: usize,
+    /// Why it hands the addresses over that it owns: the end of a sentence, as in `because its Node is cordoned`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Arc<str>>,
 }
 
 fn is_zero(count: &usize) -> bool {

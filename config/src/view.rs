@@ -68,6 +68,9 @@ pub struct ServiceRow {
     /// Its health check node port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check_node_port: Option<u16>,
+    /// `spec.externalTrafficPolicy` is Local: only a gateway whose node has an endpoint of it serves it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_local: bool,
 }
 
 /// Who owns an external address.

@@ -75,6 +75,7 @@ mod tests {
                 why: "".into(),
                 interfaces: Vec::new(),
                 conflict: None,
+                successor: None,
             };
             vec![(address, Some(Arc::new(report)))]
         };

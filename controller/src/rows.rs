@@ -8,6 +8,7 @@ use fairway_config::exchange::{
     AddressReport, AddressState, Change, ConditionMap, GatewayStatus, StoredService,
 };
 use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::service::ExternalTrafficPolicy;
 use fairway_config::view::{AddressRow, ConditionRow, GatewayRow, PortRow, ServiceRow};
 
 /// The Services and the gateways there are, and what gateways say of external addresses.
@@ -112,6 +113,7 @@ fn service_row(stored: &StoredService) -> ServiceRow {
         source: stored.source.as_deref().map(str::to_owned),
         source_problem: stored.source_problem.clone(),
         health_check_node_port: stored.held.health_check_node_port,
+        is_local: service.external_traffic_policy == ExternalTrafficPolicy::Local,
     }
 }
 

@@ -33,6 +33,10 @@ pub struct Announceable {
     pub members: BTreeMap<ClusterName, Arc<FleetMember>>,
     /// What the gateways' messages are authenticated with; none: it is not known yet.
     pub key: Option<Arc<FleetKey>>,
+    /// Why this gateway is to own no address that another one can own; the end of a sentence. None: it may.
+    pub draining: Option<Arc<str>>,
+    /// Those of the other gateways whose Node says so of them.
+    pub leaving: BTreeSet<ClusterName>,
 }
 
 /// An address that may be announced.
@@ -103,6 +107,8 @@ pub(crate) struct Announcing {
     ranges: Vec<(AddressRange, ClusterName)>,
     members: BTreeMap<ClusterName, Arc<FleetMember>>,
     key: Option<Arc<FleetKey>>,
+    /// `fairway drain` has asked this process to drain.
+    is_asked_to_drain: bool,
     /// The addresses of each Service that are in one of `ranges`.
     services: BTreeMap<ServiceName, Box<[IpAddr]>>,
     /// The Services at each of these addresses.
@@ -125,6 +131,7 @@ impl Announcing {
             ranges: Vec::new(),
             members: members.map(|it| (it.name.clone(), Arc::new(it))).collect(),
             key,
+            is_asked_to_drain: false,
             services: BTreeMap::new(),
             addresses: BTreeMap::new(),
         }
@@ -133,6 +140,11 @@ impl Announcing {
     /// What may be announced, now and from now on.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Announceable>> {
         self.sender.subscribe()
+    }
+
+    /// Why this gateway drains.
+    pub(crate) fn draining(&self) -> Option<Arc<str>> {
+        self.sender.borrow().draining.clone()
     }
 
     /// The addresses of pools that announce on layer 2.
@@ -161,6 +173,12 @@ impl Announcing {
                 _ => {}
             }
         }
+    }
+
+    /// Somebody has asked this process to drain, or to end that.
+    pub(crate) fn set_asked_to_drain(&mut self, is_asked: bool) {
+        self.is_outdated |= self.is_asked_to_drain != is_asked;
+        self.is_asked_to_drain = is_asked;
     }
 
     /// Takes in pools, Nodes and other gateways, where they have changed. Returns whether other addresses are
@@ -198,9 +216,14 @@ impl Announcing {
         self.ranges = ranges;
         let pools: BTreeMap<_, _> = pools.into_iter().map(|(k, it)| (k, Arc::new(it))).collect();
         let (members, key) = (self.members.clone(), self.key.clone());
+        let reason = |name: &ClusterName| builder.nodes().get(name)?.draining;
+        let draining = drain_reason(self.is_asked_to_drain, reason(&self.own)).map(Arc::from);
+        let leaving = members.keys().filter(|name| reason(name).is_some());
+        let leaving = leaving.cloned().collect();
         self.sender.send_modify(|now| {
             let now = Arc::make_mut(now);
             (now.pools, now.members, now.key) = (pools, members, key);
+            (now.draining, now.leaving) = (draining, leaving);
         });
         if !has_moved {
             self.publish(None);
@@ -326,6 +349,15 @@ impl Announcing {
                     .all(|it| it.refuses && it.local_nodes.is_some()),
             local_elsewhere: elsewhere,
         })
+    }
+}
+
+/// Whether a gateway drains, and why: the end of a sentence. `of_node` is what its Node says.
+fn drain_reason(is_asked: bool, of_node: Option<&str>) -> Option<String> {
+    match (is_asked, of_node) {
+        (true, _) => Some("fairway drain has asked it to".to_owned()),
+        (false, Some(why)) => Some(format!("of its Node: {why}")),
+        (false, None) => None,
     }
 }
 

@@ -126,6 +126,8 @@ enum ControlEvent {
     Names(Vec<DnsAnswer>),
     Dials,
     Addresses,
+    /// Somebody has asked this process to drain, or to end that.
+    Drain(bool),
     Time,
 }
 
@@ -207,6 +209,7 @@ impl ControlTask {
             }
         }
         let mut store = true;
+        let mut drain_asked = self.shared.drain_asked.subscribe();
         loop {
             let due = self.due();
             // Objects last: a flood of them must not delay the other events.
@@ -221,6 +224,7 @@ impl ControlTask {
                 answers = self.names.answers() => ControlEvent::Names(answers),
                 () = self.dials.told() => ControlEvent::Dials,
                 () = self.address_reports.told() => ControlEvent::Addresses,
+                Ok(()) = drain_asked.changed() => ControlEvent::Drain(*drain_asked.borrow_and_update()),
                 batch = objects.recv(), if store => batch.map_or(ControlEvent::StoreGone, ControlEvent::Objects),
             };
             match event {
@@ -246,6 +250,12 @@ impl ControlTask {
                 }
                 ControlEvent::Dials => self.dials.schedule(Instant::now()),
                 ControlEvent::Addresses => self.reports.set_addresses(self.address_reports.take()),
+                ControlEvent::Drain(is_asked) => {
+                    self.announcing.set_asked_to_drain(is_asked);
+                    if self.announce_pools().await {
+                        self.announce_services();
+                    }
+                }
                 ControlEvent::Time => {
                     self.look_at_dials();
                     self.drain();

@@ -243,7 +243,16 @@ impl Gateway {
                 .iter()
                 .map(|notice| notice.message.clone()),
         );
-        let mut sections = vec![
+        let draining = self.published.draining().map(|why| Section {
+            title: "Gateway".to_owned(),
+            sentences: vec![format!(
+                "{} drains, because {why}: it hands over the addresses that it owns, and keeps what no other gateway \
+                 takes.",
+                self.name
+            )],
+        });
+        let mut sections: Vec<Section> = draining.into_iter().collect();
+        sections.extend([
             Section {
                 title: "Listeners".to_owned(),
                 sentences: listeners.collect(),
@@ -252,7 +261,7 @@ impl Gateway {
                 title: "Endpoints".to_owned(),
                 sentences,
             },
-        ];
+        ]);
         let vips = shown.report.listeners.iter();
         let vips = vips.filter(|it| it.kind == ClaimKind::Vip);
         let vips: BTreeSet<IpAddr> = vips.map(|it| it.listen.0.ip()).collect();
@@ -308,6 +317,12 @@ impl Gateway {
         }
     }
 
+    /// Has this gateway hand over the addresses that it owns, or ends that. It goes on with those that no other gateway
+    /// takes. That lasts until the process ends.
+    pub fn set_asked_to_drain(&self, is_asked: bool) {
+        self.shared.drain_asked.send_replace(is_asked);
+    }
+
     /// The row of `get gateways`.
     pub fn row(&self) -> GatewayRow {
         let missing = self.missing();
@@ -344,6 +359,7 @@ impl Gateway {
             flows: counters().map(|counters| counters.flows.get()).sum(),
             started: self.started.to_string(),
             omitted: 0,
+            draining: self.published.draining(),
         }
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct Published {
     services: Mutex<BTreeMap<ServiceName, Arc<PublishedService>>>,
     /// The addresses at which others may reach this host.
     host: Mutex<Arc<[IpNet]>>,
+    /// Why this gateway drains.
+    draining: Mutex<Option<Arc<str>>>,
     synced: AtomicBool,
     done: AtomicU64,
 }
@@ -62,6 +64,16 @@ impl Published {
     pub(crate) fn host(&self) -> Arc<[IpNet]> {
         let host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&host)
+    }
+
+    /// Publishes why this gateway drains, or that it does not.
+    pub(crate) fn set_draining(&self, why: Option<Arc<str>>) {
+        *self.draining.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    pub(crate) fn draining(&self) -> Option<Arc<str>> {
+        let draining = self.draining.lock();
+        draining.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Publishes a Service.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use fairway_gateway_core::affinity::AffinityRoom;
 use fairway_gateway_core::source_pool::SourcePool;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +31,8 @@ pub(crate) struct GatewayShared {
     pub(crate) descriptors: Arc<Descriptors>,
     /// Cancelled when the process is told to stop.
     pub(crate) stopping: CancellationToken,
+    /// Whether somebody has asked this process to hand its addresses over.
+    pub(crate) drain_asked: watch::Sender<bool>,
     /// Cancelled when it accepts nothing any more: connections are to end. That is a moment later where other gateways
     /// take its addresses first.
     pub(crate) draining: CancellationToken,
@@ -66,6 +69,7 @@ impl GatewayShared {
             connect_timeout: settings.connect_timeout,
             descriptors,
             stopping,
+            drain_asked: watch::Sender::default(),
             draining: CancellationToken::new(),
             connections: TaskTracker::new(),
             affinity_room: Arc::default(),

@@ -37,6 +37,19 @@ pub struct AddressReport {
     /// Another host that answers for the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflict: Option<AddressConflict>,
+    /// Who takes it where the gateway that owns it drains. Only the owner says that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<Successor>,
+}
+
+/// Who takes an address of a gateway that drains.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Successor {
+    /// That gateway is asked first.
+    Gateway(ClusterName),
+    /// Nobody can. Why: the end of a sentence.
+    Nobody(Arc<str>),
 }
 
 impl AddressReport {
@@ -168,6 +181,7 @@ mod tests {
             why: why.into(),
             interfaces: vec!["br0".into()],
             conflict: None,
+            successor: None,
         };
         let since = "since 2027-01-15T08:00:00Z";
         let address = "203.0.113.1".parse().unwrap();

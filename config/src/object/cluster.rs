@@ -68,9 +68,24 @@ pub(super) fn node(root: &Cursor<'_, '_>, name: &ClusterName) -> Node {
             .get(labels::ZONE)
             .filter(|zone| !zone.is_empty())
             .map(|zone| Arc::from(zone.as_str())),
+        draining: excluded.or_else(|| draining(root)),
         labels,
         excluded,
     }
+}
+
+/// Why the gateway on a Node hands its addresses over, besides what keeps the Node out of all load balancing. A Node that
+/// is cordoned still runs its pods, so endpoints on it go on having traffic.
+fn draining(root: &Cursor<'_, '_>) -> Option<&'static str> {
+    let annotations = root.field("metadata").field("annotations").text_map();
+    if annotations
+        .get(labels::DRAIN_NODE)
+        .is_some_and(|value| !is_false(value))
+    {
+        return Some("it has the annotation fairway.dev/drain");
+    }
+    let is_cordoned = root.field("spec").field("unschedulable").value().as_bool();
+    is_cordoned.unwrap_or(false).then_some("it is cordoned")
 }
 
 /// What Go's `strconv.ParseBool` takes for false; everything else, nonsense included, excludes.

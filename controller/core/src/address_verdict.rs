@@ -185,6 +185,7 @@ mod tests {
                 hardware_address: "52:54:00:00:00:01".into(),
                 since: Timestamp(0),
             }),
+            successor: None,
         }
     }
 

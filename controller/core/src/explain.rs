@@ -50,6 +50,11 @@ fn traffic(gateways: &GatewayTable, entry: &IndexedService) -> Vec<String> {
     let heard = gateways.heard(entry);
     let living = heard.serving.gateways.iter();
     sentences.extend(living.map(|(name, verdict)| verdict.sentence(name)));
+    let draining = gateways.processes().filter_map(|(name, status)| {
+        let why = status.row.draining.as_ref()?;
+        Some(format!("Gateway {name} drains, because {why}."))
+    });
+    sentences.extend(draining);
     let gone = gateways
         .processes()
         .filter(|(_, status)| status.progress == GatewayProgress::Gone);

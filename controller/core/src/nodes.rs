@@ -72,6 +72,7 @@ mod tests {
             zone: None,
             labels: Default::default(),
             excluded: None,
+            draining: None,
         };
         let mut put = |name: &str, ips: &[IpAddr]| {
             let moved = nodes.put(&name.into(), Some(&node(name, ips)));

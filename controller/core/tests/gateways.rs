@@ -211,6 +211,7 @@ impl World {
             flows: 0,
             started: String::new(),
             omitted: 0,
+            draining: None,
         };
         let status = GatewayStatus {
             row,

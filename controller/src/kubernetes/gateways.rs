@@ -261,6 +261,7 @@ fn unknown(name: &ClusterName) -> GatewayRow {
         flows: 0,
         started: String::new(),
         omitted: 0,
+        draining: None,
     }
 }
 
@@ -342,6 +343,7 @@ mod tests {
                 why: "".into(),
                 interfaces: Vec::new(),
                 conflict: None,
+                successor: None,
             };
             (address.parse().unwrap(), Arc::new(report))
         };

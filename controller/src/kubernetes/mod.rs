@@ -16,7 +16,7 @@
 //!    those have said (`contenders`); `ownership` says which controller has a Service;
 //! 5. `reporter` writes the Lease of this gateway: how it is, and how its Services are
 //!    (`outgoing_reports`), in the format of `gateway_report`; `gateway_leases` and `gateways` read the Leases of
-//!    all gateways. `fleet_watch` tells a gateway of the others and of their key (`known_fleet`), which
+//!    all gateways, `gateway_lookup` reads one for a command. `fleet_watch` tells a gateway of the others and of their key (`known_fleet`), which
 //!    `fleet_key` makes;
 //! 6. `snapshot`: the cache on disk;
 //! 7. `store`: all of it together; `store_context`: what its tasks share;
@@ -42,6 +42,7 @@ mod finalizers;
 mod fleet_key;
 mod fleet_watch;
 mod gateway_leases;
+mod gateway_lookup;
 mod gateway_report;
 mod gateways;
 mod known_fleet;
@@ -72,6 +73,7 @@ mod write_queue;
 mod writer;
 
 pub use self::connect::{ConnectError, connect};
+pub use self::gateway_lookup::{LeaseLookupError, LeaseWords, look_up};
 pub use self::gateway_report::GatewaySelfReport;
 pub use self::leadership::Leadership;
 pub use self::lease::{Elector, lease_name};

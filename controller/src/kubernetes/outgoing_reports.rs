@@ -153,6 +153,7 @@ mod tests {
                 why: "".into(),
                 interfaces: Vec::new(),
                 conflict: None,
+                successor: None,
             })
         };
         let addresses = addresses.iter();

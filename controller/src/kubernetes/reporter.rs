@@ -98,7 +98,8 @@ impl LeaseReporter {
                 || (said.row.ready, &said.row.why, said.row.failed)
                     != (status.row.ready, &status.row.why, status.row.failed)
                 || (said.stopping, &said.behind) != (status.stopping, &status.behind)
-                || said.addresses != status.addresses
+                || (&said.addresses, &said.row.draining)
+                    != (&status.addresses, &status.row.draining)
         });
         if !is_due && self.fault.is_none() && !self.shared.reports.is_urgent() {
             return;

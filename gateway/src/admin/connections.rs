@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::drain::PeerAddress;
 use crate::own_http::{self, OwnConnection, OwnConnections};
 
 /// The most connections of a listener.
@@ -45,8 +46,8 @@ pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: Cance
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::debug!(%error, "the admin address can't accept");
                 tokio::time::sleep(PAUSE).await;
@@ -57,7 +58,8 @@ pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: Cance
         let (router, shutdown) = (router.clone(), shutdown.clone());
         tasks.spawn(async move {
             let router = TowerToHyperService::new(router);
-            let answer = |request| {
+            let answer = |mut request: hyper::Request<_>| {
+                request.extensions_mut().insert(PeerAddress(peer));
                 let answered = router.call(request);
                 async {
                     let Ok(response) = answered.await;

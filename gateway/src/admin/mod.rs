@@ -1,7 +1,8 @@
 //! The admin address: health, metrics, the API that `fairway get` asks, the status page.
 //!
 //! It runs on a runtime of its own, so that a scrape takes no time from the workers. It changes nothing but the level
-//! of the log (`PUT /api/v1/log`, which a page in a browser can't send to another origin). On the full admin address a
+//! of the log (`PUT /api/v1/log`, which a page in a browser can't send to another origin) and whether the gateway hands
+//! its addresses over (`drain`). On the full admin address a
 //! `Host` header with a name other than `localhost` is refused, so that no page in a browser can read it by DNS
 //! rebinding.
 //!
@@ -9,6 +10,7 @@
 //! connections and answers; `scrape`, the formats of metrics; `page`, the status page.
 
 mod connections;
+mod drain;
 mod page;
 mod scrape;
 #[cfg(test)]
@@ -24,7 +26,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use fairway_config::names::ServiceName;
 use fairway_config::view::{List, Readiness};
 use serde::{Deserialize, Serialize};
@@ -82,6 +84,7 @@ fn admin(views: Arc<dyn Views>) -> Router {
         .route("/api/v1/problems", get(problems))
         .route("/api/v1/explain/{namespace}/{name}", get(explain))
         .route("/api/v1/log", get(log).put(set_log))
+        .route("/api/v1/drain", post(drain::drain))
         .layer(from_fn_with_state(answers, connections::in_turn))
         .merge(health())
         .with_state(views)
@@ -250,7 +253,7 @@ async fn not_found() -> Response {
     let text = "there is nothing here; see /livez, /readyz and /metrics, and on the admin address \
                 / and /api/v1/services, endpoints, pools, gateways, addresses, \
                 listeners, peers, problems, \
-                log and explain/NAMESPACE/NAME\n";
+                log, drain and explain/NAMESPACE/NAME\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }
 

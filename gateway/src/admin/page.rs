@@ -393,9 +393,10 @@ impl Page {
             "State",
         ];
         self.table(("gateways", "Gateways", columns), rows, |row| {
-            let (tone, state) = match row.ready {
-                true => (Tone::Good, "ready".to_owned()),
-                false => (
+            let (tone, state) = match (row.ready, &row.draining) {
+                (true, None) => (Tone::Good, "ready".to_owned()),
+                (true, Some(why)) => (Tone::Waiting, format!("ready; drains, because {why}")),
+                (false, _) => (
                     Tone::Waiting,
                     join(["not ready".to_owned(), row.why.clone()]),
                 ),

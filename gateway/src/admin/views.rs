@@ -47,6 +47,14 @@ pub trait Views: Send + Sync {
     /// # Errors
     /// The text is no filter; the error is a sentence.
     fn set_log_filter(&self, filter: &str) -> Result<(), String>;
+    /// Has the gateway of that name in this process hand its addresses over, or ends that.
+    ///
+    /// # Errors
+    /// There is no such gateway here; the error is a sentence.
+    fn set_draining(&self, gateway: &str, is_asked: bool) -> Result<(), String> {
+        let _ = is_asked;
+        Err(format!("there is no gateway {gateway} here"))
+    }
     /// The text of `/metrics`, in the Prometheus text format 0.0.4.
     fn metrics(&self) -> String;
 }

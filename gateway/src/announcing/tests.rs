@@ -302,6 +302,7 @@ fn the_owners_of_a_pool_follow_from_nodes_and_gateways() {
             zone: None,
             labels: [("edge".to_owned(), "true".to_owned())].into(),
             excluded: None,
+            draining: None,
         };
         Change::Node(name.into(), Some(Arc::new(node)))
     };

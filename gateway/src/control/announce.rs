@@ -23,6 +23,7 @@ impl ControlTask {
     /// [`Self::announce_services`] has to follow.
     pub(super) async fn announce_pools(&mut self) -> bool {
         let has_moved = self.announcing.settle(&self.builder);
+        self.show_draining();
         let ranges = self.announcing.layer2_ranges();
         if self.guarded.as_ref() != Some(&ranges) {
             self.guard(&ranges).await;
@@ -30,6 +31,21 @@ impl ControlTask {
             self.start_fleet();
         }
         has_moved
+    }
+
+    /// Shows whether this gateway drains.
+    fn show_draining(&self) {
+        let draining = self.announcing.draining();
+        if self.published.draining() == draining {
+            return;
+        }
+        match &draining {
+            Some(why) => {
+                tracing::info!(%why, "drains: it hands over the addresses that it owns");
+            }
+            None => tracing::info!("drains no more: it may take addresses again"),
+        }
+        self.published.set_draining(draining);
     }
 
     /// Takes in all Services anew.

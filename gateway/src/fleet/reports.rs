@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fairway_config::exchange::{AddressConflict, AddressReport, AddressState};
+use fairway_config::exchange::{AddressConflict, AddressReport, AddressState, Successor};
 use fairway_config::names::ClusterName;
 use fairway_config::time::Timestamp;
 use fairway_gateway_core::segments::InterfaceName;
@@ -30,6 +30,19 @@ pub(super) struct SeenAddress {
     pub(super) predecessor: Option<(ClusterName, PassingState)>,
     /// A host that is no gateway answers for it.
     pub(super) conflict: Option<AddressConflict>,
+    /// Why this gateway drains.
+    pub(super) draining: Option<Arc<str>>,
+    /// Who takes it where this gateway owns it and drains.
+    pub(super) successor: Option<Successor>,
+}
+
+/// How the gateway is that owned an address before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FormerOwner {
+    Alive,
+    /// It is alive, and hands over what it owns.
+    Draining,
+    Silent,
 }
 
 /// The reports of all addresses, as they were made last.
@@ -42,14 +55,14 @@ impl Standings {
         self.0.keys().copied()
     }
 
-    /// Takes in how an address is seen now. `is_alive` says so of another gateway. Returns the report, if it is
+    /// Takes in how an address is seen now. `former` says how another gateway is. Returns the report, if it is
     /// another one than before.
     pub(super) fn set(
         &mut self,
         address: IpAddr,
         seen: SeenAddress,
         now: Timestamp,
-        is_alive: impl Fn(&str) -> bool,
+        former: impl Fn(&str) -> FormerOwner,
     ) -> Option<Arc<AddressReport>> {
         let before = self.0.get(&address).map(Arc::as_ref);
         let state = match (&seen.conflict, &seen.owner) {
@@ -69,28 +82,32 @@ impl Standings {
                 .then(|| seen.inability.clone().unwrap_or_default());
             (it.state, it.term) == (state, term)
                 && it.owner == owner
-                && it.conflict == seen.conflict
+                && (&it.conflict, &it.successor) == (&seen.conflict, &seen.successor)
                 && why.is_none_or(|why| why.is_empty() || *why == *it.why)
         });
         if is_same {
             return None;
         }
-        let why = why(before, &seen, state, is_alive);
+        let stands = before.filter(|it| (it.state, it.term) == (state, term));
+        let why = match stands.filter(|_| state == AddressState::Owned) {
+            Some(before) => before.why.clone(),
+            None => why(before, &seen, state, former).into(),
+        };
         let interfaces = match state {
             AddressState::Owned => &seen.owned,
             AddressState::Elsewhere | AddressState::Unowned | AddressState::Conflict => {
                 &seen.interfaces
             }
         };
-        let since = before.filter(|it| (it.state, it.term) == (state, term));
         let report = Arc::new(AddressReport {
             state,
             owner,
-            since: since.map_or(now, |it| it.since),
+            since: stands.map_or(now, |it| it.since),
             term,
-            why: why.into(),
+            why,
             interfaces: interfaces.iter().cloned().collect(),
             conflict: seen.conflict,
+            successor: seen.successor,
         });
         self.0.insert(address, report.clone());
         Some(report)
@@ -107,12 +124,13 @@ fn why(
     before: Option<&AddressReport>,
     seen: &SeenAddress,
     state: AddressState,
-    is_alive: impl Fn(&str) -> bool,
+    how_is: impl Fn(&str) -> FormerOwner,
 ) -> String {
     let former = before.and_then(|it| it.owner.as_deref());
-    let lost = |former: &str| match is_alive(former) {
-        true => format!("{former} let it go"),
-        false => format!("{former} was not heard of for 500 ms"),
+    let lost = |former: &str| match how_is(former) {
+        FormerOwner::Alive => format!("{former} let it go"),
+        FormerOwner::Draining => format!("{former} drains"),
+        FormerOwner::Silent => format!("{former} was not heard of for 500 ms"),
     };
     match state {
         AddressState::Owned => match former {
@@ -134,9 +152,10 @@ fn why(
         AddressState::Elsewhere => {
             let owner = seen.owner.as_ref().map(|(owner, _)| &**owner);
             match (before.map(|it| it.state), former) {
-                (Some(AddressState::Owned), _) => match &seen.inability {
-                    Some(inability) => format!("{inability} on this gateway"),
-                    None => format!("{} took it over", owner.unwrap_or_default()),
+                (Some(AddressState::Owned), _) => match (&seen.inability, &seen.draining) {
+                    (Some(inability), _) => format!("{inability} on this gateway"),
+                    (None, Some(_)) => "this gateway drains".to_owned(),
+                    (None, None) => format!("{} took it over", owner.unwrap_or_default()),
                 },
                 (_, Some(former)) if Some(former) != owner => lost(former),
                 _ => String::new(),
@@ -200,8 +219,7 @@ mod tests {
             owner: owner.map(|(name, term)| (name.into(), term)),
             inability: inability.map(str::to_owned),
             has_members: true,
-            predecessor: None,
-            conflict: None,
+            ..SeenAddress::default()
         }
     }
 
@@ -261,7 +279,11 @@ mod tests {
                 "unowned - since 13: edge-3 was not heard of for 500 ms",
             ),
         ] {
-            let report = standings.set(address, now, Timestamp(at), |name| !dead.contains(&name));
+            let former = |name: &str| match dead.contains(&name) {
+                true => FormerOwner::Silent,
+                false => FormerOwner::Alive,
+            };
+            let report = standings.set(address, now, Timestamp(at), former);
             let shown = report.map_or_else(String::new, |it| {
                 let owner = it.owner.as_deref().unwrap_or("-");
                 format!("{} {owner} since {}: {}", it.state, it.since.0, it.why)
@@ -281,12 +303,14 @@ mod tests {
             ),
         ] {
             let theirs = seen(None, Some(("edge-2", at)), None);
-            standings.set(address, theirs, Timestamp(at.cast_signed()), |_| true);
+            standings.set(address, theirs, Timestamp(at.cast_signed()), |_| {
+                FormerOwner::Alive
+            });
             let ours = SeenAddress {
                 predecessor: Some(("edge-2".into(), state)),
                 ..seen(Some(at + 100), None, None)
             };
-            let report = standings.set(address, ours, Timestamp(20), |_| true);
+            let report = standings.set(address, ours, Timestamp(20), |_| FormerOwner::Alive);
             let wanted = format!("edge-2 let it go; {wanted}");
             assert_eq!(*report.unwrap().why, wanted);
         }
@@ -297,10 +321,39 @@ mod tests {
             ..seen(Some(1), None, None)
         };
         let report = standings
-            .set(address, alone, Timestamp(20), |_| false)
+            .set(address, alone, Timestamp(20), |_| FormerOwner::Silent)
             .unwrap();
         assert_eq!(&*report.why, "there is no other gateway on that network");
         assert_eq!(report.interfaces, ["eth0".into()]);
+    }
+
+    #[test]
+    fn who_drains_says_so_and_who_takes_an_address_of_it_says_why() {
+        let address = "203.0.113.1".parse().unwrap();
+        let (mut of_one, mut of_other) = (Standings::default(), Standings::default());
+        let alive = |_: &str| FormerOwner::Alive;
+        let mut owned = seen(Some(1), None, None);
+        owned.successor = Some(Successor::Nobody("no other gateway is heard of".into()));
+        let before = of_one.set(address, owned, Timestamp(1), alive).unwrap();
+        let mut owned = seen(Some(1), None, None);
+        owned.successor = Some(Successor::Gateway("edge-2".into()));
+        let report = of_one.set(address, owned, Timestamp(2), alive).unwrap();
+        assert_eq!((report.since, &report.why), (before.since, &before.why));
+        assert_eq!(report.successor, Some(Successor::Gateway("edge-2".into())));
+        let mut moved = seen(None, Some(("edge-2", 2)), None);
+        moved.draining = Some("of its Node: it is cordoned".into());
+        let report = of_one.set(address, moved, Timestamp(3), alive).unwrap();
+        assert_eq!(&*report.why, "this gateway drains");
+        assert_eq!(report.successor, None);
+        of_other.set(
+            address,
+            seen(None, Some(("edge-1", 1)), None),
+            Timestamp(1),
+            alive,
+        );
+        let drains = |_: &str| FormerOwner::Draining;
+        let report = of_other.set(address, seen(Some(2), None, None), Timestamp(3), drains);
+        assert_eq!(&*report.unwrap().why, "edge-1 drains");
     }
 
     #[test]
@@ -320,7 +373,7 @@ mod tests {
                 ..seen(owned, owner, None)
             };
             let report = Standings::default()
-                .set(address, seen, Timestamp(5), |_| true)
+                .set(address, seen, Timestamp(5), |_| FormerOwner::Alive)
                 .unwrap();
             assert_eq!(report.state, wanted);
             assert_eq!(report.conflict.as_ref(), Some(&conflict));

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use fairway_config::exchange::Successor;
 use fairway_gateway_core::fleet::message::MemberName;
 use fairway_gateway_core::fleet::wire::{self, FleetWireError};
 use fairway_gateway_core::fleet::{BootTime, Candidacy, Fleet};
@@ -15,7 +16,7 @@ use thiserror::Error;
 use super::refused::{RefusedDatagrams, RefusedFor};
 use super::seal::{Seal, TAG};
 use super::sockets::{MemberSockets, TakenDatagram};
-use crate::announcing::Announceable;
+use crate::announcing::{Announceable, AnnouncedPool};
 use crate::clock::boot_time;
 use crate::layer2::{AnswerRight, SegmentFault};
 use crate::metrics::HEARTBEATS;
@@ -157,6 +158,8 @@ impl RunningSegment {
         (self.segment, self.port) = (inputs.segment, inputs.port);
         self.index = inputs.index;
         self.fleet.set_members(self.segment.members.keys().cloned());
+        let is_draining = inputs.announceable.draining.is_some();
+        self.fleet.set_draining(is_draining);
         let is_able = self.problem.is_none() && inputs.inability.is_none();
         let mut wanted = BTreeMap::new();
         self.preferred.clear();
@@ -310,6 +313,37 @@ impl RunningSegment {
         let held = held.filter(|(_, since)| now < since.after(PREPARES));
         self.fleet
             .hold_offers(held.map(|(address, _)| *address).collect());
+    }
+
+    /// Who takes an address of this gateway where it drains.
+    pub(super) fn successor(
+        &self,
+        own: &MemberName,
+        address: IpAddr,
+        pool: Option<&AnnouncedPool>,
+        now: BootTime,
+    ) -> Successor {
+        if let Some(name) = self.fleet.successor(address, now) {
+            return Successor::Gateway(name.clone());
+        }
+        let others = self.segment.members.keys().filter(|name| *name != own);
+        let may = |name: &&MemberName| pool.is_some_and(|pool| pool.owners.contains(*name));
+        let (mut members, mut candidates) = (others.clone(), others.filter(may));
+        let interface = &self.interface;
+        Successor::Nobody(if members.next().is_none() {
+            format!("there is no other gateway on {interface}").into()
+        } else if candidates.clone().next().is_none() {
+            "the nodeSelector of its pool selects the node of no other gateway".into()
+        } else if !candidates
+            .clone()
+            .any(|name| self.fleet.is_alive(name, now))
+        {
+            format!("no other gateway is heard of on {interface}").into()
+        } else if candidates.any(|name| self.fleet.is_draining(name, now)) {
+            "the other gateways drain, too".into()
+        } else {
+            "no other gateway can serve an address now".into()
+        })
     }
 
     /// The owner of an address, if that is another gateway.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fairway_config::exchange::AddressConflict;
+use fairway_config::exchange::{AddressConflict, Successor};
 use fairway_config::names::ClusterName;
 use fairway_config::time::Timestamp;
 use fairway_gateway_core::fleet::{BootTime, HEARTBEAT};
@@ -18,7 +18,7 @@ use rustix::time::Timespec;
 use tokio::sync::watch;
 
 use super::refused::RefusedDatagrams;
-use super::reports::{AddressReportOutbox, SeenAddress, Standings};
+use super::reports::{AddressReportOutbox, FormerOwner, SeenAddress, Standings};
 use super::seal::Seal;
 use super::segment::{LONGEST, RunningSegment, SegmentInputs, SegmentProblem};
 use crate::announcing::Announceable;
@@ -412,7 +412,16 @@ impl FleetLoop {
                 let mut segments = self.segments.values();
                 segments.any(|it| it.fleet.is_alive(name, now))
             };
-            if let Some(report) = self.standings.set(address, seen, wall_time(), is_alive) {
+            let is_draining = |name: &str| {
+                let mut segments = self.segments.values();
+                segments.any(|it| it.fleet.is_draining(name, now))
+            };
+            let after = |name: &str| match (is_alive(name), is_draining(name)) {
+                (false, _) => FormerOwner::Silent,
+                (true, true) => FormerOwner::Draining,
+                (true, false) => FormerOwner::Alive,
+            };
+            if let Some(report) = self.standings.set(address, seen, wall_time(), after) {
                 reports.insert(address, Some(report));
             }
         }
@@ -439,12 +448,19 @@ impl FleetLoop {
                     Some((to.gateway.clone(), state))
                 });
                 seen.term = seen.term.max(term);
+                let pool = announceable.pools.get(&announced.pool).map(Arc::as_ref);
+                let successor = it.successor(own, address, pool, now);
+                // Where one segment has nobody to take it, that is what people have to know.
+                if !matches!(seen.successor, Some(Successor::Nobody(_))) {
+                    seen.successor = Some(successor);
+                }
             } else if let Some(other) = it.other_owner(own, address, now) {
                 seen.owner = seen.owner.max(Some(other));
             }
             let problem = it.problem.as_ref().map(SegmentProblem::to_string);
             seen.inability = seen.inability.or(problem);
         }
+        seen.draining.clone_from(&announceable.draining);
         let pool = announceable.pools.get(&announced.pool);
         let owns = |name: &ClusterName| pool.is_some_and(|pool| pool.owners.contains(name));
         let may_own = owns(own);

@@ -38,6 +38,7 @@ fn node(ip: IpAddr) -> Change {
         zone: None,
         labels: [].into(),
         excluded: None,
+        draining: None,
     };
     Change::Node("next".into(), Some(Arc::new(node)))
 }

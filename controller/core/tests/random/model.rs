@@ -256,5 +256,6 @@ pub(crate) fn node(name: &Arc<str>, address: IpAddr) -> Node {
         zone: None,
         labels: BTreeMap::new(),
         excluded: None,
+        draining: None,
     }
 }

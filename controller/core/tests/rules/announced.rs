@@ -36,6 +36,7 @@ fn report(state: AddressState, term: u64) -> AddressReport {
         why: "edge-9 was not heard of for 500 ms".into(),
         interfaces: vec!["br0".into()],
         conflict: None,
+        successor: None,
     }
 }
 

@@ -59,6 +59,7 @@ fn gateway_status(name: &str, progress: GatewayProgress) -> GatewayStatus {
             flows: 0,
             started: String::new(),
             omitted: 0,
+            draining: None,
         },
         stopped: false,
         progress,
@@ -167,6 +168,7 @@ impl World {
             zone: None,
             labels: Default::default(),
             excluded: None,
+            draining: None,
         };
         let node = (!addresses.is_empty()).then(|| Arc::new(node));
         self.apply(vec![Change::Node(name.into(), node)]);

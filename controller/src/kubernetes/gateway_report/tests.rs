@@ -16,6 +16,7 @@ fn status() -> GatewaySelfReport {
         flows: 0,
         started: String::new(),
         omitted: 0,
+        draining: None,
     };
     GatewaySelfReport::new(row, 7)
 }
@@ -118,6 +119,7 @@ fn addresses(count: u32) -> BTreeMap<IpAddr, Arc<AddressReport>> {
             why: format!("edge-{} was not heard of for 500 ms", n % 7).into(),
             interfaces: vec!["br0".into()],
             conflict: None,
+            successor: None,
         };
         (
             IpAddr::from((0xcb00_7100 + n).to_be_bytes()),

@@ -88,6 +88,20 @@ impl Fleet {
         }
     }
 
+    /// Whom an address is offered to first, where this member drains: the best candidate that is ready.
+    pub fn successor(&self, address: IpAddr, now: BootTime) -> Option<&MemberName> {
+        let candidates = &self.addresses.get(&address)?.candidates;
+        let ready = self.others_at(MemberStage::Ready, now);
+        candidates.iter().find(|name| ready.contains(*name))
+    }
+
+    /// Whether that member is alive and hands over what it owns.
+    pub fn is_draining(&self, member: &str, now: BootTime) -> bool {
+        let stage = self.members.get(member).map(|it| it.stage);
+        let is_so = matches!(stage, Some(MemberStage::Draining | MemberStage::Leaving));
+        is_so && self.members.is_alive(member, now)
+    }
+
     fn take_offers_back(&mut self) {
         let owned = self.terms.owned();
         let offered = owned.filter(|(_, term)| term.state != TermState::Owned);

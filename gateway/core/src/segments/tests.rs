@@ -161,6 +161,7 @@ fn candidates_are_the_gateways_whose_node_the_selector_matches() {
             zone: None,
             labels: labels.into_iter().collect(),
             excluded: None,
+            draining: None,
         };
         (ClusterName::from(name), Arc::new(node))
     };

@@ -28,6 +28,55 @@ async fn the_level_of_the_log_is_shown_and_changed() {
 }
 
 #[tokio::test]
+async fn a_gateway_is_drained_by_its_own_host_and_by_no_page_in_a_browser() {
+    let admin = Admin::start(false).await;
+    let host = admin.addr.to_string();
+    let (on, off) = (
+        r#"{"node": "edge-1", "drain": true}"#,
+        r#"{"node": "edge-1", "drain": false}"#,
+    );
+    let json = ("content-type", "application/json");
+    let text = ("content-type", "text/plain");
+    let origin = ("origin", "http://127.0.0.1:9901");
+    let site = ("sec-fetch-site", "same-origin");
+    let host: (&str, &str) = ("host", &host);
+    let rebound = ("host", "evil.example");
+    for (method, headers, body, wanted, drains) in [
+        ("GET", &[host, json][..], on, 405, false),
+        ("PUT", &[host, json], on, 405, false),
+        ("OPTIONS", &[host, origin], "", 405, false),
+        ("POST", &[host, json, origin], on, 403, false),
+        ("POST", &[host, json, site], on, 403, false),
+        ("POST", &[host, text], on, 415, false),
+        ("POST", &[host], on, 415, false),
+        ("POST", &[rebound, json], on, 421, false),
+        ("POST", &[host, json], "{}", 400, false),
+        (
+            "POST",
+            &[host, json],
+            r#"{"node": "edge-2", "drain": true}"#,
+            409,
+            false,
+        ),
+        ("POST", &[host, json], on, 200, true),
+        ("POST", &[host, json], off, 200, false),
+    ] {
+        let (status, _, said) = admin.send(method, "/api/v1/drain", headers, body).await;
+        assert_eq!(status, wanted, "{method} {headers:?} {body}: {said}");
+        assert_eq!(
+            *admin.shown.drains.lock().unwrap(),
+            drains,
+            "{method} {headers:?} {body}"
+        );
+    }
+    let outside = Admin::start(true).await;
+    let (status, _, _) = outside
+        .send("POST", "/api/v1/drain", &[host, json], on)
+        .await;
+    assert_eq!(status, 404);
+}
+
+#[tokio::test]
 async fn readyz_says_what_is_missing() {
     let admin = Admin::start(false).await;
     assert_eq!(admin.get("/livez").await.0, 200);

@@ -36,6 +36,8 @@ struct FakeViews {
     /// Held by a test, it keeps metrics and lists from being made.
     making: Mutex<()>,
     filter: Mutex<String>,
+    /// Whether the gateway edge-1 was asked to drain.
+    drains: Mutex<bool>,
 }
 
 fn service(namespace: &str, name: &str, ready: bool) -> ServiceRow {
@@ -70,6 +72,7 @@ fn service(namespace: &str, name: &str, ready: bool) -> ServiceRow {
         source: Some("shop.yaml, document 1".into()),
         source_problem: None,
         health_check_node_port: None,
+        is_local: false,
     }
 }
 
@@ -112,6 +115,7 @@ impl Views for FakeViews {
                 why: "edge-1 was stopped".into(),
                 interfaces: vec!["br0".into(), "br1".into()],
                 conflict: None,
+                successor: None,
             },
         }]
     }
@@ -173,6 +177,14 @@ impl Views for FakeViews {
         Ok(())
     }
 
+    fn set_draining(&self, gateway: &str, is_asked: bool) -> Result<(), String> {
+        if gateway != "edge-1" {
+            return Err(format!("the gateway here is edge-1, not {gateway}"));
+        }
+        *self.drains.lock().unwrap() = is_asked;
+        Ok(())
+    }
+
     fn metrics(&self) -> String {
         drop(self.making.lock().unwrap());
         let padding = "#".repeat(self.padding.load(Ordering::Relaxed));
@@ -219,15 +231,26 @@ impl Admin {
         host: &str,
         body: &'static str,
     ) -> (u16, HeaderMap, String) {
+        let headers = [(HOST.as_str(), host)];
+        self.send(method, path, &headers, body).await
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &'static str,
+    ) -> (u16, HeaderMap, String) {
         let stream = TcpStream::connect(self.addr).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .unwrap();
         tokio::spawn(connection);
-        let request = hyper::Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, host);
+        let mut request = hyper::Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         let request = request
             .body(Full::new(Bytes::from_static(body.as_bytes())))
             .unwrap();

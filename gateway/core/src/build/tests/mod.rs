@@ -118,6 +118,7 @@ fn node(name: &str, ips: &[&str]) -> Change {
         zone: None,
         labels: BTreeMap::new(),
         excluded: (name == "cordoned").then_some("it is excluded"),
+        draining: None,
     };
     Change::Node(name.into(), Some(Arc::new(node)))
 }

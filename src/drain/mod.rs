@@ -1,0 +1,204 @@
+//! `fairway drain`: the gateway of a node hands its addresses over to others, before work on the node.
+//!
+//! `source` is where it is asked for and looked at: a cluster, or the admin address of a gateway without one. What counts
+//! as drained is what the gateway itself says after it was asked: of one that says nothing, nobody knows whether it
+//! still answers for an address.
+
+mod source;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use fairway_config::exchange::{AddressReport, AddressState, Successor};
+
+use self::source::{DrainSource, GatewayWords};
+use crate::args::DrainArgs;
+use crate::{process, table};
+
+/// How often the gateway is looked at.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Drains, ends that, or says what a drain would do. Ends with 1 where addresses stay.
+pub(crate) fn run(args: DrainArgs) -> anyhow::Result<ExitCode> {
+    let (node, timeout) = (args.node, args.timeout);
+    process::runtime()?.block_on(async {
+        let source = DrainSource::new(&node, args.admin, args.cluster).await?;
+        match (args.simulate, args.undo) {
+            (true, _) => simulate(&source, &node).await,
+            (_, true) => {
+                let still = source.ask(false).await?;
+                say(&format!(
+                    "The gateway on {node} may take addresses again; none moves back by itself."
+                ));
+                if let Some(why) = still {
+                    say(&format!("It goes on draining, because of its Node: {why}."));
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            (false, false) => {
+                let before = source.look().await?;
+                source.ask(true).await?;
+                wait(&source, &node, before, timeout).await
+            }
+        }
+    })
+}
+
+/// Prints one line; that nobody reads it is no error.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{}", table::printable(line));
+}
+
+/// Waits until the gateway says that it owns no address, and prints each move.
+async fn wait(
+    source: &DrainSource,
+    node: &str,
+    before: GatewayWords,
+    timeout: Duration,
+) -> anyhow::Result<ExitCode> {
+    let end = Instant::now() + timeout;
+    let mut owned = before.owned();
+    say(&match owned.len() {
+        0 => format!("The gateway on {node} owns no address."),
+        1 => format!("The gateway on {node} owns 1 address."),
+        more => format!("The gateway on {node} owns {more} addresses."),
+    });
+    let mut staying = BTreeSet::new();
+    loop {
+        let now = source.look().await;
+        let fault = now.as_ref().err().map(ToString::to_string);
+        if let Ok(now) = &now {
+            let still = now.owned();
+            for address in owned.keys().filter(|it| !still.contains_key(*it)) {
+                say(&format!(
+                    "{address} {}",
+                    whereto(now.addresses.get(address))
+                ));
+            }
+            let heard = now.is_later_than(&before);
+            for (address, report) in &still {
+                if let (true, Some(Successor::Nobody(why))) =
+                    (heard && now.is_draining, &report.successor)
+                    && staying.insert(*address)
+                {
+                    say(&format!("{address} stays: {why}"));
+                }
+            }
+            owned = still;
+            if heard && owned.is_empty() && (now.is_draining || now.is_stopped) {
+                say(&match now.is_stopped {
+                    true => format!("The gateway on {node} has been stopped, and owns no address."),
+                    false => format!("The gateway on {node} is drained: it owns no address."),
+                });
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+        if Instant::now() >= end {
+            return Ok(give_up(node, &before, now.ok(), fault, &owned));
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Where an address is that the gateway owns no more.
+fn whereto(report: Option<&AddressReport>) -> String {
+    match report.map(|report| (report.state, &report.owner)) {
+        Some((AddressState::Elsewhere, Some(owner))) => format!("has moved to {owner}"),
+        Some((AddressState::Unowned, _)) => "is owned by no gateway".to_owned(),
+        _ => "is not owned by it any more".to_owned(),
+    }
+}
+
+/// Says why the gateway is not drained.
+fn give_up(
+    node: &str,
+    before: &GatewayWords,
+    now: Option<GatewayWords>,
+    fault: Option<String>,
+    owned: &BTreeMap<IpAddr, AddressReport>,
+) -> ExitCode {
+    let heard = now.as_ref().is_some_and(|now| now.is_later_than(before));
+    let complain = |line: String| {
+        let _ = writeln!(std::io::stderr(), "fairway: {}", table::printable(&line));
+    };
+    match (&now, heard) {
+        (None, _) => complain(format!(
+            "the gateway on {node} can't be asked: {}",
+            fault.unwrap_or_default()
+        )),
+        (Some(_), false) => complain(format!(
+            "the gateway on {node} has said nothing since it was asked to drain: whether it still answers for \
+             addresses is not known"
+        )),
+        (Some(now), true) if !now.is_draining => {
+            complain(format!("the gateway on {node} does not drain yet"));
+        }
+        (Some(_), true) => {
+            for (address, report) in owned {
+                complain(format!(
+                    "{address} is still owned by the gateway on {node}: {}",
+                    stays(report)
+                ));
+            }
+        }
+    }
+    ExitCode::FAILURE
+}
+
+/// Why an address stays where it is.
+fn stays(report: &AddressReport) -> String {
+    match &report.successor {
+        Some(Successor::Gateway(name)) => {
+            format!("{name} has not taken it, as it can't serve it or does not hear of the offer")
+        }
+        Some(Successor::Nobody(why)) => why.to_string(),
+        None => "who could take it is not known".to_owned(),
+    }
+}
+
+/// Prints who would take each address of the gateway.
+async fn simulate(source: &DrainSource, node: &str) -> anyhow::Result<ExitCode> {
+    let now = source.look().await?;
+    if let Some(why) = now.silent() {
+        anyhow::bail!("the gateway on {node} {why}: which addresses it owns is not known");
+    }
+    let owned = now.owned();
+    if owned.is_empty() {
+        say(&format!(
+            "The gateway on {node} owns no address: nothing would move."
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let local = source.local_services(&owned).await?;
+    let mut has_stranded = false;
+    let rows = owned.iter().map(|(address, report)| {
+        let (taker, note) = match &report.successor {
+            Some(Successor::Gateway(name)) => (name.to_string(), String::new()),
+            Some(Successor::Nobody(why)) => ("<none>".to_owned(), why.to_string()),
+            None => ("<unknown>".to_owned(), String::new()),
+        };
+        has_stranded |= !matches!(report.successor, Some(Successor::Gateway(_)));
+        let services = local
+            .get(address)
+            .map(|names| names.join(","))
+            .unwrap_or_default();
+        vec![address.to_string(), taker, services, note]
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    crate::outcome::print(&table::render(
+        &["ADDRESS", "WOULD-GO-TO", "LOCAL-SERVICES", "WHY-NOBODY"],
+        rows,
+    ))?;
+    if !local.is_empty() {
+        say(
+            "LOCAL-SERVICES have externalTrafficPolicy: Local: they have traffic on a node with an endpoint of theirs.",
+        );
+    }
+    Ok(match has_stranded {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}
