@@ -117,6 +117,8 @@ struct Contest {
     /// The best first.
     candidates: Vec<MemberName>,
     is_able: bool,
+    /// Since when this gateway can serve it.
+    able_since: BootTime,
     /// Nobody owns it since then, but for members that have become silent.
     vacant_since: BootTime,
     /// Since when another one goes on with an older term than ours.
@@ -175,11 +177,16 @@ impl Fleet {
             });
             let mut candidates: Vec<_> = candidacy.candidates.into_iter().collect();
             candidates.sort_by_cached_key(|name| std::cmp::Reverse(rank(address, name)));
+            let able_since = match contest.is_able {
+                true => contest.able_since,
+                false => now,
+            };
             self.addresses.insert(
                 address,
                 Contest {
                     candidates,
                     is_able: candidacy.is_able,
+                    able_since,
                     ..contest
                 },
             );

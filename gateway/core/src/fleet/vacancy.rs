@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::handover::Handover;
 use super::message::{MemberName, MemberStage};
-use super::timing::{BootTime, LISTENS, STEP};
+use super::timing::{BootTime, LISTENS, OPENS, STEP};
 use super::{Contest, Fleet};
 
 /// An address that nobody owns.
@@ -50,22 +51,33 @@ impl Fleet {
             return;
         }
         let vacant = self.vacant(now);
-        let places = spread(&vacant, self.loads(now));
+        let places = match vacant.is_empty() {
+            true => BTreeMap::new(),
+            false => spread(&vacant, self.loads(now)),
+        };
         let mut begun = Vec::new();
         for it in vacant {
             let first = places.get(&it.address);
             let ahead = it.ready.iter().chain(&it.draining);
             let ahead = ahead.take_while(|name| **name != self.own);
             let ahead = ahead.filter(|name| first != Some(*name)).count();
-            // Whom the spread names comes first, and then all others in the order of their hashes.
-            let place = match first == Some(&self.own) {
-                true => 0,
-                false => u32::try_from(ahead + 1).unwrap_or(u32::MAX),
+            let Some(contest) = self.addresses.get(&it.address).filter(|it| it.is_able) else {
+                continue;
             };
-            let contest = self.addresses.get(&it.address);
-            if contest.is_some_and(|it| it.is_able)
-                && it.since.after(STEP.saturating_mul(place)) <= now
-            {
+            // Whom the spread names comes first, and then all others in the order of their hashes.
+            let turn = if first == Some(&self.own) {
+                it.since
+            } else {
+                // Messages do not say for which addresses another one has its listeners: it may need as long as we did.
+                let since = it.since.max(contest.able_since);
+                let place = u32::try_from(ahead + 1).unwrap_or(u32::MAX);
+                let opening = match self.is_fresh(it.address) {
+                    true => OPENS,
+                    false => Duration::ZERO,
+                };
+                since.after(opening).after(STEP.saturating_mul(place))
+            };
+            if turn <= now {
                 begun.push(it.address);
             }
         }
@@ -74,6 +86,11 @@ impl Fleet {
         for address in begun {
             self.begin_term(address, now);
         }
+    }
+
+    /// Whether nobody is known to have owned an address: no client waits for its next owner.
+    fn is_fresh(&self, address: IpAddr) -> bool {
+        self.members.terms(address).next().is_none() && self.terms.last_number(address) == 0
     }
 
     /// How many addresses each member has that takes part: those that are alive and ready, and this one like them. Where
