@@ -1,14 +1,15 @@
-//! Measures how long clients on a LAN are not served when a gateway departs: Fairway's, and keepalived beside it.
-//! Prints a page in Markdown. Run it by `cargo xtask bench failover`. By hand: the number of runs, and words of which
-//! one at least must be in a group's name (`fairway kill`) for it to be measured.
+//! Measures how long clients are not served when a gateway departs: Fairway's on a LAN and behind a router, and
+//! keepalived beside it. Prints a page in Markdown. Run it by `cargo xtask bench failover`. By hand: the number of runs,
+//! and words of which one at least must be in a group's name (`fairway: kill`) for it to be measured.
 
 use std::env;
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use fairway_integration::lan::announcers::Announcers;
+use fairway_integration::lan::faults::{self, FaultRecord};
 use fairway_integration::lan::gateways::{self, LanGateways};
 use fairway_integration::lan::held::HeldOutcome;
 use fairway_integration::lan::judge;
@@ -16,6 +17,7 @@ use fairway_integration::lan::keepalived::Keepaliveds;
 use fairway_integration::lan::network::{Lan, Snooping, vip, vip6};
 use fairway_integration::lan::observer::ASKED_EVERY;
 use fairway_integration::lan::outage::{Distribution, OutageFigures};
+use fairway_integration::lan::routed::{self, RoutedGateways, routed_addresses};
 use fairway_integration::lan::trial::{self, EdgeDeparture, TrialPlan, TrialRecord};
 use fairway_integration::servers::named;
 use fairway_integration::{figures, harness};
@@ -26,8 +28,12 @@ const RUNS: usize = 50;
 const RUNS_OF_A_PEER: usize = 5;
 /// Gateways on the LAN.
 const EDGES: u8 = 3;
+/// The same where faults of all kinds follow each other.
+const EDGES_WITH_FAULTS: u8 = 4;
+/// So many of a group's runs may go wrong in a row: then the others would, too, and each takes minutes.
+const BROKEN_IN_A_ROW: usize = 3;
 /// Addresses of each family.
-const ADDRESSES: u16 = 4;
+const ADDRESSES: u8 = 4;
 /// Connections that are held in a planned departure.
 const HELD: usize = 1000;
 /// When a successor is waited for no longer.
@@ -40,7 +46,10 @@ const LONG: Duration = Duration::from_secs(2);
 /// Who announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FailoverWay {
+    /// On layer 2.
     Fairway,
+    /// By BGP, with BFD.
+    FairwayRouted,
     /// With its default, an advertisement a second.
     Keepalived,
     /// With ten a second.
@@ -48,31 +57,70 @@ enum FailoverWay {
 }
 
 impl FailoverWay {
-    const ALL: [Self; 3] = [Self::Fairway, Self::Keepalived, Self::FastKeepalived];
+    const ALL: [Self; 4] = [
+        Self::Fairway,
+        Self::FairwayRouted,
+        Self::Keepalived,
+        Self::FastKeepalived,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Fairway => "Fairway",
+            Self::FairwayRouted => "Fairway, BGP with BFD",
             Self::Keepalived => "keepalived, advert_int 1",
             Self::FastKeepalived => "keepalived, advert_int 0.1",
         }
     }
 
-    fn start(self, lan: &Lan, addresses: &[IpAddr]) -> Result<Box<dyn Announcers>> {
+    fn is_fairway(self) -> bool {
+        matches!(self, Self::Fairway | Self::FairwayRouted)
+    }
+
+    fn addresses(self) -> Vec<IpAddr> {
+        match self {
+            Self::FairwayRouted => routed_addresses(ADDRESSES),
+            _ => lan_addresses(),
+        }
+    }
+
+    fn start(self, lan: &Lan, addresses: &[IpAddr]) -> Result<Running> {
         let keepalived = |interval| Keepaliveds::start(lan, addresses, gateways::PORT, interval);
         Ok(match self {
-            Self::Fairway => {
-                let pool = gateways::announced_pool(&["198.19.1.0/24", "2001:db8:c::f:0/112"]);
-                let manifests = [pool, gateways::services(addresses)].join("---\n");
-                let mut all =
-                    LanGateways::prepare(lan, &manifests, |_, gateway| gateway.log("warn"))?;
-                all.launch()?;
-                Box::new(all)
-            }
-            Self::Keepalived => Box::new(keepalived(1.0)?),
-            Self::FastKeepalived => Box::new(keepalived(0.1)?),
+            Self::Fairway => Running::OnLan(Box::new(fairways(lan, addresses)?)),
+            Self::FairwayRouted => Running::Routed(RoutedGateways::start(lan, addresses)?),
+            Self::Keepalived => Running::OnLan(Box::new(keepalived(1.0)?)),
+            Self::FastKeepalived => Running::OnLan(Box::new(keepalived(0.1)?)),
         })
     }
+}
+
+/// What announces, while it runs.
+enum Running {
+    OnLan(Box<dyn Announcers>),
+    Routed(RoutedGateways),
+}
+
+impl Running {
+    fn trial(&mut self, lan: &Lan, plan: &TrialPlan<'_>) -> Result<TrialRecord> {
+        match self {
+            Self::OnLan(announcers) => trial::run(lan, announcers.as_mut(), plan),
+            Self::Routed(gateways) => routed::run(lan, gateways, plan),
+        }
+    }
+}
+
+fn lan_addresses() -> Vec<IpAddr> {
+    let numbers = 1..=u16::from(ADDRESSES);
+    numbers.flat_map(|n| [vip(n), vip6(n)]).collect()
+}
+
+fn fairways(lan: &Lan, addresses: &[IpAddr]) -> Result<LanGateways> {
+    let pool = gateways::announced_pool(&["198.19.1.0/24", "2001:db8:c::f:0/112"]);
+    let manifests = [pool, gateways::services(addresses)].join("---\n");
+    let mut all = LanGateways::prepare(lan, &manifests, |_, gateway| gateway.log("warn"))?;
+    all.launch()?;
+    Ok(all)
 }
 
 /// The runs of one way and one departure.
@@ -93,39 +141,40 @@ fn main() -> Result<()> {
         None => RUNS,
     };
     let words: Vec<String> = arguments.map(|word| word.to_lowercase()).collect();
+    let is_wanted = |name: &str| {
+        let lower = name.to_lowercase();
+        words.is_empty() || words.iter().any(|word| lower.contains(word))
+    };
     let mut groups = Vec::new();
     for way in FailoverWay::ALL {
         for departure in EdgeDeparture::UNPLANNED
             .into_iter()
             .chain([EdgeDeparture::Asked])
         {
-            let name = format!("{}: {departure}", way.name());
-            let lower = name.to_lowercase();
-            if words.is_empty() || words.iter().any(|word| lower.contains(word)) {
-                let runs = match way {
-                    FailoverWay::Fairway => runs,
-                    _ => runs.div_ceil(RUNS_OF_A_PEER),
-                };
-                eprintln!("{name}");
+            let runs = match way.is_fairway() {
+                true => runs,
+                false => runs.div_ceil(RUNS_OF_A_PEER),
+            };
+            if is_wanted(&format!("{}: {departure}", way.name())) {
                 groups.push(group(way, departure, runs)?);
             }
         }
     }
-    println!("{}", page(&groups));
+    let history = is_wanted("faults").then(|| history(runs)).transpose()?;
+    println!("{}", page(&groups, history.as_ref()));
     Ok(())
 }
 
 /// Measures one way and one departure.
 fn group(way: FailoverWay, departure: EdgeDeparture, runs: usize) -> Result<FailoverGroup> {
-    let addresses: Vec<IpAddr> = (1..=ADDRESSES).flat_map(|n| [vip(n), vip6(n)]).collect();
+    let addresses = way.addresses();
     let plan = TrialPlan {
         addresses: &addresses,
         port: gateways::PORT,
         departure,
-        held: if departure == EdgeDeparture::Asked {
-            HELD
-        } else {
-            0
+        held: match departure {
+            EdgeDeparture::Asked => HELD,
+            _ => 0,
         },
         patience: PATIENCE,
     };
@@ -135,32 +184,60 @@ fn group(way: FailoverWay, departure: EdgeDeparture, runs: usize) -> Result<Fail
         records: Vec::new(),
         broken: Vec::new(),
     };
+    let (start, mut broken_in_a_row) = (Instant::now(), 0);
     let mut stage = None;
-    for n in 0..runs {
+    for n in 1..=runs {
         // After a run that went wrong everything is made anew.
-        let (announcers, _farm, lan) = match &mut stage {
+        let (running, _farm, lan) = match &mut stage {
             Some(stage) => stage,
             none => {
                 let lan = Lan::new(EDGES, Snooping::Mld)?;
                 let farm = named(&lan.farm, &gateways::endpoints())?;
-                let announcers = way.start(&lan, &addresses)?;
-                none.insert((announcers, farm, lan))
+                let running = way.start(&lan, &addresses)?;
+                none.insert((running, farm, lan))
             }
         };
-        match trial::run(lan, announcers.as_mut(), &plan) {
+        let outcome = running.trial(lan, &plan);
+        let said = match &outcome {
             Ok(record) => {
                 let seen = record.seen.values().map(|it| it.outage.as_millis());
-                eprintln!("{n}: {:?} ms", seen.collect::<Vec<_>>());
+                format!("{:?} ms", seen.collect::<Vec<_>>())
+            }
+            Err(error) => format!("{error:#}"),
+        };
+        let spent = start.elapsed().as_secs();
+        eprintln!(
+            "{}, {departure}, {n} of {runs}, {spent} s: {said}",
+            way.name()
+        );
+        match outcome {
+            Ok(record) => {
                 group.records.push(record);
+                broken_in_a_row = 0;
             }
             Err(error) => {
-                eprintln!("{n}: {error:#}");
                 group.broken.push(format!("{error:#}"));
+                broken_in_a_row += 1;
+                if broken_in_a_row == BROKEN_IN_A_ROW {
+                    break;
+                }
                 stage = None;
             }
         }
     }
     Ok(group)
+}
+
+/// So many faults of all kinds, one after another, on a LAN of its own.
+fn history(count: usize) -> Result<(u64, usize, FaultRecord)> {
+    let addresses = lan_addresses();
+    let lan = Lan::new(EDGES_WITH_FAULTS, Snooping::Off)?;
+    let _farm = named(&lan.farm, &gateways::endpoints())?;
+    let mut gateways = fairways(&lan, &addresses)?;
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    eprintln!("{count} faults, seed {seed}");
+    let record = faults::run(&lan, &mut gateways, &addresses, seed, count)?;
+    Ok((seed, count, record))
 }
 
 /// The figures of one family in a group.
@@ -184,7 +261,7 @@ fn overlaps(record: &TrialRecord) -> [Duration; 2] {
     [before, after].map(|heard| judge::longest_overlap(&heard))
 }
 
-fn page(groups: &[FailoverGroup]) -> String {
+fn page(groups: &[FailoverGroup], history: Option<&(u64, usize, FaultRecord)>) -> String {
     let mut text = format!(
         "# Failover\n\nMeasured by `cargo xtask bench failover` on {}. {EDGES} gateways, a client and servers \
          are network namespaces on a bridge with MLD snooping, all on the same cores. A client starts an attempt every \
@@ -193,10 +270,15 @@ fn page(groups: &[FailoverGroup]) -> String {
          family, comes back, and so on: nothing goes back by itself. Another host asks for every address every \
          {} ms, by ARP and NDP, and takes down who answers: two at once is the longest time between the first answer of \
          one host and the last one of another that was there before it, until the gateway came back, and from then on. \
-         keepalived has the addresses on the interface, and each edge answers by itself. Times are in milliseconds.\n\n\
+         keepalived has the addresses on the interface, and each edge answers by itself: addresses of one that is killed \
+         or frozen stay there and go on being served, so two hosts answer for as long as the measuring looks. With BGP a \
+         router (BIRD, BFD with 100 ms and three packets) leads to the addresses, and sends all that a client says to one \
+         of them to one gateway. The client's pause is the longest time between two starts of attempts: no shorter outage \
+         can be told. Times are in milliseconds.\n\n\
          ## Unplanned\n\n\
-         | who | departure | family | runs | min | p50 | p90 | max | ≤ {} s | > {} s | two at once | after the return |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+         | who | departure | family | runs | min | p50 | p90 | max | ≤ {} s | > {} s | two at once | after the return | \
+         client's pause |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
         figures::today_here(),
         ASKED_EVERY.as_millis(),
         SHORT.as_secs(),
@@ -207,13 +289,17 @@ fn page(groups: &[FailoverGroup]) -> String {
         .filter(|it| it.departure != EdgeDeparture::Asked)
     {
         let both: Vec<[Duration; 2]> = group.records.iter().map(overlaps).collect();
-        let longest = |n: usize| millis(both.iter().map(|it| it[n]).max());
+        // By BGP nobody owns an address.
+        let longest = |n: usize| match group.way {
+            FailoverWay::FairwayRouted => String::new(),
+            _ => millis(both.iter().map(|it| it[n]).max()),
+        };
         for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
             let all = of_family(group, is_v4);
             let times = Distribution::new(all.iter().map(|it| it.outage));
             let _ = writeln!(
                 text,
-                "| {} | {} | {family} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {family} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 group.way.name(),
                 group.departure,
                 times.count(),
@@ -225,15 +311,28 @@ fn page(groups: &[FailoverGroup]) -> String {
                 times.count() - times.within(LONG),
                 longest(0),
                 longest(1),
+                millis(all.iter().map(|it| it.pause).max()),
             );
         }
     }
     text += &planned(groups);
+    if let Some((seed, count, record)) = history {
+        let _ = write!(
+            text,
+            "\n## Faults at random\n\n{EDGES_WITH_FAULTS} gateways, {count} faults of all these kinds and deafness to \
+             another gateway, one after another and two at a time (seed {seed}). Another host asks for {} addresses all \
+             the time. The longest time that two answered for one address at once: {} ms. The longest time that nobody \
+             answered for one: {} ms.\n",
+            lan_addresses().len(),
+            record.longest_overlap().as_millis(),
+            record.longest_silence().as_millis(),
+        );
+    }
     let broken = groups.iter().filter(|it| !it.broken.is_empty());
     for group in broken {
         let _ = writeln!(
             text,
-            "\n{}, {}: {} runs went wrong, the first one so: {}",
+            "\n{}, {}: {} runs went wrong and are in no figure, the first one so: {}",
             group.way.name(),
             group.departure,
             group.broken.len(),

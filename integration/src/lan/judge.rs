@@ -132,8 +132,16 @@ pub fn longest_silence(
     longest
 }
 
+/// The first address of each family.
+pub fn one_of_each_family(all: &[IpAddr]) -> Vec<IpAddr> {
+    let of = |is_v4| all.iter().find(move |it| it.is_ipv4() == is_v4);
+    let both = [of(true), of(false)];
+    both.into_iter().flatten().copied().collect()
+}
+
 /// Who was named last for each of the addresses that anybody was named for.
 pub fn last_named(heard: &[HeardNaming], addresses: &[IpAddr]) -> BTreeMap<IpAddr, [u8; 6]> {
+    let addresses: BTreeSet<&IpAddr> = addresses.iter().collect();
     let mut last: BTreeMap<IpAddr, &HeardNaming> = BTreeMap::new();
     for it in heard
         .iter()

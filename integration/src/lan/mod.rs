@@ -18,9 +18,11 @@
 //! - [`prober`]: a client that starts an attempt every 10 ms; [`outage`]: its figures.
 //! - [`held`]: connections that live long.
 //! - [`announcers`]: what announces on the edges; [`gateways`]: Fairway; [`keepalived`]: a peer.
-//! - [`trial`]: an edge departs, and what came of it.
+//! - [`trial`]: an edge departs, and what came of it. [`routed`]: the same by BGP, with the witness as the router.
+//! - [`faults`]: a seeded history of departures of all kinds, and how owners followed each other.
 
 pub mod announcers;
+pub mod faults;
 pub mod frames;
 pub mod gateways;
 pub mod held;
@@ -30,4 +32,5 @@ pub mod network;
 pub mod observer;
 pub mod outage;
 pub mod prober;
+pub mod routed;
 pub mod trial;

@@ -66,7 +66,7 @@ pub fn vip6(n: u16) -> IpAddr {
 }
 
 /// The addresses of host `n` on the LAN.
-fn addresses(n: u8) -> (Ipv4Addr, Ipv6Addr) {
+pub(super) fn addresses(n: u8) -> (Ipv4Addr, Ipv6Addr) {
     let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, n.into());
     (Ipv4Addr::new(198, 19, 0, n), v6)
 }
@@ -78,7 +78,7 @@ pub fn hardware(n: u8) -> [u8; 6] {
 
 /// The numbers of hosts that are no edges.
 const CLIENT: u8 = 101;
-const WITNESS: u8 = 102;
+pub(super) const WITNESS: u8 = 102;
 const OTHER_WITNESS: u8 = 103;
 
 impl LanEdge {

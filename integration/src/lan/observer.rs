@@ -117,10 +117,15 @@ impl LanObserver {
                 .checked_sub(span)
                 .context("the machine has just started")?;
             let heard = self.heard_since(since);
+            let mut of_each: BTreeMap<IpAddr, Vec<HeardNaming>> = BTreeMap::new();
+            for it in heard {
+                of_each.entry(it.naming.address).or_default().push(it);
+            }
             let mut owners = BTreeMap::new();
             for address in addresses {
-                let silence = judge::longest_silence(&heard, *address, (since, now));
-                let spans = judge::spans(&heard, *address);
+                let heard = of_each.get(address).map_or(&[][..], Vec::as_slice);
+                let silence = judge::longest_silence(heard, *address, (since, now));
+                let spans = judge::spans(heard, *address);
                 let owner = match &spans[..] {
                     [one] => Ok(one.hardware),
                     [] => Err(anyhow!("nobody has {address}")),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use super::announcers::Announcers;
@@ -111,21 +111,23 @@ impl TrialRecord {
     }
 }
 
-/// How long each address must have had one owner before an edge departs, and after one has come back: longer than a
-/// gateway listens before it takes part.
+/// How long each address must have had one owner before an edge departs: one trial follows another.
+const SETTLED_BEFORE: Duration = Duration::from_millis(300);
+
+/// The same after one has come back: longer than a gateway listens before it takes part.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// How long the last address may move after the first one.
 const MOVED: Duration = Duration::from_secs(3);
 
 /// So many attempts must have been answered in a row.
-const IN_A_ROW: usize = 30;
+pub(super) const IN_A_ROW: usize = 30;
 
 /// Runs a trial. The LAN and what announces on it are as they were when it is over, but for owners.
 pub fn run(lan: &Lan, on: &mut dyn Announcers, plan: &TrialPlan<'_>) -> Result<TrialRecord> {
     let observer = lan.observe(plan.addresses, ASKED_EVERY)?;
     let overheard = lan.overhear()?;
-    let before = observer.settled(plan.addresses, SETTLED)?;
+    let before = observer.settled(plan.addresses, SETTLED_BEFORE)?;
     let (edge, tried) = choose(lan, &before)?;
     let mut held = HeldConnections::open(
         &lan.client,
@@ -150,7 +152,7 @@ pub fn run(lan: &Lan, on: &mut dyn Announcers, plan: &TrialPlan<'_>) -> Result<T
     let departed_at = Instant::now();
     plan.departure.begin(lan, on, edge)?;
     // Where nobody follows, the figures say so.
-    let _ = wait::until_within(plan.patience, "others serve", || {
+    let followed = wait::until_within(plan.patience, "others serve", || {
         probers.iter().all(|(_, prober)| {
             let is_another = |line: &str| {
                 let mut others = lan.edges.iter().filter(|it| it.number != edge.number);
@@ -163,6 +165,8 @@ pub fn run(lan: &Lan, on: &mut dyn Announcers, plan: &TrialPlan<'_>) -> Result<T
         .into_iter()
         .map(|(ip, prober)| Ok((ip, figures(&prober.finish()?))))
         .collect();
+    let seen = seen?;
+    must_have_departed(plan, &seen, followed.is_ok())?;
     let outcome = held.ask();
     drop(held);
     // The others of its addresses may have other successors, a little later. Whoever answers beside its successor is
@@ -176,7 +180,7 @@ pub fn run(lan: &Lan, on: &mut dyn Announcers, plan: &TrialPlan<'_>) -> Result<T
     plan.departure.end(lan, on, edge)?;
     let after = observer.settled(plan.addresses, SETTLED)?;
     Ok(TrialRecord {
-        seen: seen?,
+        seen,
         held: outcome,
         heard: observer.finish()?,
         overheard: overheard.finish()?,
@@ -184,6 +188,20 @@ pub fn run(lan: &Lan, on: &mut dyn Announcers, plan: &TrialPlan<'_>) -> Result<T
         times: [departed_at, back_at, Instant::now()],
         owners: [before, during, after],
     })
+}
+
+/// One that nobody follows has to be missed: else it has not departed, and its figures would be told as good ones.
+pub(super) fn must_have_departed(
+    plan: &TrialPlan<'_>,
+    seen: &BTreeMap<IpAddr, OutageFigures>,
+    is_followed: bool,
+) -> Result<()> {
+    let is_missed = seen.values().any(|it| it.outage >= plan.patience / 2);
+    ensure!(
+        is_followed || is_missed,
+        "nobody follows, and clients are served all the same: {seen:?}"
+    );
+    Ok(())
 }
 
 /// The edge that has the most addresses, and one of each family that it has.
@@ -195,23 +213,15 @@ fn choose<'a>(
     for (address, owner) in owners {
         of_each.entry(*owner).or_default().push(*address);
     }
-    let one_of_each_family = |all: &[IpAddr]| -> Vec<IpAddr> {
-        let of = |is_v4| all.iter().find(move |it| it.is_ipv4() == is_v4);
-        [of(true), of(false)]
-            .into_iter()
-            .flatten()
-            .copied()
-            .collect()
-    };
     let (owner, addresses) = of_each
         .iter()
-        .max_by_key(|(_, all)| (one_of_each_family(all).len(), all.len()))
+        .max_by_key(|(_, all)| (judge::one_of_each_family(all).len(), all.len()))
         .context("there are no addresses")?;
-    Ok((lan.edge_with(*owner)?, one_of_each_family(addresses)))
+    Ok((lan.edge_with(*owner)?, judge::one_of_each_family(addresses)))
 }
 
 /// Whether these are enough attempts, and all were answered by whom they should.
-fn is_served(last: &[Attempt], is_by: impl Fn(&str) -> bool) -> bool {
+pub(super) fn is_served(last: &[Attempt], is_by: impl Fn(&str) -> bool) -> bool {
     let is_good = |it: &Attempt| matches!(&it.end, AttemptEnd::Answered(line) if is_by(line));
     last.len() == IN_A_ROW && last.iter().all(is_good)
 }

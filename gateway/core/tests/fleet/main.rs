@@ -2,6 +2,7 @@
 //! each instant: a process that runs, owns it, and has the right to answer by its own clock.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod arrivals;
 mod draining;
 mod world;
 

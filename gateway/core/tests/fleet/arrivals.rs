@@ -1,21 +1,18 @@
 //! A fleet that is told of many addresses at once, whose listeners open one after the other, at each gateway at its own
 //! pace.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use fairway_gateway_core::fleet::message::{FleetMessage, MemberName};
+use fairway_gateway_core::fleet::message::FleetMessage;
 use fairway_gateway_core::fleet::{BootTime, Candidacy, Fleet, HEARTBEAT};
+
+use crate::world::{address, name};
 
 const MEMBERS: usize = 3;
 const ADDRESSES: u32 = 250;
 const STEPS: Duration = Duration::from_millis(10);
-
-fn name(n: usize) -> MemberName {
-    format!("edge-{n}").into()
-}
 
 /// A gateway, and how it opens its listeners.
 struct Opening {
@@ -36,11 +33,10 @@ impl Opening {
         };
         let open = since.as_micros() * u128::from(ADDRESSES) / self.takes.as_micros();
         let all = (0..ADDRESSES).map(|n| {
-            let address = Ipv4Addr::from_bits(0xcb00_7100 + n).into();
             let candidates = (0..MEMBERS).map(name).collect();
             let is_able = u128::from(n) < open;
             (
-                address,
+                address(n as usize),
                 Candidacy {
                     candidates,
                     is_able,
