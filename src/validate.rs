@@ -17,6 +17,7 @@ use fairway_config::endpoints::{EndpointHost, EndpointSlice};
 use fairway_config::exchange::{Batch, Change, StoredService, Write};
 use fairway_config::field::{FieldProblem, nearest};
 use fairway_config::object::Object;
+use fairway_config::pool::Forwarding;
 use fairway_config::problem::Problem;
 use fairway_config::time::Timestamp;
 use fairway_config::validate::{self, Located};
@@ -64,6 +65,7 @@ pub(crate) fn run(args: ValidateArgs) -> anyhow::Result<ExitCode> {
     );
     problems.extend(refused(&all.objects));
     problems.extend(misspelt_classes(&all.objects));
+    problems.extend(carried_by_nodes(&all.objects));
     problems.sort();
     problems.dedup();
     let counted = ObjectCounts {
@@ -159,6 +161,42 @@ fn misspelt_classes(objects: &[Located]) -> Vec<Problem> {
     objects.iter().filter_map(of_service).collect()
 }
 
+/// Warnings for pools whose traffic kube-proxy carries, and for Services that ask for one and for what only gateways
+/// do.
+fn carried_by_nodes(objects: &[Located]) -> Vec<Problem> {
+    let is_by_nodes = |name: &str| {
+        objects.iter().any(|located| match &located.object {
+            Object::Pool(pool) => *pool.name == *name && pool.forwarding == Forwarding::Node,
+            _ => false,
+        })
+    };
+    let warning = |located: &Located| {
+        let (field, message) = match &located.object {
+            Object::Pool(pool) if pool.forwarding == Forwarding::Node => (
+                "spec.forwarding",
+                "is Node: kube-proxy carries the traffic, on nodes of a cluster that run gateways; fairway standalone \
+                 gives out nothing of such a pool"
+                    .to_owned(),
+            ),
+            Object::Service(service) => {
+                let pool = service.asks.pool.as_ref().filter(|it| is_by_nodes(it))?;
+                let features = service.gateway_features();
+                let message = format!(
+                    "asks for an address of the pool {pool}, whose traffic kube-proxy carries (forwarding: Node): no \
+                     effect of {}",
+                    features.join(", ")
+                );
+                (!features.is_empty()).then_some(("", message))?
+            }
+            _ => return None,
+        };
+        let field = field.to_owned();
+        let problem = FieldProblem { field, message };
+        Some(located.place.warning(&located.key.to_string(), problem))
+    };
+    objects.iter().filter_map(warning).collect()
+}
+
 /// Errors for endpoints that no gateway dials, wherever it runs. (The addresses of a host are known
 /// on that host alone.)
 fn refused(objects: &[Located]) -> Vec<Problem> {
@@ -200,7 +238,11 @@ fn pending(objects: &[Located], node_ports: NodePortRange) -> Vec<Problem> {
     {
         return Vec::new();
     }
-    let mut state = State::new(Settings::standalone(DEFAULT_CLASS.into(), node_ports));
+    // Whether they are for a cluster can't be seen.
+    let mut state = State::new(Settings {
+        nodes_forward: true,
+        ..Settings::standalone(DEFAULT_CLASS.into(), node_ports)
+    });
     let mut places = BTreeMap::new();
     let mut changes = Vec::new();
     for located in objects {

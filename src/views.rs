@@ -201,7 +201,7 @@ impl<S: Store> ServiceViews for FollowerViews<S> {
 /// Whether the gateway of this process takes traffic on every listener of a Service.
 fn is_served(report: &Report) -> bool {
     let mut listeners = report.listeners.iter();
-    listeners.len() > 0 && listeners.all(|it| it.state == ListenerState::Listening)
+    listeners.len() > 0 && listeners.all(|it| it.state.is_well())
 }
 
 /// What the controller says of a Service, for people who ask a gateway.

@@ -517,6 +517,9 @@ pub enum ClaimKind {
 pub enum ListenerState {
     /// It takes traffic.
     Listening,
+    /// Nothing listens: the pool says `forwarding: Node`, so the Node's own proxy forwards what comes, to an endpoint
+    /// that it has.
+    Forwarded,
     /// There is no endpoint to send traffic to, so nothing listens and the kernel refuses (TCP
     /// reset, ICMP port unreachable), as a node's own proxy does. It listens again with the first
     /// endpoint.
@@ -537,10 +540,16 @@ pub enum ListenerState {
 }
 
 impl ListenerState {
-    /// `listening`, `refusing`, `unreachable` or `failed`.
+    /// Whether clients get what they want there.
+    pub fn is_well(&self) -> bool {
+        matches!(self, Self::Listening | Self::Forwarded)
+    }
+
+    /// `listening`, `forwarded`, `refusing`, `unreachable` or `failed`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Listening => "listening",
+            Self::Forwarded => "forwarded",
             Self::Refusing => "refusing",
             Self::Unreachable { .. } => "unreachable",
             Self::Failed { .. } => "failed",

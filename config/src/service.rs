@@ -97,6 +97,31 @@ impl Service {
         }
     }
 
+    /// What it says that only gateways do, and kube-proxy does not: it has no effect at an address of a pool with
+    /// `forwarding: Node`.
+    pub fn gateway_features(&self) -> Vec<&'static str> {
+        let asks = &self.asks;
+        let is_http = self
+            .ports
+            .iter()
+            .any(|port| port.app != AppProtocol::Opaque);
+        [
+            (is_http, "appProtocol (balancing by request)"),
+            (
+                !asks.deny_source_ranges.is_empty(),
+                crate::annotations::DENY_SOURCE_RANGES,
+            ),
+            (asks.forward_to.is_some(), crate::annotations::FORWARD_TO),
+            (
+                asks.external_name.is_some(),
+                crate::annotations::EXTERNAL_NAME,
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(is_said, name)| is_said.then_some(name))
+        .collect()
+    }
+
     /// The node ports that its ports name.
     pub fn node_ports(&self) -> BTreeMap<PortKey, u16> {
         let ports = self.ports.iter();

@@ -75,10 +75,10 @@ fn a_service_that_nothing_serves_is_a_warning() {
 
 #[test]
 fn a_pool_that_can_not_be_used_is_an_error_with_its_field() {
-    let text = "{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {name: a}, spec: {addresses: [203.0.113.0/28], forwarding: Node}}";
+    let text = "{apiVersion: fairway.dev/v1alpha1, kind: AddressPool, metadata: {name: a}, spec: {addresses: [203.0.113.0/28], forwarding: Nodes}}";
     let found = problems(text);
     assert_eq!(found.len(), 1);
-    assert!(found[0].starts_with("a.yaml, document 1, AddressPool a, spec.forwarding: is Node"));
+    assert!(found[0].starts_with("a.yaml, document 1, AddressPool a, spec.forwarding: is 'Nodes'"));
 }
 
 fn service(name: &str, annotations: &str, spec: &str) -> String {

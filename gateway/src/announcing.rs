@@ -18,6 +18,7 @@ use fairway_config::exchange::{
 };
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::net::AddressRange;
+use fairway_config::pool::Forwarding;
 use fairway_gateway_core::build::Builder;
 use fairway_gateway_core::segments::candidates;
 use tokio::sync::watch;
@@ -55,6 +56,15 @@ pub struct AnnouncedAddress {
     pub local_elsewhere: BTreeSet<ClusterName>,
 }
 
+impl Announceable {
+    /// Whether connections to an address end in this process, and not behind the Node's own proxy.
+    pub(crate) fn ends_connections(&self, address: IpAddr) -> bool {
+        let announced = self.addresses.get(&address);
+        let pool = announced.and_then(|it| self.pools.get(&it.pool));
+        pool.is_none_or(|pool| pool.forwarding == Forwarding::Proxy)
+    }
+}
+
 impl AnnouncedAddress {
     /// Whether the address is left to one of those gateways that `can` take it.
     pub(crate) fn is_left_to(&self, can: impl Fn(&ClusterName) -> bool) -> bool {
@@ -84,6 +94,8 @@ pub(crate) struct AnnouncedService {
 /// A pool that announces.
 #[derive(Debug, PartialEq)]
 pub struct AnnouncedPool {
+    /// Who carries its traffic.
+    pub forwarding: Forwarding,
     /// How.
     pub announcement: Arc<Announcement>,
     /// Its addresses, without those that belong to another pool.
@@ -198,6 +210,7 @@ impl Announcing {
             let owners = announcement.layer2.as_ref();
             let tellers = announcement.bgp.as_ref();
             let announced = AnnouncedPool {
+                forwarding: pool.forwarding,
                 owners: owners.map_or_else(BTreeSet::new, |it| select(&it.node_selector)),
                 tellers: tellers.map_or_else(BTreeSet::new, |it| select(&it.node_selector)),
                 announcement,
@@ -365,7 +378,9 @@ fn drain_reason(is_asked: bool, of_node: Option<&str>) -> Option<String> {
 /// gateway, and is known of none that gets no traffic, so the address would wander.
 fn takes_traffic(state: &ListenerState) -> bool {
     match state {
-        ListenerState::Listening | ListenerState::Unreachable { .. } => true,
+        ListenerState::Listening | ListenerState::Forwarded | ListenerState::Unreachable { .. } => {
+            true
+        }
         ListenerState::Refusing | ListenerState::Failed { .. } => false,
     }
 }

@@ -40,6 +40,7 @@ use crate::heartbeat::Heartbeat;
 use crate::host;
 use crate::local::{self, LocalRoutes};
 use crate::metrics::{PROGRAMMING_DURATION, SYNC_DURATION};
+use crate::node_proxy::NodeProxy;
 use crate::port::Port;
 use crate::programmer::{Opener, Programmer};
 use crate::published::{Ports, Published};
@@ -94,6 +95,7 @@ pub(crate) struct ControlTask {
     revision: u64,
     reports: ReportQueue,
     announcing: Announcing,
+    node_proxy: NodeProxy,
     /// The loops that carry traffic.
     loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
     /// What the fleet says of addresses.
@@ -128,6 +130,7 @@ enum ControlEvent {
     Addresses,
     /// Somebody has asked this process to drain, or to end that.
     Drain(bool),
+    NodeProxy,
     Time,
 }
 
@@ -179,6 +182,7 @@ impl ControlTask {
             revision: 0,
             reports: ReportQueue::default(),
             announcing,
+            node_proxy: NodeProxy::default(),
             loops,
             address_reports: Arc::default(),
             fleet: None,
@@ -225,6 +229,7 @@ impl ControlTask {
                 () = self.dials.told() => ControlEvent::Dials,
                 () = self.address_reports.told() => ControlEvent::Addresses,
                 Ok(()) = drain_asked.changed() => ControlEvent::Drain(*drain_asked.borrow_and_update()),
+                () = self.node_proxy.changed() => ControlEvent::NodeProxy,
                 batch = objects.recv(), if store => batch.map_or(ControlEvent::StoreGone, ControlEvent::Objects),
             };
             match event {
@@ -256,6 +261,7 @@ impl ControlTask {
                         self.announce_services();
                     }
                 }
+                ControlEvent::NodeProxy => self.report(self.forwarded_services()),
                 ControlEvent::Time => {
                     self.look_at_dials();
                     self.drain();

@@ -214,6 +214,9 @@ impl Gateway {
             let (listen, protocol) = (listener.listen, listener.protocol);
             match &listener.state {
                 ListenerState::Listening => format!("{listen} ({protocol}) takes traffic."),
+                ListenerState::Forwarded => {
+                    format!("{listen} ({protocol}) is forwarded by this node's kube-proxy.")
+                }
                 ListenerState::Refusing => {
                     format!("{listen} ({protocol}) refuses connections: there is no endpoint.")
                 }
@@ -335,7 +338,9 @@ impl Gateway {
         let stands = |state: &ListenerState| {
             matches!(
                 state,
-                ListenerState::Listening | ListenerState::Unreachable { .. }
+                ListenerState::Listening
+                    | ListenerState::Forwarded
+                    | ListenerState::Unreachable { .. }
             )
         };
         let listening = listeners()

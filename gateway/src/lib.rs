@@ -62,6 +62,7 @@ pub mod layer2;
 pub mod local;
 pub mod metrics;
 mod network;
+mod node_proxy;
 mod open_connection;
 mod own_http;
 mod passing;

@@ -190,7 +190,7 @@ fn an_address_is_owned_while_it_can_be_served_and_its_interface_is_up() -> Resul
     // Without an endpoint nothing listens.
     let nothing = all(&[&announced("front"), &load_balancer("web", vip(1), 80, 7000)]);
     fairway.write("all.yaml", &nothing)?;
-    address_is(&fairway, "unowned", &["no listener takes traffic"])?;
+    address_is(&fairway, "unowned", &["no Service takes traffic"])?;
     fairway.write("all.yaml", &web(&announced("front")))?;
     address_is(&fairway, "owned", &[])?;
 

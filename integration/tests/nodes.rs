@@ -378,7 +378,7 @@ fn who_takes_the_traffic_on_a_node_follows_the_ip_mode() -> Result<()> {
         let spec = json!({"selector": {"app": "web"}, "ports": [{"port": port, "targetPort": 80}]});
         it.asking(("shop", pool), asks, spec)?;
         let to = at(it.address(pool)?, port);
-        // A pool of the nodes gives out nothing; who has an address of it already keeps it.
+        // Who has an address keeps it, whoever carries its traffic now.
         it.pool_of(
             pool,
             &format!("addresses: [{range}], forwarding: {forwarding}"),
@@ -420,8 +420,18 @@ fn who_takes_the_traffic_on_a_node_follows_the_ip_mode() -> Result<()> {
         }
         wait::until_some(&format!("listeners are as {mode} has them"), || {
             let listeners = edges.gateways[0].list("listeners")?;
-            let listens = listeners.iter().any(|row| text(row, "service") == pool);
-            ensure!(listens == (mode == "Proxy"), "{listeners:?}");
+            let state = |row: &Value| {
+                text(row, "service")
+                    .ends_with(pool)
+                    .then(|| text(&row["state"], "state").to_owned())
+            };
+            let state = listeners.iter().find_map(state);
+            let wanted = if mode == "Proxy" {
+                "listening"
+            } else {
+                "forwarded"
+            };
+            ensure!(state.as_deref() == Some(wanted), "{listeners:?}");
             anyhow::Ok(())
         })?;
         ensure!((carried()? > 0.0) == (mode == "Proxy"), "{}", carried()?);

@@ -15,7 +15,6 @@ tests![
     a_pool_in_use_that_is_edited_or_deleted_takes_no_address_away,
     a_pool_that_is_wrong_is_refused_with_a_sentence_that_helps,
     a_peer_that_is_wrong_is_refused_with_a_sentence_that_helps,
-    a_pool_that_can_not_be_used_says_so_and_gives_out_nothing,
     kubectl_shows_how_a_pool_is,
 ];
 
@@ -477,29 +476,6 @@ fn a_peer_that_is_wrong_is_refused_with_a_sentence_that_helps() -> Result<()> {
         "{table}"
     );
     Ok(())
-}
-
-fn a_pool_that_can_not_be_used_says_so_and_gives_out_nothing() -> Result<()> {
-    let cluster = Cluster::shared()?;
-    let it = Installed::new(&cluster)?;
-    it.pool_of(
-        "by-nodes",
-        "addresses: [203.0.113.1-203.0.113.9], forwarding: Node",
-    )?;
-    let mut controller = it.controller("controller-1", &["--default-class"])?;
-    let words = ["False", "NotUsable", "spec.forwarding: is Node"];
-    pool_says(&cluster, "by-nodes", "Ready", &words)?;
-    it.service("web", "ports: [{port: 80}]")?;
-    it.says(
-        "web",
-        "fairway.dev/AddressAssigned",
-        &["False", "PoolNotUsable", "by-nodes"],
-    )?;
-    // The next leader says the same.
-    controller.restart()?;
-    it.pool("edge", &["203.0.113.1-203.0.113.2"])?;
-    ensure!(it.address("web")? == vip(1));
-    pool_says(&cluster, "by-nodes", "Ready", &words)
 }
 
 /// Waits until a pool's condition has each of `words`.

@@ -106,8 +106,8 @@ fn an_error_is_one() -> Result<()> {
             ],
         ),
         (
-            POOL.replace("spec: {", "spec: {forwarding: Node, "),
-            &["AddressPool edge, spec.forwarding: is Node"],
+            POOL.replace("spec: {", "spec: {forwarding: Nodes, "),
+            &["AddressPool edge, spec.forwarding: is 'Nodes'"],
         ),
         (
             POOL.replace(

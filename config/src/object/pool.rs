@@ -48,16 +48,10 @@ pub(super) fn pool(root: &Cursor<'_, '_>, name: &ClusterName) -> AddressPool {
         Vec::new()
     };
     let announce = announcement(&spec.field("announce"), &blocks, &mut notices);
-    let forwarding = spec.field("forwarding");
-    let carried_by = forwarding
+    let forwarding = spec
+        .field("forwarding")
         .one_of(&[("Proxy", Forwarding::Proxy), ("Node", Forwarding::Node)])
         .unwrap_or_default();
-    if carried_by == Forwarding::Node {
-        // Without an announcement nothing leads to a node, and no gateway listens.
-        forwarding.problem(
-            "is Node, which this version of Fairway does not do: nobody would announce the addresses; write Proxy",
-        );
-    }
     AddressPool {
         name: Arc::clone(name),
         created: metadata
@@ -77,7 +71,7 @@ pub(super) fn pool(root: &Cursor<'_, '_>, name: &ClusterName) -> AddressPool {
             .field("quotaPerNamespace")
             .integer_within(0..=i64::from(u32::MAX))
             .and_then(|number| u32::try_from(number).ok()),
-        forwarding: carried_by,
+        forwarding,
         announce: Arc::new(announce),
         notices,
         problems: Vec::new(),

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use fairway_config::names::ClusterName;
-use fairway_config::pool::Forwarding;
 
 use crate::address_verdict::AddressVerdict;
 use crate::allocations::Allocations;
@@ -36,9 +35,7 @@ pub(crate) struct Layer2Address<'a> {
 /// Whether gateways announce an address on layer 2.
 pub(crate) fn is_announced(allocations: &Allocations, address: IpAddr) -> bool {
     let pool = allocations.pools.containing(address).next();
-    pool.is_some_and(|pool| {
-        pool.config.forwarding == Forwarding::Proxy && pool.config.announce.layer2.is_some()
-    })
+    pool.is_some_and(|pool| pool.config.announce.layer2.is_some())
 }
 
 /// Those of a Service, in their order.

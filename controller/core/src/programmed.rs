@@ -428,7 +428,8 @@ pub(crate) fn beforehand(entry: &IndexedService, ingress: &[Ingress], ours: bool
     if !ours && numbers.is_empty() {
         return Beforehand::NothingToServe;
     }
-    if carried(entry).next().is_none() {
+    let is_by_nodes = !ingress.is_empty() && ingress.iter().all(|it| it.ip_mode == IpMode::Vip);
+    if carried(entry).next().is_none() && !is_by_nodes {
         return Beforehand::Is(ProgrammedCondition::not(
             UNSUPPORTED_PROTOCOL,
             "The Service has no port that Fairway carries",
@@ -447,20 +448,12 @@ pub(crate) fn beforehand(entry: &IndexedService, ingress: &[Ingress], ours: bool
             "There is no address yet that a gateway could listen on",
         ));
     }
-    if ingress.iter().any(|it| it.ip_mode == IpMode::Proxy) {
-        return Beforehand::AskGateways;
-    }
-    Beforehand::Is(ProgrammedCondition::not(
-        FORWARDING_NODE,
-        "The AddressPool says forwarding: Node, so no gateway carries the traffic, and nobody \
-         announces the address",
-    ))
+    Beforehand::AskGateways
 }
 
 const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
 const NODE_PORT_NOT_ALLOCATED: &str = "NodePortNotAllocated";
 const ADDRESS_NOT_ASSIGNED: &str = "AddressNotAssigned";
-const FORWARDING_NODE: &str = "ForwardingNode";
 
 /// Whether a reason comes from reports of gateways: then the condition may stay until they report
 /// again.
@@ -469,7 +462,6 @@ pub(crate) fn is_of_gateways(reason: &str) -> bool {
         UNSUPPORTED_PROTOCOL,
         NODE_PORT_NOT_ALLOCATED,
         ADDRESS_NOT_ASSIGNED,
-        FORWARDING_NODE,
     ]
     .contains(&reason)
 }

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use fairway_config::class::ClassFilter;
+use fairway_config::field::FieldProblem;
+use fairway_config::pool::{AddressPool, Forwarding};
 
 /// The settings of a controller; they don't change while it runs.
 #[derive(Clone, Debug)]
@@ -16,6 +18,8 @@ pub struct Settings {
     /// Whether this controller allocates node ports and health check ports. False in a cluster:
     /// there the API server allocates them, and a Service has what its spec says.
     pub allocates_node_ports: bool,
+    /// Whether gateways may be on nodes with a kube-proxy, which forwards for pools that say `forwarding: Node`.
+    pub nodes_forward: bool,
     /// Whether gateways report that they exist: where none has reported when everything has been
     /// delivered, there is none. Else there is one gateway, in this process.
     pub gateways_tell: bool,
@@ -32,6 +36,7 @@ impl Settings {
             },
             node_ports,
             allocates_node_ports: true,
+            nodes_forward: false,
             gateways_tell: false,
         }
     }
@@ -42,8 +47,23 @@ impl Settings {
             class,
             node_ports,
             allocates_node_ports: false,
+            nodes_forward: true,
             gateways_tell: true,
         }
+    }
+
+    /// A pool, with a problem where it can't be used under these settings.
+    pub(crate) fn judged(&self, pool: &Arc<AddressPool>) -> Arc<AddressPool> {
+        let mut pool = Arc::clone(pool);
+        if pool.forwarding == Forwarding::Node && !self.nodes_forward {
+            Arc::make_mut(&mut pool).problems.push(FieldProblem {
+                field: "spec.forwarding".to_owned(),
+                message: "is Node, so that kube-proxy forwards what comes to its addresses, and there is none where \
+                          Fairway runs without a cluster; write Proxy"
+                    .to_owned(),
+            });
+        }
+        pool
     }
 }
 

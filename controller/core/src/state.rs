@@ -96,7 +96,8 @@ impl State {
                 Change::Pool(name, pool) => {
                     match pool {
                         Some(pool) => {
-                            self.pools.insert(Arc::clone(name), Arc::clone(pool));
+                            let pool = self.allocations.settings.judged(pool);
+                            self.pools.insert(Arc::clone(name), pool);
                         }
                         None => {
                             self.pools.remove(name);

@@ -67,7 +67,7 @@ pub(crate) fn status(
     }
     node_ports_allocated(allocations, entry, &mut conditions);
     if allocations.settings.allocates_node_ports || standing != Standing::NotOurs {
-        accepted(service, &mut conditions);
+        accepted(service, &ingress, &mut conditions);
         if let Some(problem) = &entry.stored.source_problem {
             let source = entry.stored.source.as_deref().unwrap_or("the source");
             let message = format!("The last good form is in force. {source}: {problem}");
@@ -346,7 +346,7 @@ pub(crate) fn asked_sentence(allocations: &Allocations, entry: &IndexedService) 
     ))
 }
 
-fn accepted(service: &Service, conditions: &mut Conditions<'_>) {
+fn accepted(service: &Service, ingress: &[Ingress], conditions: &mut Conditions<'_>) {
     let mut reason: Option<&str> = None;
     let mut messages: Vec<String> = Vec::new();
     for notice in &service.notices {
@@ -358,11 +358,22 @@ fn accepted(service: &Service, conditions: &mut Conditions<'_>) {
         .iter()
         .filter(|p| p.protocol == Protocol::Sctp);
     let sctp: Vec<_> = sctp.map(|port| port.key().to_string()).collect();
-    if !sctp.is_empty() && carries_traffic(service) {
+    let by_nodes = ingress.iter().filter(|it| it.ip_mode == IpMode::Vip);
+    let by_nodes = by_nodes.count();
+    let is_carried = by_nodes > 0 && by_nodes == ingress.len();
+    if !sctp.is_empty() && carries_traffic(service) && !is_carried {
         reason.get_or_insert(UNSUPPORTED_PROTOCOL);
         messages.push(format!(
             "SCTP is not carried: {} gets no traffic",
             sctp.join(", ")
+        ));
+    }
+    let features = service.gateway_features();
+    if by_nodes > 0 && !features.is_empty() {
+        reason.get_or_insert("ForwardingNode");
+        messages.push(format!(
+            "kube-proxy carries the traffic, for the AddressPool says forwarding: Node, and does not know {}: no effect",
+            features.join(", ")
         ));
     }
     if let Some(reason) = reason {
@@ -451,7 +462,7 @@ fn ingress_of(
     let ports = service.ports.iter().map(|port| {
         let key = port.key();
         let error = match key.protocol {
-            Protocol::Sctp => Some(UNSUPPORTED_PROTOCOL),
+            Protocol::Sctp if ip_mode == IpMode::Proxy => Some(UNSUPPORTED_PROTOCOL),
             protocol if !heard.keeps => failed.get(&(protocol, key.port)).copied(),
             _ => before()
                 .and_then(|ingress| ingress.ports.iter().find(|port| port.key == key))

@@ -155,7 +155,7 @@ enum ReportDetail {
 }
 
 fn report_detail(name: &ServiceName, report: &Report) -> ReportDetail {
-    let is_ill = |it: &&ListenerReport| it.state != ListenerState::Listening;
+    let is_ill = |it: &&ListenerReport| !it.state.is_well();
     let refuses = |it: &&ListenerReport| it.state == ListenerState::Refusing;
     let ill = report.listeners.iter().filter(is_ill);
     let says_more = report.unlisted != Unlisted::default()
@@ -200,7 +200,7 @@ fn without_message(listener: &ListenerReport) -> ListenerReport {
         ListenerState::Failed { message, .. } | ListenerState::Unreachable { message } => {
             message.clear();
         }
-        ListenerState::Listening | ListenerState::Refusing => {}
+        ListenerState::Listening | ListenerState::Forwarded | ListenerState::Refusing => {}
     }
     listener
 }

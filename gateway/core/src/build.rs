@@ -5,7 +5,7 @@
 //! host's addresses, the gateway's own Node) are rare and mark all.
 //!
 //! Reading order: `services`, what is known of each Service; `cluster_state`, what is known besides; `apply`;
-//! `claim_requests` and `claims`, who gets which listen address; `candidates` and `compose`, one route;
+//! `claim_requests` and `claims`, who gets which listen address; `candidates`, `forwarded` and `compose`, one route;
 //! `endpoint_index` and `reverse_index`, which Services depend on an address or a name.
 //!
 //! Invariants:
@@ -22,6 +22,7 @@ mod claims;
 mod cluster_state;
 mod compose;
 mod endpoint_index;
+mod forwarded;
 mod reverse_index;
 mod services;
 mod settings;
@@ -124,6 +125,11 @@ impl Builder {
     /// All Nodes.
     pub fn nodes(&self) -> &BTreeMap<ClusterName, Arc<Node>> {
         &self.cluster.nodes
+    }
+
+    /// The Node that the gateway runs on, if it runs on one of the cluster's.
+    pub fn own_node(&self) -> Option<&Node> {
+        self.cluster.own_node()
     }
 
     /// Changes whenever a pool or a Node does.

@@ -29,6 +29,8 @@ pub struct Route {
     pub refused: Vec<RefusedEndpoint>,
     /// Listeners of its external addresses that it lacks because another Service has them.
     pub lost: Vec<ListenerReport>,
+    /// Places at external addresses for which the Node's own proxy forwards (`forwarding: Node`).
+    pub forwarded: Vec<ForwardedPlace>,
     /// The Nodes with an endpoint that gets traffic there, where `externalTrafficPolicy: Local` leaves a gateway the
     /// endpoints of its own Node; none: it is served by any of them.
     pub local_nodes: Option<Arc<BTreeSet<ClusterName>>>,
@@ -73,6 +75,17 @@ impl RoutePort {
             loop_guard: Vec::new(),
         }
     }
+}
+
+/// An external address and port where nothing listens: the Node's own proxy forwards what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForwardedPlace {
+    /// Where.
+    pub listen: ListenAddr,
+    /// Which protocol; SCTP, too.
+    pub protocol: Protocol,
+    /// How many endpoints that proxy forwards to.
+    pub endpoints: usize,
 }
 
 /// A listen address for one port of one Service.

@@ -260,6 +260,9 @@ impl Page {
             let listener = &row.listener;
             let (tone, state) = match &listener.state {
                 ListenerState::Listening => (Tone::Good, "listening".to_owned()),
+                ListenerState::Forwarded => {
+                    (Tone::Good, "forwarded by the node's kube-proxy".to_owned())
+                }
                 ListenerState::Refusing => (
                     Tone::Waiting,
                     "refusing: the Service has no endpoint".to_owned(),

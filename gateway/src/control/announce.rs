@@ -1,12 +1,14 @@
 //! Announcing: the control task says what may be announced, and starts the fleet where a pool announces on layer 2.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fairway_config::names::ServiceName;
 use fairway_config::net::AddressRange;
+use fairway_config::pool::Forwarding;
 use tokio::time::Instant;
 
-use super::ControlTask;
+use super::{ControlTask, ServedService};
 use crate::announcing::AnnouncedService;
 use crate::fleet::{FleetInputs, RunningFleet};
 
@@ -22,6 +24,7 @@ impl ControlTask {
     /// any of them is made local: else it would answer at once, whoever owns them. Returns whether
     /// [`Self::announce_services`] has to follow.
     pub(super) async fn announce_pools(&mut self) -> bool {
+        self.watch_node_proxy();
         let has_moved = self.announcing.settle(&self.builder);
         self.show_draining();
         let ranges = self.announcing.layer2_ranges();
@@ -61,10 +64,32 @@ impl ControlTask {
     pub(super) fn announced(&self, service: &ServiceName) -> AnnouncedService {
         let served = self.services.get(service);
         let route = served.and_then(|served| served.route.as_ref());
+        let mut listeners = self.programmer.listeners(service);
+        let forwarded = route.iter().flat_map(|route| &route.forwarded);
+        listeners.extend(forwarded.map(|place| self.node_proxy.report(place)));
         AnnouncedService {
-            listeners: self.programmer.listeners(service),
+            listeners,
             local_nodes: route.and_then(|route| route.local_nodes.clone()),
         }
+    }
+
+    /// Asks the Node's own proxy whether it works, where that forwards for addresses which are announced here.
+    pub(super) fn watch_node_proxy(&mut self) {
+        let mut pools = self.builder.pools();
+        if self.builder.own_node().is_some() && pools.any(|it| it.forwarding == Forwarding::Node) {
+            self.node_proxy.start();
+        }
+    }
+
+    /// The Services for which the Node's own proxy forwards.
+    pub(super) fn forwarded_services(&self) -> BTreeSet<ServiceName> {
+        let is_forwarded = |served: &ServedService| {
+            let route = served.route.as_ref();
+            route.is_some_and(|route| !route.forwarded.is_empty())
+        };
+        let services = self.services.iter();
+        let forwarded = services.filter(|(_, served)| is_forwarded(served));
+        forwarded.map(|(service, _)| service.clone()).collect()
     }
 
     /// Keeps the kernel from answering for these addresses, and waits a moment until it is told. With none, what a

@@ -47,6 +47,10 @@ impl ControlTask {
                 .mark(&service, &served.ports, &mut listeners, &self.shared.clock);
             listeners.extend(route.lost.iter().cloned());
             let stored = self.builder.stored(&service);
+            let of_ports = route.ports.iter().map(|it| it.endpoints.eligible.len());
+            // Ports of SCTP are forwarded alone.
+            let of_places = route.forwarded.iter().map(|it| it.endpoints);
+            let eligible_endpoints = of_ports.sum::<usize>().max(of_places.sum());
             let report = Arc::new(Report {
                 gateway: self.settings.name.clone(),
                 applied: stored.map(|stored| AppliedService {
@@ -55,7 +59,7 @@ impl ControlTask {
                 }),
                 listeners,
                 refused_endpoints: route.refused.clone(),
-                eligible_endpoints: route.ports.iter().map(|p| p.endpoints.eligible.len()).sum(),
+                eligible_endpoints,
                 notices,
                 unlisted: Unlisted::default(),
             });

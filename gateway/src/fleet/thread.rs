@@ -221,9 +221,12 @@ impl FleetLoop {
     /// Has packets of connections that are at other gateways passed to them.
     fn pass(&mut self, now: BootTime) {
         let passes_for = self.inputs.passes_for;
+        let announceable = self.inputs.announceable.borrow().clone();
         let segments = self.segments.values();
+        // Of what kube-proxy forwards there are no sockets by which the kernel could tell whose it is.
         self.passed = segments
             .flat_map(|it| it.predecessors(now, passes_for))
+            .filter(|((_, address), _)| announceable.ends_connections(*address))
             .collect();
         self.inputs.passing.set(&self.passed);
     }
@@ -486,7 +489,7 @@ impl FleetLoop {
                     .to_owned(),
             )
         } else if !announced.is_able {
-            Some("no listener takes traffic at it".to_owned())
+            Some("no Service takes traffic at it here".to_owned())
         } else if announced.is_left_to(|name| owns(name) && is_ready(name)) {
             Some(
                 "another gateway has an endpoint on its node of a Service at it that has externalTrafficPolicy: Local"

@@ -126,10 +126,6 @@ fn a_pool_that_can_not_be_is_refused_with_the_field() {
             "{addresses: [203.0.113.1], announce: {routes: table}}",
             "spec.announce.routes: is 'table', must be kernel",
         ),
-        (
-            "{addresses: [203.0.113.1], forwarding: Node}",
-            "spec.forwarding: is Node, which this version of Fairway does not do: nobody would announce the addresses; write Proxy",
-        ),
     ] {
         assert_eq!(pool(spec), Err(vec![problem.to_owned()]), "{spec}");
     }

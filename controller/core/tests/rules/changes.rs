@@ -235,7 +235,7 @@ fn two_that_swap_their_ports_never_have_one_both() {
 fn ip_mode_is_that_of_the_pool_and_stays_without_one() {
     let mut by_nodes = pool();
     by_nodes.forwarding = Forwarding::Node;
-    let mut world = World::new(settings(), vec![by_nodes]);
+    let mut world = World::new(crate::programmed::in_cluster(), vec![by_nodes]);
     world.put([service("shop", 1)]);
     assert_eq!(world.status("shop").ingress[0].ip_mode, IpMode::Vip);
     world.delete_pool("edge");

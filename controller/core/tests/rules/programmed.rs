@@ -13,6 +13,7 @@ pub(crate) fn in_cluster() -> Settings {
     Settings {
         allocates_node_ports: false,
         gateways_tell: true,
+        nodes_forward: true,
         ..settings()
     }
 }
@@ -256,12 +257,54 @@ fn without_an_address_or_with_nobody_to_carry_it_nothing_is_programmed() {
     for (name, reason) in [
         ("shop", "Programmed"),
         ("late", "AddressNotAssigned"),
-        ("elsewhere", "ForwardingNode"),
+        ("elsewhere", "Programmed"),
         ("sctp", "UnsupportedProtocol"),
     ] {
         let is = Some((reason == "Programmed", reason));
         assert_eq!(world.condition(name, PROGRAMMED), is, "{name}");
     }
+}
+
+#[test]
+fn what_only_gateways_do_is_named_where_the_nodes_carry_the_traffic() {
+    let mut by_nodes = pool();
+    by_nodes.forwarding = Forwarding::Node;
+    let odd = || {
+        let mut shop = service("shop", 1);
+        shop.asks.deny_source_ranges = vec!["192.0.2.0/24".parse().unwrap()];
+        shop.ports.push(port(Protocol::Sctp, 81, None));
+        shop
+    };
+    let mut world = World::new(in_cluster(), vec![by_nodes.clone()]);
+    world.put([odd()]);
+    world.put([service("plain", 1)]);
+    let accepted = |world: &World, name: &str| {
+        let status = world.status(name);
+        let found = status.conditions.get("fairway.dev/Accepted");
+        found.map(|it| (it.reason.to_string(), it.message.clone()))
+    };
+    let (reason, message) = accepted(&world, "shop").unwrap();
+    assert_eq!(reason, "ForwardingNode");
+    assert!(
+        message.contains("fairway.dev/deny-source-ranges"),
+        "{message}"
+    );
+    assert!(
+        !message.contains("SCTP"),
+        "kube-proxy carries it: {message}"
+    );
+    assert_eq!(accepted(&world, "plain"), None);
+    // Where gateways carry it, the one has effect and the other has none.
+    world.pool(pool());
+    assert_eq!(accepted(&world, "shop").unwrap().0, "UnsupportedProtocol");
+    // Without a cluster there is no kube-proxy.
+    let mut world = World::new(settings(), vec![by_nodes]);
+    world.put([service("shop", 1)]);
+    let wanted = Some((false, "PoolNotUsable"));
+    assert_eq!(
+        world.condition("shop", "fairway.dev/AddressAssigned"),
+        wanted
+    );
 }
 
 #[test]

@@ -32,9 +32,15 @@ impl<'a> Gatherer<'a> {
     /// The endpoints of a port, which are dialled directly.
     pub(super) fn endpoints(&mut self, port: &'a ServicePort) -> Vec<EndpointCandidate<'a>> {
         let service: &'a Service = &self.stored.service;
-        if let Some(name) = external_name(service) {
-            return self.external(name, port);
+        match external_name(service) {
+            Some(name) => self.external(name, port),
+            None => self.of_slices(port),
         }
+    }
+
+    /// The endpoints of a port that EndpointSlices list.
+    pub(super) fn of_slices(&mut self, port: &'a ServicePort) -> Vec<EndpointCandidate<'a>> {
+        let service: &'a Service = &self.stored.service;
         let mut found = Vec::new();
         let mut port_found = false;
         for slice in slices(self.slices) {

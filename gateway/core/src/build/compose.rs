@@ -17,6 +17,7 @@ use super::candidates::{Gatherer, first_family};
 use super::claim_requests::ClaimRequest;
 use super::claims::Claims;
 use super::cluster_state::ClusterState;
+use super::forwarded::{self, forwarded_addresses, of_node_proxy, without_node};
 use super::services::{Id, ServiceEntry, ServiceIndex};
 use crate::eligible::{Eligible, EndpointCandidate, Policy, eligible};
 use crate::guard::Refusal;
@@ -73,15 +74,26 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
     let before = by_key(before.map(|port| (Some(port.key), port)));
     let mut on_host = Vec::new();
     let mut ready = Vec::new();
+    // What nobody but the Node's own proxy forwards goes by its rules.
+    let by_nodes = forwarded_addresses(parts.stored, cluster);
+    let is_by_nodes = !by_nodes.is_empty() && parts.entry.requests.is_empty();
+    let mut forwarded = Vec::new();
     let mut local_nodes = BTreeSet::new();
-    let is_bound = local && forward_to == ForwardTo::Endpoints && cluster.own_node().is_some();
+    let is_direct = is_by_nodes || forward_to == ForwardTo::Endpoints;
+    let is_bound = local && is_direct && cluster.own_node().is_some();
     let mut ports = Vec::with_capacity(service.ports.len());
-    for port in service
-        .ports
-        .iter()
-        .filter(|port| port.protocol != Protocol::Sctp)
-    {
+    for port in &service.ports {
+        if !by_nodes.is_empty() {
+            let listed = gatherer.of_slices(port);
+            forwarded.extend(forwarded::places(
+                service, port, &by_nodes, cluster, &listed,
+            ));
+        }
+        if port.protocol == Protocol::Sctp {
+            continue;
+        }
         let candidates = match forward_to {
+            _ if is_by_nodes => gatherer.of_slices(port),
             ForwardTo::Endpoints => gatherer.endpoints(port),
             ForwardTo::NodePorts => gatherer.node_ports(port),
         };
@@ -90,9 +102,16 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
             on_host.extend(addresses.filter(|addr| cluster.guard.is_host(addr.ip())));
         }
         if is_bound {
-            local_nodes.extend(nodes_with_endpoint(parts, port.protocol, &candidates));
+            let may = |it: &EndpointCandidate<'_>| {
+                let is_dialled = || check(parts, it.addr, port.protocol).is_ok();
+                is_by_nodes || (it.weight > 0 && is_dialled())
+            };
+            local_nodes.extend(nodes_with_endpoint(service, may, &candidates));
         }
-        let chosen = choose(parts, port.protocol, candidates);
+        let chosen = match is_by_nodes {
+            true => of_node_proxy(service, cluster, candidates),
+            false => choose(parts, port.protocol, candidates),
+        };
         if local && !chosen.fallback {
             ready.extend(chosen.kept.iter().map(|endpoint| endpoint.addr.0.ip()));
         }
@@ -109,6 +128,11 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
         listen,
         local_endpoints: sorted(ready).len(),
     });
+    if cluster.own_node().is_none() {
+        let gateway = &cluster.settings.gateway;
+        lost.extend(forwarded.iter().map(|it| without_node(it, gateway)));
+        forwarded.clear();
+    }
     let refused = ports.iter().flat_map(|port| refused(&port.endpoints));
     let refused = sorted(refused.collect());
     Composed {
@@ -119,6 +143,7 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
             notices: sorted(gatherer.notices),
             refused,
             lost,
+            forwarded,
             local_nodes: is_bound.then(|| Arc::new(local_nodes)),
         }),
         names: sorted(gatherer.names).into(),
@@ -258,14 +283,14 @@ fn choose<'a>(
 /// The Nodes that have an endpoint which gets traffic where only those of its own Node do (KEP-1669: one that is
 /// serving and terminating is enough).
 fn nodes_with_endpoint(
-    parts: &Parts<'_>,
-    protocol: Protocol,
+    service: &Service,
+    may: impl Fn(&EndpointCandidate<'_>) -> bool,
     candidates: &[EndpointCandidate<'_>],
 ) -> Vec<ClusterName> {
-    let publish_not_ready = parts.stored.service.publish_not_ready_addresses;
+    let publish_not_ready = service.publish_not_ready_addresses;
     let gets_traffic = |it: &&EndpointCandidate<'_>| {
         let answers = it.ready || publish_not_ready || (it.serving && it.terminating);
-        answers && it.weight > 0 && check(parts, it.addr, protocol).is_ok()
+        answers && may(it)
     };
     let serving = candidates.iter().filter(gets_traffic);
     serving.filter_map(|it| it.node.cloned()).collect()

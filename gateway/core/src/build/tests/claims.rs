@@ -64,6 +64,64 @@ fn addresses_that_the_nodes_carry_are_not_claimed() {
 }
 
 #[test]
+fn where_the_nodes_carry_an_address_the_endpoints_are_those_of_their_own_proxy() {
+    let nodes = || pool("edge", "203.0.113.0", "203.0.113.15", Forwarding::Node);
+    let on = |name: &str, policy, family: &[&str]| {
+        let mut shop = with(stored("shop", "203.0.113.1"), |service| {
+            service.external_traffic_policy = policy;
+            service.ports.push(ServicePort::new(Protocol::Sctp, 81));
+        });
+        shop.held
+            .addresses
+            .extend(family.iter().map(|text| ip(text)));
+        // The host itself, one in maintenance, and one of each family elsewhere.
+        let hosts = ["192.0.2.1@n1", "10.0.0.2@n2", "2001:db8::3@n3"];
+        let slice = EndpointSlice {
+            weight: 0,
+            ..slice("shop", "a", &hosts)
+        };
+        let settings = RouteSettings {
+            serve_node_ports: ServeNodePorts::UnlessNode,
+            node_name: Some(name.into()),
+            ..settings()
+        };
+        let changes = vec![
+            nodes(),
+            node("n1", &["192.0.2.1"]),
+            service(shop),
+            slices(slice),
+        ];
+        route(&builder(settings, changes), "shop")
+    };
+    let shown = |route: &Route| {
+        let places = route.forwarded.iter();
+        let places = places.map(|it| format!("{}/{} {}", it.listen, it.protocol, it.endpoints));
+        places.collect::<Vec<_>>()
+    };
+    let (cluster, local) = (ExternalTrafficPolicy::Cluster, ExternalTrafficPolicy::Local);
+    let route = on("n1", cluster, &[]);
+    assert_eq!(
+        shown(&route),
+        ["203.0.113.1:80/TCP 2", "203.0.113.1:81/SCTP 0"]
+    );
+    assert_eq!(refused(&route), [""; 0]);
+    assert!(route.local_nodes.is_none() && route.lost.is_empty());
+    let route = on("n1", local, &["203.0.113.2"]);
+    assert_eq!(shown(&route)[0], "203.0.113.1:80/TCP 1");
+    let nodes_with = route.local_nodes.as_ref().unwrap().iter();
+    assert_eq!(
+        nodes_with.map(ToString::to_string).collect::<Vec<_>>(),
+        ["n1", "n2", "n3"]
+    );
+    // Who is no Node has no kube-proxy.
+    let route = on("outside", cluster, &[]);
+    assert_eq!(shown(&route), [""; 0]);
+    assert!(
+        matches!(&route.lost[0].state, ListenerState::Failed { reason, .. } if reason == "NoNode")
+    );
+}
+
+#[test]
 fn a_claim_moves_in_one_step_and_never_stands_twice() {
     let younger = with(stored("new", "203.0.113.1"), |service| {
         service.created = Some(Timestamp(200));
