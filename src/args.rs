@@ -48,6 +48,9 @@ pub(crate) enum CliCommand {
     Import(ImportArgs),
     /// Print the CustomResourceDefinitions
     Crds,
+    /// Remove the routes of a gateway that is not heard any more: it starts this itself
+    #[command(name = fairway_gateway::kernel_routes::keeper::COMMAND, hide = true)]
+    KeepKernelRoutes,
     /// Print shell completions
     Completions {
         /// The shell to print them for

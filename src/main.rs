@@ -94,6 +94,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 .collect::<Result<_, _>>()?;
             print(&texts.join("---\n"))
         }
+        CliCommand::KeepKernelRoutes => {
+            fairway_gateway::kernel_routes::keeper::keep()?;
+            Ok(ExitCode::SUCCESS)
+        }
         CliCommand::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "fairway", &mut text);

@@ -296,6 +296,7 @@ impl ProcessViews {
         };
         if let Some(gateway) = &self.gateway {
             snapshot.bgp_peers = gateway.peers();
+            snapshot.kernel_routes = gateway.kernel_routes();
             let ports = gateway.ports().into_iter();
             snapshot.ports = ports
                 .map(|(service, port)| ((service, port.route().key), port))

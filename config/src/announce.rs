@@ -6,9 +6,6 @@ use crate::selector::Selector;
 /// How many entries each list of `spec.announce` may have. The CRD says the same.
 pub const MAX_ANNOUNCE_ENTRIES: usize = 64;
 
-/// The fields of `spec.announce` that this version reads and does not act on.
-pub const NOT_YET_IN_FORCE: &[&str] = &["routes"];
-
 /// `spec.announce` of an AddressPool, checked. The default announces nothing.
 ///
 /// A part that can't be read is none: it may say to whom or from where nothing is to be announced.

@@ -50,8 +50,7 @@ pub struct BgpPeer {
     pub keepalive_time: Duration,
     /// `spec.connectTime`: the pause between two attempts to connect.
     pub connect_time: Duration,
-    /// `spec.passwordSecret`: the Secret that has the password. While it is not read the peer has a
-    /// problem.
+    /// `spec.passwordSecret`: the Secret that has the password. While that is not known the peer has no session.
     pub password_secret: Option<NamespacedName>,
     /// `spec.password`, for TCP MD5 (RFC 2385).
     pub password: Option<PeerPassword>,

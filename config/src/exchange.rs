@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::ownership::{
     AddressConflict, AddressReport, AddressState, FleetKey, FleetMember, Successor,
 };
-use crate::bgp_peer::BgpPeer;
+use crate::bgp_peer::{BgpPeer, PeerPassword};
 use crate::cluster::{Namespace, Node, TlsSecret};
 use crate::endpoints::EndpointSlice;
 use crate::names::{ClusterName, NamespacedName, ServiceName};
@@ -75,6 +75,9 @@ pub enum Change {
     PoolStatus(ClusterName, Arc<PoolStatus>),
     /// A BGPPeer.
     BgpPeer(ClusterName, Option<Arc<BgpPeer>>),
+    /// The password in a Secret that BGPPeers name, or what is to be said of the field that names it; nothing: none
+    /// names it any more.
+    PeerPassword(NamespacedName, Option<Result<PeerPassword, Arc<str>>>),
     /// A TLS secret.
     Secret(NamespacedName, Option<Arc<TlsSecret>>),
     /// The report of a gateway on a Service; nothing: there is none any more.

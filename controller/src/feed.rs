@@ -16,6 +16,7 @@ pub(crate) enum Subject {
     Node(ClusterName),
     PoolStatus(ClusterName),
     Pool(ClusterName),
+    PeerPassword(NamespacedName),
     BgpPeer(ClusterName),
     Secret(NamespacedName),
     EndpointSlice(NamespacedName, bool),
@@ -40,6 +41,7 @@ impl Subject {
             Change::PoolStatus(name, _) => (Self::PoolStatus(name.clone()), true),
             Change::Pool(name, it) => (Self::Pool(name.clone()), it.is_some()),
             Change::BgpPeer(name, it) => (Self::BgpPeer(name.clone()), it.is_some()),
+            Change::PeerPassword(name, it) => (Self::PeerPassword(name.clone()), it.is_some()),
             Change::Secret(name, it) => (Self::Secret(name.clone()), it.is_some()),
             Change::Gateway(name, it) => (Self::Gateway(name.clone()), it.is_some()),
             Change::Report(name, gateway, it) => {

@@ -91,6 +91,23 @@ pub(crate) struct AnnouncedService {
     pub(crate) local_nodes: Option<Arc<BTreeSet<ClusterName>>>,
 }
 
+impl Announceable {
+    /// Whether addresses of any pool are to be routes in the kernel.
+    pub fn wants_kernel_routes(&self) -> bool {
+        let mut pools = self.pools.values();
+        pools.any(|pool| pool.announcement.kernel_routes)
+    }
+
+    /// The addresses that are to be routes in the kernel now.
+    pub fn kernel_routes(&self) -> impl Iterator<Item = IpAddr> {
+        let is_draining = self.draining.is_some();
+        let addresses = self.addresses.iter();
+        let able = addresses
+            .filter(move |(_, it)| it.is_able && it.announcement.kernel_routes && !is_draining);
+        able.map(|(address, _)| *address)
+    }
+}
+
 /// A pool that announces.
 #[derive(Debug, PartialEq)]
 pub struct AnnouncedPool {

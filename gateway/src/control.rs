@@ -34,10 +34,10 @@ use crate::bgp::shown::BgpShown;
 use crate::descriptors::Share;
 use crate::dials::Dials;
 use crate::dns::{DnsAnswer, DnsNames};
-use crate::engine::{Cut, Mailbox};
+use crate::engine::Cut;
 use crate::fleet::{AddressReportOutbox, RunningFleet};
-use crate::heartbeat::Heartbeat;
 use crate::host;
+use crate::kernel_routes::control::KernelRoutesControl;
 use crate::local::{self, LocalRoutes};
 use crate::metrics::{PROGRAMMING_DURATION, SYNC_DURATION};
 use crate::node_proxy::NodeProxy;
@@ -48,6 +48,7 @@ use crate::reports::ReportSink;
 use crate::settings::GatewaySettings;
 use crate::shared::GatewayShared;
 use crate::slot::Health;
+use crate::stalls::WorkerLoops;
 use crate::worker::WorkerThreads;
 
 /// The most batches that are taken in before the next build: a flood of batches must not delay it without end.
@@ -72,6 +73,7 @@ pub(crate) struct ControlTask {
     dials: Dials,
     programmer: Programmer,
     bgp: BgpControl,
+    kernel_routes: KernelRoutesControl,
     services: BTreeMap<ServiceName, ServedService>,
     /// How many file descriptors the ports of each namespace hold.
     shares: BTreeMap<Arc<str>, Arc<Share>>,
@@ -97,7 +99,7 @@ pub(crate) struct ControlTask {
     announcing: Announcing,
     node_proxy: NodeProxy,
     /// The loops that carry traffic.
-    loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
+    loops: WorkerLoops,
     /// What the fleet says of addresses.
     address_reports: Arc<AddressReportOutbox>,
     /// Runs from the first pool on that announces on layer 2.
@@ -146,11 +148,16 @@ impl ControlTask {
         let routes = LocalRoutes::open(settings.make_local).await;
         let loops = workers.iter();
         let loops = loops.map(|worker| (worker.mailbox().clone(), worker.beat().clone()));
-        let loops: Arc<[_]> = loops.collect();
+        let loops: WorkerLoops = loops.collect();
         let fleet = &settings.fleet;
         let (members, key) = (fleet.members.iter().cloned(), fleet.key.clone());
         let announcing = Announcing::new(settings.name.clone(), members, key);
         let announceable = announcing.subscribe();
+        let kernel_routes = KernelRoutesControl::new(
+            announceable.clone(),
+            loops.clone(),
+            published.kernel_routes.clone(),
+        );
         let bgp = BgpControl::new(settings.name.clone(), announceable, loops.clone(), bgp);
         let mut opener = Opener::new(workers, shared.descriptors.clone(), routes);
         if settings.steering {
@@ -169,6 +176,7 @@ impl ControlTask {
             dials: Dials::default(),
             programmer,
             bgp,
+            kernel_routes,
             services: BTreeMap::new(),
             shares: BTreeMap::new(),
             draining: DrainQueue::default(),
@@ -411,6 +419,7 @@ impl ControlTask {
             updates.push((service, wanted));
         }
         let has_moved = self.announce_pools().await;
+        self.kernel_routes.settle();
         services.extend(self.programmer.apply(updates).await);
         if has_moved {
             self.announce_services();
@@ -495,7 +504,7 @@ impl ControlTask {
 
     /// Stops accepting. Ends when the last connection has ended, or the time to drain is over.
     async fn stop(mut self) {
-        self.bgp.withdraw().await;
+        tokio::join!(self.bgp.withdraw(), self.kernel_routes.withdraw());
         tracing::info!("no longer accepting, connections drain");
         self.shared.draining.cancel();
         self.programmer.close().await;

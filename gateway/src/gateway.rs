@@ -19,7 +19,6 @@ use crate::bgp::shown::BgpShown;
 use crate::clock::boot_time;
 use crate::control::ControlTask;
 use crate::endpoint_rows::endpoint_rows;
-use crate::engine::Mailbox;
 use crate::heartbeat::Heartbeat;
 use crate::metrics::FLEET_MEMBERS;
 use crate::port::Port;
@@ -27,6 +26,7 @@ use crate::published::Published;
 use crate::reports::ReportSink;
 use crate::settings::GatewaySettings;
 use crate::shared::GatewayShared;
+use crate::stalls::{WorkerLoops, turns};
 use crate::worker::WorkerThreads;
 
 /// A gateway that runs.
@@ -39,7 +39,7 @@ pub struct Gateway {
     published: Arc<Published>,
     bgp: Arc<BgpShown>,
     /// Of each worker: its mailbox, and the heartbeat of its runtime.
-    loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
+    loops: WorkerLoops,
     /// The heartbeat of the control task.
     control: Heartbeat,
     /// Cancelled when the last connection and every thread has ended.
@@ -147,20 +147,13 @@ impl Gateway {
     /// A count of each thread's loop, which makes one more round after this call. A count that stays the same shows
     /// a loop that is stuck. The counts are local to this process.
     pub fn turns(&self) -> Vec<(String, u64)> {
-        let workers = self
-            .loops
-            .iter()
-            .enumerate()
-            .flat_map(|(n, (mailbox, beat))| {
-                [
-                    (format!("worker {n}"), mailbox.turns()),
-                    (format!("the runtime of worker {n}"), beat.ask()),
-                ]
-            });
         let control = ("the gateway's control task".to_owned(), self.control.ask());
         let bgp = self.bgp.beat();
         let bgp = bgp.map(|beat| ("BGP".to_owned(), beat.ask()));
-        workers.chain([control]).chain(bgp).collect()
+        let routes = self.published.kernel_routes.beat();
+        let routes = routes.map(|beat| ("routes".to_owned(), beat.ask()));
+        let rest = [control].into_iter().chain(bgp).chain(routes);
+        turns(&self.loops).chain(rest).collect()
     }
 
     /// How long connections may go on after `shutdown`.
@@ -189,6 +182,11 @@ impl Gateway {
                     .collect::<Vec<_>>()
             });
         rows.collect()
+    }
+
+    /// How many addresses are routes in a kernel table; none: no pool asks for it.
+    pub fn kernel_routes(&self) -> Option<usize> {
+        self.published.kernel_routes.count()
     }
 
     /// The routers that external addresses are announced to, and the sessions with them.
@@ -268,15 +266,15 @@ impl Gateway {
         let vips = shown.report.listeners.iter();
         let vips = vips.filter(|it| it.kind == ClaimKind::Vip);
         let vips: BTreeSet<IpAddr> = vips.map(|it| it.listen.0.ip()).collect();
-        let told: Vec<String> = vips
-            .into_iter()
-            .flat_map(|address| self.bgp.sentences(address))
-            .collect();
-        if !told.is_empty() {
-            sections.push(Section {
-                title: "BGP".to_owned(),
-                sentences: told,
-            });
+        let told = vips.iter().flat_map(|it| self.bgp.sentences(*it));
+        let routes = vips.iter();
+        let routes = routes.filter_map(|it| self.published.kernel_routes.sentence(*it));
+        for (title, sentences) in [("BGP", told.collect()), ("Routes", routes.collect())] {
+            let sentences: Vec<String> = sentences;
+            if !sentences.is_empty() {
+                let title = title.to_owned();
+                sections.push(Section { title, sentences });
+            }
         }
         sections
     }

@@ -7,7 +7,8 @@
 //!    endpoints); it fills `published`, from which `endpoint_rows` and others show;
 //! 3. [`announcing`]: what may be announced, as the control task says; [`fleet`]: on layer 2, together with other
 //!    gateways, on a thread of its own, with `network` (interfaces and subnets); [`layer2`]: answers ARP and
-//!    Neighbor Discovery for addresses that this gateway owns; `bgp`: tells routers, on a thread, too; `stalls`:
+//!    Neighbor Discovery for addresses that this gateway owns; `bgp`: tells routers, on a thread, too;
+//!    [`kernel_routes`]: makes routes for a routing daemon on the same host; `stalls`:
 //!    whether this gateway can serve at all;
 //! 4. `programmer`: opens and closes listeners, with `socket` (binding), `local` (routes that make a VIP local)
 //!    and `steering` (the kernel hands connections over); `slot`: a listen address and what it serves; `binding`:
@@ -58,6 +59,7 @@ mod hops;
 mod host;
 pub mod http;
 pub mod icmp;
+pub mod kernel_routes;
 pub mod layer2;
 pub mod local;
 pub mod metrics;

@@ -228,14 +228,14 @@ fn loopback() -> io::Result<u32> {
     Ok(rustix::net::netdevice::name_to_index(&socket, "lo")?)
 }
 
-fn family(address: IpAddr) -> AddressFamily {
+pub(crate) fn family(address: IpAddr) -> AddressFamily {
     match address {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
     }
 }
 
-fn prefix(address: IpAddr) -> u8 {
+pub(crate) fn prefix(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => 32,
         IpAddr::V6(_) => 128,
@@ -243,7 +243,7 @@ fn prefix(address: IpAddr) -> u8 {
 }
 
 /// The destination of a route.
-fn target(route: &RouteMessage) -> Option<IpAddr> {
+pub(crate) fn target(route: &RouteMessage) -> Option<IpAddr> {
     route
         .attributes
         .iter()
@@ -254,14 +254,14 @@ fn target(route: &RouteMessage) -> Option<IpAddr> {
         })
 }
 
-fn destination(address: IpAddr) -> RouteAddress {
+pub(crate) fn destination(address: IpAddr) -> RouteAddress {
     match address {
         IpAddr::V4(v4) => RouteAddress::Inet(v4),
         IpAddr::V6(v6) => RouteAddress::Inet6(v6),
     }
 }
 
-fn errno(error: &rtnetlink::Error) -> Option<Errno> {
+pub(crate) fn errno(error: &rtnetlink::Error) -> Option<Errno> {
     match error {
         rtnetlink::Error::NetlinkError(message) => Errno::from_io_error(&message.to_io()),
         _ => None,

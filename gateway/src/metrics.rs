@@ -86,6 +86,8 @@ pub struct MetricsSnapshot {
     pub addresses: BTreeMap<&'static str, u64>,
     /// The routers that this gateway has BGP sessions with.
     pub bgp_peers: Vec<BgpPeerRow>,
+    /// How many addresses are routes in a kernel table; none: no pool asks for it.
+    pub kernel_routes: Option<usize>,
 }
 
 /// Everything that [`MetricsSnapshot`] holds, as text.
@@ -98,6 +100,11 @@ pub fn render(snapshot: &MetricsSnapshot) -> String {
         .sample(&info, 1);
     render_state(&mut out, snapshot);
     render_bgp(&mut out, &snapshot.bgp_peers);
+    let help = "Addresses that this gateway has put into the kernel's table for routing daemons.";
+    let mut routes = out.family("fairway_kernel_routes", MetricKind::Gauge, help);
+    if let Some(count) = snapshot.kernel_routes {
+        routes.sample(&Labels::default(), count);
+    }
     ports::render(&mut out, &snapshot.ports);
     out.into_text()
 }

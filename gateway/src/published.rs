@@ -12,6 +12,7 @@ use fairway_config::service::PortKey;
 use fairway_gateway_core::route::Route;
 use ipnet::IpNet;
 
+use crate::kernel_routes::shown::KernelRoutesShown;
 use crate::port::Port;
 
 /// What is published of all Services.
@@ -22,6 +23,8 @@ pub(crate) struct Published {
     host: Mutex<Arc<[IpNet]>>,
     /// Why this gateway drains.
     draining: Mutex<Option<Arc<str>>>,
+    /// What is shown of routes in a kernel table.
+    pub(crate) kernel_routes: Arc<KernelRoutesShown>,
     synced: AtomicBool,
     done: AtomicU64,
 }

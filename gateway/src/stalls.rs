@@ -1,11 +1,28 @@
 //! Whether the loops still turn that carry traffic and answer for addresses: who announces looks at that.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_gateway_core::fleet::BootTime;
 
+use crate::engine::Mailbox;
+use crate::heartbeat::Heartbeat;
+
 /// A loop that has not turned for so long serves nobody.
 const STALLED: Duration = Duration::from_secs(1);
+
+/// The loops that carry traffic. Of each worker: its mailbox, and the heartbeat of its runtime.
+pub(crate) type WorkerLoops = Arc<[(Arc<Mailbox>, Heartbeat)]>;
+
+/// A count of each loop, which makes one more round after this call.
+pub(crate) fn turns(loops: &WorkerLoops) -> impl Iterator<Item = (String, u64)> {
+    loops.iter().enumerate().flat_map(|(n, (mailbox, beat))| {
+        [
+            (format!("worker {n}"), mailbox.turns()),
+            (format!("the runtime of worker {n}"), beat.ask()),
+        ]
+    })
+}
 
 /// The loops, each with its count of turns.
 #[derive(Debug, Default)]

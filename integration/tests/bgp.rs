@@ -6,18 +6,19 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use fairway_integration::fairway::{Fairway, text};
-use fairway_integration::lab::{Host, Served, wire};
+use anyhow::{Result, bail, ensure};
 use fairway_integration::load::Load;
-use fairway_integration::manifest::{all, slice};
+use fairway_integration::manifest::all;
+use fairway_integration::routers::routed::{
+    ID, OURS, RoutedSite, THEIRS, edge, edge6, endpoints, fairway, peer, peer_is, router, router6,
+    session, started,
+};
 use fairway_integration::routers::{Bird, Frr, RoughRouter, Roughness};
-use fairway_integration::servers::named;
-use fairway_integration::site::{at, server, server6, vip, vip6};
-use fairway_integration::{clients, tests, wait};
+use fairway_integration::site::{at, vip, vip6};
+use fairway_integration::{tests, wait};
 use rustix::process::Signal;
 
 tests![
@@ -36,198 +37,8 @@ tests![
     a_full_table_takes_no_memory,
 ];
 
-const OURS: u32 = 64_512;
-const THEIRS: u32 = 64_513;
-
-/// The router's router ID.
-const ID: &str = "198.18.1.1";
-
-/// The router's address on the link to gateway `n`.
-fn router(n: u8) -> IpAddr {
-    Ipv4Addr::new(198, 18, n, 1).into()
-}
-
-/// The address of gateway `n` on that link.
-fn edge(n: u8) -> IpAddr {
-    Ipv4Addr::new(198, 18, n, 2).into()
-}
-
-fn on_link6(n: u8, host: u16) -> IpAddr {
-    Ipv6Addr::new(0x2001, 0xdb8, 0x18, n.into(), 0, 0, 0, host).into()
-}
-
-fn router6(n: u8) -> IpAddr {
-    on_link6(n, 1)
-}
-
-fn edge6(n: u8) -> IpAddr {
-    on_link6(n, 2)
-}
-
-/// A gateway's host and the farm behind it, whose servers say the gateway's name.
-struct Edge {
-    host: Host,
-    name: String,
-    number: u8,
-    _farm: Host,
-    _served: Served,
-}
-
-struct Site {
-    client: Host,
-    router: Host,
-    edges: Vec<Edge>,
-}
-
-impl Site {
-    fn new(count: u8) -> Result<Self> {
-        let (client, router_host) = (Host::new("client")?, Host::new("router")?);
-        wire((&client, "up"), (&router_host, "clients"))?;
-        let net6 = |n: u16| Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, n).into();
-        let clients: Vec<(IpAddr, u8)> = (11..41)
-            .map(|n| (Ipv4Addr::new(198, 51, 100, n).into(), 24))
-            .chain([(net6(0x11), 64)])
-            .collect();
-        client.addresses("up", &clients)?;
-        client.ip("route add default via 198.51.100.1\nroute add default via 2001:db8:c::1")?;
-        let of_router = [(Ipv4Addr::new(198, 51, 100, 1).into(), 24), (net6(1), 64)];
-        router_host.addresses("clients", &of_router)?;
-        for (setting, value) in [
-            ("ipv4/ip_forward", "1"),
-            ("ipv6/conf/all/forwarding", "1"),
-            // By ports, too: one client uses all gateways.
-            ("ipv4/fib_multipath_hash_policy", "1"),
-            ("ipv6/fib_multipath_hash_policy", "1"),
-        ] {
-            router_host.sysctl(setting, value)?;
-        }
-        let mut edges = Vec::new();
-        for number in 1..=count {
-            let name = format!("edge-{number}");
-            let (host, farm) = (Host::new(&name)?, Host::new(&format!("farm-{number}"))?);
-            let link = format!("e{number}");
-            wire((&router_host, &link), (&host, "up"))?;
-            router_host.addresses(&link, &[(router(number), 24), (router6(number), 64)])?;
-            host.addresses("up", &[(edge(number), 24), (edge6(number), 64)])?;
-            host.ip(&format!(
-                "route add default via {}\nroute add default via {}",
-                router(number),
-                router6(number)
-            ))?;
-            wire((&host, "back"), (&farm, "up"))?;
-            let inside6 = Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, 1).into();
-            let inside = Ipv4Addr::new(192, 0, 2, 1).into();
-            host.addresses("back", &[(inside, 24), (inside6, 64)])?;
-            farm.addresses("up", &[(server(0), 24), (server6(0), 64)])?;
-            let ends = [at(server(0), 80), at(server6(0), 80)];
-            let served = named(&farm, &ends.map(|end| (&*name, end)))?;
-            edges.push(Edge {
-                host,
-                name,
-                number,
-                _farm: farm,
-                _served: served,
-            });
-        }
-        Ok(Self {
-            client,
-            router: router_host,
-            edges,
-        })
-    }
-
-    fn edge(&self, number: u8) -> Result<&Edge> {
-        let mut edges = self.edges.iter();
-        edges.find(|it| it.number == number).context("no such edge")
-    }
-
-    /// Who answers at the Service's address.
-    fn answers(&self, address: IpAddr) -> Result<BTreeSet<String>> {
-        let ask = || clients::who(at(address, 80));
-        let answers = self
-            .client
-            .run(|| (0..40).map(|_| ask()).collect::<Vec<_>>());
-        let answers: std::io::Result<Vec<String>> = answers.into_iter().collect();
-        Ok(answers?.into_iter().collect())
-    }
-}
-
-/// The Service and its endpoints, and a pool that is announced.
-fn web(announce: &str) -> String {
-    let pool = format!(
-        "apiVersion: fairway.dev/v1alpha1\nkind: AddressPool\nmetadata: {{name: edge}}\n\
-         spec: {{addresses: [203.0.113.0/28, \"2001:db8:f::/120\"], announce: {{bgp: {announce}}}}}\n"
-    );
-    let service = format!(
-        "apiVersion: v1\nkind: Service\n\
-         metadata: {{name: web, annotations: {{fairway.dev/addresses: \"{},{}\"}}}}\n\
-         spec: {{type: LoadBalancer, selector: {{app: web}}, ipFamilyPolicy: RequireDualStack, \
-         ipFamilies: [IPv4, IPv6], ports: [{{port: 80}}]}}\n",
-        vip(1),
-        vip6(1),
-    );
-    all(&[&pool, &service])
-}
-
-fn endpoints() -> String {
-    let (v4, v6) = (
-        slice("web", 80, &[server(0)]),
-        slice("web", 80, &[server6(0)]),
-    );
-    all(&[&v4, &v6])
-}
-
-/// A router for gateways. `more` are more fields of its spec, in flow style.
-fn peer(name: &str, asn: u32, address: IpAddr, more: &str) -> String {
-    format!(
-        "apiVersion: fairway.dev/v1alpha1\nkind: BGPPeer\nmetadata: {{name: {name}}}\n\
-         spec: {{myASN: {OURS}, peerASN: {asn}, peerAddress: \"{address}\", \
-         holdTime: 9s, connectTime: 2s{}{more}}}\n",
-        if more.is_empty() { "" } else { ", " }
-    )
-}
-
-/// The gateway's part of the router's configuration.
-fn session(number: u8, more: &str) -> String {
-    format!(
-        "protocol bgp edge{number} from fairway {{ local {} as {THEIRS}; neighbor {} as {OURS}; {more} }}\n",
-        router(number),
-        edge(number)
-    )
-}
-
-/// Fairway on a gateway that announces the Service to the router.
-fn fairway(edge: &Edge, announce: &str, peers: &[&str]) -> Result<Fairway> {
-    let mut fairway = Fairway::prepare(&edge.host)?.arguments(&["--node-name", &edge.name]);
-    fairway.write("web.yaml", &web(announce))?;
-    fairway.write("endpoints.yaml", &endpoints())?;
-    fairway.write("peers.yaml", &all(peers))?;
-    fairway.launch()?;
-    fairway.ready()?;
-    Ok(fairway)
-}
-
-fn started(site: &Site, number: u8, more: &str) -> Result<Fairway> {
-    let tor = peer("tor", THEIRS, router(number), more);
-    fairway(site.edge(number)?, "{}", &[&tor])
-}
-
-/// Waits until the session has that state and its row says each of `words`.
-fn peer_is(fairway: &Fairway, name: &str, state: &str, words: &[&str]) -> Result<()> {
-    wait::until_some(&format!("{name} is {state} {words:?}"), || {
-        let rows = fairway.list("peers")?;
-        let row = rows.iter().find(|row| text(row, "name") == name);
-        let row = row.with_context(|| format!("no {name} in {rows:?}"))?;
-        let said = row.to_string();
-        match text(row, "state") == state && words.iter().all(|word| said.contains(word)) {
-            true => Ok(()),
-            false => bail!("{said}"),
-        }
-    })
-}
-
 fn a_router_learns_addresses_of_two_gateways_and_spreads_clients_over_them() -> Result<()> {
-    let site = Site::new(2)?;
+    let site = RoutedSite::new(2)?;
     let sessions: String = (1..=2).map(|n| session(n, "bfd on;")).collect();
     let bird = Bird::start(&site.router, ID, &sessions)?;
     let gateways = [started(&site, 1, "bfd: {}")?, started(&site, 2, "bfd: {}")?];
@@ -279,7 +90,7 @@ fn a_router_learns_addresses_of_two_gateways_and_spreads_clients_over_them() -> 
 }
 
 fn an_address_without_endpoint_is_withdrawn_and_no_session_ends() -> Result<()> {
-    let site = Site::new(2)?;
+    let site = RoutedSite::new(2)?;
     let sessions: String = (1..=2).map(|n| session(n, "")).collect();
     let bird = Bird::start(&site.router, ID, &sessions)?;
     let (one, two) = (started(&site, 1, "")?, started(&site, 2, "")?);
@@ -315,7 +126,7 @@ fn left_after(bird: &Bird, act: impl FnOnce() -> Result<()>) -> Result<Duration>
 }
 
 fn a_gateway_that_is_killed_is_left_at_once() -> Result<()> {
-    let site = Site::new(2)?;
+    let site = RoutedSite::new(2)?;
     let sessions: String = (1..=2).map(|n| session(n, "bfd on;")).collect();
     let bird = Bird::start(&site.router, ID, &sessions)?;
     let (mut one, _two) = (started(&site, 1, "bfd: {}")?, started(&site, 2, "bfd: {}")?);
@@ -335,7 +146,7 @@ fn a_gateway_that_is_killed_is_left_at_once() -> Result<()> {
 }
 
 fn a_gateway_that_freezes_is_left_at_once_and_comes_back() -> Result<()> {
-    let site = Site::new(2)?;
+    let site = RoutedSite::new(2)?;
     let sessions: String = (1..=2).map(|n| session(n, "bfd on;")).collect();
     let bird = Bird::start(&site.router, ID, &sessions)?;
     let (mut one, _two) = (started(&site, 1, "bfd: {}")?, started(&site, 2, "bfd: {}")?);
@@ -350,7 +161,7 @@ fn a_gateway_that_freezes_is_left_at_once_and_comes_back() -> Result<()> {
 }
 
 fn a_gateway_that_is_told_to_stop_is_left_before_it_stops_listening() -> Result<()> {
-    let site = Site::new(2)?;
+    let site = RoutedSite::new(2)?;
     let sessions: String = (1..=2).map(|n| session(n, "bfd on;")).collect();
     let bird = Bird::start(&site.router, ID, &sessions)?;
     let (mut one, _two) = (started(&site, 1, "bfd: {}")?, started(&site, 2, "bfd: {}")?);
@@ -373,7 +184,7 @@ fn a_gateway_that_is_told_to_stop_is_left_before_it_stops_listening() -> Result<
 }
 
 fn a_password_has_to_be_the_same_on_both_sides() -> Result<()> {
-    let site = Site::new(1)?;
+    let site = RoutedSite::new(1)?;
     let bird = Bird::start(&site.router, ID, &session(1, "password \"right\";"))?;
     let one = started(&site, 1, "password: wrong")?;
     peer_is(&one, "tor", "Idle", &["does not answer", "password"])?;
@@ -396,10 +207,10 @@ fn a_password_has_to_be_the_same_on_both_sides() -> Result<()> {
 }
 
 fn a_wrong_as_is_said_and_mended() -> Result<()> {
-    let site = Site::new(1)?;
+    let site = RoutedSite::new(1)?;
     let bird = Bird::start(&site.router, ID, &session(1, ""))?;
     let wrong = peer("tor", 64_999, router(1), "");
-    let one = fairway(site.edge(1)?, "{}", &[&wrong])?;
+    let one = fairway(site.edge(1)?, "{bgp: {}}", &[&wrong])?;
     wait::until_some("the AS is said to be wrong", || {
         let rows = one.get("/api/v1/peers")?.body;
         let words = ["its AS is 64513, and 64999 is expected", "Bad Peer AS"];
@@ -413,7 +224,7 @@ fn a_wrong_as_is_said_and_mended() -> Result<()> {
 }
 
 fn a_router_of_the_own_as_gets_preference_and_communities() -> Result<()> {
-    let site = Site::new(1)?;
+    let site = RoutedSite::new(1)?;
     let inner = format!(
         "protocol bgp edge1 from fairway {{ local {} as {OURS}; neighbor {} as {OURS}; direct; }}\n",
         router(1),
@@ -421,8 +232,8 @@ fn a_router_of_the_own_as_gets_preference_and_communities() -> Result<()> {
     );
     let bird = Bird::start(&site.router, ID, &inner)?;
     let tor = peer("tor", OURS, router(1), "");
-    let announce = "{communities: [\"64512:7\", \"large:64512:1:2\"], localPreference: 150, \
-                    aggregationLength: 28}";
+    let announce = "{bgp: {communities: [\"64512:7\", \"large:64512:1:2\"], localPreference: 150, \
+                    aggregationLength: 28}}";
     let one = fairway(site.edge(1)?, announce, &[&tor])?;
     bird.established("edge1")?;
     bird.reaches(vip(1), &[edge(1)])?;
@@ -440,7 +251,7 @@ fn a_router_of_the_own_as_gets_preference_and_communities() -> Result<()> {
 }
 
 fn a_router_with_ttl_security_over_ipv6_learns_ipv4_by_an_ipv6_next_hop() -> Result<()> {
-    let site = Site::new(1)?;
+    let site = RoutedSite::new(1)?;
     // The gateway's link has no IPv4 address.
     site.edge(1)?
         .host
@@ -455,14 +266,14 @@ fn a_router_with_ttl_security_over_ipv6_learns_ipv4_by_an_ipv6_next_hop() -> Res
     );
     let bird = Bird::start(&site.router, ID, &session6)?;
     let tor = peer("tor", THEIRS, router6(1), "");
-    let one = fairway(site.edge(1)?, "{}", &[&tor])?;
+    let one = fairway(site.edge(1)?, "{bgp: {}}", &[&tor])?;
     bird.reaches(vip6(1), &[edge6(1)])?;
     bird.reaches(vip(1), &[edge6(1)])?;
     peer_is(&one, "tor", "Established", &["\"prefixes\":2"])
 }
 
 fn a_router_without_an_address_is_found_on_its_link() -> Result<()> {
-    let site = Site::new(1)?;
+    let site = RoutedSite::new(1)?;
     let unnumbered = format!(
         "protocol radv {{ interface \"e1\" {{ max ra interval 4; }}; }}\n\
          protocol bgp tor {{ local as {THEIRS}; neighbor range fe80::/10 as {OURS}; interface \"e1\"; \
@@ -475,14 +286,14 @@ fn a_router_without_an_address_is_found_on_its_link() -> Result<()> {
         "apiVersion: fairway.dev/v1alpha1\nkind: BGPPeer\nmetadata: {{name: tor}}\n\
          spec: {{myASN: {OURS}, dynamicASN: external, interface: up, holdTime: 9s, connectTime: 2s}}\n"
     );
-    let one = fairway(site.edge(1)?, "{}", &[&tor])?;
+    let one = fairway(site.edge(1)?, "{bgp: {}}", &[&tor])?;
     bird.reaches(vip(1), &[edge(1)])?;
     bird.reaches(vip6(1), &[edge6(1)])?;
     peer_is(&one, "tor", "Established", &["64513", "\"up\""])
 }
 
 fn frr_learns_addresses_and_leaves_a_frozen_gateway() -> Result<()> {
-    let site = Site::new(1)?;
+    let site = RoutedSite::new(1)?;
     let neighbor = edge(1);
     let frr = Frr::start(
         &site.router,
@@ -518,7 +329,7 @@ fn frr_learns_addresses_and_leaves_a_frozen_gateway() -> Result<()> {
 }
 
 fn rough_routers_harm_nobody() -> Result<()> {
-    let site = Site::new(1)?;
+    let site = RoutedSite::new(1)?;
     let bird = Bird::start(&site.router, ID, &session(1, "bfd on;"))?;
     let place = |n: u8| IpAddr::from(Ipv4Addr::new(198, 18, 1, 100 + n));
     let all_rough = [Roughness::Closes, Roughness::Garbage, Roughness::Deaf];
@@ -539,7 +350,7 @@ fn rough_routers_harm_nobody() -> Result<()> {
         ));
     }
     let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
-    let mut one = fairway(site.edge(1)?, "{}", &peers)?;
+    let mut one = fairway(site.edge(1)?, "{bgp: {}}", &peers)?;
     bird.reaches(vip(1), &[edge(1)])?;
     let [closes, garbage, _] = &routers[..] else {
         bail!("three routers");
@@ -562,10 +373,10 @@ fn rough_routers_harm_nobody() -> Result<()> {
 fn a_full_table_takes_no_memory() -> Result<()> {
     // As many prefixes as the whole Internet has: 1,000 UPDATEs with a thousand each.
     const UPDATES: usize = 1000;
-    let site = Site::new(1)?;
+    let site = RoutedSite::new(1)?;
     let bird = Bird::start(&site.router, ID, &session(1, "bfd on;"))?;
     let tor = peer("tor", THEIRS, router(1), "bfd: {}");
-    let one = fairway(site.edge(1)?, "{}", &[&tor])?;
+    let one = fairway(site.edge(1)?, "{bgp: {}}", &[&tor])?;
     bird.reaches(vip(1), &[edge(1)])?;
     peer_is(&one, "tor", "Established", &["\"bfd\":\"Up\""])?;
     let memory = || one.metric("process_resident_memory_bytes", &[]);

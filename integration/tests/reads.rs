@@ -6,6 +6,7 @@ use fairway_integration::cluster::Cluster;
 use fairway_integration::fairway::Fairway;
 use fairway_integration::in_cluster::{AtWork, DEFAULT_CLASS, Installed, MANIFESTS};
 use fairway_integration::lab::Host;
+use fairway_integration::routers::routed::peer_is;
 use fairway_integration::{tests, wait};
 use serde_json::{Value, json};
 
@@ -138,12 +139,15 @@ fn a_cluster_without_the_kind_of_peers_has_none_and_its_gateway_is_ready() -> Re
     wait::until_some("BGPPeers are served", || {
         cluster.create(kind, "", &peer).map(drop)
     })?;
-    gateway.problem(&["BGPPeer tor", "spec.passwordSecret"])?;
+    let words = [
+        "spec.passwordSecret",
+        "another namespace than Fairway's own",
+    ];
+    peer_is(&gateway, "tor", "Idle", &words)?;
     cluster.delete(kind, "", "tor")?;
-    wait::until_some("its problem is gone with it", || {
-        let problems = gateway.list("problems")?;
-        let is_there = problems.iter().any(|it| it.to_string().contains("BGPPeer"));
-        ensure!(!is_there, "{problems:?}");
+    wait::until_some("it is gone", || {
+        let peers = gateway.list("peers")?;
+        ensure!(peers.is_empty(), "{peers:?}");
         Ok(())
     })?;
     // The right alone is there, and the kind goes while it is watched.

@@ -18,8 +18,7 @@ pub struct Announce {
     /// To routers, by BGP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bgp: Option<AnnounceBgp>,
-    /// kernel: as routes in a kernel table, for a routing daemon on the same host. This version does
-    /// not do so yet.
+    /// kernel: as routes in table 251 of the gateway's kernel, for a routing daemon on the same host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["kernel"]))]
     pub routes: Option<String>,

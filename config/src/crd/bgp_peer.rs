@@ -139,8 +139,8 @@ pub struct BgpPeerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 80))]
     pub password: Option<String>,
-    /// The Secret of type kubernetes.io/basic-auth whose key `password` is the password for TCP MD5.
-    /// This version does not read it: such a peer has no session.
+    /// The Secret of type kubernetes.io/basic-auth whose key `password` is the password for TCP MD5: in
+    /// Fairway's own namespace, and one that gateways may read (gateway.passwordSecrets of the chart).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret: Option<SecretPlace>,
     /// BFD (RFC 5880, RFC 5881) with this peer.

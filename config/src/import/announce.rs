@@ -11,7 +11,7 @@ use super::imported::Imported;
 use super::metallb::{Advertisement, Found, MetalLbPool};
 use super::peers::PeerNames;
 use super::selectors;
-use crate::announce::{NOT_YET_IN_FORCE, is_interface_name};
+use crate::announce::is_interface_name;
 use crate::crd::{Announce, AnnounceLayer2, InterfaceText};
 use crate::field::Shown;
 use crate::selector::SelectorExt as _;
@@ -39,25 +39,11 @@ pub(super) fn convert(
              its addresses out and announces them nowhere."
         ));
     }
-    let announce = Announce {
+    Announce {
         layer2: by_layer2(&layer2, name, imported),
         bgp: bgp::convert(&bgp, name, found, peers, imported),
         routes: None,
-    };
-    let parts = [
-        ("layer2", announce.layer2.is_some()),
-        ("bgp", announce.bgp.is_some()),
-    ];
-    for (part, _) in parts
-        .iter()
-        .filter(|(part, is_said)| *is_said && NOT_YET_IN_FORCE.contains(part))
-    {
-        imported.said.push(format!(
-            "AddressPool {name}: this version of Fairway does not act on announce.{part}; the addresses \
-             have to reach the gateway by other means."
-        ));
     }
-    announce
 }
 
 fn by_layer2(

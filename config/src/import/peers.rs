@@ -159,8 +159,8 @@ fn secret(peer: &MetalLbPeer, name: &str, warnings: &mut Vec<String>) -> Option<
         },
     };
     warnings.push(format!(
-        "BGPPeer {name}: passwordSecret names {}/{}, which this version of Fairway does not read: the \
-         peer has no session.",
+        "BGPPeer {name}: passwordSecret names {}/{}: gateways read Secrets of Fairway's own namespace \
+         alone, and those that gateway.passwordSecrets of the chart names.",
         Shown(&place.namespace),
         Shown(&place.name)
     ));

@@ -8,7 +8,7 @@ use super::selectors::{not_null, selector};
 use crate::annotations::parse;
 use crate::announce::{
     Announcement, BgpAnnouncement, INTERFACE_NAME, Layer2Announcement, MAX_ANNOUNCE_ENTRIES,
-    NOT_YET_IN_FORCE, is_interface_name,
+    is_interface_name,
 };
 use crate::field::{Cursor, Shown};
 use crate::names::ClusterName;
@@ -38,28 +38,14 @@ pub(super) fn announcement(
 ) -> Announcement {
     field.only(ANNOUNCE_FIELDS);
     not_null(field);
-    let announcement = Announcement {
+    Announcement {
         layer2: part(&field.field("layer2"), |it| layer2(it, notices)),
         bgp: part(&field.field("bgp"), |it| bgp(it, blocks, notices)),
         kernel_routes: field
             .field("routes")
             .one_of(&[("kernel", true)])
             .unwrap_or(false),
-    };
-    for name in NOT_YET_IN_FORCE {
-        let part = field.field(name);
-        if part.is_present() {
-            notices.push(Notice::new(
-                "NotYetInForce",
-                format!(
-                    "{} is not acted on by this version of Fairway: the addresses have to reach the \
-                     gateway by other means",
-                    part.path()
-                ),
-            ));
-        }
     }
-    announcement
 }
 
 /// One way to announce. With a problem in it it is none: what can't be read may be what keeps an

@@ -136,6 +136,7 @@ impl State {
                 Change::EndpointSlice(..)
                 | Change::Secret(..)
                 | Change::BgpPeer(..)
+                | Change::PeerPassword(..)
                 | Change::Member(..)
                 | Change::FleetKey(..) => {}
             }

@@ -53,6 +53,7 @@ mod object_cache;
 mod other_controllers;
 mod outgoing_reports;
 mod ownership;
+mod peer_passwords;
 mod progress;
 mod repair_queue;
 mod reporter;

@@ -12,7 +12,7 @@ use fairway_config::annotations::CONTROLLER;
 use fairway_config::cluster::Node;
 use fairway_config::conditions;
 use fairway_config::exchange::{Change, Held, Status, StoredService};
-use fairway_config::names::ServiceName;
+use fairway_config::names::{NamespacedName, ServiceName};
 use fairway_config::object::{self, Kind, Object, ObjectKey};
 use fairway_config::problem::{DocumentPlace, Problem, Severity};
 use fairway_config::service::Service;
@@ -455,6 +455,15 @@ impl ObjectCache {
             Object::Pool(pool) => pool.announce.layer2.is_some(),
             _ => false,
         })
+    }
+
+    /// The Secrets that BGPPeers name.
+    pub(super) fn password_secrets(&self) -> BTreeSet<NamespacedName> {
+        let peers = self.told.values().filter_map(|object| match object {
+            Object::BgpPeer(peer) => peer.password_secret.clone(),
+            _ => None,
+        });
+        peers.collect()
     }
 
     /// Which controller this one is.

@@ -26,7 +26,7 @@ use super::settings::{KubernetesSettings, Reads};
 use super::snapshot::Snapshot;
 use super::store_context::StoreContext;
 use super::write_queue::WriteQueue;
-use super::{fleet_key, fleet_watch, gateway_leases, watch};
+use super::{fleet_key, fleet_watch, gateway_leases, peer_passwords, watch};
 use crate::feed::{Feed, lock};
 use crate::own_addresses::{OwnAddress, OwnAddresses};
 use crate::store::{Outcomes, Store};
@@ -96,6 +96,7 @@ impl KubernetesStore {
             tasks.spawn(async move { fleet_watch::members(&watching).await });
             let watching = Arc::clone(&shared);
             tasks.spawn(async move { fleet_watch::key(&watching).await });
+            tasks.spawn(peer_passwords::watch(Arc::clone(&shared)));
         }
         if reads == Reads::Controller {
             let keeping = Arc::clone(&shared);

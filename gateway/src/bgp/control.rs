@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairway_config::bgp_peer::BgpPeer;
+use fairway_config::bgp_peer::{BgpPeer, PeerPassword};
 use fairway_config::exchange::Change;
-use fairway_config::names::ClusterName;
+use fairway_config::field::FieldProblem;
+use fairway_config::names::{ClusterName, NamespacedName};
 use tokio::sync::watch;
 
 use super::neighbours::{Neighbours, SpeakerStage};
 use super::shown::BgpShown;
-use super::speaker::{Speaker, WorkerLoops};
+use super::speaker::Speaker;
 use crate::announcing::Announceable;
 use crate::host::HostAddresses;
+use crate::stalls::WorkerLoops;
 
 /// How long a stop waits until routers have been told that everything is withdrawn.
 const WITHDRAWN: Duration = Duration::from_secs(3);
@@ -27,6 +29,8 @@ pub(crate) struct BgpControl {
     own: ClusterName,
     /// All routers, those of other gateways too.
     peers: BTreeMap<ClusterName, Arc<BgpPeer>>,
+    /// The passwords that are in Secrets, or what is to be said of the field that names one.
+    passwords: BTreeMap<NamespacedName, Result<PeerPassword, Arc<str>>>,
     /// The labels of this gateway's Node.
     labels: Option<BTreeMap<String, String>>,
     is_outdated: bool,
@@ -48,6 +52,7 @@ impl BgpControl {
         Self {
             own,
             peers: BTreeMap::new(),
+            passwords: BTreeMap::new(),
             labels: None,
             is_outdated: false,
             neighbours: watch::Sender::default(),
@@ -68,6 +73,12 @@ impl BgpControl {
                 Change::BgpPeer(name, None) => {
                     self.peers.remove(name);
                 }
+                Change::PeerPassword(name, password) => match password {
+                    Some(password) => {
+                        self.passwords.insert(name.clone(), password.clone());
+                    }
+                    None => _ = self.passwords.remove(name),
+                },
                 Change::Node(name, node) if *name == self.own => {
                     self.labels = node.as_ref().map(|node| node.labels.clone());
                 }
@@ -90,7 +101,9 @@ impl BgpControl {
         }
         let labels = self.labels.as_ref();
         let peers = self.peers.iter().filter(|(_, it)| it.is_for(labels));
-        let peers: BTreeMap<_, _> = peers.map(|(k, it)| (k.clone(), it.clone())).collect();
+        let peers: BTreeMap<_, _> = peers
+            .map(|(name, it)| (name.clone(), self.with_password(it)))
+            .collect();
         let is_empty = peers.is_empty();
         self.neighbours.send_if_modified(|it| {
             let is_changed = it.peers != peers;
@@ -100,6 +113,30 @@ impl BgpControl {
         if !is_empty && !self.is_started {
             self.start();
         }
+    }
+
+    /// A router with the password of its Secret. Without that a session would be another one, so there is none.
+    fn with_password(&self, peer: &Arc<BgpPeer>) -> Arc<BgpPeer> {
+        let Some(secret) = &peer.password_secret else {
+            return Arc::clone(peer);
+        };
+        let mut peer = BgpPeer::clone(peer);
+        let why = match self.passwords.get(secret) {
+            Some(Ok(password)) => {
+                peer.password = Some(password.clone());
+                return peer.into();
+            }
+            Some(Err(why)) => why.to_string(),
+            None => format!(
+                "names the Secret {secret}, which has not been read: that is done in a cluster alone, in \
+                 manifests the password stands under password"
+            ),
+        };
+        peer.problems.push(FieldProblem {
+            field: "spec.passwordSecret".to_owned(),
+            message: why,
+        });
+        peer.into()
     }
 
     fn start(&mut self) {

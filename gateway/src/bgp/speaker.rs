@@ -26,9 +26,8 @@ use super::peer::RouterPeer;
 use super::shown::{BgpShown, ShownPeer};
 use crate::announcing::Announceable;
 use crate::clock::{self, Clock};
-use crate::engine::Mailbox;
 use crate::heartbeat::Heartbeat;
-use crate::stalls::Stalls;
+use crate::stalls::{Stalls, WorkerLoops, turns};
 
 /// How long routers have to take other ways, once they are told that this one will go (RFC 8326).
 const SHUTDOWN_NOTICE: Duration = Duration::from_millis(300);
@@ -41,9 +40,6 @@ const SHOW: Duration = Duration::from_millis(250);
 
 /// How often the loops that carry traffic are looked at.
 const LOOK: Duration = Duration::from_millis(250);
-
-/// Of each worker: its mailbox, and the heartbeat of its runtime.
-pub(super) type WorkerLoops = Arc<[(Arc<Mailbox>, Heartbeat)]>;
 
 /// See the module.
 pub(super) struct Speaker {
@@ -180,14 +176,7 @@ impl Speaker {
             return;
         }
         self.looks_at = now.after(LOOK);
-        let loops = self.loops.iter().enumerate();
-        let turns = loops.flat_map(|(n, (mailbox, beat))| {
-            [
-                (format!("worker {n}"), mailbox.turns()),
-                (format!("the runtime of worker {n}"), beat.ask()),
-            ]
-        });
-        let stalled = self.stalls.look(now, turns);
+        let stalled = self.stalls.look(now, turns(&self.loops));
         let inability = stalled.map(|name| format!("{name} has not turned for a second"));
         if inability != self.inability {
             match &inability {

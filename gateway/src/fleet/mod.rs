@@ -33,12 +33,11 @@ pub use self::settings::{DEFAULT_PORT, FleetSettings};
 pub(crate) use self::shown::ShownFleet;
 use self::thread::{Departure, FleetSignals, FleetThread};
 use crate::announcing::Announceable;
-use crate::engine::Mailbox;
-use crate::heartbeat::Heartbeat;
 use crate::layer2::Layer2;
 use crate::network;
 use crate::passing::Passing;
 use crate::shared::GatewayShared;
+use crate::stalls::WorkerLoops;
 
 /// How long a gateway that stops waits for others to take its addresses.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -67,7 +66,7 @@ pub(crate) struct FleetInputs {
     pub(crate) waits_for_key: bool,
     pub(crate) announceable: watch::Receiver<Arc<Announceable>>,
     /// The loops that carry traffic.
-    pub(crate) loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
+    pub(crate) loops: WorkerLoops,
     pub(crate) reports: Arc<AddressReportOutbox>,
     pub(crate) shared: Arc<GatewayShared>,
     pub(crate) layer2: Layer2,

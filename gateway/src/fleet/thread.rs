@@ -23,12 +23,10 @@ use super::seal::Seal;
 use super::segment::{LONGEST, RunningSegment, SegmentInputs, SegmentProblem};
 use crate::announcing::Announceable;
 use crate::clock::{boot_time, wall_time};
-use crate::engine::Mailbox;
-use crate::heartbeat::Heartbeat;
 use crate::layer2::{Layer2, SegmentFault};
 use crate::passing::{PassTarget, PassedAddress, Passing};
 use crate::shared::GatewayShared;
-use crate::stalls::Stalls;
+use crate::stalls::{Stalls, WorkerLoops};
 
 /// How often the loops are looked at, and what failed is tried again.
 const LOOK: Duration = Duration::from_millis(500);
@@ -75,7 +73,7 @@ pub(super) struct FleetThread {
     /// How long packets are passed to who has handed an address over.
     pub(super) passes_for: Duration,
     /// The loops that carry traffic.
-    pub(super) loops: Arc<[(Arc<Mailbox>, Heartbeat)]>,
+    pub(super) loops: WorkerLoops,
     pub(super) reports: Arc<AddressReportOutbox>,
     pub(super) shared: Arc<GatewayShared>,
     pub(super) signals: Arc<FleetSignals>,

@@ -40,12 +40,14 @@ template bgp fairway {
 impl Bird {
     /// A BIRD with this router ID and these `protocol` blocks, which may be `from fairway`.
     pub fn start(host: &Host, id: &str, protocols: &str) -> Result<Self> {
+        Self::with_configuration(host, &format!("router id {id};{ALWAYS}{protocols}\n"))
+    }
+
+    /// A BIRD with this configuration.
+    pub fn with_configuration(host: &Host, configuration: &str) -> Result<Self> {
         let folder = TempDir::with_prefix("fairway-bird-")?;
         let path = |name: &str| folder.path().join(name);
-        fs::write(
-            path("conf"),
-            format!("router id {id};{ALWAYS}{protocols}\n"),
-        )?;
+        fs::write(path("conf"), configuration)?;
         let mut command = Command::new(programs::find("bird")?);
         command.arg("-f").arg("-c").arg(path("conf"));
         command.arg("-s").arg(path("control"));

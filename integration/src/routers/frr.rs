@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::lab::{Host, Process};
@@ -57,6 +57,16 @@ impl Frr {
             wait::until(&format!("{daemon} listens"), || socket.exists())?;
         }
         Ok(frr)
+    }
+
+    /// Has it read a configuration of all its daemons.
+    pub fn read(&self, configuration: &Path) -> Result<()> {
+        let (folder, file) = (self.folder.path().to_str(), configuration.to_str());
+        let (folder, file) = folder.zip(file).context("a path that is no text")?;
+        let arguments = ["--vty_socket", folder, "-f", file];
+        let said = self.host.run(|| clients::output("vtysh", &arguments))?;
+        ensure!(!said.contains('%'), "{said}");
+        Ok(())
     }
 
     /// What `vtysh` says to a command.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::announce::{Announcement, BgpAnnouncement, Layer2Announcement, NOT_YET_IN_FORCE};
+use crate::announce::{Announcement, BgpAnnouncement, Layer2Announcement};
 use crate::selector::{Expression, Selector};
 
 fn pool(spec: &str) -> Result<Arc<AddressPool>, Vec<String>> {
@@ -305,19 +305,5 @@ fn an_odd_announcement_gets_a_notice() {
     ] {
         let pool = pool(spec).unwrap();
         assert!(reasons_of(&pool).is_empty(), "{spec}: {:?}", pool.notices);
-    }
-}
-
-#[test]
-fn what_this_version_does_not_act_on_is_said_of_each_part() {
-    let pool = pool("{addresses: [203.0.113.1], announce: {layer2: {}, bgp: {}, routes: kernel}}")
-        .unwrap();
-    let said: Vec<_> = pool.notices.iter().map(|it| it.message.as_str()).collect();
-    assert_eq!(said.len(), NOT_YET_IN_FORCE.len());
-    for (part, said) in NOT_YET_IN_FORCE.iter().zip(said) {
-        assert!(
-            said.starts_with(&format!("spec.announce.{part} is not acted on")),
-            "{said}"
-        );
     }
 }

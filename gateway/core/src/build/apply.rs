@@ -35,6 +35,7 @@ impl Builder {
                 Change::Namespace(..)
                 | Change::Secret(..)
                 | Change::BgpPeer(..)
+                | Change::PeerPassword(..)
                 | Change::PoolStatus(..)
                 | Change::Report(..)
                 | Change::Gateway(..)
