@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::announcers::Announcers;
 use super::network::{INTERFACE, Lan, LanEdge};
-use crate::fairway::Fairway;
+use crate::fairway::{ADMIN, Fairway};
 use crate::manifest;
 use crate::site;
 
@@ -141,6 +141,14 @@ impl Announcers for LanGateways {
             }
             other => gateway.process()?.signal(other),
         }
+    }
+
+    fn drain(&mut self, edge: &LanEdge, is_over: bool) -> Result<()> {
+        let more: &[&str] = if is_over { &["--undo"] } else { &[] };
+        let admin = ADMIN.to_string();
+        let arguments = [&["drain", &edge.name, "--admin", &admin], more].concat();
+        self.on(edge)?.cli_output(&arguments)?;
+        Ok(())
     }
 
     fn revive(&mut self, edge: &LanEdge) -> Result<()> {

@@ -19,6 +19,7 @@
 //! - [`held`]: connections that live long.
 //! - [`announcers`]: what announces on the edges; [`gateways`]: Fairway; [`keepalived`]: a peer.
 //! - [`trial`]: an edge departs, and what came of it. [`routed`]: the same by BGP, with the witness as the router.
+//! - [`many`]: thousands of addresses, whose gateway is killed.
 //! - [`faults`]: a seeded history of departures of all kinds, and how owners followed each other.
 
 pub mod announcers;
@@ -28,6 +29,7 @@ pub mod gateways;
 pub mod held;
 pub mod judge;
 pub mod keepalived;
+pub mod many;
 pub mod network;
 pub mod observer;
 pub mod outage;

@@ -121,6 +121,10 @@ impl Announcers for RoutedGateways {
         self.gateways.signal(edge, signal)
     }
 
+    fn drain(&mut self, edge: &LanEdge, is_over: bool) -> Result<()> {
+        self.gateways.drain(edge, is_over)
+    }
+
     fn revive(&mut self, edge: &LanEdge) -> Result<()> {
         self.gateways.revive(edge)
     }

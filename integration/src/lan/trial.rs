@@ -30,11 +30,21 @@ pub enum EdgeDeparture {
     CutOff,
     /// SIGTERM: it is asked to stop.
     Asked,
+    /// It is asked to hand over what it owns, and goes on.
+    Drained,
 }
 
 impl EdgeDeparture {
     /// Those that nobody has planned.
     pub const UNPLANNED: [Self; 4] = [Self::Killed, Self::Frozen, Self::Unplugged, Self::CutOff];
+
+    /// Those that somebody asks for.
+    pub const PLANNED: [Self; 2] = [Self::Asked, Self::Drained];
+
+    /// Whether somebody has asked for it.
+    pub fn is_planned(self) -> bool {
+        Self::PLANNED.contains(&self)
+    }
 
     /// It departs.
     pub fn begin(self, lan: &Lan, on: &mut dyn Announcers, edge: &LanEdge) -> Result<()> {
@@ -44,6 +54,7 @@ impl EdgeDeparture {
             Self::Unplugged => lan.unplug(edge),
             Self::CutOff => lan.part(&[edge]),
             Self::Asked => on.signal(edge, Signal::TERM),
+            Self::Drained => on.drain(edge, false),
         }
     }
 
@@ -51,6 +62,7 @@ impl EdgeDeparture {
     pub fn end(self, lan: &Lan, on: &mut dyn Announcers, edge: &LanEdge) -> Result<()> {
         match self {
             Self::Killed | Self::Asked => on.revive(edge),
+            Self::Drained => on.drain(edge, true),
             Self::Frozen => on.signal(edge, Signal::CONT),
             Self::Unplugged => lan.plug(edge),
             Self::CutOff => lan.heal(&[edge]),
@@ -66,6 +78,7 @@ impl fmt::Display for EdgeDeparture {
             Self::Unplugged => "link down",
             Self::CutOff => "cut off",
             Self::Asked => "SIGTERM",
+            Self::Drained => "drain",
         })
     }
 }
