@@ -18,8 +18,9 @@ use rustix::process::Signal;
 
 tests![connections_of_a_gateway_that_stops_go_on_where_the_kernel_lets_its_successor_pass_them];
 
-/// How long a gateway that stops lets connections go on.
-const DRAIN: Duration = Duration::from_secs(15);
+/// How long a gateway that stops lets connections go on: longer than this takes on a machine that is busy. A second
+/// SIGTERM ends that time.
+const DRAIN: Duration = Duration::from_secs(300);
 
 /// What a client says and hears at least between two looks.
 const ROUNDS: usize = 3;
@@ -257,15 +258,12 @@ fn passed(stage: &mut Stage, [from, to]: [&LanEdge; 2]) -> Result<()> {
     ensure!(ended == 0, "{ended} have ended after {:?}", told.elapsed());
     println!("1,000 connections went on for {:?}", told.elapsed());
     // Nobody says anything any more, so it is the predecessor that ends them, when their time is over.
-    let status = gateways.on(from)?.process()?.wait(DRAIN * 2)?;
+    gateways.signal(from, Signal::TERM)?;
+    let status = gateways.on(from)?.process()?.wait(DRAIN)?;
     println!(
         "{} ended {:?} after it was told to: {status}",
         from.name,
         told.elapsed()
-    );
-    ensure!(
-        told.elapsed() >= DRAIN,
-        "it ended them before their time was over"
     );
     wait::until_some("they have ended", || {
         let ended = old.ended()?;
