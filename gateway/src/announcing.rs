@@ -36,8 +36,6 @@ pub struct Announceable {
     pub key: Option<Arc<FleetKey>>,
     /// Why this gateway is to own no address that another one can own; the end of a sentence. None: it may.
     pub draining: Option<Arc<str>>,
-    /// Those of the other gateways whose Node says so of them.
-    pub leaving: BTreeSet<ClusterName>,
 }
 
 /// An address that may be announced.
@@ -246,14 +244,13 @@ impl Announcing {
         self.ranges = ranges;
         let pools: BTreeMap<_, _> = pools.into_iter().map(|(k, it)| (k, Arc::new(it))).collect();
         let (members, key) = (self.members.clone(), self.key.clone());
-        let reason = |name: &ClusterName| builder.nodes().get(name)?.draining;
-        let draining = drain_reason(self.is_asked_to_drain, reason(&self.own)).map(Arc::from);
-        let leaving = members.keys().filter(|name| reason(name).is_some());
-        let leaving = leaving.cloned().collect();
+        let of_node = builder.nodes().get(&self.own);
+        let of_node = of_node.and_then(|node| node.draining);
+        let draining = drain_reason(self.is_asked_to_drain, of_node).map(Arc::from);
         self.sender.send_modify(|now| {
             let now = Arc::make_mut(now);
             (now.pools, now.members, now.key) = (pools, members, key);
-            (now.draining, now.leaving) = (draining, leaving);
+            now.draining = draining;
         });
         if !has_moved {
             self.publish(None);

@@ -246,8 +246,22 @@ fn a_router_of_the_own_as_gets_preference_and_communities() -> Result<()> {
     ] {
         ensure!(shown.contains(word), "{word}: {shown}");
     }
-    // A route that is about to go is the last choice.
-    one.explains("default/web", &["203.0.113.0/28 is announced"])
+    one.explains("default/web", &["203.0.113.0/28 is announced"])?;
+    // Of a gateway that drains it is the last choice, until that ends.
+    let drain = ["drain", "edge-1", "--admin", ":9901"];
+    for (undo, preference, is_last) in [(&[][..], "0", true), (&["--undo"], "150", false)] {
+        one.cli_output(&[&drain[..], undo].concat())?;
+        wait::until_some("the router is told", || {
+            let shown = bird.ask(&["show", "route", "for", "203.0.113.1", "all"])?;
+            ensure!(
+                shown.contains(&format!("BGP.local_pref: {preference}\n")),
+                "{shown}"
+            );
+            ensure!(shown.contains("(65535,0)") == is_last, "{shown}");
+            Ok::<_, anyhow::Error>(())
+        })?;
+    }
+    Ok(())
 }
 
 fn a_router_with_ttl_security_over_ipv6_learns_ipv4_by_an_ipv6_next_hop() -> Result<()> {

@@ -4,6 +4,7 @@
 //! on a thread of their own, and only a few may be under way. A client that takes no byte of its answer makes room for
 //! the next one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::drain::PeerAddress;
 use crate::own_http::{self, OwnConnection, OwnConnections};
 
 /// The most connections of a listener.
@@ -36,6 +36,10 @@ const LOOK: Duration = Duration::from_millis(250);
 const TURN: Duration = Duration::from_secs(10);
 /// The pause where accept(2) fails, as when the process has no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// The far end of a connection; each request has it among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PeerAddress(pub(super) SocketAddr);
 
 /// Serves `router` until `shutdown`, and returns when the last connection is gone.
 pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {

@@ -4,7 +4,7 @@
 //! `Origin` with each POST, and can't send JSON to another origin without asking first (Fetch standard, CORS
 //! preflight), which is answered with 405.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::extract::{Extension, State};
 use axum::http::header::{CONTENT_TYPE, ORIGIN};
@@ -12,11 +12,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::ViewsState;
-
-/// The far end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PeerAddress(pub(super) SocketAddr);
+use super::connections::PeerAddress;
+use super::views::Views;
 
 /// The body: which gateway, and whether it is to drain.
 #[derive(Deserialize)]
@@ -27,7 +24,7 @@ struct DrainRequest {
 }
 
 pub(super) async fn drain(
-    State(views): ViewsState,
+    State(views): State<Arc<dyn Views>>,
     Extension(PeerAddress(peer)): Extension<PeerAddress>,
     headers: HeaderMap,
     body: String,

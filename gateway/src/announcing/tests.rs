@@ -326,6 +326,37 @@ fn the_owners_of_a_pool_follow_from_nodes_and_gateways() {
 }
 
 #[test]
+fn a_gateway_drains_while_somebody_has_asked_it_to_or_its_own_node_says_so() {
+    let mut world = World::new();
+    let node = |name: &str, draining| {
+        let node = Node {
+            name: name.into(),
+            internal_ips: Vec::new(),
+            external_ips: Vec::new(),
+            zone: None,
+            labels: BTreeMap::new(),
+            excluded: None,
+            draining,
+        };
+        Change::Node(name.into(), Some(Arc::new(node)))
+    };
+    let is = |world: &World| world.seen.borrow().draining.clone();
+    world.apply(vec![
+        node("edge-1", None),
+        node("edge-2", Some("it is cordoned")),
+    ]);
+    assert_eq!(is(&world), None, "another one's Node");
+    world.apply(vec![node("edge-1", Some("it is cordoned"))]);
+    assert_eq!(is(&world).as_deref(), Some("of its Node: it is cordoned"));
+    world.announcing.set_asked_to_drain(true);
+    world.apply(vec![node("edge-1", None)]);
+    assert_eq!(is(&world).as_deref(), Some("fairway drain has asked it to"));
+    world.announcing.set_asked_to_drain(false);
+    world.apply(Vec::new());
+    assert_eq!(is(&world), None);
+}
+
+#[test]
 fn what_changes_nothing_wakes_nobody() {
     let mut world = World::new();
     world.apply(vec![pool(

@@ -275,8 +275,9 @@ impl Speaker {
             let announced = routes::announced(asks);
             Arc::new(match self.withdrawal {
                 _ if self.inability.is_some() => AnnouncedRoutes::new(),
-                Withdrawal::NotBegun => announced,
-                Withdrawal::Announced(_) => announced
+                Withdrawal::NotBegun if announceable.draining.is_none() => announced,
+                // Whether another gateway announces them is not known here: they stay, for routers that have no other.
+                Withdrawal::NotBegun | Withdrawal::Announced(_) => announced
                     .into_iter()
                     .map(|(prefix, it)| (prefix, Arc::new(it.shutting_down())))
                     .collect(),

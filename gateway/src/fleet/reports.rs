@@ -38,7 +38,7 @@ pub(super) struct SeenAddress {
 
 /// How the gateway is that owned an address before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FormerOwner {
+pub(super) enum MemberHealth {
     Alive,
     /// It is alive, and hands over what it owns.
     Draining,
@@ -62,7 +62,7 @@ impl Standings {
         address: IpAddr,
         seen: SeenAddress,
         now: Timestamp,
-        former: impl Fn(&str) -> FormerOwner,
+        former: impl Fn(&str) -> MemberHealth,
     ) -> Option<Arc<AddressReport>> {
         let before = self.0.get(&address).map(Arc::as_ref);
         let state = match (&seen.conflict, &seen.owner) {
@@ -124,13 +124,13 @@ fn why(
     before: Option<&AddressReport>,
     seen: &SeenAddress,
     state: AddressState,
-    how_is: impl Fn(&str) -> FormerOwner,
+    how_is: impl Fn(&str) -> MemberHealth,
 ) -> String {
     let former = before.and_then(|it| it.owner.as_deref());
     let lost = |former: &str| match how_is(former) {
-        FormerOwner::Alive => format!("{former} let it go"),
-        FormerOwner::Draining => format!("{former} drains"),
-        FormerOwner::Silent => format!("{former} was not heard of for 500 ms"),
+        MemberHealth::Alive => format!("{former} let it go"),
+        MemberHealth::Draining => format!("{former} drains"),
+        MemberHealth::Silent => format!("{former} was not heard of for 500 ms"),
     };
     match state {
         AddressState::Owned => match former {
@@ -280,8 +280,8 @@ mod tests {
             ),
         ] {
             let former = |name: &str| match dead.contains(&name) {
-                true => FormerOwner::Silent,
-                false => FormerOwner::Alive,
+                true => MemberHealth::Silent,
+                false => MemberHealth::Alive,
             };
             let report = standings.set(address, now, Timestamp(at), former);
             let shown = report.map_or_else(String::new, |it| {
@@ -304,13 +304,13 @@ mod tests {
         ] {
             let theirs = seen(None, Some(("edge-2", at)), None);
             standings.set(address, theirs, Timestamp(at.cast_signed()), |_| {
-                FormerOwner::Alive
+                MemberHealth::Alive
             });
             let ours = SeenAddress {
                 predecessor: Some(("edge-2".into(), state)),
                 ..seen(Some(at + 100), None, None)
             };
-            let report = standings.set(address, ours, Timestamp(20), |_| FormerOwner::Alive);
+            let report = standings.set(address, ours, Timestamp(20), |_| MemberHealth::Alive);
             let wanted = format!("edge-2 let it go; {wanted}");
             assert_eq!(*report.unwrap().why, wanted);
         }
@@ -321,7 +321,7 @@ mod tests {
             ..seen(Some(1), None, None)
         };
         let report = standings
-            .set(address, alone, Timestamp(20), |_| FormerOwner::Silent)
+            .set(address, alone, Timestamp(20), |_| MemberHealth::Silent)
             .unwrap();
         assert_eq!(&*report.why, "there is no other gateway on that network");
         assert_eq!(report.interfaces, ["eth0".into()]);
@@ -331,7 +331,7 @@ mod tests {
     fn who_drains_says_so_and_who_takes_an_address_of_it_says_why() {
         let address = "203.0.113.1".parse().unwrap();
         let (mut of_one, mut of_other) = (Standings::default(), Standings::default());
-        let alive = |_: &str| FormerOwner::Alive;
+        let alive = |_: &str| MemberHealth::Alive;
         let mut owned = seen(Some(1), None, None);
         owned.successor = Some(Successor::Nobody("no other gateway is heard of".into()));
         let before = of_one.set(address, owned, Timestamp(1), alive).unwrap();
@@ -351,7 +351,7 @@ mod tests {
             Timestamp(1),
             alive,
         );
-        let drains = |_: &str| FormerOwner::Draining;
+        let drains = |_: &str| MemberHealth::Draining;
         let report = of_other.set(address, seen(Some(2), None, None), Timestamp(3), drains);
         assert_eq!(&*report.unwrap().why, "edge-1 drains");
     }
@@ -373,7 +373,7 @@ mod tests {
                 ..seen(owned, owner, None)
             };
             let report = Standings::default()
-                .set(address, seen, Timestamp(5), |_| FormerOwner::Alive)
+                .set(address, seen, Timestamp(5), |_| MemberHealth::Alive)
                 .unwrap();
             assert_eq!(report.state, wanted);
             assert_eq!(report.conflict.as_ref(), Some(&conflict));

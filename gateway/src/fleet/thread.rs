@@ -18,7 +18,7 @@ use rustix::time::Timespec;
 use tokio::sync::watch;
 
 use super::refused::RefusedDatagrams;
-use super::reports::{AddressReportOutbox, FormerOwner, SeenAddress, Standings};
+use super::reports::{AddressReportOutbox, MemberHealth, SeenAddress, Standings};
 use super::seal::Seal;
 use super::segment::{LONGEST, RunningSegment, SegmentInputs, SegmentProblem};
 use crate::announcing::Announceable;
@@ -418,9 +418,9 @@ impl FleetLoop {
                 segments.any(|it| it.fleet.is_draining(name, now))
             };
             let after = |name: &str| match (is_alive(name), is_draining(name)) {
-                (false, _) => FormerOwner::Silent,
-                (true, true) => FormerOwner::Draining,
-                (true, false) => FormerOwner::Alive,
+                (false, _) => MemberHealth::Silent,
+                (true, true) => MemberHealth::Draining,
+                (true, false) => MemberHealth::Alive,
             };
             if let Some(report) = self.standings.set(address, seen, wall_time(), after) {
                 reports.insert(address, Some(report));
