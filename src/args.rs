@@ -85,6 +85,10 @@ pub(crate) struct StandaloneArgs {
     /// Which Services are ours.
     #[command(flatten)]
     pub(crate) class: ClassArgs,
+    /// Let endpoints be on this host at this one TCP port: an API server that is behind its own address
+    #[arg(long, env = "FAIRWAY_HOST_ENDPOINT_PORT", value_name = "PORT",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) host_endpoint_port: Option<u16>,
     /// What every long-running command takes.
     #[command(flatten)]
     pub(crate) process: ProcessArgs,

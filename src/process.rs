@@ -73,6 +73,7 @@ pub(crate) struct Traffic {
     pub(crate) udp_offload: bool,
     pub(crate) io_uring: bool,
     pub(crate) allow_loopback: bool,
+    pub(crate) host_endpoint_port: Option<u16>,
     pub(crate) name_server: Option<SocketAddr>,
 }
 
@@ -103,6 +104,7 @@ impl Traffic {
             udp_offload: !args.no_udp_offload,
             io_uring: !args.no_io_uring,
             allow_loopback: args.allow_loopback_endpoints,
+            host_endpoint_port: None,
             name_server: args.name_server,
         })
     }
@@ -120,6 +122,7 @@ impl Traffic {
             forward_to: self.forward_to,
             slices_are_known: self.slices_are_known,
             allow_loopback: self.allow_loopback,
+            host_endpoint_port: self.host_endpoint_port,
             admin: base.addresses.all()?,
             serve_node_ports: self.serve_node_ports,
             node_addresses: (!self.node_addresses.is_empty()).then_some(self.node_addresses),

@@ -20,10 +20,15 @@ pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
         state,
         node_ports,
         class,
+        host_endpoint_port,
         process: common,
         traffic,
     } = *args;
     process::run_with_traffic(&common, traffic, async |base, traffic| {
+        let traffic = Traffic {
+            host_endpoint_port,
+            ..traffic
+        };
         let admin = base.admin()?;
         let process = start(StandaloneSettings {
             manifests: manifests.clone(),

@@ -83,6 +83,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
             udp_offload: true,
             io_uring: true,
             allow_loopback: true,
+            host_endpoint_port: None,
             name_server: None,
         },
     })?;

@@ -1,5 +1,6 @@
 //! The programs of the control plane and how they are called.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -104,31 +105,38 @@ pub(super) fn command(
     files: &Files,
     authority: &Authority,
 ) -> Result<Command> {
-    let mut command = Command::new(programs::tool(component.name())?);
-    command
-        .current_dir(&files.folder)
-        .env("HOME", &files.folder)
-        .args(match component {
-            Component::Etcd => etcd(&files.folder),
-            Component::ApiServer => api_server(files, authority),
-            Component::ControllerManager => controller_manager(files, authority),
-            Component::Door => vec![
-                "proxy".to_owned(),
-                format!("--port={DOOR_PORT}"),
-                format!("--kubeconfig={}", files.admin.display()),
-                // By default it keeps people from pods' shells.
-                "--reject-paths=^$".to_owned(),
-            ],
-        });
+    let own = Ipv4Addr::LOCALHOST.into();
+    let mut command = program(component.name(), &files.folder)?;
+    command.args(match component {
+        Component::Etcd => etcd(&files.folder, own),
+        Component::ApiServer => api_server(files, authority, own, API_ADDRESS.into()),
+        Component::ControllerManager => controller_manager(files, authority),
+        Component::Door => vec![
+            "proxy".to_owned(),
+            format!("--port={DOOR_PORT}"),
+            format!("--kubeconfig={}", files.admin.display()),
+            // By default it keeps people from pods' shells.
+            "--reject-paths=^$".to_owned(),
+        ],
+    });
     Ok(command)
 }
 
-fn etcd(folder: &Path) -> Vec<String> {
+/// A program of the control plane that has its files in this folder.
+pub(super) fn program(name: &str, folder: &Path) -> Result<Command> {
+    let mut command = Command::new(programs::tool(name)?);
+    command.current_dir(folder).env("HOME", folder);
+    Ok(command)
+}
+
+/// The arguments of an etcd that has clients at this address.
+pub(super) fn etcd(folder: &Path, ip: IpAddr) -> Vec<String> {
+    let clients = format!("http://{ip}:2379");
     vec![
         "--name=lab".to_owned(),
         format!("--data-dir={}", folder.join("etcd").display()),
-        "--listen-client-urls=http://127.0.0.1:2379".to_owned(),
-        "--advertise-client-urls=http://127.0.0.1:2379".to_owned(),
+        format!("--listen-client-urls={clients}"),
+        format!("--advertise-client-urls={clients}"),
         "--listen-peer-urls=http://127.0.0.1:2380".to_owned(),
         "--initial-advertise-peer-urls=http://127.0.0.1:2380".to_owned(),
         "--initial-cluster=lab=http://127.0.0.1:2380".to_owned(),
@@ -138,10 +146,16 @@ fn etcd(folder: &Path) -> Vec<String> {
     ]
 }
 
-fn api_server(files: &Files, authority: &Authority) -> Vec<String> {
+/// The arguments of an API server over the etcd at this address, which others find at `advertised`.
+pub(super) fn api_server(
+    files: &Files,
+    authority: &Authority,
+    etcd: IpAddr,
+    advertised: IpAddr,
+) -> Vec<String> {
     vec![
-        "--etcd-servers=http://127.0.0.1:2379".to_owned(),
-        format!("--advertise-address={API_ADDRESS}"),
+        format!("--etcd-servers=http://{etcd}:2379"),
+        format!("--advertise-address={advertised}"),
         "--bind-address=::".to_owned(),
         format!("--secure-port={API_PORT}"),
         format!("--tls-cert-file={}", files.server.certificate.display()),

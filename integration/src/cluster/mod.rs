@@ -22,6 +22,7 @@
 //! - `objects`: reading, writing and waiting for objects, Nodes and Pods that stand for servers.
 //! - `watching`: watches of objects.
 //! - `proxy`: kube-proxy.
+//! - `api_servers`: several API servers, on hosts of a LAN.
 //! - `witness`: every state that Services went through.
 //! - `shared`: one control plane for the tests of a program, and the clean-up after each.
 //! - `addresses`, `component`, `certificates`, `kubeconfig`, `folder`, `request`, `kinds`: what these stand on.
@@ -36,6 +37,7 @@
 
 mod access;
 mod addresses;
+mod api_servers;
 mod certificates;
 mod component;
 mod folder;
@@ -60,6 +62,7 @@ use rustix::process::Signal;
 use crate::lab::{Host, Process, wire};
 use crate::{clients, wait};
 pub use addresses::{API_ADDRESS, API_ADDRESS_6, API_PORT};
+pub use api_servers::ApiServers;
 use certificates::Authority;
 pub use component::Component;
 use component::Files;

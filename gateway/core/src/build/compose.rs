@@ -19,8 +19,9 @@ use super::claims::Claims;
 use super::cluster_state::ClusterState;
 use super::forwarded::{self, forwarded_addresses, of_node_proxy, without_node};
 use super::services::{Id, ServiceEntry, ServiceIndex};
+use super::settings::RouteSettings;
 use crate::eligible::{Eligible, EndpointCandidate, Policy, eligible};
-use crate::guard::Refusal;
+use crate::guard::{Refusal, unwrap_embedded};
 use crate::route::{
     Claim, EndpointSet, Exclusion, HealthCheck, Resolved, Route, RoutePort, SourceRanges,
 };
@@ -97,7 +98,7 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
             ForwardTo::Endpoints => gatherer.endpoints(port),
             ForwardTo::NodePorts => gatherer.node_ports(port),
         };
-        if cluster.settings.allow_loopback {
+        if cluster.settings.may_dial_host() {
             let addresses = candidates.iter().map(|candidate| candidate.addr.0);
             on_host.extend(addresses.filter(|addr| cluster.guard.is_host(addr.ip())));
         }
@@ -296,12 +297,15 @@ fn nodes_with_endpoint(
     serving.filter_map(|it| it.node.cloned()).collect()
 }
 
-/// Whether an endpoint may be dialled. Where loopback is allowed it may be on the host itself, but it must not
-/// be a listener of this process.
+/// Whether an endpoint may be dialled. Where that is allowed it may be on the host itself, but it must not be a
+/// listener of this process.
 fn check(parts: &Parts<'_>, addr: EndpointAddr, protocol: Protocol) -> Result<(), Refusal> {
     let cluster = parts.cluster;
-    cluster.guard.check(addr.0.ip())?;
-    if cluster.settings.allow_loopback && cluster.guard.is_host(addr.0.ip()) {
+    match cluster.guard.check(addr.0.ip()) {
+        Err(Refusal::Host) if is_host_endpoint(&cluster.settings, addr, protocol) => {}
+        verdict => verdict?,
+    }
+    if cluster.settings.may_dial_host() && cluster.guard.is_host(addr.0.ip()) {
         let listens = (ListenAddr(addr.0), protocol);
         let is_admin = cluster.settings.admin.iter().any(|admin| {
             admin.port() == addr.0.port()
@@ -312,6 +316,14 @@ fn check(parts: &Parts<'_>, addr: EndpointAddr, protocol: Protocol) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Whether this is the one port of the host that may be dialled, by an address as the host has it.
+fn is_host_endpoint(settings: &RouteSettings, addr: EndpointAddr, protocol: Protocol) -> bool {
+    let (address, port) = (addr.0.ip(), addr.0.port());
+    protocol == Protocol::Tcp
+        && settings.host_endpoint_port == Some(port)
+        && unwrap_embedded(address) == address
 }
 
 /// The route of one port. It shares unchanged parts with the previous one.

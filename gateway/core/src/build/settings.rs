@@ -22,6 +22,8 @@ pub struct RouteSettings {
     pub slices_are_known: bool,
     /// Lets loopback and the host's own addresses be dialled, the gateway's own listeners excepted.
     pub allow_loopback: bool,
+    /// The one TCP port at which endpoints may be on the host itself: that of the API server, on a control-plane node.
+    pub host_endpoint_port: Option<u16>,
     /// What the process listens on for itself (admin, metrics): never dialled. The unspecified
     /// address stands for all of the host's.
     pub admin: Vec<SocketAddr>,
@@ -38,6 +40,11 @@ pub struct RouteSettings {
 }
 
 impl RouteSettings {
+    /// Whether anything of the host itself may be dialled.
+    pub(super) fn may_dial_host(&self) -> bool {
+        self.allow_loopback || self.host_endpoint_port.is_some()
+    }
+
     /// The defaults for a gateway of that name, which runs on no Node.
     pub fn new(gateway: ClusterName) -> Self {
         Self {
@@ -47,6 +54,7 @@ impl RouteSettings {
             forward_to: ForwardTo::Endpoints,
             slices_are_known: false,
             allow_loopback: false,
+            host_endpoint_port: None,
             admin: Vec::new(),
             serve_node_ports: ServeNodePorts::Always,
             node_addresses: None,

@@ -120,3 +120,51 @@ fn the_cluster_ip_of_a_service_is_not_dialled_as_long_as_it_has_it() {
     });
     assert_eq!(apply(service(own)).0, 2);
 }
+
+#[test]
+fn one_port_of_the_host_may_be_dialled_and_nothing_else_of_it() {
+    let with_port = RouteSettings {
+        host_endpoint_port: Some(8080),
+        ..settings()
+    };
+    let hosts = [
+        "192.0.2.1",
+        "127.0.0.1",
+        "127.0.0.9",
+        "::ffff:192.0.2.1",
+        "2002:c000:0201::",
+        "203.0.113.2",
+    ];
+    let built = |settings: &RouteSettings, port: u16| {
+        let mut slice = slice("shop", "a", &hosts);
+        slice.ports[0].port = Some(port);
+        let changes = vec![
+            edge(),
+            service(stored("shop", "203.0.113.1")),
+            slices(slice),
+        ];
+        eligible(&route(&builder(settings.clone(), changes), "shop"))
+    };
+    // An address that is mapped is the same one.
+    assert_eq!(built(&with_port, 8080), ["192.0.2.1:8080"]);
+    assert_eq!(built(&with_port, 8081), [""; 0]);
+    assert_eq!(built(&settings(), 8080), [""; 0]);
+    // What this process listens on is not dialled.
+    let own = RouteSettings {
+        host_endpoint_port: Some(9901),
+        admin: vec!["0.0.0.0:9901".parse().unwrap()],
+        ..settings()
+    };
+    assert_eq!(built(&own, 9901), [""; 0]);
+    // UDP is no API server.
+    let dns = with(stored("shop", "203.0.113.1"), |service| {
+        service.ports[0].protocol = Protocol::Udp;
+    });
+    let mut udp = slice("shop", "a", &hosts);
+    udp.ports[0].protocol = Protocol::Udp;
+    let changes = vec![edge(), service(dns), slices(udp)];
+    assert_eq!(
+        eligible(&route(&builder(with_port, changes), "shop")),
+        [""; 0]
+    );
+}
