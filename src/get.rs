@@ -320,6 +320,7 @@ fn gateways(view: &View, rows: &[GatewayRow]) -> String {
         "NAME",
         "VERSION",
         "READY",
+        "HEARS",
         "ADDRESSES",
         "LISTENING",
         "FAILED",
@@ -340,6 +341,10 @@ fn gateways(view: &View, rows: &[GatewayRow]) -> String {
                     (false, _) => "False".to_owned(),
                     (true, None) => "True".to_owned(),
                     (true, Some(_)) => "True,Draining".to_owned(),
+                },
+                match row.members {
+                    0 => "-".to_owned(),
+                    members => format!("{}/{members}", row.heard),
                 },
                 row.addresses.to_string(),
                 row.listening.to_string(),
@@ -428,7 +433,15 @@ fn gateway_message(row: &GatewayRow) -> String {
     });
     let draining = row.draining.as_ref();
     let draining = draining.map(|why| format!("it drains, because {why}"));
-    let all = why.into_iter().chain(draining).chain(failed).chain(omitted);
+    let silent = (row.heard < row.members).then(|| {
+        let more = (row.members - row.heard).saturating_sub(row.silent.len());
+        let more = (more > 0).then(|| format!("and {more} more"));
+        let names = row.silent.iter().map(ToString::to_string).chain(more);
+        let names = names.collect::<Vec<_>>().join(", ");
+        format!("it and these do not hear each other: {names}")
+    });
+    let all = why.into_iter().chain(draining).chain(silent);
+    let all = all.chain(failed).chain(omitted);
     let all: Vec<String> = all.collect();
     all.join("; ")
 }

@@ -351,6 +351,15 @@ pub struct GatewayRow {
     /// Why it hands the addresses over that it owns: the end of a sentence, as in `because its Node is cordoned`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining: Option<Arc<str>>,
+    /// How many other gateways it knows of with which it announces addresses on layer 2.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub members: usize,
+    /// How many of them hear it and are heard by it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub heard: usize,
+    /// Some of the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<ClusterName>,
 }
 
 fn is_zero(count: &usize) -> bool {

@@ -29,6 +29,9 @@ use crate::shared::GatewayShared;
 use crate::stalls::{WorkerLoops, turns};
 use crate::worker::WorkerThreads;
 
+/// So many gateways that are not heard are named.
+const NAMED: usize = 5;
+
 /// A gateway that runs.
 #[derive(Clone, Debug)]
 pub struct Gateway {
@@ -349,7 +352,13 @@ impl Gateway {
                 .flat_map(|(_, shown)| shown.ports.iter())
                 .map(|(_, port)| &port.counters)
         };
+        let members = self.shared.fleet.members(boot_time());
+        let silent = members.iter().filter(|(_, is_heard)| !**is_heard);
+        let silent: Vec<ClusterName> = silent.map(|(name, _)| name.clone()).collect();
         GatewayRow {
+            members: members.len(),
+            heard: members.len() - silent.len(),
+            silent: silent.into_iter().take(NAMED).collect(),
             name: self.name.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: missing.is_empty(),

@@ -7,12 +7,12 @@
 //!    endpoints); it fills `published`, from which `endpoint_rows` and others show;
 //! 3. [`announcing`]: what may be announced, as the control task says; [`fleet`]: on layer 2, together with other
 //!    gateways, on a thread of its own, with `network` (interfaces and subnets); [`layer2`]: answers ARP and
-//!    Neighbor Discovery for addresses that this gateway owns; `passing`: connections that another gateway has of them; `bgp`: tells routers, on a thread, too;
-//!    [`kernel_routes`]: makes routes for a routing daemon on the same host; `stalls`:
-//!    whether this gateway can serve at all;
+//!    Neighbor Discovery for addresses that this gateway owns; `passing`: connections that another gateway has of
+//!    them; `bgp`: tells routers, on a thread, too; [`kernel_routes`]: makes routes for a routing daemon on the same
+//!    host; `stalls`: whether this gateway can serve at all;
 //! 4. `programmer`: opens and closes listeners, with `socket` (binding), `local` (routes that make a VIP local)
-//!    and `steering` (the kernel hands connections over; `bpf`, its programs, which `passing` has, too); `slot`: a listen address and what it serves; `binding`:
-//!    its sockets; `change_log`: one log line for many changes;
+//!    and `steering` (the kernel hands connections over; `bpf`, its programs, which `passing` has, too); `slot`: a
+//!    listen address and what it serves; `binding`: its sockets; `change_log`: one log line for many changes;
 //! 5. `worker`: the two threads of a worker, one for `engine`, one for `tasks`; `task_context`: what the tasks of
 //!    one worker share; `shared`: what all workers share; `heartbeat`: shows that a runtime is not stuck;
 //! 6. `engine`: TCP connections from the accept until the client has the last byte, and UDP flows, with

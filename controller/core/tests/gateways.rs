@@ -212,6 +212,9 @@ impl World {
             started: String::new(),
             omitted: 0,
             draining: None,
+            members: 0,
+            heard: 0,
+            silent: Vec::new(),
         };
         let status = GatewayStatus {
             row,

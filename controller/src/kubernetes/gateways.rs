@@ -262,6 +262,9 @@ fn unknown(name: &ClusterName) -> GatewayRow {
         started: String::new(),
         omitted: 0,
         draining: None,
+        members: 0,
+        heard: 0,
+        silent: Vec::new(),
     }
 }
 

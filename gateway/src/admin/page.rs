@@ -387,6 +387,7 @@ impl Page {
         let columns = &[
             "Name",
             "Version",
+            "Hears",
             "Addresses",
             "Listening",
             "Failed",
@@ -407,6 +408,10 @@ impl Page {
             let cells = vec![
                 row.name.clone(),
                 row.version.clone(),
+                match row.members {
+                    0 => "-".to_owned(),
+                    members => format!("{}/{members}", row.heard),
+                },
                 row.addresses.to_string(),
                 row.listening.to_string(),
                 row.failed.to_string(),

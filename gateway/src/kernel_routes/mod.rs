@@ -17,8 +17,8 @@
 //! Nobody looks the table up, unless a rule says so, so its routes carry no packet; local delivery is by table `local`.
 //! They are plain routes by an interface, because routing daemons leave routes of type `local` alone.
 //!
-//! Reading order: `table`, the routes; `device`, the interface; [`keeper`], the second process; `fence`, the thread
-//! that it hears; `thread`, what is decided; [`control`], the control task's end; [`shown`].
+//! Reading order: `table`, the routes; `device`, the interface; `keeper`, the second process; `fence`, the thread
+//! that it hears; `thread`, what is decided; `control`, the control task's end; `shown`.
 
 pub(crate) mod control;
 mod device;

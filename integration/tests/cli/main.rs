@@ -116,7 +116,7 @@ fn get_prints_tables_and_json_and_yaml() -> Result<()> {
         ),
         ("endpoints", "NAMESPACE SERVICE PORT ENDPOINT STATE"),
         ("pools", "NAME TOTAL USED AVAILABLE"),
-        ("gateways", "NAME VERSION READY ADDRESSES LISTENING"),
+        ("gateways", "NAME VERSION READY HEARS ADDRESSES LISTENING"),
         ("listeners", "NAMESPACE SERVICE LISTEN PROTOCOL KIND STATE"),
     ];
     for (what, wanted) in tables {

@@ -17,6 +17,9 @@ fn status() -> GatewaySelfReport {
         started: String::new(),
         omitted: 0,
         draining: None,
+        members: 0,
+        heard: 0,
+        silent: Vec::new(),
     };
     GatewaySelfReport::new(row, 7)
 }
