@@ -87,24 +87,24 @@ impl FailoverWay {
         }
     }
 
-    fn start(self, lan: &Lan, addresses: &[IpAddr]) -> Result<Running> {
+    fn start(self, lan: &Lan, addresses: &[IpAddr]) -> Result<RunningWay> {
         let keepalived = |interval| Keepaliveds::start(lan, addresses, gateways::PORT, interval);
         Ok(match self {
-            Self::Fairway => Running::OnLan(Box::new(fairways(lan, addresses)?)),
-            Self::FairwayRouted => Running::Routed(RoutedGateways::start(lan, addresses)?),
-            Self::Keepalived => Running::OnLan(Box::new(keepalived(1.0)?)),
-            Self::FastKeepalived => Running::OnLan(Box::new(keepalived(0.1)?)),
+            Self::Fairway => RunningWay::OnLan(Box::new(fairways(lan, addresses)?)),
+            Self::FairwayRouted => RunningWay::Routed(RoutedGateways::start(lan, addresses)?),
+            Self::Keepalived => RunningWay::OnLan(Box::new(keepalived(1.0)?)),
+            Self::FastKeepalived => RunningWay::OnLan(Box::new(keepalived(0.1)?)),
         })
     }
 }
 
 /// What announces, while it runs.
-enum Running {
+enum RunningWay {
     OnLan(Box<dyn Announcers>),
     Routed(RoutedGateways),
 }
 
-impl Running {
+impl RunningWay {
     fn trial(&mut self, lan: &Lan, plan: &TrialPlan<'_>) -> Result<TrialRecord> {
         match self {
             Self::OnLan(announcers) => trial::run(lan, announcers.as_mut(), plan),
