@@ -96,12 +96,11 @@ impl Announceable {
         pools.any(|pool| pool.announcement.kernel_routes)
     }
 
-    /// The addresses that are to be routes in the kernel now.
+    /// The addresses that are to be routes in the kernel now. They stay while the gateway drains: it can't know whether
+    /// routers have another way.
     pub fn kernel_routes(&self) -> impl Iterator<Item = IpAddr> {
-        let is_draining = self.draining.is_some();
         let addresses = self.addresses.iter();
-        let able = addresses
-            .filter(move |(_, it)| it.is_able && it.announcement.kernel_routes && !is_draining);
+        let able = addresses.filter(|(_, it)| it.is_able && it.announcement.kernel_routes);
         able.map(|(address, _)| *address)
     }
 }

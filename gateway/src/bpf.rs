@@ -37,6 +37,9 @@ const SK_LOOKUP_PROGRAM: u32 = 30;
 const SK_LOOKUP_ATTACH: u32 = 36;
 const TCX_INGRESS_ATTACH: u32 = 46;
 
+/// `BPF_F_BEFORE`: before all programs that are there, for one that takes a packet ends the row (a CNI's does).
+const BEFORE: u32 = 1 << 3;
+
 /// `BPF_F_NO_PREALLOC`: an entry takes memory when it is added.
 const NO_PREALLOC: u32 = 1;
 
@@ -187,7 +190,7 @@ pub(crate) fn attach_to_socket_lookup(code: &[Instruction]) -> io::Result<OwnedF
     )?;
     let namespace = std::fs::File::open("/proc/thread-self/ns/net")?;
     let target = namespace.as_fd().as_raw_fd().cast_unsigned();
-    link(&program, target, SK_LOOKUP_ATTACH)
+    link(&program, target, (SK_LOOKUP_ATTACH, 0))
 }
 
 /// Loads a program for packets that arrive on an interface.
@@ -204,7 +207,7 @@ pub(crate) fn load_for_ingress(code: &[Instruction]) -> io::Result<OwnedFd> {
 /// # Errors
 /// EINVAL: the kernel can't (before 6.6). ENODEV: there is no such interface.
 pub(crate) fn attach_to_ingress(program: &OwnedFd, interface: u32) -> io::Result<OwnedFd> {
-    link(program, interface, TCX_INGRESS_ATTACH)
+    link(program, interface, (TCX_INGRESS_ATTACH, BEFORE))
 }
 
 fn load(kind: u32, attach: u32, name: [u8; 16], code: &[Instruction]) -> io::Result<OwnedFd> {
@@ -226,12 +229,12 @@ fn load(kind: u32, attach: u32, name: [u8; 16], code: &[Instruction]) -> io::Res
     unsafe { descriptor(PROG_LOAD, &attribute) }
 }
 
-fn link(program: &OwnedFd, target: u32, attach: u32) -> io::Result<OwnedFd> {
+fn link(program: &OwnedFd, target: u32, (attach, flags): (u32, u32)) -> io::Result<OwnedFd> {
     let attribute = LinkCreate {
         program: program.as_raw_fd().cast_unsigned(),
         target,
         attach,
-        flags: 0,
+        flags,
     };
     // SAFETY: a new link is a file descriptor of our own.
     unsafe { descriptor(LINK_CREATE, &attribute) }

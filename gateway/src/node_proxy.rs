@@ -120,10 +120,18 @@ async fn ask_often(at: SocketAddr, sender: watch::Sender<Option<String>>) {
     }
 }
 
-/// The status of its answer.
+/// The status of its answer. `/healthz` answers 503 while the Node is about to be removed, although all goes on
+/// (KEP-3836); `/livez` does not, and what replaces kube-proxy may lack it.
 async fn ask(at: SocketAddr) -> io::Result<u16> {
+    match ask_for(at, "/livez").await? {
+        404 => ask_for(at, "/healthz").await,
+        status => Ok(status),
+    }
+}
+
+async fn ask_for(at: SocketAddr, path: &str) -> io::Result<u16> {
     let mut stream = TcpStream::connect(at).await?;
-    let request = format!("GET /healthz HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     // `HTTP/1.1 200`
     let mut line = [0; 12];
@@ -147,12 +155,20 @@ mod tests {
         let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let at = server.local_addr().unwrap();
         let serving = tokio::spawn(async move {
-            let (mut stream, _) = server.accept().await.unwrap();
-            let _ = stream.read(&mut [0; 1024]).await;
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            loop {
+                let (mut stream, _) = server.accept().await.unwrap();
+                let mut asked = [0; 1024];
+                let length = stream.read(&mut asked).await.unwrap_or_default();
+                let is_old = answer.starts_with("404 ");
+                let answer = match is_old && asked[..length].starts_with(b"GET /livez ") {
+                    true => "HTTP/1.1 404 Not Found\r\n\r\n",
+                    false => answer.trim_start_matches("404 "),
+                };
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
         });
         let status = ask(at).await;
-        serving.await.unwrap();
+        serving.abort();
         status.ok()
     }
 
@@ -164,6 +180,8 @@ mod tests {
             Some(503)
         );
         assert_eq!(judged("HTTP/1.0 200 OK\r\n\r\n").await, Some(200));
+        // One that has no /livez.
+        assert_eq!(judged("404 HTTP/1.1 200 OK\r\n\r\n").await, Some(200));
         assert_eq!(judged("SSH-2.0-OpenSSH").await, None);
         assert_eq!(judged("").await, None);
     }

@@ -31,7 +31,8 @@ pub(crate) fn run(args: DrainArgs) -> anyhow::Result<ExitCode> {
             (_, true) => {
                 let still = source.ask(false).await?;
                 say(&format!(
-                    "The gateway on {node} may take addresses again; none moves back by itself."
+                    "The gateway on {node} is asked to drain no more: it may take addresses again, and none moves \
+                     back by itself."
                 ));
                 if let Some(why) = still {
                     say(&format!("It goes on draining, because of its Node: {why}."));
@@ -62,7 +63,7 @@ async fn wait(
     let end = Instant::now() + timeout;
     let mut owned = before.owned();
     say(&match owned.len() {
-        0 => format!("The gateway on {node} owns no address."),
+        0 => format!("The gateway on {node} owns no address on layer 2."),
         1 => format!("The gateway on {node} owns 1 address."),
         more => format!("The gateway on {node} owns {more} addresses."),
     });
@@ -91,8 +92,16 @@ async fn wait(
             if heard && owned.is_empty() && (now.is_draining || now.is_stopped) {
                 say(&match now.is_stopped {
                     true => format!("The gateway on {node} has been stopped, and owns no address."),
-                    false => format!("The gateway on {node} is drained: it owns no address."),
+                    false => {
+                        format!("The gateway on {node} is drained: it owns no address on layer 2.")
+                    }
                 });
+                if !now.is_stopped {
+                    say(
+                        "Routers that it tells of addresses (bgp, routes: kernel) still have its routes: see that they \
+                         use others before it stops.",
+                    );
+                }
                 return Ok(ExitCode::SUCCESS);
             }
         }
@@ -168,7 +177,8 @@ async fn simulate(source: &DrainSource, node: &str) -> anyhow::Result<ExitCode> 
     let owned = now.owned();
     if owned.is_empty() {
         say(&format!(
-            "The gateway on {node} owns no address: nothing would move."
+            "The gateway on {node} owns no address on layer 2: nothing would move. Routers keep the routes that they \
+             have of it."
         ));
         return Ok(ExitCode::SUCCESS);
     }

@@ -145,6 +145,11 @@ impl DrainSource {
                         "no gateway runs on {node}: it has no Lease in the namespace {namespace}"
                     )
                 })?;
+                if let Some(why) = &lease.gateway.behind {
+                    anyhow::bail!(
+                        "which addresses the gateway on {node} owns is not known: its Lease says that {why}"
+                    );
+                }
                 let addresses = lease.addresses.into_iter();
                 Ok(GatewayWords {
                     is_draining: lease.gateway.row.draining.is_some(),

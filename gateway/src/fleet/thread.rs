@@ -308,7 +308,11 @@ impl FleetLoop {
         for name in planned.values().flat_map(|it| it.members.keys()) {
             unreachable.remove(name);
         }
-        if !unreachable.is_subset(&self.unreachable) && !planned.is_empty() {
+        // Where nothing is announced nobody is to be heard.
+        if planned.is_empty() {
+            unreachable.clear();
+        }
+        if !unreachable.is_subset(&self.unreachable) {
             tracing::warn!(
                 gateways = ?unreachable,
                 "other gateways have no address on a network where addresses are announced: they are not heard there, \

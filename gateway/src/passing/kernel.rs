@@ -75,7 +75,11 @@ impl PassingProgram {
             }
             match self.passed.set(key(address.1, address.0), value(*hardware)) {
                 Ok(()) => drop(self.entries.insert(*address, *hardware)),
-                Err(error) => drop(failed.insert(*address, error)),
+                Err(error) => {
+                    // Nor to whom it was before.
+                    let _ = self.passed.remove(key(address.1, address.0));
+                    failed.insert(*address, error);
+                }
             }
         }
         let interfaces: BTreeSet<u32> = wanted.keys().map(|(interface, _)| *interface).collect();

@@ -75,7 +75,8 @@ impl PassingThread {
             }
             let (states, again) = self.pass(&wanted).await;
             self.say(&states);
-            shared.lock().states = states;
+            // What was there before is freed when others may go on.
+            let _former = std::mem::replace(&mut shared.lock().states, states);
             match again {
                 Some(again) => drop(tokio::time::timeout(again, shared.wake.notified()).await),
                 None => shared.wake.notified().await,
