@@ -21,7 +21,7 @@ use rustix::process::Signal;
 
 tests![
     addresses_are_shared_evenly_and_only_those_of_who_leaves_move,
-    four_thousand_addresses_of_one_segment_are_taken_over_in_time,
+    a_thousand_addresses_of_one_segment_are_taken_over_in_time,
     clients_stay_on_their_endpoints_when_an_address_moves,
     one_owner_follows_another_through_faults_of_all_kinds,
 ];
@@ -133,9 +133,9 @@ fn addresses_are_shared_evenly_and_only_those_of_who_leaves_move() -> Result<()>
     Ok(())
 }
 
-fn four_thousand_addresses_of_one_segment_are_taken_over_in_time() -> Result<()> {
+fn a_thousand_addresses_of_one_segment_are_taken_over_in_time() -> Result<()> {
     let _alone = alone();
-    let takeover = many::takeover(3, 4000)?;
+    let takeover = many::takeover(3, 1000)?;
     let last = takeover.times.quantile(1.0).unwrap_or_default();
     let middle = takeover.times.quantile(0.5);
     println!(

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::message::{
-    FleetMessage, FleetRejection, LastHeard, MemberName, MemberStage, Term, TermChange, TermChanges,
+    FleetMessage, FleetRejection, LastHeard, MemberName, MemberStage, Term, TermChange,
+    TermChanges, TermState,
 };
 use super::timing::{BootTime, RIGHT, SILENT};
 
@@ -252,6 +253,16 @@ impl Members {
     pub(super) fn terms(&self, address: IpAddr) -> impl Iterator<Item = (&MemberName, &Term)> {
         let members = self.0.iter();
         members.filter_map(move |(name, it)| Some((name, &it.terms.get(&address)?.0)))
+    }
+
+    /// The addresses that others offer to that member, and who does.
+    pub(super) fn offers_to(&self, own: &str) -> impl Iterator<Item = (&MemberName, IpAddr)> {
+        let members = self.0.iter();
+        let terms = members.flat_map(|(name, it)| it.terms.iter().map(move |term| (name, term)));
+        terms.filter_map(move |(name, (address, (term, _)))| match &term.state {
+            TermState::Offered(to) if **to == *own => Some((name, *address)),
+            _ => None,
+        })
     }
 
     /// What we tell others of them.

@@ -1,5 +1,6 @@
 //! Planned moves: a member that leaves or drains offers what it owns, and goes on until it is taken.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -90,9 +91,8 @@ impl Fleet {
 
     /// Whom an address is offered to first, where this member drains: the best candidate that is ready.
     pub fn successor(&self, address: IpAddr, now: BootTime) -> Option<&MemberName> {
-        let candidates = &self.addresses.get(&address)?.candidates;
-        let ready = self.others_at(MemberStage::Ready, now);
-        candidates.iter().find(|name| ready.contains(*name))
+        let mut candidates = self.addresses.get(&address)?.candidates.iter();
+        candidates.find(|name| self.is_ready(name, now) && self.members.is_in_touch(name, now))
     }
 
     /// Whether that member is alive and hands over what it owns.
@@ -117,20 +117,20 @@ impl Fleet {
 
     /// The addresses that others offer to this member. One that drains takes only what it is offered by one that stops:
     /// two that drain do not hand an address to and fro.
-    pub(super) fn offered(&self, now: BootTime) -> Vec<IpAddr> {
+    pub(super) fn offered(&self, now: BootTime) -> BTreeSet<IpAddr> {
         let takes_from = |name: &MemberName| {
             let stage = self.members.get(name).map(|it| it.stage);
             let takes = self.handover != Handover::Draining || stage == Some(MemberStage::Leaving);
             takes && self.members.is_in_touch(name, now)
         };
-        let able = self.addresses.iter().filter(|(_, contest)| contest.is_able);
-        let able = able.filter(|(address, _)| self.terms.of(**address).is_none());
-        let offered = able.filter(|(address, _)| {
-            let mut theirs = self.members.terms(**address);
-            theirs.any(|(name, term)| {
-                term.state == TermState::Offered(self.own.clone()) && takes_from(name)
-            })
+        // By what is offered, which is little, and not by all addresses: this is asked at each heartbeat.
+        let offers = self.members.offers_to(&self.own);
+        let offers = offers.filter(|(name, address)| {
+            let contest = self.addresses.get(address);
+            contest.is_some_and(|it| it.is_able)
+                && self.terms.of(*address).is_none()
+                && takes_from(name)
         });
-        offered.map(|(address, _)| *address).collect()
+        offers.map(|(_, address)| address).collect()
     }
 }
