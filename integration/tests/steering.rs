@@ -176,6 +176,17 @@ fn knock(site: &Site, places: &[SocketAddr]) -> Result<()> {
     Ok(())
 }
 
+/// Waits until no UDP socket of the edge is at these ports: what comes while one is being closed is lost.
+fn are_closed(site: &Site, places: &[SocketAddr]) -> Result<()> {
+    wait::until_some("the UDP ports are closed", || {
+        let open = site.edge.run(|| clients::output("ss", &["-Hnul"]))?;
+        for place in places {
+            ensure!(!open.contains(&format!(":{} ", place.port())), "{open}");
+        }
+        Ok(())
+    })
+}
+
 /// That one answers there over both protocols.
 fn answers(site: &Site, place: SocketAddr, name: &str) -> Result<()> {
     near(site, place).run(|| {
@@ -261,6 +272,7 @@ fn whom_the_kernel_refuses_at_an_address_of_the_hosts_own_is_counted() -> Result
     ensure!(counted == (8.0, 8.0), "{counted:?}");
     fairway.write("web.yaml", &empty)?;
     fairway.settle("gone")?;
+    are_closed(&site, &places)?;
     knock(&site, &places)?;
     let counted = counts(&fairway, "web")?;
     ensure!(counted == (10.0, 10.0), "{counted:?}");
@@ -292,6 +304,7 @@ fn whom_another_process_answers_at_a_closed_port_is_not_counted() -> Result<()> 
     ensure!(site.client.run(|| clients::who(at(EDGE, 80)))? == "web");
     fairway.write("web.yaml", &empty)?;
     fairway.settle("gone")?;
+    are_closed(&site, &places)?;
     let counts = || -> Result<(f64, f64)> {
         let of = |protocol| rejected(&fairway, "web", protocol, "no_endpoint");
         Ok((of("TCP")?, of("UDP")?))

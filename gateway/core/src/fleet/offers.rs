@@ -92,7 +92,7 @@ impl Fleet {
     /// Whom an address is offered to first, where this member drains: the best candidate that is ready.
     pub fn successor(&self, address: IpAddr, now: BootTime) -> Option<&MemberName> {
         let mut candidates = self.addresses.get(&address)?.candidates.iter();
-        candidates.find(|name| self.is_ready(name, now) && self.members.is_in_touch(name, now))
+        candidates.find(|name| self.is_ready(name, now))
     }
 
     /// Whether that member is alive and hands over what it owns.
