@@ -123,6 +123,8 @@ struct Contest {
     vacant_since: BootTime,
     /// Since when another one goes on with an older term than ours.
     older_since: Option<BootTime>,
+    /// The member that had it before this gateway took it, if one had.
+    taken_from: Option<MemberName>,
     /// Whom it was offered to, in turn, and when the last time.
     offered: Vec<MemberName>,
     offered_at: BootTime,
@@ -214,6 +216,11 @@ impl Fleet {
     /// The number of the term in which it owns an address, if it does.
     pub fn term(&self, address: IpAddr) -> Option<u64> {
         self.terms.of(address).map(|term| term.number)
+    }
+
+    /// The member that had an address before this gateway took it, if one had.
+    pub fn taken_from(&self, address: IpAddr) -> Option<&MemberName> {
+        self.addresses.get(&address)?.taken_from.as_ref()
     }
 
     /// Who owns an address, as far as is known, and the number of the term.
@@ -358,16 +365,20 @@ impl Fleet {
     }
 
     fn begin_term(&mut self, address: IpAddr, now: BootTime) {
-        let theirs = self.members.terms(address).map(|(_, term)| term.number);
-        let last = theirs
-            .max()
-            .unwrap_or(0)
-            .max(self.terms.last_number(address));
+        let theirs = self.members.terms(address);
+        let theirs = theirs.max_by_key(|(name, term)| (term.number, rank(address, name)));
+        let own_last = self.terms.last_number(address);
+        let last = theirs.map_or(0, |(_, term)| term.number).max(own_last);
+        let taken_from = theirs.filter(|(_, term)| term.number >= own_last);
+        let taken_from = taken_from.map(|(name, _)| name.clone());
         let term = Term {
             number: self.started.max(last.saturating_add(1)),
             state: TermState::Owned,
         };
         self.note_predecessor(address, term.number, now);
+        if let Some(contest) = self.addresses.get_mut(&address) {
+            contest.taken_from = taken_from;
+        }
         self.changes.push(OwnershipChange {
             address,
             is_owned: true,

@@ -22,6 +22,8 @@ pub(super) struct SeenAddress {
     pub(super) interfaces: BTreeSet<InterfaceName>,
     /// Another gateway that owns it, with the number of its term.
     pub(super) owner: Option<(ClusterName, u64)>,
+    /// The gateway that had it before this one took it.
+    pub(super) taken_from: Option<ClusterName>,
     /// Why this gateway can't own it; the end of a sentence.
     pub(super) inability: Option<String>,
     /// Whether there are other gateways on one of these segments.
@@ -133,7 +135,8 @@ fn why(
         MemberHealth::Silent => format!("{former} was not heard of for 500 ms"),
     };
     match state {
-        AddressState::Owned => match former {
+        // Whom it was taken from may never have been reported: reports are made once a second.
+        AddressState::Owned => match seen.taken_from.as_deref().or(former) {
             Some(former) => {
                 let connections = seen.predecessor.as_ref().filter(|(it, _)| **it == *former);
                 match connections.map(|(_, state)| state) {
@@ -315,6 +318,24 @@ mod tests {
             assert_eq!(*report.unwrap().why, wanted);
         }
         assert_eq!(standings.addresses().collect::<Vec<_>>(), [address]);
+        standings.remove(address);
+        // That edge-2 had it was never reported.
+        for (term, predecessor, wanted) in [
+            (1, None, ""),
+            (
+                2,
+                Some(PassingState::Passed),
+                "; connections that it has go on there",
+            ),
+        ] {
+            let ours = SeenAddress {
+                taken_from: Some("edge-2".into()),
+                predecessor: predecessor.map(|state| ("edge-2".into(), state)),
+                ..seen(Some(term), None, None)
+            };
+            let report = standings.set(address, ours, Timestamp(20), |_| MemberHealth::Alive);
+            assert_eq!(*report.unwrap().why, format!("edge-2 let it go{wanted}"));
+        }
         standings.remove(address);
         let alone = SeenAddress {
             has_members: false,

@@ -452,7 +452,10 @@ impl FleetLoop {
                     let state = self.inputs.passing.state(passed, to)?;
                     Some((to.gateway.clone(), state))
                 });
-                seen.term = seen.term.max(term);
+                if term >= seen.term {
+                    seen.term = term;
+                    seen.taken_from = it.fleet.taken_from(address).cloned();
+                }
                 let pool = announceable.pools.get(&announced.pool).map(Arc::as_ref);
                 let successor = it.successor(own, address, pool, now);
                 // Where one segment has nobody to take it, that is what people have to know.

@@ -114,6 +114,7 @@ fn who_takes_an_offered_address_passes_to_who_offered_it() {
     assert_eq!(members.predecessors(), [None, None]);
     members.hand_over(0, 1);
     assert_eq!(members.predecessors(), [None, Some(0)]);
+    assert_eq!(members.fleets[1].taken_from(ADDRESS), Some(&name(0)));
     assert!(members.fleets[1].take_offer_news());
     assert!(!members.fleets[1].take_offer_news());
     // Until the time to drain is over.
@@ -122,6 +123,24 @@ fn who_takes_an_offered_address_passes_to_who_offered_it() {
     assert_eq!(members.predecessors(), [None, Some(0)]);
     members.run(14);
     assert_eq!(members.predecessors(), [None, None]);
+}
+
+#[test]
+fn whom_an_address_was_taken_from_is_known_however_it_was_lost() {
+    let mut members = Members::new(2);
+    assert_eq!(members.fleets[0].taken_from(ADDRESS), None);
+    // The owner dies.
+    members.mute.insert(0);
+    members.run(20);
+    assert_eq!(members.owners(), [1]);
+    assert_eq!(members.fleets[1].taken_from(ADDRESS), Some(&name(0)));
+    // It lets go of it, and takes it again: no other one had it meanwhile.
+    members.set_able(1, false);
+    members.run(1);
+    members.set_able(1, true);
+    members.run(20);
+    assert_eq!(members.owners(), [1]);
+    assert_eq!(members.fleets[1].taken_from(ADDRESS), None);
 }
 
 #[test]
