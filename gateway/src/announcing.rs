@@ -70,6 +70,32 @@ impl AnnouncedAddress {
     }
 }
 
+/// Why an address is to be no route of this gateway's kernel now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RouteAbsence {
+    /// See [`AnnouncedAddress::lacks_local_endpoint`].
+    LacksLocalEndpoint,
+    /// No listener takes traffic at it.
+    NotServed,
+    /// See [`AnnouncedAddress::local_elsewhere`].
+    LeftToOthers,
+}
+
+impl RouteAbsence {
+    /// The end of a sentence.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::LacksLocalEndpoint => {
+                "no Service at it has a ready endpoint on this node, as externalTrafficPolicy: Local asks"
+            }
+            Self::NotServed => "no Service takes traffic at it here",
+            Self::LeftToOthers => {
+                "another gateway has an endpoint on its node of a Service at it that has externalTrafficPolicy: Local"
+            }
+        }
+    }
+}
+
 /// A Service at an address.
 #[derive(Clone, Debug, Default)]
 struct ServiceThere {
@@ -96,12 +122,23 @@ impl Announceable {
         pools.any(|pool| pool.announcement.kernel_routes)
     }
 
-    /// The addresses that are to be routes in the kernel now. They stay while the gateway drains: it can't know whether
-    /// routers have another way.
-    pub fn kernel_routes(&self) -> impl Iterator<Item = IpAddr> {
+    /// The addresses of pools that want routes in the kernel: whether there is to be one now, or why not. Routes stay
+    /// while the gateway drains: it can't know whether routers have another way.
+    pub(crate) fn kernel_routes(&self) -> impl Iterator<Item = (IpAddr, Result<(), RouteAbsence>)> {
         let addresses = self.addresses.iter();
-        let able = addresses.filter(|(_, it)| it.is_able && it.announcement.kernel_routes);
-        able.map(|(address, _)| *address)
+        let asked = addresses.filter(|(_, it)| it.announcement.kernel_routes);
+        asked.map(|(address, it)| {
+            let wanted = if it.lacks_local_endpoint {
+                Err(RouteAbsence::LacksLocalEndpoint)
+            } else if !it.is_able {
+                Err(RouteAbsence::NotServed)
+            } else if it.is_left_to(|name| self.members.contains_key(name)) {
+                Err(RouteAbsence::LeftToOthers)
+            } else {
+                Ok(())
+            };
+            (*address, wanted)
+        })
     }
 }
 

@@ -6,19 +6,20 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::lab::Host;
 use fairway_integration::routers::routed::{
     ID, RoutedSite, edge, edge6, endpoints, fairway, session, web,
 };
-use fairway_integration::routers::{Bird, Frr};
+use fairway_integration::routers::{Bird, Frr, kernel_table};
 use fairway_integration::site::{vip, vip6};
 use fairway_integration::{clients, tests, wait};
 use rustix::process::{Pid, Signal, kill_process};
 
 tests![
     bird_tells_the_router_of_the_kernels_routes_and_they_go_with_the_gateway,
+    a_keeper_that_is_stopped_is_noticed_and_replaced,
     frr_tells_the_router_of_the_kernels_routes_and_they_go_with_the_gateway,
     a_stop_removes_the_routes_at_the_router_too,
     without_the_right_to_an_interface_there_are_no_routes_and_people_see_why,
@@ -31,25 +32,11 @@ fn example(name: &str) -> PathBuf {
     root.join("deploy/examples/kernel-routes").join(name)
 }
 
-/// What is in the kernel's table.
-fn table(host: &Host) -> Result<String> {
-    let mut all = String::new();
-    for family in ["-4", "-6"] {
-        // One that has never had a route is no table, and an error.
-        let arguments = [family, "route", "show", "table", "all", "proto", "70"];
-        all += &host.run(|| clients::output("ip", &arguments))?;
-    }
-    let ours = all.lines().filter(|line| line.contains("table 251"));
-    Ok(ours.collect::<Vec<_>>().join("\n"))
-}
-
 fn table_has(host: &Host, count: usize) -> Result<()> {
     wait::until_some(&format!("the table has {count} routes"), || {
-        let routes = table(host)?;
-        match routes.lines().count() == count {
-            true => Ok(()),
-            false => bail!("{routes}"),
-        }
+        let routes = kernel_table(host)?;
+        ensure!(routes.len() == count, "{routes:?}");
+        Ok(())
     })
 }
 
@@ -63,6 +50,15 @@ fn keeper(of: u32) -> Result<Pid> {
     let line = line.with_context(|| format!("no keeper: {listed}"))?;
     let number = line.split_whitespace().next().context("no number")?;
     Pid::from_raw(number.parse()?).context("no process")
+}
+
+fn another_keeper(gateway: &mut Fairway, than: Pid) -> Result<()> {
+    let of = gateway.process()?.id();
+    wait::until_some("there is another keeper", || {
+        let now = keeper(of)?;
+        ensure!(now != than, "{now:?}");
+        Ok(())
+    })
 }
 
 /// Each fault takes the routes back, at the router as well, and they return.
@@ -129,11 +125,7 @@ fn bird_tells_the_router_of_the_kernels_routes_and_they_go_with_the_gateway() ->
     // A keeper that is killed takes the routes with it, and another one is there at once.
     let killed = keeper(gateway.process()?.id())?;
     kill_process(killed, Signal::KILL)?;
-    wait::until_some("there is another keeper", || {
-        let now = keeper(gateway.process()?.id())?;
-        ensure!(now != killed, "{now:?}");
-        Ok(())
-    })?;
+    another_keeper(&mut gateway, killed)?;
     table_has(host, 2)?;
     // Both are killed at once, as where a container ends: the routes go with the interface.
     let both = keeper(gateway.process()?.id())?;
@@ -142,6 +134,36 @@ fn bird_tells_the_router_of_the_kernels_routes_and_they_go_with_the_gateway() ->
     gateway.kill();
     table_has(host, 0)?;
     reached(false)
+}
+
+fn a_keeper_that_is_stopped_is_noticed_and_replaced() -> Result<()> {
+    let site = RoutedSite::new(1)?;
+    let host = &site.edge(1)?.host;
+    let mut gateway = fairway(site.edge(1)?, ANNOUNCE, &[])?;
+    table_has(host, 2)?;
+    let stopped = keeper(gateway.process()?.id())?;
+    let status = format!("/proc/{}/status", stopped.as_raw_nonzero());
+    let status = fs::read_to_string(status)?;
+    // CAP_NET_ADMIN, and no other.
+    ensure!(status.contains("CapEff:\t0000000000001000\n"), "{status}");
+    let began = Instant::now();
+    kill_process(stopped, Signal::STOP)?;
+    another_keeper(&mut gateway, stopped)?;
+    println!(
+        "stopped: there is another keeper after {:?}",
+        began.elapsed()
+    );
+    table_has(host, 2)?;
+    gateway.logs(&["the process that removes the kernel's routes is lost"])?;
+    // The new one does its work.
+    gateway.process()?.signal(Signal::STOP)?;
+    table_has(host, 0)?;
+    gateway.process()?.signal(Signal::CONT)?;
+    table_has(host, 2)?;
+    // The keeper is stopped, and the gateway dies before it notices: it goes on and removes the routes.
+    kill_process(keeper(gateway.process()?.id())?, Signal::STOP)?;
+    gateway.kill();
+    table_has(host, 0)
 }
 
 fn frr_tells_the_router_of_the_kernels_routes_and_they_go_with_the_gateway() -> Result<()> {

@@ -86,6 +86,16 @@ impl World {
         seen.addresses.iter().map(line).collect()
     }
 
+    /// The addresses of routes in the kernel, or why there is none.
+    fn kernel_routes(&self) -> Vec<String> {
+        let seen = self.seen.borrow();
+        let line = |(address, wanted): (IpAddr, Result<(), RouteAbsence>)| match wanted {
+            Ok(()) => address.to_string(),
+            Err(why) => format!("{address} not: {why:?}"),
+        };
+        seen.kernel_routes().map(line).collect()
+    }
+
     fn owners(&mut self, pool: &str) -> Vec<String> {
         let seen = self.seen.borrow_and_update();
         let owners = seen.pools[pool].owners.iter();
@@ -246,6 +256,42 @@ fn an_address_goes_where_a_service_of_policy_local_has_an_endpoint() {
     assert_eq!(world.addresses(), ["203.0.113.1 a <edge-2 <worker"]);
     world.service("web", &[(web, Listening)]);
     assert_eq!(world.addresses(), ["203.0.113.1 a able"]);
+}
+
+#[test]
+fn an_address_is_a_route_where_its_local_endpoints_are() {
+    let mut world = World::new();
+    let routes = Announcement {
+        kernel_routes: true,
+        ..Announcement::default()
+    };
+    world.apply(vec![
+        pool("a", 1, "203.0.113.0/28", routes),
+        pool("b", 1, "203.0.113.16/28", layer2(Selector::default())),
+    ]);
+    let (web, dns) = ("203.0.113.1:80", "203.0.113.1:53");
+    world.service("other", &[("203.0.113.17:80", ListenerState::Listening)]);
+    world.service("web", &[(web, ListenerState::Listening)]);
+    assert_eq!(world.kernel_routes(), ["203.0.113.1"]);
+    world.service("web", &[(web, ListenerState::Refusing)]);
+    assert_eq!(world.kernel_routes(), ["203.0.113.1 not: NotServed"]);
+    // A Node without a gateway can't take the address, so the other Service at it is served from here.
+    world.service("web", &[(web, ListenerState::Listening)]);
+    world.local("dns", &[(dns, ListenerState::Refusing)], &["worker"]);
+    assert_eq!(world.kernel_routes(), ["203.0.113.1"]);
+    // A gateway on a Node with an endpoint can.
+    world.local("dns", &[(dns, ListenerState::Refusing)], &["edge-2"]);
+    assert_eq!(world.kernel_routes(), ["203.0.113.1 not: LeftToOthers"]);
+    let nodes = ["edge-1", "edge-2"];
+    world.local("dns", &[(dns, ListenerState::Listening)], &nodes);
+    assert_eq!(world.kernel_routes(), ["203.0.113.1"]);
+    // Alone at its address it needs an endpoint on this Node.
+    world.service("web", &[]);
+    world.local("dns", &[(dns, ListenerState::Refusing)], &["worker"]);
+    assert_eq!(
+        world.kernel_routes(),
+        ["203.0.113.1 not: LacksLocalEndpoint"]
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The interface that the routes go by: it exists as long as a process has it open.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use super::DEVICE;
@@ -23,13 +23,38 @@ struct TunRequest {
 /// It can't be made. The text is the end of a sentence.
 pub(super) fn open() -> Result<OwnedFd, String> {
     let file = OpenOptions::new().read(true).write(true).open(TUN);
-    let file = file.map_err(|error| format!("{TUN} can't be opened: {error}"))?;
+    let file = file.map_err(|error| unopened(&error))?;
     match make(&file) {
         Ok(()) => Ok(file.into()),
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Err(format!(
-            "there is an interface {DEVICE} already: another Fairway on this host has it"
-        )),
-        Err(error) => Err(format!("the interface {DEVICE} can't be made: {error}")),
+        Err(error) => Err(unmade(&error)),
+    }
+}
+
+fn unopened(error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        ErrorKind::NotFound => {
+            "; a container needs it mounted (the chart's gateway.kernelRoutes=true), and the host's kernel the module tun"
+        }
+        ErrorKind::PermissionDenied => {
+            "; the container's runtime, or the unit, has to allow this device (\"Routes in the kernel\" in deploy/README.md)"
+        }
+        _ if error.raw_os_error() == Some(libc::ENODEV) => {
+            "; the host's kernel needs the module tun"
+        }
+        _ => "",
+    };
+    format!("{TUN} can't be opened: {error}{remedy}")
+}
+
+fn unmade(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            format!("there is an interface {DEVICE} already: another Fairway on this host has it")
+        }
+        Some(libc::EPERM) => {
+            format!("the interface {DEVICE} can't be made: {error}; it takes CAP_NET_ADMIN")
+        }
+        _ => format!("the interface {DEVICE} can't be made: {error}"),
     }
 }
 
@@ -60,5 +85,25 @@ mod tests {
     fn the_request_is_as_long_as_the_kernel_has_it() {
         assert_eq!(size_of::<TunRequest>(), 40);
         assert!(DEVICE.len() < libc::IFNAMSIZ);
+    }
+
+    #[test]
+    fn what_is_refused_says_what_to_do() {
+        for (errno, words) in [
+            (libc::ENOENT, "gateway.kernelRoutes=true"),
+            (libc::EPERM, "has to allow this device"),
+            (libc::EACCES, "has to allow this device"),
+            (libc::ENODEV, "the module tun"),
+        ] {
+            let said = unopened(&io::Error::from_raw_os_error(errno));
+            assert!(said.contains(words), "{said}");
+        }
+        for (errno, words) in [
+            (libc::EPERM, "it takes CAP_NET_ADMIN"),
+            (libc::EBUSY, "another Fairway on this host has it"),
+        ] {
+            let said = unmade(&io::Error::from_raw_os_error(errno));
+            assert!(said.contains(words), "{said}");
+        }
     }
 }

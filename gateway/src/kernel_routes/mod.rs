@@ -5,7 +5,9 @@
 //! the process that made them. So two things take them back:
 //!
 //! - A second process, the *keeper*, hears this one every 50 ms. After 300 ms of silence it removes the routes: this
-//!   process is dead, or stopped, or does not get to run, or its workers do not turn.
+//!   process is dead, or stopped, or does not get to run, or its workers do not turn. It answers what it hears. There
+//!   is no route before its first answer, and one that has not answered for a second is killed and replaced. One that is
+//!   stopped while this process dies goes on then (`PR_SET_PDEATHSIG`).
 //! - The routes go by an interface of their own, which exists as long as the keeper has it open (tuntap). Where both
 //!   processes end at once, the kernel removes the interface, and the routes with it. So nothing is ever left behind for
 //!   the next start either.

@@ -1,6 +1,6 @@
 //! What is shown of the routes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
 use super::TABLE;
+use crate::announcing::RouteAbsence;
 use crate::heartbeat::Heartbeat;
 
 /// What the thread publishes.
@@ -19,11 +20,12 @@ pub(crate) struct KernelRoutesShown {
     pub(super) beat: OnceLock<Heartbeat>,
 }
 
-/// The routes, and why those are missing that are wanted.
+/// The routes, and why those are missing that pools ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ShownRoutes {
-    pub(super) wanted: BTreeSet<IpAddr>,
+    pub(super) asked: BTreeMap<IpAddr, Result<(), RouteAbsence>>,
     pub(super) there: BTreeSet<IpAddr>,
+    /// Why wanted ones are missing; the end of a sentence.
     pub(super) why: String,
 }
 
@@ -50,15 +52,18 @@ impl KernelRoutesShown {
     /// What is to be said of an external address.
     pub(crate) fn sentence(&self, address: IpAddr) -> Option<String> {
         let now = self.now.load();
-        let now = now.as_ref().filter(|it| it.wanted.contains(&address))?;
-        Some(match now.there.contains(&address) {
-            true => format!(
-                "The kernel's table {TABLE} has a route to {address}, for a routing daemon on this host."
-            ),
-            false => format!(
-                "The kernel's table {TABLE} has no route to {address}: {}.",
-                now.why
-            ),
-        })
+        let now = now.as_ref()?;
+        let why = match now.asked.get(&address)? {
+            Ok(()) if now.there.contains(&address) => {
+                return Some(format!(
+                    "The kernel's table {TABLE} has a route to {address}, for a routing daemon on this host."
+                ));
+            }
+            Ok(()) => &now.why,
+            Err(absence) => absence.as_str(),
+        };
+        Some(format!(
+            "The kernel's table {TABLE} has no route to {address}: {why}."
+        ))
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use rtnetlink::packet_route::AddressFamily;
@@ -12,11 +13,26 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, LinkUnspec};
 use rustix::io::Errno;
+use tokio::time::timeout;
 
 use super::{DEVICE, TABLE};
 use crate::local::{PROTOCOL, destination, errno, family, prefix, target};
 
-/// See the module.
+/// How long the kernel may take for an answer: others may hold the lock of its network configuration.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// What was asked has not been done, or nobody knows. After any of these the table is to be opened anew.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TableError {
+    /// The kernel refuses it, or the socket is broken.
+    #[error(transparent)]
+    Netlink(#[from] rtnetlink::Error),
+    /// There is no answer.
+    #[error("the kernel has not answered for {} s", ANSWER.as_secs())]
+    Unanswered(#[from] tokio::time::error::Elapsed),
+}
+
+/// See the module. Every call ends in bounded time.
 #[derive(Debug)]
 pub(super) struct KernelTable(Handle);
 
@@ -29,9 +45,9 @@ impl KernelTable {
     }
 
     /// Makes the interface usable. Returns its index.
-    pub(super) async fn set_up(&self) -> Result<u32, rtnetlink::Error> {
+    pub(super) async fn set_up(&self) -> Result<u32, TableError> {
         let found = self.0.link().get().match_name(DEVICE.to_owned()).execute();
-        let link = found.try_collect::<Vec<_>>().await?;
+        let link = timeout(ANSWER, found.try_collect::<Vec<_>>()).await??;
         let index = link.first().map_or(0, |link| link.header.index);
         // It needs no address, and nobody is to look for routers on it.
         let no_address = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
@@ -40,37 +56,37 @@ impl KernelTable {
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![no_address]))
             .up()
             .build();
-        self.0.link().set(message).execute().await?;
+        timeout(ANSWER, self.0.link().set(message).execute()).await??;
         Ok(index)
     }
 
     /// Makes the route to an address.
-    pub(super) async fn add(&self, address: IpAddr, device: u32) -> Result<(), rtnetlink::Error> {
+    pub(super) async fn add(&self, address: IpAddr, device: u32) -> Result<(), TableError> {
         let mut message = route(address);
         message.attributes.push(RouteAttribute::Oif(device));
-        match self.0.route().add(message).execute().await {
+        match timeout(ANSWER, self.0.route().add(message).execute()).await? {
             Err(error) if errno(&error) == Some(Errno::EXIST) => Ok(()),
-            result => result,
+            result => Ok(result?),
         }
     }
 
     /// Removes the route to an address.
-    pub(super) async fn remove(&self, address: IpAddr) -> Result<(), rtnetlink::Error> {
-        match self.0.route().del(route(address)).execute().await {
+    pub(super) async fn remove(&self, address: IpAddr) -> Result<(), TableError> {
+        match timeout(ANSWER, self.0.route().del(route(address)).execute()).await? {
             Err(error) if errno(&error) == Some(Errno::SRCH) => Ok(()),
-            result => result,
+            result => Ok(result?),
         }
     }
 
     /// The addresses that there are routes to.
-    pub(super) async fn list(&self) -> Result<BTreeSet<IpAddr>, rtnetlink::Error> {
+    pub(super) async fn list(&self) -> Result<BTreeSet<IpAddr>, TableError> {
         let mut all = BTreeSet::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut filter = RouteMessage::default();
             filter.header.address_family = family;
             filter.header.table = TABLE;
             let mut found = self.0.route().get(filter).execute();
-            while let Some(route) = found.try_next().await? {
+            while let Some(route) = timeout(ANSWER, found.try_next()).await?? {
                 // The kernel may list all tables.
                 let is_ours = route.header.table == TABLE
                     && route.header.protocol == RouteProtocol::from(PROTOCOL);

@@ -1,7 +1,7 @@
 //! The thread that makes and removes routes. What it does may wait for others in the kernel, so the keeper is told by
 //! another thread that the process goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::process::Child;
@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::fence::{Fence, FenceState};
+use super::DEVICE;
+use super::fence::{Fence, FenceState, KeeperState};
 use super::keeper;
 use super::shown::{KernelRoutesShown, ShownRoutes};
-use super::table::KernelTable;
-use crate::announcing::Announceable;
+use super::table::{KernelTable, TableError};
+use crate::announcing::{Announceable, RouteAbsence};
 use crate::heartbeat::Heartbeat;
 use crate::stalls::WorkerLoops;
 
@@ -27,7 +28,10 @@ const RESYNC: Duration = Duration::from_secs(30);
 /// How long the routing daemon has to tell others that the routes are gone.
 const TOLD: Duration = Duration::from_millis(500);
 
-/// How long a keeper that hears nothing any more may take to end.
+/// How long a keeper may take until its first answer.
+const START: Duration = Duration::from_secs(5);
+
+/// How long a keeper that hears nothing any more, or was killed, may take to end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How far the end of the process has come.
@@ -45,12 +49,14 @@ pub(super) struct KernelRoutesThread {
     announceable: watch::Receiver<Arc<Announceable>>,
     stage: watch::Receiver<RoutesStage>,
     shown: Arc<KernelRoutesShown>,
+    beat: Heartbeat,
     fence: Fence,
     state: watch::Receiver<FenceState>,
+    /// Opened anew after each error.
     table: Option<KernelTable>,
     keeper: Option<RunningKeeper>,
-    /// The count of lost keepers that has been taken in.
-    lost: u64,
+    /// The addresses of pools that ask for routes.
+    asked: BTreeMap<IpAddr, Result<(), RouteAbsence>>,
     there: BTreeSet<IpAddr>,
     /// Why not all is as it should be.
     problem: Option<String>,
@@ -60,7 +66,8 @@ pub(super) struct KernelRoutesThread {
 /// The keeper's process, and the interface that it has open.
 struct RunningKeeper {
     process: Child,
-    device: u32,
+    /// None: it is to be set up.
+    device: Option<u32>,
 }
 
 impl KernelRoutesThread {
@@ -79,26 +86,23 @@ impl KernelRoutesThread {
             .build()?;
         let fence = Fence::start(loops)?;
         let (beat, of_control) = (Heartbeat::default(), shown.clone());
-        let of_thread = beat.clone();
         let thread = Self {
             announceable,
             stage,
             shown,
+            beat: beat.clone(),
             state: fence.state(),
             fence,
             table: None,
             keeper: None,
-            lost: 0,
+            asked: BTreeMap::new(),
             there: BTreeSet::new(),
             problem: None,
             logged: None,
         };
         std::thread::Builder::new()
             .name("fairway-routes".to_owned())
-            .spawn(move || {
-                runtime.spawn(of_thread.answer());
-                runtime.block_on(thread.run());
-            })?;
+            .spawn(move || runtime.block_on(thread.run()))?;
         // Nobody else sets it.
         let _ = of_control.beat.set(beat);
         Ok(())
@@ -108,10 +112,10 @@ impl KernelRoutesThread {
         let mut looks_at = tokio::time::Instant::now() + RESYNC;
         loop {
             let stage = *self.stage.borrow_and_update();
-            let (is_used, wanted) = self.wanted(stage);
             let had_any = !self.there.is_empty();
-            self.settle(is_used, &wanted).await;
-            self.publish(wanted);
+            self.heed_fence().await;
+            self.settle(stage).await;
+            self.publish();
             if stage == RoutesStage::Withdrawing && self.there.is_empty() {
                 if had_any {
                     tokio::time::sleep(TOLD).await;
@@ -123,13 +127,18 @@ impl KernelRoutesThread {
                 Some(_) => RETRY,
                 None => RESYNC,
             };
-            tokio::select! {
-                Ok(()) = self.announceable.changed() => {}
-                Ok(()) = self.state.changed() => self.heed_fence().await,
-                changed = self.stage.changed() => if changed.is_err() {
-                    return self.end_keeper().await;
-                },
-                () = tokio::time::sleep(pause) => {}
+            let wakes_at = tokio::time::Instant::now() + pause;
+            loop {
+                tokio::select! {
+                    () = self.beat.answer_once() => continue,
+                    Ok(()) = self.announceable.changed() => {}
+                    Ok(()) = self.state.changed() => {}
+                    changed = self.stage.changed() => if changed.is_err() {
+                        return self.end_keeper().await;
+                    },
+                    () = tokio::time::sleep_until(wakes_at) => {}
+                }
+                break;
             }
             if looks_at <= tokio::time::Instant::now() {
                 looks_at = tokio::time::Instant::now() + RESYNC;
@@ -138,24 +147,40 @@ impl KernelRoutesThread {
         }
     }
 
-    /// Whether any pool wants routes, and to which addresses there are to be some now.
-    fn wanted(&mut self, stage: RoutesStage) -> (bool, BTreeSet<IpAddr>) {
-        let announceable = self.announceable.borrow_and_update().clone();
-        let is_used = stage == RoutesStage::Announcing && announceable.wants_kernel_routes();
-        let wanted = match is_used {
-            true => announceable.kernel_routes().collect(),
-            false => BTreeSet::new(),
-        };
-        (is_used, wanted)
-    }
-
-    /// Takes in what the fence says.
+    /// Ends a keeper that must not go on, or can't.
     async fn heed_fence(&mut self) {
+        if self.keeper.is_none() {
+            return;
+        }
         let state = self.state.borrow_and_update().clone();
-        let is_lost = std::mem::replace(&mut self.lost, state.lost) != state.lost;
-        if is_lost || state.inability.is_some() {
+        if let KeeperState::Lost(why) = state.keeper {
+            tracing::error!(%why, "the process that removes the kernel's routes is lost, and replaced");
+            self.problem = Some(format!(
+                "the process that is to remove the routes is replaced: {why}"
+            ));
+            self.replace_keeper().await;
+        } else if state.inability.is_some() {
             self.end_keeper().await;
         }
+    }
+
+    /// Removes the routes in place of a keeper that is lost, and ends its process.
+    async fn replace_keeper(&mut self) {
+        // One by one, for not every routing daemon notices it where their interface alone goes.
+        if let Some(table) = &self.table {
+            for address in std::mem::take(&mut self.there) {
+                if table.remove(address).await.is_err() {
+                    self.table = None;
+                    break;
+                }
+            }
+        }
+        self.there.clear();
+        self.publish();
+        if let Some(keeper) = &mut self.keeper {
+            let _ = keeper.process.kill();
+        }
+        self.end_keeper().await;
     }
 
     /// Ends the keeper's process, and the routes with it.
@@ -167,15 +192,24 @@ impl KernelRoutesThread {
         }
     }
 
-    async fn settle(&mut self, is_used: bool, wanted: &BTreeSet<IpAddr>) {
+    async fn settle(&mut self, stage: RoutesStage) {
+        let announceable = self.announceable.borrow_and_update().clone();
+        let is_used = stage == RoutesStage::Announcing && announceable.wants_kernel_routes();
+        self.asked = match is_used {
+            true => announceable.kernel_routes().collect(),
+            false => BTreeMap::new(),
+        };
+        let wanted = self.asked.iter().filter(|(_, it)| it.is_ok());
+        let wanted: BTreeSet<IpAddr> = wanted.map(|(address, _)| *address).collect();
         self.problem = None;
-        let inability = self.state.borrow().inability.clone();
         if !is_used && self.there.is_empty() && self.keeper.is_none() {
             return;
         }
+        let inability = self.state.borrow().inability.clone();
         if inability.is_some() {
             self.problem = inability;
-        } else if let Err(problem) = self.program(wanted).await {
+        } else if let Err(problem) = self.program(&wanted).await {
+            self.table = None;
             self.problem = Some(problem);
         }
         if self.logged != self.problem {
@@ -189,79 +223,155 @@ impl KernelRoutesThread {
 
     /// Makes the routes that are missing, and removes those that are not wanted.
     async fn program(&mut self, wanted: &BTreeSet<IpAddr>) -> Result<(), String> {
-        if self.table.is_none() {
-            let table =
-                KernelTable::open().map_err(|error| format!("there is no netlink: {error}"))?;
-            self.table = Some(table);
-        }
         if self.keeper.is_none() && !wanted.is_empty() {
             self.start_keeper().await?;
         }
-        let (Some(table), Some(keeper)) = (&self.table, &self.keeper) else {
+        if self.keeper.is_none() {
             return Ok(());
-        };
-        let mut result = Ok(());
-        for address in &self.there - wanted {
-            match table.remove(address).await {
-                Ok(()) => _ = self.there.remove(&address),
-                Err(error) => result = Err(format!("the route to {address} stays: {error}")),
-            }
         }
-        for address in wanted - &self.there {
-            match table.add(address, keeper.device).await {
+        self.remove(wanted).await?;
+        self.add(wanted).await
+    }
+
+    async fn remove(&mut self, wanted: &BTreeSet<IpAddr>) -> Result<(), String> {
+        for address in &self.there - wanted {
+            if let Err(error) = self.table()?.remove(address).await {
+                // It must not stay, so it goes with all others.
+                self.end_keeper().await;
+                return Err(format!(
+                    "the route to {address} could not be removed by itself, so all were: {error}"
+                ));
+            }
+            self.there.remove(&address);
+        }
+        Ok(())
+    }
+
+    async fn add(&mut self, wanted: &BTreeSet<IpAddr>) -> Result<(), String> {
+        let missing = wanted - &self.there;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let device = self.device().await?;
+        let mut result = Ok(());
+        for address in missing {
+            match self.table()?.add(address, device).await {
                 Ok(()) => _ = self.there.insert(address),
-                Err(error) => result = Err(format!("there is no route to {address}: {error}")),
+                Err(error) => {
+                    result = Err(format!("there is no route to {address}: {error}"));
+                    // Somebody may have set the interface down.
+                    self.set_device(None);
+                    if matches!(error, TableError::Unanswered(_)) {
+                        break;
+                    }
+                }
             }
         }
         result
     }
 
-    async fn start_keeper(&mut self) -> Result<(), String> {
-        let Some(table) = &self.table else {
-            return Ok(());
+    /// The interface's index. Sets it up where it is not.
+    async fn device(&mut self) -> Result<u32, String> {
+        if let Some(device) = self.keeper.as_ref().and_then(|it| it.device) {
+            return Ok(device);
+        }
+        let device = self.table()?.set_up().await;
+        let device =
+            device.map_err(|error| format!("the interface {DEVICE} is not up: {error}"))?;
+        self.set_device(Some(device));
+        Ok(device)
+    }
+
+    fn set_device(&mut self, device: Option<u32>) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.device = device;
+        }
+    }
+
+    fn table(&mut self) -> Result<&KernelTable, String> {
+        let table = match self.table.take() {
+            Some(table) => table,
+            None => KernelTable::open().map_err(|error| format!("there is no netlink: {error}"))?,
         };
-        let (process, pipe) = keeper::start()?;
-        self.fence.set_keeper(Some(pipe));
-        match table.set_up().await {
-            Ok(device) => {
-                self.keeper = Some(RunningKeeper { process, device });
-                Ok(())
-            }
-            Err(error) => {
-                self.fence.set_keeper(None);
-                end(process).await;
-                Err(format!("the interface of the routes is not up: {error}"))
+        Ok(self.table.insert(table))
+    }
+
+    /// Starts a keeper. There are no routes before it answers.
+    async fn start_keeper(&mut self) -> Result<(), String> {
+        let (process, socket) = keeper::start()?;
+        self.fence.set_keeper(Some(socket));
+        if let Err(problem) = self.first_answer().await {
+            self.fence.set_keeper(None);
+            end(process).await;
+            return Err(problem);
+        }
+        self.keeper = Some(RunningKeeper {
+            process,
+            device: None,
+        });
+        Ok(())
+    }
+
+    async fn first_answer(&mut self) -> Result<(), String> {
+        let is_settled =
+            |it: &FenceState| it.inability.is_some() || it.keeper != KeeperState::Starting;
+        let state = tokio::time::timeout(START, self.state.wait_for(is_settled)).await;
+        let state = match state {
+            Ok(Ok(state)) => state.clone(),
+            _ => FenceState::default(),
+        };
+        match (state.inability, state.keeper) {
+            (Some(inability), _) => Err(inability),
+            (None, KeeperState::Answering) => Ok(()),
+            (None, KeeperState::Lost(why)) => Err(format!(
+                "the process that is to remove the routes does not run: {why}"
+            )),
+            (None, KeeperState::Absent | KeeperState::Starting) => {
+                Err("the process that is to remove the routes has not answered".to_owned())
             }
         }
     }
 
     /// Reads which routes are still there.
     async fn look(&mut self) {
-        if let Some(table) = &self.table
-            && let Ok(there) = table.list().await
-        {
-            self.there = there;
+        if let Some(table) = &self.table {
+            match table.list().await {
+                Ok(there) => self.there = there,
+                Err(_) => self.table = None,
+            }
         }
     }
 
-    fn publish(&self, wanted: BTreeSet<IpAddr>) {
+    fn publish(&self) {
         self.shown.set(ShownRoutes {
-            wanted,
+            asked: self.asked.clone(),
             there: self.there.clone(),
             why: self.problem.clone().unwrap_or_default(),
         });
     }
 }
 
-/// Waits for the end of a keeper that hears nothing any more. One that is stopped is killed.
+/// Waits for the end of a keeper. One that does not end by itself is killed.
 async fn end(mut process: Child) {
+    if !ends(&mut process).await {
+        let _ = process.kill();
+        if !ends(&mut process).await {
+            let id = process.id();
+            tracing::error!(
+                id,
+                "the process that removes the kernel's routes does not end"
+            );
+        }
+    }
+}
+
+async fn ends(process: &mut Child) -> bool {
     let until = tokio::time::Instant::now() + PATIENCE;
     while let Ok(None) = process.try_wait() {
         if tokio::time::Instant::now() >= until {
-            let _ = process.kill();
-            let _ = process.wait();
-            return;
+            return false;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    true
 }
