@@ -21,6 +21,7 @@ use crate::control::ControlTask;
 use crate::endpoint_rows::endpoint_rows;
 use crate::heartbeat::Heartbeat;
 use crate::metrics::FLEET_MEMBERS;
+use crate::node_proxy::NODE_PROXY_NOT_READY;
 use crate::port::Port;
 use crate::published::Published;
 use crate::reports::ReportSink;
@@ -223,6 +224,9 @@ impl Gateway {
                 }
                 ListenerState::Unreachable { message } => {
                     format!("{listen} ({protocol}) takes connections, but {message}.")
+                }
+                ListenerState::Failed { reason, message } if reason == NODE_PROXY_NOT_READY => {
+                    format!("{listen} ({protocol}) is not announced: {message}.")
                 }
                 ListenerState::Failed { message, .. } => {
                     format!("{listen} ({protocol}) does not listen: {message}.")

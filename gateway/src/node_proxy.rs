@@ -2,7 +2,8 @@
 //! (`--healthz-bind-address`).
 //!
 //! It has to say so itself that it is not well, or to fall silent: its rules go on without it, so a short restart
-//! moves no address, and one that never answers (it listens elsewhere) is taken to work.
+//! moves no address, and one that never answers (it listens elsewhere, as Cilium's does unless it is told not to) is taken
+//! to work. Its mode (iptables, nftables, IPVS) makes no difference to that.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,6 +16,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+/// The reason of a place for which it does not forward.
+pub(crate) const NODE_PROXY_NOT_READY: &str = "NodeProxyNotReady";
 
 /// Where kube-proxy says how it is.
 const HEALTH: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10256);
@@ -65,7 +69,7 @@ impl NodeProxy {
     pub(crate) fn report(&self, place: &ForwardedPlace) -> ListenerReport {
         let state = match &self.problem {
             Some(message) => ListenerState::Failed {
-                reason: "NodeProxyNotReady".to_owned(),
+                reason: NODE_PROXY_NOT_READY.to_owned(),
                 message: message.clone(),
             },
             None if place.endpoints == 0 => ListenerState::Refusing,
@@ -90,33 +94,89 @@ impl Drop for NodeProxy {
 }
 
 async fn ask_often(at: SocketAddr, sender: watch::Sender<Option<String>>) {
-    let mut answered: Option<Instant> = None;
+    let mut health = NodeProxyHealth::new(at, Instant::now());
     loop {
-        let status = tokio::time::timeout(EVERY, ask(at)).await;
-        let problem = match status {
-            Ok(Ok(status)) => {
-                answered = Some(Instant::now());
-                (status != 200).then(|| {
-                    format!(
-                        "this node's kube-proxy says at {at} that it is not well (status {status})"
-                    )
-                })
-            }
-            Ok(Err(_)) | Err(_) => answered
-                .filter(|at| at.elapsed() >= PATIENCE)
-                .map(|_| format!("this node's kube-proxy answers at {at} no more")),
-        };
-        let is_news = *sender.borrow() != problem;
+        let answer = tokio::time::timeout(EVERY, ask(at)).await;
+        let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        health.take(Instant::now(), answer);
+        if health.is_silent_from_the_start() {
+            tracing::info!(
+                %at,
+                "nobody says here whether this node's kube-proxy, or what replaces it, is well: it is taken to forward"
+            );
+        }
+        let is_news = *sender.borrow() != health.problem;
         if is_news {
-            match &problem {
+            match &health.problem {
                 Some(why) => {
-                    tracing::error!(%why, "addresses of pools with forwarding: Node are not announced")
+                    tracing::error!(%why, "addresses of pools with forwarding: Node are not announced");
                 }
                 None => tracing::info!("this node's kube-proxy is well again"),
             }
-            let _ = sender.send(problem);
+            let _ = sender.send(health.problem.clone());
         }
         tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// What its answers say.
+#[derive(Debug)]
+struct NodeProxyHealth {
+    at: SocketAddr,
+    /// When it answered last, or the first question was asked.
+    since: Instant,
+    has_answered: bool,
+    /// It has never answered, and that has been said.
+    is_noted: bool,
+    /// Why it does not forward; the end of a sentence.
+    problem: Option<String>,
+}
+
+impl NodeProxyHealth {
+    fn new(at: SocketAddr, now: Instant) -> Self {
+        Self {
+            at,
+            since: now,
+            has_answered: false,
+            is_noted: false,
+            problem: None,
+        }
+    }
+
+    /// Takes in an answer: a status, or why there is none.
+    fn take(&mut self, now: Instant, answer: io::Result<u16>) {
+        let at = self.at;
+        let silence = match answer {
+            Ok(status) if status < 400 => {
+                (self.since, self.has_answered, self.problem) = (now, true, None);
+                return;
+            }
+            Ok(status) if status >= 500 => {
+                (self.since, self.has_answered) = (now, true);
+                self.problem = Some(format!(
+                    "this node's kube-proxy says at {at} that it is not well (status {status})"
+                ));
+                return;
+            }
+            Ok(status) => format!("what answers is no kube-proxy, status {status}"),
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused => "it does not run".to_owned(),
+                io::ErrorKind::TimedOut => "it takes connections and says nothing".to_owned(),
+                _ => error.to_string(),
+            },
+        };
+        // One that was not well and falls silent is not well.
+        if self.has_answered && self.problem.is_none() && now - self.since >= PATIENCE {
+            self.problem = Some(format!(
+                "this node's kube-proxy has not answered at {at} for a minute ({silence})"
+            ));
+        }
+    }
+
+    /// Whether it has not answered since the first question; says so once.
+    fn is_silent_from_the_start(&mut self) -> bool {
+        let is_silent = !self.has_answered && self.since.elapsed() >= PATIENCE;
+        is_silent && !std::mem::replace(&mut self.is_noted, true)
     }
 }
 
@@ -184,6 +244,55 @@ mod tests {
         assert_eq!(judged("404 HTTP/1.1 200 OK\r\n\r\n").await, Some(200));
         assert_eq!(judged("SSH-2.0-OpenSSH").await, None);
         assert_eq!(judged("").await, None);
+    }
+
+    #[test]
+    fn it_has_to_say_that_it_is_not_well_or_to_fall_silent_for_a_minute() {
+        let silent = |kind: io::ErrorKind| Err(io::Error::from(kind));
+        let (dead, frozen) = (io::ErrorKind::ConnectionRefused, io::ErrorKind::TimedOut);
+        type Answers = Vec<(u64, io::Result<u16>)>;
+        let cases: Vec<(Answers, Option<&str>)> = vec![
+            // It listens elsewhere, or something else is there.
+            (vec![(0, silent(dead)), (600, silent(dead))], None),
+            (vec![(0, Ok(404)), (600, Ok(404))], None),
+            (vec![(0, Ok(200))], None),
+            (vec![(0, Ok(503))], Some("is not well (status 503)")),
+            (vec![(0, Ok(503)), (1, Ok(200))], None),
+            // A restart, and an end.
+            (vec![(0, Ok(200)), (59, silent(dead))], None),
+            (
+                vec![(0, Ok(200)), (60, silent(dead))],
+                Some("for a minute (it does not run)"),
+            ),
+            (
+                vec![(0, Ok(200)), (60, silent(frozen))],
+                Some("and says nothing"),
+            ),
+            (
+                vec![(0, Ok(200)), (60, Ok(404))],
+                Some("no kube-proxy, status 404"),
+            ),
+            (vec![(0, Ok(200)), (60, silent(dead)), (61, Ok(200))], None),
+            // Its last word counts.
+            (
+                vec![(0, Ok(503)), (1, silent(dead))],
+                Some("is not well (status 503)"),
+            ),
+        ];
+        for (answers, wanted) in cases {
+            let start = Instant::now();
+            let said = format!("{answers:?}");
+            let mut health = NodeProxyHealth::new(HEALTH, start);
+            for (second, answer) in answers {
+                health.take(start + Duration::from_secs(second), answer);
+            }
+            let problem = health.problem.as_deref();
+            let is_it = match wanted {
+                Some(words) => problem.is_some_and(|it| it.contains(words)),
+                None => problem.is_none(),
+            };
+            assert!(is_it, "{said}: {problem:?}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use fairway_integration::cluster::Cluster;
 use fairway_integration::fairway::{Fairway, text};
 use fairway_integration::in_cluster::Installed;
 use fairway_integration::lab::Host;
+use fairway_integration::routers::kernel_table;
 use fairway_integration::servers::named;
 use fairway_integration::site::at;
 use fairway_integration::workers::{Worker, workers};
@@ -61,6 +62,18 @@ impl Edges {
         })
     }
 
+    /// Waits until those workers have the address as a route in Fairway's table, and no other.
+    fn have_routes(&self, wanted: &[bool]) -> Result<()> {
+        wait::until_some(&format!("routes to the address: {wanted:?}"), || {
+            for (worker, wanted) in self.workers.iter().zip(wanted) {
+                let routes = kernel_table(&worker.host)?;
+                let is_it = routes.iter().any(|route| route.starts_with(ADDRESS));
+                ensure!(is_it == *wanted, "{}: {routes:?}", worker.name);
+            }
+            Ok(())
+        })
+    }
+
     /// Who answers the client, and whom that one sees.
     fn ask(&self) -> Result<(String, IpAddr)> {
         let line = self.visitor.run(|| -> Result<String> {
@@ -94,7 +107,8 @@ fn gateways_announce_an_address_and_kube_proxy_forwards() -> Result<()> {
     it.pool_of(
         "nodes",
         &format!(
-            "addresses: [{ADDRESS}], forwarding: Node, announce: {{layer2: {{interfaces: [api]}}}}"
+            "addresses: [{ADDRESS}], forwarding: Node, \
+             announce: {{layer2: {{interfaces: [api]}}, routes: kernel}}"
         ),
     )?;
     one.pod(&it, "web", 0)?;
@@ -117,6 +131,9 @@ fn gateways_announce_an_address_and_kube_proxy_forwards() -> Result<()> {
         "{listeners:?}"
     );
 
+    // On each of them it is a route for a routing daemon, too.
+    edges.have_routes(&[true, true])?;
+
     // Its gateway dies, and kube-proxy goes on there: another gateway is followed.
     let first = edges.owner(&it)?;
     edges.gateways[first].kill();
@@ -137,9 +154,11 @@ fn gateways_announce_an_address_and_kube_proxy_forwards() -> Result<()> {
         Ok(())
     })?;
     let (one, two) = (&edges.workers[0], &edges.workers[1]);
+    edges.have_routes(&[true, false])?;
     two.pod(&it, "web", 0)?;
     it.cluster.delete("Pod", "shop", &one.pod_name("web", 0))?;
     edges.is_announced_by(&it, 1)?;
+    edges.have_routes(&[false, true])?;
     let seen = edges.answers("b")?;
     ensure!(seen == edges.visitor_ip, "{seen}");
 
