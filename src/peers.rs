@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::str::FromStr;
@@ -68,6 +68,17 @@ pub(crate) fn fleet(
     key_file: Option<&Path>,
     port: u16,
 ) -> Result<FleetSettings, WrongConfiguration> {
+    // The others do not know a gateway that is called otherwise there, so that it and one of them would own an address.
+    let mistaken = peers
+        .iter()
+        .find(|it| it.name != own && is_of_this_host(it.address));
+    if let Some(peer) = mistaken {
+        return Err(WrongConfiguration(format!(
+            "--peers says that {} is {}, but it is an address of this host, and this gateway's name is {own}: \
+             --node-name has to be the name that --peers has for it",
+            peer.address, peer.name
+        )));
+    }
     let mut members: BTreeMap<&str, Vec<IpNet>> = BTreeMap::new();
     let mut names: BTreeMap<IpAddr, &str> = BTreeMap::new();
     for peer in peers {
@@ -101,6 +112,19 @@ pub(crate) fn fleet(
         port,
         ..FleetSettings::default()
     })
+}
+
+/// Whether this host has an address: the kernel reaches such a one from itself. Nothing is sent.
+fn is_of_this_host(address: IpAddr) -> bool {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let from = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    from.is_ok_and(|from| from.ip() == address)
 }
 
 /// The key in a file.
@@ -205,6 +229,23 @@ mod tests {
                 .key
                 .is_none()
         );
+    }
+
+    #[test]
+    fn an_address_of_this_host_is_of_no_other_gateway() {
+        // Not parsed, for a peer has no loopback address.
+        let peer = |name: &str, address: &str| NamedPeer {
+            name: name.to_owned(),
+            address: address.parse().unwrap(),
+        };
+        let peers = [peer("cp-1", "127.0.0.1"), peer("cp-2", "192.0.2.12")];
+        let file = key_file("0123456789abcdef", 0o600);
+        assert!(fleet("cp-1", &peers, Some(file.path()), 9902).is_ok());
+        let error = fleet("cp-1.example.com", &peers, Some(file.path()), 9902);
+        let error = error.unwrap_err().to_string();
+        for words in ["127.0.0.1 is cp-1", "cp-1.example.com", "--node-name"] {
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

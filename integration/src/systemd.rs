@@ -26,9 +26,19 @@ pub struct Systemd {
     folder: TempDir,
 }
 
+/// What there is besides the unit and the manifests.
+#[derive(Clone, Debug, Default)]
+pub struct UnitSettings {
+    /// A watchdog time of its own.
+    pub watchdog: Option<&'static str>,
+    /// Drop-ins of the unit.
+    pub drop_ins: Vec<PathBuf>,
+    /// What is in `/etc/fairway/key`.
+    pub key: &'static str,
+}
+
 impl Systemd {
-    /// Starts it with the unit at `unit`, these manifests, these settings (`FAIRWAY_ADMIN=…`, what would
-    /// be in `/etc/fairway/environment`), and a watchdog time of its own, where there is to be another one.
+    /// Starts it with the unit at `unit` and these manifests. The host is called `cp-1` there.
     ///
     /// # Errors
     /// Where this process is not root, or systemd is not installed.
@@ -36,15 +46,19 @@ impl Systemd {
         host: &Host,
         unit: &Path,
         manifests: &[(&str, &str)],
-        environment: &str,
-        watchdog: Option<&str>,
+        settings: &UnitSettings,
     ) -> Result<Self> {
         let folder = TempDir::with_prefix("fairway-systemd-")?;
         fs::create_dir(folder.path().join("manifests"))?;
         for (name, text) in manifests {
             fs::write(folder.path().join("manifests").join(name), text)?;
         }
-        fs::write(folder.path().join("environment"), environment)?;
+        fs::write(folder.path().join("key"), settings.key)?;
+        fs::create_dir(folder.path().join("drop-ins"))?;
+        for path in &settings.drop_ins {
+            let name = path.file_name().context("no name")?;
+            fs::copy(path, folder.path().join("drop-ins").join(name))?;
+        }
         fs::copy(unit, folder.path().join("fairway.service"))?;
         let all = cgroups()?;
         // Its name has to be one that no other test has.
@@ -63,7 +77,7 @@ impl Systemd {
             .env("FOLDER", folder.path())
             .env("FAIRWAY", programs::fairway()?);
 
-        if let Some(watchdog) = watchdog {
+        if let Some(watchdog) = settings.watchdog {
             command.env("WATCHDOG", watchdog);
         }
         let process = host.spawn(command)?;

@@ -20,6 +20,9 @@ for name in null zero full random urandom tty; do
     touch /mnt/dev/$name
     mount --bind /dev/$name /mnt/dev/$name
 done
+# As udev makes it.
+mkdir /mnt/dev/net
+mknod -m 666 /mnt/dev/net/tun c 10 200
 ln -s /proc/self/fd /mnt/dev/fd
 ln -s pts/ptmx /mnt/dev/ptmx
 # What systemd says goes to a file.
@@ -30,7 +33,8 @@ mount --bind /mnt/etc /etc
 rm -rf /etc/systemd/system
 mkdir -p /etc/fairway/manifests /etc/systemd/system
 mount --bind /mnt/out/manifests /etc/fairway/manifests
-cp /mnt/out/environment /etc/fairway/environment
+install -m 600 /mnt/out/key /etc/fairway/key
+echo cp-1 > /etc/hostname
 mount -t tmpfs tmpfs /usr/local/bin
 touch /usr/local/bin/fairway
 mount --bind /mnt/fairway /usr/local/bin/fairway
@@ -49,11 +53,14 @@ for target in sysinit basic shutdown network-online umount; do
     printf '[Unit]\nDescription=%s\nDefaultDependencies=no\n' $target > $target.target
 done
 cp /mnt/out/fairway.service .
+cp -r /mnt/out/drop-ins/. fairway.service.d/
 # There is no journal here, and no time to wait for a watchdog of half a minute.
 printf '[Service]\nStandardOutput=append:/mnt/out/log\nStandardError=append:/mnt/out/log\n' \
     > fairway.service.d/test.conf
 [ "${WATCHDOG:-}" ] && printf 'WatchdogSec=%s\n' "$WATCHDOG" >> fairway.service.d/test.conf
 printf '[Unit]\nDefaultDependencies=no\nWants=fairway.service\n' > test.target
+# As on a machine, where systemd does it itself: credentials are mounted by a process that hands its mounts on.
+mount --make-rshared /
 
 export container=fairway-test
 exec /lib/systemd/systemd --system --unit=test.target --log-target=kmsg --show-status=no

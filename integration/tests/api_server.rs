@@ -1,7 +1,8 @@
 //! An address for the API server before there is a cluster: the example of `deploy/examples/api-server`.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -16,6 +17,7 @@ use fairway_integration::lan::network::{INTERFACE, Lan, LanEdge, Snooping};
 use fairway_integration::lan::observer::ASKED_EVERY;
 use fairway_integration::site::{at, server};
 use fairway_integration::{clients, tests, wait};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -66,6 +68,17 @@ fn fairway(edge: &LanEdge, key: &str) -> Result<Fairway> {
         .capabilities(&names);
     fairway.write("api-server.yaml", MANIFESTS)?;
     Ok(fairway)
+}
+
+/// Whether an API server answers a connection of its own, to one that does not speak TLS.
+fn is_answered_within(to: SocketAddr, patience: Duration) -> bool {
+    let answer = || -> std::io::Result<usize> {
+        let mut stream = TcpStream::connect_timeout(&to, patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\n\r\n")?;
+        stream.read(&mut [0; 16])
+    };
+    answer().is_ok_and(|count| count > 0)
 }
 
 /// An attempt: when it began, how long it took, and whether an API server answered.
@@ -153,6 +166,17 @@ fn an_address_of_three_api_servers_outlives_two_of_them() -> Result<()> {
     let observer = lan.observe(&[address], ASKED_EVERY)?;
     let settled = || observer.settled(&[address], Duration::from_secs(1));
     let to = at(address, 6443);
+
+    // One accepts connections and answers nothing. Nobody asks it for its health, so it goes on getting its share, and
+    // the others answer theirs.
+    let frozen = &lan.edges[2].host;
+    servers.signal(frozen, Signal::STOP)?;
+    let answered = lan.client.run(|| {
+        let attempts = (0..12).filter(|_| is_answered_within(to, Duration::from_millis(500)));
+        attempts.count()
+    });
+    servers.signal(frozen, Signal::CONT)?;
+    ensure!((4..12).contains(&answered), "{answered} of 12 are answered");
 
     // Only the API server of the node that has the address is killed: it refuses, and the next one is dialled.
     let owner = lan.edge_with(settled()?[&address])?;

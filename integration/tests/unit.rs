@@ -10,12 +10,13 @@ use fairway_integration::lab::{Host, Served};
 use fairway_integration::manifest::{edge_pool, load_balancer, slice};
 use fairway_integration::servers::named;
 use fairway_integration::site::{Site, at, server, vip};
-use fairway_integration::systemd::Systemd;
+use fairway_integration::systemd::{Systemd, UnitSettings};
 use fairway_integration::{clients, tests, wait};
 use rustix::process::Signal;
 
 tests![
     the_unit_is_well_formed_and_everything_that_fairway_needs_works_under_it,
+    the_units_drop_ins_give_fairway_what_they_are_for,
     the_unit_starts_fairway_anew_however_it_ends,
     a_fairway_that_is_stuck_is_started_anew_by_the_watchdog,
     the_unit_reloads_and_stops_fairway,
@@ -46,7 +47,7 @@ struct Appliance {
 }
 
 impl Appliance {
-    fn start(watchdog: Option<&str>) -> Result<Self> {
+    fn start(settings: &UnitSettings) -> Result<Self> {
         let site = Site::new()?;
         let server_of_farm = named(&site.farm, &[("a", at(server(0), 8080))])?;
         let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/fairway.service");
@@ -56,7 +57,7 @@ impl Appliance {
             ("slice.yaml", &slice("shop", 8080, &[server(0)])),
             ("dns.yaml", REFUSING),
         ];
-        let systemd = Systemd::start(&site.edge, &unit, &manifests, "", watchdog)?;
+        let systemd = Systemd::start(&site.edge, &unit, &manifests, settings)?;
         let it = Self {
             systemd,
             site,
@@ -105,7 +106,7 @@ impl Appliance {
 }
 
 fn the_unit_is_well_formed_and_everything_that_fairway_needs_works_under_it() -> Result<()> {
-    let it = Appliance::start(None)?;
+    let it = Appliance::start(&UnitSettings::default())?;
     let verified = it
         .systemd
         .run("systemd-analyze", &["verify", "fairway.service"])?;
@@ -196,8 +197,53 @@ fn one_thread_keeps_the_right_to_packet_sockets(pid: &impl std::fmt::Display) ->
     Ok(())
 }
 
+fn the_units_drop_ins_give_fairway_what_they_are_for() -> Result<()> {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let it = Appliance::start(&UnitSettings {
+        drop_ins: vec![
+            deploy.join("systemd/kernel-routes.conf"),
+            deploy.join("examples/api-server/systemd.conf"),
+        ],
+        key: "a key that nobody guesses",
+        ..UnitSettings::default()
+    })?;
+    let verified = it
+        .systemd
+        .run("systemd-analyze", &["verify", "fairway.service"])?;
+    let said = String::from_utf8_lossy(&verified.stderr);
+    ensure!(
+        verified.status.success() && !said.contains("fairway.service:"),
+        "{said}"
+    );
+    // It runs, so the key is read and the flags are right.
+    let pid = it.systemd.fairway()?.as_raw_nonzero();
+    let variables = fs::read_to_string(format!("/proc/{pid}/environ"))?;
+    for wanted in [
+        "FAIRWAY_NODE_NAME=cp-1\0",
+        "FAIRWAY_HOST_ENDPOINT_PORT=6443\0",
+        "FAIRWAY_PEERS=cp-1=203.0.113.11,cp-2=203.0.113.12,cp-3=203.0.113.13\0",
+        "FAIRWAY_PEERS_KEY_FILE=/run/credentials/fairway.service/key\0",
+    ] {
+        ensure!(variables.contains(wanted), "{wanted}: {variables}");
+    }
+    // Routes in the kernel need a device.
+    let pool = edge_pool().replace("spec: {", "spec: {announce: {routes: kernel}, ");
+    fs::write(it.systemd.manifests().join("pool.yaml"), pool)?;
+    wait::until_some("there is a route in the kernel's table", || {
+        let explained = it
+            .systemd
+            .run("fairway", &["explain", "service", "default/shop"])?;
+        let said = String::from_utf8_lossy(&explained.stdout).into_owned();
+        ensure!(
+            said.contains("table 251 has a route to 203.0.113.1"),
+            "{said}"
+        );
+        Ok(())
+    })
+}
+
 fn the_unit_starts_fairway_anew_however_it_ends() -> Result<()> {
-    let it = Appliance::start(None)?;
+    let it = Appliance::start(&UnitSettings::default())?;
     for (n, signal) in [Signal::KILL, Signal::TERM, Signal::ABORT, Signal::INT]
         .into_iter()
         .enumerate()
@@ -211,7 +257,10 @@ fn the_unit_starts_fairway_anew_however_it_ends() -> Result<()> {
 }
 
 fn a_fairway_that_is_stuck_is_started_anew_by_the_watchdog() -> Result<()> {
-    let it = Appliance::start(Some("4s"))?;
+    let it = Appliance::start(&UnitSettings {
+        watchdog: Some("4s"),
+        ..UnitSettings::default()
+    })?;
     // As long as it goes on nothing happens.
     wait::always(Duration::from_secs(6), "it goes on", || {
         it.systemd.property("NRestarts").is_ok_and(|n| n == "0")
@@ -223,7 +272,7 @@ fn a_fairway_that_is_stuck_is_started_anew_by_the_watchdog() -> Result<()> {
 }
 
 fn the_unit_reloads_and_stops_fairway() -> Result<()> {
-    let it = Appliance::start(None)?;
+    let it = Appliance::start(&UnitSettings::default())?;
     it.systemd.systemctl(&["reload", "fairway"])?;
     it.systemd.is("ActiveState", "active")?;
     ensure!(

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 
 use super::addresses::API_PORT;
 use super::certificates::{Authority, Identity};
@@ -82,6 +83,13 @@ impl ApiServers {
         let server = self.servers.remove(host.name());
         drop(server.with_context(|| format!("none runs on {}", host.name()))?);
         Ok(())
+    }
+
+    /// Sends a signal to the API server on that host.
+    pub fn signal(&self, host: &Host, signal: Signal) -> Result<()> {
+        let server = self.servers.get(host.name());
+        let (_, process) = server.with_context(|| format!("none runs on {}", host.name()))?;
+        process.signal(signal)
     }
 
     /// Where files may be put that have to go with them.

@@ -11,7 +11,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -159,6 +159,55 @@ pub(crate) fn every_object_is_one_that_the_api_server_knows() -> Result<()> {
             known.with_context(|| format!("{values:?}: {}", object["metadata"]["name"]))?;
         }
     }
+    Ok(())
+}
+
+/// As a kubelet takes it from its folder of static Pods: it has no API server to ask for what a Pod refers to.
+pub(crate) fn the_static_pod_of_the_api_servers_example_is_one_that_a_kubelet_knows() -> Result<()>
+{
+    let folder = project("deploy/examples/api-server");
+    let objects = documents(&fs::read_to_string(folder.join("fairway.yaml"))?)?;
+    let [pod] = &objects[..] else {
+        bail!("one Pod was expected: {objects:?}");
+    };
+    known::<Pod>(pod)?;
+    let spec = &pod["spec"];
+    ensure!(spec["hostNetwork"] == true && spec.get("serviceAccountName").is_none());
+    let volumes = spec["volumes"].as_array().context("volumes")?;
+    ensure!(
+        volumes.iter().all(|it| it["hostPath"].is_object()),
+        "{volumes:?}"
+    );
+    let container = &spec["containers"][0];
+    let variables = container["env"].as_array().context("variables")?;
+    ensure!(
+        variables
+            .iter()
+            .all(|it| it["valueFrom"]["fieldRef"].is_object()),
+        "{variables:?}"
+    );
+    // Each folder that a flag names is there.
+    let mounts: Vec<&str> = container["volumeMounts"]
+        .as_array()
+        .context("mounts")?
+        .iter()
+        .filter_map(|it| it["mountPath"].as_str())
+        .collect();
+    for flag in ["--manifests=", "--state=", "--peers-key-file="] {
+        let path = texts(&container["args"])
+            .into_iter()
+            .find_map(|it| it.strip_prefix(flag))
+            .with_context(|| format!("no {flag}"))?;
+        ensure!(mounts.iter().any(|mount| path.starts_with(mount)), "{path}");
+    }
+    let output = Command::new(programs::fairway()?)
+        .arg("validate")
+        .arg(folder.join("manifests"))
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{said}");
+    // More than the time for connections to end.
+    ensure!(spec["terminationGracePeriodSeconds"].as_u64() >= Some(45));
     Ok(())
 }
 

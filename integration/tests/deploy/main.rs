@@ -1,7 +1,7 @@
 //! What people install: the chart, the plain manifests, the image, the dashboard and the alerts.
 //!
-//! Reading order: [`helm`] renders the chart; [`chart`] asks whether it is well made, [`rights`]
-//! what it lets Fairway do; [`watching`] is about dashboard and alerts, which [`promql`] reads,
+//! Reading order: [`helm`] renders the chart; [`chart`] asks whether it is well made, [`values`] what its
+//! values do, [`rights`] what it lets Fairway do; [`watching`] is about dashboard and alerts, which [`promql`] reads,
 //! [`metrics`] about what they ask for, [`firing`] and [`firing_in_cluster`] about the way from a state
 //! to an alert, with a [`timeline`] of scrapes.
 
@@ -14,6 +14,7 @@ mod project;
 mod promql;
 mod rights;
 mod timeline;
+mod values;
 mod watching;
 
 use chart::*;
@@ -26,6 +27,7 @@ use metrics::{
 };
 use promql::names_and_labels_are_told_from_the_language;
 use rights::*;
+use values::every_value_of_the_chart_has_an_effect;
 use watching::*;
 
 tests![
@@ -33,6 +35,7 @@ tests![
     the_chart_renders_with_all_kinds_of_values,
     every_object_is_one_that_the_api_server_knows,
     wrong_values_are_refused_with_a_sentence_that_helps,
+    every_value_of_the_chart_has_an_effect,
     the_notes_tell_the_next_command,
     the_plain_manifests_are_the_charts,
     the_crds_are_the_programs,
@@ -46,6 +49,8 @@ tests![
     a_gateway_is_held_to_its_own_lease,
     the_controller_is_nobody_and_has_no_capability,
     the_gateway_has_four_capabilities,
+    kernel_routes_add_one_device_and_no_capability,
+    the_static_pod_of_the_api_servers_example_is_one_that_a_kubelet_knows,
     the_controller_talks_to_the_api_server_and_to_dns_alone,
     names_and_labels_are_told_from_the_language,
     promtool_finds_no_fault_with_the_alerts,

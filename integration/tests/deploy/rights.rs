@@ -267,6 +267,26 @@ pub(crate) fn the_gateway_has_four_capabilities() -> Result<()> {
     Ok(())
 }
 
+pub(crate) fn kernel_routes_add_one_device_and_no_capability() -> Result<()> {
+    let (plain, with) = (objects(&[])?, objects(&["gateway.kernelRoutes=true"])?);
+    let (plain, with) = (pod(&plain, true)?, pod(&with, true)?);
+    let (of_plain, of_with) = (container(plain)?, container(with)?);
+    ensure!(of_plain["securityContext"] == of_with["securityContext"]);
+    ensure!(plain["securityContext"] == with["securityContext"]);
+    let device = json!({"path": "/dev/net/tun", "type": "CharDevice"});
+    let added = json!({"name": "tun", "hostPath": device});
+    let volumes = with["volumes"].as_array().context("volumes")?;
+    ensure!(
+        volumes.len() == 2 && volumes.contains(&added),
+        "{volumes:?}"
+    );
+    // To be written to, for that is how the interface is made.
+    let mounts = of_with["volumeMounts"].as_array().context("mounts")?;
+    let mount = json!({"name": "tun", "mountPath": "/dev/net/tun"});
+    ensure!(mounts.contains(&mount), "{mounts:?}");
+    Ok(())
+}
+
 pub(crate) fn the_controller_talks_to_the_api_server_and_to_dns_alone() -> Result<()> {
     let ports = |rule: &Value| -> Vec<String> {
         let all = rule["ports"]
