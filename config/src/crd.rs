@@ -147,8 +147,8 @@ pub struct AddressPoolSpec {
     #[schemars(range(min = 0, max = 4_294_967_295_i64))]
     pub quota_per_namespace: Option<i64>,
     /// Proxy: the gateways carry the traffic (ipMode Proxy). Node: the nodes do, by kube-proxy;
-    /// Fairway only announces (ipMode VIP). This version announces nothing and gives out no address
-    /// of such a pool: its condition Ready says so.
+    /// Fairway only announces (ipMode VIP). Without a cluster such a pool gives out no address: its
+    /// condition Ready says so.
     #[serde(default)]
     pub forwarding: Forwarding,
     /// How the addresses are announced.
