@@ -250,9 +250,13 @@ fn one_owner_follows_another_through_faults_of_all_kinds() -> Result<()> {
         Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
     };
     println!("FAIRWAY_SEED={seed}");
-    let record = faults::run(&stage.lan, &mut stage.gateways, &addresses, seed, 6)?;
+    let at = (&addresses[..], PORT);
+    let record = faults::run(&stage.lan, &mut stage.gateways, at, seed, 6)?;
     let (both, nobody) = (record.longest_overlap(), record.longest_silence());
-    println!("two at once for {both:?}, nobody for {nobody:?}");
+    println!(
+        "two at once for {both:?}, nobody for {nobody:?}, the client's outage {:?}; {} frames, {} connections",
+        record.unserved, record.frames, record.attempts
+    );
     let story = record.story();
     ensure!(both <= BOTH, "{:?}\n{story}", record.both);
     ensure!(nobody <= NOBODY, "{:?}\n{story}", record.nobody);

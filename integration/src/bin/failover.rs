@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use fairway_integration::lan::announcers::Announcers;
+use fairway_integration::lan::departure::{EdgeDeparture, TrialPlan};
 use fairway_integration::lan::faults::{self, FaultRecord};
 use fairway_integration::lan::gateways::{self, LanGateways};
 use fairway_integration::lan::held::HeldOutcome;
@@ -19,7 +20,7 @@ use fairway_integration::lan::network::{Lan, Snooping, vip, vip6};
 use fairway_integration::lan::observer::ASKED_EVERY;
 use fairway_integration::lan::outage::{Distribution, OutageFigures};
 use fairway_integration::lan::routed::{self, RoutedGateways, routed_addresses};
-use fairway_integration::lan::trial::{self, EdgeDeparture, TrialPlan, TrialRecord};
+use fairway_integration::lan::trial::{self, TrialRecord};
 use fairway_integration::servers::named;
 use fairway_integration::{figures, harness};
 
@@ -241,10 +242,16 @@ fn history(count: usize) -> Result<(u64, usize, FaultRecord)> {
     let addresses = lan_addresses();
     let lan = Lan::new(EDGES_WITH_FAULTS, Snooping::Off)?;
     let _farm = named(&lan.farm, &gateways::endpoints())?;
-    let mut gateways = fairways(&lan, &addresses)?;
+    let mut fairways = fairways(&lan, &addresses)?;
     let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     eprintln!("{count} faults, seed {seed}");
-    let record = faults::run(&lan, &mut gateways, &addresses, seed, count)?;
+    let record = faults::run(
+        &lan,
+        &mut fairways,
+        (&addresses, gateways::PORT),
+        seed,
+        count,
+    )?;
     Ok((seed, count, record))
 }
 
@@ -329,12 +336,19 @@ fn page(
         let _ = write!(
             text,
             "\n## Faults at random\n\n{EDGES_WITH_FAULTS} gateways, {count} faults of all these kinds and deafness to \
-             another gateway, one after another and two at a time (seed {seed}). Another host asks for {} addresses all \
-             the time. The longest time that two answered for one address at once: {} ms. The longest time that nobody \
-             answered for one: {} ms.\n",
+             another gateway, one after another and two at a time (seed {seed}). A client asks for {} addresses every \
+             {} ms and connects to each every {} ms. A capture on its interface takes down who answers (ARP, NDP) and \
+             who takes its connections (the source of SYN-ACK), with the kernel's times: {} frames, {} connections. The \
+             longest time that two answered for one address at once: {} ms. The longest time that nobody answered for \
+             one: {} ms. The client's longest outage at one: {} ms.\n",
             lan_addresses().len(),
+            ASKED_EVERY.as_millis(),
+            faults::CONNECTS_EVERY.as_millis(),
+            record.frames,
+            record.attempts,
             record.longest_overlap().as_millis(),
             record.longest_silence().as_millis(),
+            record.unserved.as_millis(),
         );
     }
     if let Some(taken) = taken {

@@ -1,18 +1,19 @@
-//! A seeded history of faults on a LAN, and how owners followed each other meanwhile, judged by what a host heard that
-//! asked for the addresses all the time.
+//! A seeded history of faults on a LAN, and how owners followed each other meanwhile, judged by a capture at a client that
+//! asks for the addresses, and connects to them, all the time.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use super::announcers::Announcers;
+use super::departure::EdgeDeparture;
 use super::judge::{self, Overlap};
 use super::network::{Lan, LanEdge};
-use super::observer::ASKED_EVERY;
-use super::trial::EdgeDeparture;
+use super::outage::{self, OutageFigures};
+use super::prober::Prober;
 
 /// So many edges have a fault at once, at the most: two others are well.
 const AT_ONCE: usize = 2;
@@ -22,6 +23,9 @@ const BETWEEN: (u64, u64) = (50, 1500);
 
 /// How long each address must have had one owner, before and after.
 const SETTLED: Duration = Duration::from_secs(1);
+
+/// How often the client connects to each address.
+pub const CONNECTS_EVERY: Duration = Duration::from_millis(50);
 
 /// A fault of an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,10 +59,16 @@ pub struct FaultEvent {
 pub struct FaultRecord {
     /// What was done, in order.
     pub events: Vec<FaultEvent>,
-    /// The longest time that two hosts answered for one address at once.
+    /// The longest time that two hosts answered for one address at once, or took connections there.
     pub both: Option<Overlap>,
     /// The longest time that nobody answered for an address, and which.
     pub nobody: Option<(IpAddr, Duration)>,
+    /// The longest outage of the client at one address.
+    pub unserved: Duration,
+    /// How many frames of the capture said who has an address, or who takes connections there.
+    pub frames: usize,
+    /// How many connections the client has tried.
+    pub attempts: usize,
 }
 
 impl FaultRecord {
@@ -97,16 +107,24 @@ impl FaultNumbers {
 }
 
 /// So many faults, one after another and two at a time, until all edges are well again and each address has one owner.
-/// There have to be four edges at least.
+/// A Service is at that port of each address. There have to be four edges at least.
 pub fn run(
     lan: &Lan,
     on: &mut dyn Announcers,
-    addresses: &[IpAddr],
+    (addresses, port): (&[IpAddr], u16),
     seed: u64,
     count: usize,
 ) -> Result<FaultRecord> {
-    let observer = lan.observe(addresses, ASKED_EVERY)?;
-    observer.settled(addresses, SETTLED)?;
+    let capture = lan.capture(addresses)?;
+    capture.settled(addresses, SETTLED)?;
+    let connects = |address: &IpAddr| {
+        let to = SocketAddr::new(*address, port);
+        Ok((
+            *address,
+            Prober::start_every(&lan.client, to, CONNECTS_EVERY)?,
+        ))
+    };
+    let probers: Vec<(IpAddr, Prober)> = addresses.iter().map(connects).collect::<Result<_>>()?;
     let from = Instant::now();
     let mut numbers = FaultNumbers(seed);
     let mut open: Vec<(&LanEdge, LanFault)> = Vec::new();
@@ -142,9 +160,13 @@ pub fn run(
         let more = numbers.below((most - least) as usize) as u64;
         thread::sleep(Duration::from_millis(least + more));
     }
-    observer.settled(addresses, SETTLED)?;
+    capture.settled(addresses, SETTLED)?;
     let until = Instant::now();
-    let heard = observer.finish()?;
+    let clients: Vec<(IpAddr, OutageFigures)> = probers
+        .into_iter()
+        .map(|(address, prober)| Ok((address, outage::figures(&prober.finish()?))))
+        .collect::<Result<_>>()?;
+    let heard = capture.finish()?;
     let silences = addresses
         .iter()
         .map(|it| (*it, judge::longest_silence(&heard, *it, (from, until))));
@@ -153,6 +175,13 @@ pub fn run(
             .into_iter()
             .max_by_key(Overlap::span),
         nobody: silences.max_by_key(|(_, time)| *time),
+        unserved: clients
+            .iter()
+            .map(|(_, it)| it.outage)
+            .max()
+            .unwrap_or_default(),
+        frames: heard.len(),
+        attempts: clients.iter().map(|(_, it)| it.attempts).sum(),
         events,
     })
 }

@@ -8,6 +8,7 @@ const ARP: [u8; 2] = [0x08, 0x06];
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
 const ICMPV6: u8 = 58;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
@@ -19,7 +20,8 @@ pub struct Naming {
     pub address: IpAddr,
     /// The hardware address that is named for it.
     pub hardware: [u8; 6],
-    /// Whether it answers a question; else it was said without one, or by who asks for another address.
+    /// Whether it answers a question of ARP or NDP; else it was said without one, by who asks for another address, or by
+    /// who takes a connection there.
     pub is_answer: bool,
 }
 
@@ -171,6 +173,26 @@ fn naming_in_ndp(frame: &[u8]) -> Option<Naming> {
     })
 }
 
+/// Who takes a connection at an address: the sender of the second packet of a handshake (SYN and ACK). Of other packets
+/// of a connection nothing follows: who had the address when it began may go on with it.
+pub fn accepting(frame: &[u8]) -> Option<Naming> {
+    let is_of = |kind, at: usize| frame.get(at) == Some(&kind);
+    let (address, tcp): (IpAddr, usize) = match frame.get(12..14)?.try_into().ok()? {
+        IPV4 if is_of(TCP, 23) => {
+            let header = usize::from(frame.get(14)? & 0xf) * 4;
+            (octets::<4>(frame, 26)?.into(), 14 + header)
+        }
+        IPV6 if is_of(TCP, 20) => (octets::<16>(frame, 22)?.into(), 54),
+        _ => return None,
+    };
+    // SYN and ACK, and neither FIN nor RST.
+    (frame.get(tcp + 13)? & 0x17 == 0x12).then_some(Naming {
+        address,
+        hardware: octets(frame, 6)?,
+        is_answer: false,
+    })
+}
+
 /// Whether a frame is a UDP datagram over IPv4 to that port.
 pub fn is_udp_to(frame: &[u8], port: u16) -> bool {
     frame.get(12..14) == Some(&IPV4)
@@ -274,6 +296,56 @@ mod tests {
             // What is cut off does no harm.
             for length in 0..frame.len() {
                 let _ = naming(&frame[..length]);
+            }
+        }
+    }
+
+    #[test]
+    fn who_takes_a_connection_is_known_by_its_second_packet() {
+        let (vip, vip6): (Ipv4Addr, Ipv6Addr) = (
+            "198.19.1.1".parse().unwrap(),
+            "2001:db8::1".parse().unwrap(),
+        );
+        let tcp = |flags| [&[0; 13][..], &[flags], &[0; 6]].concat();
+        // With an option of IPv4, which puts TCP further behind.
+        let four = |kind, flags| {
+            let header = [
+                &[0x46, 0, 0, 0, 0, 0, 0, 0, 64, kind, 0, 0][..],
+                &vip.octets(),
+            ];
+            let rest = [&[0; 8][..], &tcp(flags)].concat();
+            [ethernet(OTHER, ONE, IPV4), header.concat(), rest].concat()
+        };
+        let six = |kind, flags| {
+            let header = [
+                &[0x60, 0, 0, 0, 0, 20, kind, 64][..],
+                &vip6.octets(),
+                &[0; 16],
+            ];
+            [ethernet(OTHER, ONE, IPV6), header.concat(), tcp(flags)].concat()
+        };
+        let taken = |address: IpAddr| {
+            Some(Naming {
+                address,
+                hardware: ONE,
+                is_answer: false,
+            })
+        };
+        let table = [
+            ("SYN, ACK", four(TCP, 0x12), taken(vip.into())),
+            ("with ECN", four(TCP, 0x52), taken(vip.into())),
+            ("IPv6", six(TCP, 0x12), taken(vip6.into())),
+            ("SYN", four(TCP, 0x02), None),
+            ("data", four(TCP, 0x18), None),
+            ("refused", six(TCP, 0x14), None),
+            ("UDP", four(UDP, 0x12), None),
+            ("UDP over IPv6", six(UDP, 0x12), None),
+            ("ARP", arp_request((ONE, vip), vip), None),
+        ];
+        for (what, frame, wanted) in table {
+            assert_eq!(accepting(&frame), wanted, "{what}");
+            for length in 0..frame.len() {
+                let _ = accepting(&frame[..length]);
             }
         }
     }

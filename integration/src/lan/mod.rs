@@ -18,11 +18,13 @@
 //! - [`prober`]: a client that starts an attempt every 10 ms; [`outage`]: its figures.
 //! - [`held`]: connections that live long.
 //! - [`announcers`]: what announces on the edges; [`gateways`]: Fairway; [`keepalived`]: a peer.
-//! - [`trial`]: an edge departs, and what came of it. [`routed`]: the same by BGP, with the witness as the router.
+//! - [`departure`]: an edge departs while clients use it. [`trial`]: it comes back, and what came of it; [`routed`]: the
+//!   same by BGP, with the witness as the router.
 //! - [`many`]: thousands of addresses, whose gateway is killed.
 //! - [`faults`]: a seeded history of departures of all kinds, and how owners followed each other.
 
 pub mod announcers;
+pub mod departure;
 pub mod faults;
 pub mod frames;
 pub mod gateways;

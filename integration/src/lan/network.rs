@@ -198,6 +198,11 @@ impl Lan {
         LanObserver::ask(host, INTERFACE, from, addresses, every)
     }
 
+    /// The client asks for these addresses all the time, and takes down who answers and who takes its connections.
+    pub fn capture(&self, addresses: &[IpAddr]) -> Result<LanObserver> {
+        LanObserver::capture(&self.client, INTERFACE, asker(CLIENT), addresses)
+    }
+
     /// What is said to the client, which asks nothing by itself.
     pub fn overhear(&self) -> Result<LanObserver> {
         LanObserver::listen(&self.client, INTERFACE)

@@ -11,13 +11,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::frames;
+use super::frames::{self, Naming};
 use super::judge::{self, HeardNaming};
 use crate::lab::{Host, PacketSocket};
 use crate::wait;
 
 /// How often an address is asked for: so precisely it is known when an answer began and ended.
 pub const ASKED_EVERY: Duration = Duration::from_millis(20);
+
+/// What a frame says of where an address is.
+type FrameReader = fn(&[u8]) -> Option<Naming>;
 
 /// The addresses of the host that asks.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +34,7 @@ pub struct AskerAddresses {
 }
 
 /// Takes down who says where addresses are, and asks for some of them again and again, past the host's own cache. Not on
-/// the host of a client that is measured: the answers would refresh its cache, which a true client's would not be.
+/// the host of a client whose outage is measured: the answers would refresh its cache, which a true client's would not be.
 #[derive(Debug)]
 pub struct LanObserver {
     heard: Arc<Mutex<Vec<HeardNaming>>>,
@@ -42,7 +45,7 @@ pub struct LanObserver {
 impl LanObserver {
     /// Only listens.
     pub fn listen(host: &Host, interface: &'static str) -> Result<Self> {
-        Self::start(host, interface, Vec::new(), ASKED_EVERY)
+        Self::start(host, interface, (Vec::new(), ASKED_EVERY), frames::naming)
     }
 
     /// Listens, and asks for the addresses once `every` so often: [`ASKED_EVERY`], or less often for very many.
@@ -53,18 +56,28 @@ impl LanObserver {
         addresses: &[IpAddr],
         every: Duration,
     ) -> Result<Self> {
-        let questions = addresses.iter().map(|address| match address {
-            IpAddr::V4(v4) => frames::arp_request((from.hardware, from.v4), *v4),
-            IpAddr::V6(v6) => frames::solicitation((from.hardware, from.v6), *v6),
-        });
-        Self::start(host, interface, questions.collect(), every)
+        let questions = (questions(from, addresses), every);
+        Self::start(host, interface, questions, frames::naming)
+    }
+
+    /// The same on the host of a client, whose cache follows the answers: who takes its connections is taken down, too.
+    pub fn capture(
+        host: &Host,
+        interface: &'static str,
+        from: AskerAddresses,
+        addresses: &[IpAddr],
+    ) -> Result<Self> {
+        let questions = (questions(from, addresses), ASKED_EVERY);
+        Self::start(host, interface, questions, |frame| {
+            frames::naming(frame).or_else(|| frames::accepting(frame))
+        })
     }
 
     fn start(
         host: &Host,
         interface: &'static str,
-        questions: Vec<Vec<u8>>,
-        every: Duration,
+        (questions, every): (Vec<Vec<u8>>, Duration),
+        read: FrameReader,
     ) -> Result<Self> {
         let socket = host
             .run(|| PacketSocket::open(interface))
@@ -75,7 +88,7 @@ impl LanObserver {
         // A socket stays in the host where it was made.
         let thread = thread::Builder::new()
             .name(format!("observer on {}", host.name()))
-            .spawn(move || observe(&socket, (&questions, every), &notes, &stopped))?;
+            .spawn(move || observe((&socket, read), (&questions, every), &notes, &stopped))?;
         Ok(Self {
             heard,
             stop,
@@ -161,8 +174,16 @@ fn locked(heard: &Mutex<Vec<HeardNaming>>) -> MutexGuard<'_, Vec<HeardNaming>> {
     heard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn questions(from: AskerAddresses, addresses: &[IpAddr]) -> Vec<Vec<u8>> {
+    let question = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => frames::arp_request((from.hardware, from.v4), *v4),
+        IpAddr::V6(v6) => frames::solicitation((from.hardware, from.v6), *v6),
+    };
+    addresses.iter().map(question).collect()
+}
+
 fn observe(
-    socket: &PacketSocket,
+    (socket, read): (&PacketSocket, FrameReader),
     (questions, every): (&[Vec<u8>], Duration),
     heard: &Mutex<Vec<HeardNaming>>,
     stop: &AtomicBool,
@@ -193,7 +214,7 @@ fn observe(
         loop {
             match socket.receive(&mut buffer) {
                 Ok(Some((frame, at))) => {
-                    let naming = frames::naming(frame);
+                    let naming = read(frame);
                     locked(heard).extend(naming.map(|naming| HeardNaming { at, naming }));
                 }
                 Ok(None) => break,

@@ -1,4 +1,4 @@
-//! A client that never waits: an attempt every 10 ms, each given up after 200 ms, all on one thread.
+//! A client that never waits: an attempt every 10 ms, or less often, each given up after 200 ms, all on one thread.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -29,14 +29,19 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Starts it on a host.
+    /// Starts it on a host, with an attempt every [`ATTEMPT_EVERY`].
     pub fn start(host: &Host, to: SocketAddr) -> Result<Self> {
+        Self::start_every(host, to, ATTEMPT_EVERY)
+    }
+
+    /// The same, with an attempt once `every` so often.
+    pub fn start_every(host: &Host, to: SocketAddr, every: Duration) -> Result<Self> {
         let attempts = Arc::<Mutex<Vec<Attempt>>>::default();
         let stop = Arc::new(AtomicBool::new(false));
         let (notes, stopped, host) = (attempts.clone(), stop.clone(), host.clone());
         let thread = thread::Builder::new()
             .name(format!("prober of {to}"))
-            .spawn(move || host.run(|| probe(to, &notes, &stopped)))?;
+            .spawn(move || host.run(|| probe((to, every), &notes, &stopped)))?;
         Ok(Self {
             attempts,
             stop,
@@ -92,7 +97,11 @@ struct OpenAttempt {
     answer: Vec<u8>,
 }
 
-fn probe(to: SocketAddr, attempts: &Mutex<Vec<Attempt>>, stop: &AtomicBool) -> io::Result<()> {
+fn probe(
+    (to, every): (SocketAddr, Duration),
+    attempts: &Mutex<Vec<Attempt>>,
+    stop: &AtomicBool,
+) -> io::Result<()> {
     let mut open: Vec<OpenAttempt> = Vec::new();
     let mut next = Instant::now();
     loop {
@@ -109,7 +118,7 @@ fn probe(to: SocketAddr, attempts: &Mutex<Vec<Attempt>>, stop: &AtomicBool) -> i
                     end: AttemptEnd::Broken(error.kind()),
                 }),
             }
-            next = (next + ATTEMPT_EVERY).max(now);
+            next = (next + every).max(now);
         }
         wait(&open, next)?;
         let now = Instant::now();

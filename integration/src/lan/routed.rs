@@ -12,16 +12,15 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use super::announcers::Announcers;
+use super::departure::{TrialPlan, depart};
 use super::gateways::{self, LanGateways};
-use super::held::HeldConnections;
+use super::judge;
 use super::network::{Lan, LanEdge, WITNESS, addresses};
-use super::prober::Prober;
-use super::trial::{IN_A_ROW, TrialPlan, TrialRecord, is_served, must_have_departed};
-use super::{judge, outage};
+use super::trial::TrialRecord;
+use crate::clients;
 use crate::lab::Host;
 use crate::routers::Bird;
 use crate::site::{vip, vip6};
-use crate::{clients, wait};
 
 /// The gateways' number of an autonomous system, and the router's.
 const AS: [u32; 2] = [64_512, 64_513];
@@ -138,49 +137,17 @@ impl Announcers for RoutedGateways {
 pub fn run(lan: &Lan, on: &mut RoutedGateways, plan: &TrialPlan<'_>) -> Result<TrialRecord> {
     on.are_known()?;
     let (edge, tried) = choose(lan, on, plan)?;
-    let first = *tried.first().context("it serves no address")?;
-    let to = |ip| SocketAddr::new(ip, plan.port);
-    let mut held = HeldConnections::open(&lan.client, to(first), plan.held)?;
-    let probers: Result<Vec<(IpAddr, Prober)>> = tried
-        .into_iter()
-        .map(|ip| Ok((ip, Prober::start(&lan.client, to(ip))?)))
-        .collect();
-    let probers = probers?;
-    for (ip, prober) in &probers {
-        wait::until(&format!("{} serves {ip}", edge.name), || {
-            is_served(&prober.last(IN_A_ROW), |line| on.has_served(edge, line))
-        })?;
-    }
-    let departed_at = Instant::now();
-    plan.departure.begin(lan, on, edge)?;
-    // Where nobody follows, the figures say so.
-    let followed = wait::until_within(plan.patience, "others serve", || {
-        probers.iter().all(|(_, prober)| {
-            let is_another = |line: &str| {
-                let mut others = lan.edges.iter().filter(|it| it.number != edge.number);
-                others.any(|it| on.has_served(it, line))
-            };
-            is_served(&prober.last(IN_A_ROW), is_another)
-        })
-    });
-    let seen: Result<BTreeMap<_, _>> = probers
-        .into_iter()
-        .map(|(ip, prober)| Ok((ip, outage::figures(&prober.finish()?))))
-        .collect();
-    let seen = seen?;
-    must_have_departed(plan, &seen, followed.is_ok())?;
-    let outcome = held.ask();
-    drop(held);
+    let clients = depart(lan, on, plan, (edge, &tried))?;
     let back_at = Instant::now();
     plan.departure.end(lan, on, edge)?;
     on.are_known()?;
     Ok(TrialRecord {
-        seen,
-        held: outcome,
+        seen: clients.seen,
+        held: clients.held,
         heard: Vec::new(),
         overheard: Vec::new(),
         departed: edge.hardware(),
-        times: [departed_at, back_at, Instant::now()],
+        times: [clients.departed_at, back_at, Instant::now()],
         owners: Default::default(),
     })
 }
