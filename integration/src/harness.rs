@@ -1,6 +1,7 @@
 //! `main` of a test program: like libtest's, but alone in its process until it has moved into
 //! namespaces of its own.
 
+use std::env;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
@@ -13,14 +14,39 @@ use crate::{cluster, lab, programs};
 /// One test: its name and what it does.
 pub type Test = (&'static str, fn() -> Result<()>);
 
+/// Asks a test program whether it may run beside others: it says [`BESIDE_OTHERS`] then, and runs no test.
+/// `cargo xtask test` asks so; what does not answer, or does not know the question, runs alone.
+const QUESTION: &str = "--may-run-beside-others";
+
+/// The answer of one that may.
+const BESIDE_OTHERS: &str = "may run beside others";
+
 /// Makes `main` of a test program from its tests.
+///
+/// A program has the machine for itself, so that its tests may look at how long things take. One that begins with
+/// `may run beside others;` gives that up: nothing in it may fail for being slow, but after
+/// [`SOON`](crate::wait::SOON). Such programs mostly wait, and `cargo xtask test` runs some of them at a time.
 #[macro_export]
 macro_rules! tests {
+    (may run beside others; $($test:ident),+ $(,)?) => {
+        fn main() -> std::process::ExitCode {
+            $crate::harness::run_beside_others(&[$((stringify!($test), $test)),+])
+        }
+    };
     ($($test:ident),+ $(,)?) => {
         fn main() -> std::process::ExitCode {
             $crate::harness::run(&[$((stringify!($test), $test)),+])
         }
     };
+}
+
+/// What [`run`] does, for a program that may run beside others.
+pub fn run_beside_others(tests: &[Test]) -> ExitCode {
+    if env::args().nth(1).is_some_and(|it| it == QUESTION) {
+        println!("{BESIDE_OTHERS}");
+        return ExitCode::SUCCESS;
+    }
+    run(tests)
 }
 
 /// Runs the tests that the command line asks for. Where the lab can't be had, all of them fail with

@@ -12,6 +12,7 @@ use fairway_integration::{tests, wait};
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     controllers_of_two_classes_take_each_its_own_and_write_nothing_when_all_is_settled,
     a_service_that_changes_its_class_goes_from_one_controller_to_the_other,
     gateways_serve_what_a_controller_of_their_own_namespace_has_taken,

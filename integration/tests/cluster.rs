@@ -14,6 +14,7 @@ use fairway_integration::{clients, tests, wait};
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     programs_answer_with_their_versions,
     an_attached_host_reaches_the_api_server_and_only_with_credentials,
     a_service_with_a_selector_gets_slices_that_follow_its_pods,

@@ -9,6 +9,7 @@ use fairway_integration::{clients, tests, wait};
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     a_service_gets_its_address_its_status_and_its_traffic,
     a_service_of_another_class_stays_untouched_to_the_byte,
     the_finalizer_comes_with_the_address_and_goes_after_it,

@@ -11,6 +11,7 @@ use fairway_integration::{clients, tests, wait};
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     two_namespaces_share_an_address_where_both_say_so,
     source_ranges_keep_out_where_cilium_says_deny,
     a_host_name_stands_beside_the_address,

@@ -10,6 +10,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 tests![
+    may run beside others;
     a_status_that_admission_forbids_is_the_state_of_that_service,
     an_address_of_a_node_is_given_to_nobody,
     node_ports_are_asked_for_where_the_service_itself_sends_its_traffic_there,

@@ -14,6 +14,7 @@ use fairway_integration::{clients, tests, wait};
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     a_restarted_api_server_and_an_expired_watch_miss_nothing,
     etcd_is_away_longer_than_a_term_and_nothing_moves,
     refused_for_too_many_requests_it_converges,

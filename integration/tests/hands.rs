@@ -9,6 +9,7 @@ use fairway_integration::{tests, wait};
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     a_status_or_finalizer_that_a_person_edits_is_put_right,
     conditions_and_finalizers_of_others_stay,
     a_node_port_that_a_person_changes_moves_no_address,

@@ -10,6 +10,7 @@ use fairway_integration::{programs, tests, wait};
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     files_become_pools_that_validate_accepts,
     standard_input_is_read_and_errors_have_their_codes,
     a_cluster_is_read_and_its_pools_are_created_once,

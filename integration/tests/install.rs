@@ -16,6 +16,7 @@ use fairway_integration::{clients, tests, wait};
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     helm_installs_upgrades_and_removes_a_fairway_that_works,
     the_unit_of_an_appliance_has_the_rights_that_it_needs,
 ];

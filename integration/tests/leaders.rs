@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     one_controller_leads_and_another_goes_on_where_it_stops,
     a_pools_conditions_keep_their_time_when_another_controller_leads,
     a_leader_killed_in_the_middle_gives_no_address_twice_and_loses_none,

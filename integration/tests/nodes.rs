@@ -18,6 +18,7 @@ use fairway_integration::{clients, tests, wait};
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     through_node_ports_affinity_keeps_a_client_on_one_pod,
     local_through_node_ports_goes_where_the_pods_are,
     a_udp_flow_through_node_ports_follows_its_pod,

@@ -19,6 +19,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 tests![
+    may run beside others;
     a_gateway_serves_on_and_starts_again_while_the_api_server_is_away,
     traffic_goes_on_while_etcd_hangs,
     without_a_snapshot_a_gateway_says_what_it_waits_for,

@@ -10,6 +10,7 @@ use fairway_integration::{fairway::text, tests, wait};
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     an_address_that_is_asked_for_in_any_dialect_is_given,
     a_full_pool_and_a_quota_are_said_and_end_when_an_address_is_free,
     a_pool_in_use_that_is_edited_or_deleted_takes_no_address_away,

@@ -17,6 +17,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     a_service_is_programmed_only_while_a_gateway_lives_that_serves_it,
     a_gateway_that_is_frozen_counts_until_its_lease_has_run_out,
     a_gateway_that_stops_says_so_before_its_connections_have_ended,

@@ -11,6 +11,7 @@ use fairway_integration::{tests, wait};
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     nothing_is_decided_before_every_list_is_in,
     nothing_is_served_before_every_list_is_in,
     a_cluster_without_the_kind_of_peers_has_none_and_its_gateway_is_ready,

@@ -15,6 +15,7 @@ use fairway_integration::{tests, wait};
 use serde_json::{Value, json};
 
 tests![
+    may run beside others;
     kubectl_shows_a_service_that_is_well,
     kubectl_shows_a_service_that_gets_no_address,
     kubectl_shows_a_service_with_a_port_that_is_taken,

@@ -11,7 +11,10 @@ use fairway_integration::site::{at, server, vip};
 use fairway_integration::{tests, wait};
 use serde_json::{Value, json};
 
-tests![two_hundred_services_of_a_hostile_tenant_leave_the_others_alone];
+tests![
+    may run beside others;
+    two_hundred_services_of_a_hostile_tenant_leave_the_others_alone,
+];
 
 const MANY: usize = 200;
 

@@ -17,6 +17,7 @@ use fairway_integration::{clients, tests, wait};
 use serde_json::json;
 
 tests![
+    may run beside others;
     without_endpoints_connections_are_refused_and_nothing_answers,
     node_ports_follow_a_live_service,
     a_udp_flow_follows_its_pod_from_node_to_node,

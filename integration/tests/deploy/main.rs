@@ -31,6 +31,7 @@ use values::every_value_of_the_chart_has_an_effect;
 use watching::*;
 
 tests![
+    may run beside others;
     helm_finds_no_fault_with_the_chart,
     the_chart_renders_with_all_kinds_of_values,
     every_object_is_one_that_the_api_server_knows,

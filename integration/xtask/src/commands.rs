@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::path::with_path;
+use crate::programs::{self, TestJob, TestProgram};
 use crate::step::{self, TestTally, cargo};
 use crate::{cache, needs, tools};
 
@@ -43,14 +44,30 @@ pub(crate) fn test(install: bool, filter: Option<&str>) -> Result<(), String> {
         with_path(&mut cargo(&root, &target)).args(["build", "--workspace"]),
     )?;
 
+    let programs = test_programs(&root, &target)?;
     let mut tally = TestTally::default();
-    let mut tests = cargo(&root, &target);
-    tests
-        .args(["test", "--workspace", "--no-fail-fast", "--"])
-        .args(filter)
-        .env("FAIRWAY_BIN", target.join("debug/fairway"))
-        .env("FAIRWAY_TEST_TOOLS", tools);
-    let outcome = step::run_lines("tests", with_path(&mut tests), |line| tally.add(line));
+    let job = TestJob {
+        root: &root,
+        filter,
+        environment: &[
+            ("FAIRWAY_BIN", target.join("debug/fairway")),
+            ("FAIRWAY_TEST_TOOLS", tools),
+        ],
+    };
+    let outcome = step::timed("tests", || {
+        programs::run_all(programs, job, |line| {
+            println!("{line}");
+            tally.add(line);
+        })
+    });
+    let mut doc_tests = cargo(&root, &target);
+    doc_tests
+        .args(["test", "--workspace", "--doc", "--no-fail-fast", "--"])
+        .args(filter);
+    let doc_tests = step::run_lines("doc tests", with_path(&mut doc_tests), |line| {
+        tally.add(line)
+    });
+    let outcome = outcome.and(doc_tests);
     if outcome.is_ok() && filter.is_none() {
         let mut doc = cargo(&root, &target);
         doc.args(["doc", "--workspace", "--no-deps", "--quiet"])
@@ -73,6 +90,18 @@ pub(crate) fn test(install: bool, filter: Option<&str>) -> Result<(), String> {
         // What can't run fails: a test that nobody runs is worse than none.
         TestTally { ignored, .. } => Err(format!("{ignored} tests are marked as ignored")),
     }
+}
+
+/// Builds the test programs; what they are.
+fn test_programs(root: &Path, target: &Path) -> Result<Vec<TestProgram>, String> {
+    let mut build = cargo(root, target);
+    build.args(["test", "--workspace", "--no-run"]);
+    build.arg("--message-format=json-render-diagnostics");
+    let mut programs = Vec::new();
+    step::read_lines("build of the tests", with_path(&mut build), |line| {
+        programs.extend(TestProgram::parse(line));
+    })?;
+    Ok(programs)
 }
 
 /// `cargo bench` for the benchmarks of the pure crates.

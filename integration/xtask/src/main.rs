@@ -8,6 +8,7 @@
 //! - [`path`]: where programs are.
 //! - [`cache`]: where what is built for tests is kept.
 //! - [`tools`]: the Go programs that tests run.
+//! - [`programs`]: the test programs, and which of them run at once.
 //! - [`step`]: running one thing, with its duration and its outcome.
 //! - [`commands`]: `test`, `bench`, `measure`, `tools`.
 
@@ -16,6 +17,7 @@ mod cache;
 mod commands;
 mod needs;
 mod path;
+mod programs;
 mod step;
 mod tools;
 

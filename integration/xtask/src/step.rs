@@ -24,6 +24,18 @@ pub(crate) fn run_lines(
     command: &mut Command,
     mut line: impl FnMut(&str),
 ) -> Result<(), String> {
+    read_lines(name, command, |text| {
+        println!("{text}");
+        line(text);
+    })
+}
+
+/// Runs `command` like [`run`] and hands each line of its standard output on, which is printed nowhere.
+pub(crate) fn read_lines(
+    name: &str,
+    command: &mut Command,
+    mut line: impl FnMut(&str),
+) -> Result<(), String> {
     timed(name, || {
         let outcome = command
             .stdout(Stdio::piped())
@@ -31,9 +43,7 @@ pub(crate) fn run_lines(
             .and_then(|mut child| {
                 if let Some(stdout) = child.stdout.take() {
                     for bytes in BufReader::new(stdout).split(b'\n') {
-                        let text = String::from_utf8_lossy(&bytes?).into_owned();
-                        println!("{text}");
-                        line(&text);
+                        line(&String::from_utf8_lossy(&bytes?));
                     }
                 }
                 child.wait()
@@ -83,7 +93,7 @@ fn finish(name: &str, outcome: std::io::Result<bool>, command: &Command) -> Resu
     }
 }
 
-/// Sums of what `cargo test` says of its test programs.
+/// Sums of what test programs say of their tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TestTally {
     /// Tests that passed.
