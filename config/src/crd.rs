@@ -196,6 +196,18 @@ pub struct AddressPoolResourceStatus {
     /// Counts of IPv6 addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<AddressCounts>,
+    /// Addresses that are about to be given out: gateways ask on their networks whether another host uses them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probing: Vec<ProbingEntry>,
+}
+
+/// An address that gateways ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProbingEntry {
+    /// Which.
+    pub address: String,
+    /// The number of the question, by which an answer is known.
+    pub number: u64,
 }
 
 /// How many addresses of one family there are; 2⁶³−1 where there are more.

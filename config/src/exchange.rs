@@ -75,6 +75,8 @@ pub enum Change {
     /// The status of an AddressPool as an earlier controller wrote it. It is delivered once, before
     /// the pool.
     PoolStatus(ClusterName, Arc<PoolStatus>),
+    /// The addresses of a pool that gateways are to ask for: [`PoolStatus::probing`].
+    Probing(ClusterName, Arc<BTreeMap<IpAddr, u64>>),
     /// A BGPPeer.
     BgpPeer(ClusterName, Option<Arc<BgpPeer>>),
     /// The password in a Secret that BGPPeers name, or what is to be said of the field that names it; nothing: none
@@ -309,6 +311,9 @@ pub struct PoolStatus {
     pub conditions: ConditionMap,
     /// Counts of each family that the pool has addresses of.
     pub counts: BTreeMap<IpFamily, PoolCount>,
+    /// Addresses that are to be given out, and of which gateways are asked before whether another host uses them;
+    /// each with the number of the probe. An answer is an [`AddressReport`] with that number.
+    pub probing: BTreeMap<IpAddr, u64>,
 }
 
 /// How many addresses of one family a pool has.

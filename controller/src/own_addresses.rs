@@ -76,6 +76,7 @@ mod tests {
                 interfaces: Vec::new(),
                 conflict: None,
                 successor: None,
+                probe: None,
             };
             vec![(address, Some(Arc::new(report)))]
         };

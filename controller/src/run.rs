@@ -118,9 +118,16 @@ impl<S: Store> Controller<S> {
 
     /// Waits for the next event and handles it. False: there will be none any more.
     async fn step(&mut self, stop: &CancellationToken) -> bool {
-        let (retry_at, has_more) = {
+        let (retry_at, has_more, due) = {
             let shared = lock(&self.shared);
-            (shared.retries.next(), shared.state.has_more())
+            let state = &shared.state;
+            (shared.retries.next(), state.has_more(), state.due())
+        };
+        let due = async {
+            match due {
+                Some(due) => tokio::time::sleep(until(due)).await,
+                None => std::future::pending().await,
+            }
         };
         let retry = async {
             match retry_at {
@@ -147,12 +154,21 @@ impl<S: Store> Controller<S> {
                 let since = self.unwritten.take();
                 self.write(writes, since, began).await;
             }
+            () = due => {
+                let began = Instant::now();
+                let writes = self.plan_more();
+                self.write(writes, None, began).await;
+            }
             // What the last settling left for later, when nothing else is to be done.
             () = std::future::ready(()), if has_more => {
                 let began = Instant::now();
                 let writes = self.plan_more();
                 self.write(writes, None, began).await;
             }
+        }
+        let events = lock(&self.shared).state.take_events();
+        for (service, event) in events {
+            self.store.tell(&service, event);
         }
         true
     }
@@ -252,6 +268,13 @@ impl<S: Store> Controller<S> {
             }
         }
     }
+}
+
+/// How long it is until then, and a little longer.
+fn until(due: Timestamp) -> std::time::Duration {
+    let due = UNIX_EPOCH + std::time::Duration::from_secs(due.0.try_into().unwrap_or_default());
+    let left = due.duration_since(SystemTime::now()).unwrap_or_default();
+    left + std::time::Duration::from_millis(10)
 }
 
 fn observe(began: Instant) {
@@ -403,6 +426,12 @@ impl<S: Store> Handle<S> {
         let writing = shared.writing.saturating_sub(self.store.held_up());
         if writing > 0 {
             missing.push(format!("{writing} statuses are being written"));
+        }
+        let probing = shared.state.probing();
+        if probing > 0 {
+            missing.push(format!(
+                "gateways ask whether another host uses {probing} addresses that are about to be given out"
+            ));
         }
         let (mut errors, mut again) = (BTreeSet::new(), 0);
         for (_, cause) in shared.retries.iter() {

@@ -1,6 +1,7 @@
 //! The JSON of what Fairway adds to a Service: `status` as the v1 API has it, and what a Service
 //! holds in a format of Fairway's own.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -175,6 +176,13 @@ pub(crate) fn pool_status(status: &PoolStatus) -> Value {
                 "available": whole(count.available),
             }),
         );
+    }
+    if !status.probing.is_empty() {
+        let probing = status.probing.iter();
+        let probing: Vec<_> = probing
+            .map(|(address, number)| json!({"address": address, "number": number}))
+            .collect();
+        shape.insert("probing".to_owned(), probing.into());
     }
     shape.into()
 }
@@ -369,7 +377,18 @@ pub(crate) fn read_pool(object: &Value) -> PoolStatus {
             .into_iter()
             .filter_map(|(family, name)| Some((family, count(name)?)))
             .collect(),
+        probing: read_probing(status),
     }
+}
+
+/// The addresses that gateways are asked for. What can't be read is passed over.
+fn read_probing(status: &Value) -> BTreeMap<IpAddr, u64> {
+    let entries = status.get("probing").and_then(Value::as_array);
+    let probed = |entry: &Value| {
+        let address = text(entry, "address")?.parse().ok()?;
+        Some((address, entry.get("number")?.as_u64()?))
+    };
+    entries.into_iter().flatten().filter_map(probed).collect()
 }
 
 /// A field that is a text.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use fairway_config::exchange::{Batch, ReportBatch, Write};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::problem::Problem;
+use fairway_controller_core::events::Event;
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 
@@ -52,6 +53,12 @@ pub trait Store: Send + Sync + 'static {
     /// Takes the reports of the gateway of this process, from any of its threads. To whom they
     /// concern they come back as `Change::Report` and `Change::Address`.
     fn report(&self, gateway: &ClusterName, said: ReportBatch);
+
+    /// Tells people an Event of a Service that no status tells.
+    fn tell(&self, service: &ServiceName, event: Event) {
+        let (reason, message) = (event.reason, event.message);
+        tracing::warn!(%service, reason, message);
+    }
 
     /// What the gateway of this process says of external addresses.
     fn own_addresses(&self) -> BTreeMap<IpAddr, OwnAddress>;

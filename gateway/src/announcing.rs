@@ -32,6 +32,8 @@ pub struct Announceable {
     pub pools: BTreeMap<ClusterName, Arc<AnnouncedPool>>,
     /// The other gateways.
     pub members: BTreeMap<ClusterName, Arc<FleetMember>>,
+    /// The addresses that the controller asks for before it gives them out.
+    pub probing: BTreeMap<IpAddr, ProbedAddress>,
     /// What the gateways' messages are authenticated with; none: it is not known yet.
     pub key: Option<Arc<FleetKey>>,
     /// Why this gateway is to own no address that another one can own; the end of a sentence. None: it may.
@@ -113,6 +115,15 @@ pub(crate) struct AnnouncedService {
     pub(crate) listeners: Vec<ListenerReport>,
     /// See [`Route::local_nodes`](fairway_gateway_core::route::Route::local_nodes).
     pub(crate) local_nodes: Option<Arc<BTreeSet<ClusterName>>>,
+}
+
+/// An address that nobody has yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbedAddress {
+    /// The pool that it is to be given out of.
+    pub pool: ClusterName,
+    /// The number of the controller's probe.
+    pub number: u64,
 }
 
 impl Announceable {
@@ -233,6 +244,8 @@ impl Announcing {
                     self.key.clone_from(key);
                     self.is_outdated = true;
                 }
+                Change::Probing(pool, probing) => self.set_probing(pool, probing),
+                Change::Pool(pool, None) => self.set_probing(pool, &BTreeMap::new()),
                 _ => {}
             }
         }
@@ -242,6 +255,25 @@ impl Announcing {
     pub(crate) fn set_asked_to_drain(&mut self, is_asked: bool) {
         self.is_outdated |= self.is_asked_to_drain != is_asked;
         self.is_asked_to_drain = is_asked;
+    }
+
+    /// These are the addresses of a pool that the controller asks for.
+    fn set_probing(&self, pool: &ClusterName, probing: &BTreeMap<IpAddr, u64>) {
+        self.sender.send_if_modified(|now| {
+            let before = now.probing.iter().filter(|(_, it)| it.pool == *pool);
+            let before = before.map(|(address, it)| (address, &it.number));
+            if before.eq(probing) {
+                return false;
+            }
+            let now = Arc::make_mut(now);
+            now.probing.retain(|_, it| it.pool != *pool);
+            let probed = probing.iter().map(|(address, number)| {
+                let (pool, number) = (pool.clone(), *number);
+                (*address, ProbedAddress { pool, number })
+            });
+            now.probing.extend(probed);
+            true
+        });
     }
 
     /// Takes in pools, Nodes and other gateways, where they have changed. Returns whether other addresses are

@@ -2,18 +2,21 @@
 //! announced. What clients see when a gateway departs is in `failover.rs`.
 
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use fairway_integration::fairway::Fairway;
-use fairway_integration::lab::Host;
-use fairway_integration::manifest::{all, edge_pool, load_balancer, slice};
+use fairway_integration::lab::{Host, PacketSocket};
+use fairway_integration::lan::frames;
+use fairway_integration::manifest::{all, edge_pool, load_balancer, service, slice};
 use fairway_integration::servers::named;
-use fairway_integration::site::{EDGE, Site, at, server, vip};
+use fairway_integration::site::{EDGE, Site, at, client, server, server6, vip, vip6};
 use fairway_integration::{clients, programs, tests, wait};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 tests![
@@ -21,6 +24,7 @@ tests![
     what_is_no_message_of_the_fleet_is_counted_by_reason_and_said_once,
     an_address_is_owned_while_it_can_be_served_and_its_interface_is_up,
     who_can_not_hear_its_peers_owns_nothing,
+    an_address_that_another_host_uses_is_passed_over_and_not_announced_until_it_is_free,
     peers_that_can_not_be_meant_end_the_process_with_what_to_do,
 ];
 
@@ -225,6 +229,167 @@ fn who_can_not_hear_its_peers_owns_nothing() -> Result<()> {
     )?;
     drop(other);
     address_is(&fairway, "owned", &[])?;
+    Ok(())
+}
+
+/// Whether somebody answers the client that asks who has an address.
+fn is_answered(site: &Site, address: IpAddr) -> Result<bool> {
+    let IpAddr::V4(v4) = client(0) else {
+        bail!("it is of IPv4");
+    };
+    site.client.run(|| {
+        let frame = match address {
+            IpAddr::V4(asked) => frames::arp_request((HARDWARE, v4), asked),
+            IpAddr::V6(asked) => {
+                let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0x11);
+                frames::solicitation((HARDWARE, v6), asked)
+            }
+        };
+        let socket = PacketSocket::open("up")?;
+        let mut buffer = vec![0; 2048];
+        for _ in 0..3 {
+            socket.send(&frame)?;
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_millis(100) {
+                let mut fds = [PollFd::new(&socket, PollFlags::IN)];
+                let time = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 20_000_000,
+                };
+                poll(&mut fds, Some(&time))?;
+                while let Some((frame, _)) = socket.receive(&mut buffer)? {
+                    let naming = frames::naming(frame);
+                    if naming.is_some_and(|it| it.is_answer && it.address == address) {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    })
+}
+
+/// The client's hardware address.
+const HARDWARE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
+
+/// Another host has the first address of the pool in each family.
+fn an_address_that_another_host_uses_is_passed_over_and_not_announced_until_it_is_free()
+-> Result<()> {
+    let site = Site::new()?;
+    let used = [vip(1), vip6(1)];
+    site.client
+        .ip("link set dev up address 02:00:00:00:00:77")?;
+    for address in used {
+        let nodad = if address.is_ipv6() {
+            "/128 nodad"
+        } else {
+            "/32"
+        };
+        site.client
+            .ip(&format!("address add {address}{nodad} dev up"))?;
+    }
+    let pool = "apiVersion: fairway.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: edge}\n\
+                spec: {addresses: [203.0.113.1-203.0.113.9, '2001:db8:f::1-2001:db8:f::9'], \
+                announce: {layer2: {interfaces: [front]}}}\n";
+    let mut fairway = Fairway::prepare(&site.edge)?;
+    fairway.write("pool.yaml", pool)?;
+    fairway.launch()?;
+    fairway.ready()?;
+    let both = "type: LoadBalancer, ipFamilyPolicy: RequireDualStack, ports: [{port: 80, targetPort: 7000}]";
+    let web = |name: &str| all(&[&service(name, both), &slice(name, 7000, &[server(0)])]);
+    let took = |fairway: &Fairway, name: &str| -> Result<Duration> {
+        let began = Instant::now();
+        fairway.write(&format!("{name}.yaml"), &web(name))?;
+        wait::until_some("it has its addresses", || {
+            let ips = fairway.external_ips(&format!("default/{name}"))?;
+            ensure!(ips.len() == 2, "{ips:?}");
+            Ok(())
+        })?;
+        Ok(began.elapsed())
+    };
+    // Both in turn, each within a second.
+    let past_used = took(&fairway, "web")?;
+    ensure!(fairway.external_ips("default/web")? == ["203.0.113.2", "2001:db8:f::2"]);
+    let free = took(&fairway, "more")?;
+    ensure!(fairway.external_ips("default/more")? == ["203.0.113.3", "2001:db8:f::3"]);
+    println!("addresses after {free:?}; where the first two are used: {past_used:?}");
+    ensure!(
+        free >= Duration::from_millis(700),
+        "nobody was asked: {free:?}"
+    );
+    let hardware = "02:00:00:00:00:77";
+    fairway.explains(
+        "default/web",
+        &["203.0.113.1 was not given", "2001:db8:f::1", hardware],
+    )?;
+    fairway.logs(&["AddressConflict", "203.0.113.1 is not given", hardware])?;
+    let pools = fairway.list("pools")?;
+    ensure!(
+        format!("{pools:?}").contains("other hosts use them"),
+        "{pools:?}"
+    );
+
+    // Who asks for it has it at once, and nobody hears of it.
+    let asked = all(&[
+        &load_balancer("asked", vip(1), 80, 7000),
+        &load_balancer("asked6", vip6(1), 80, 7000).replace(
+            "selector:",
+            "ipFamilies: [IPv6], ipFamilyPolicy: SingleStack, selector:",
+        ),
+        &slice("asked", 7000, &[server(0)]),
+        &slice("asked6", 7000, &[server6(0)]),
+    ]);
+    fairway.write("asked.yaml", &asked)?;
+    for (name, address) in [("asked", used[0]), ("asked6", used[1])] {
+        fairway.says(
+            &format!("default/{name}"),
+            &["AddressConflict", "is not announced", hardware],
+        )?;
+        ensure!(fairway.external_ips(&format!("default/{name}"))? == [address.to_string()]);
+        let rows = fairway.list("addresses")?;
+        let row = rows
+            .iter()
+            .find(|row| row.to_string().contains(&format!("\"{address}\"")));
+        let row = row.context("it is not listed")?.to_string();
+        ensure!(row.contains("conflict") && row.contains(hardware), "{row}");
+        ensure!(!is_answered(&site, address)?, "{address} is announced");
+    }
+    // And those that nobody else has.
+    for address in [vip(2), vip6(2)] {
+        wait::until_some("it is answered for", || {
+            ensure!(is_answered(&site, address)?, "{address}");
+            Ok::<(), anyhow::Error>(())
+        })?;
+    }
+    // The other host goes.
+    for address in used {
+        let length = if address.is_ipv6() { 128 } else { 32 };
+        site.client
+            .ip(&format!("address del {address}/{length} dev up"))?;
+    }
+    for (name, address) in [("asked", used[0]), ("asked6", used[1])] {
+        wait::until_some("it is announced", || {
+            ensure!(
+                is_answered(&site, address)?,
+                "{address}: {}",
+                fairway.conditions(&format!("default/{name}"))?
+            );
+            let said = fairway.conditions(&format!("default/{name}"))?;
+            ensure!(!said.contains("AddressConflict"), "{said}");
+            Ok::<(), anyhow::Error>(())
+        })?;
+    }
+    // From now on it is ours: whoever answers for it as well takes nothing from it.
+    site.client
+        .ip(&format!("address add {}/32 dev up", used[0]))?;
+    fairway.says(
+        "default/asked",
+        &["AddressConflict", "Another host answers for 203.0.113.1"],
+    )?;
+    ensure!(fairway.list("addresses")?.iter().any(|row| {
+        let row = row.to_string();
+        row.contains("\"203.0.113.1\"") && row.contains("\"owned\"")
+    }));
     Ok(())
 }
 

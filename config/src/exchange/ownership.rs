@@ -40,6 +40,10 @@ pub struct AddressReport {
     /// Who takes it where the gateway that owns it drains. Only the owner says that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub successor: Option<Successor>,
+    /// The number of the controller's probe ([`PoolStatus::probing`](super::PoolStatus::probing)) that this answers:
+    /// [`AddressState::Unowned`] means then that this gateway can't ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<u64>,
 }
 
 /// Who takes an address of a gateway that drains.
@@ -58,7 +62,7 @@ impl AddressReport {
         match self.state {
             AddressState::Owned => Some(gateway),
             AddressState::Elsewhere => self.owner.as_deref(),
-            AddressState::Unowned | AddressState::Conflict => None,
+            AddressState::Unowned | AddressState::Conflict | AddressState::Free => None,
         }
     }
 
@@ -73,7 +77,9 @@ impl AddressReport {
             (AddressState::Owned, _) => gateway,
             (AddressState::Elsewhere, Some(owner)) => owner,
             (AddressState::Elsewhere, None) => "another gateway",
-            (AddressState::Unowned | AddressState::Conflict, _) => "no gateway",
+            (AddressState::Unowned | AddressState::Conflict | AddressState::Free, _) => {
+                "no gateway"
+            }
         };
         let mut sentence = format!("{address} is owned by {owner} since {since}{because}.");
         if let Some(conflict) = &self.conflict {
@@ -98,11 +104,19 @@ pub enum AddressState {
     Unowned,
     /// No gateway does, because a host that is no gateway uses it.
     Conflict,
+    /// No gateway does, and nobody answers for it: it can be given out.
+    Free,
 }
 
 impl AddressState {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Owned, Self::Elsewhere, Self::Unowned, Self::Conflict];
+    pub const ALL: [Self; 5] = [
+        Self::Owned,
+        Self::Elsewhere,
+        Self::Unowned,
+        Self::Conflict,
+        Self::Free,
+    ];
 
     /// As it is written in JSON.
     pub fn as_str(self) -> &'static str {
@@ -111,6 +125,7 @@ impl AddressState {
             Self::Elsewhere => "elsewhere",
             Self::Unowned => "unowned",
             Self::Conflict => "conflict",
+            Self::Free => "free",
         }
     }
 }
@@ -182,6 +197,7 @@ mod tests {
             interfaces: vec!["br0".into()],
             conflict: None,
             successor: None,
+            probe: None,
         };
         let since = "since 2027-01-15T08:00:00Z";
         let address = "203.0.113.1".parse().unwrap();

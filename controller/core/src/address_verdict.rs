@@ -186,6 +186,7 @@ mod tests {
                 since: Timestamp(0),
             }),
             successor: None,
+            probe: None,
         }
     }
 

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::cluster::Namespace;
+use fairway_config::exchange::Held;
 use fairway_config::names::ClusterName;
 use fairway_config::net::IpFamily;
 use fairway_config::selector::SelectorExt as _;
 use fairway_config::service::{IpFamilyPolicy, Service};
 
+use crate::address_probes::AddressProbes;
 use crate::holders::{AddressHolders, Leaving};
 use crate::nodes::NodeAddresses;
 use crate::pools::{Pool, Pools};
@@ -45,6 +47,7 @@ pub(crate) struct Allocations {
     pub(crate) holders: AddressHolders,
     pub(crate) numbers: NodePorts,
     pub(crate) nodes: NodeAddresses,
+    pub(crate) probes: AddressProbes,
     pub(crate) namespaces: HashMap<ClusterName, Arc<Namespace>>,
 }
 
@@ -56,8 +59,30 @@ impl Allocations {
             pools: Pools::default(),
             holders: AddressHolders::default(),
             nodes: NodeAddresses::default(),
+            probes: AddressProbes::default(),
             namespaces: HashMap::new(),
         }
+    }
+
+    /// Whether gateways announce an address on layer 2.
+    pub(crate) fn is_announced(&self, address: IpAddr) -> bool {
+        self.pools.is_announced(address)
+    }
+
+    /// Whether an address that is about to be taken has to be asked for before it is shown: nobody has it, nobody asked
+    /// for it, and gateways will announce it.
+    pub(crate) fn is_to_be_probed(&self, service: &Service, address: IpAddr) -> bool {
+        let family = IpFamily::of(address);
+        self.is_announced(address)
+            && self.holders.of(address).is_empty()
+            && wants::asked_address(service, family).is_none()
+            && !wishes(service, family).any(|wish| wish == address)
+    }
+
+    /// Whether a Service may lose an address that it was given: another host uses it, and the Service was not shown
+    /// with it.
+    pub(crate) fn is_refused_by_probe(&self, address: IpAddr, shown: &[&Held]) -> bool {
+        self.probes.is_aside(address) && !shown.iter().any(|it| it.addresses.contains(&address))
     }
 
     /// Notes that a Service holds an address.

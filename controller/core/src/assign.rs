@@ -229,6 +229,9 @@ impl Run<'_> {
                 || (!is_others && !families.contains(&family))
                 || granted.iter().any(|a| IpFamily::of(*a) == family)
                 || (!is_others && self.asks_for_another(service, address))
+                || self
+                    .allocations
+                    .is_refused_by_probe(address, &[&entry.stored.held, entry.last_held()])
                 || !self.allocations.holders.may_stay(address, service)
             {
                 continue;
@@ -353,6 +356,9 @@ impl Run<'_> {
             return;
         }
         for address in found {
+            if self.allocations.is_to_be_probed(&service, address) {
+                self.allocations.probes.begin(address);
+            }
             let leaving = Leaving::Ports(Vec::new());
             self.allocations
                 .take_address(address, slot, &service, leaving);

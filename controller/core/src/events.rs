@@ -16,6 +16,9 @@ use fairway_config::conditions::{
 /// The reason of the Event that says which node announces an address; MetalLB's word.
 pub const NODE_ASSIGNED: &str = "nodeAssigned";
 
+/// The reason of the Event that says that another host uses an address, as of the condition that says so.
+const ADDRESS_IN_USE: &str = "AddressConflict";
+
 /// An Event of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -37,6 +40,11 @@ impl Event {
             is_of_traffic: false,
             message: message.into(),
         }
+    }
+
+    /// An address was not given, because another host uses it.
+    pub(crate) fn address_passed_over(message: String) -> Self {
+        Self::warning(ADDRESS_IN_USE, message)
     }
 
     fn warning(reason: &str, message: impl Into<String>) -> Self {

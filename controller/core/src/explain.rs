@@ -120,6 +120,7 @@ fn address(
     for it in layer2::addresses_of(allocations, gateways, entry) {
         sentences.push(it.verdict.sentence(it.address, it.lasts));
     }
+    sentences.extend(allocations.probe_sentences(entry));
     sentences.extend(not_shared(allocations, entry));
     for refusal in allocations.refusals(service, &entry.granted.addresses) {
         sentences.extend(refusal.sentences());

@@ -12,6 +12,7 @@ use fairway_config::exchange::{AddressReport, GatewayProgress, GatewayStatus, Re
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::time::Timestamp;
 
+use crate::address_probes::Respondents;
 use crate::address_reports::AddressReports;
 use crate::address_verdict::{self, AddressVerdict};
 use crate::count_labels::GatewayCount;
@@ -205,6 +206,16 @@ impl GatewayTable {
             serving,
             reports,
         }
+    }
+
+    /// The gateways that may answer what they are asked.
+    pub(crate) fn respondents(&self) -> Respondents {
+        if !self.are_processes {
+            return Respondents::Own;
+        }
+        let alive = self.gateways.iter();
+        let alive = alive.filter(|(_, it)| it.progress != GatewayProgress::Gone);
+        Respondents::Processes(alive.map(|(name, _)| Arc::clone(name)).collect())
     }
 
     /// Those that have been heard of and are processes of their own.

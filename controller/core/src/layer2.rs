@@ -32,12 +32,6 @@ pub(crate) struct Layer2Address<'a> {
     pub(crate) lasts: bool,
 }
 
-/// Whether gateways announce an address on layer 2.
-pub(crate) fn is_announced(allocations: &Allocations, address: IpAddr) -> bool {
-    let pool = allocations.pools.containing(address).next();
-    pool.is_some_and(|pool| pool.config.announce.layer2.is_some())
-}
-
 /// Those of a Service, in their order.
 pub(crate) fn addresses_of<'a>(
     allocations: &Allocations,
@@ -45,7 +39,7 @@ pub(crate) fn addresses_of<'a>(
     entry: &IndexedService,
 ) -> Vec<Layer2Address<'a>> {
     let addresses = entry.granted.addresses.iter().copied();
-    let addresses = addresses.filter(|address| is_announced(allocations, *address));
+    let addresses = addresses.filter(|address| allocations.is_announced(*address));
     addresses
         .map(|address| Layer2Address {
             address,
@@ -82,7 +76,7 @@ pub(crate) fn counts(
         return counts;
     }
     for (address, holders) in allocations.holders.iter() {
-        if !is_announced(allocations, address) {
+        if !allocations.is_announced(address) {
             continue;
         }
         let (verdict, lasts) = (gateways.verdict(address), gateways.lasts(address));

@@ -13,6 +13,7 @@
 //!    one `node_port_request` for each Service;
 //! 4. `refusal`, `status`, `explain`: the same reasons, for statuses and for people;
 //! 5. `gateways` and `programmed`: what gateways report, and the condition `Programmed`;
+//!    `address_probes` and `probing`: which addresses are asked for before they are shown;
 //!    `address_reports` and `address_verdict`: who owns which external address, `layer2`: what that
 //!    means for a Service; `state`: the value that is fed and asked; `counts`: what tables and
 //!    metrics show of it.
@@ -38,6 +39,7 @@
 
 pub mod events;
 
+mod address_probes;
 mod address_reports;
 mod address_verdict;
 mod addresses;
@@ -55,6 +57,7 @@ mod node_port_requester;
 mod nodes;
 mod pools;
 mod ports;
+mod probing;
 mod programmed;
 mod queue;
 mod refusal;

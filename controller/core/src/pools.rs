@@ -28,6 +28,11 @@ pub(crate) struct Pool {
     used: [u128; 2],
     /// Addresses of nodes, which are given to no Service.
     nodes: BTreeMap<IpAddr, ClusterName>,
+    /// Addresses that another host uses, with its hardware address: they are given to nobody who does not ask for
+    /// them.
+    aside: BTreeMap<IpAddr, Box<str>>,
+    /// Addresses that gateways are asked for.
+    probing: BTreeMap<IpAddr, u64>,
     /// Ranges shared with other pools.
     overlaps: BTreeMap<ClusterName, Vec<AddressRange>>,
     /// Used and available by family, as its status says; none: the status has to be made again.
@@ -49,6 +54,8 @@ impl Pool {
             by_namespace: HashMap::new(),
             used: [0, 0],
             nodes: BTreeMap::new(),
+            aside: BTreeMap::new(),
+            probing: BTreeMap::new(),
             overlaps: BTreeMap::new(),
             told: None,
         }
@@ -158,6 +165,7 @@ impl Pool {
             None => {
                 let sentences = ["Addresses can be given out.".to_owned()];
                 let sentences = sentences.into_iter().chain(self.left_out());
+                let sentences = sentences.chain(self.used_by_others());
                 put(
                     READY,
                     true,
@@ -167,7 +175,8 @@ impl Pool {
             }
             Some(first) => {
                 let messages = self.config.notices.iter().map(|n| n.message.clone());
-                let messages: Vec<_> = messages.chain(self.left_out()).collect();
+                let messages = messages.chain(self.left_out());
+                let messages: Vec<_> = messages.chain(self.used_by_others()).collect();
                 put(READY, false, &first.reason, messages.join("; "));
             }
         }
@@ -189,11 +198,32 @@ impl Pool {
         PoolStatus {
             conditions,
             counts: self.counts(),
+            probing: self.probing.clone(),
         }
     }
 }
 
 impl Pool {
+    /// The sentence about addresses in the pool that other hosts use.
+    fn used_by_others(&self) -> Option<String> {
+        let named = self.aside.iter().take(NODES_NAMED);
+        let named: Vec<String> = named
+            .map(|(address, hardware)| format!("{address} ({hardware})"))
+            .collect();
+        let more = match self.aside.len().saturating_sub(NODES_NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let subject = match self.aside.len() {
+            0 => return None,
+            1 => "1 address is left out for a while, because another host uses it".to_owned(),
+            count => {
+                format!("{count} addresses are left out for a while, because other hosts use them")
+            }
+        };
+        Some(format!("{subject}: {}{more}.", named.join(", ")))
+    }
+
     /// The sentence about addresses in the pool that are nodes'.
     fn left_out(&self) -> Option<String> {
         let named = self.nodes.iter().take(NODES_NAMED);
@@ -259,6 +289,12 @@ impl Pools {
         self.pools.iter().filter(move |pool| pool.contains(address))
     }
 
+    /// Whether gateways announce an address on layer 2.
+    pub(crate) fn is_announced(&self, address: IpAddr) -> bool {
+        let pool = self.containing(address).next();
+        pool.is_some_and(|pool| pool.config.announce.layer2.is_some())
+    }
+
     /// Notes that `address` belongs to a node, or to none. `held`: a Service holds it. True: it is
     /// in a pool.
     pub(crate) fn put_node(
@@ -278,12 +314,52 @@ impl Pools {
                 }
                 None => {
                     pool.nodes.remove(&address);
-                    pool.free_mut(family).unreserve(to_bits(address), held);
+                    if !pool.aside.contains_key(&address) {
+                        pool.free_mut(family).unreserve(to_bits(address), held);
+                    }
                 }
             }
             pool.touch();
         }
         concerns
+    }
+
+    /// Notes that another host uses `address`, with its hardware address, or does so no more. `held`: a Service holds
+    /// it.
+    pub(crate) fn put_aside(&mut self, address: IpAddr, hardware: Option<&str>, held: bool) {
+        let family = IpFamily::of(address);
+        for pool in self.pools.iter_mut().filter(|p| p.contains(address)) {
+            match hardware {
+                Some(hardware) => {
+                    pool.aside.insert(address, hardware.into());
+                    pool.free_mut(family).reserve(to_bits(address), held);
+                }
+                None => {
+                    pool.aside.remove(&address);
+                    if !pool.nodes.contains_key(&address) {
+                        pool.free_mut(family).unreserve(to_bits(address), held);
+                    }
+                }
+            }
+            pool.touch();
+        }
+    }
+
+    /// These are the addresses that gateways are asked for.
+    pub(crate) fn set_probing(&mut self, asked: impl Iterator<Item = (IpAddr, u64)>) {
+        let mut by_pool = vec![BTreeMap::new(); self.pools.len()];
+        for (address, number) in asked {
+            let place = self.pools.iter().position(|it| it.contains(address));
+            if let Some(of_pool) = place.and_then(|it| by_pool.get_mut(it)) {
+                of_pool.insert(address, number);
+            }
+        }
+        for (pool, probing) in self.pools.iter_mut().zip(by_pool) {
+            if pool.probing != probing {
+                pool.probing = probing;
+                pool.touch();
+            }
+        }
     }
 
     /// Notes that a Service of `namespace` holds `address`; `first` where no other Service does.

@@ -102,7 +102,7 @@ impl PoolRefusal {
             Self::NoFamily(family) => format!("it has no {family} addresses"),
             Self::Quota(quota) => format!("the namespace already holds its quota of {quota}"),
             Self::Full(family, 0) => format!(
-                "it has no {family} address to give: avoidEnds leaves them alone, or they are nodes'"
+                "it has no {family} address to give: avoidEnds leaves them alone, or they are nodes', or other hosts use them"
             ),
             Self::Full(family, 1) => format!("its one {family} address is held"),
             Self::Full(family, total) => format!("all {total} {family} addresses are held"),

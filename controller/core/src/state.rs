@@ -12,11 +12,12 @@ use fairway_config::time::Timestamp;
 use fairway_config::view::Section;
 
 use crate::allocations::Allocations;
-use crate::assign::{assign, blocked, release, waits_after_removal};
+use crate::assign::{blocked, release, waits_after_removal};
 use crate::count_labels::ProgrammedCount;
 use crate::counts::{
     AddressOwner, Counts, NodePortCounts, PoolView, ServiceCounts, ServiceTraffic,
 };
+use crate::events::Event;
 use crate::explain;
 use crate::gateways::GatewayTable;
 use crate::index::{Index, IndexedService, Standing};
@@ -31,21 +32,23 @@ use crate::wants;
 /// The state of a controller. [`State::apply`] takes in changes, [`State::settle`] decides.
 #[derive(Debug)]
 pub struct State {
-    allocations: Allocations,
-    index: Index,
+    pub(crate) allocations: Allocations,
+    pub(crate) index: Index,
     pools: BTreeMap<ClusterName, Arc<AddressPool>>,
     /// What was last written of each pool, by this controller or by an earlier one.
     pool_statuses: BTreeMap<ClusterName, PoolStatus>,
     pools_changed: bool,
-    gateways: GatewayTable,
+    pub(crate) gateways: GatewayTable,
     /// Services that have to be assigned again.
-    changed: BTreeSet<ServiceSlot>,
+    pub(crate) changed: BTreeSet<ServiceSlot>,
     /// Services whose status has to be made again.
-    restated: BTreeSet<ServiceSlot>,
+    pub(crate) restated: BTreeSet<ServiceSlot>,
     /// Services for which the API server has to be asked for node ports.
     node_port_requester: NodePortRequester,
+    /// Events that no status tells.
+    pub(crate) events: Vec<(ServiceName, Event)>,
     /// The waits that may be over because Services were removed.
-    wakes: Vec<WaitsFor>,
+    pub(crate) wakes: Vec<WaitsFor>,
     services: ServiceCounts,
     programmed: BTreeMap<ProgrammedCount, usize>,
     synced: bool,
@@ -68,6 +71,7 @@ impl State {
             changed: BTreeSet::new(),
             restated: BTreeSet::new(),
             node_port_requester: NodePortRequester::default(),
+            events: Vec::new(),
             wakes: Vec::new(),
             services: ServiceCounts::default(),
             programmed: ProgrammedCount::ALL.map(|it| (it, 0)).into(),
@@ -128,6 +132,10 @@ impl State {
                 }
                 Change::Node(name, node) => self.put_node(name, node.as_deref()),
                 Change::Address(address, gateway, report) => {
+                    if let Some(report) = report {
+                        let probes = &mut self.allocations.probes;
+                        probes.hear(*address, gateway, report);
+                    }
                     let gateways = &mut self.gateways;
                     if gateways.put_address(*address, gateway, report.as_ref()) {
                         self.restate_holders(*address);
@@ -137,6 +145,7 @@ impl State {
                 | Change::Secret(..)
                 | Change::BgpPeer(..)
                 | Change::PeerPassword(..)
+                | Change::Probing(..)
                 | Change::Member(..)
                 | Change::FleetKey(..) => {}
             }
@@ -158,9 +167,9 @@ impl State {
         for address in self.gateways.review_addresses(now) {
             self.restate_holders(address);
         }
-        let changed = std::mem::take(&mut self.changed);
-        let wakes = std::mem::take(&mut self.wakes);
-        let given = assign(&mut self.allocations, &mut self.index, changed, wakes);
+        self.take_back_aside(now);
+        self.conclude_probes(now);
+        let given = self.assign_changed(now);
         for slot in &given {
             self.restated.remove(slot);
         }
@@ -197,6 +206,7 @@ impl State {
         for slot in news {
             writes.extend(self.plan_service(slot, now));
         }
+        self.allocations.show_probes();
         self.plan_pools(now, &mut writes);
         writes
     }
@@ -457,6 +467,10 @@ impl State {
                 pools.take(address, &holder.service.name.namespace, i == 0);
             }
         }
+        for (address, aside) in self.allocations.probes.aside() {
+            let held = !self.allocations.holders.of(address).is_empty();
+            pools.put_aside(address, Some(&aside.hardware_address), held);
+        }
         self.allocations.pools = pools;
         self.changed.extend(self.index.slots());
     }
@@ -468,7 +482,7 @@ impl State {
             self.count(slot, Standing::NotOurs, None);
             return None;
         }
-        if blocked(&self.allocations, entry).next().is_some() {
+        if blocked(&self.allocations, entry).next().is_some() || self.is_probed(entry) {
             return None;
         }
         let (status, standing) = status::status(&self.allocations, entry, &self.gateways, now);

@@ -248,8 +248,11 @@ impl LiveObjects {
                 Some(Change::Service(stored.service.name.clone(), Some(stored)))
             }
             NewForm::Pool(status) => {
+                let before = live.pool.as_ref().map(|it| &it.probing);
+                let is_news = before.is_none_or(|it| *it != status.probing);
+                let probing = Arc::new(status.probing.clone());
                 live.pool = Some(status);
-                None
+                is_news.then(|| Change::Probing(Arc::clone(&accepted.key.name), probing))
             }
         }
     }

@@ -46,7 +46,8 @@ impl StoreContext {
                 if change.is_some() {
                     self.write_down(|snapshot| snapshot.put(kind, &document));
                 }
-                status.into_iter().chain(change).collect()
+                let probing = cache.probing(kind, &document);
+                status.into_iter().chain(change).chain(probing).collect()
             }
             ObjectEvent::Gone(document) => {
                 self.write_down(|snapshot| snapshot.remove(kind, &document));

@@ -252,12 +252,14 @@ pub(super) fn encode(
     text(&gateway, &ServicesText::default())
 }
 
-/// What others have to know of addresses: which of them this gateway owns, or can't own for a conflict.
+/// What others have to know of addresses: which of them this gateway owns, or can't own for a conflict, and what the
+/// controller asked.
 fn evidence(
     addresses: &BTreeMap<IpAddr, Arc<AddressReport>>,
 ) -> BTreeMap<IpAddr, Arc<AddressReport>> {
     let needed = |report: &AddressReport| {
         matches!(report.state, AddressState::Owned | AddressState::Conflict)
+            || report.probe.is_some()
     };
     let needed = addresses.iter().filter(|(_, report)| needed(report));
     needed

@@ -347,6 +347,7 @@ mod tests {
                 interfaces: Vec::new(),
                 conflict: None,
                 successor: None,
+                probe: None,
             };
             (address.parse().unwrap(), Arc::new(report))
         };

@@ -37,6 +37,8 @@ pub(super) struct ObjectCache {
     /// Nodes, namespaces, pools and BGPPeers as subscribers were told of them. Each concerns many
     /// Services, and most changes of one (heartbeats, counts, conditions) concern none.
     told: BTreeMap<ObjectKey, Object>,
+    /// The addresses of each pool that gateways were told to ask for.
+    probing: BTreeMap<Arc<str>, Arc<BTreeMap<IpAddr, u64>>>,
     /// While a list goes on: the objects that were seen since it began.
     listed: BTreeMap<Kind, BTreeSet<ObjectKey>>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
@@ -56,6 +58,7 @@ impl ObjectCache {
             services: HashMap::new(),
             others: BTreeMap::new(),
             told: BTreeMap::new(),
+            probing: BTreeMap::new(),
             listed: BTreeMap::new(),
             problems: BTreeMap::new(),
             reached: RevisionReached::default(),
@@ -153,6 +156,22 @@ impl ObjectCache {
         };
         let status = Arc::new(status_json::read_pool(document));
         (!self.others.contains_key(&key)).then_some(Change::PoolStatus(key.name, status))
+    }
+
+    /// The addresses of a pool that gateways are to ask for, where they are others than before.
+    pub(super) fn probing(&mut self, kind: Kind, document: &Value) -> Option<Change> {
+        if kind != Kind::AddressPool || self.decides {
+            return None;
+        }
+        let name: Arc<str> = document.pointer("/metadata/name")?.as_str()?.into();
+        let probing = status_json::read_pool(document).probing;
+        let before = self.probing.get(&name);
+        if before.map_or(probing.is_empty(), |before| **before == probing) {
+            return None;
+        }
+        let probing = Arc::new(probing);
+        self.probing.insert(Arc::clone(&name), Arc::clone(&probing));
+        Some(Change::Probing(name, probing))
     }
 
     /// Takes an object from the snapshot of an earlier process. What the API server says of it
@@ -407,6 +426,9 @@ impl ObjectCache {
         self.problems.remove(key);
         self.of_others.remove(key);
         self.told.remove(key);
+        if key.kind == Kind::AddressPool {
+            self.probing.remove(&key.name);
+        }
         let was_there = self.services.remove(key).is_some() | self.others.remove(key).is_some();
         if !was_there {
             return None;

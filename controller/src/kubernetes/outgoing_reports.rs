@@ -92,7 +92,8 @@ pub(super) struct LeaseContents {
     pub(super) revision: u64,
 }
 
-/// Whether others have to know soon what this gateway says of an address: where it came or went, or is in conflict.
+/// Whether others have to know soon what this gateway says of an address: where it came or went, is in conflict, or
+/// was asked for by the controller.
 /// What other gateways own they say themselves.
 fn is_urgent_address(before: Option<&AddressReport>, now: Option<&AddressReport>) -> bool {
     let evidence = |report: Option<&AddressReport>| {
@@ -101,11 +102,9 @@ fn is_urgent_address(before: Option<&AddressReport>, now: Option<&AddressReport>
             .conflict
             .as_ref()
             .map(|it| it.hardware_address.clone());
-        matches!(report.state, AddressState::Owned | AddressState::Conflict).then_some((
-            report.state,
-            report.term,
-            hardware,
-        ))
+        let is_evidence = matches!(report.state, AddressState::Owned | AddressState::Conflict)
+            || report.probe.is_some();
+        is_evidence.then_some((report.state, report.probe, report.term, hardware))
     };
     evidence(before) != evidence(now)
 }
@@ -154,6 +153,7 @@ mod tests {
                 interfaces: Vec::new(),
                 conflict: None,
                 successor: None,
+                probe: None,
             })
         };
         let addresses = addresses.iter();

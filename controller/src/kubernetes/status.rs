@@ -124,7 +124,12 @@ pub(super) fn patch(status: &Status, foreign: &[Value]) -> Value {
 
 /// The merge patch of an AddressPool's `status`.
 pub(super) fn pool_patch(status: &PoolStatus) -> Value {
-    json!({"status": status_json::pool_status(status)})
+    let mut patch = json!({"status": status_json::pool_status(status)});
+    if status.probing.is_empty() {
+        // A merge patch leaves what it does not name.
+        patch["status"]["probing"] = Value::Null;
+    }
+    patch
 }
 
 #[cfg(test)]
@@ -175,11 +180,16 @@ mod tests {
         let object = json!({"status": {
             "conditions": [condition("True")],
             "ipv4": {"total": 25, "used": 2, "available": 23},
+            "probing": [{"address": "203.0.113.7", "number": 1_800_000_000}],
         }});
-        let found = status_json::read_pool(&object);
+        let mut found = status_json::read_pool(&object);
         assert_eq!(found.counts.len(), 1);
         assert!(found.conditions.get("Ready").is_some_and(|it| it.status));
         assert_eq!(pool_patch(&found)["status"], object["status"]);
+        // A merge patch leaves what it does not name.
+        found.probing.clear();
+        assert_eq!(pool_patch(&found)["status"]["probing"], Value::Null);
+        assert_eq!(pool_patch(&found)["status"].as_object().unwrap().len(), 3);
         assert_eq!(
             status_json::read_pool(&json!({"status": 7})),
             PoolStatus::default()

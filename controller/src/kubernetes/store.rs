@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fairway_config::exchange::{Batch, ReportBatch, Write};
-use fairway_config::names::ClusterName;
+use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::problem::Problem;
+use fairway_controller_core::events::Event;
 use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -22,7 +23,7 @@ use super::progress::WatchProgress;
 use super::repair_queue::RepairQueue;
 use super::reporter::{self, GatewayIdentity};
 use super::rights::Rights;
-use super::settings::{KubernetesSettings, Reads};
+use super::settings::{KubernetesSettings, Reads, key_of};
 use super::snapshot::Snapshot;
 use super::store_context::StoreContext;
 use super::write_queue::WriteQueue;
@@ -155,6 +156,13 @@ impl Store for KubernetesStore {
     fn report(&self, _: &ClusterName, said: ReportBatch) {
         self.own_addresses.take(&said.addresses);
         self.shared.reports.take(said);
+    }
+
+    fn tell(&self, service: &ServiceName, event: Event) {
+        let cache = lock(&self.shared.cache);
+        if let Some(record) = cache.service(&key_of(service)) {
+            self.shared.event_recorder.tell(record, vec![event]);
+        }
     }
 
     fn own_addresses(&self) -> BTreeMap<IpAddr, OwnAddress> {

@@ -18,6 +18,8 @@
 //!   connections that it has go on there, and their packets are passed to it.
 //! - A member that drains offers what it owns, and keeps what nobody takes. It stands behind all others in the order
 //!   in which members take what nobody owns: an address that it alone can serve is served.
+//! - Before it begins the first term of an address that it knows of, a member asks whether another host uses it
+//!   ([`Fleet::unasked`]).
 //! - A member whose clock stands has no right to answer when the clocks of others have gone on: when they are further
 //!   ahead of ours than before. Messages that were held up on the way are not.
 //! - A member that can serve no address says that it listens: others wait a moment for it, and then take its share.
@@ -27,6 +29,7 @@
 //! Two members that do not hear each other, and of whom no third one hears both, are two fleets: each side of a
 //! partition has one owner. If clients reach both sides, they see two.
 
+mod first_terms;
 mod former_owners;
 mod handover;
 mod members;
@@ -104,6 +107,8 @@ pub struct Fleet {
     /// When it went on after it had been frozen, the last time.
     last_frozen: Option<BootTime>,
     handover: Handover,
+    /// See [`Self::ask_first`].
+    asks_first: bool,
     changes: Vec<OwnershipChange>,
     predecessors: FormerOwners,
     /// The time of day when it began, and the time since the machine started.
@@ -121,6 +126,10 @@ struct Contest {
     able_since: BootTime,
     /// Nobody owns it since then, but for members that have become silent.
     vacant_since: BootTime,
+    /// A gateway owns it, or has since it is contended for.
+    had_owner: bool,
+    /// When it was found the last time that no other host uses it.
+    free_since: Option<BootTime>,
     /// Since when another one goes on with an older term than ours.
     older_since: Option<BootTime>,
     /// The member that had it before this gateway took it, if one had.
@@ -152,6 +161,7 @@ impl Fleet {
             clock_stood: false,
             last_frozen: None,
             handover: Handover::default(),
+            asks_first: false,
             changes: Vec::new(),
             predecessors: FormerOwners::default(),
         }
@@ -173,9 +183,14 @@ impl Fleet {
     pub fn set_addresses(&mut self, now: BootTime, wanted: BTreeMap<IpAddr, Candidacy>) {
         let mut former = std::mem::take(&mut self.addresses);
         for (address, candidacy) in wanted {
-            let contest = former.remove(&address).unwrap_or_else(|| Contest {
-                vacant_since: now,
-                ..Contest::default()
+            let contest = former.remove(&address).unwrap_or_else(|| {
+                let mut theirs = self.members.terms(address);
+                Contest {
+                    vacant_since: now,
+                    had_owner: theirs
+                        .any(|(name, term)| term.goes_on() && self.members.is_alive(name, now)),
+                    ..Contest::default()
+                }
             });
             let mut candidates: Vec<_> = candidacy.candidates.into_iter().collect();
             candidates.sort_by_cached_key(|name| std::cmp::Reverse(rank(address, name)));
@@ -199,6 +214,11 @@ impl Fleet {
         for address in former.into_keys() {
             self.give_up(address, now);
         }
+    }
+
+    /// Whether it has not heard for long enough yet who else is there.
+    pub fn is_listening(&self, now: BootTime) -> bool {
+        now < self.listens_until
     }
 
     /// Until when it may answer for what it owns.
@@ -291,10 +311,11 @@ impl Fleet {
         if newest > own && own.is_some() {
             self.give_up(address, now);
         }
-        if newest.is_none()
-            && let Some(contest) = self.addresses.get_mut(&address)
-        {
-            contest.vacant_since = now;
+        if let Some(contest) = self.addresses.get_mut(&address) {
+            match newest {
+                Some(_) => contest.had_owner = true,
+                None => contest.vacant_since = now,
+            }
         }
     }
 
@@ -385,6 +406,9 @@ impl Fleet {
             term: term.number,
         });
         self.terms.set(address, term);
+        if let Some(contest) = self.addresses.get_mut(&address) {
+            contest.had_owner = true;
+        }
     }
 
     /// Whether there are addresses, and this gateway can serve none of them: one that has just started can in a moment,

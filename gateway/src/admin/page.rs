@@ -365,7 +365,7 @@ impl Page {
             let tone = match report.state {
                 _ if report.conflict.is_some() => Tone::Bad,
                 AddressState::Owned => Tone::Good,
-                AddressState::Elsewhere => Tone::Plain,
+                AddressState::Elsewhere | AddressState::Free => Tone::Plain,
                 AddressState::Unowned | AddressState::Conflict => Tone::Bad,
             };
             let conflict = report.conflict.as_ref();

@@ -3,7 +3,8 @@
 //!
 //! Reading order: `RunningFleet`, the handle that the control task has; `thread`, the loop over all segments;
 //! `segment`, one of them; `sockets` and `seal`, how messages come and go; `refused`, those that do not count;
-//! `reports`, what is said of each address; `shown`, what is said of other gateways.
+//! `reports` and `seen`, what is said of each address; `shown`, what is said of other gateways; `wire_probes`, which addresses
+//! another host uses.
 //!
 //! The thread is started with the first pool that announces on layer 2. Where none does there is no thread, no socket
 //! and no rule of the kernel's packet filter.
@@ -11,11 +12,13 @@
 mod refused;
 mod reports;
 mod seal;
+mod seen;
 mod segment;
 mod settings;
 mod shown;
 mod sockets;
 mod thread;
+mod wire_probes;
 
 use std::io;
 use std::sync::Arc;

@@ -36,6 +36,10 @@ pub(super) struct SeenAddress {
     pub(super) draining: Option<Arc<str>>,
     /// Who takes it where this gateway owns it and drains.
     pub(super) successor: Option<Successor>,
+    /// The number of the controller's probe that this answers.
+    pub(super) probe: Option<u64>,
+    /// The answer is that nobody has it.
+    pub(super) is_free: bool,
 }
 
 /// How the gateway is that owned an address before.
@@ -57,6 +61,11 @@ impl Standings {
         self.0.keys().copied()
     }
 
+    /// The number of the controller's probe of an address that was answered.
+    pub(super) fn answered(&self, address: IpAddr) -> Option<u64> {
+        self.0.get(&address)?.probe
+    }
+
     /// Takes in how an address is seen now. `former` says how another gateway is. Returns the report, if it is
     /// another one than before.
     pub(super) fn set(
@@ -71,6 +80,7 @@ impl Standings {
             _ if !seen.owned.is_empty() => AddressState::Owned,
             (Some(_), None) => AddressState::Conflict,
             (_, Some(_)) => AddressState::Elsewhere,
+            (None, None) if seen.is_free => AddressState::Free,
             (None, None) => AddressState::Unowned,
         };
         let (owner, term) = match (state, &seen.owner) {
@@ -85,6 +95,7 @@ impl Standings {
             (it.state, it.term) == (state, term)
                 && it.owner == owner
                 && (&it.conflict, &it.successor) == (&seen.conflict, &seen.successor)
+                && it.probe == seen.probe
                 && why.is_none_or(|why| why.is_empty() || *why == *it.why)
         });
         if is_same {
@@ -97,9 +108,10 @@ impl Standings {
         };
         let interfaces = match state {
             AddressState::Owned => &seen.owned,
-            AddressState::Elsewhere | AddressState::Unowned | AddressState::Conflict => {
-                &seen.interfaces
-            }
+            AddressState::Elsewhere
+            | AddressState::Unowned
+            | AddressState::Conflict
+            | AddressState::Free => &seen.interfaces,
         };
         let report = Arc::new(AddressReport {
             state,
@@ -110,6 +122,7 @@ impl Standings {
             interfaces: interfaces.iter().cloned().collect(),
             conflict: seen.conflict,
             successor: seen.successor,
+            probe: seen.probe,
         });
         self.0.insert(address, report.clone());
         Some(report)
@@ -170,6 +183,7 @@ fn why(
             (None, None) => "no gateway has taken it yet".to_owned(),
         },
         AddressState::Conflict => "another host answers for it".to_owned(),
+        AddressState::Free => "nobody answers for it".to_owned(),
     }
 }
 

@@ -9,6 +9,7 @@ use fairway_config::exchange::Successor;
 use fairway_gateway_core::fleet::message::MemberName;
 use fairway_gateway_core::fleet::wire::{self, FleetWireError};
 use fairway_gateway_core::fleet::{BootTime, Candidacy, Fleet};
+use fairway_gateway_core::layer2::ProbeOutcome;
 use fairway_gateway_core::segments::{Segment, SegmentLink};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use thiserror::Error;
@@ -16,9 +17,10 @@ use thiserror::Error;
 use super::refused::{RefusedDatagrams, RefusedFor};
 use super::seal::{Seal, TAG};
 use super::sockets::{MemberSockets, TakenDatagram};
-use crate::announcing::{Announceable, AnnouncedPool};
+use super::wire_probes::WireProbes;
+use crate::announcing::{Announceable, AnnouncedPool, ProbedAddress};
 use crate::clock::boot_time;
-use crate::layer2::{AnswerRight, SegmentFault};
+use crate::layer2::{AnswerRight, Layer2, SegmentFault};
 use crate::metrics::HEARTBEATS;
 use crate::passing::{PassTarget, PassedAddress};
 
@@ -57,7 +59,7 @@ impl SegmentProblem {
     }
 
     /// Whether it is there with every start, for a moment.
-    fn is_passing(&self) -> bool {
+    pub(super) fn is_passing(&self) -> bool {
         matches!(self, Self::Mute(_, SegmentFault::NotYet))
     }
 }
@@ -98,6 +100,10 @@ pub(super) struct RunningSegment {
     pub(super) is_incomplete: bool,
     /// Until when the responder may answer here.
     pub(super) right: Arc<AnswerRight>,
+    /// Which addresses are used by another host, as far as it was asked.
+    pub(super) probes: WireProbes,
+    /// The addresses whose first term waits until that is known.
+    asking: BTreeSet<IpAddr>,
     /// The last message could not be sent, and that was said.
     is_unheard: bool,
     /// The other gateways that addresses are left to, and whether they were ready to take them.
@@ -127,6 +133,8 @@ impl RunningSegment {
             port: 0,
             unprepared: BTreeMap::new(),
             right,
+            probes: WireProbes::default(),
+            asking: BTreeSet::new(),
             is_unheard: false,
             preferred: BTreeMap::new(),
         }
@@ -184,6 +192,66 @@ impl RunningSegment {
             wanted.insert(*address, candidacy);
         }
         self.fleet.set_addresses(now, wanted);
+        self.probes.retain(&self.segment.addresses);
+    }
+
+    /// Asks who has the addresses that the controller wants to know of, and those that this gateway would be the
+    /// first to own.
+    pub(super) fn ask(
+        &mut self,
+        now: BootTime,
+        layer2: &Layer2,
+        probing: &BTreeMap<IpAddr, ProbedAddress>,
+    ) {
+        self.probes.collect(now);
+        self.asking.clear();
+        if self.problem.is_some() {
+            return;
+        }
+        let mut asked = BTreeMap::new();
+        for (address, probed) in probing {
+            if self.segment.addresses.contains(address)
+                && self.probes.number(*address) != Some(probed.number)
+                && self.fleet.owner(*address, now).is_none()
+            {
+                asked.insert(*address, probed.number);
+            }
+        }
+        for address in self.fleet.unasked(now) {
+            if let Some(at) = self.probes.free_at(address) {
+                self.fleet.note_free(address, at);
+            }
+        }
+        self.asking = self.fleet.unasked(now).into_iter().collect();
+        for &address in &self.asking {
+            if self.probes.is_due(address, now) {
+                let number = self.probes.number(address).unwrap_or_default();
+                asked.entry(address).or_insert(number);
+            }
+        }
+        self.probes.ask(layer2, &self.interface, asked);
+    }
+
+    /// Whether this gateway waits with the first term of an address until it knows whether another host uses it.
+    pub(super) fn is_asking(&self, address: IpAddr) -> bool {
+        self.asking.contains(&address)
+    }
+
+    /// What is to be answered to the controller's probe of an address; none: nothing yet.
+    pub(super) fn answer(
+        &self,
+        address: IpAddr,
+        number: u64,
+        now: BootTime,
+    ) -> Option<ProbeOutcome> {
+        match &self.problem {
+            Some(problem) if problem.is_passing() => None,
+            Some(_) => Some(ProbeOutcome::Unknown),
+            // What a gateway has is not another host's.
+            None if self.fleet.is_listening(now) => None,
+            None if self.fleet.owner(address, now).is_some() => Some(ProbeOutcome::Free),
+            None => self.probes.outcome(address, number),
+        }
     }
 
     /// Opens what it takes to hear the others. Returns why nothing can be owned here.
@@ -378,7 +446,9 @@ fn take(
 fn new_fleet(own: &MemberName, now: BootTime) -> Fleet {
     let day = SystemTime::now().duration_since(UNIX_EPOCH);
     let day = day.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
-    Fleet::new(own.clone(), random(), day, now)
+    let mut fleet = Fleet::new(own.clone(), random(), day, now);
+    fleet.ask_first();
+    fleet
 }
 
 fn random() -> u64 {

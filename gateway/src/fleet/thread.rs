@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fairway_config::exchange::{AddressConflict, Successor};
+use fairway_config::exchange::AddressConflict;
 use fairway_config::names::ClusterName;
 use fairway_config::time::Timestamp;
 use fairway_gateway_core::fleet::{BootTime, HEARTBEAT};
@@ -18,9 +18,9 @@ use rustix::time::Timespec;
 use tokio::sync::watch;
 
 use super::refused::RefusedDatagrams;
-use super::reports::{AddressReportOutbox, MemberHealth, SeenAddress, Standings};
+use super::reports::{AddressReportOutbox, MemberHealth, Standings};
 use super::seal::Seal;
-use super::segment::{LONGEST, RunningSegment, SegmentInputs, SegmentProblem};
+use super::segment::{LONGEST, RunningSegment, SegmentInputs};
 use crate::announcing::Announceable;
 use crate::clock::{boot_time, wall_time};
 use crate::layer2::{Layer2, SegmentFault};
@@ -81,25 +81,27 @@ pub(super) struct FleetThread {
 }
 
 /// What the thread knows.
-struct FleetLoop {
-    inputs: FleetThread,
+pub(super) struct FleetLoop {
+    pub(super) inputs: FleetThread,
     seal: Option<Seal>,
-    segments: BTreeMap<InterfaceName, RunningSegment>,
+    /// What may be announced, as it was taken in the last time.
+    pub(super) known: Arc<Announceable>,
+    pub(super) segments: BTreeMap<InterfaceName, RunningSegment>,
     /// The addresses that belong to no segment.
     unplaced: BTreeSet<IpAddr>,
     refused: RefusedDatagrams,
     stalls: Stalls,
     /// Why this gateway can own nothing at all.
-    inability: Option<String>,
+    pub(super) inability: Option<String>,
     /// The interfaces on which nobody can be answered, and why.
     faults: BTreeMap<InterfaceName, SegmentFault>,
     /// Why the kernel answers by itself.
     kernel_answers: Option<Arc<str>>,
     /// The gateways that are on none of the segments.
     unreachable: BTreeSet<ClusterName>,
-    standings: Standings,
+    pub(super) standings: Standings,
     /// The addresses that have connections at another gateway.
-    passed: BTreeMap<PassedAddress, PassTarget>,
+    pub(super) passed: BTreeMap<PassedAddress, PassTarget>,
     /// Whether it has owned an address since it began to leave.
     has_owned: bool,
     /// Whether all is to be looked at that is known from outside.
@@ -118,6 +120,7 @@ impl FleetThread {
         let fleet = FleetLoop {
             inputs: self,
             seal: None,
+            known: Arc::default(),
             segments: BTreeMap::new(),
             unplaced: BTreeSet::new(),
             refused: RefusedDatagrams::default(),
@@ -209,6 +212,7 @@ impl FleetLoop {
                 segment.fleet.leave();
             }
             segment.hold_offers(now, &unanswered);
+            segment.ask(now, &self.inputs.layer2, &self.known.probing);
             segment.tick(now, self.seal.as_ref());
         }
         if is_leaving {
@@ -278,10 +282,17 @@ impl FleetLoop {
             self.is_outdated = true;
             return;
         };
+        self.known = announceable.clone();
         self.seal = announceable.key.as_deref().map(Seal::new);
         let named = |address: &IpAddr| {
-            let announced = announceable.addresses.get(address)?;
-            Some(&*announced.announcement.layer2.as_ref()?.interfaces)
+            let announcement = match announceable.addresses.get(address) {
+                Some(announced) => &announced.announcement,
+                None => {
+                    let probed = announceable.probing.get(address)?;
+                    &announceable.pools.get(&probed.pool)?.announcement
+                }
+            };
+            Some(&*announcement.layer2.as_ref()?.interfaces)
         };
         let pools = announceable.pools.values().flat_map(|pool| {
             let named = pool.announcement.layer2.as_ref();
@@ -294,6 +305,9 @@ impl FleetLoop {
             })
         });
         let addresses = announceable.addresses.keys();
+        let probing = announceable.probing.keys();
+        let probing = probing.filter(|it| !announceable.addresses.contains_key(it));
+        let addresses = addresses.chain(probing);
         let addresses = addresses.filter_map(|address| Some((*address, named(address)?)));
         let members = announceable.members.iter().map(|(name, member)| {
             let addresses = member.addresses.iter().map(ipnet::IpNet::addr);
@@ -378,6 +392,7 @@ impl FleetLoop {
             }
             segment.right.set(segment.fleet.answers_until());
         }
+        touched.extend(self.newly_answered(now));
         let mut reports = BTreeMap::new();
         if now >= self.next_report {
             self.next_report = now.after(REPORT);
@@ -412,7 +427,8 @@ impl FleetLoop {
                 .map(|it| AddressConflict {
                     hardware_address: it.hardware_address.to_string().into(),
                     since: day_of(it.since, now),
-                });
+                })
+                .or(seen.conflict);
             let is_alive = |name: &str| {
                 let mut segments = self.segments.values();
                 segments.any(|it| it.fleet.is_alive(name, now))
@@ -431,80 +447,6 @@ impl FleetLoop {
             }
         }
         self.inputs.reports.put(reports);
-    }
-
-    /// An address as it is on all segments; none: it is announced no more.
-    fn seen(&self, address: IpAddr, now: BootTime) -> Option<SeenAddress> {
-        let announceable = self.inputs.announceable.borrow();
-        let announced = announceable.addresses.get(&address)?;
-        let own = &self.inputs.own;
-        let mut seen = SeenAddress::default();
-        for (interface, it) in &self.segments {
-            if !it.segment.addresses.contains(&address) {
-                continue;
-            }
-            seen.interfaces.insert(interface.clone());
-            seen.has_members |= !it.segment.members.is_empty();
-            if let Some(term) = it.fleet.term(address) {
-                seen.owned.insert(interface.clone());
-                let passed = (it.index(), address);
-                seen.predecessor = self.passed.get(&passed).and_then(|to| {
-                    let state = self.inputs.passing.state(passed, to)?;
-                    Some((to.gateway.clone(), state))
-                });
-                if term >= seen.term {
-                    seen.term = term;
-                    seen.taken_from = it.fleet.taken_from(address).cloned();
-                }
-                let pool = announceable.pools.get(&announced.pool).map(Arc::as_ref);
-                let successor = it.successor(own, address, pool, now);
-                // Where one segment has nobody to take it, that is what people have to know.
-                if !matches!(seen.successor, Some(Successor::Nobody(_))) {
-                    seen.successor = Some(successor);
-                }
-            } else if let Some(other) = it.other_owner(own, address, now) {
-                seen.owner = seen.owner.max(Some(other));
-            }
-            let problem = it.problem.as_ref().map(SegmentProblem::to_string);
-            seen.inability = seen.inability.or(problem);
-        }
-        seen.draining.clone_from(&announceable.draining);
-        let pool = announceable.pools.get(&announced.pool);
-        let owns = |name: &ClusterName| pool.is_some_and(|pool| pool.owners.contains(name));
-        let may_own = owns(own);
-        let is_ready = |name: &ClusterName| {
-            let mut segments = self.segments.values();
-            segments.any(|it| it.fleet.is_ready(name, now))
-        };
-        let of_address = if seen.interfaces.is_empty() {
-            Some(
-                "no interface of this host has a subnet with it, and there is no default route"
-                    .to_owned(),
-            )
-        } else if let Some(inability) = &self.inability {
-            Some(inability.clone())
-        } else if !may_own {
-            Some(format!(
-                "the nodeSelector of the pool {} does not select this gateway's node",
-                announced.pool
-            ))
-        } else if announced.lacks_local_endpoint {
-            Some(
-                "no Service at it has a ready endpoint on this node, as externalTrafficPolicy: Local asks"
-                    .to_owned(),
-            )
-        } else if !announced.is_able {
-            Some("no Service takes traffic at it here".to_owned())
-        } else if announced.is_left_to(|name| owns(name) && is_ready(name)) {
-            Some(
-                "another gateway has an endpoint on its node of a Service at it that has externalTrafficPolicy: Local"
-                    .to_owned(),
-            )
-        } else {
-            None
-        };
-        seen.inability = seen.inability.or(of_address);
-        Some(seen)
     }
 
     /// Says how far leaving is.
@@ -545,7 +487,7 @@ impl FleetLoop {
 }
 
 /// The time of day at that time.
-fn day_of(at: BootTime, now: BootTime) -> Timestamp {
+pub(super) fn day_of(at: BootTime, now: BootTime) -> Timestamp {
     let ago = i64::try_from(now.since(at).as_secs()).unwrap_or(i64::MAX);
     Timestamp(wall_time().0.saturating_sub(ago))
 }

@@ -5,6 +5,7 @@
 
 mod checks;
 mod model;
+mod probing;
 #[path = "../samples/mod.rs"]
 mod samples;
 mod steps;

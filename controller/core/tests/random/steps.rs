@@ -1,9 +1,13 @@
 //! A controller and a store with changes and writes under way between them, step by step.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use fairway_config::announce::{Announcement, Layer2Announcement};
 use fairway_config::cluster::Namespace;
 use fairway_config::exchange::{Change, Write};
+use fairway_config::pool::AddressPool;
 use fairway_config::service::Service;
 use fairway_controller_core::State;
 
@@ -20,6 +24,10 @@ pub(crate) struct World {
     /// Writes that the store has not got.
     pub(crate) under_way: Vec<Write>,
     pub(crate) lose_from: Option<usize>,
+    /// Pools are announced on layer 2.
+    pub(crate) announces: bool,
+    /// What gateways are asked, by pool.
+    pub(crate) asked: BTreeMap<Arc<str>, BTreeMap<IpAddr, u64>>,
 }
 
 impl World {
@@ -44,7 +52,18 @@ impl World {
             }
             Event::Pool(n, spec) => {
                 let key: Arc<str> = format!("p{n}").into();
-                let new = spec.as_ref().map(|spec| Arc::new(pool(*n, spec)));
+                let announce = Announcement {
+                    layer2: self.announces.then(Layer2Announcement::default),
+                    ..Announcement::default()
+                };
+                let announce = Arc::new(announce);
+                let new = spec.as_ref().map(|spec| {
+                    Arc::new(AddressPool {
+                        announce: Arc::clone(&announce),
+                        ..pool(*n, spec)
+                    })
+                });
+                self.asked.remove(&key);
                 match &new {
                     Some(new) => store.pools.insert(Arc::clone(&key), Arc::clone(new)),
                     None => store.pools.remove(&key),
@@ -80,6 +99,7 @@ impl World {
                 self.deliver(*written);
                 self.unseen.clear();
                 self.under_way.clear();
+                self.asked.clear();
                 self.state = self.store.fresh(false);
             }
             Event::Lose(from) => self.lose_from = Some(*from),
@@ -95,6 +115,11 @@ impl World {
 
     pub(crate) fn settle(&mut self) {
         let mut writes = self.state.settle(NOW);
+        for write in &writes {
+            if let Write::Pool { name, status } = write {
+                self.asked.insert(Arc::clone(name), status.probing.clone());
+            }
+        }
         if let Some(from) = self.lose_from.take() {
             for lost in writes.drain(from.min(writes.len())..) {
                 if let Write::Service { name, .. } = lost {
@@ -135,5 +160,7 @@ pub(crate) fn world() -> World {
         unseen: vec![],
         under_way: vec![],
         lose_from: None,
+        announces: false,
+        asked: BTreeMap::new(),
     }
 }

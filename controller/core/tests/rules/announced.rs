@@ -37,6 +37,7 @@ fn report(state: AddressState, term: u64) -> AddressReport {
         interfaces: vec!["br0".into()],
         conflict: None,
         successor: None,
+        probe: None,
     }
 }
 
@@ -306,7 +307,9 @@ fn a_pool_that_announces_nothing_does_not_ask_who_owns_its_addresses() {
 #[test]
 fn in_one_process_the_gateway_says_which_other_one_announces() {
     let mut world = World::new(settings(), vec![announced_pool()]);
-    world.put([service("shop", 1)]);
+    let mut shop = service("shop", 1);
+    shop.asks.addresses = vec![ADDRESS.parse().unwrap()];
+    world.put([shop]);
     world.say("shop", says("here", &[(80, ListenerState::Listening)], 1));
     const BEHIND: Option<(bool, &str)> = Some((false, "GatewayBehind"));
     assert_eq!(world.condition("shop", PROGRAMMED), BEHIND);

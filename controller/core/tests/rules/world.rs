@@ -401,6 +401,13 @@ impl World {
         &self.status(name).conditions.get(kind).unwrap().message
     }
 
+    /// The Events that no status tells: each Service with the reason.
+    pub(crate) fn events(&mut self) -> Vec<String> {
+        let events = self.state.take_events().into_iter();
+        let told = events.map(|(name, event)| format!("{} {}", name.name, event.reason));
+        told.collect()
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         self.state.counts()
     }

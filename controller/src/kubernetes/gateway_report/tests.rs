@@ -123,6 +123,7 @@ fn addresses(count: u32) -> BTreeMap<IpAddr, Arc<AddressReport>> {
             interfaces: vec!["br0".into()],
             conflict: None,
             successor: None,
+            probe: None,
         };
         (
             IpAddr::from((0xcb00_7100 + n).to_be_bytes()),

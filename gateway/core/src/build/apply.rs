@@ -36,6 +36,7 @@ impl Builder {
                 | Change::Secret(..)
                 | Change::BgpPeer(..)
                 | Change::PeerPassword(..)
+                | Change::Probing(..)
                 | Change::PoolStatus(..)
                 | Change::Report(..)
                 | Change::Gateway(..)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::first_terms::NotAsked;
 use super::handover::Handover;
 use super::message::{MemberName, MemberStage};
 use super::timing::{BootTime, LISTENS, OPENS, STEP};
@@ -131,6 +132,13 @@ impl Fleet {
 
     fn vacancy(&self, address: IpAddr, contest: &Contest, now: BootTime) -> Option<VacantAddress> {
         let mut since = contest.vacant_since;
+        if self.asks_first {
+            match contest.free_for_first_term(now) {
+                Ok(None) => {}
+                Ok(Some(free)) => since = since.max(free),
+                Err(NotAsked) => return None,
+            }
+        }
         for (name, _) in self
             .members
             .terms(address)

@@ -100,6 +100,8 @@ pub(crate) struct World {
     pub(crate) numbers: Numbers,
     pub(crate) machines: Vec<Machine>,
     pub(crate) addresses: usize,
+    /// Members ask before they begin a first term, and are answered that nobody has the address.
+    pub(crate) asks: bool,
     /// Nothing goes from the one to the other.
     pub(crate) cut: BTreeSet<(usize, usize)>,
     /// One message in so many is lost.
@@ -133,6 +135,7 @@ impl World {
             numbers,
             machines,
             addresses,
+            asks: seed % 2 == 1,
             cut: BTreeSet::new(),
             loss,
             on_the_way: BTreeMap::new(),
@@ -156,6 +159,9 @@ impl World {
         let clock = machine.clock(self.now);
         let started = self.now.as_millis() as u64;
         let mut fleet = Fleet::new(name(n), run, started, clock);
+        if self.asks {
+            fleet.ask_first();
+        }
         fleet.set_members((0..members).map(name));
         let candidacy = Candidacy {
             candidates: (0..members).map(name).collect(),
@@ -204,6 +210,9 @@ impl World {
                 continue;
             }
             machine.next_tick = now + machine.pace;
+            for address in fleet.unasked(clock) {
+                fleet.note_free(address, clock);
+            }
             for (to, message) in fleet.tick(clock) {
                 let to: usize = to.trim_start_matches("edge-").parse().unwrap();
                 if self.cut.contains(&(n, to)) || self.numbers.below(self.loss) == 0 {

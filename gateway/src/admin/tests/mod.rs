@@ -116,6 +116,7 @@ impl Views for FakeViews {
                 interfaces: vec!["br0".into(), "br1".into()],
                 conflict: None,
                 successor: None,
+                probe: None,
             },
         }]
     }

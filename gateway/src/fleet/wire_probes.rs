@@ -1,0 +1,143 @@
+//! Which addresses of a segment are used by another host, as far as was asked on the wire.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use fairway_gateway_core::fleet::BootTime;
+use fairway_gateway_core::layer2::{HardwareAddress, ProbeOutcome, ProbeResult};
+
+use crate::layer2::Layer2;
+
+/// While another host uses an address, it is asked again after this time.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// It is asked again after this time where it could not be asked.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is known of the addresses of one segment.
+#[derive(Debug, Default)]
+pub(super) struct WireProbes {
+    known: BTreeMap<IpAddr, WireProbe>,
+    open: Vec<Receiver<ProbeResult>>,
+}
+
+/// An address that was asked for.
+#[derive(Clone, Copy, Debug)]
+struct WireProbe {
+    /// The number of the controller's probe; 0: this gateway asks for itself.
+    number: u64,
+    is_open: bool,
+    /// What came of it the last time, and when.
+    result: Option<(ProbeOutcome, BootTime)>,
+    /// Since when another host has it.
+    taken_since: Option<BootTime>,
+}
+
+impl WireProbes {
+    /// Asks for these addresses, each for the controller's probe of that number.
+    pub(super) fn ask(&mut self, layer2: &Layer2, interface: &str, asked: BTreeMap<IpAddr, u64>) {
+        if asked.is_empty() {
+            return;
+        }
+        let addresses: Vec<IpAddr> = asked.keys().copied().collect();
+        for (address, number) in asked {
+            let before = self.known.get(&address);
+            let probe = WireProbe {
+                number,
+                is_open: true,
+                // Until there is an answer to this one, that to the last one stands.
+                result: before
+                    .filter(|it| it.number == number)
+                    .and_then(|it| it.result),
+                taken_since: before.and_then(|it| it.taken_since),
+            };
+            self.known.insert(address, probe);
+        }
+        self.open.push(layer2.probe(interface, addresses));
+    }
+
+    /// Takes the results that have come.
+    pub(super) fn collect(&mut self, now: BootTime) {
+        let known = &mut self.known;
+        self.open.retain(|results| {
+            loop {
+                match results.try_recv() {
+                    Ok(ProbeResult { address, outcome }) => {
+                        if let Some(probe) = known.get_mut(&address) {
+                            probe.end(outcome, now);
+                        }
+                    }
+                    Err(TryRecvError::Empty) => return true,
+                    Err(TryRecvError::Disconnected) => return false,
+                }
+            }
+        });
+        if self.open.is_empty() {
+            // Nobody is left to answer.
+            let unanswered = self.known.values_mut().filter(|it| it.is_open);
+            unanswered.for_each(|it| it.end(ProbeOutcome::Unknown, now));
+        }
+    }
+
+    /// Forgets all but these.
+    pub(super) fn retain(&mut self, addresses: &BTreeSet<IpAddr>) {
+        self.known.retain(|address, _| addresses.contains(address));
+    }
+
+    /// Whether it is time to ask for an address for this gateway itself.
+    pub(super) fn is_due(&self, address: IpAddr, now: BootTime) -> bool {
+        let Some(probe) = self.known.get(&address) else {
+            return true;
+        };
+        match probe.result {
+            _ if probe.is_open => false,
+            Some((ProbeOutcome::Taken(_), at)) => now.since(at) >= AGAIN,
+            Some((ProbeOutcome::Free | ProbeOutcome::Unknown, at)) => now.since(at) >= RETRY,
+            None => true,
+        }
+    }
+
+    /// When nobody had an address the last time that it was asked for, if so.
+    pub(super) fn free_at(&self, address: IpAddr) -> Option<BootTime> {
+        match self.known.get(&address)?.result? {
+            (ProbeOutcome::Free, at) => Some(at),
+            (ProbeOutcome::Taken(_) | ProbeOutcome::Unknown, _) => None,
+        }
+    }
+
+    /// Who has an address, and since when.
+    pub(super) fn taken(&self, address: IpAddr) -> Option<(HardwareAddress, BootTime)> {
+        let probe = self.known.get(&address)?;
+        match probe.result? {
+            (ProbeOutcome::Taken(hardware), at) => {
+                Some((hardware, probe.taken_since.unwrap_or(at)))
+            }
+            (ProbeOutcome::Free | ProbeOutcome::Unknown, _) => None,
+        }
+    }
+
+    /// The number of the controller's probe for which an address was asked for last.
+    pub(super) fn number(&self, address: IpAddr) -> Option<u64> {
+        Some(self.known.get(&address)?.number)
+    }
+
+    /// What came of the controller's probe of this number; none: nothing yet.
+    pub(super) fn outcome(&self, address: IpAddr, number: u64) -> Option<ProbeOutcome> {
+        let probe = self.known.get(&address).filter(|it| it.number == number)?;
+        probe.result.map(|(outcome, _)| outcome)
+    }
+}
+
+impl WireProbe {
+    fn end(&mut self, outcome: ProbeOutcome, now: BootTime) {
+        self.is_open = false;
+        self.taken_since = match outcome {
+            ProbeOutcome::Taken(_) => self.taken_since.or(Some(now)),
+            ProbeOutcome::Free => None,
+            ProbeOutcome::Unknown => self.taken_since,
+        };
+        self.result = Some((outcome, now));
+    }
+}
