@@ -101,6 +101,9 @@ impl Allocations {
     pub(crate) fn release_address(&mut self, address: IpAddr, service: &Service) {
         let last = self.holders.remove(address, &service.name);
         self.pools.release(address, &service.name.namespace, last);
+        if last {
+            self.probes.let_go(address);
+        }
     }
 
     /// The families that a Service is to have, given what it holds.

@@ -121,7 +121,9 @@ impl State {
 impl Allocations {
     /// Has the statuses of pools say what gateways are asked.
     pub(crate) fn show_probes(&mut self) {
-        self.pools.set_probing(self.probes.asked());
+        if let Some(asked) = self.probes.news() {
+            self.pools.set_probing(asked);
+        }
     }
 
     /// What `explain` says of addresses that a Service has not got, or that are not shown yet.

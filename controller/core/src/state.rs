@@ -471,6 +471,7 @@ impl State {
             let held = !self.allocations.holders.of(address).is_empty();
             pools.put_aside(address, Some(&aside.hardware_address), held);
         }
+        self.allocations.probes.pools_have_changed();
         self.allocations.pools = pools;
         self.changed.extend(self.index.slots());
     }

@@ -109,6 +109,8 @@ pub struct Fleet {
     handover: Handover,
     /// See [`Self::ask_first`].
     asks_first: bool,
+    /// The addresses that no gateway has owned since they are contended for.
+    never_owned: BTreeSet<IpAddr>,
     changes: Vec<OwnershipChange>,
     predecessors: FormerOwners,
     /// The time of day when it began, and the time since the machine started.
@@ -126,8 +128,6 @@ struct Contest {
     able_since: BootTime,
     /// Nobody owns it since then, but for members that have become silent.
     vacant_since: BootTime,
-    /// A gateway owns it, or has since it is contended for.
-    had_owner: bool,
     /// When it was found the last time that no other host uses it.
     free_since: Option<BootTime>,
     /// Since when another one goes on with an older term than ours.
@@ -162,6 +162,7 @@ impl Fleet {
             last_frozen: None,
             handover: Handover::default(),
             asks_first: false,
+            never_owned: BTreeSet::new(),
             changes: Vec::new(),
             predecessors: FormerOwners::default(),
         }
@@ -184,11 +185,11 @@ impl Fleet {
         let mut former = std::mem::take(&mut self.addresses);
         for (address, candidacy) in wanted {
             let contest = former.remove(&address).unwrap_or_else(|| {
-                let mut theirs = self.members.terms(address);
+                if self.owner(address, now).is_none() {
+                    self.never_owned.insert(address);
+                }
                 Contest {
                     vacant_since: now,
-                    had_owner: theirs
-                        .any(|(name, term)| term.goes_on() && self.members.is_alive(name, now)),
                     ..Contest::default()
                 }
             });
@@ -212,6 +213,7 @@ impl Fleet {
             }
         }
         for address in former.into_keys() {
+            self.never_owned.remove(&address);
             self.give_up(address, now);
         }
     }
@@ -311,10 +313,12 @@ impl Fleet {
         if newest > own && own.is_some() {
             self.give_up(address, now);
         }
-        if let Some(contest) = self.addresses.get_mut(&address) {
-            match newest {
-                Some(_) => contest.had_owner = true,
-                None => contest.vacant_since = now,
+        match newest {
+            Some(_) => drop(self.never_owned.remove(&address)),
+            None => {
+                if let Some(contest) = self.addresses.get_mut(&address) {
+                    contest.vacant_since = now;
+                }
             }
         }
     }
@@ -406,9 +410,7 @@ impl Fleet {
             term: term.number,
         });
         self.terms.set(address, term);
-        if let Some(contest) = self.addresses.get_mut(&address) {
-            contest.had_owner = true;
-        }
+        self.never_owned.remove(&address);
     }
 
     /// Whether there are addresses, and this gateway can serve none of them: one that has just started can in a moment,

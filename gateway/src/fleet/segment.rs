@@ -192,7 +192,7 @@ impl RunningSegment {
             wanted.insert(*address, candidacy);
         }
         self.fleet.set_addresses(now, wanted);
-        self.probes.retain(&self.segment.addresses);
+        self.probes.retain(&self.segment.addresses, now);
     }
 
     /// Asks who has the addresses that the controller wants to know of, and those that this gateway would be the

@@ -20,7 +20,15 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct WireProbes {
     known: BTreeMap<IpAddr, WireProbe>,
-    open: Vec<Receiver<ProbeResult>>,
+    open: Vec<ProbeRound>,
+}
+
+/// Addresses that were asked for together.
+#[derive(Debug)]
+struct ProbeRound {
+    results: Receiver<ProbeResult>,
+    /// Those without a result yet.
+    left: BTreeSet<IpAddr>,
 }
 
 /// An address that was asked for.
@@ -41,7 +49,7 @@ impl WireProbes {
         if asked.is_empty() {
             return;
         }
-        let addresses: Vec<IpAddr> = asked.keys().copied().collect();
+        let left: BTreeSet<IpAddr> = asked.keys().copied().collect();
         for (address, number) in asked {
             let before = self.known.get(&address);
             let probe = WireProbe {
@@ -55,35 +63,46 @@ impl WireProbes {
             };
             self.known.insert(address, probe);
         }
-        self.open.push(layer2.probe(interface, addresses));
+        let results = layer2.probe(interface, left.iter().copied().collect());
+        self.open.push(ProbeRound { results, left });
     }
 
     /// Takes the results that have come.
     pub(super) fn collect(&mut self, now: BootTime) {
         let known = &mut self.known;
-        self.open.retain(|results| {
+        let mut unanswered = BTreeSet::new();
+        self.open.retain_mut(|round| {
             loop {
-                match results.try_recv() {
+                match round.results.try_recv() {
                     Ok(ProbeResult { address, outcome }) => {
+                        round.left.remove(&address);
                         if let Some(probe) = known.get_mut(&address) {
                             probe.end(outcome, now);
                         }
                     }
                     Err(TryRecvError::Empty) => return true,
-                    Err(TryRecvError::Disconnected) => return false,
+                    Err(TryRecvError::Disconnected) => {
+                        unanswered.append(&mut round.left);
+                        return false;
+                    }
                 }
             }
         });
-        if self.open.is_empty() {
-            // Nobody is left to answer.
-            let unanswered = self.known.values_mut().filter(|it| it.is_open);
-            unanswered.for_each(|it| it.end(ProbeOutcome::Unknown, now));
+        for address in unanswered {
+            // Nobody is left to answer, unless it was asked again.
+            if !self.open.iter().any(|round| round.left.contains(&address))
+                && let Some(probe) = self.known.get_mut(&address)
+            {
+                probe.end(ProbeOutcome::Unknown, now);
+            }
         }
     }
 
-    /// Forgets all but these.
-    pub(super) fn retain(&mut self, addresses: &BTreeSet<IpAddr>) {
-        self.known.retain(|address, _| addresses.contains(address));
+    /// Forgets all but these, and what was found a moment ago: the address that it was may be given out now.
+    pub(super) fn retain(&mut self, addresses: &BTreeSet<IpAddr>, now: BootTime) {
+        let is_recent = |it: &WireProbe| it.result.is_some_and(|(_, at)| now.since(at) < AGAIN);
+        self.known
+            .retain(|address, it| addresses.contains(address) || is_recent(it));
     }
 
     /// Whether it is time to ask for an address for this gateway itself.
@@ -139,5 +158,74 @@ impl WireProbe {
             ProbeOutcome::Unknown => self.taken_since,
         };
         self.result = Some((outcome, now));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+
+    const NOW: BootTime = BootTime(Duration::from_secs(100));
+
+    fn address(n: u8) -> IpAddr {
+        [203, 0, 113, n].into()
+    }
+
+    /// Asks for these addresses. The answers are to come from there.
+    fn asked(probes: &mut WireProbes, addresses: &[IpAddr]) -> Sender<ProbeResult> {
+        let (sender, results) = channel();
+        for address in addresses {
+            let probe = WireProbe {
+                number: 0,
+                is_open: true,
+                result: None,
+                taken_since: None,
+            };
+            probes.known.insert(*address, probe);
+        }
+        let left = addresses.iter().copied().collect();
+        probes.open.push(ProbeRound { results, left });
+        sender
+    }
+
+    #[test]
+    fn an_address_whose_answer_will_not_come_waits_for_no_other_one() {
+        let mut probes = WireProbes::default();
+        let (one, two) = (address(1), address(2));
+        let slow = asked(&mut probes, &[one]);
+        drop(asked(&mut probes, &[two]));
+        probes.collect(NOW);
+        assert_eq!(probes.outcome(one, 0), None);
+        assert_eq!(probes.outcome(two, 0), Some(ProbeOutcome::Unknown));
+        // What is asked again has another answer to come.
+        drop(slow);
+        let again = asked(&mut probes, &[one]);
+        probes.collect(NOW);
+        assert_eq!(probes.outcome(one, 0), None);
+        let outcome = ProbeOutcome::Free;
+        again
+            .send(ProbeResult {
+                address: one,
+                outcome,
+            })
+            .unwrap();
+        probes.collect(NOW);
+        assert_eq!(probes.free_at(one), Some(NOW));
+    }
+
+    #[test]
+    fn what_was_found_is_known_when_the_address_is_given_out_a_moment_later() {
+        let mut probes = WireProbes::default();
+        let answers = asked(&mut probes, &[address(1)]);
+        let (address, outcome) = (address(1), ProbeOutcome::Free);
+        answers.send(ProbeResult { address, outcome }).unwrap();
+        probes.collect(NOW);
+        probes.retain(&BTreeSet::new(), NOW.after(AGAIN / 2));
+        assert_eq!(probes.free_at(address), Some(NOW));
+        probes.retain(&BTreeSet::new(), NOW.after(AGAIN));
+        assert_eq!(probes.free_at(address), None);
     }
 }

@@ -7,21 +7,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::handover::Handover;
-use super::{BootTime, Contest, Fleet};
+use super::{BootTime, Fleet};
 
 /// So long an answer counts that nobody uses an address.
 const FRESH: Duration = Duration::from_secs(10);
-
-impl Contest {
-    /// Since when nobody uses the address, where that is to be known first; the error: it is not known.
-    pub(super) fn free_for_first_term(&self, now: BootTime) -> Result<Option<BootTime>, NotAsked> {
-        match self.free_since {
-            _ if self.had_owner => Ok(None),
-            Some(since) if now.since(since) <= FRESH => Ok(Some(since)),
-            _ => Err(NotAsked),
-        }
-    }
-}
 
 /// It is not known whether another host uses an address.
 #[derive(Debug)]
@@ -38,16 +27,34 @@ impl Fleet {
         if !self.asks_first || self.handover == Handover::Leaving {
             return Vec::new();
         }
-        let all = self.addresses.iter();
-        let unasked = all.filter(|(_, it)| {
-            it.is_able && it.candidates.contains(&self.own) && it.free_for_first_term(now).is_err()
+        // Nearly always there is none: this is asked all the time.
+        let unasked = self.never_owned.iter().filter(|address| {
+            let contest = self.addresses.get(*address);
+            contest.is_some_and(|it| it.is_able && it.candidates.contains(&self.own))
+                && self.free_for_first_term(**address, now).is_err()
         });
-        unasked.map(|(address, _)| *address).collect()
+        unasked.copied().collect()
+    }
+
+    /// Since when nobody uses the address, where that is to be known first; the error: it is not known.
+    pub(super) fn free_for_first_term(
+        &self,
+        address: IpAddr,
+        now: BootTime,
+    ) -> Result<Option<BootTime>, NotAsked> {
+        if !self.asks_first || self.had_owner(address) {
+            return Ok(None);
+        }
+        let free_since = self.addresses.get(&address).and_then(|it| it.free_since);
+        match free_since {
+            Some(since) if now.since(since) <= FRESH => Ok(Some(since)),
+            _ => Err(NotAsked),
+        }
     }
 
     /// Whether a gateway has owned the address since it is contended for.
     pub fn had_owner(&self, address: IpAddr) -> bool {
-        self.addresses.get(&address).is_some_and(|it| it.had_owner)
+        self.addresses.contains_key(&address) && !self.never_owned.contains(&address)
     }
 
     /// Nobody uses this address, as was found at that time.

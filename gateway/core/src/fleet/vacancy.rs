@@ -132,12 +132,10 @@ impl Fleet {
 
     fn vacancy(&self, address: IpAddr, contest: &Contest, now: BootTime) -> Option<VacantAddress> {
         let mut since = contest.vacant_since;
-        if self.asks_first {
-            match contest.free_for_first_term(now) {
-                Ok(None) => {}
-                Ok(Some(free)) => since = since.max(free),
-                Err(NotAsked) => return None,
-            }
+        match self.free_for_first_term(address, now) {
+            Ok(None) => {}
+            Ok(Some(free)) => since = since.max(free),
+            Err(NotAsked) => return None,
         }
         for (name, _) in self
             .members

@@ -4,7 +4,7 @@
 //! Whoever says that it has the address has it. Somebody who probes for the same address at the same time does not
 //! count, unlike in RFC 5227: gateways of a fleet hear of a new address together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ struct Probing {
 #[derive(Debug, Default)]
 pub(super) struct Probes {
     open: BTreeMap<IpAddr, Probing>,
+    /// The same by time.
+    due: BTreeSet<(BootTime, IpAddr)>,
     results: Vec<ProbeResult>,
 }
 
@@ -57,7 +59,14 @@ impl Probes {
             left: QUESTIONS,
             at: now,
         };
-        self.open.insert(address, probing);
+        self.put(address, probing);
+    }
+
+    fn put(&mut self, address: IpAddr, probing: Probing) {
+        if let Some(before) = self.open.insert(address, probing) {
+            self.due.remove(&(before.at, address));
+        }
+        self.due.insert((probing.at, address));
     }
 
     /// Somebody says that it has the address.
@@ -76,7 +85,9 @@ impl Probes {
     }
 
     fn conclude(&mut self, address: IpAddr, outcome: ProbeOutcome) {
-        self.open.remove(&address);
+        if let Some(before) = self.open.remove(&address) {
+            self.due.remove(&(before.at, address));
+        }
         self.results.push(ProbeResult { address, outcome });
     }
 
@@ -86,27 +97,29 @@ impl Probes {
         now: BootTime,
         may_send: impl FnOnce() -> bool,
     ) -> Option<IpAddr> {
-        let over = self.open.iter();
-        let over = over.filter(|(_, it)| it.at <= now && it.left == 0);
-        let over: Vec<_> = over.map(|(address, _)| *address).collect();
-        for address in over {
-            self.conclude(address, ProbeOutcome::Free);
+        while let Some(&(at, address)) = self.due.first()
+            && at <= now
+        {
+            let probing = *self.open.get(&address)?;
+            if probing.left == 0 {
+                self.conclude(address, ProbeOutcome::Free);
+                continue;
+            }
+            if !may_send() {
+                return None;
+            }
+            let left = probing.left - 1;
+            let next = if left == 0 { PATIENCE } else { SPACING };
+            let at = now.after(next);
+            self.put(address, Probing { left, at });
+            return Some(address);
         }
-        let (address, due) = self.open.iter_mut().find(|(_, it)| it.at <= now)?;
-        if !may_send() {
-            return None;
-        }
-        due.left -= 1;
-        due.at = match due.left {
-            0 => now.after(PATIENCE),
-            _ => now.after(SPACING),
-        };
-        Some(*address)
+        None
     }
 
     /// When [`Self::take_due`] has something to do.
     pub(super) fn due_at(&self) -> Option<BootTime> {
-        self.open.values().map(|it| it.at).min()
+        self.due.first().map(|(at, _)| *at)
     }
 
     pub(super) fn take_results(&mut self) -> Vec<ProbeResult> {

@@ -52,6 +52,8 @@ pub struct Responder {
     schedule: AnnouncementSchedule,
     conflicts: Conflicts,
     probes: Probes,
+    /// Whether probes were asked first the last time, and announcements are this time.
+    were_probes_first: bool,
 }
 
 impl Responder {
@@ -64,6 +66,7 @@ impl Responder {
             schedule: AnnouncementSchedule::default(),
             conflicts: Conflicts::default(),
             probes: Probes::default(),
+            were_probes_first: false,
         }
     }
 
@@ -236,10 +239,28 @@ impl Responder {
 
     /// The next frame that is due. To be called until there is none, or enough has been sent for now.
     pub fn next_due(&mut self, now: BootTime, right: BootTime) -> Option<OutgoingFrame> {
-        let schedule = &mut self.schedule;
-        if let Some(address) = self.probes.take_due(now, || schedule.may_send(now)) {
-            return Some(self.question(address));
+        // They share a rate, and thousands of the one do not keep the others waiting.
+        self.were_probes_first = !self.were_probes_first;
+        match self.were_probes_first {
+            true => match self.next_probe(now) {
+                Some(question) => Some(question),
+                None => self.next_claim(now, right),
+            },
+            false => match self.next_claim(now, right) {
+                Some(claim) => Some(claim),
+                None => self.next_probe(now),
+            },
         }
+    }
+
+    fn next_probe(&mut self, now: BootTime) -> Option<OutgoingFrame> {
+        let schedule = &mut self.schedule;
+        let address = self.probes.take_due(now, || schedule.may_send(now))?;
+        Some(self.question(address))
+    }
+
+    /// What is due for addresses that it owns.
+    fn next_claim(&mut self, now: BootTime, right: BootTime) -> Option<OutgoingFrame> {
         if now > right {
             return None;
         }
@@ -268,7 +289,9 @@ impl Responder {
     pub fn due_at(&self, now: BootTime, right: BootTime) -> Option<BootTime> {
         let claims = [self.conflicts.due_at(), self.schedule.due_at()];
         let claims = claims.into_iter().flatten().filter(|_| now <= right);
-        claims.chain(self.probes.due_at()).min()
+        let probe = self.probes.due_at();
+        let probe = probe.map(|at| at.max(self.schedule.may_send_at()));
+        claims.chain(probe).min()
     }
 
     fn announcement(

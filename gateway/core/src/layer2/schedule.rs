@@ -252,7 +252,12 @@ impl AnnouncementSchedule {
             false => BootTime::default(),
             true => later.map_or(self.round_at, |at| at.min(self.round_at)),
         };
-        Some(due.max(self.used_until.before(BURST).after(SPACING)))
+        Some(due.max(self.may_send_at()))
+    }
+
+    /// When [`Self::may_send`] allows a frame, at the earliest.
+    pub(super) fn may_send_at(&self) -> BootTime {
+        self.used_until.before(BURST).after(SPACING)
     }
 }
 

@@ -240,3 +240,27 @@ fn a_probe_on_a_link_that_goes_away_has_no_answer() {
     };
     assert_eq!(responder.take_probe_results(), [wanted]);
 }
+
+#[test]
+fn thousands_of_probes_do_not_keep_announcements_waiting() {
+    let mut responder = responder();
+    let many = (0..4000).map(|n| IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + n)));
+    responder.probe(at(QUIET), many);
+    // The rate is used up.
+    while responder.next_due(at(QUIET), FOREVER).is_some() {}
+    let due = responder.due_at(at(QUIET), FOREVER);
+    assert!(due.is_some_and(|due| at(QUIET) < due), "{due:?}");
+    let now = at(QUIET + 10);
+    responder.set_owned(now, &terms(&[v4(1).into(), v6(1).into(), v4(2).into()], 1));
+    let said: Vec<_> = (0..4)
+        .filter_map(|_| responder.next_due(now, FOREVER))
+        .collect();
+    let claims = said.iter().filter(|it| it.kind.claims());
+    assert!(claims.count() >= 2, "{said:?}");
+    let mut results = Vec::new();
+    for ms in QUIET + 10..QUIET + 8000 {
+        while responder.next_due(at(ms), FOREVER).is_some() {}
+        results.extend(responder.take_probe_results());
+    }
+    assert_eq!(results.len(), 4000);
+}
