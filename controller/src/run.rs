@@ -373,9 +373,12 @@ impl<S: Store> Handle<S> {
         lock(&self.shared).rows.gateways()
     }
 
-    /// Rows for `get addresses`: what gateways say of external addresses.
+    /// Rows for `get addresses`: what gateways say of external addresses, but for what a dead one may have said.
     pub fn addresses(&self) -> Vec<AddressRow> {
-        lock(&self.shared).rows.addresses()
+        let shared = lock(&self.shared);
+        let mut rows = shared.rows.addresses();
+        rows.retain(|row| !shared.state.is_overtaken(row.address, &row.gateway));
+        rows
     }
 
     /// What the gateway of this process says of them.

@@ -3,6 +3,9 @@
 //! While an address goes from one gateway to another, two may say that they own it, or none: their reports come
 //! one after the other. So that counts only when it has lasted for [`UNSETTLED`]. Time comes with
 //! [`AddressReports::review`]; gateways renew their Leases all the time, so it is called often enough.
+//!
+//! One that is dead says nothing new: until its Lease has run out there stands in it that it owns what another one has
+//! taken. So who owns an address by an older term counts only if it was heard again since.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,6 +19,10 @@ use fairway_config::time::Timestamp;
 /// something new to say of an address says it in less.
 pub(crate) const UNSETTLED: i64 = 10;
 
+/// So long after an address became unsettled a gateway that is heard knows of it; in seconds. A Lease that is on its
+/// way meanwhile does not.
+const KNOWN: i64 = 2;
+
 /// What gateways say of addresses.
 #[derive(Debug, Default)]
 pub(crate) struct AddressReports {
@@ -24,6 +31,10 @@ pub(crate) struct AddressReports {
     /// Addresses of which the verdict may have changed since the last review.
     touched: BTreeSet<IpAddr>,
     unsettled: BTreeMap<IpAddr, Unsettled>,
+    /// When each gateway was heard the last time.
+    heard: BTreeMap<ClusterName, Timestamp>,
+    /// Those that were heard since the last review.
+    heard_now: BTreeSet<ClusterName>,
 }
 
 /// An address that has not one owner.
@@ -77,6 +88,24 @@ impl AddressReports {
         self.reports.is_empty()
     }
 
+    /// A gateway has renewed its Lease.
+    pub(crate) fn hear(&mut self, gateway: &ClusterName) {
+        self.heard_now.insert(Arc::clone(gateway));
+    }
+
+    /// There is no such gateway any more.
+    pub(crate) fn forget(&mut self, gateway: &ClusterName) {
+        self.heard.remove(gateway);
+        self.heard_now.remove(gateway);
+    }
+
+    /// Whether what a gateway says of an address that is unsettled is what it still says.
+    pub(crate) fn still_says(&self, address: IpAddr, gateway: &ClusterName) -> bool {
+        let since = self.unsettled.get(&address).map(|it| it.since);
+        let heard = self.heard.get(gateway);
+        since.is_some_and(|since| heard.is_some_and(|at| since.0 + KNOWN <= at.0))
+    }
+
     /// A gateway counts now, or does not any more: the verdicts on all addresses may have changed.
     pub(crate) fn touch_all(&mut self) {
         self.touched.extend(self.reports.keys());
@@ -91,6 +120,19 @@ impl AddressReports {
         is_settled: impl Fn(&Self, IpAddr) -> bool,
     ) -> Vec<IpAddr> {
         let mut changed = Vec::new();
+        for gateway in std::mem::take(&mut self.heard_now) {
+            let before = self.heard.insert(Arc::clone(&gateway), now);
+            let is_news = |since: Timestamp| {
+                let known = since.0 + KNOWN;
+                known <= now.0 && before.is_none_or(|before| before.0 < known)
+            };
+            let news = self.unsettled.iter().filter(|(address, it)| {
+                it.lasts
+                    && is_news(it.since)
+                    && self.of(**address).any(|(name, _)| *name == gateway)
+            });
+            changed.extend(news.map(|(address, _)| *address));
+        }
         for address in std::mem::take(&mut self.touched) {
             if !self.reports.contains_key(&address) || is_settled(self, address) {
                 if self.unsettled.remove(&address).is_some_and(|it| it.lasts) {

@@ -78,6 +78,12 @@ impl GatewayTable {
             None => GatewayProgress::Gone,
         };
         let (before, now) = (progress(before.as_ref()), progress(status));
+        match status {
+            // One whose Lease runs out is not heard.
+            Some(_) if now != GatewayProgress::Gone => self.addresses.hear(name),
+            Some(_) => {}
+            None => self.addresses.forget(name),
+        }
         if (before == GatewayProgress::Gone) != (now == GatewayProgress::Gone) {
             // It counts from now on, or does not any more.
             self.addresses.touch_all();
@@ -98,7 +104,27 @@ impl GatewayTable {
 
     /// Who owns an address, by what the gateways that live say.
     pub(crate) fn verdict(&self, address: IpAddr) -> AddressVerdict<'_> {
-        self.verdict_by(&self.addresses, address)
+        let mut verdict = self.verdict_by(&self.addresses, address);
+        if self.are_processes
+            && let AddressVerdict::Owned { others, .. } = &mut verdict
+        {
+            others.retain(|name| self.addresses.still_says(address, name));
+        }
+        verdict
+    }
+
+    /// Whether a gateway says that it owns an address that another one has taken since, and has not been heard again:
+    /// it may be dead.
+    pub(crate) fn is_overtaken(&self, address: IpAddr, gateway: &str) -> bool {
+        let verdict = self.verdict_by(&self.addresses, address);
+        match &verdict {
+            AddressVerdict::Owned { others, .. } => others.iter().any(|name| {
+                ***name == *gateway
+                    && self.are_processes
+                    && !self.addresses.still_says(address, name)
+            }),
+            _ => false,
+        }
     }
 
     fn verdict_by<'a>(&self, addresses: &'a AddressReports, address: IpAddr) -> AddressVerdict<'a> {

@@ -338,6 +338,11 @@ impl State {
         })
     }
 
+    /// Whether a gateway says that it owns an address that another one has taken since, and has not been heard again.
+    pub fn is_overtaken(&self, address: IpAddr, gateway: &str) -> bool {
+        self.gateways.is_overtaken(address, gateway)
+    }
+
     /// Takes in the addresses of a node, which are given to no Service. Where one is in a pool,
     /// which should not be, every Service is looked at again, as after a change of the pool.
     fn put_node(&mut self, name: &ClusterName, node: Option<&Node>) {

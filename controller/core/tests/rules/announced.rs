@@ -108,6 +108,21 @@ fn unannounced(gateways: &[(Serves, Says)]) -> &'static str {
     }
 }
 
+/// What a gateway says of itself that serves so.
+fn progress(serves: Serves, revision: u64) -> GatewayProgress {
+    match serves {
+        Serves::Gone => GatewayProgress::Gone,
+        Serves::Behind => GatewayProgress::Behind {
+            why: "it starts".to_owned(),
+        },
+        Serves::Well | Serves::NoEndpoints | Serves::Fails => GatewayProgress::Applied {
+            revision,
+            since_start: true,
+            untold: Default::default(),
+        },
+    }
+}
+
 /// The reason, the owner, and whether there is a conflict.
 fn wanted(gateways: &[(Serves, Says)], lasts: bool) -> (&'static str, Option<usize>, bool) {
     let lives =
@@ -167,20 +182,7 @@ fn a_service_is_programmed_where_one_live_gateway_owns_its_address_and_serves_it
         let revision = world.revision;
         for (n, (serves, said)) in gateways.iter().enumerate() {
             let name = &*format!("edge-{n}");
-            world.gateway(
-                name,
-                match serves {
-                    Gone => GatewayProgress::Gone,
-                    Behind => GatewayProgress::Behind {
-                        why: "it starts".to_owned(),
-                    },
-                    Well | NoEndpoints | Fails => GatewayProgress::Applied {
-                        revision,
-                        since_start: true,
-                        untold: Default::default(),
-                    },
-                },
-            );
+            world.gateway(name, progress(*serves, revision));
             match serves {
                 NoEndpoints => world.say_of_another("shop", says(name, &[], 0)),
                 Fails => world.say_of_another("shop", says(name, &[(80, failed())], 1)),
@@ -190,6 +192,10 @@ fn a_service_is_programmed_where_one_live_gateway_owns_its_address_and_serves_it
         }
         for seconds in [0, 10] {
             world.pass(seconds);
+            // All go on.
+            for (n, (serves, _)) in gateways.iter().enumerate() {
+                world.gateway(&format!("edge-{n}"), progress(*serves, revision));
+            }
             let (reason, owner, is_contested) = wanted(&gateways, seconds > 0);
             let what = format!("{gateways:?} after {seconds} s");
             assert_eq!(
@@ -252,15 +258,40 @@ fn an_address_that_goes_from_one_gateway_to_another_is_announced_all_the_time() 
     world.address("edge-1", ADDRESS, Some(elsewhere));
     world.pass(100);
     assert_eq!(world.condition("shop", PROGRAMMED), WELL);
-    // Two that go on are told of, and that it is over, too.
+    // One that has died says nothing new, and is heard no more.
     world.address("edge-1", ADDRESS, owned(5));
-    world.pass(10);
+    assert!(world.is_overtaken(ADDRESS, "edge-1") && !world.is_overtaken(ADDRESS, "edge-2"));
+    world.pass(20);
+    assert_eq!(world.condition("shop", PROGRAMMED), WELL);
+    assert_eq!(world.condition("shop", ADDRESS_CONFLICT), None);
+    assert_eq!(world.owners("shop"), [Some("edge-2".to_owned())]);
+    // Two that go on are told of, and that it is over, too.
+    world.applied("edge-1", 102);
+    assert!(!world.is_overtaken(ADDRESS, "edge-1"));
     let twice = "10.0.0.1 is owned by edge-2 and edge-1 at once: they do not hear each other";
     assert_eq!(world.message("shop", PROGRAMMED), twice);
     assert_eq!(world.message("shop", ADDRESS_CONFLICT), twice);
     world.gateway("edge-1", GatewayProgress::Gone);
     assert_eq!(world.condition("shop", PROGRAMMED), WELL);
     assert_eq!(world.condition("shop", ADDRESS_CONFLICT), None);
+}
+
+#[test]
+fn two_owners_that_go_on_are_told_of_after_a_while() {
+    let mut world = World::new(in_cluster(), vec![announced_pool()]);
+    world.put([service("shop", 1)]);
+    for (name, term) in [("edge-1", 5), ("edge-2", 6)] {
+        world.applied(name, 100);
+        world.address(name, ADDRESS, Some(report(AddressState::Owned, term)));
+    }
+    // What a Lease says that was on its way is no evidence.
+    world.pass(1);
+    world.applied("edge-1", 101);
+    world.pass(9);
+    assert_eq!(world.condition("shop", ADDRESS_CONFLICT), None);
+    world.applied("edge-1", 102);
+    let twice = "10.0.0.1 is owned by edge-2 and edge-1 at once: they do not hear each other";
+    assert_eq!(world.message("shop", ADDRESS_CONFLICT), twice);
 }
 
 #[test]

@@ -243,6 +243,12 @@ impl World {
         owners.map(|it| it.owner.map(|it| it.to_string())).collect()
     }
 
+    /// Whether what that gateway says of an address may be what it said before it died.
+    pub(crate) fn is_overtaken(&self, address: &str, gateway: &str) -> bool {
+        let address = address.parse().unwrap();
+        self.state.is_overtaken(address, gateway)
+    }
+
     /// How many gateways serve a Service, of how many.
     pub(crate) fn serving(&self, name: &str) -> (usize, usize) {
         let traffic = self.state.traffic(&ServiceName::new("web", name)).unwrap();
