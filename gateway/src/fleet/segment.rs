@@ -59,8 +59,13 @@ impl SegmentProblem {
     }
 
     /// Whether it is there with every start, for a moment.
-    pub(super) fn is_passing(&self) -> bool {
+    fn is_passing(&self) -> bool {
         matches!(self, Self::Mute(_, SegmentFault::NotYet))
+    }
+
+    /// Whether it ends some seconds after a start. Without the key nobody knows what other gateways have.
+    fn ends_soon(&self) -> bool {
+        self.is_passing() || matches!(self, Self::NoKey)
     }
 }
 
@@ -245,7 +250,7 @@ impl RunningSegment {
         now: BootTime,
     ) -> Option<ProbeOutcome> {
         match &self.problem {
-            Some(problem) if problem.is_passing() => None,
+            Some(problem) if problem.ends_soon() => None,
             Some(_) => Some(ProbeOutcome::Unknown),
             // What a gateway has is not another host's.
             None if self.fleet.is_listening(now) => None,
