@@ -316,7 +316,7 @@ mod tests {
             .asked
             .iter()
             .map(|(at, it)| (*at, it.number))
-            .last()
+            .next_back()
             .unwrap();
         answer(&mut probes, address, number);
         assert_eq!(
