@@ -21,11 +21,14 @@ const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_DELETE_ELEM: libc::c_long = 3;
 const PROG_LOAD: libc::c_long = 5;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const PROG_QUERY: libc::c_long = 16;
 const LINK_CREATE: libc::c_long = 28;
 
-/// `BPF_MAP_TYPE_HASH`, `BPF_MAP_TYPE_ARRAY`, `BPF_MAP_TYPE_LRU_HASH`, `BPF_MAP_TYPE_SOCKMAP`.
+/// `BPF_MAP_TYPE_HASH`, `BPF_MAP_TYPE_ARRAY`, `BPF_MAP_TYPE_PERCPU_ARRAY`, `BPF_MAP_TYPE_LRU_HASH`, `BPF_MAP_TYPE_SOCKMAP`.
 const HASH: u32 = 1;
 const ARRAY: u32 = 2;
+const PERCPU_ARRAY: u32 = 6;
 const LRU_HASH: u32 = 9;
 const SOCKMAP: u32 = 15;
 
@@ -42,6 +45,9 @@ const BEFORE: u32 = 1 << 3;
 
 /// `BPF_F_NO_PREALLOC`: an entry takes memory when it is added.
 const NO_PREALLOC: u32 = 1;
+
+/// `BPF_MPROG_MAX`: the most programs in one row.
+const ROW: usize = 64;
 
 /// Some helpers are only for programs under the GPL. Those that this program calls are not among them.
 const LICENSE: &CStr = c"Apache-2.0";
@@ -91,6 +97,34 @@ struct LinkCreate {
     target: u32,
     attach: u32,
     flags: u32,
+}
+
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct ProgramQuery {
+    target: u32,
+    attach: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    _pad: u32,
+}
+
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct ObjectInfo {
+    object: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The begin of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct ProgramInfo {
+    kind: u32,
+    number: u32,
 }
 
 /// A map from keys of `K` bytes to values of `V`.
@@ -176,6 +210,11 @@ pub(crate) fn counter() -> io::Result<Map<4, 8>> {
     Map::create(ARRAY, 1, 0)
 }
 
+/// One number for each processor, which programs alone read and write. Its key is 0.
+pub(crate) fn processor_numbers() -> io::Result<Map<4, 8>> {
+    Map::create(PERCPU_ARRAY, 1, 0)
+}
+
 /// Has the network namespace of this thread run a program whenever it looks for a socket, until the returned
 /// descriptor is closed.
 ///
@@ -205,9 +244,57 @@ pub(crate) fn load_for_ingress(code: &[Instruction]) -> io::Result<OwnedFd> {
 /// until the returned descriptor is closed. The other programs there run after it.
 ///
 /// # Errors
-/// EINVAL: the kernel can't (before 6.6). ENODEV: there is no such interface.
+/// EINVAL: the kernel can't (before 6.6). ENODEV: there is no such interface. EEXIST: it is there already.
 pub(crate) fn attach_to_ingress(program: &OwnedFd, interface: u32) -> io::Result<OwnedFd> {
     link(program, interface, (TCX_INGRESS_ATTACH, BEFORE))
+}
+
+/// Adds a program behind the others.
+#[cfg(test)]
+pub(crate) fn attach_last_to_ingress(program: &OwnedFd, interface: u32) -> io::Result<OwnedFd> {
+    link(program, interface, (TCX_INGRESS_ATTACH, 0))
+}
+
+/// The kernel's number of a program.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn number(program: &OwnedFd) -> io::Result<u32> {
+    let mut info = ProgramInfo::default();
+    let mut attribute = ObjectInfo {
+        object: program.as_raw_fd().cast_unsigned(),
+        length: mem::size_of::<ProgramInfo>() as u32,
+        info: ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: the kernel writes as many bytes of information as is said, and the length into the attribute.
+    unsafe { ask(OBJ_GET_INFO_BY_FD, &mut attribute) }?;
+    Ok(info.number)
+}
+
+/// The kernel's numbers of the programs that it runs for each packet which arrives on the interface of that number, in
+/// their order.
+///
+/// # Errors
+/// EPERM: the process lacks CAP_NET_ADMIN. ENODEV: there is no such interface. EINVAL: the kernel can't (before 6.6).
+pub(crate) fn ingress_programs(interface: u32) -> io::Result<Vec<u32>> {
+    let mut numbers = vec![0_u32; ROW];
+    let mut attribute = ProgramQuery {
+        target: interface,
+        attach: TCX_INGRESS_ATTACH,
+        query_flags: 0,
+        attach_flags: 0,
+        programs: numbers.as_mut_ptr() as u64,
+        count: ROW as u32,
+        _pad: 0,
+    };
+    // SAFETY: the kernel writes no more numbers than is said, and how many there are into the attribute.
+    match unsafe { ask(PROG_QUERY, &mut attribute) } {
+        Ok(_) => numbers.truncate(attribute.count as usize),
+        // No program at all.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => numbers.clear(),
+        Err(error) => return Err(error),
+    }
+    Ok(numbers)
 }
 
 fn load(kind: u32, attach: u32, name: [u8; 16], code: &[Instruction]) -> io::Result<OwnedFd> {
@@ -269,17 +356,7 @@ pub(crate) fn run_on(program: &OwnedFd, frame: &[u8]) -> io::Result<(u32, Vec<u8
         duration: 0,
     };
     // SAFETY: both frames are as long as is said, and outlive the call, which writes to the second and to the attribute.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            PROG_TEST_RUN,
-            ptr::from_mut(&mut attribute),
-            mem::size_of::<TestRun>(),
-        )
-    };
-    if answer < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    unsafe { ask(PROG_TEST_RUN, &mut attribute) }?;
     out.truncate(attribute.room as usize);
     Ok((attribute.answer, out))
 }
@@ -288,7 +365,7 @@ pub(crate) fn run_on(program: &OwnedFd, frame: &[u8]) -> io::Result<(u32, Vec<u8
 ///
 /// # Safety
 /// As [`bpf`], and what it returns is a descriptor that nobody else owns.
-unsafe fn descriptor<T>(command: libc::c_long, attribute: &T) -> io::Result<OwnedFd> {
+unsafe fn descriptor<T: Copy>(command: libc::c_long, attribute: &T) -> io::Result<OwnedFd> {
     // SAFETY: as the caller says.
     let number = unsafe { bpf(command, attribute) }?;
     let number = i32::try_from(number).map_err(io::Error::other)?;
@@ -298,13 +375,23 @@ unsafe fn descriptor<T>(command: libc::c_long, attribute: &T) -> io::Result<Owne
 
 /// # Safety
 /// `attribute` is what the command takes, and what it points to is there.
-unsafe fn bpf<T>(command: libc::c_long, attribute: &T) -> io::Result<libc::c_long> {
+unsafe fn bpf<T: Copy>(command: libc::c_long, attribute: &T) -> io::Result<libc::c_long> {
+    let mut attribute = *attribute;
+    // SAFETY: as the caller says.
+    unsafe { ask(command, &mut attribute) }
+}
+
+/// The same where the kernel writes into the attribute.
+///
+/// # Safety
+/// As [`bpf`].
+unsafe fn ask<T>(command: libc::c_long, attribute: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: as the caller says.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
-            ptr::from_ref(attribute),
+            ptr::from_mut(attribute),
             mem::size_of::<T>(),
         )
     };

@@ -86,6 +86,8 @@ impl RunningFleet {
         let (sender, network) = watch::channel(None);
         let (departing, departure) = watch::channel(Departure::default());
         let signals = Arc::new(FleetSignals::default());
+        let refusals = inputs.shared.refusals.get();
+        let inquiry = refusals.map(|refusals| refusals.inquiry());
         let fleet = FleetThread {
             own: inputs.own,
             port: inputs.port,
@@ -93,7 +95,7 @@ impl RunningFleet {
             announceable: inputs.announceable,
             network,
             layer2: inputs.layer2,
-            passing: Passing::start()?,
+            passing: Passing::start(inquiry)?,
             passes_for: inputs.drain_timeout.saturating_add(HANDS_OVER),
             loops: inputs.loops,
             reports: inputs.reports,

@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fairway_gateway_core::layer2::HardwareAddress;
 
 use super::board::PassedAddress;
 use super::program::{KEY, PassingMaps, TUPLE, VALUE, key, program, value};
 use crate::bpf::{self, Map};
+use crate::steering::Inquiry;
 
 /// The most addresses. An entry takes memory when it is added.
 const ADDRESSES: u32 = 1 << 16;
@@ -17,17 +20,32 @@ const ADDRESSES: u32 = 1 << 16;
 /// only where the kernel sends SYN cookies. They take 7 MB while something is passed.
 const BEGUN: u32 = 1 << 16;
 
+/// The shortest time after which the program goes to the front again on an interface: another one may want to be there,
+/// too, and two must not do that without end.
+const FRONT: Duration = Duration::from_secs(10);
+
+/// The program on an interface.
+#[derive(Debug)]
+struct IngressLink {
+    /// The kernel's number of the program.
+    number: u32,
+    since: Instant,
+    _link: OwnedFd,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct PassingProgram {
-    program: OwnedFd,
+    /// Loaded and attached to no interface yet.
+    program: Option<OwnedFd>,
     passed: Map<KEY, VALUE>,
     /// The program alone reads and writes it.
-    _begun: Map<TUPLE, 4>,
+    begun: Map<TUPLE, 4>,
     count: Map<4, 8>,
+    inquiry: Arc<Inquiry>,
     /// How many packets were counted before.
     counted: u64,
-    links: BTreeMap<u32, OwnedFd>,
+    links: BTreeMap<u32, IngressLink>,
     entries: BTreeMap<PassedAddress, HardwareAddress>,
 }
 
@@ -36,23 +54,29 @@ impl PassingProgram {
     ///
     /// # Errors
     /// The process may not (CAP_BPF and CAP_NET_ADMIN), or the kernel can't.
-    pub(super) fn load() -> io::Result<Self> {
-        let (passed, begun) = (bpf::hash(ADDRESSES)?, bpf::lru_hash(BEGUN)?);
-        let count = bpf::counter()?;
-        let code = program(PassingMaps {
-            passed: passed.number(),
-            begun: begun.number(),
-            count: count.number(),
-        });
-        Ok(Self {
-            program: bpf::load_for_ingress(&code)?,
-            passed,
-            _begun: begun,
-            count,
+    pub(super) fn load(inquiry: &Arc<Inquiry>) -> io::Result<Self> {
+        let mut new = Self {
+            program: None,
+            passed: bpf::hash(ADDRESSES)?,
+            begun: bpf::lru_hash(BEGUN)?,
+            count: bpf::counter()?,
+            inquiry: inquiry.clone(),
             counted: 0,
             links: BTreeMap::new(),
             entries: BTreeMap::new(),
-        })
+        };
+        new.program = Some(new.load_again()?);
+        Ok(new)
+    }
+
+    /// The program once more: the kernel runs each one only once for a packet.
+    fn load_again(&self) -> io::Result<OwnedFd> {
+        bpf::load_for_ingress(&program(PassingMaps {
+            passed: self.passed.number(),
+            begun: self.begun.number(),
+            count: self.count.number(),
+            inquiry: self.inquiry.number(),
+        }))
     }
 
     /// Passes packets of these addresses, and of no other ones. Returns those of which it can't, and why.
@@ -86,19 +110,41 @@ impl PassingProgram {
         self.links
             .retain(|interface, _| interfaces.contains(interface));
         for interface in interfaces {
-            if self.links.contains_key(&interface) {
-                continue;
-            }
-            match bpf::attach_to_ingress(&self.program, interface) {
-                Ok(link) => drop(self.links.insert(interface, link)),
-                Err(error) => {
-                    let there = wanted.keys().filter(|(it, _)| *it == interface);
-                    let all = there.map(|address| (*address, copy(&error)));
-                    failed.extend(all);
-                }
+            if let Err(error) = self.go_first(interface) {
+                let there = wanted.keys().filter(|(it, _)| *it == interface);
+                let all = there.map(|address| (*address, copy(&error)));
+                failed.extend(all);
             }
         }
         failed
+    }
+
+    /// Has the program be the first one on an interface: another one that takes a packet, as a CNI's does, ends the row.
+    fn go_first(&mut self, interface: u32) -> io::Result<()> {
+        if let Some(former) = self.links.get(&interface) {
+            let row = bpf::ingress_programs(interface)?;
+            let is_there = row.contains(&former.number);
+            if row.first() == Some(&former.number) || (is_there && former.since.elapsed() < FRONT) {
+                return Ok(());
+            }
+            tracing::info!(
+                interface,
+                is_there,
+                "another program took packets before this gateway could pass them: it goes first again"
+            );
+        }
+        let program = match self.program.take() {
+            Some(program) => program,
+            None => self.load_again()?,
+        };
+        let link = IngressLink {
+            number: bpf::number(&program)?,
+            since: Instant::now(),
+            _link: bpf::attach_to_ingress(&program, interface)?,
+        };
+        // The former one goes when this one is there.
+        self.links.insert(interface, link);
+        Ok(())
     }
 
     /// How many packets were passed since the last call.
@@ -118,3 +164,7 @@ fn copy(error: &io::Error) -> io::Error {
         None => error.kind().into(),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests;

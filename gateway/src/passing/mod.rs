@@ -17,6 +17,9 @@ mod board;
 mod kernel;
 mod neighbors;
 mod program;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod testing;
 mod thread;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +29,7 @@ use std::thread::JoinHandle;
 
 use self::board::PassingShared;
 pub(crate) use self::board::{PassTarget, PassedAddress, PassingState};
+use crate::steering::Inquiry;
 
 /// See the module.
 #[derive(Debug)]
@@ -38,13 +42,16 @@ impl Passing {
     /// Starts the thread. To be called while the calling thread has CAP_BPF and CAP_NET_ADMIN; without them nothing is
     /// passed.
     ///
+    /// `inquiry`: by which the program that steers knows that no client asks for a socket; none: connections are not
+    /// steered.
+    ///
     /// # Errors
     /// The process has no thread left.
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(inquiry: Option<Arc<Inquiry>>) -> io::Result<Self> {
         let shared = Arc::new(PassingShared::default());
         let of_thread = shared.clone();
         let thread = std::thread::Builder::new().name("fairway-passing".to_owned());
-        let thread = thread.spawn(move || thread::run(&of_thread))?;
+        let thread = thread.spawn(move || thread::run(&of_thread, inquiry))?;
         Ok(Self {
             shared,
             thread: Some(thread),

@@ -73,6 +73,8 @@ pub(super) struct PassingMaps {
     pub(super) begun: i32,
     /// How many packets were passed.
     pub(super) count: i32,
+    /// By which the program that steers knows that no client asks: [`crate::steering`].
+    pub(super) inquiry: i32,
 }
 
 /// Placeholders for jump targets.
@@ -291,7 +293,14 @@ pub(super) fn program(maps: PassingMaps) -> Vec<Instruction> {
         jump(NEXT),
     ]);
     labels.push((KNOWN, code.len()));
+    // The kernel runs the program that steers in this look-up.
+    code.extend([set(R2, 0), store32(R10, AT_NUMBER, R2)]);
+    look_up(&mut code, maps.inquiry, AT_NUMBER);
     code.extend([
+        jump_if_equal(R0, 0, NEXT),
+        copy(R9, R0),
+        set(R2, 1),
+        store32(R9, 0, R2),
         copy(R1, R6),
         copy(R2, R10),
         add(R2, AT_TUPLE.into()),
@@ -299,6 +308,8 @@ pub(super) fn program(maps: PassingMaps) -> Vec<Instruction> {
         set(R4, THIS_NAMESPACE),
         set(R5, 0),
         call(SKC_LOOKUP_TCP),
+        set(R2, 0),
+        store32(R9, 0, R2),
         jump_if_equal(R0, 0, UNKNOWN),
         load32(R9, R0, STATE),
         copy(R1, R0),

@@ -1,6 +1,7 @@
 //! The thread that keeps the kernel up to date. What it does may wait for others in the kernel, and the fleet must not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 
 use super::board::{PassTarget, PassedAddress, PassingShared, PassingState};
 use super::kernel::PassingProgram;
-use super::neighbors;
+use super::neighbors::{NeighborPlace, NeighborTable};
+use crate::bpf;
 use crate::metrics::{PASSED_PACKETS, PASSING_ADDRESSES};
+use crate::steering::Inquiry;
 
 /// How often packets are counted, and neighbors looked at: a gateway may get another network card.
 const LOOK: Duration = Duration::from_secs(1);
@@ -28,7 +31,9 @@ type WantedPassing = BTreeMap<PassedAddress, PassTarget>;
 /// What the thread knows.
 #[derive(Default)]
 struct PassingThread {
+    inquiry: Option<Arc<Inquiry>>,
     program: Option<PassingProgram>,
+    neighbors: Option<NeighborTable>,
     /// The gateways that packets are passed to.
     gateways: BTreeSet<ClusterName>,
     /// Why they can't be, as it was logged.
@@ -36,13 +41,19 @@ struct PassingThread {
 }
 
 /// Runs until the handle is gone.
-pub(super) fn run(shared: &PassingShared) {
+pub(super) fn run(shared: &PassingShared, inquiry: Option<Arc<Inquiry>>) {
     keep_two_capabilities();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(PassingThread::default().run(shared)),
+        Ok(runtime) => {
+            let thread = PassingThread {
+                inquiry,
+                ..PassingThread::default()
+            };
+            runtime.block_on(thread.run(shared));
+        }
         Err(error) => tracing::error!(%error, "no packets can be passed to other gateways"),
     }
 }
@@ -95,11 +106,11 @@ impl PassingThread {
         self.count();
         let mut states = BTreeMap::new();
         if wanted.is_empty() {
-            self.program = None;
+            (self.program, self.neighbors) = (None, None);
             return (states, None);
         }
         let refused = |why: String| PassingState::Refused(why.into());
-        let mut program = match self.program.take().map_or_else(PassingProgram::load, Ok) {
+        let mut program = match self.program.take().map_or_else(|| self.load(), Ok) {
             Ok(program) => program,
             Err(error) => {
                 let state = refused(format!("the program was not loaded: {error}"));
@@ -108,8 +119,13 @@ impl PassingThread {
                 return (states, Some(RETRY));
             }
         };
-        let known = neighbors::read().await.unwrap_or_else(|error| {
+        let places = wanted
+            .iter()
+            .map(|((interface, _), to)| (*interface, to.at));
+        let known = self.look_up(places.collect()).await;
+        let known = known.unwrap_or_else(|error| {
             tracing::debug!(%error, "neighbors not read");
+            self.neighbors = None;
             BTreeMap::new()
         });
         let of = |(interface, _): &PassedAddress, to: &PassTarget| {
@@ -135,6 +151,26 @@ impl PassingThread {
             (false, false) => RETRY,
         };
         (states, Some(again))
+    }
+
+    async fn look_up(
+        &mut self,
+        places: BTreeSet<NeighborPlace>,
+    ) -> io::Result<BTreeMap<NeighborPlace, HardwareAddress>> {
+        let neighbors = match self.neighbors.take() {
+            Some(neighbors) => neighbors,
+            None => NeighborTable::open()?,
+        };
+        self.neighbors.insert(neighbors).look_up(places).await
+    }
+
+    fn load(&mut self) -> io::Result<PassingProgram> {
+        let inquiry = match self.inquiry.take() {
+            Some(inquiry) => inquiry,
+            None => Arc::new(bpf::processor_numbers()?),
+        };
+        self.inquiry = Some(inquiry.clone());
+        PassingProgram::load(&inquiry)
     }
 
     /// Adds to the counter what was passed since the last time.

@@ -23,11 +23,12 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use fairway_config::net::{ListenAddr, Protocol};
 
-use self::program::{COUNTED, KEY, REFUSED, VALUE, counted, key, program, value};
+use self::program::{COUNTED, KEY, REFUSED, SteeringMaps, VALUE, counted, key, program, value};
 use crate::bpf::{self, Map};
 use crate::slot::BindKey;
 
@@ -52,11 +53,15 @@ pub(crate) enum WhenClosed {
     Count,
 }
 
+/// By which another program says, on each processor, that it is the one that asks for a socket, and no client.
+pub(crate) type Inquiry = Map<4, 8>;
+
 /// The maps of the program in the kernel.
 #[derive(Debug)]
 pub(crate) struct Steering {
     places: Map<KEY, VALUE>,
     sockets: Map<4, 8>,
+    inquiry: Arc<Inquiry>,
     queues: u32,
     /// How many were given to places.
     given: AtomicU32,
@@ -73,10 +78,16 @@ impl Steering {
         let queues = u32::try_from(queues).unwrap_or(QUEUES).clamp(1, QUEUES);
         let places = bpf::hash(PLACES)?;
         let sockets = bpf::sockets(2 * queues)?;
-        let link = bpf::attach_to_socket_lookup(&program(places.number(), sockets.number()))?;
+        let inquiry = Arc::new(bpf::processor_numbers()?);
+        let link = bpf::attach_to_socket_lookup(&program(SteeringMaps {
+            places: places.number(),
+            sockets: sockets.number(),
+            inquiry: inquiry.number(),
+        }))?;
         Ok(Self {
             places,
             sockets,
+            inquiry,
             queues,
             given: AtomicU32::new(0),
             _link: link,
@@ -108,8 +119,13 @@ impl Steering {
         self.places.set(key(listen.0, Protocol::Tcp), value(kind))
     }
 
+    /// By which another program says that it asks for a socket.
+    pub(crate) fn inquiry(&self) -> Arc<Inquiry> {
+        self.inquiry.clone()
+    }
+
     /// Closes this bind key from now on. The count begins at 0.
-    fn shut(&self, place: BindKey, when_closed: WhenClosed) {
+    pub(crate) fn shut(&self, place: BindKey, when_closed: WhenClosed) {
         let listen = place.listen;
         let kind = match when_closed {
             WhenClosed::Refuse => REFUSED,
@@ -130,7 +146,7 @@ impl Steering {
     }
 
     /// How many clients of a closed bind key the kernel has counted; none where it is not closed.
-    fn counted(&self, place: BindKey) -> Option<u64> {
+    pub(crate) fn counted(&self, place: BindKey) -> Option<u64> {
         let value = self.places.get(key(place.listen.0, place.protocol)).ok()?;
         counted(value)
     }

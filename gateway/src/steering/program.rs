@@ -5,9 +5,13 @@
 //! place = places[key]            none: the kernel looks for a socket as usual
 //!                                REFUSED: the connection is counted and refused
 //!                                COUNTED: it is counted, and the kernel looks for a socket as usual
+//!                                (neither is counted where inquiry[0] is not 0)
 //! socket = sockets[place]        none: the kernel looks for a socket as usual
 //! assign(socket)                 the kernel takes one of its SO_REUSEPORT group
 //! ```
+//!
+//! The kernel runs it, too, when another program asks whether there is a socket (`crate::passing`): then no client is
+//! there to be refused. That program says so by a number that each processor has for itself.
 //!
 //! What the program is given: `struct bpf_sk_lookup` of linux/bpf.h.
 
@@ -24,10 +28,12 @@ use crate::bpf::instructions::{
 pub(super) const KEY: usize = 20;
 
 /// Placeholders for jump targets: the kernel looks for a socket itself, the connection is refused, and it is counted
-/// before the kernel looks for a socket itself.
+/// before the kernel looks for a socket itself; to count, and not to.
 const PASS: i16 = i16::MAX;
 const REFUSE: i16 = i16::MAX - 1;
 const COUNT_AND_PASS: i16 = i16::MAX - 2;
+const COUNT_ONE: i16 = i16::MAX - 3;
+const ANSWER: i16 = i16::MAX - 4;
 
 /// In place of a kind of sockets: connections to this key are counted and refused.
 pub(super) const REFUSED: u32 = i32::MAX.cast_unsigned();
@@ -104,9 +110,20 @@ pub(super) fn key(listen: SocketAddr, protocol: Protocol) -> [u8; KEY] {
     key
 }
 
-/// The program, with the file descriptors of its two maps: from key to kind of sockets, from kind to socket.
-pub(super) fn program(places: i32, sockets: i32) -> Vec<Instruction> {
-    use R::{R0, R1, R2, R3, R6, R7, R10};
+/// The file descriptors of the program's maps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SteeringMaps {
+    /// From key to kind of sockets.
+    pub(super) places: i32,
+    /// From kind to socket.
+    pub(super) sockets: i32,
+    /// One number of each processor: not 0 while another program asks for a socket.
+    pub(super) inquiry: i32,
+}
+
+/// The program.
+pub(super) fn program(maps: SteeringMaps) -> Vec<Instruction> {
+    use R::{R0, R1, R2, R3, R6, R7, R8, R10};
     let mut code = vec![
         // The program's argument is in R1, which calls overwrite.
         copy(R6, R1),
@@ -135,18 +152,19 @@ pub(super) fn program(places: i32, sockets: i32) -> Vec<Instruction> {
         load32(R2, R6, PROTOCOL),
         store16(R10, AT_KEY + 18, R2),
     ];
-    code.extend(map(R1, places));
+    code.extend(map(R1, maps.places));
     code.extend([
         copy(R2, R10),
         add(R2, AT_KEY.into()),
         call(MAP_LOOKUP_ELEM),
         jump_if_equal(R0, 0, PASS),
+        copy(R7, R0),
         load32(R2, R0, 0),
         jump_if_equal(R2, REFUSED.cast_signed(), REFUSE),
         jump_if_equal(R2, COUNTED.cast_signed(), COUNT_AND_PASS),
         store32(R10, AT_PLACE, R2),
     ]);
-    code.extend(map(R1, sockets));
+    code.extend(map(R1, maps.sockets));
     code.extend([
         copy(R2, R10),
         add(R2, AT_PLACE.into()),
@@ -164,26 +182,33 @@ pub(super) fn program(places: i32, sockets: i32) -> Vec<Instruction> {
     let pass = code.len();
     code.extend([set(R0, SK_PASS), exit()]);
     let refuse = code.len();
-    code.extend([
-        // R0 still points to the value.
-        set(R1, 1),
-        add_atomically64(R0, COUNT, R1),
-        set(R0, SK_DROP),
-        exit(),
-    ]);
+    code.extend([set(R8, SK_DROP), jump(COUNT_ONE)]);
     let count_and_pass = code.len();
+    code.push(set(R8, SK_PASS));
+    let count_one = code.len();
+    code.extend([set(R2, 0), store32(R10, AT_PLACE, R2)]);
+    code.extend(map(R1, maps.inquiry));
     code.extend([
+        copy(R2, R10),
+        add(R2, AT_PLACE.into()),
+        call(MAP_LOOKUP_ELEM),
+        jump_if_equal(R0, 0, ANSWER),
+        load32(R2, R0, 0),
+        jump_unless_equal(R2, 0, ANSWER),
+        // R7 points to the value of the place.
         set(R1, 1),
-        add_atomically64(R0, COUNT, R1),
-        set(R0, SK_PASS),
-        exit(),
+        add_atomically64(R7, COUNT, R1),
     ]);
+    let answer = code.len();
+    code.extend([copy(R0, R8), exit()]);
     set_jumps(
         &mut code,
         &[
             (PASS, pass),
             (REFUSE, refuse),
             (COUNT_AND_PASS, count_and_pass),
+            (COUNT_ONE, count_one),
+            (ANSWER, answer),
         ],
     );
     code
@@ -227,6 +252,11 @@ mod tests {
 
     #[test]
     fn every_jump_stays_in_the_program() {
-        assert!(has_good_jumps(&program(3, 4)));
+        let maps = SteeringMaps {
+            places: 3,
+            sockets: 4,
+            inquiry: 5,
+        };
+        assert!(has_good_jumps(&program(maps)));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fairway_config::net::Protocol;
 
-use super::{Steering, WhenClosed};
+use super::{Inquiry, Steering, WhenClosed};
 use crate::counters::Rejection;
 use crate::slot::{BindKey, Slot, Target};
 use crate::socket::in_use;
@@ -64,6 +64,11 @@ impl Refusals {
             steering,
             places: Mutex::default(),
         }
+    }
+
+    /// See [`Steering::inquiry`].
+    pub(crate) fn inquiry(&self) -> Arc<Inquiry> {
+        self.steering.inquiry()
     }
 
     /// Closes a bind key from now on. One that is closed keeps its count.

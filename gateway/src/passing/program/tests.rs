@@ -1,9 +1,15 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
+use fairway_config::net::{ListenAddr, Protocol};
+
+use super::super::testing::in_namespace;
 use super::*;
 use crate::bpf::instructions::has_good_jumps;
 use crate::bpf::{self, Map};
+use crate::slot::BindKey;
+use crate::steering::{Inquiry, Steering, WhenClosed};
 
 /// What the kernel calls the interface on which [`bpf::run_on`] has frames arrive.
 const LOOPBACK: u32 = 1;
@@ -31,10 +37,16 @@ struct Passer {
     passed: Map<KEY, VALUE>,
     _begun: Map<TUPLE, 4>,
     count: Map<4, 8>,
+    _inquiry: Arc<Inquiry>,
 }
 
 impl Passer {
     fn new() -> Self {
+        Self::beside(Arc::new(bpf::processor_numbers().unwrap()))
+    }
+
+    /// Where connections are steered.
+    fn beside(inquiry: Arc<Inquiry>) -> Self {
         let passed = bpf::hash(16).unwrap();
         let begun = bpf::lru_hash::<TUPLE, 4>(16).unwrap();
         let count = bpf::counter().unwrap();
@@ -42,12 +54,14 @@ impl Passer {
             passed: passed.number(),
             begun: begun.number(),
             count: count.number(),
+            inquiry: inquiry.number(),
         });
         let passer = Self {
             program: bpf::load_for_ingress(&code).unwrap(),
             passed,
             _begun: begun,
             count,
+            _inquiry: inquiry,
         };
         for address in ["203.0.113.1", "2001:db8::1", "127.0.0.1", "::1"] {
             passer.pass(address, LOOPBACK);
@@ -160,6 +174,7 @@ fn every_jump_stays_in_the_program() {
         passed: 3,
         begun: 4,
         count: 5,
+        inquiry: 6,
     };
     assert!(has_good_jumps(&program(maps)));
 }
@@ -329,5 +344,29 @@ fn what_belongs_to_a_connection_here_is_not_passed() {
         let mut other = packet;
         other.from.set_port(1);
         assert_eq!(passer.answer(&other), PASSED, "{home}: it only listens");
+    }
+}
+
+#[test]
+fn what_is_passed_is_no_refused_client() {
+    if !in_namespace("passing::program::tests::what_is_passed_is_no_refused_client") {
+        return;
+    }
+    let steering = Steering::open(1, 1_000).unwrap();
+    let passer = Passer::beside(steering.inquiry());
+    for (listen, when_closed) in [
+        ("127.0.0.1:80", WhenClosed::Refuse),
+        ("[::1]:80", WhenClosed::Refuse),
+        ("127.0.0.1:81", WhenClosed::Count),
+    ] {
+        let place = BindKey {
+            listen: ListenAddr(listen.parse().unwrap()),
+            protocol: Protocol::Tcp,
+        };
+        steering.shut(place, when_closed);
+        assert_eq!(passer.answer(&Packet::to(listen, ACK)), PASSED, "{listen}");
+        assert_eq!(steering.counted(place), Some(0), "{listen}");
+        assert!(TcpStream::connect(listen).is_err());
+        assert_eq!(steering.counted(place), Some(1), "{listen}");
     }
 }
