@@ -354,6 +354,7 @@ impl ControlTask {
         let programmed = self.rebuild().await;
         if !self.published.is_synced() {
             self.programmer.synced().await;
+            self.shared.fleet.set_joining(self.wants_fleet());
             self.published.set_synced();
             self.start_fleet();
         }

@@ -320,6 +320,8 @@ impl Gateway {
             vec!["The gateway is stopping.".to_owned()]
         } else if !self.published.is_synced() {
             vec!["Services and their listeners are still being set up.".to_owned()]
+        } else if self.shared.fleet.is_joining() {
+            vec!["It listens to the other gateways before it takes addresses from them.".to_owned()]
         } else {
             Vec::new()
         }

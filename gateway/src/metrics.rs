@@ -49,6 +49,10 @@ pub const ADDRESS_CONFLICTS: &str = "fairway_address_conflicts_total";
 pub const PASSED_PACKETS: &str = "fairway_passed_packets_total";
 /// Gauge: addresses that have come from another gateway, which has connections of them; label `state`.
 pub const PASSING_ADDRESSES: &str = "fairway_passing_addresses";
+/// Gauge: since when this gateway drains, in seconds since 1970; 0: it does not.
+pub const DRAINING_SINCE: &str = "fairway_draining_since_seconds";
+/// Gauge: addresses on layer 2 that this gateway owns while it drains.
+pub const DRAINING_ADDRESSES: &str = "fairway_draining_addresses";
 /// Gauge: objects whose write the store rejects.
 pub const REJECTED_WRITES: &str = "fairway_rejected_writes";
 

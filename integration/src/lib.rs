@@ -12,7 +12,7 @@
 //! - [`in_cluster`], [`workers`]: Fairway installed in it, and nodes with kube-proxies.
 //! - [`manifest`]: manifests that would be tedious to write out.
 //! - [`hostile`]: what a tenant may write who means harm.
-//! - [`harness`]: `main` of a test program.
+//! - [`harness`]: `main` of a test program; [`standstill`]: machines that are too busy for some tests.
 //! - [`mod@bench`]: clients and servers that cost little, for benchmarks.
 //! - [`figures`]: tables, for the measuring programs in `bin`.
 //!
@@ -39,6 +39,7 @@ pub mod programs;
 pub mod routers;
 pub mod servers;
 pub mod site;
+pub mod standstill;
 pub mod systemd;
 pub mod wait;
 pub mod workers;

@@ -12,7 +12,10 @@ use fairway_integration::lab::{Host, Served};
 use fairway_integration::lan::announcers::Announcers;
 use fairway_integration::lan::gateways::{self, LanGateways};
 use fairway_integration::lan::network::{Lan, LanEdge, Snooping, vip, vip6};
+use fairway_integration::lan::outage::figures;
+use fairway_integration::lan::prober::Prober;
 use fairway_integration::servers::named;
+use fairway_integration::standstill::unless_the_machine_stands_still;
 use fairway_integration::{clients, tests, wait};
 use rustix::process::Signal;
 
@@ -136,6 +139,10 @@ struct Stage {
 
 fn connections_of_a_gateway_that_stops_go_on_where_the_kernel_lets_its_successor_pass_them()
 -> Result<()> {
+    unless_the_machine_stands_still(stopped)
+}
+
+fn stopped() -> Result<()> {
     let lan = Lan::new(2, Snooping::Off)?;
     let farm = named(&lan.farm, &gateways::endpoints())?;
     let pool = gateways::announced_pool(&["198.19.1.0/24", "2001:db8:c::f:0/112"]);
@@ -166,7 +173,28 @@ fn connections_of_a_gateway_that_stops_go_on_where_the_kernel_lets_its_successor
     // Its connections have ended at their clients alone; it need not wait for them.
     stage.gateways.signal(&edges[0], Signal::KILL)?;
     stage.gateways.revive(&edges[0])?;
-    passed(&mut stage, [&edges[1], &edges[0]])
+    passed(&mut stage, [&edges[1], &edges[0]])?;
+    replaced(&mut stage, [&edges[1], &edges[0]])
+}
+
+/// An upgrade, as a DaemonSet makes it: the next gateway is told to stop as soon as the one before is ready again.
+fn replaced(stage: &mut Stage, [before, next]: [&LanEdge; 2]) -> Result<()> {
+    let (lan, gateways) = (&stage.lan, &mut stage.gateways);
+    let prober = Prober::start(&lan.client, place(vip(1)))?;
+    gateways.revive(before)?;
+    gateways.signal(next, Signal::TERM)?;
+    wait::until("new connections are the one's that is ready again", || {
+        serves(lan, before).unwrap_or(false)
+    })?;
+    let ended = prober.ended().len();
+    wait::until("attempts go on", || prober.ended().len() > ended + 30)?;
+    let seen = figures(&prober.finish()?);
+    println!("an upgrade, seen by a client: {seen:?}");
+    let said = gateways.on(next)?.process()?.said();
+    ensure!(!said.contains("do not take all addresses"), "{said}");
+    // Those under way at that moment end here, where their packets can't be passed.
+    ensure!(seen.failed <= 2, "{seen:?}");
+    Ok(())
 }
 
 /// The kernel does not let the successor pass packets.

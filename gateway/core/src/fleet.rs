@@ -268,6 +268,15 @@ impl Fleet {
         names.map(move |name| (name, self.members.is_in_touch(name, now)))
     }
 
+    /// Whether it has listened long enough to take part, and each member that lives hears it and is heard by it: then
+    /// others can hand addresses over to it.
+    pub fn has_joined(&self, now: BootTime) -> bool {
+        let mut names = self.members.names();
+        let is_listening = self.is_new || now < self.listens_until;
+        !is_listening
+            && names.all(|it| !self.members.is_alive(it, now) || self.members.is_in_touch(it, now))
+    }
+
     /// What has changed since the last call.
     pub fn take_changes(&mut self) -> Vec<OwnershipChange> {
         std::mem::take(&mut self.changes)

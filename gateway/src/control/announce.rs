@@ -10,7 +10,9 @@ use tokio::time::Instant;
 
 use super::{ControlTask, ServedService};
 use crate::announcing::AnnouncedService;
+use crate::clock::wall_time;
 use crate::fleet::{FleetInputs, RunningFleet};
+use crate::metrics::DRAINING_SINCE;
 
 /// How long it is waited until the kernel is told, and how often it is looked.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -42,6 +44,8 @@ impl ControlTask {
         if self.published.draining() == draining {
             return;
         }
+        let since = draining.as_ref().map_or(0, |_| wall_time().0);
+        metrics::gauge!(DRAINING_SINCE).set(since as f64);
         match &draining {
             Some(why) => {
                 tracing::info!(%why, "drains: it hands over the addresses that it owns");
@@ -114,11 +118,7 @@ impl ControlTask {
     /// the first one would have all addresses, for nothing goes back by itself.
     pub(super) fn start_fleet(&mut self) {
         self.fleet_retry = None;
-        let is_wanted = self
-            .guarded
-            .as_ref()
-            .is_some_and(|ranges| !ranges.is_empty());
-        if self.fleet.is_some() || !is_wanted || !self.published.is_synced() {
+        if self.fleet.is_some() || !self.wants_fleet() || !self.published.is_synced() {
             return;
         }
         let fleet = RunningFleet::start(FleetInputs {
@@ -139,6 +139,12 @@ impl ControlTask {
                 tracing::error!(%error, "addresses can't be announced on layer 2; trying again");
             }
         }
+    }
+
+    /// Whether a pool announces on layer 2.
+    pub(super) fn wants_fleet(&self) -> bool {
+        let ranges = self.guarded.as_ref();
+        ranges.is_some_and(|ranges| !ranges.is_empty())
     }
 
     /// When starting the fleet is tried again, if it has failed.

@@ -4,11 +4,12 @@
 //! Reading order: `RunningFleet`, the handle that the control task has; `thread`, the loop over all segments;
 //! `segment`, one of them; `sockets` and `seal`, how messages come and go; `refused`, those that do not count;
 //! `reports` and `seen`, what is said of each address; `shown`, what is said of other gateways; `wire_probes`, which addresses
-//! another host uses.
+//! another host uses; `owner_log`, the log.
 //!
 //! The thread is started with the first pool that announces on layer 2. Where none does there is no thread, no socket
 //! and no rule of the kernel's packet filter.
 
+mod owner_log;
 mod refused;
 mod reports;
 mod seal;

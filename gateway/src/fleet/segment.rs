@@ -58,6 +58,11 @@ impl SegmentProblem {
         !matches!(self, Self::Mute(..) | Self::KernelAnswers(_))
     }
 
+    /// Whether it goes by itself soon after a start.
+    fn is_of_the_start(&self) -> bool {
+        self.is_passing() || matches!(self, Self::NoKey)
+    }
+
     /// Whether it is there with every start, for a moment.
     fn is_passing(&self) -> bool {
         matches!(self, Self::Mute(_, SegmentFault::NotYet))
@@ -296,6 +301,14 @@ impl RunningSegment {
         let kernel_answers = inputs.kernel_answers;
         let kernel_answers = kernel_answers.filter(|_| !segment.members.is_empty());
         kernel_answers.map(|why| SegmentProblem::KernelAnswers(why.clone()))
+    }
+
+    /// Whether this gateway takes part, or has a lasting reason not to.
+    pub(super) fn is_settled(&self, now: BootTime) -> bool {
+        match &self.problem {
+            None => self.fleet.has_joined(now),
+            Some(problem) => !problem.is_of_the_start(),
+        }
     }
 
     /// What poll(2) is to wait for.

@@ -1,6 +1,7 @@
 //! Which other gateways are heard, as people are shown it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,11 @@ const OLD: Duration = Duration::from_secs(3);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct ShownFleet(Mutex<SeenMembers>);
+pub(crate) struct ShownFleet {
+    members: Mutex<SeenMembers>,
+    /// Whether the process has begun, and other gateways can't hand addresses over to it yet.
+    is_joining: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct SeenMembers {
@@ -22,15 +27,25 @@ struct SeenMembers {
 }
 
 impl ShownFleet {
+    /// Whether other gateways can't hand addresses over to this one yet, which has begun.
+    pub(crate) fn is_joining(&self) -> bool {
+        self.is_joining.load(Ordering::Relaxed)
+    }
+
+    /// See [`Self::is_joining`].
+    pub(crate) fn set_joining(&self, is_joining: bool) {
+        self.is_joining.store(is_joining, Ordering::Relaxed);
+    }
+
     /// The fleet's thread says how it is.
     pub(super) fn set(&self, at: BootTime, members: BTreeMap<ClusterName, bool>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = SeenMembers { at, members };
+        *self.members.lock().unwrap_or_else(PoisonError::into_inner) = SeenMembers { at, members };
     }
 
     /// The other gateways, and whether each hears this one and is heard by it. Nobody is where the thread stands
     /// still.
     pub(crate) fn members(&self, now: BootTime) -> BTreeMap<ClusterName, bool> {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         let is_known = now.since(seen.at) <= OLD;
         let members = seen.members.iter();
         members

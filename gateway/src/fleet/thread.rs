@@ -2,7 +2,6 @@
 //! wait for anything else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +16,7 @@ use rustix::event::poll;
 use rustix::time::Timespec;
 use tokio::sync::watch;
 
+use super::owner_log::say;
 use super::refused::RefusedDatagrams;
 use super::reports::{AddressReportOutbox, MemberHealth, Standings};
 use super::seal::Seal;
@@ -24,6 +24,7 @@ use super::segment::{LONGEST, RunningSegment, SegmentInputs};
 use crate::announcing::Announceable;
 use crate::clock::{boot_time, wall_time};
 use crate::layer2::{Layer2, SegmentFault};
+use crate::metrics::DRAINING_ADDRESSES;
 use crate::passing::{PassTarget, PassedAddress, Passing};
 use crate::shared::GatewayShared;
 use crate::stalls::{Stalls, WorkerLoops};
@@ -34,11 +35,12 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The shortest time between two reports that no change of ownership has caused.
 const REPORT: Duration = Duration::from_secs(1);
 
+/// A gateway that has begun counts as one that takes part after this time, though some do not hear it, or it has no
+/// key yet.
+const JOINS: Duration = Duration::from_secs(10);
+
 /// How high the thread's priority is, if it may have one (setpriority(2)).
 const NICE: i32 = -15;
-
-/// The most addresses that one line of the log names.
-const NAMED: usize = 5;
 
 /// What other threads tell this one.
 #[derive(Debug, Default)]
@@ -104,6 +106,11 @@ pub(super) struct FleetLoop {
     pub(super) passed: BTreeMap<PassedAddress, PassTarget>,
     /// Whether it has owned an address since it began to leave.
     has_owned: bool,
+    began: BootTime,
+    /// Whether it takes part, and that was said.
+    has_joined: bool,
+    /// Whether what is known from outside was looked at.
+    has_looked: bool,
     /// Whether all is to be looked at that is known from outside.
     is_outdated: bool,
     next_tick: BootTime,
@@ -132,6 +139,9 @@ impl FleetThread {
             standings: Standings::default(),
             passed: BTreeMap::new(),
             has_owned: false,
+            began: now,
+            has_joined: false,
+            has_looked: false,
             is_outdated: true,
             next_tick: now,
             next_look: now,
@@ -218,6 +228,19 @@ impl FleetLoop {
         if is_leaving {
             self.depart(now);
         }
+        self.join(now);
+    }
+
+    /// Says that this gateway takes part, once after it has begun.
+    fn join(&mut self, now: BootTime) {
+        let mut segments = self.segments.values();
+        let is_late = now >= self.began.after(JOINS);
+        if !self.has_joined
+            && (is_late || (self.has_looked && segments.all(|it| it.is_settled(now))))
+        {
+            self.has_joined = true;
+            self.inputs.shared.fleet.set_joining(false);
+        }
     }
 
     /// Has packets of connections that are at other gateways passed to them.
@@ -260,6 +283,11 @@ impl FleetLoop {
         }
         self.is_outdated |= self.segments.values().any(|it| it.is_incomplete);
         self.show_members(now);
+        let owned = self.segments.values().flat_map(|it| it.fleet.owned());
+        let owned: BTreeSet<IpAddr> = owned.map(|(address, _)| address).collect();
+        let is_draining = self.inputs.announceable.borrow().draining.is_some();
+        let still = if is_draining { owned.len() } else { 0 };
+        metrics::gauge!(DRAINING_ADDRESSES).set(still as f64);
     }
 
     /// Says which other gateways are heard: on each network on which this one is to hear them.
@@ -283,6 +311,7 @@ impl FleetLoop {
             return;
         };
         self.known = announceable.clone();
+        self.has_looked = true;
         self.seal = announceable.key.as_deref().map(Seal::new);
         let named = |address: &IpAddr| {
             let announcement = match announceable.addresses.get(address) {
@@ -490,29 +519,4 @@ impl FleetLoop {
 pub(super) fn day_of(at: BootTime, now: BootTime) -> Timestamp {
     let ago = i64::try_from(now.since(at).as_secs()).unwrap_or(i64::MAX);
     Timestamp(wall_time().0.saturating_sub(ago))
-}
-
-/// One line of the log for addresses that are owned now, or are no more.
-fn say(interface: &str, addresses: &BTreeSet<IpAddr>, is_owned: bool) {
-    if addresses.is_empty() {
-        return;
-    }
-    let mut named = String::new();
-    for (n, address) in addresses.iter().take(NAMED).enumerate() {
-        let comma = if n > 0 { ", " } else { "" };
-        let _ = write!(named, "{comma}{address}");
-    }
-    if addresses.len() > NAMED {
-        named.push_str(", …");
-    }
-    let count = addresses.len();
-    match is_owned {
-        true => tracing::info!(interface, count, addresses = named, "owns addresses"),
-        false => tracing::info!(
-            interface,
-            count,
-            addresses = named,
-            "owns addresses no more"
-        ),
-    }
 }

@@ -3,10 +3,10 @@
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::{
-    ADDRESS_CONFLICTS, ANNOUNCEMENTS, EVENTS_DROPPED, FLEET_MEMBERS, HEARTBEATS,
-    HEARTBEATS_REJECTED, LOG_LINES_DROPPED, MANIFEST_ERRORS, MANIFEST_PASSES, NEIGHBOR_ANSWERS,
-    PASSED_PACKETS, PASSING_ADDRESSES, PROGRAMMING_DURATION, REJECTED_WRITES, STORE_ERRORS,
-    SYNC_DURATION,
+    ADDRESS_CONFLICTS, ANNOUNCEMENTS, DRAINING_ADDRESSES, DRAINING_SINCE, EVENTS_DROPPED,
+    FLEET_MEMBERS, HEARTBEATS, HEARTBEATS_REJECTED, LOG_LINES_DROPPED, MANIFEST_ERRORS,
+    MANIFEST_PASSES, NEIGHBOR_ANSWERS, PASSED_PACKETS, PASSING_ADDRESSES, PROGRAMMING_DURATION,
+    REJECTED_WRITES, STORE_ERRORS, SYNC_DURATION,
 };
 use crate::counters::DIALS_EXHAUSTED;
 use crate::fleet::REFUSED_FOR;
@@ -141,6 +141,16 @@ impl Recorder {
             PASSING_ADDRESSES,
             "Addresses that were handed over by another gateway, which still has connections of them, by whether the \
              kernel lets their packets be passed to it."
+        );
+        metrics::gauge!(DRAINING_SINCE).set(0.0);
+        metrics::describe_gauge!(
+            DRAINING_SINCE,
+            "Since when this gateway drains, in seconds since 1970; 0 where it does not."
+        );
+        metrics::gauge!(DRAINING_ADDRESSES).set(0.0);
+        metrics::describe_gauge!(
+            DRAINING_ADDRESSES,
+            "Addresses on layer 2 that this gateway still owns while it drains."
         );
         let process = metrics_process::Collector::default();
         process.describe();

@@ -8,6 +8,10 @@
 //! ```
 //! A state is 0 (owned), 1 (over), or 2 and more: offered to the member at that place, less two, in the list.
 //!
+//! While gateways are upgraded there are two versions of them, and two that do not hear each other would both own
+//! everything. So a later version says more only where this one reads on without it: a stage that it does not know is
+//! that of a member which is there and takes nothing (0), and bytes behind the end are left alone.
+//!
 //! With seven members, names of 63 bytes and 16 IPv6 addresses a message has 1,190 bytes. With what authenticates
 //! it and the headers of IPv6 and UDP that is below 1,280 bytes, which every link carries whole (RFC 8200).
 
@@ -38,9 +42,6 @@ pub enum FleetWireError {
     /// It ends too early.
     #[error("it ends too early")]
     Short,
-    /// There is more behind its end.
-    #[error("there are bytes behind its end")]
-    Long,
     /// A field has a value that means nothing.
     #[error("a field has a value that means nothing")]
     Value,
@@ -133,11 +134,11 @@ pub fn decode(bytes: &[u8]) -> Result<FleetMessage, FleetWireError> {
     let from = rest.name()?;
     let (run, sequence, sent_at) = (rest.number()?, rest.number()?, rest.number()?);
     let stage = match rest.byte()? {
-        0 => MemberStage::Listening,
         1 => MemberStage::Ready,
         2 => MemberStage::Leaving,
         3 => MemberStage::Draining,
-        _ => return Err(FleetWireError::Value),
+        // Nothing is offered to it, and what it owns is its own.
+        0 | 4.. => MemberStage::Listening,
     };
     let version = rest.number()?;
     let (mut hears, mut names) = (BTreeMap::new(), Vec::new());
@@ -159,9 +160,6 @@ pub fn decode(bytes: &[u8]) -> Result<FleetMessage, FleetWireError> {
         1 => Some(rest.terms(&names)?),
         _ => return Err(FleetWireError::Value),
     };
-    if !rest.0.is_empty() {
-        return Err(FleetWireError::Long);
-    }
     Ok(FleetMessage {
         from,
         run,
@@ -305,12 +303,22 @@ mod tests {
         }
 
         #[test]
-        fn what_is_cut_or_longer_is_refused(message in message(), cut in any::<prop::sample::Index>()) {
-            let mut bytes = encode(&message);
+        fn what_is_cut_is_refused(message in message(), cut in any::<prop::sample::Index>()) {
+            let bytes = encode(&message);
             let kept = cut.index(bytes.len());
             prop_assert!(decode(&bytes[..kept]).is_err());
-            bytes.push(0);
-            prop_assert_eq!(decode(&bytes), Err(FleetWireError::Long));
+        }
+
+        #[test]
+        fn what_a_later_version_adds_is_read_as_if_it_were_not_there(
+            message in message(), stage in 4_u8.., more in vec(any::<u8>(), 0..40),
+        ) {
+            let mut bytes = encode(&message);
+            let at = MAGIC.len() + 1 + message.from.len() + 3 * 8;
+            bytes[at] = stage;
+            bytes.extend(more);
+            let known = FleetMessage { stage: MemberStage::Listening, ..message };
+            prop_assert_eq!(decode(&bytes), Ok(known));
         }
 
         #[test]

@@ -149,3 +149,30 @@ fn who_drains_takes_from_one_that_stops_what_nobody_else_takes() {
     run_without_a_gap(&mut world, Duration::from_secs(1));
     assert_eq!(owners(&world)[&0].len(), ADDRESSES);
 }
+
+#[test]
+fn who_has_begun_and_joined_takes_at_once_what_the_next_one_hands_over() {
+    for seed in 10..40 {
+        let mut world = world(seed, 2);
+        // It begins anew, and the other one has all.
+        world.machines[0].fleet = None;
+        world.run(Duration::from_secs(2));
+        world.start(0);
+        let begun = world.now;
+        let has_joined = |world: &World| {
+            let machine = &world.machines[0];
+            let fleet = machine.fleet.as_ref().unwrap();
+            fleet.has_joined(machine.clock(world.now))
+        };
+        assert!(!has_joined(&world), "seed {seed}");
+        while !has_joined(&world) {
+            run_without_a_gap(&mut world, Duration::from_millis(1));
+            let took = world.now - begun;
+            assert!(took < Duration::from_secs(1), "seed {seed}: {took:?}");
+        }
+        world.machines[1].fleet.as_mut().unwrap().leave();
+        run_without_a_gap(&mut world, Duration::from_millis(400));
+        let owned = owners(&world)[&0].len();
+        assert_eq!(owned, ADDRESSES, "seed {seed}");
+    }
+}
