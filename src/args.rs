@@ -347,7 +347,7 @@ pub(crate) struct DrainArgs {
     /// Let the gateway take addresses again; none moves back by itself
     #[arg(long)]
     pub(crate) undo: bool,
-    /// How long to wait until other gateways have taken all addresses
+    /// How long to wait until other gateways have taken all addresses, or the gateway says that it drains no more
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub(crate) timeout: Duration,
     /// The admin address of a gateway without a cluster, on this host; :PORT is one of this host [default: the

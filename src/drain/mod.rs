@@ -18,6 +18,10 @@ use self::source::{DrainSource, GatewayWords};
 use crate::args::DrainArgs;
 use crate::{process, table};
 
+/// Who was frozen lets go of addresses, and takes again what no other gateway takes. So an address that nobody owns has
+/// left a gateway only after this time.
+const NOBODY: Duration = Duration::from_secs(3);
+
 /// How often the gateway is looked at.
 const EVERY: Duration = Duration::from_millis(250);
 
@@ -28,20 +32,20 @@ pub(crate) fn run(args: DrainArgs) -> anyhow::Result<ExitCode> {
         let source = DrainSource::new(&node, args.admin, args.cluster).await?;
         match (args.simulate, args.undo) {
             (true, _) => simulate(&source, &node).await,
-            (_, true) => {
-                let still = source.ask(false).await?;
-                say(&format!(
-                    "The gateway on {node} is asked to drain no more: it may take addresses again, and none moves \
-                     back by itself."
-                ));
-                if let Some(why) = still {
-                    say(&format!("It goes on draining, because of its Node: {why}."));
-                }
-                Ok(ExitCode::SUCCESS)
-            }
+            (_, true) => undo(&source, &node, timeout).await,
             (false, false) => {
                 let before = source.look().await?;
                 source.ask(true).await?;
+                match (before.silent(), before.owned().len()) {
+                    (Some(why), _) => {
+                        complain(&format!("the gateway on {node} {why}: waiting for it"))
+                    }
+                    (None, 0) => say(&format!(
+                        "The gateway on {node} owns no address on layer 2."
+                    )),
+                    (None, 1) => say(&format!("The gateway on {node} owns 1 address.")),
+                    (None, more) => say(&format!("The gateway on {node} owns {more} addresses.")),
+                }
                 wait(&source, &node, before, timeout).await
             }
         }
@@ -53,6 +57,50 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{}", table::printable(line));
 }
 
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "fairway: {}", table::printable(line));
+}
+
+/// Asks the gateway to drain no more, and waits until it says so. Of one that is not there the wish is withdrawn all the
+/// same.
+async fn undo(source: &DrainSource, node: &str, timeout: Duration) -> anyhow::Result<ExitCode> {
+    let end = Instant::now() + timeout;
+    let before = source.look().await.ok();
+    let still = source.ask(false).await?;
+    loop {
+        let now = source.look().await;
+        let is_later = |now: &&GatewayWords| before.as_ref().is_none_or(|it| now.is_later_than(it));
+        let heard = now.as_ref().ok().filter(is_later);
+        let outcome = match (heard, still) {
+            (Some(now), _) if now.is_stopped => {
+                Some("has been stopped: it may take addresses again when it is started".to_owned())
+            }
+            (Some(now), _) if !now.is_draining => Some(
+                "drains no more: it may take addresses again, and none moves back by itself"
+                    .to_owned(),
+            ),
+            (Some(_), Some(why)) => Some(format!("goes on draining, because of its Node: {why}")),
+            _ => None,
+        };
+        if let Some(outcome) = outcome {
+            say(&format!("The gateway on {node} {outcome}."));
+            return Ok(ExitCode::SUCCESS);
+        }
+        if Instant::now() >= end {
+            let what = match (&now, heard) {
+                (Err(fault), _) => format!("is asked to drain no more, and can't be asked how it is: {fault:#}"),
+                (Ok(_), None) => {
+                    "is asked to drain no more, and has said nothing since: whether it drains is not known".to_owned()
+                }
+                (Ok(_), Some(_)) => "is asked to drain no more, and drains still".to_owned(),
+            };
+            complain(&format!("the gateway on {node} {what}"));
+            return Ok(ExitCode::FAILURE);
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
 /// Waits until the gateway says that it owns no address, and prints each move.
 async fn wait(
     source: &DrainSource,
@@ -62,15 +110,11 @@ async fn wait(
 ) -> anyhow::Result<ExitCode> {
     let end = Instant::now() + timeout;
     let mut owned = before.owned();
-    say(&match owned.len() {
-        0 => format!("The gateway on {node} owns no address on layer 2."),
-        1 => format!("The gateway on {node} owns 1 address."),
-        more => format!("The gateway on {node} owns {more} addresses."),
-    });
-    let mut staying = BTreeSet::new();
+    let mut had: BTreeSet<IpAddr> = owned.keys().copied().collect();
+    let (mut staying, mut unowned_since) = (BTreeSet::new(), None);
     loop {
         let now = source.look().await;
-        let fault = now.as_ref().err().map(ToString::to_string);
+        let fault = now.as_ref().err().map(|error| format!("{error:#}"));
         if let Ok(now) = &now {
             let still = now.owned();
             for address in owned.keys().filter(|it| !still.contains_key(*it)) {
@@ -89,7 +133,16 @@ async fn wait(
                 }
             }
             owned = still;
-            if heard && owned.is_empty() && (now.is_draining || now.is_stopped) {
+            had.extend(owned.keys());
+            let is_settled = match had.iter().any(|it| now.is_unowned(it)) {
+                true => unowned_since.get_or_insert_with(Instant::now).elapsed() >= NOBODY,
+                false => true,
+            };
+            if !owned.is_empty() {
+                unowned_since = None;
+            }
+            let is_gone = now.is_stopped || (now.is_draining && is_settled);
+            if heard && owned.is_empty() && is_gone {
                 say(&match now.is_stopped {
                     true => format!("The gateway on {node} has been stopped, and owns no address."),
                     false => {
@@ -130,24 +183,21 @@ fn give_up(
     owned: &BTreeMap<IpAddr, AddressReport>,
 ) -> ExitCode {
     let heard = now.as_ref().is_some_and(|now| now.is_later_than(before));
-    let complain = |line: String| {
-        let _ = writeln!(std::io::stderr(), "fairway: {}", table::printable(&line));
-    };
     match (&now, heard) {
-        (None, _) => complain(format!(
+        (None, _) => complain(&format!(
             "the gateway on {node} can't be asked: {}",
             fault.unwrap_or_default()
         )),
-        (Some(_), false) => complain(format!(
+        (Some(_), false) => complain(&format!(
             "the gateway on {node} has said nothing since it was asked to drain: whether it still answers for \
              addresses is not known"
         )),
         (Some(now), true) if !now.is_draining => {
-            complain(format!("the gateway on {node} does not drain yet"));
+            complain(&format!("the gateway on {node} does not drain yet"));
         }
         (Some(_), true) => {
             for (address, report) in owned {
-                complain(format!(
+                complain(&format!(
                     "{address} is still owned by the gateway on {node}: {}",
                     stays(report)
                 ));

@@ -9,7 +9,7 @@ use fairway_config::annotations::labels::DRAIN_NODE;
 use fairway_config::exchange::{AddressReport, AddressState};
 use fairway_config::object::{self, Object};
 use fairway_config::view::{AddressRow, GatewayRow, List, ServiceRow};
-use fairway_controller::kubernetes::{self, Connection};
+use fairway_controller::kubernetes::{self, Connection, LeaseLookupError};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -43,6 +43,12 @@ impl GatewayWords {
         let owned = self.addresses.iter();
         let owned = owned.filter(|(_, report)| report.state == AddressState::Owned);
         owned.map(|(address, it)| (*address, it.clone())).collect()
+    }
+
+    /// Whether no gateway owns that address, as far as this one knows.
+    pub(super) fn is_unowned(&self, address: &IpAddr) -> bool {
+        let report = self.addresses.get(address);
+        report.is_some_and(|it| it.state == AddressState::Unowned)
     }
 
     /// Whether the gateway has said something since then: a Lease says the same when its gateway is dead.
@@ -139,12 +145,14 @@ impl DrainSource {
                 namespace,
             } => {
                 let lease = kubernetes::look_up(client, namespace, node).await;
+                let lease = lease.map_err(|error| match error {
+                    LeaseLookupError::Api(error) => in_words(error),
+                    error => error.into(),
+                });
                 let lease = lease.with_context(|| format!("the Lease of the gateway on {node}"))?;
-                let lease = lease.with_context(|| {
-                    format!(
-                        "no gateway runs on {node}: it has no Lease in the namespace {namespace}"
-                    )
-                })?;
+                let Some(lease) = lease else {
+                    return Err(no_lease(client, namespace, node).await);
+                };
                 if let Some(why) = &lease.gateway.behind {
                     anyhow::bail!(
                         "which addresses the gateway on {node} owns is not known: its Lease says that {why}"
@@ -213,6 +221,16 @@ impl DrainSource {
     }
 }
 
+/// Why nothing can be said of a gateway that has no Lease.
+async fn no_lease(client: &Connection, namespace: &str, node: &str) -> anyhow::Error {
+    match in_time(api(client, "Node", "nodes").get_opt(node)).await {
+        Ok(None) => anyhow!("there is no Node {node}"),
+        _ => anyhow!(
+            "no gateway runs on {node}: it has no Lease in the namespace {namespace} (--namespace names another one)"
+        ),
+    }
+}
+
 /// Why the gateway on a Node drains.
 fn reason(node: &Value) -> Option<&'static str> {
     match object::read(node).ok()?.object {
@@ -235,9 +253,23 @@ fn api(client: &Connection, kind: &str, plural: &str) -> Api<DynamicObject> {
 async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
     match tokio::time::timeout(REQUEST, request).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(kube::Error::Api(status))) => Err(anyhow!("{} ({})", status.message, status.code)),
-        Ok(Err(error)) => Err(error.into()),
+        Ok(Err(error)) => Err(in_words(error)),
         Err(_) => Err(anyhow!("the API server did not answer in time")),
+    }
+}
+
+/// What people are told of a failed request.
+fn in_words(error: kube::Error) -> anyhow::Error {
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    match &error {
+        kube::Error::Api(status) => anyhow!("{} ({})", status.message, status.code),
+        kube::Error::Service(_) | kube::Error::HyperError(_) => {
+            anyhow!("the API server can't be reached: {cause}")
+        }
+        _ => error.into(),
     }
 }
 

@@ -73,7 +73,16 @@ impl StoreContext {
                 self.queue_repair(&cache, change);
             }
         }
+        self.note_peers(&changes);
         self.feed.publish(changes, synced, since);
+    }
+
+    /// Those who watch their passwords look which ones there are.
+    fn note_peers(&self, changes: &[Change]) {
+        let is_peer = |change: &Change| matches!(change, Change::BgpPeer(..));
+        if changes.iter().any(is_peer) {
+            self.bgp_peers_changed.notify_one();
+        }
     }
 
     fn write_down(&self, act: impl FnOnce(&mut Snapshot)) {
@@ -103,7 +112,9 @@ impl StoreContext {
                     newest = newest.max(version(&document));
                 }
                 let change = cache.recall(&document, now());
-                self.feed.publish(change.into_iter().collect(), false, None);
+                let changes: Vec<Change> = change.into_iter().collect();
+                self.note_peers(&changes);
+                self.feed.publish(changes, false, None);
             }
         }
         let mut cache = lock(&self.cache);

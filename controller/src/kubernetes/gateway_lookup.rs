@@ -38,7 +38,7 @@ pub enum LeaseLookupError {
     #[error("the API server did not answer in time")]
     Late,
     /// A version that is too old, or somebody has edited the Lease.
-    #[error("what the gateway says can't be read: {0}")]
+    #[error("{0}")]
     Unreadable(String),
 }
 

@@ -473,7 +473,7 @@ impl ObjectCache {
 
     /// Whether the addresses of a pool are announced on layer 2.
     pub(super) fn announces_on_layer2(&self) -> bool {
-        self.told.values().any(|object| match object {
+        self.told_of(Kind::AddressPool).any(|object| match object {
             Object::Pool(pool) => pool.announce.layer2.is_some(),
             _ => false,
         })
@@ -481,11 +481,24 @@ impl ObjectCache {
 
     /// The Secrets that BGPPeers name.
     pub(super) fn password_secrets(&self) -> BTreeSet<NamespacedName> {
-        let peers = self.told.values().filter_map(|object| match object {
+        let peers = self.told_of(Kind::BgpPeer);
+        let peers = peers.filter_map(|object| match object {
             Object::BgpPeer(peer) => peer.password_secret.clone(),
             _ => None,
         });
         peers.collect()
+    }
+
+    /// The objects of one kind, without those of others: there may be thousands of Nodes and Namespaces.
+    fn told_of(&self, kind: Kind) -> impl Iterator<Item = &Object> {
+        let first = ObjectKey {
+            kind,
+            namespace: None,
+            name: Arc::from(""),
+        };
+        let all = self.told.range(first..);
+        let all = all.take_while(move |(key, _)| key.kind == kind);
+        all.map(|(_, object)| object)
     }
 
     /// Which controller this one is.

@@ -93,7 +93,7 @@ pub(super) struct LeaseContents {
 }
 
 /// Whether others have to know soon what this gateway says of an address: where it came or went, is in conflict, or
-/// was asked for by the controller.
+/// was asked for by the controller, or another gateway would take it: who plans work on a node goes by that.
 /// What other gateways own they say themselves.
 fn is_urgent_address(before: Option<&AddressReport>, now: Option<&AddressReport>) -> bool {
     let evidence = |report: Option<&AddressReport>| {
@@ -104,7 +104,13 @@ fn is_urgent_address(before: Option<&AddressReport>, now: Option<&AddressReport>
             .map(|it| it.hardware_address.clone());
         let is_evidence = matches!(report.state, AddressState::Owned | AddressState::Conflict)
             || report.probe.is_some();
-        is_evidence.then_some((report.state, report.probe, report.term, hardware))
+        is_evidence.then_some((
+            report.state,
+            report.probe,
+            report.term,
+            hardware,
+            report.successor.clone(),
+        ))
     };
     evidence(before) != evidence(now)
 }
@@ -138,6 +144,7 @@ pub(super) fn held_back(gateway: &ClusterName, before: Option<&Arc<Report>>) -> 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    use fairway_config::exchange::Successor;
     use fairway_config::time::Timestamp;
 
     use super::*;
@@ -184,6 +191,27 @@ mod tests {
             assert_eq!(outgoing.is_urgent(), is_urgent, "{said:?}");
             let written = outgoing.latest();
             assert_eq!(written.addresses.len(), usize::from(said.is_some()));
+        }
+    }
+
+    #[test]
+    fn who_would_take_an_address_is_urgent() {
+        let outgoing = OutgoingReports::default();
+        for (successor, is_urgent) in [
+            (
+                Successor::Nobody("no other gateway is heard of".into()),
+                true,
+            ),
+            (Successor::Gateway("edge-2".into()), true),
+            (Successor::Gateway("edge-2".into()), false),
+            (Successor::Gateway("edge-3".into()), true),
+        ] {
+            let mut said = batch(&[(1, Some((AddressState::Owned, 1)))], 0);
+            let (_, report) = said.addresses.first_mut().unwrap();
+            Arc::make_mut(report.as_mut().unwrap()).successor = Some(successor.clone());
+            outgoing.take(said);
+            assert_eq!(outgoing.is_urgent(), is_urgent, "{successor:?}");
+            outgoing.latest();
         }
     }
 

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fairway_config::bgp_peer::{MAX_PASSWORD, PeerPassword};
 use fairway_config::exchange::Change;
@@ -21,9 +20,6 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::settings::WATCH_SECONDS;
 use super::store_context::StoreContext;
 use crate::feed::lock;
-
-/// How often it is looked which Secrets are named.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The type of such a Secret, and where in it the password is.
 const TYPE: &str = "kubernetes.io/basic-auth";
@@ -48,7 +44,7 @@ pub(super) async fn watch(shared: Arc<StoreContext>) {
             let watch = || watches.spawn(follow(Arc::clone(&shared), followed));
             watched.entry(name).or_insert_with(watch);
         }
-        tokio::time::sleep(LOOK).await;
+        shared.bgp_peers_changed.notified().await;
         while watches.try_join_next().is_some() {}
     }
 }

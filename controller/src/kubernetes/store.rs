@@ -11,7 +11,7 @@ use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::problem::Problem;
 use fairway_controller_core::events::Event;
 use kube::Client;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -74,6 +74,7 @@ impl KubernetesStore {
             rights: Rights::default(),
             event_recorder,
             reports: OutgoingReports::default(),
+            bgp_peers_changed: Notify::new(),
             fleet: Mutex::default(),
             snapshot: snapshot.map(Mutex::new),
         });

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use kube::Client;
+use tokio::sync::Notify;
 
 use super::event_recorder::EventRecorder;
 use super::known_fleet::KnownFleet;
@@ -33,6 +34,8 @@ pub(super) struct StoreContext {
     pub(super) rights: Rights,
     pub(super) event_recorder: EventRecorder,
     pub(super) reports: OutgoingReports,
+    /// A BGPPeer has come, gone or changed.
+    pub(super) bgp_peers_changed: Notify,
     /// What a gateway knows of the others.
     pub(super) fleet: Mutex<KnownFleet>,
     /// Locked while `cache` is locked, so that it is written in the same order.

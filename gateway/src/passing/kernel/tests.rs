@@ -24,13 +24,13 @@ const TO_NEXT: i32 = -1;
 const TO_KERNEL: i32 = 0;
 
 /// An interface on which packets of a client arrive, and a way aside for a filter that takes packets.
-struct Site {
+struct PassingSite {
     interface: u32,
     client: Socket,
     program: PassingProgram,
 }
 
-impl Site {
+impl PassingSite {
     fn new() -> Self {
         for family in ["all", "default"] {
             let quiet = format!("/proc/sys/net/ipv6/conf/{family}/disable_ipv6");
@@ -147,7 +147,7 @@ fn other_programs_on_the_interface_get_all_that_is_not_passed() {
     if !in_namespace(NAME) {
         return;
     }
-    let mut site = Site::new();
+    let mut site = PassingSite::new();
     // One that was there before, and takes all, as a CNI's does.
     let theirs = bpf::counter().unwrap();
     let there = bpf::attach_last_to_ingress(&counting(&theirs, TO_KERNEL), site.interface).unwrap();
@@ -175,7 +175,7 @@ fn the_program_goes_first_again_where_another_one_has_come_before_it() {
     if !in_namespace(NAME) {
         return;
     }
-    let mut site = Site::new();
+    let mut site = PassingSite::new();
     site.pass();
     // One that lets others look at packets, too, is in nobody's way.
     let theirs = bpf::counter().unwrap();
