@@ -233,9 +233,11 @@ fn clients_stay_on_their_endpoints_when_an_address_moves() -> Result<()> {
     Ok(())
 }
 
-/// Two answer for one address at once for no longer than this, where one of them may not hear the other
-/// (`gateway/core/tests/fleet.rs` holds it to 700 ms).
-const BOTH: Duration = Duration::from_millis(900);
+/// Two answer for one address at once, or take connections there, for no longer than this. Where one of them may not hear
+/// the other both answer for 700 ms (`gateway/core/tests/fleet.rs`). When two sides of a LAN meet again, the client
+/// follows the announcement of the one that lets go then, and by ARP it believes no answer of another host for a second
+/// (`locktime` in arp(7)): so long it goes on to connect to the former.
+const BOTH: Duration = Duration::from_secs(2);
 
 /// So long after its owner departed, and perhaps the next one, too, an address has an owner, on a machine that is busy.
 const NOBODY: Duration = SILENT.saturating_mul(6);
