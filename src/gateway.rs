@@ -133,6 +133,7 @@ fn status(
     let is_stuck = progress.is_stuck(gateway.done(), store.sequence(), Instant::now());
     let mut status = GatewaySelfReport::new(row, 0);
     status.addresses = gateway.host_addresses();
+    status.set_sessions(gateway.peers());
     status.behind = is_stuck.then(|| {
         format!(
             "its control thread has worked in no change for {} s",

@@ -394,13 +394,14 @@ fn addresses(view: &View, rows: &[AddressRow]) -> String {
 
 fn peers(view: &View, rows: &[BgpPeerRow]) -> String {
     let heading = [
-        "NAME", "ADDRESS", "ASN", "STATE", "SINCE", "PREFIXES", "BFD", "WHY",
+        "NAME", "GATEWAY", "ADDRESS", "ASN", "STATE", "SINCE", "PREFIXES", "BFD", "WHY",
     ];
     let rows = rows
         .iter()
         .map(|row| {
             vec![
                 row.name.clone(),
+                row.gateway.clone(),
                 row.address.clone(),
                 row.asn.clone(),
                 row.state.clone(),

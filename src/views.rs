@@ -28,6 +28,10 @@ pub(crate) trait ServiceViews: Send + Sync {
     fn pools(&self) -> Vec<PoolRow>;
     /// Gateways that are processes of their own.
     fn gateways(&self) -> Vec<GatewayRow>;
+    /// The BGP sessions of gateways that are processes of their own.
+    fn peers(&self) -> Vec<BgpPeerRow> {
+        Vec::new()
+    }
     /// What gateways say of external addresses.
     fn addresses(&self) -> Vec<AddressRow>;
     /// What the gateway of this process says of them.
@@ -69,6 +73,10 @@ impl<S: Store> ServiceViews for Handle<S> {
 
     fn gateways(&self) -> Vec<GatewayRow> {
         Handle::gateways(self)
+    }
+
+    fn peers(&self) -> Vec<BgpPeerRow> {
+        Handle::peers(self)
     }
 
     fn addresses(&self) -> Vec<AddressRow> {
@@ -401,8 +409,9 @@ impl Views for ProcessViews {
     }
 
     fn peers(&self) -> Vec<BgpPeerRow> {
-        let gateway = self.gateway.as_ref();
-        gateway.map(Gateway::peers).unwrap_or_default()
+        let gateway = self.gateway.iter();
+        let own = gateway.flat_map(Gateway::peers);
+        own.chain(self.known.peers()).collect()
     }
 
     fn problems(&self) -> Vec<Problem> {

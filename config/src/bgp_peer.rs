@@ -30,6 +30,8 @@ pub const MAX_PASSWORD: usize = 80;
 pub struct BgpPeer {
     /// Its name.
     pub name: ClusterName,
+    /// `metadata.generation`, which grows with each change of `spec`; 0 where there is none.
+    pub generation: i64,
     /// `spec.myASN`: the AS that the gateways are in.
     pub my_asn: u32,
     /// `spec.peerASN` or `spec.dynamicASN`: the AS that the peer has to be in.
@@ -58,6 +60,8 @@ pub struct BgpPeer {
     pub bfd: Option<BfdSettings>,
     /// `spec.ebgpMultiHop`: a peer of another AS may be more than one hop away.
     pub ebgp_multi_hop: bool,
+    /// `spec.ttlSecurity`: only what nobody farther away than one hop can send is taken (RFC 5082).
+    pub ttl_security: bool,
     /// `spec.enableGracefulRestart`.
     pub graceful_restart: bool,
     /// `spec.nodeSelectors`: gateways on Nodes that one of these selects have the session; empty:
@@ -102,6 +106,7 @@ impl BgpPeer {
     pub fn new(name: ClusterName, my_asn: u32, peer_asn: PeerAsn, address: IpAddr) -> Self {
         Self {
             name,
+            generation: 0,
             my_asn,
             peer_asn,
             peer_address: Some(address),
@@ -116,6 +121,7 @@ impl BgpPeer {
             password: None,
             bfd: None,
             ebgp_multi_hop: false,
+            ttl_security: false,
             graceful_restart: false,
             node_selectors: Vec::new(),
             next_hop: None,

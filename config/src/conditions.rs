@@ -57,7 +57,8 @@ pub const OF_SERVICES: [&str; 10] = [
     ENDPOINTS_ALLOWED,
     GATEWAY_NOTICE,
 ];
-/// Whether addresses of a pool can be given out.
+/// Whether addresses of a pool can be given out; of a BGPPeer, whether every gateway that should have a session with
+/// it has one.
 pub const READY: &str = "Ready";
 /// True: a pool has addresses in common with another one.
 pub const OVERLAPS: &str = "Overlaps";

@@ -401,7 +401,7 @@ mod tests {
         assert_eq!(bfd["receiveInterval"]["default"], 100);
         assert_eq!(bfd["detectMultiplier"]["default"], 3);
         let rules = peer["x-kubernetes-validations"].as_array().unwrap();
-        assert_eq!(rules.len(), 6);
+        assert_eq!(rules.len(), 7);
         for index in 0..2 {
             let status = &schema_of(index)["properties"]["status"]["properties"];
             assert_eq!(status["conditions"]["x-kubernetes-list-type"], "map");

@@ -5,6 +5,7 @@
 //! as changes. A change has the whole new object, so a store may drop an earlier change of the same
 //! object.
 
+mod bgp_sessions;
 mod gateway;
 mod ownership;
 
@@ -15,6 +16,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::bgp_sessions::BgpPeerRow;
 pub use self::gateway::{EndpointCounts, GatewayProgress, GatewayRow, GatewayStatus};
 pub use self::ownership::{
     AddressConflict, AddressReport, AddressState, FleetKey, FleetMember, Successor,
@@ -77,6 +79,8 @@ pub enum Change {
     PoolStatus(ClusterName, Arc<PoolStatus>),
     /// The addresses of a pool that gateways are to ask for: [`PoolStatus::probing`].
     Probing(ClusterName, Arc<BTreeMap<IpAddr, u64>>),
+    /// The status of a BGPPeer as an earlier controller wrote it. It is delivered once, before the BGPPeer.
+    BgpPeerStatus(ClusterName, Arc<BgpPeerStatus>),
     /// A BGPPeer.
     BgpPeer(ClusterName, Option<Arc<BgpPeer>>),
     /// The password in a Secret that BGPPeers name, or what is to be said of the field that names it; nothing: none
@@ -302,6 +306,13 @@ pub enum Write {
         /// Its status now.
         status: PoolStatus,
     },
+    /// The status of a BGPPeer.
+    BgpPeer {
+        /// Which.
+        name: ClusterName,
+        /// Its status now.
+        status: BgpPeerStatus,
+    },
 }
 
 /// `status` of an AddressPool.
@@ -314,6 +325,15 @@ pub struct PoolStatus {
     /// Addresses that are to be given out, and of which gateways are asked before whether another host uses them;
     /// each with the number of the probe. An answer is an [`AddressReport`] with that number.
     pub probing: BTreeMap<IpAddr, u64>,
+}
+
+/// `status` of a BGPPeer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BgpPeerStatus {
+    /// Conditions by type: `Ready`.
+    pub conditions: ConditionMap,
+    /// `observedGeneration` of these: the form of the BGPPeer that they are about.
+    pub generation: i64,
 }
 
 /// How many addresses of one family a pool has.

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::exchange::GatewayRow;
 use crate::exchange::{AddressReport, ListenerReport, PoolCount};
+pub use crate::exchange::{BgpPeerRow, GatewayRow};
 use crate::net::{EndpointAddr, IpFamily, Protocol};
 use crate::pool::Forwarding;
 use crate::problem::Problem;
@@ -183,43 +183,6 @@ pub struct ListenerRow {
     /// Where, what for and how it is.
     #[serde(flatten)]
     pub listener: ListenerReport,
-}
-
-/// A row of `get peers`: a router, and this gateway's BGP session with it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BgpPeerRow {
-    /// The name of the BGPPeer.
-    pub name: String,
-    /// The router's address; its interface where it has none.
-    pub address: String,
-    /// The number of its AS as it says; before it has, what is expected.
-    pub asn: String,
-    /// `Idle`, `Connect`, `OpenSent`, `OpenConfirm` or `Established` (RFC 4271).
-    pub state: String,
-    /// Since when; RFC 3339.
-    pub since: String,
-    /// How many prefixes it has been told.
-    pub prefixes: usize,
-    /// `Up`, `Init`, `Down` or `AdminDown` (RFC 5880); nothing: there is no BFD with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bfd: Option<String>,
-    /// Why there is no session, or what it lacks; empty where there is nothing to say.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub why: String,
-    /// UPDATE messages that it was sent.
-    #[serde(default)]
-    pub updates_sent: u64,
-    /// UPDATE messages that it sent, which were dropped.
-    #[serde(default)]
-    pub updates_received: u64,
-}
-
-impl BgpPeerRow {
-    /// Whether it is told prefixes.
-    pub fn is_established(&self) -> bool {
-        self.state == "Established"
-    }
 }
 
 /// What `explain` says of one Service.

@@ -9,7 +9,7 @@ use fairway_config::exchange::{
 };
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::service::ExternalTrafficPolicy;
-use fairway_config::view::{AddressRow, ConditionRow, GatewayRow, PortRow, ServiceRow};
+use fairway_config::view::{AddressRow, BgpPeerRow, ConditionRow, GatewayRow, PortRow, ServiceRow};
 
 /// The Services and the gateways there are, and what gateways say of external addresses.
 #[derive(Debug, Default)]
@@ -57,6 +57,14 @@ impl Rows {
             ..status.row.clone()
         };
         self.gateways.iter().map(row).collect()
+    }
+
+    /// Rows for `get peers`, ordered by router and gateway.
+    pub(crate) fn peers(&self) -> Vec<BgpPeerRow> {
+        let rows = self.gateways.values().flat_map(|it| it.sessions.iter());
+        let mut rows: Vec<BgpPeerRow> = rows.cloned().collect();
+        rows.sort_by(|one, other| (&one.name, &one.gateway).cmp(&(&other.name, &other.gateway)));
+        rows
     }
 
     /// Rows for `get addresses`, ordered by address and gateway.

@@ -9,7 +9,9 @@ use fairway_config::exchange::{Batch, Change, Write};
 use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
 use fairway_config::time::Timestamp;
-use fairway_config::view::{AddressRow, GatewayRow, OwnerRow, PoolRow, Section, ServiceRow};
+use fairway_config::view::{
+    AddressRow, BgpPeerRow, GatewayRow, OwnerRow, PoolRow, Section, ServiceRow,
+};
 use fairway_controller_core::{Counts, Settings, State};
 use futures::StreamExt as _;
 use futures::stream::{BoxStream, SelectAll};
@@ -195,6 +197,7 @@ impl<S: Store> Controller<S> {
                 WriteKey::Service(name) => shared.state.refused(name),
                 WriteKey::NodePorts(name) => shared.state.refused_node_ports(name),
                 WriteKey::Pool(name) => shared.state.refused_pool(name),
+                WriteKey::BgpPeer(name) => shared.state.refused_bgp_peer(name),
             }
         }
         let writes = shared.state.settle(now());
@@ -302,6 +305,9 @@ impl ControllerState {
             Change::Pool(name, pool) => {
                 self.note_object(&WriteKey::Pool(Arc::clone(name)), pool.is_some());
             }
+            Change::BgpPeer(name, peer) => {
+                self.note_object(&WriteKey::BgpPeer(Arc::clone(name)), peer.is_some());
+            }
             _ => {}
         }
     }
@@ -371,6 +377,11 @@ impl<S: Store> Handle<S> {
     /// Rows for `get gateways`: those that are processes of their own.
     pub fn gateways(&self) -> Vec<GatewayRow> {
         lock(&self.shared).rows.gateways()
+    }
+
+    /// Rows for `get peers`, of gateways that are processes of their own.
+    pub fn peers(&self) -> Vec<BgpPeerRow> {
+        lock(&self.shared).rows.peers()
     }
 
     /// Rows for `get addresses`: what gateways say of external addresses, but for what a dead one may have said.

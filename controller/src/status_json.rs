@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::exchange::{
-    Condition, ConditionMap, Held, Ingress, IngressPort, IpMode, PoolCount, PoolStatus, Status,
+    BgpPeerStatus, Condition, ConditionMap, Held, Ingress, IngressPort, IpMode, PoolCount,
+    PoolStatus, Status,
 };
 use fairway_config::net::{IpFamily, Protocol};
 use fairway_config::service::PortKey;
@@ -187,6 +188,15 @@ pub(crate) fn pool_status(status: &PoolStatus) -> Value {
     shape.into()
 }
 
+/// `status` of a BGPPeer.
+pub(crate) fn bgp_peer_status(status: &BgpPeerStatus) -> Value {
+    let mut conditions = json!(conditions(&status.conditions));
+    for condition in conditions.as_array_mut().into_iter().flatten() {
+        condition["observedGeneration"] = status.generation.into();
+    }
+    json!({"conditions": conditions})
+}
+
 /// What of a `status` could not be read: the first such place, as a path in it.
 #[derive(Debug, Default)]
 pub(crate) struct PassedOver(Option<String>);
@@ -350,17 +360,36 @@ fn read_condition(entry: &Value, n: usize, passed_over: &mut PassedOver) -> Cond
     }
 }
 
-/// What the `status` of an AddressPool says. What can't be read is passed over.
-pub(crate) fn read_pool(object: &Value) -> PoolStatus {
-    let mut conditions = ConditionMap::default();
+/// The conditions of an object whose conditions Fairway alone writes, with the generation that they are about. What
+/// can't be read is passed over.
+fn read_conditions(status: &Value) -> (ConditionMap, i64) {
+    let (mut conditions, mut generation) = (ConditionMap::default(), 0);
     let mut passed_over = PassedOver::default();
-    let status = object.get("status").unwrap_or(&Value::Null);
     for (n, entry) in list(status, "/conditions", &mut passed_over) {
         if let Some(kind) = text(entry, "type") {
             conditions.insert(kind.into(), read_condition(entry, n, &mut passed_over));
         }
+        let observed = entry.get("observedGeneration").and_then(Value::as_i64);
+        generation = observed.unwrap_or(generation);
     }
     conditions.shrink();
+    (conditions, generation)
+}
+
+/// What the `status` of a BGPPeer says.
+pub(crate) fn read_bgp_peer(object: &Value) -> BgpPeerStatus {
+    let status = object.get("status").unwrap_or(&Value::Null);
+    let (conditions, generation) = read_conditions(status);
+    BgpPeerStatus {
+        conditions,
+        generation,
+    }
+}
+
+/// What the `status` of an AddressPool says. What can't be read is passed over.
+pub(crate) fn read_pool(object: &Value) -> PoolStatus {
+    let status = object.get("status").unwrap_or(&Value::Null);
+    let (conditions, _) = read_conditions(status);
     let count = |name: &str| {
         let counts = status.get(name)?;
         let number = |field: &str| Some(u128::from(counts.get(field)?.as_u64()?));

@@ -85,6 +85,8 @@ pub enum WriteKey {
     NodePorts(ServiceName),
     /// An AddressPool.
     Pool(ClusterName),
+    /// A BGPPeer.
+    BgpPeer(ClusterName),
 }
 
 impl WriteKey {
@@ -94,6 +96,7 @@ impl WriteKey {
             Write::Service { name, .. } => Self::Service(name.clone()),
             Write::NodePorts { name, .. } => Self::NodePorts(name.clone()),
             Write::Pool { name, .. } => Self::Pool(ClusterName::clone(name)),
+            Write::BgpPeer { name, .. } => Self::BgpPeer(ClusterName::clone(name)),
         }
     }
 
@@ -102,6 +105,7 @@ impl WriteKey {
         match self {
             Self::Service(name) | Self::NodePorts(name) => format!("Service {name}"),
             Self::Pool(name) => format!("AddressPool {name}"),
+            Self::BgpPeer(name) => format!("BGPPeer {name}"),
         }
     }
 }

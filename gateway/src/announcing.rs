@@ -23,6 +23,8 @@ use fairway_gateway_core::build::Builder;
 use fairway_gateway_core::segments::candidates;
 use tokio::sync::watch;
 
+use crate::address_changes::AddressChanges;
+
 /// What may be announced.
 #[derive(Clone, Debug, Default)]
 pub struct Announceable {
@@ -38,6 +40,8 @@ pub struct Announceable {
     pub key: Option<Arc<FleetKey>>,
     /// Why this gateway is to own no address that another one can own; the end of a sentence. None: it may.
     pub draining: Option<Arc<str>>,
+    /// Which addresses have changed lately.
+    pub changes: AddressChanges,
 }
 
 /// An address that may be announced.
@@ -319,6 +323,7 @@ impl Announcing {
             let now = Arc::make_mut(now);
             (now.pools, now.members, now.key) = (pools, members, key);
             now.draining = draining;
+            now.changes.note_all();
         });
         if !has_moved {
             self.publish(None);
@@ -410,6 +415,7 @@ impl Announcing {
             }
             let published = Arc::make_mut(published);
             for (address, now) in changed {
+                published.changes.note(address);
                 match now {
                     Some(now) => published.addresses.insert(address, now),
                     None => published.addresses.remove(&address),

@@ -34,6 +34,7 @@
 //! - Only routes with Fairway's own protocol number are ever removed, and a route stays until the clients of its
 //!   address have all bytes, or the time to drain is over.
 
+pub mod address_changes;
 pub mod admin;
 pub mod announcing;
 mod bgp;

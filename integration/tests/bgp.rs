@@ -9,16 +9,17 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use fairway_integration::fairway::text;
 use fairway_integration::load::Load;
 use fairway_integration::manifest::all;
 use fairway_integration::routers::routed::{
     ID, OURS, RoutedSite, THEIRS, edge, edge6, endpoints, fairway, peer, peer_is, router, router6,
     session, started,
 };
-use fairway_integration::routers::{Bird, Frr, RoughRouter, Roughness};
+use fairway_integration::routers::{Bird, Frr, GoBgp, RoughRouter, Roughness};
 use fairway_integration::site::{at, vip, vip6};
-use fairway_integration::{tests, wait};
+use fairway_integration::{clients, tests, wait};
 use rustix::process::Signal;
 
 tests![
@@ -31,8 +32,10 @@ tests![
     a_wrong_as_is_said_and_mended,
     a_router_of_the_own_as_gets_preference_and_communities,
     a_router_with_ttl_security_over_ipv6_learns_ipv4_by_an_ipv6_next_hop,
+    with_ttl_security_only_a_router_on_the_link_is_heard,
     a_router_without_an_address_is_found_on_its_link,
     frr_learns_addresses_and_leaves_a_frozen_gateway,
+    gobgp_learns_both_families_of_two_gateways,
     rough_routers_harm_nobody,
     a_full_table_takes_no_memory,
 ];
@@ -65,7 +68,7 @@ fn a_router_learns_addresses_of_two_gateways_and_spreads_clients_over_them() -> 
     ensure!(
         heading
             == [
-                "NAME", "ADDRESS", "ASN", "STATE", "SINCE", "PREFIXES", "BFD", "WHY"
+                "NAME", "GATEWAY", "ADDRESS", "ASN", "STATE", "SINCE", "PREFIXES", "BFD", "WHY"
             ],
         "{table}"
     );
@@ -162,10 +165,14 @@ fn a_gateway_that_freezes_is_left_at_once_and_comes_back() -> Result<()> {
 
 fn a_gateway_that_is_told_to_stop_is_left_before_it_stops_listening() -> Result<()> {
     let site = RoutedSite::new(2)?;
-    let sessions: String = (1..=2).map(|n| session(n, "bfd on;")).collect();
+    let told =
+        "import filter { if (65535, 0) ~ bgp_community then print \"leaves: \", net; accept; };";
+    let more = format!("bfd on; ipv4 {{ {told} }}; ipv6 {{ {told} }};");
+    let sessions: String = (1..=2).map(|n| session(n, &more)).collect();
     let bird = Bird::start(&site.router, ID, &sessions)?;
     let (mut one, _two) = (started(&site, 1, "bfd: {}")?, started(&site, 2, "bfd: {}")?);
     bird.reaches(vip(1), &[edge(1), edge(2)])?;
+    ensure!(!bird.said().contains("leaves: "), "{}", bird.said());
     let load = Load::start(&site.client, at(vip(1), 80), Duration::from_millis(10))?;
     wait::until("clients are answered", || load.ended() > 20)?;
     load.take();
@@ -177,7 +184,12 @@ fn a_gateway_that_is_told_to_stop_is_left_before_it_stops_listening() -> Result<
     // One that was under way by the first gateway as the router turned to the second ends there.
     let tally = load.take();
     ensure!(tally.bad.len() <= 2, "{:?}", tally.bad);
-    // The router was told why.
+    // The router was told before that they will go (RFC 8326).
+    let told = bird.said();
+    for prefix in ["203.0.113.1/32", "2001:db8:f::1/128"] {
+        let line = format!("leaves: {prefix}");
+        ensure!(told.matches(&line).count() == 1, "{line}: {told}");
+    }
     let said = one.process()?.said();
     ensure!(!said.contains("routers may not know"), "{said}");
     Ok(())
@@ -286,6 +298,61 @@ fn a_router_with_ttl_security_over_ipv6_learns_ipv4_by_an_ipv6_next_hop() -> Res
     peer_is(&one, "tor", "Established", &["\"prefixes\":2"])
 }
 
+fn with_ttl_security_only_a_router_on_the_link_is_heard() -> Result<()> {
+    let site = RoutedSite::new(1)?;
+    // A BIRD without TTL security sends with a TTL of 1, as from far away.
+    let v6 = |more: &str| {
+        format!(
+            "protocol bgp edge6 from fairway {{ local {} as {THEIRS}; neighbor {} as {OURS}; {more} }}\n",
+            router6(1),
+            edge6(1)
+        )
+    };
+    let bird = Bird::start(&site.router, ID, &(session(1, "") + &v6("")))?;
+    let peers = |more: &str| {
+        [
+            peer("tor", THEIRS, router(1), more),
+            peer("tor6", THEIRS, router6(1), more),
+        ]
+    };
+    let [tor, tor6] = peers("ttlSecurity: true");
+    let one = fairway(site.edge(1)?, "{bgp: {}}", &[&tor, &tor6])?;
+    let dropped = || {
+        let counts = site
+            .edge(1)?
+            .host
+            .run(|| clients::output("nstat", &["-asz", "TcpExtTCPMinTTLDrop"]))?;
+        let line = counts.lines().find(|line| line.contains("MinTTLDrop"));
+        let count = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok::<u64, anyhow::Error>(count.context("no such count")?.parse()?)
+    };
+    for name in ["tor", "tor6"] {
+        peer_is(&one, name, "OpenSent", &["ttlSecurity"])?;
+    }
+    wait::until_some("what comes with a low TTL is dropped", || {
+        let count = dropped()?;
+        ensure!(count > 6, "{count}");
+        Ok(())
+    })?;
+    for row in one.list("peers")? {
+        ensure!(text(&row, "state") == "OpenSent", "{row}");
+    }
+    // Without it they are heard, and so they are with it on both sides.
+    let heard = |peers: [String; 2]| {
+        one.write("peers.yaml", &all(&[&peers[0], &peers[1]]))?;
+        for name in ["tor", "tor6"] {
+            peer_is(&one, name, "Established", &["\"prefixes\":2"])?;
+        }
+        Ok::<(), anyhow::Error>(())
+    };
+    heard(peers(""))?;
+    bird.configure(
+        ID,
+        &(session(1, "ttl security on;") + &v6("ttl security on;")),
+    )?;
+    heard(peers("ttlSecurity: true"))
+}
+
 fn a_router_without_an_address_is_found_on_its_link() -> Result<()> {
     let site = RoutedSite::new(1)?;
     let unnumbered = format!(
@@ -340,6 +407,33 @@ fn frr_learns_addresses_and_leaves_a_frozen_gateway() -> Result<()> {
     ensure!(took < Duration::from_secs(3), "{took:?}");
     one.process()?.signal(Signal::CONT)?;
     frr.says(v4, &["198.18.1.2", "valid", "best"])
+}
+
+fn gobgp_learns_both_families_of_two_gateways() -> Result<()> {
+    let site = RoutedSite::new(2)?;
+    let neighbours = [edge(1), edge(2)];
+    let gobgp = GoBgp::start(&site.router, (ID, THEIRS), &neighbours, (OURS, "right"))?;
+    let announce = "{bgp: {communities: [\"64512:7\", \"large:64512:1:2\"]}}";
+    let mut gateways = Vec::new();
+    for n in 1..=2 {
+        let tor = peer("tor", THEIRS, router(n), "password: right");
+        gateways.push(fairway(site.edge(n)?, announce, &[&tor])?);
+    }
+    let (v4, v6) = ("203.0.113.1/32", "2001:db8:f::1/128");
+    // AS_PATH, the community 64512:7, and the large one.
+    let words = ["64512", "4227858439", "\"LocalData1\":1"];
+    gobgp.learns(v4, &[edge(1), edge(2)], &words)?;
+    gobgp.learns(v6, &[edge6(1), edge6(2)], &words)?;
+    // Without endpoints, one has nothing to tell.
+    gateways[0].remove("endpoints.yaml")?;
+    gobgp.learns(v4, &[edge(2)], &words)?;
+    gobgp.learns(v6, &[edge6(2)], &words)?;
+    peer_is(&gateways[0], "tor", "Established", &["\"prefixes\":0"])?;
+    gateways[0].write("endpoints.yaml", &endpoints())?;
+    gobgp.learns(v4, &[edge(1), edge(2)], &words)?;
+    gateways[1].process()?.signal(Signal::KILL)?;
+    gobgp.learns(v4, &[edge(1)], &words)?;
+    gobgp.learns(v6, &[edge6(1)], &words)
 }
 
 fn rough_routers_harm_nobody() -> Result<()> {

@@ -11,7 +11,7 @@ use fairway_integration::routers::routed::{
     ID, OURS, RoutedSite, THEIRS, edge, peer_is, router, session,
 };
 use fairway_integration::site::{server, vip};
-use fairway_integration::tests;
+use fairway_integration::{tests, wait};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -31,6 +31,23 @@ metadata: {name: passwords, namespace: fairway-system}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: passwords}
 subjects: [{kind: ServiceAccount, name: fairway-gateway, namespace: fairway-system}]
 ";
+
+/// Waits until `kubectl` shows that the BGPPeer `tor-N` is ready or not, with these words.
+fn ready(cluster: &Cluster, number: u8, status: &str, words: &[&str]) -> Result<()> {
+    let name = format!("tor-{number}");
+    wait::until_some(&format!("{name} is ready: {status} {words:?}"), || {
+        let peer = cluster.get_json("bgppeers.fairway.dev", "", &name)?;
+        let condition = &peer["status"]["conditions"][0];
+        let said = condition.to_string();
+        ensure!(
+            condition["type"] == "Ready"
+                && condition["status"] == status
+                && words.iter().all(|word| said.contains(word)),
+            "{said}"
+        );
+        Ok(())
+    })
+}
 
 fn gateways_of_a_cluster_announce_to_a_router_and_one_is_killed() -> Result<()> {
     let cluster = Cluster::shared()?;
@@ -57,7 +74,7 @@ fn gateways_of_a_cluster_announce_to_a_router_and_one_is_killed() -> Result<()> 
             "metadata": {"name": format!("tor-{n}")}, "spec": spec});
         cluster.create("bgppeers.fairway.dev", "", &peer)?;
     }
-    let _controller = it.controller("controller-1", &["--default-class"])?;
+    let controller = it.controller("controller-1", &["--default-class"])?;
     it.service("web", "ports: [{port: 80}]")?;
     it.pod("web", 0, server(0), "edge-1")?;
     ensure!(it.address("web")? == vip(1));
@@ -72,6 +89,7 @@ fn gateways_of_a_cluster_announce_to_a_router_and_one_is_killed() -> Result<()> 
     };
     // Each has the session of its Node.
     peer_is(two, "tor-2", "Established", &["\"prefixes\":1"])?;
+    ready(&cluster, 2, "True", &["Established", "edge-2 has one"])?;
     bird.reaches(vip(1), &[edge(2)])?;
     // The password: neither the right nor the Secret, then the right alone, then both.
     peer_is(
@@ -79,6 +97,12 @@ fn gateways_of_a_cluster_announce_to_a_router_and_one_is_killed() -> Result<()> 
         "tor-1",
         "Idle",
         &["spec.passwordSecret", "gateways read it"],
+    )?;
+    ready(
+        &cluster,
+        1,
+        "False",
+        &["NotEstablished", "edge-1 has none", "passwordSecret"],
     )?;
     cluster.apply(MAY_READ)?;
     peer_is(
@@ -97,25 +121,66 @@ fn gateways_of_a_cluster_announce_to_a_router_and_one_is_killed() -> Result<()> 
     bird.reaches(vip(1), &[edge(1), edge(2)])?;
     let both: BTreeSet<String> = ["edge-1", "edge-2"].map(str::to_owned).into();
     ensure!(site.answers(vip(1))? == both);
+    ready(&cluster, 1, "True", &["Established", "edge-1 has one"])?;
+    // The controller says the same of all.
+    for n in 1..=2 {
+        let (peer, edge) = (format!("tor-{n}"), format!("\"edge-{n}\""));
+        peer_is(&controller, &peer, "Established", &[&edge])?;
+    }
+    let table = cluster.kubectl(&["get", "bgppeers"])?;
+    ensure!(table.matches("True").count() == 2, "{table}");
+    // The session is of the BGPPeer as it is now.
+    let spec = json!({"spec": {"connectTime": "2s"}});
+    cluster.patch(("bgppeers.fairway.dev", "", "tor-2"), "", &spec)?;
+    ready(&cluster, 2, "True", &["\"observedGeneration\":2"])?;
     // Another password is another session.
     secret("wrong")?;
     bird.reaches(vip(1), &[edge(2)])?;
     secret("hush")?;
     bird.reaches(vip(1), &[edge(1), edge(2)])?;
+    // Where kube-proxy forwards, the address is announced all the same: by the gateways of Nodes with an endpoint.
+    it.pool_of(
+        "nodes",
+        "addresses: [203.0.113.77], autoAssign: false, forwarding: Node, announce: {bgp: {}}",
+    )?;
+    let (asks, local) = (
+        json!({"fairway.dev/pool": "nodes"}),
+        json!({"allocateLoadBalancerNodePorts": false}),
+    );
+    it.asking(("shop", "direct"), asks, local)?;
+    it.pod("direct", 0, server(1), "edge-2")?;
+    bird.reaches(vip(77), &[edge(1), edge(2)])?;
+    it.change(
+        "direct",
+        json!({"spec": {"externalTrafficPolicy": "Local"}}),
+    )?;
+    bird.reaches(vip(77), &[edge(2)])?;
+    cluster.delete("Pod", "shop", "direct-0")?;
+    bird.reaches(vip(77), &[])?;
     // One is killed: the router turns to the other, and comes back.
     one.process()?.signal(Signal::KILL)?;
     bird.reaches(vip(1), &[edge(2)])?;
     ensure!(site.answers(vip(1))? == BTreeSet::from(["edge-2".to_owned()]));
     one.restart()?;
     bird.reaches(vip(1), &[edge(1), edge(2)])?;
+    ready(&cluster, 1, "True", &["edge-1 has one"])?;
     cluster.delete("Secret", NAMESPACE, "tor")?;
     bird.reaches(vip(1), &[edge(2)])?;
+    ready(
+        &cluster,
+        1,
+        "False",
+        &["the Secret tor, which is not there"],
+    )?;
     peer_is(
         one,
         "tor-1",
         "Idle",
         &["the Secret tor, which is not there"],
     )?;
+    // One that stops is none any more.
+    two.stop()?;
+    ready(&cluster, 2, "False", &["NoGateway"])?;
     // Nobody has logged the password.
     let said = one.process()?.said();
     ensure!(!said.contains("hush"), "{said}");

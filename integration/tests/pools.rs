@@ -456,7 +456,7 @@ fn a_peer_that_is_wrong_is_refused_with_a_sentence_that_helps() -> Result<()> {
     )?;
     peer(
         "unnumbered",
-        "myASN: 64512, dynamicASN: internal, interface: eth1, holdTime: 0s",
+        "myASN: 64512, dynamicASN: internal, interface: eth1, holdTime: 0s, ttlSecurity: true",
     )?;
     let peer = cluster.get_json("bgppeers.fairway.dev", "", "plain")?;
     ensure!(

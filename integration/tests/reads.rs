@@ -74,7 +74,13 @@ fn nothing_is_decided_before_every_list_is_in() -> Result<()> {
     )?;
     it.service("new", "ports: [{port: 80}]")?;
     let before = ["old", "new"].map(|name| it.get(name));
-    for resource in ["namespaces", "nodes", "addresspools", "services"] {
+    for resource in [
+        "namespaces",
+        "nodes",
+        "addresspools",
+        "bgppeers",
+        "services",
+    ] {
         may_read(&it, "fairway-controller", resource, false)?;
         let mut controller = member(&it, "controller")?;
         controller.logs(&["leading"])?;

@@ -88,6 +88,10 @@ use super::selector::SelectorSchema;
         "message": "must have a keepaliveTime of at least 1s that is shorter than holdTime"
     },
     {
+        "rule": "!self.ttlSecurity || !self.ebgpMultiHop",
+        "message": "must not have ttlSecurity beside ebgpMultiHop: it is for a peer on the same link"
+    },
+    {
         "rule": "!has(self.password)",
         "message": "must not have the password itself, which everybody could read who may read BGPPeers: put it into a Secret of type kubernetes.io/basic-auth and name that in passwordSecret"
     }
@@ -149,6 +153,10 @@ pub struct BgpPeerSpec {
     /// A peer of another AS may be more than one hop away.
     #[serde(default)]
     pub ebgp_multi_hop: bool,
+    /// The peer is on the same link, and only what has a TTL of 255 is taken of it: nobody farther away can send
+    /// that (GTSM, RFC 5082). The router has to do the same, or to send with that TTL. Fairway always does.
+    #[serde(default)]
+    pub ttl_security: bool,
     /// The router keeps the routes of a gateway that is gone until it is back (RFC 4724). Traffic is
     /// lost meanwhile where it does not come back.
     #[serde(default)]

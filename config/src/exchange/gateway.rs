@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::bgp_sessions::BgpPeerRow;
 use crate::names::{ClusterName, ServiceName};
 
 /// What a gateway says of itself: a row of `get gateways`.
@@ -62,6 +63,8 @@ pub struct GatewayStatus {
     pub progress: GatewayProgress,
     /// It has said that it stops: that nothing is heard of it is no fault.
     pub stopped: bool,
+    /// Its BGP sessions, in the order of the names of the routers; none where it stops.
+    pub sessions: Arc<[BgpPeerRow]>,
     /// How many endpoints it has for each Service, where there was room to report that.
     pub endpoints: Arc<EndpointCounts>,
 }

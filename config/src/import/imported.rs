@@ -62,6 +62,7 @@ impl ImportedPeer {
             ("peerPort", json!(BGP_PORT)),
             ("holdTime", json!(HoldTimeText::usual())),
             ("ebgpMultiHop", json!(false)),
+            ("ttlSecurity", json!(false)),
             ("enableGracefulRestart", json!(false)),
         ];
         manifest("BGPPeer", &self.name, json!(self.spec), &usual)

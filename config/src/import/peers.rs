@@ -97,6 +97,7 @@ fn spec(peer: &MetalLbPeer, name: &str, found: &Found, warnings: &mut Vec<String
         password_secret: None,
         bfd: bfd(peer, name, found, warnings),
         ebgp_multi_hop: spec.ebgp_multi_hop,
+        ttl_security: false,
         enable_graceful_restart: spec.enable_graceful_restart,
         node_selectors: spec.node_selectors.clone(),
         next_hop: None,

@@ -128,6 +128,17 @@ fn bgp(
     }
 }
 
+/// Whether a list has no more entries than are read.
+pub(super) fn is_short_enough(list: &Cursor<'_, '_>) -> bool {
+    let count = list.value().as_array().map_or(0, Vec::len);
+    if count > MAX_ANNOUNCE_ENTRIES {
+        list.problem(format!(
+            "has {count} entries, at most {MAX_ANNOUNCE_ENTRIES} are read"
+        ));
+    }
+    count <= MAX_ANNOUNCE_ENTRIES
+}
+
 /// The entries of a list of texts, each once.
 fn entries<T: PartialEq>(
     list: &Cursor<'_, '_>,
@@ -135,14 +146,10 @@ fn entries<T: PartialEq>(
     parse: impl Fn(&str) -> Option<T>,
     notices: &mut Vec<Notice>,
 ) -> Vec<T> {
-    let count = list.value().as_array().map_or(0, Vec::len);
-    if count > MAX_ANNOUNCE_ENTRIES {
-        list.problem(format!(
-            "has {count} entries, at most {MAX_ANNOUNCE_ENTRIES} are read"
-        ));
+    if !is_short_enough(list) {
         return Vec::new();
     }
-    let mut entries = Vec::with_capacity(count);
+    let mut entries = Vec::new();
     for item in list.items() {
         let Some(text) = item.text() else {
             if !item.is_present() {

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::announce::is_short_enough;
 use super::selectors::{not_null, selector};
 use crate::annotations::parse;
-use crate::announce::{INTERFACE_NAME, MAX_ANNOUNCE_ENTRIES, is_interface_name};
+use crate::announce::{INTERFACE_NAME, is_interface_name};
 use crate::bgp_peer::{
     BFD_INTERVAL, BFD_MULTIPLIER, BGP_PORT, BfdSettings, BgpPeer, CONNECT_TIME, HOLD_TIME,
     MAX_PASSWORD, PeerAsn, PeerPassword,
@@ -35,6 +36,7 @@ pub const BGP_PEER_SPEC_FIELDS: &[&str] = &[
     "passwordSecret",
     "bfd",
     "ebgpMultiHop",
+    "ttlSecurity",
     "enableGracefulRestart",
     "nodeSelectors",
     "nextHop",
@@ -75,6 +77,12 @@ pub(super) fn bgp_peer(root: &Cursor<'_, '_>, name: &ClusterName) -> BgpPeer {
     let times = times(&spec);
     BgpPeer {
         name: Arc::clone(name),
+        // Whoever writes it by hand into a manifest may write what they like.
+        generation: metadata
+            .field("generation")
+            .value()
+            .as_i64()
+            .unwrap_or_default(),
         my_asn: asn(&my_asn).unwrap_or_default(),
         peer_asn: peer_asn(&spec),
         peer_address,
@@ -89,6 +97,7 @@ pub(super) fn bgp_peer(root: &Cursor<'_, '_>, name: &ClusterName) -> BgpPeer {
         password: password(&spec.field("password")),
         bfd: bfd(&spec.field("bfd")),
         ebgp_multi_hop: spec.field("ebgpMultiHop").boolean().unwrap_or(false),
+        ttl_security: ttl_security(&spec),
         graceful_restart: spec
             .field("enableGracefulRestart")
             .boolean()
@@ -153,6 +162,16 @@ fn address(field: &Cursor<'_, '_>) -> Option<IpAddr> {
             None
         }
     }
+}
+
+/// A peer that may be farther away sends with a lower TTL.
+fn ttl_security(spec: &Cursor<'_, '_>) -> bool {
+    let field = spec.field("ttlSecurity");
+    let is_on = field.boolean().unwrap_or(false);
+    if is_on && spec.field("ebgpMultiHop").value() == true {
+        field.problem("stands beside ebgpMultiHop: it is for a peer on the same link");
+    }
+    is_on
 }
 
 fn interface(field: &Cursor<'_, '_>) -> Option<Box<str>> {
@@ -317,11 +336,7 @@ fn bfd(field: &Cursor<'_, '_>) -> Option<BfdSettings> {
 }
 
 fn node_selectors(list: &Cursor<'_, '_>) -> Vec<Selector> {
-    let count = list.value().as_array().map_or(0, Vec::len);
-    if count > MAX_ANNOUNCE_ENTRIES {
-        list.problem(format!(
-            "has {count} entries, at most {MAX_ANNOUNCE_ENTRIES} are read"
-        ));
+    if !is_short_enough(list) {
         return Vec::new();
     }
     let selector = |item: Cursor<'_, '_>| {

@@ -17,7 +17,7 @@ fn peer(value: &Value) -> Option<Arc<BgpPeer>> {
 }
 
 fn any_peer() -> impl Strategy<Value = Value> {
-    (any::<[bool; 9]>(), any::<bool>()).prop_map(|(with, on_a_link)| {
+    (any::<[bool; 10]>(), any::<bool>()).prop_map(|(with, on_a_link)| {
         let mut spec = match on_a_link {
             true => json!({"myASN": 64512, "dynamicASN": "external", "peerAddress": "fe80::1",
                 "interface": "eth1"}),
@@ -33,6 +33,7 @@ fn any_peer() -> impl Strategy<Value = Value> {
             ("password", json!("hush")),
             ("bfd", json!({"receiveInterval": 50, "detectMultiplier": 5})),
             ("ebgpMultiHop", json!(false)),
+            ("ttlSecurity", json!(true)),
             (
                 "nodeSelectors",
                 json!([{"matchLabels": {"team": "a"}}, {"matchExpressions": [
@@ -66,6 +67,7 @@ fn peers_keep_closed(whole: &Value) {
         let allowed: Vec<_> = allowed.iter().filter_map(peer).collect();
         let may = |is_so: &dyn Fn(&BgpPeer) -> bool| allowed.iter().any(|it| is_so(it));
         assert!(may(&|it| it.peer_address == now.peer_address), "{what}");
+        assert!(may(&|it| it.ttl_security == now.ttl_security), "{what}");
         assert!(may(&|it| it.next_hop == now.next_hop), "{what}");
         assert!(may(&|it| it.source_address == now.source_address), "{what}");
         for labels in labels() {

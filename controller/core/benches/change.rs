@@ -112,7 +112,7 @@ impl World {
                 });
                 Some(changed(stored))
             }
-            Write::Pool { .. } | Write::NodePorts { .. } => None,
+            Write::Pool { .. } | Write::BgpPeer { .. } | Write::NodePorts { .. } => None,
         });
         services.collect()
     }

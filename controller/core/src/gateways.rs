@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fairway_config::exchange::{AddressReport, GatewayProgress, GatewayStatus, Report};
+use fairway_config::exchange::{AddressReport, BgpPeerRow, GatewayProgress, GatewayStatus, Report};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::time::Timestamp;
 
@@ -248,6 +248,12 @@ impl GatewayTable {
     pub(crate) fn processes(&self) -> impl Iterator<Item = (&ClusterName, &Arc<GatewayStatus>)> {
         let all = self.are_processes.then_some(&self.gateways);
         all.into_iter().flatten()
+    }
+
+    /// What a gateway says of its BGP sessions.
+    pub(crate) fn sessions(&self, name: &ClusterName) -> &[BgpPeerRow] {
+        let gateway = self.gateways.get(name);
+        gateway.map_or(&[], |it| &it.sessions)
     }
 
     /// How many are how.

@@ -15,7 +15,7 @@
 //! 5. `gateways` and `programmed`: what gateways report, and the condition `Programmed`;
 //!    `address_probes` and `probing`: which addresses are asked for before they are shown;
 //!    `address_reports` and `address_verdict`: who owns which external address, `layer2`: what that
-//!    means for a Service; `state`: the value that is fed and asked; `counts`: what tables and
+//!    means for a Service; `peers`: which of them have a session with which router; `state`: the value that is fed and asked; `counts`: what tables and
 //!    metrics show of it.
 //!
 //! Invariants:
@@ -55,6 +55,7 @@ mod layer2;
 mod node_port_request;
 mod node_port_requester;
 mod nodes;
+mod peers;
 mod pools;
 mod ports;
 mod probing;

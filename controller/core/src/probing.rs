@@ -23,7 +23,8 @@ impl State {
 
     /// When [`State::settle`] has something to do even if nothing changes.
     pub fn due(&self) -> Option<Timestamp> {
-        self.allocations.probes.due().filter(|_| self.synced())
+        let due = [self.allocations.probes.due(), self.peers.due()];
+        due.into_iter().flatten().min().filter(|_| self.synced())
     }
 
     /// How many addresses are reserved and not shown yet, because gateways are asked for them.

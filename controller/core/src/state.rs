@@ -23,6 +23,7 @@ use crate::gateways::GatewayTable;
 use crate::index::{Index, IndexedService, Standing};
 use crate::layer2;
 use crate::node_port_requester::{self, NodePortRequester};
+use crate::peers::PeerTable;
 use crate::pools::Pools;
 use crate::queue::{QueueKey, ServiceSlot, WaitsFor};
 use crate::settings::Settings;
@@ -39,6 +40,7 @@ pub struct State {
     pool_statuses: BTreeMap<ClusterName, PoolStatus>,
     pools_changed: bool,
     pub(crate) gateways: GatewayTable,
+    pub(crate) peers: PeerTable,
     /// Services that have to be assigned again.
     pub(crate) changed: BTreeSet<ServiceSlot>,
     /// Services whose status has to be made again.
@@ -68,6 +70,7 @@ impl State {
             pools: BTreeMap::new(),
             pool_statuses: BTreeMap::new(),
             pools_changed: false,
+            peers: PeerTable::default(),
             changed: BTreeSet::new(),
             restated: BTreeSet::new(),
             node_port_requester: NodePortRequester::default(),
@@ -119,6 +122,8 @@ impl State {
                     self.put_report(name, gateway, report.as_ref());
                 }
                 Change::Gateway(name, status) => {
+                    let now = status.as_ref().map_or(&[][..], |it| &it.sessions);
+                    self.peers.touch(self.gateways.sessions(name), now);
                     let concerned = self.gateways.put(name, status.as_ref());
                     if concerned.all {
                         self.restated.extend(self.index.slots());
@@ -130,7 +135,12 @@ impl State {
                         self.restated.extend(self.index.in_namespace(namespace));
                     }
                 }
-                Change::Node(name, node) => self.put_node(name, node.as_deref()),
+                Change::Node(name, node) => {
+                    self.peers.put_node(name, node.is_some());
+                    self.put_node(name, node.as_deref());
+                }
+                Change::BgpPeer(name, peer) => self.peers.put(name, peer.as_ref()),
+                Change::BgpPeerStatus(name, status) => self.peers.put_status(name, status),
                 Change::Address(address, gateway, report) => {
                     if let Some(report) = report {
                         let probes = &mut self.allocations.probes;
@@ -143,7 +153,6 @@ impl State {
                 }
                 Change::EndpointSlice(..)
                 | Change::Secret(..)
-                | Change::BgpPeer(..)
                 | Change::PeerPassword(..)
                 | Change::Probing(..)
                 | Change::Member(..)
@@ -208,6 +217,7 @@ impl State {
         }
         self.allocations.show_probes();
         self.plan_pools(now, &mut writes);
+        writes.extend(self.peers.plan(&self.gateways, now));
         writes
     }
 
@@ -259,6 +269,11 @@ impl State {
         {
             pool.touch();
         }
+    }
+
+    /// A write of this BGPPeer's status failed: the next `settle` plans it again.
+    pub fn refused_bgp_peer(&mut self, name: &ClusterName) {
+        self.peers.refused(name);
     }
 
     /// Whether the first lists are complete.

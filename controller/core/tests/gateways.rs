@@ -220,6 +220,7 @@ impl World {
             row,
             stopped: false,
             progress,
+            sessions: [].into(),
             endpoints: Arc::default(),
         };
         let reports = (0..SERVICES).map(|n| {

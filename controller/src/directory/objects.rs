@@ -200,6 +200,8 @@ impl LiveObjects {
             }
             // In standalone mode Fairway is the allocator, and asks nobody for node ports.
             Write::NodePorts { .. } => None,
+            // `fairway get peers` says how the sessions of the gateway in this process are.
+            Write::BgpPeer { .. } => None,
             Write::Pool { name, status } => {
                 let key = ObjectKey {
                     kind: Kind::AddressPool,

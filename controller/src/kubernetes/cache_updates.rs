@@ -40,7 +40,7 @@ impl StoreContext {
                 Vec::new()
             }
             ObjectEvent::There(document) => {
-                let status = cache.first_pool_status(kind, &document);
+                let status = cache.first_status(kind, &document);
                 let change = cache.put(kind, &document, now());
                 // An object that can't be read, or is an older version, leaves the cache as it was.
                 if change.is_some() {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fairway_config::exchange::{
-    AddressReport, AddressState, ClaimKind, EndpointCounts, GatewayRow, ListenerReport,
+    AddressReport, AddressState, BgpPeerRow, ClaimKind, EndpointCounts, GatewayRow, ListenerReport,
     ListenerState, RefusedEndpoint, Report, Unlisted,
 };
 use fairway_config::names::{ClusterName, ServiceName};
@@ -67,12 +67,34 @@ pub struct GatewaySelfReport {
     /// The addresses of its interfaces, with their prefixes: where other gateways may speak to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpNet>,
+    /// Its BGP sessions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<BgpPeerRow>,
     /// The namespaces of which Services had to be left out.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) untold: BTreeSet<Arc<str>>,
 }
 
+/// How many BGP sessions a gateway tells of, and how many bytes of the reason of each.
+const SESSIONS: usize = 256;
+const REASON: usize = 256;
+
 impl GatewaySelfReport {
+    /// These are its BGP sessions.
+    pub fn set_sessions(&mut self, mut sessions: Vec<BgpPeerRow>) {
+        sessions.truncate(SESSIONS);
+        for row in &mut sessions {
+            row.why.truncate(row.why.floor_char_boundary(REASON));
+        }
+        self.sessions = sessions;
+    }
+
+    /// Whether both say the same of BGP sessions, apart from what changes all the time.
+    pub(super) fn has_like_sessions(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.sessions, &other.sessions);
+        ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(one, it)| one.says_alike(it))
+    }
+
     /// A gateway that has applied the store up to a revision.
     pub fn new(row: GatewayRow, applied: u64) -> Self {
         Self {
@@ -81,6 +103,7 @@ impl GatewaySelfReport {
             stopping: false,
             behind: None,
             addresses: Vec::new(),
+            sessions: Vec::new(),
             untold: BTreeSet::new(),
         }
     }

@@ -19,6 +19,9 @@ const OF_A_LEADER: &[(&str, &str, &str, &str)] = &[
     ("list", "fairway.dev", "addresspools", ""),
     ("watch", "fairway.dev", "addresspools", ""),
     ("patch", "fairway.dev", "addresspools", "status"),
+    ("list", "fairway.dev", "bgppeers", ""),
+    ("watch", "fairway.dev", "bgppeers", ""),
+    ("patch", "fairway.dev", "bgppeers", "status"),
 ];
 
 /// The same in Fairway's own namespace.

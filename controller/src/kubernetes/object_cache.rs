@@ -12,7 +12,7 @@ use fairway_config::annotations::CONTROLLER;
 use fairway_config::cluster::Node;
 use fairway_config::conditions;
 use fairway_config::exchange::{Change, Held, Status, StoredService};
-use fairway_config::names::{NamespacedName, ServiceName};
+use fairway_config::names::{ClusterName, NamespacedName, ServiceName};
 use fairway_config::object::{self, Kind, Object, ObjectKey};
 use fairway_config::problem::{DocumentPlace, Problem, Severity};
 use fairway_config::service::Service;
@@ -142,20 +142,30 @@ impl ObjectCache {
         }
     }
 
-    /// What an earlier controller wrote into the status of an AddressPool that this one meets for the
+    /// What an earlier controller wrote into the status of an AddressPool or BGPPeer that this one meets for the
     /// first time.
-    pub(super) fn first_pool_status(&self, kind: Kind, document: &Value) -> Option<Change> {
-        if kind != Kind::AddressPool || !self.decides {
+    pub(super) fn first_status(&self, kind: Kind, document: &Value) -> Option<Change> {
+        if !self.decides {
             return None;
         }
-        let name = document.pointer("/metadata/name")?.as_str()?;
+        let name: ClusterName = document.pointer("/metadata/name")?.as_str()?.into();
+        let change = match kind {
+            Kind::AddressPool => {
+                let status = Arc::new(status_json::read_pool(document));
+                Change::PoolStatus(name.clone(), status)
+            }
+            Kind::BgpPeer => {
+                let status = Arc::new(status_json::read_bgp_peer(document));
+                Change::BgpPeerStatus(name.clone(), status)
+            }
+            _ => return None,
+        };
         let key = ObjectKey {
             kind,
             namespace: None,
-            name: name.into(),
+            name,
         };
-        let status = Arc::new(status_json::read_pool(document));
-        (!self.others.contains_key(&key)).then_some(Change::PoolStatus(key.name, status))
+        (!self.others.contains_key(&key)).then_some(change)
     }
 
     /// The addresses of a pool that gateways are to ask for, where they are others than before.

@@ -100,6 +100,7 @@ impl LeaseReporter {
                 || (said.stopping, &said.behind) != (status.stopping, &status.behind)
                 || (&said.addresses, &said.row.draining)
                     != (&status.addresses, &status.row.draining)
+                || !said.has_like_sessions(&status)
         });
         if !is_due && self.fault.is_none() && !self.shared.reports.is_urgent() {
             return;

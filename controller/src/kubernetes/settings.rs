@@ -37,7 +37,7 @@ pub struct KubernetesSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
     /// What a controller decides on: Services, AddressPools, the labels of Namespaces, and the
-    /// addresses of Nodes.
+    /// addresses of Nodes; and the BGPPeers, of which it writes how their sessions are.
     Controller,
     /// What a gateway serves: Services, EndpointSlices, Nodes and AddressPools; and the BGPPeers to
     /// which it announces.
@@ -51,6 +51,7 @@ impl Reads {
                 Kind::Namespace,
                 Kind::Node,
                 Kind::AddressPool,
+                Kind::BgpPeer,
                 Kind::Service,
             ],
             Self::Gateway => &[

@@ -1,10 +1,10 @@
-//! `status` of Services and AddressPools in an API server: reads it, and makes the patches that
+//! `status` of Services, AddressPools and BGPPeers in an API server: reads it, and makes the patches that
 //! write it.
 
 use std::sync::Arc;
 
 use fairway_config::conditions;
-use fairway_config::exchange::{PoolStatus, Status};
+use fairway_config::exchange::{BgpPeerStatus, PoolStatus, Status};
 use fairway_config::time::Timestamp;
 use serde_json::{Value, json};
 
@@ -130,6 +130,11 @@ pub(super) fn pool_patch(status: &PoolStatus) -> Value {
         patch["status"]["probing"] = Value::Null;
     }
     patch
+}
+
+/// The merge patch of a BGPPeer's `status`.
+pub(super) fn bgp_peer_patch(status: &BgpPeerStatus) -> Value {
+    json!({"status": status_json::bgp_peer_status(status)})
 }
 
 #[cfg(test)]

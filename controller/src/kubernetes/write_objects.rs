@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fairway_config::exchange::{self, Held, PoolStatus};
+use fairway_config::exchange::{self, Held};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::object::{Kind, ObjectKey};
 use fairway_config::service::PortKey;
@@ -21,7 +21,6 @@ use super::leader_rights;
 use super::service_record::ServiceRecord;
 use super::service_requests::{self, ServiceRequest};
 use super::settings::{REQUEST, key_of, now};
-use super::status;
 use super::store_context::StoreContext;
 use crate::feed::lock;
 use crate::store::WriteOutcome;
@@ -208,23 +207,27 @@ impl StoreContext {
         WriteOutcome::Written
     }
 
-    pub(super) async fn write_pool(&self, name: ClusterName, status: PoolStatus) -> WriteOutcome {
-        let pools: Api<ApiDocument> =
-            Api::all_with(self.client.clone(), &resource(Kind::AddressPool));
-        let patch = Patch::Merge(status::pool_patch(&status));
-        let parameters = PatchParams::default();
+    /// Writes the status of an object that is in no namespace.
+    pub(super) async fn write_status(
+        &self,
+        kind: Kind,
+        name: &ClusterName,
+        patch: Value,
+    ) -> WriteOutcome {
+        let objects: Api<ApiDocument> = Api::all_with(self.client.clone(), &resource(kind));
+        let (patch, parameters) = (Patch::Merge(patch), PatchParams::default());
         let nowhere: Arc<str> = Arc::default();
         let answer = self.request(&nowhere, || async {
-            pools.patch_status(&name, &parameters, &patch).await
+            objects.patch_status(name, &parameters, &patch).await
         });
         let Some(answer) = answer.await else {
             return not_leading();
         };
         let asked = Asked {
-            kind: Kind::AddressPool,
+            kind,
             subresource: Some("status"),
             namespace: None,
-            name: &name,
+            name,
         };
         match self.judge(answer, &asked).await {
             Ok(_) => WriteOutcome::Written,

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::answers::{Answer, insist, sign_of};
 use super::fair_queue::{Ticket, Urgency};
 use super::settings::{REQUEST, key_of};
+use super::status;
 use super::store_context::StoreContext;
 use super::write_queue::WriteJob;
 use crate::feed::lock;
@@ -37,7 +38,8 @@ impl StoreContext {
             let (key, part) = match &write {
                 Write::Service { name, .. } => (key_of(name), 0),
                 Write::NodePorts { name, .. } => (key_of(name), 1),
-                Write::Pool { name, .. } => (pool_key(name), 0),
+                Write::Pool { name, .. } => (cluster_key(Kind::AddressPool, name), 0),
+                Write::BgpPeer { name, .. } => (cluster_key(Kind::BgpPeer, name), 0),
             };
             let urgency = match &write {
                 Write::Service { held, .. } => {
@@ -49,7 +51,7 @@ impl StoreContext {
                     }
                 }
                 Write::NodePorts { .. } => Urgency::Urgent,
-                Write::Pool { .. } => Urgency::Usual,
+                Write::Pool { .. } | Write::BgpPeer { .. } => Urgency::Usual,
             };
             let job = WriteJob::Write {
                 write,
@@ -105,7 +107,14 @@ impl StoreContext {
                         version,
                         numbers,
                     } => self.write_node_ports(name, version, &numbers).await,
-                    Write::Pool { name, status } => self.write_pool(name, status).await,
+                    Write::Pool { name, status } => {
+                        let patch = status::pool_patch(&status);
+                        self.write_status(Kind::AddressPool, &name, patch).await
+                    }
+                    Write::BgpPeer { name, status } => {
+                        let patch = status::bgp_peer_patch(&status);
+                        self.write_status(Kind::BgpPeer, &name, patch).await
+                    }
                 };
                 // The channel has room for every outcome. Where the receiver is gone nobody needs
                 // it.
@@ -138,9 +147,9 @@ impl StoreContext {
     }
 }
 
-fn pool_key(name: &Arc<str>) -> ObjectKey {
+fn cluster_key(kind: Kind, name: &Arc<str>) -> ObjectKey {
     ObjectKey {
-        kind: Kind::AddressPool,
+        kind,
         namespace: None,
         name: Arc::clone(name),
     }

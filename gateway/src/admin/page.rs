@@ -297,7 +297,9 @@ impl Page {
         if rows.is_empty() {
             return;
         }
-        let columns = &["Name", "Address", "AS", "Since", "Prefixes", "BFD", "State"];
+        let columns = &[
+            "Name", "Gateway", "Address", "AS", "Since", "Prefixes", "BFD", "State",
+        ];
         self.table(("peers", "BGP peers", columns), rows, |row| {
             let bfd = row.bfd.clone().unwrap_or_default();
             let tone = match row.is_established() {
@@ -307,6 +309,7 @@ impl Page {
             };
             let cells = vec![
                 row.name.clone(),
+                row.gateway.clone(),
                 row.address.clone(),
                 row.asn.clone(),
                 row.since.clone(),

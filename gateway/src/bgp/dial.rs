@@ -63,6 +63,36 @@ pub(super) fn dial(
     Ok(TcpSocket::from_std_stream(socket.into()).connect(to))
 }
 
+/// Has the kernel drop what comes in with a TTL below 255 (RFC 5082). A daemon sets the TTL of a connection when it has
+/// accepted it, so this has to wait for the handshake.
+///
+/// # Errors
+/// The kernel does not know the option.
+#[expect(unsafe_code, reason = "no safe wrapper has these options")]
+pub(super) fn demand_ttl(stream: &TcpStream) -> io::Result<()> {
+    /// `IPV6_MINHOPCOUNT` of linux/in6.h.
+    const MIN_HOP_COUNT: libc::c_int = 73;
+    let (level, option) = match stream.peer_addr()? {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MINTTL),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, MIN_HOP_COUNT),
+    };
+    let least: libc::c_int = 255;
+    // SAFETY: the kernel reads an int.
+    let answer = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(&least).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    match answer {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// `struct tcp_md5sig` of linux/tcp.h.
 #[repr(C, align(8))]
 struct TcpMd5Sig {

@@ -4,13 +4,15 @@
 //! several ways to an address spreads its traffic over them. What is said and when is decided without I/O
 //! ([`fairway_gateway_core::bgp`], [`fairway_gateway_core::bfd`]).
 //!
-//! Reading order: [`control`], the control task's end; `neighbours`, what it hands over; `speaker`, the thread;
+//! Reading order: [`control`], the control task's end; `neighbours`, what it hands over; `asks`, what a
+//! router is told of an address; `speaker`, the thread;
 //! `peer`, one router; `dial`, the socket of a session; `find`, a router without an address; `bfd`, the sockets of
 //! BFD; [`shown`], what is shown of it.
 //!
 //! One router does not hold up others: a turn of the loop reads a bounded number of bytes of each, nothing waits for
 //! one, and what it does not take is bounded.
 
+mod asks;
 mod bfd;
 pub(crate) mod control;
 mod dial;

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use fairway_config::announce::Announcement;
 use fairway_config::bgp_peer::BgpPeer;
 use fairway_config::net::IpFamily;
 use fairway_gateway_core::bfd::packet::{BfdPacket, BfdState};
 use fairway_gateway_core::bfd::{BfdSession, BfdTiming};
 use fairway_gateway_core::bgp::encode;
 use fairway_gateway_core::bgp::message::BgpNotification;
-use fairway_gateway_core::bgp::routes::AnnouncedRoutes;
+use fairway_gateway_core::bgp::routes::{AnnouncedRoutes, RouteAttributes, RouteTable};
 use fairway_gateway_core::bgp::session::{
     BgpAction, BgpSession, BgpSessionSettings, BgpState, OwnEnd,
 };
@@ -52,6 +53,8 @@ enum RouterConnection {
 pub(super) struct RouterPeer {
     pub(super) peer: Arc<BgpPeer>,
     pub(super) session: BgpSession,
+    /// What it is told, or will be.
+    routes: RouteTable,
     connection: RouterConnection,
     bfd: Option<RouterBfd>,
     /// Why it is not dialled, whatever its session says.
@@ -82,6 +85,7 @@ impl RouterPeer {
         };
         Self {
             session: BgpSession::new(settings, seed, now),
+            routes: RouteTable::default(),
             connection: RouterConnection::None,
             bfd: None,
             problem: None,
@@ -108,9 +112,16 @@ impl RouterPeer {
 
     /// Why it has no session: the end of a sentence; empty where it has one.
     pub(super) fn why(&self) -> String {
-        match &self.problem {
-            Some(problem) => problem.clone(),
+        let why = match &self.problem {
+            Some(problem) => return problem.clone(),
             None => self.session.why().to_string(),
+        };
+        match self.session.state().0 {
+            BgpState::OpenSent | BgpState::OpenConfirm if self.peer.ttl_security => {
+                "it has not been heard yet: ttlSecurity drops what it sends with a TTL below 255"
+                    .to_owned()
+            }
+            _ => why,
         }
     }
 
@@ -330,7 +341,12 @@ impl RouterPeer {
         links: &HostAddresses,
         name: &str,
     ) {
-        let opened = result.and_then(|stream| Ok((stream.local_addr()?, stream)));
+        let opened = result.and_then(|stream| {
+            if self.peer.ttl_security {
+                dial::demand_ttl(&stream)?;
+            }
+            Ok((stream.local_addr()?, stream))
+        });
         match opened {
             Ok((local, stream)) => {
                 self.connection = RouterConnection::Open(stream);
@@ -388,9 +404,38 @@ impl RouterPeer {
         stream.try_write(bytes).ok().filter(|count| *count > 0)
     }
 
-    /// These are the prefixes that it is told.
-    pub(super) fn set_wanted(&mut self, now: BootTime, wanted: Arc<AnnouncedRoutes>) {
-        self.session.set_wanted(now, wanted);
+    /// It is told of all these addresses and of no others. `form` makes of a route what is said of it, if anything is.
+    pub(super) fn set_all<'a>(
+        &mut self,
+        now: BootTime,
+        all: impl Iterator<Item = (IpAddr, &'a Arc<Announcement>)>,
+        form: impl Fn(&Arc<RouteAttributes>) -> Option<Arc<RouteAttributes>>,
+    ) {
+        self.routes = RouteTable::default();
+        for (address, asks) in all {
+            self.routes.set(address, Some(asks));
+        }
+        let routes = self.routes.routes().into_iter();
+        let wanted: AnnouncedRoutes = routes
+            .filter_map(|(prefix, route)| Some((prefix, form(&route)?)))
+            .collect();
+        self.session.set_wanted(now, &wanted);
+        self.write(now);
+    }
+
+    /// The same for one address.
+    pub(super) fn set_one(
+        &mut self,
+        now: BootTime,
+        address: IpAddr,
+        asks: Option<&Arc<Announcement>>,
+        form: impl Fn(&Arc<RouteAttributes>) -> Option<Arc<RouteAttributes>>,
+    ) {
+        for prefix in self.routes.set(address, asks) {
+            let route = self.routes.route(prefix).map(Arc::new);
+            let route = route.and_then(|route| form(&route));
+            self.session.set_route(now, prefix, route.as_ref());
+        }
         self.write(now);
     }
 

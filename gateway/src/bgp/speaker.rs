@@ -14,12 +14,13 @@ use fairway_config::names::ClusterName;
 use fairway_config::view::BgpPeerRow;
 use fairway_gateway_core::bfd::packet::BfdState;
 use fairway_gateway_core::bgp::message::BgpNotification;
-use fairway_gateway_core::bgp::routes::{self, AnnouncedRoutes};
+use fairway_gateway_core::bgp::routes::RouteAttributes;
 use fairway_gateway_core::bgp::session::{BgpState, NOT_DIALLED};
 use fairway_gateway_core::fleet::BootTime;
 use fairway_gateway_core::route::Tick;
 use tokio::sync::watch;
 
+use super::asks::asks;
 use super::bfd::BfdSockets;
 use super::neighbours::{Neighbours, SpeakerStage};
 use super::peer::RouterPeer;
@@ -46,6 +47,8 @@ pub(super) struct Speaker {
     own: ClusterName,
     neighbours: watch::Receiver<Neighbours>,
     announceable: watch::Receiver<Arc<Announceable>>,
+    /// The number of the last change of an address that was taken in.
+    seen: u64,
     /// The loops that carry traffic, and whether they turn.
     loops: WorkerLoops,
     stalls: Stalls,
@@ -90,10 +93,13 @@ impl Speaker {
         shown: Arc<BgpShown>,
     ) -> Self {
         let began = clock::boot_time();
+        // Nobody else sets it.
+        let _ = shown.told.set((own.clone(), announceable.clone()));
         let mut speaker = Self {
             own,
             neighbours,
             announceable,
+            seen: 0,
             loops,
             stalls: Stalls::default(),
             looks_at: began,
@@ -225,7 +231,7 @@ impl Speaker {
                 Ok(()) => self.take_neighbours(now),
                 Err(_) => self.is_told = false,
             },
-            Ok(()) = announceable.changed() => self.set_wanted(now),
+            Ok(()) = announceable.changed() => self.take_addresses(now),
             () = ready => {}
             () = tokio::time::sleep(pause) => {}
         }
@@ -237,7 +243,10 @@ impl Speaker {
         let mut is_changed = false;
         self.peers.retain(|name, running| {
             let notification = match wanted.get(name) {
-                Some(peer) if is_same(peer, &running.peer) => return true,
+                Some(peer) if is_same(peer, &running.peer) => {
+                    running.peer = Arc::clone(peer);
+                    return true;
+                }
                 Some(_) => BgpNotification::CHANGED,
                 None => BgpNotification::DECONFIGURED,
             };
@@ -257,40 +266,51 @@ impl Speaker {
         }
     }
 
+    /// Takes in which addresses may be announced.
+    fn take_addresses(&mut self, now: BootTime) {
+        let announceable = self.announceable.borrow_and_update().clone();
+        let Some(changed) = announceable.changes.after(self.seen) else {
+            return self.set_wanted(now);
+        };
+        self.seen = announceable.changes.latest();
+        let form = self.form(announceable.draining.is_some());
+        for (name, peer) in &mut self.peers {
+            for address in &changed {
+                let asks = asks(&announceable, &self.own, name, *address);
+                peer.set_one(now, *address, asks, &form);
+            }
+        }
+    }
+
     /// Tells each router what is to be announced to it.
     fn set_wanted(&mut self, now: BootTime) {
         let announceable = self.announceable.borrow_and_update().clone();
-        let all = |name: Option<&ClusterName>| {
-            let addresses = announceable.addresses.iter().filter(|(_, it)| it.is_able);
-            let asks = addresses.filter_map(|(address, it)| {
-                let pool = announceable.pools.get(&it.pool)?;
-                let asks = it.announcement.bgp.as_ref()?;
-                let is_to_it =
-                    asks.peers.is_empty() || name.is_some_and(|it| asks.peers.contains(it));
-                let is_left =
-                    it.is_left_to(|name| *name != self.own && pool.tellers.contains(name));
-                let is_here = pool.tellers.contains(&self.own) && !is_left;
-                (is_here && is_to_it).then_some((*address, asks))
-            });
-            let announced = routes::announced(asks);
-            Arc::new(match self.withdrawal {
-                _ if self.inability.is_some() => AnnouncedRoutes::new(),
-                Withdrawal::NotBegun if announceable.draining.is_none() => announced,
-                // Whether another gateway announces them is not known here: they stay, for routers that have no other.
-                Withdrawal::NotBegun | Withdrawal::Announced(_) => announced
-                    .into_iter()
-                    .map(|(prefix, it)| (prefix, Arc::new(it.shutting_down())))
-                    .collect(),
-                Withdrawal::Begun | Withdrawal::Known(_) => AnnouncedRoutes::new(),
-            })
-        };
-        // Most pools are announced to all routers: then all have the same.
-        let pools = announceable.pools.values();
-        let mut asks = pools.filter_map(|pool| pool.announcement.bgp.as_ref());
-        let of_all = asks.all(|it| it.peers.is_empty()).then(|| all(None));
+        self.seen = announceable.changes.latest();
+        let form = self.form(announceable.draining.is_some());
         for (name, peer) in &mut self.peers {
-            let wanted = of_all.clone().unwrap_or_else(|| all(Some(name)));
-            peer.set_wanted(now, wanted);
+            let addresses = announceable.addresses.keys();
+            let all = addresses.filter_map(|address| {
+                let asks = asks(&announceable, &self.own, name, *address)?;
+                Some((*address, asks))
+            });
+            peer.set_all(now, all, &form);
+        }
+    }
+
+    /// What is said of a route now, if anything is.
+    fn form(
+        &self,
+        is_draining: bool,
+    ) -> impl Fn(&Arc<RouteAttributes>) -> Option<Arc<RouteAttributes>> + use<> {
+        let (withdrawal, is_able) = (self.withdrawal, self.inability.is_none());
+        move |route| match withdrawal {
+            _ if !is_able => None,
+            Withdrawal::NotBegun if !is_draining => Some(Arc::clone(route)),
+            // Whether another gateway announces them is not known here: they stay, for routers that have no other.
+            Withdrawal::NotBegun | Withdrawal::Announced(_) => {
+                Some(Arc::new(route.shutting_down()))
+            }
+            Withdrawal::Begun | Withdrawal::Known(_) => None,
         }
     }
 
@@ -362,10 +382,10 @@ impl Speaker {
             if is_up || (state == BgpState::Idle && row.why != NOT_DIALLED) {
                 self.logged.insert(name.clone(), (state, row.why.clone()));
             }
-            let wanted = peer.session.rib_out().wanted().clone();
-            all.push(ShownPeer { row, wanted });
+            let is_told = !peer.session.rib_out().wanted().is_empty();
+            all.push(ShownPeer { row, is_told });
         }
-        self.shown.set(all);
+        self.shown.set(all, now);
     }
 
     fn row(&self, name: &ClusterName, peer: &RouterPeer) -> BgpPeerRow {
@@ -397,6 +417,8 @@ impl Speaker {
         let interface = settings.interface.as_deref().unwrap_or_default();
         BgpPeerRow {
             name: name.to_string(),
+            gateway: self.own.to_string(),
+            generation: settings.generation,
             address: address.unwrap_or_else(|| interface.to_owned()),
             asn: match (peer.session.peer(), settings.peer_asn) {
                 (Some(open), _) => open.asn.to_string(),
@@ -418,6 +440,7 @@ impl Speaker {
 /// Whether a session goes on under these settings.
 fn is_same(one: &BgpPeer, other: &BgpPeer) -> bool {
     let bare = |it: &BgpPeer| BgpPeer {
+        generation: 0,
         notices: Vec::new(),
         node_selectors: Vec::new(),
         ..it.clone()
@@ -429,3 +452,6 @@ fn is_same(one: &BgpPeer, other: &BgpPeer) -> bool {
 fn random() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
+
+#[cfg(test)]
+mod tests;

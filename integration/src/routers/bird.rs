@@ -14,7 +14,7 @@ use crate::{clients, programs, wait};
 #[derive(Debug)]
 pub struct Bird {
     host: Host,
-    _process: Process,
+    process: Process,
     // Last: it goes after the process that uses it.
     folder: TempDir,
 }
@@ -55,7 +55,7 @@ impl Bird {
         let process = host.spawn(command)?;
         let bird = Self {
             host: host.clone(),
-            _process: process,
+            process,
             folder,
         };
         wait::until_some("BIRD answers", || bird.ask(&["show", "status"]))?;
@@ -77,6 +77,11 @@ impl Bird {
         let control = control.to_str().context("a path that is no text")?;
         let arguments = [&["-s", control], command].concat();
         self.host.run(|| clients::output("birdc", &arguments))
+    }
+
+    /// What it has written to its log.
+    pub fn said(&self) -> String {
+        self.process.said()
     }
 
     /// Waits until a session stands.

@@ -2,11 +2,13 @@
 
 mod bird;
 mod frr;
+mod gobgp;
 mod rough;
 pub mod routed;
 
 pub use bird::Bird;
 pub use frr::Frr;
+pub use gobgp::GoBgp;
 pub use rough::{RoughRouter, Roughness};
 
 use anyhow::Result;

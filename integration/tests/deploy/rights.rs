@@ -67,6 +67,8 @@ pub(crate) fn roles_hold_what_each_part_needs_and_no_more() -> Result<()> {
                 "coordination.k8s.io/leases get",
                 "fairway.dev/addresspools list watch",
                 "fairway.dev/addresspools/status patch",
+                "fairway.dev/bgppeers list watch",
+                "fairway.dev/bgppeers/status patch",
             ],
         ),
         (

@@ -1,5 +1,5 @@
 //! The Go programs that tests run: the peers of gRPC's interoperability tests, a Kubernetes control
-//! plane, Helm.
+//! plane, GoBGP, Helm.
 //!
 //! Each module below `integration/go` is built into a folder of its own in the cache. A program is
 //! built at a time: a link of the API server alone holds 1 GB, and a package that two programs share
@@ -60,6 +60,14 @@ pub(crate) const MODULES: &[GoModule] = &[
             ("etcd", "go.etcd.io/etcd/server/v3"),
         ],
         stamps: kubernetes_stamps,
+    },
+    GoModule {
+        folder: "gobgp",
+        programs: &[
+            ("gobgpd", "github.com/osrg/gobgp/v3/cmd/gobgpd"),
+            ("gobgp", "github.com/osrg/gobgp/v3/cmd/gobgp"),
+        ],
+        stamps: |_| Ok(Vec::new()),
     },
     GoModule {
         folder: "helm",

@@ -68,14 +68,17 @@ fn every_field_of_a_peer_is_read() {
     let rack = Selector::from_iter([Expression::Equal("rack".to_owned(), "a".to_owned())]);
     assert_eq!(read.node_selectors, [rack, Selector::default()]);
     assert_eq!(read.next_hop, Some(address("2001:db8::9")));
+    assert!(!read.ttl_security);
     // On a link without addresses, and without a time-out.
-    let read = peer("{myASN: 1, dynamicASN: internal, interface: eth1, holdTime: 0s, bfd: {}}");
+    let read = peer(
+        "{myASN: 1, dynamicASN: internal, interface: eth1, holdTime: 0s, bfd: {}, ttlSecurity: true}",
+    );
     assert_eq!(
         (read.peer_asn, read.peer_address),
         (PeerAsn::Internal, None)
     );
     assert!(read.hold_time.is_zero() && read.keepalive_time.is_zero());
-    assert!(read.bfd.is_some());
+    assert!(read.bfd.is_some() && read.ttl_security);
 }
 
 #[test]
@@ -97,6 +100,10 @@ fn what_is_wrong_with_a_peer_is_said_with_its_field() {
         (
             "peerASN: 4294967296",
             "spec.peerASN: is 4294967296, must be a whole number from 1 to 4294967295",
+        ),
+        (
+            "ttlSecurity: true, ebgpMultiHop: true",
+            "spec.ttlSecurity: stands beside ebgpMultiHop: it is for a peer on the same link",
         ),
         (
             "dynamicASN: internal",

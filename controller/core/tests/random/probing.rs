@@ -92,7 +92,7 @@ fn rest(state: &mut State, store: &mut Store, used: &BTreeSet<IpAddr>) {
                     let asked = status.probing.iter();
                     changes.extend(asked.map(|(address, number)| answer(*address, *number, used)));
                 }
-                Write::NodePorts { .. } => {}
+                Write::BgpPeer { .. } | Write::NodePorts { .. } => {}
             }
         }
         state.apply(&batch(changes));

@@ -137,7 +137,7 @@ impl World {
             match (self.store.write(&write), write) {
                 (Some(change), _) => self.unseen.push(change),
                 (None, Write::Service { name, .. }) => self.state.refused(&name),
-                (None, Write::Pool { .. } | Write::NodePorts { .. }) => {}
+                (None, Write::Pool { .. } | Write::BgpPeer { .. } | Write::NodePorts { .. }) => {}
             }
             self.store.check_exclusive();
             self.store.check_messages();

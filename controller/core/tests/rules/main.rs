@@ -7,6 +7,7 @@ mod changes;
 mod controllers;
 mod node_port_requests;
 mod nodes;
+mod peers;
 mod probing;
 mod programmed;
 mod reports;

@@ -66,6 +66,7 @@ fn gateway_status(name: &str, progress: GatewayProgress) -> GatewayStatus {
         },
         stopped: false,
         progress,
+        sessions: [].into(),
         endpoints: Arc::default(),
     }
 }
@@ -74,6 +75,8 @@ pub(crate) struct World {
     state: State,
     services: BTreeMap<Arc<str>, Arc<StoredService>>,
     pools: BTreeMap<Arc<str>, PoolStatus>,
+    /// Every status of each BGPPeer that was written.
+    peers: BTreeMap<Arc<str>, Vec<BgpPeerStatus>>,
     pub(crate) now: i64,
     /// Node ports that the allocator refuses.
     pub(crate) refuses: BTreeSet<u16>,
@@ -93,6 +96,7 @@ impl World {
             state: State::new(settings),
             services: BTreeMap::new(),
             pools: BTreeMap::new(),
+            peers: BTreeMap::new(),
             now: 5,
             refuses: BTreeSet::new(),
             denies: false,
@@ -215,6 +219,23 @@ impl World {
         self.apply(vec![Change::Gateway(name.into(), Some(Arc::new(status)))]);
     }
 
+    /// A gateway that is a process of its own says this of its BGP sessions.
+    pub(crate) fn sessions(&mut self, gateway: &str, sessions: &[BgpPeerRow]) {
+        let status = GatewayStatus {
+            sessions: sessions.into(),
+            ..gateway_status(gateway, GatewayProgress::Gone)
+        };
+        self.apply(vec![Change::Gateway(
+            gateway.into(),
+            Some(Arc::new(status)),
+        )]);
+    }
+
+    /// Every status of a BGPPeer that was written.
+    pub(crate) fn peer_statuses(&self, name: &str) -> &[BgpPeerStatus] {
+        self.peers.get(name).map_or(&[], Vec::as_slice)
+    }
+
     /// A gateway says that it stops.
     pub(crate) fn stops(&mut self, name: &str) {
         let status = GatewayStatus {
@@ -281,7 +302,7 @@ impl World {
         self.apply(changes);
     }
 
-    fn apply(&mut self, mut changes: Vec<Change>) {
+    pub(crate) fn apply(&mut self, mut changes: Vec<Change>) {
         for _ in 0..16 {
             self.state
                 .apply(&Batch::synced(std::mem::take(&mut changes)));
@@ -319,6 +340,9 @@ impl World {
                     }
                     Write::Pool { name, status } => {
                         self.pools.insert(name, status);
+                    }
+                    Write::BgpPeer { name, status } => {
+                        self.peers.entry(name).or_default().push(status);
                     }
                     Write::Service {
                         name, held, status, ..

@@ -1,7 +1,7 @@
 //! What one router has been told, and what it has still to be told (RFC 4271's Adj-RIB-Out).
 //!
-//! What is wanted is compared with what was told, so a change of one prefix is one prefix in one message, and no
-//! session begins anew for it.
+//! What is wanted is compared with what was told, so a change of one prefix is one prefix in one message, no session
+//! begins anew for it, and no other prefix is looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ pub const ADVERTISEMENT_INTERVAL: Duration = Duration::from_millis(100);
 /// See the module.
 #[derive(Debug, Default)]
 pub struct RibOut {
-    wanted: Arc<AnnouncedRoutes>,
+    wanted: AnnouncedRoutes,
     told: BTreeMap<IpNet, Arc<RouteAttributes>>,
     /// By which next hop prefixes of each family are announced; those of the others are not.
     next_hops: BTreeMap<IpFamily, IpAddr>,
@@ -41,52 +41,63 @@ impl RibOut {
         self.coming.clear();
         self.next_hops = next_hops;
         self.announces_at = BootTime::default();
-        let wanted = Arc::clone(&self.wanted);
-        for (prefix, attributes) in &*wanted {
-            self.announce(*prefix, attributes);
-        }
+        self.announce_all(|_| true);
     }
 
     /// These are the prefixes from now on.
-    pub fn set_wanted(&mut self, wanted: Arc<AnnouncedRoutes>) {
-        let before = std::mem::replace(&mut self.wanted, wanted);
-        let now = Arc::clone(&self.wanted);
-        for (prefix, attributes) in &*before {
-            if now.get(prefix) != Some(attributes) {
-                self.coming
-                    .remove(&(family(prefix), Arc::clone(attributes), *prefix));
-            }
-            if !now.contains_key(prefix) && self.told.contains_key(prefix) {
-                self.leaving.insert(*prefix);
-            }
+    pub fn set_wanted(&mut self, wanted: &AnnouncedRoutes) {
+        let gone = self.wanted.keys().filter(|it| !wanted.contains_key(it));
+        let gone: Vec<IpNet> = gone.copied().collect();
+        for prefix in gone {
+            self.set_route(prefix, None);
         }
-        for (prefix, attributes) in &*now {
-            if before.get(prefix) != Some(attributes) {
-                self.leaving.remove(prefix);
-                if self.told.get(prefix) != Some(attributes) {
-                    self.announce(*prefix, attributes);
+        for (prefix, attributes) in wanted {
+            self.set_route(*prefix, Some(attributes));
+        }
+    }
+
+    /// This is said of one prefix from now on; nothing: it is not announced.
+    pub fn set_route(&mut self, prefix: IpNet, route: Option<&Arc<RouteAttributes>>) {
+        let before = match route {
+            Some(route) => self.wanted.insert(prefix, Arc::clone(route)),
+            None => self.wanted.remove(&prefix),
+        };
+        if before.as_ref() == route {
+            return;
+        }
+        if let Some(before) = before {
+            self.coming.remove(&(family(&prefix), before, prefix));
+        }
+        let told = self.told.get(&prefix);
+        match route {
+            None if told.is_some() => _ = self.leaving.insert(prefix),
+            None => {}
+            Some(route) => {
+                self.leaving.remove(&prefix);
+                if told != Some(route) && self.next_hops.contains_key(&family(&prefix)) {
+                    let route = Arc::clone(route);
+                    self.coming.insert((family(&prefix), route, prefix));
                 }
             }
         }
     }
 
     /// What is wanted.
-    pub fn wanted(&self) -> &Arc<AnnouncedRoutes> {
+    pub fn wanted(&self) -> &AnnouncedRoutes {
         &self.wanted
-    }
-
-    fn announce(&mut self, prefix: IpNet, attributes: &Arc<RouteAttributes>) {
-        let family = family(&prefix);
-        if self.next_hops.contains_key(&family) {
-            self.coming.insert((family, Arc::clone(attributes), prefix));
-        }
     }
 
     /// The router asks for all prefixes of a family once more.
     pub fn refresh(&mut self, of: IpFamily) {
-        let wanted = Arc::clone(&self.wanted);
-        for (prefix, attributes) in wanted.iter().filter(|(prefix, _)| family(prefix) == of) {
-            self.announce(*prefix, attributes);
+        self.announce_all(|family| family == of);
+    }
+
+    fn announce_all(&mut self, is_meant: impl Fn(IpFamily) -> bool) {
+        for (prefix, attributes) in &self.wanted {
+            let of = family(prefix);
+            if is_meant(of) && self.next_hops.contains_key(&of) {
+                self.coming.insert((of, Arc::clone(attributes), *prefix));
+            }
         }
     }
 
@@ -155,4 +166,59 @@ impl RibOut {
 
 fn family(prefix: &IpNet) -> IpFamily {
     IpFamily::of(prefix.addr())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use fairway_config::announce::{Announcement, BgpAnnouncement};
+    use proptest::prelude::*;
+
+    use super::super::routes::RouteTable;
+    use super::*;
+
+    fn asks(community: u32, length: Option<u8>, preference: Option<u32>) -> Arc<Announcement> {
+        Arc::new(Announcement {
+            bgp: Some(BgpAnnouncement {
+                communities: vec![community],
+                aggregation_length: length,
+                local_preference: preference,
+                ..BgpAnnouncement::default()
+            }),
+            ..Announcement::default()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_told_follows_from_the_addresses_whatever_they_went_through(
+            steps in prop::collection::vec((0..12_u8, prop::option::of(0..4_usize)), 0..60),
+        ) {
+            let kinds = [
+                asks(0, None, None),
+                asks(1, None, Some(50)),
+                asks(2, Some(30), None),
+                asks(3, Some(28), Some(70)),
+            ];
+            let (mut table, mut told) = (RouteTable::default(), RibOut::default());
+            told.begin([(IpFamily::IPv4, "192.0.2.1".parse().unwrap())].into());
+            let mut now = BTreeMap::new();
+            for (n, kind) in steps {
+                let address = IpAddr::from([203, 0, 113, n]);
+                let kind = kind.and_then(|kind| kinds.get(kind));
+                now.insert(address, kind);
+                let touched = table.set(address, kind);
+                prop_assert!(touched.len() <= 2);
+                for prefix in touched {
+                    told.set_route(prefix, table.route(prefix).map(Arc::new).as_ref());
+                }
+            }
+            let mut anew = RouteTable::default();
+            for (address, kind) in now {
+                anew.set(address, kind);
+            }
+            prop_assert_eq!(told.wanted(), &anew.routes());
+            prop_assert_eq!(table.routes(), anew.routes());
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fairway_config::announce::BgpAnnouncement;
+use fairway_config::announce::{Announcement, BgpAnnouncement};
 use ipnet::IpNet;
 
 /// GRACEFUL_SHUTDOWN (RFC 8326): the route is about to be withdrawn.
@@ -68,29 +68,72 @@ pub fn prefix(address: IpAddr, announcement: &BgpAnnouncement) -> IpNet {
     IpNet::new(address, length).map_or_else(|_| address.into(), |net| net.trunc())
 }
 
-/// The prefixes of these addresses.
-pub fn announced<'a>(
-    addresses: impl Iterator<Item = (IpAddr, &'a BgpAnnouncement)>,
-) -> AnnouncedRoutes {
-    let mut merged: BTreeMap<IpNet, RouteAttributes> = BTreeMap::new();
-    for (address, announcement) in addresses {
-        let attributes = merged.entry(prefix(address, announcement)).or_default();
-        attributes.merge(announcement);
-    }
-    // Routes with the same attributes share them.
-    let mut known: BTreeSet<Arc<RouteAttributes>> = BTreeSet::new();
-    let shared = merged.into_iter().map(|(prefix, attributes)| {
-        let attributes = match known.get(&attributes) {
-            Some(same) => Arc::clone(same),
-            None => {
-                let new = Arc::new(attributes);
-                known.insert(Arc::clone(&new));
-                new
-            }
+/// The addresses that are announced, by prefix: a change of one address is one of its prefix alone.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    prefixes: BTreeMap<IpAddr, IpNet>,
+    asks: BTreeMap<IpNet, BTreeMap<IpAddr, Arc<Announcement>>>,
+}
+
+impl RouteTable {
+    /// This is what an address asks for from now on; nothing, or nothing for routers: it is not announced. Answers with
+    /// the prefixes of which something else may be said now.
+    pub fn set(
+        &mut self,
+        address: IpAddr,
+        announcement: Option<&Arc<Announcement>>,
+    ) -> BTreeSet<IpNet> {
+        let asks = announcement.and_then(|it| Some((it, it.bgp.as_ref()?)));
+        let now = asks.map(|(_, bgp)| prefix(address, bgp));
+        let before = match now {
+            Some(now) => self.prefixes.insert(address, now),
+            None => self.prefixes.remove(&address),
         };
-        (prefix, attributes)
-    });
-    shared.collect()
+        if let Some(before) = before.filter(|before| Some(*before) != now)
+            && let Some(all) = self.asks.get_mut(&before)
+        {
+            all.remove(&address);
+            if all.is_empty() {
+                self.asks.remove(&before);
+            }
+        }
+        if let Some((now, (announcement, _))) = now.zip(asks) {
+            let all = self.asks.entry(now).or_default();
+            all.insert(address, Arc::clone(announcement));
+        }
+        [before, now].into_iter().flatten().collect()
+    }
+
+    /// What is said of a prefix; nothing: it is not announced.
+    pub fn route(&self, prefix: IpNet) -> Option<RouteAttributes> {
+        self.asks.get(&prefix).map(merged)
+    }
+
+    /// All prefixes. Those with the same attributes share them.
+    pub fn routes(&self) -> AnnouncedRoutes {
+        let mut known: BTreeSet<Arc<RouteAttributes>> = BTreeSet::new();
+        let shared = self.asks.iter().map(|(prefix, all)| {
+            let attributes = merged(all);
+            let attributes = match known.get(&attributes) {
+                Some(same) => Arc::clone(same),
+                None => {
+                    let new = Arc::new(attributes);
+                    known.insert(Arc::clone(&new));
+                    new
+                }
+            };
+            (*prefix, attributes)
+        });
+        shared.collect()
+    }
+}
+
+fn merged(all: &BTreeMap<IpAddr, Arc<Announcement>>) -> RouteAttributes {
+    let mut attributes = RouteAttributes::default();
+    for asks in all.values().filter_map(|it| it.bgp.as_ref()) {
+        attributes.merge(asks);
+    }
+    attributes
 }
 
 #[cfg(test)]
@@ -106,9 +149,23 @@ mod tests {
         }
     }
 
+    fn announced(all: &[(&str, &BgpAnnouncement)]) -> AnnouncedRoutes {
+        let mut table = RouteTable::default();
+        for (address, asks) in all {
+            table.set(address.parse().unwrap(), Some(&announcement(asks)));
+        }
+        table.routes()
+    }
+
+    fn announcement(bgp: &BgpAnnouncement) -> Arc<Announcement> {
+        Arc::new(Announcement {
+            bgp: Some(bgp.clone()),
+            ..Announcement::default()
+        })
+    }
+
     fn shown(all: &[(&str, &BgpAnnouncement)]) -> Vec<String> {
-        let addresses = all.iter().map(|(ip, it)| (ip.parse().unwrap(), *it));
-        let all = announced(addresses).into_iter();
+        let all = announced(all).into_iter();
         all.map(|(prefix, it)| format!("{prefix} {:?} {:?}", it.communities, it.local_preference))
             .collect()
     }
@@ -156,11 +213,7 @@ mod tests {
     #[test]
     fn routes_with_the_same_attributes_share_them() {
         let asks = asks(&[7], None);
-        let all = announced(
-            ["203.0.113.1", "203.0.113.2"]
-                .into_iter()
-                .map(|ip| (ip.parse().unwrap(), &asks)),
-        );
+        let all = announced(&[("203.0.113.1", &asks), ("203.0.113.2", &asks)]);
         let all: Vec<_> = all.values().collect();
         assert!(Arc::ptr_eq(all[0], all[1]));
     }

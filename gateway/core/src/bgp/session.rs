@@ -18,12 +18,13 @@ use std::time::Duration;
 
 use fairway_config::bgp_peer::PeerAsn;
 use fairway_config::net::IpFamily;
+use ipnet::IpNet;
 
 use super::decode;
 use super::encode::{self, UpdateForm};
 use super::message::{BgpCapabilities, BgpMessage, BgpNotification, BgpOpen};
 use super::rib_out::RibOut;
-use super::routes::AnnouncedRoutes;
+use super::routes::{AnnouncedRoutes, RouteAttributes};
 use crate::fleet::BootTime;
 use crate::jitter::Jitter;
 
@@ -211,8 +212,19 @@ impl BgpSession {
     }
 
     /// These are the prefixes from now on.
-    pub fn set_wanted(&mut self, now: BootTime, wanted: Arc<AnnouncedRoutes>) {
+    pub fn set_wanted(&mut self, now: BootTime, wanted: &AnnouncedRoutes) {
         self.rib_out.set_wanted(wanted);
+        self.fill(now);
+    }
+
+    /// This is said of one prefix from now on; nothing: it is not announced.
+    pub fn set_route(
+        &mut self,
+        now: BootTime,
+        prefix: IpNet,
+        route: Option<&Arc<RouteAttributes>>,
+    ) {
+        self.rib_out.set_route(prefix, route);
         self.fill(now);
     }
 

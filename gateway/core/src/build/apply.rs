@@ -38,6 +38,7 @@ impl Builder {
                 | Change::PeerPassword(..)
                 | Change::Probing(..)
                 | Change::PoolStatus(..)
+                | Change::BgpPeerStatus(..)
                 | Change::Report(..)
                 | Change::Gateway(..)
                 | Change::Address(..)

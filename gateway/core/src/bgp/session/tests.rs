@@ -95,7 +95,7 @@ fn external() -> BgpSession {
 #[test]
 fn a_router_is_told_prefixes_of_both_families_and_of_nothing_twice() {
     let (mut session, mut table) = (external(), Table::default());
-    session.set_wanted(at(4), wanted(&["203.0.113.1/32", "2001:db8:f::1/128"]));
+    session.set_wanted(at(4), &wanted(&["203.0.113.1/32", "2001:db8:f::1/128"]));
     flush(&mut session, &mut table, at(4));
     assert_eq!(table.prefixes(), ["203.0.113.1/32", "2001:db8:f::1/128"]);
     assert_eq!((table.updates, session.rib_out().told()), (2, 2));
@@ -111,10 +111,10 @@ fn a_router_is_told_prefixes_of_both_families_and_of_nothing_twice() {
     assert_eq!(table.attribute("2001:db8:f::1/128", 14), Some(&hop[..]));
     // One more is one message about one prefix; one less, too.
     let more = wanted(&["203.0.113.1/32", "203.0.113.2/32", "2001:db8:f::1/128"]);
-    session.set_wanted(at(500), more);
+    session.set_wanted(at(500), &more);
     flush(&mut session, &mut table, at(500));
     assert_eq!((table.updates, table.routes.len()), (3, 3));
-    session.set_wanted(at(1000), wanted(&["203.0.113.2/32", "2001:db8:f::1/128"]));
+    session.set_wanted(at(1000), &wanted(&["203.0.113.2/32", "2001:db8:f::1/128"]));
     flush(&mut session, &mut table, at(1000));
     assert_eq!(table.updates, 4);
     assert_eq!(table.prefixes(), ["203.0.113.2/32", "2001:db8:f::1/128"]);
@@ -136,7 +136,7 @@ fn a_router_of_the_own_as_gets_a_preference_and_no_path() {
         ("203.0.113.2/32".parse().unwrap(), attributes(Some(7))),
     ]
     .into();
-    session.set_wanted(at(4), Arc::new(all));
+    session.set_wanted(at(4), &all);
     flush(&mut session, &mut table, at(4));
     assert_eq!(table.attribute("203.0.113.1/32", 2), Some(&[][..]));
     let preference = |prefix| table.attribute(prefix, 5).map(<[u8]>::to_vec);
@@ -154,7 +154,7 @@ fn an_old_router_is_told_a_long_as_number_in_an_attribute_of_its_own() {
     old.capabilities = BgpCapabilities::default();
     let mut session = established(settings(THEIRS, PeerAsn::Number(65_001)), &old);
     let mut table = Table::default();
-    session.set_wanted(at(4), wanted(&["203.0.113.1/32", "2001:db8:f::1/128"]));
+    session.set_wanted(at(4), &wanted(&["203.0.113.1/32", "2001:db8:f::1/128"]));
     flush(&mut session, &mut table, at(4));
     // It has said of no family that it speaks it: IPv4 alone.
     assert_eq!(table.prefixes(), ["203.0.113.1/32"]);
@@ -179,7 +179,7 @@ fn ipv4_prefixes_have_an_ipv6_next_hop_where_there_is_no_other_and_the_router_ta
         router.capabilities.extended_next_hop = takes;
         session.receive(at(2), &encode::open(&router));
         session.receive(at(3), &encode::keepalive());
-        session.set_wanted(at(4), wanted(&["203.0.113.1/32"]));
+        session.set_wanted(at(4), &wanted(&["203.0.113.1/32"]));
         let mut table = Table::default();
         flush(&mut session, &mut table, at(4));
         let hop = end.next_hop_v6.unwrap().octets();
@@ -196,15 +196,28 @@ fn four_thousand_prefixes_are_a_few_full_messages() {
         .collect();
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
     let (mut session, mut table) = (external(), Table::default());
-    session.set_wanted(at(4), wanted(&all));
+    session.set_wanted(at(4), &wanted(&all));
     assert!(session.outgoing().len() < 2 * ROOM, "bounded");
     flush(&mut session, &mut table, at(4));
     assert_eq!(table.routes.len(), 4000);
     assert!(table.updates <= 5 * 4000 / 4000 + 1, "{}", table.updates);
-    session.set_wanted(at(2000), Arc::default());
+    // A change of one is one prefix in one message, however many there are.
+    let (one, before) = ("10.0.7.7/32".parse().unwrap(), table.updates);
+    for (ms, route) in [
+        (1000, None),
+        (1500, Some(Arc::new(RouteAttributes::default()))),
+    ] {
+        session.set_route(at(ms), one, route.as_ref());
+        session.tick(at(ms));
+        let length = session.outgoing().len();
+        assert!((20..80).contains(&length), "{length} bytes");
+        flush(&mut session, &mut table, at(ms));
+    }
+    assert_eq!((table.updates, table.routes.len()), (before + 2, 4000));
+    session.set_wanted(at(2000), &AnnouncedRoutes::default());
     flush(&mut session, &mut table, at(2000));
     assert!(table.routes.is_empty());
-    assert!(table.updates <= 12, "{}", table.updates);
+    assert!(table.updates <= 14, "{}", table.updates);
 }
 
 #[test]
@@ -213,7 +226,7 @@ fn a_prefix_that_comes_and_goes_is_told_once_in_an_interval() {
     let (on, off) = (wanted(&["203.0.113.1/32"]), Arc::default());
     for ms in 0..1000 {
         let now = if ms % 2 == 0 { &on } else { &off };
-        session.set_wanted(at(10 + ms), Arc::clone(now));
+        session.set_wanted(at(10 + ms), now);
         session.tick(at(10 + ms));
         flush(&mut session, &mut table, at(10 + ms));
     }
@@ -225,7 +238,7 @@ fn a_prefix_that_comes_and_goes_is_told_once_in_an_interval() {
 #[test]
 fn a_router_that_asks_is_told_once_more() {
     let (mut session, mut table) = (external(), Table::default());
-    session.set_wanted(at(4), wanted(&["203.0.113.1/32", "2001:db8:f::1/128"]));
+    session.set_wanted(at(4), &wanted(&["203.0.113.1/32", "2001:db8:f::1/128"]));
     flush(&mut session, &mut table, at(4));
     let mut ask = encode::keepalive();
     ask[17] = 23;
@@ -442,7 +455,7 @@ fn a_router_that_takes_nothing_costs_little_and_is_left() {
         .map(|n| format!("10.{}.{}.{}/32", n >> 16, n >> 8 & 255, n & 255))
         .collect();
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    session.set_wanted(at(ms), wanted(&all));
+    session.set_wanted(at(ms), &wanted(&all));
     while session.state().0 == BgpState::Established {
         ms += 1000;
         session.tick(at(ms));

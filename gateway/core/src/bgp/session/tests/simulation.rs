@@ -41,7 +41,7 @@ fn simulate(seed: u64) {
                 })
                 .collect();
             let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
-            sides[side].set_wanted(now, wanted(&prefixes));
+            sides[side].set_wanted(now, &wanted(&prefixes));
         }
         let breaks = ms < calm && random.below(200) == 0;
         for side in 0..2 {
