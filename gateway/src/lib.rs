@@ -84,6 +84,7 @@ mod stalls;
 mod steering;
 mod task_context;
 mod tasks;
+mod urgency;
 mod worker;
 
 pub use crate::gateway::Gateway;

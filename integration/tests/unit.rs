@@ -156,6 +156,10 @@ fn the_unit_is_well_formed_and_everything_that_fairway_needs_works_under_it() ->
     );
     ensure!(field("CapPrm")? == field("CapEff")?, "{status}");
     one_thread_keeps_the_right_to_packet_sockets(&pid)?;
+    // What has to be in time may have the priority for it. Where systemd itself may not raise limits, as in a container,
+    // there is nothing more to be seen of it.
+    it.systemd.is("LimitRTPRIO", "1")?;
+    it.systemd.is("RestrictRealtime", "no")?;
     it.is_told_that_a_port_is_unreachable()?;
     ensure!(!field("Uid")?.starts_with("0\t"), "{status}");
     wait::until_some("the state is written", || {

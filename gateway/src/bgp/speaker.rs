@@ -29,6 +29,7 @@ use crate::announcing::Announceable;
 use crate::clock::{self, Clock};
 use crate::heartbeat::Heartbeat;
 use crate::stalls::{Stalls, WorkerLoops, turns};
+use crate::urgency;
 
 /// How long routers have to take other ways, once they are told that this one will go (RFC 8326).
 const SHUTDOWN_NOTICE: Duration = Duration::from_millis(300);
@@ -133,6 +134,7 @@ impl Speaker {
         std::thread::Builder::new()
             .name("fairway-bgp".to_owned())
             .spawn(move || {
+                urgency::raise_or_say();
                 runtime.spawn(of_thread.answer());
                 let done = self.shown.clone();
                 runtime.block_on(self.run());

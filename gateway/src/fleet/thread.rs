@@ -28,6 +28,7 @@ use crate::metrics::DRAINING_ADDRESSES;
 use crate::passing::{PassTarget, PassedAddress, Passing};
 use crate::shared::GatewayShared;
 use crate::stalls::{Stalls, WorkerLoops};
+use crate::urgency;
 
 /// How often the loops are looked at, and what failed is tried again.
 const LOOK: Duration = Duration::from_millis(500);
@@ -38,9 +39,6 @@ const REPORT: Duration = Duration::from_secs(1);
 /// A gateway that has begun counts as one that takes part after this time, though some do not hear it, or it has no
 /// key yet.
 const JOINS: Duration = Duration::from_secs(10);
-
-/// How high the thread's priority is, if it may have one (setpriority(2)).
-const NICE: i32 = -15;
 
 /// What other threads tell this one.
 #[derive(Debug, Default)]
@@ -121,8 +119,7 @@ pub(super) struct FleetLoop {
 impl FleetThread {
     /// Runs until it is told to end.
     pub(super) fn run(self) {
-        // Only who may gets it. Without, a machine that is overloaded loses its addresses sooner.
-        let _ = rustix::process::setpriority_process(None, NICE);
+        urgency::raise_or_say();
         let now = boot_time();
         let fleet = FleetLoop {
             inputs: self,

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::stalls::{Stalls, WorkerLoops, turns};
+use crate::urgency;
 
 /// How often the keeper hears something.
 const BEAT: Duration = Duration::from_millis(50);
@@ -154,6 +155,7 @@ fn passes(error: &io::Error) -> bool {
 }
 
 fn beat(fence: &Weak<FenceShared>, loops: &WorkerLoops) {
+    urgency::raise_or_say();
     let mut stalls = Stalls::default();
     let mut turned = clock::boot_time();
     while let Some(fence) = fence.upgrade() {

@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::device;
 use super::table::{KernelTable, TableError};
+use crate::urgency;
 
 /// The command of this binary that [`keep`] is to be called for.
 pub const COMMAND: &str = "keep-kernel-routes";
@@ -45,6 +46,7 @@ pub(super) fn start() -> Result<(Child, UnixStream), String> {
 /// # Errors
 /// The system refuses what it needs.
 pub fn keep() -> io::Result<()> {
+    urgency::raise();
     // One that is stopped while the gateway dies goes on then, and removes the routes.
     set_parent_process_death_signal(Some(ProcessSignal::CONT))?;
     keep_one_capability()?;

@@ -20,6 +20,7 @@ use super::shared::{AnswerRight, Layer2Shared, OpenLink, ProbeRequest};
 use super::sockets::{NeighborProtocol, SegmentSockets};
 use crate::clock::boot_time;
 use crate::metrics::{ADDRESS_CONFLICTS, ANNOUNCEMENTS, NEIGHBOR_ANSWERS};
+use crate::urgency;
 
 /// The most frames that are read from a socket, and sent on an interface, in one turn.
 const FRAMES: usize = 64;
@@ -60,6 +61,7 @@ struct Taken {
 
 /// Runs until the responder is stopped.
 pub(super) fn run(shared: &Layer2Shared) {
+    urgency::raise();
     give_up_capabilities();
     let mut segments: BTreeMap<Box<str>, ServedSegment> = BTreeMap::new();
     let mut taken = Taken::default();

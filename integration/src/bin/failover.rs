@@ -1,5 +1,5 @@
 //! Measures how long clients are not served when a gateway departs: Fairway's on a LAN and behind a router, and
-//! keepalived beside it. Prints a page in Markdown. Run it by `cargo xtask bench failover`. By hand: the number of runs,
+//! keepalived and MetalLB beside it. Prints a page in Markdown. Run it by `cargo xtask bench failover`. By hand: the number of runs,
 //! and words of which one at least must be in a group's name (`fairway: kill`) for it to be measured.
 
 use std::env;
@@ -16,6 +16,7 @@ use fairway_integration::lan::held::HeldOutcome;
 use fairway_integration::lan::judge;
 use fairway_integration::lan::keepalived::Keepaliveds;
 use fairway_integration::lan::many::{self, ManyTaken};
+use fairway_integration::lan::metallb::MetalLbs;
 use fairway_integration::lan::network::{Lan, Snooping, vip, vip6};
 use fairway_integration::lan::observer::ASKED_EVERY;
 use fairway_integration::lan::outage::{Distribution, OutageFigures};
@@ -58,14 +59,17 @@ enum FailoverWay {
     Keepalived,
     /// With ten a second.
     FastKeepalived,
+    /// Its speakers, on layer 2.
+    MetalLb,
 }
 
 impl FailoverWay {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Fairway,
         Self::FairwayRouted,
         Self::Keepalived,
         Self::FastKeepalived,
+        Self::MetalLb,
     ];
 
     fn name(self) -> &'static str {
@@ -74,6 +78,7 @@ impl FailoverWay {
             Self::FairwayRouted => "Fairway, BGP with BFD",
             Self::Keepalived => "keepalived, advert_int 1",
             Self::FastKeepalived => "keepalived, advert_int 0.1",
+            Self::MetalLb => "MetalLB, layer 2",
         }
     }
 
@@ -95,6 +100,9 @@ impl FailoverWay {
             Self::FairwayRouted => RunningWay::Routed(RoutedGateways::start(lan, addresses)?),
             Self::Keepalived => RunningWay::OnLan(Box::new(keepalived(1.0)?)),
             Self::FastKeepalived => RunningWay::OnLan(Box::new(keepalived(0.1)?)),
+            Self::MetalLb => {
+                RunningWay::OnLan(Box::new(MetalLbs::start(lan, addresses, gateways::PORT)?))
+            }
         })
     }
 }
@@ -290,7 +298,9 @@ fn page(
          {} ms, by ARP and NDP, and takes down who answers: two at once is the longest time between the first answer of \
          one host and the last one of another that was there before it, until the gateway came back, and from then on. \
          keepalived has the addresses on the interface, and each edge answers by itself: addresses of one that is killed \
-         or frozen stay there and go on being served, so two hosts answer for as long as the measuring looks. With BGP a \
+         or frozen stay there and go on being served, so two hosts answer for as long as the measuring looks. With MetalLB (its speakers and a real control plane) every \
+         edge has the addresses on its loopback interface and answers by itself, as kube-proxy does there: one whose speaker \
+         is killed or frozen goes on serving until another one says that it has the address. With BGP a \
          router (BIRD, BFD with 100 ms and three packets) leads to the addresses, and sends all that a client says to one \
          of them to one gateway. The client's pause is the longest time between two starts of attempts: no shorter outage \
          can be told. Times are in milliseconds.\n\n\

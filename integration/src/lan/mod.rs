@@ -17,7 +17,7 @@
 //! - [`judge`]: who answered when, whether two did at once, how long nobody did.
 //! - [`prober`]: a client that starts an attempt every 10 ms; [`outage`]: its figures.
 //! - [`held`]: connections that live long.
-//! - [`announcers`]: what announces on the edges; [`gateways`]: Fairway; [`keepalived`]: a peer.
+//! - [`announcers`]: what announces on the edges; [`gateways`]: Fairway; [`keepalived`], [`metallb`]: peers.
 //! - [`departure`]: an edge departs while clients use it. [`trial`]: it comes back, and what came of it; [`routed`]: the
 //!   same by BGP, with the witness as the router.
 //! - [`many`]: thousands of addresses, whose gateway is killed.
@@ -32,6 +32,7 @@ pub mod held;
 pub mod judge;
 pub mod keepalived;
 pub mod many;
+pub mod metallb;
 pub mod network;
 pub mod observer;
 pub mod outage;

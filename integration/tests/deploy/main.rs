@@ -49,7 +49,7 @@ tests![
     a_gateway_can_write_nothing_but_leases_of_its_own_namespace,
     a_gateway_is_held_to_its_own_lease,
     the_controller_is_nobody_and_has_no_capability,
-    the_gateway_has_four_capabilities,
+    the_gateway_has_five_capabilities,
     kernel_routes_add_one_device_and_no_capability,
     the_static_pod_of_the_api_servers_example_is_one_that_a_kubelet_knows,
     the_controller_talks_to_the_api_server_and_to_dns_alone,

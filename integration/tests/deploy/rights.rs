@@ -251,13 +251,20 @@ pub(crate) fn the_controller_is_nobody_and_has_no_capability() -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn the_gateway_has_four_capabilities() -> Result<()> {
+pub(crate) fn the_gateway_has_five_capabilities() -> Result<()> {
     let objects = objects(&[])?;
     let pod = pod(&objects, true)?;
     let own = container(pod)?;
     let added = texts(&own["securityContext"]["capabilities"]["add"]);
     ensure!(
-        added == ["BPF", "NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"],
+        added
+            == [
+                "BPF",
+                "NET_ADMIN",
+                "NET_BIND_SERVICE",
+                "NET_RAW",
+                "SYS_NICE"
+            ],
         "{added:?}"
     );
     // One place of the host's, and no more.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::path::with_path;
 use crate::programs::{self, TestJob, TestProgram};
 use crate::step::{self, TestTally, cargo};
+use crate::tools::GoModule;
 use crate::{cache, needs, tools};
 
 /// Everything that has to hold before a change is good; see `cargo xtask help`.
@@ -18,7 +19,7 @@ pub(crate) fn test(install: bool, filter: Option<&str>) -> Result<(), String> {
     step::timed("what the tests need", || {
         needs::ensure(needs::Work::Tests, install)
     })?;
-    let tools = tools_path(&root)?;
+    let tools = tools_path(&root, tools::MODULES)?;
 
     if filter.is_none() {
         step::run(
@@ -119,7 +120,7 @@ pub(crate) fn bench(filter: Option<&str>) -> Result<(), String> {
 pub(crate) fn measure() -> Result<(), String> {
     let (root, target) = (cache::root(), cache::target());
     build_release(&["measure", "scale"])?;
-    let tools = tools_path(&root)?;
+    let tools = tools_path(&root, tools::MODULES)?;
     bench(None)?;
     let mut page = String::new();
     for program in ["measure", "scale"] {
@@ -154,12 +155,12 @@ pub(crate) fn failover(runs: Option<u32>) -> Result<(), String> {
     step::timed("what the measuring needs", || {
         needs::ensure(needs::Work::Tests, true)
     })?;
+    let tools = tools_path(&root, tools::MODULES.iter().chain([&tools::METALLB]))?;
     build_release(&["failover"])?;
     let mut failover = measuring("failover");
     failover
         .args(runs.map(|runs| runs.to_string()))
-        // It starts none of them.
-        .env("FAIRWAY_TEST_TOOLS", "");
+        .env("FAIRWAY_TEST_TOOLS", tools);
     let page = printed("failover", &mut failover)?;
     match runs {
         None => write(&root.join("integration/FAILOVER.md"), &page),
@@ -204,13 +205,16 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 
 /// Prints where the Go programs are, having built them where they were not.
 pub(crate) fn tools() -> Result<(), String> {
-    println!("{}", tools_path(&cache::root())?.display());
+    println!("{}", tools_path(&cache::root(), tools::MODULES)?.display());
     Ok(())
 }
 
 /// The folders of the Go programs, written as `$PATH` is.
-fn tools_path(root: &Path) -> Result<PathBuf, String> {
-    env::join_paths(tools::ensure(root)?)
+fn tools_path<'a>(
+    root: &Path,
+    modules: impl IntoIterator<Item = &'a GoModule>,
+) -> Result<PathBuf, String> {
+    env::join_paths(tools::ensure(root, modules)?)
         .map(PathBuf::from)
         .map_err(|e| format!("the cache can't be in a folder of that name: {e}"))
 }

@@ -34,9 +34,20 @@ pub(crate) struct GoModule {
     /// Variables that the linker sets, given the text of `go.mod`. What is built with plain `go
     /// build` does not know its own version.
     stamps: fn(&str) -> Result<Vec<String>, String>,
+    /// A folder of the module that is asked for, whose files the programs need beside them, and what it is called
+    /// there.
+    beside: Option<Beside>,
 }
 
-/// All of them.
+/// See [`GoModule::beside`].
+#[derive(Debug)]
+struct Beside {
+    module: &'static str,
+    folder: &'static str,
+    name: &'static str,
+}
+
+/// Those of the tests.
 pub(crate) const MODULES: &[GoModule] = &[
     GoModule {
         folder: "interop",
@@ -45,6 +56,7 @@ pub(crate) const MODULES: &[GoModule] = &[
             ("server", "google.golang.org/grpc/interop/server"),
         ],
         stamps: |_| Ok(Vec::new()),
+        beside: None,
     },
     GoModule {
         folder: "kubernetes",
@@ -60,6 +72,7 @@ pub(crate) const MODULES: &[GoModule] = &[
             ("etcd", "go.etcd.io/etcd/server/v3"),
         ],
         stamps: kubernetes_stamps,
+        beside: None,
     },
     GoModule {
         folder: "gobgp",
@@ -73,16 +86,32 @@ pub(crate) const MODULES: &[GoModule] = &[
         folder: "helm",
         programs: &[("helm", "helm.sh/helm/v3/cmd/helm")],
         stamps: helm_stamps,
+        beside: None,
     },
 ];
 
+/// A peer that Fairway's failover is measured beside.
+pub(crate) const METALLB: GoModule = GoModule {
+    folder: "metallb",
+    programs: &[("speaker", "go.universe.tf/metallb/speaker")],
+    stamps: |_| Ok(Vec::new()),
+    beside: Some(Beside {
+        module: "go.universe.tf/metallb",
+        folder: "config/crd/bases",
+        name: "crds",
+    }),
+};
+
 /// Builds what is not there yet, and says where all of it is: folders in the order in which a
 /// program is to be looked for.
-pub(crate) fn ensure(root: &Path) -> Result<Vec<PathBuf>, String> {
+pub(crate) fn ensure<'a>(
+    root: &Path,
+    modules: impl IntoIterator<Item = &'a GoModule>,
+) -> Result<Vec<PathBuf>, String> {
     // The name under which Kubernetes' own tests look for a control plane that is there already.
     let assets = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let mut folders: Vec<PathBuf> = assets.iter().cloned().collect();
-    for module in MODULES {
+    for module in modules {
         folders.extend(built(
             module,
             &root.join("integration/go").join(module.folder),
@@ -154,8 +183,37 @@ fn built(
             })
         })?;
     }
+    if let Some(beside) = &module.beside {
+        let files = module_folder(source, beside.module)?.join(beside.folder);
+        copy_files(&files, &unfinished.join(beside.name))?;
+    }
     fs::rename(&unfinished, &folder).map_err(fault)?;
     Ok(Some(folder))
+}
+
+/// Where Go has put the source of a module that `go.mod` in `source` asks for.
+fn module_folder(source: &Path, module: &str) -> Result<PathBuf, String> {
+    let mut go = Command::new("go");
+    go.current_dir(source)
+        .args(["list", "-m", "-f", "{{.Dir}}", module]);
+    let output = with_path(&mut go)
+        .output()
+        .map_err(|e| format!("go could not be run: {e}"))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    match said.trim() {
+        folder if output.status.success() && !folder.is_empty() => Ok(folder.into()),
+        _ => Err(format!("go does not say where the source of {module} is")),
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) -> Result<(), String> {
+    let fault = |e: std::io::Error| format!("{} can't be copied: {e}", from.display());
+    fs::create_dir_all(to).map_err(fault)?;
+    for entry in fs::read_dir(from).map_err(fault)? {
+        let entry = entry.map_err(fault)?;
+        fs::copy(entry.path(), to.join(entry.file_name())).map_err(fault)?;
+    }
+    Ok(())
 }
 
 /// Waits until no other run builds this folder. The lock goes with the file, whatever ends this run.
@@ -288,7 +346,7 @@ mod tests {
 
     #[test]
     fn each_program_is_a_tool_of_its_module_and_no_tool_is_left_out() {
-        for module in MODULES {
+        for module in MODULES.iter().chain([&METALLB]) {
             let text = go_mod(module);
             let (_, rest) = text.split_once("\ntool ").expect(module.folder);
             let (tools, _) = rest.split_once("\n\n").expect(module.folder);
