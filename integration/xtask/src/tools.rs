@@ -81,6 +81,7 @@ pub(crate) const MODULES: &[GoModule] = &[
             ("gobgp", "github.com/osrg/gobgp/v3/cmd/gobgp"),
         ],
         stamps: |_| Ok(Vec::new()),
+        beside: None,
     },
     GoModule {
         folder: "helm",
