@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
-use fairway_config::view::{AddressRow, GatewayRow, PoolRow, Section, ServiceRow};
+use fairway_config::view::{AddressRow, BgpPeerRow, GatewayRow, PoolRow, Section, ServiceRow};
 use fairway_controller::kubernetes::Connection;
 use fairway_controller::{Controller, KubernetesSettings, KubernetesStore, Leadership, OwnAddress};
 use fairway_controller_core::{Counts, Settings};
@@ -94,6 +94,10 @@ impl ServiceViews for LeaderViews {
 
     fn gateways(&self) -> Vec<GatewayRow> {
         self.ask(|known| known.gateways()).unwrap_or_default()
+    }
+
+    fn peers(&self) -> Vec<BgpPeerRow> {
+        self.ask(|known| known.peers()).unwrap_or_default()
     }
 
     fn addresses(&self) -> Vec<AddressRow> {

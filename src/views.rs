@@ -29,9 +29,7 @@ pub(crate) trait ServiceViews: Send + Sync {
     /// Gateways that are processes of their own.
     fn gateways(&self) -> Vec<GatewayRow>;
     /// The BGP sessions of gateways that are processes of their own.
-    fn peers(&self) -> Vec<BgpPeerRow> {
-        Vec::new()
-    }
+    fn peers(&self) -> Vec<BgpPeerRow>;
     /// What gateways say of external addresses.
     fn addresses(&self) -> Vec<AddressRow>;
     /// What the gateway of this process says of them.
@@ -141,6 +139,10 @@ impl<S: Store> ServiceViews for FollowerViews<S> {
     }
 
     fn gateways(&self) -> Vec<GatewayRow> {
+        Vec::new()
+    }
+
+    fn peers(&self) -> Vec<BgpPeerRow> {
         Vec::new()
     }
 

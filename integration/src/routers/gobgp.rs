@@ -50,6 +50,8 @@ impl GoBgp {
         let path = folder.path().join("gobgpd.toml");
         fs::write(&path, text)?;
         let mut command = Command::new(programs::tool("gobgpd")?);
+        // Go 1.24 and later listen with Multipath TCP, which has no MD5 signatures.
+        command.env("GODEBUG", "multipathtcp=0");
         command.arg("--config-file").arg(path);
         command.args([
             "--log-plain",
