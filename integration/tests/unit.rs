@@ -103,18 +103,24 @@ impl Appliance {
             .run(|| clients::output("ip", &["route", "show", "table", "local", "proto", "70"]))?;
         Ok(routes.contains("203.0.113.1"))
     }
+
+    /// systemd finds nothing wrong with the unit.
+    fn is_well_formed(&self) -> Result<()> {
+        let verified = self
+            .systemd
+            .run("systemd-analyze", &["verify", "fairway.service"])?;
+        let said = String::from_utf8_lossy(&verified.stderr);
+        ensure!(
+            verified.status.success() && !said.contains("fairway.service:"),
+            "{said}"
+        );
+        Ok(())
+    }
 }
 
 fn the_unit_is_well_formed_and_everything_that_fairway_needs_works_under_it() -> Result<()> {
     let it = Appliance::start(&UnitSettings::default())?;
-    let verified = it
-        .systemd
-        .run("systemd-analyze", &["verify", "fairway.service"])?;
-    let said = String::from_utf8_lossy(&verified.stderr);
-    ensure!(
-        verified.status.success() && !said.contains("fairway.service:"),
-        "{said}"
-    );
+    it.is_well_formed()?;
     // Ports below 1024 and local routes were needed to answer. Steering, and what takes small messages
     // together, are done without where they can't be had: so the log is asked.
     let log = it.systemd.log();
@@ -211,14 +217,7 @@ fn the_units_drop_ins_give_fairway_what_they_are_for() -> Result<()> {
         key: "a key that nobody guesses",
         ..UnitSettings::default()
     })?;
-    let verified = it
-        .systemd
-        .run("systemd-analyze", &["verify", "fairway.service"])?;
-    let said = String::from_utf8_lossy(&verified.stderr);
-    ensure!(
-        verified.status.success() && !said.contains("fairway.service:"),
-        "{said}"
-    );
+    it.is_well_formed()?;
     // It runs, so the key is read and the flags are right.
     let pid = it.systemd.fairway()?.as_raw_nonzero();
     let variables = fs::read_to_string(format!("/proc/{pid}/environ"))?;

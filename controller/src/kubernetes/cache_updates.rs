@@ -5,7 +5,7 @@ use std::time::Instant;
 use fairway_config::exchange::Change;
 use fairway_config::object::Kind;
 
-use super::object_cache::version;
+use super::object_metadata::version;
 use super::settings::{Reads, now};
 use super::snapshot::Snapshot;
 use super::store_context::StoreContext;

@@ -50,6 +50,7 @@ mod leader_rights;
 mod leadership;
 mod lease;
 mod object_cache;
+mod object_metadata;
 mod other_controllers;
 mod outgoing_reports;
 mod ownership;

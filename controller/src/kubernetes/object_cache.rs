@@ -19,6 +19,7 @@ use fairway_config::service::Service;
 use fairway_config::time::Timestamp;
 use serde_json::Value;
 
+use super::object_metadata::{list_of_texts, version};
 use super::ownership::ControllerIdentity;
 use super::revision::RevisionReached;
 use super::service_record::{FINALIZER, ServiceOwner, ServiceRecord};
@@ -574,20 +575,6 @@ fn of_other(service: &Arc<Service>, class: &Arc<str>) -> Arc<Service> {
     let mut service = Service::clone(service);
     service.asks.other_controller = Some(Arc::clone(class));
     Arc::new(service)
-}
-
-fn list_of_texts(document: &Value, pointer: &str) -> Box<[Box<str>]> {
-    let list = document.pointer(pointer).and_then(Value::as_array);
-    let texts = list.into_iter().flatten().filter_map(Value::as_str);
-    texts.map(Box::from).collect()
-}
-
-/// Its `metadata.resourceVersion`, a number that grows (KEP-5504). Where it is no number the answer
-/// is one that no gateway has applied.
-pub(super) fn version(document: &Value) -> u64 {
-    let version = document.pointer("/metadata/resourceVersion");
-    let version = version.and_then(Value::as_str);
-    version.and_then(|it| it.parse().ok()).unwrap_or(u64::MAX)
 }
 
 /// A Node without its labels, which a controller does not need.
