@@ -31,11 +31,11 @@ pub struct Announceable {
     /// The external addresses of Services whose pool announces.
     pub addresses: BTreeMap<IpAddr, AnnouncedAddress>,
     /// The pools that announce.
-    pub pools: BTreeMap<ClusterName, Arc<AnnouncedPool>>,
+    pub pools: Arc<BTreeMap<ClusterName, Arc<AnnouncedPool>>>,
     /// The other gateways.
     pub members: BTreeMap<ClusterName, Arc<FleetMember>>,
     /// The addresses that the controller asks for before it gives them out.
-    pub probing: BTreeMap<IpAddr, ProbedAddress>,
+    pub probing: Arc<BTreeMap<IpAddr, ProbedAddress>>,
     /// What the gateways' messages are authenticated with; none: it is not known yet.
     pub key: Option<Arc<FleetKey>>,
     /// Why this gateway is to own no address that another one can own; the end of a sentence. None: it may.
@@ -269,13 +269,13 @@ impl Announcing {
             if before.eq(probing) {
                 return false;
             }
-            let now = Arc::make_mut(now);
-            now.probing.retain(|_, it| it.pool != *pool);
+            let now = Arc::make_mut(&mut Arc::make_mut(now).probing);
+            now.retain(|_, it| it.pool != *pool);
             let probed = probing.iter().map(|(address, number)| {
                 let (pool, number) = (pool.clone(), *number);
                 (*address, ProbedAddress { pool, number })
             });
-            now.probing.extend(probed);
+            now.extend(probed);
             true
         });
     }
@@ -314,7 +314,8 @@ impl Announcing {
         }
         let has_moved = self.ranges != ranges;
         self.ranges = ranges;
-        let pools: BTreeMap<_, _> = pools.into_iter().map(|(k, it)| (k, Arc::new(it))).collect();
+        let pools = pools.into_iter().map(|(k, it)| (k, Arc::new(it)));
+        let pools = Arc::new(pools.collect());
         let (members, key) = (self.members.clone(), self.key.clone());
         let of_node = builder.nodes().get(&self.own);
         let of_node = of_node.and_then(|node| node.draining);

@@ -418,3 +418,25 @@ fn what_changes_nothing_wakes_nobody() {
     world.apply(Vec::new());
     assert!(!world.seen.has_changed().unwrap());
 }
+
+#[test]
+fn a_change_of_one_service_copies_nothing_where_pools_and_probes_are_kept() {
+    let mut world = World::new();
+    world.apply(vec![pool(
+        "a",
+        1,
+        "203.0.113.0/28",
+        layer2(Selector::default()),
+    )]);
+    world.service("web", &[("203.0.113.1:80", ListenerState::Listening)]);
+    // As the fleet's thread does.
+    let kept = {
+        let seen = world.seen.borrow();
+        (seen.pools.clone(), seen.probing.clone())
+    };
+    let before = Arc::as_ptr(&world.seen.borrow());
+    world.service("other", &[("203.0.113.2:80", ListenerState::Listening)]);
+    assert_eq!(Arc::as_ptr(&world.seen.borrow()), before);
+    assert!(Arc::ptr_eq(&world.seen.borrow().pools, &kept.0));
+    assert_eq!(world.seen.borrow().addresses.len(), 2);
+}

@@ -136,6 +136,8 @@ impl ControlTask {
             Ok(fleet) => self.fleet = Some(fleet),
             Err(error) => {
                 self.fleet_retry = Some(Instant::now() + RETRY);
+                // There is nobody who would end the wait.
+                self.shared.fleet.set_joining(false);
                 tracing::error!(%error, "addresses can't be announced on layer 2; trying again");
             }
         }

@@ -16,7 +16,7 @@ use crate::announcing::ProbedAddress;
 impl FleetLoop {
     /// The addresses whose probe by the controller can be answered now, and was not before.
     pub(super) fn newly_answered(&self, now: BootTime) -> Vec<IpAddr> {
-        let probing = self.known.probing.iter();
+        let probing = self.probing.iter();
         let unanswered = probing.filter(|(address, it)| {
             self.standings.answered(**address) != Some(it.number)
                 && self.answer(**address, it, now).is_some()
@@ -31,7 +31,7 @@ impl FleetLoop {
         probed: &ProbedAddress,
         now: BootTime,
     ) -> Option<ProbeOutcome> {
-        let pool = self.known.pools.get(&probed.pool);
+        let pool = self.pools.get(&probed.pool);
         if !pool.is_some_and(|pool| pool.owners.contains(&self.inputs.own)) {
             return Some(ProbeOutcome::Unknown);
         }
@@ -52,7 +52,7 @@ impl FleetLoop {
     pub(super) fn seen(&self, address: IpAddr, now: BootTime) -> Option<SeenAddress> {
         let announceable = self.inputs.announceable.borrow();
         let announced = announceable.addresses.get(&address);
-        let probed = self.known.probing.get(&address);
+        let probed = self.probing.get(&address);
         let pool_name = match (announced, probed) {
             (Some(announced), _) => &announced.pool,
             (None, Some(probed)) => &probed.pool,

@@ -58,11 +58,6 @@ impl SegmentProblem {
         !matches!(self, Self::Mute(..) | Self::KernelAnswers(_))
     }
 
-    /// Whether it goes by itself soon after a start.
-    fn is_of_the_start(&self) -> bool {
-        self.is_passing() || matches!(self, Self::NoKey)
-    }
-
     /// Whether it is there with every start, for a moment.
     fn is_passing(&self) -> bool {
         matches!(self, Self::Mute(_, SegmentFault::NotYet))
@@ -307,7 +302,7 @@ impl RunningSegment {
     pub(super) fn is_settled(&self, now: BootTime) -> bool {
         match &self.problem {
             None => self.fleet.has_joined(now),
-            Some(problem) => !problem.is_of_the_start(),
+            Some(problem) => !problem.ends_soon(),
         }
     }
 

@@ -21,13 +21,13 @@ use super::refused::RefusedDatagrams;
 use super::reports::{AddressReportOutbox, MemberHealth, Standings};
 use super::seal::Seal;
 use super::segment::{LONGEST, RunningSegment, SegmentInputs};
-use crate::announcing::Announceable;
+use crate::announcing::{Announceable, AnnouncedPool, ProbedAddress};
 use crate::clock::{boot_time, wall_time};
 use crate::layer2::{Layer2, SegmentFault};
 use crate::metrics::DRAINING_ADDRESSES;
 use crate::passing::{PassTarget, PassedAddress, Passing};
 use crate::shared::GatewayShared;
-use crate::stalls::{Stalls, WorkerLoops};
+use crate::stalls::{Stalls, WorkerLoops, turns};
 use crate::urgency;
 
 /// How often the loops are looked at, and what failed is tried again.
@@ -84,8 +84,10 @@ pub(super) struct FleetThread {
 pub(super) struct FleetLoop {
     pub(super) inputs: FleetThread,
     seal: Option<Seal>,
-    /// What may be announced, as it was taken in the last time.
-    pub(super) known: Arc<Announceable>,
+    /// The pools, and what the controller asks for, as they were taken in the last time. Not all that may be announced:
+    /// where somebody keeps that, each change of an address copies it.
+    pub(super) pools: Arc<BTreeMap<ClusterName, Arc<AnnouncedPool>>>,
+    pub(super) probing: Arc<BTreeMap<IpAddr, ProbedAddress>>,
     pub(super) segments: BTreeMap<InterfaceName, RunningSegment>,
     /// The addresses that belong to no segment.
     unplaced: BTreeSet<IpAddr>,
@@ -124,7 +126,8 @@ impl FleetThread {
         let fleet = FleetLoop {
             inputs: self,
             seal: None,
-            known: Arc::default(),
+            pools: Arc::default(),
+            probing: Arc::default(),
             segments: BTreeMap::new(),
             unplaced: BTreeSet::new(),
             refused: RefusedDatagrams::default(),
@@ -219,7 +222,7 @@ impl FleetLoop {
                 segment.fleet.leave();
             }
             segment.hold_offers(now, &unanswered);
-            segment.ask(now, &self.inputs.layer2, &self.known.probing);
+            segment.ask(now, &self.inputs.layer2, &self.probing);
             segment.tick(now, self.seal.as_ref());
         }
         if is_leaving {
@@ -259,16 +262,11 @@ impl FleetLoop {
             return;
         }
         self.next_look = now.after(LOOK);
-        let loops = self.inputs.loops.iter().enumerate();
-        let loops = loops.flat_map(|(n, (mailbox, beat))| {
-            [
-                (format!("worker {n}"), mailbox.turns()),
-                (format!("the runtime of worker {n}"), beat.ask()),
-            ]
-        });
         let responder = self.inputs.layer2.last_turn().0.as_nanos() as u64;
         let responder = ("the responder of ARP and NDP".to_owned(), responder);
-        let stalled = self.stalls.look(now, loops.chain([responder]));
+        let stalled = self
+            .stalls
+            .look(now, turns(&self.inputs.loops).chain([responder]));
         let inability = stalled.map(|name| format!("{name} has not turned for a second"));
         if inability != self.inability {
             match &inability {
@@ -307,7 +305,8 @@ impl FleetLoop {
             self.is_outdated = true;
             return;
         };
-        self.known = announceable.clone();
+        self.pools = announceable.pools.clone();
+        self.probing = announceable.probing.clone();
         self.has_looked = true;
         self.seal = announceable.key.as_deref().map(Seal::new);
         let named = |address: &IpAddr| {

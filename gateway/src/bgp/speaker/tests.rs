@@ -29,7 +29,7 @@ fn speaker() -> (Speaker, watch::Sender<Arc<Announceable>>) {
     };
     let announceable = Announceable {
         addresses: [("203.0.113.1".parse().unwrap(), address)].into(),
-        pools: [("edge".into(), Arc::new(pool))].into(),
+        pools: Arc::new([("edge".into(), Arc::new(pool))].into()),
         ..Announceable::default()
     };
     let tor = BgpPeer::new(
