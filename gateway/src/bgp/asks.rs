@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fairway_config::announce::Announcement;
 use fairway_config::names::ClusterName;
-use fairway_gateway_core::bgp::routes::prefix;
+use fairway_gateway_core::bgp::routes::{ServingRank, prefix};
 use ipnet::IpNet;
 
 use crate::announcing::Announceable;
@@ -16,14 +16,14 @@ pub(super) fn asks<'a>(
     own: &ClusterName,
     router: &ClusterName,
     address: IpAddr,
-) -> Option<&'a Arc<Announcement>> {
+) -> Option<(&'a Arc<Announcement>, ServingRank)> {
     let it = announceable.addresses.get(&address)?;
     let pool = announceable.pools.get(&it.pool)?;
     let bgp = it.announcement.bgp.as_ref()?;
     let is_to_it = bgp.peers.is_empty() || bgp.peers.contains(router);
     let is_left = it.is_left_to(|name| name != own && pool.tellers.contains(name));
     let is_here = it.is_able && pool.tellers.contains(own) && !is_left;
-    (is_here && is_to_it).then_some(&it.announcement)
+    (is_here && is_to_it).then_some((&it.announcement, ServingRank::Best))
 }
 
 /// The prefix by which a router reaches an address, its own or one that others of the same prefix ask for.
@@ -34,7 +34,7 @@ pub(super) fn prefix_of(
     address: IpAddr,
 ) -> Option<IpNet> {
     let told = |address: &IpAddr| {
-        let asks = asks(announceable, own, router, *address)?;
+        let (asks, _) = asks(announceable, own, router, *address)?;
         Some(prefix(*address, asks.bgp.as_ref()?))
     };
     let covering = || {

@@ -16,7 +16,9 @@ use fairway_gateway_core::bfd::packet::{BfdPacket, BfdState};
 use fairway_gateway_core::bfd::{BfdSession, BfdTiming};
 use fairway_gateway_core::bgp::encode;
 use fairway_gateway_core::bgp::message::BgpNotification;
-use fairway_gateway_core::bgp::routes::{AnnouncedRoutes, RouteAttributes, RouteTable};
+use fairway_gateway_core::bgp::routes::{
+    AnnouncedRoutes, RouteAttributes, RouteTable, ServingRank,
+};
 use fairway_gateway_core::bgp::session::{
     BgpAction, BgpSession, BgpSessionSettings, BgpState, OwnEnd,
 };
@@ -408,7 +410,7 @@ impl RouterPeer {
     pub(super) fn set_all<'a>(
         &mut self,
         now: BootTime,
-        all: impl Iterator<Item = (IpAddr, &'a Arc<Announcement>)>,
+        all: impl Iterator<Item = (IpAddr, (&'a Arc<Announcement>, ServingRank))>,
         form: impl Fn(&Arc<RouteAttributes>) -> Option<Arc<RouteAttributes>>,
     ) {
         self.routes = RouteTable::default();
@@ -428,7 +430,7 @@ impl RouterPeer {
         &mut self,
         now: BootTime,
         address: IpAddr,
-        asks: Option<&Arc<Announcement>>,
+        asks: Option<(&Arc<Announcement>, ServingRank)>,
         form: impl Fn(&Arc<RouteAttributes>) -> Option<Arc<RouteAttributes>>,
     ) {
         for prefix in self.routes.set(address, asks) {

@@ -101,7 +101,8 @@ pub fn announce<'a>(
     let mut said = Vec::new();
     // ORIGIN: IGP.
     said.extend(attribute(0x40, 1, &[0]));
-    said.extend(as_path(form));
+    let length = attributes.prepended.saturating_add(1);
+    said.extend(as_path(form, length));
     if let (IpFamily::IPv4, IpAddr::V4(hop)) = (family, next_hop) {
         said.extend(attribute(0x40, 3, &hop.octets()));
     }
@@ -115,9 +116,8 @@ pub fn announce<'a>(
         said.extend(attribute(0xc0, 8, &all));
     }
     if form.is_external && !form.four_octet_asn && form.asn > u32::from(u16::MAX) {
-        // AS4_PATH: one sequence of one number.
-        let path = [&[2, 1], &form.asn.to_be_bytes()[..]].concat();
-        said.extend(attribute(0xc0, 17, &path));
+        // AS4_PATH.
+        said.extend(attribute(0xc0, 17, &path(&form.asn.to_be_bytes(), length)));
     }
     if !attributes.large_communities.is_empty() {
         let all = attributes.large_communities.iter().flatten();
@@ -165,14 +165,19 @@ fn short(asn: u32) -> u16 {
     u16::try_from(asn).unwrap_or(AS_TRANS)
 }
 
-/// AS_PATH: the own AS, for a router of another one; nothing, for one of the same.
-fn as_path(form: UpdateForm) -> Vec<u8> {
+/// AS_PATH: the own AS, so often, for a router of another one; nothing, for one of the same.
+fn as_path(form: UpdateForm, length: u8) -> Vec<u8> {
     let path = match (form.is_external, form.four_octet_asn) {
         (false, _) => Vec::new(),
-        (true, true) => [&[2, 1], &form.asn.to_be_bytes()[..]].concat(),
-        (true, false) => [&[2, 1], &short(form.asn).to_be_bytes()[..]].concat(),
+        (true, true) => path(&form.asn.to_be_bytes(), length),
+        (true, false) => path(&short(form.asn).to_be_bytes(), length),
     };
     attribute(0x40, 2, &path)
+}
+
+/// One sequence of the same number.
+fn path(asn: &[u8], length: u8) -> Vec<u8> {
+    [&[2, length], &asn.repeat(length.into())[..]].concat()
 }
 
 fn attribute(flags: u8, kind: u8, value: &[u8]) -> Vec<u8> {

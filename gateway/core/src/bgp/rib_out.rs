@@ -174,7 +174,7 @@ mod tests {
     use fairway_config::announce::{Announcement, BgpAnnouncement};
     use proptest::prelude::*;
 
-    use super::super::routes::RouteTable;
+    use super::super::routes::{RouteTable, ServingRank};
     use super::*;
 
     fn asks(community: u32, length: Option<u8>, preference: Option<u32>) -> Arc<Announcement> {
@@ -192,7 +192,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_told_follows_from_the_addresses_whatever_they_went_through(
-            steps in prop::collection::vec((0..12_u8, prop::option::of(0..4_usize)), 0..60),
+            steps in prop::collection::vec((0..12_u8, prop::option::of((0..4_usize, any::<bool>()))), 0..60),
         ) {
             let kinds = [
                 asks(0, None, None),
@@ -205,7 +205,10 @@ mod tests {
             let mut now = BTreeMap::new();
             for (n, kind) in steps {
                 let address = IpAddr::from([203, 0, 113, n]);
-                let kind = kind.and_then(|kind| kinds.get(kind));
+                let kind = kind.and_then(|(kind, is_best)| {
+                    let rank = if is_best { ServingRank::Best } else { ServingRank::LastResort };
+                    Some((kinds.get(kind)?, rank))
+                });
                 now.insert(address, kind);
                 let touched = table.set(address, kind);
                 prop_assert!(touched.len() <= 2);

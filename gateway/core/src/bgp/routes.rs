@@ -10,6 +10,10 @@ use ipnet::IpNet;
 /// GRACEFUL_SHUTDOWN (RFC 8326): the route is about to be withdrawn.
 pub const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
 
+/// How often the own AS stands in the path of a last resort besides the one time: more than networks prepend to tell
+/// their own ways apart, mostly.
+const PREPENDED: u8 = 3;
+
 /// The most communities of a route, and the most large ones: they have to fit into one message with its prefix.
 const MOST_COMMUNITIES: usize = 255;
 const MOST_LARGE_COMMUNITIES: usize = 128;
@@ -26,6 +30,9 @@ pub struct RouteAttributes {
     pub large_communities: BTreeSet<[u32; 3]>,
     /// LOCAL_PREF; said to routers of the own AS alone, 100 there where none is given.
     pub local_preference: Option<u32>,
+    /// How often the own AS stands in the path besides the one time that it has to: a router of another AS takes the
+    /// shortest path.
+    pub prepended: u8,
 }
 
 impl RouteAttributes {
@@ -39,6 +46,16 @@ impl RouteAttributes {
         attributes.communities.insert(GRACEFUL_SHUTDOWN);
         attributes.local_preference = Some(0);
         attributes
+    }
+
+    /// The same of a route that is to be taken only where there is no other one. Unlike the community of RFC 8326 this
+    /// needs no setting of a router.
+    pub fn last_resort(&self) -> Self {
+        Self {
+            local_preference: Some(0),
+            prepended: PREPENDED,
+            ..self.clone()
+        }
     }
 
     /// Takes in what another address of the same prefix asks for: it has the communities of both, and the higher
@@ -68,11 +85,20 @@ pub fn prefix(address: IpAddr, announcement: &BgpAnnouncement) -> IpNet {
     IpNet::new(address, length).map_or_else(|_| address.into(), |net| net.trunc())
 }
 
+/// How well this gateway serves an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ServingRank {
+    /// As well as any other one.
+    Best,
+    /// Another one serves it better: it is to have a way here when that one has died.
+    LastResort,
+}
+
 /// The addresses that are announced, by prefix: a change of one address is one of its prefix alone.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     prefixes: BTreeMap<IpAddr, IpNet>,
-    asks: BTreeMap<IpNet, BTreeMap<IpAddr, Arc<Announcement>>>,
+    asks: BTreeMap<IpNet, BTreeMap<IpAddr, (Arc<Announcement>, ServingRank)>>,
 }
 
 impl RouteTable {
@@ -81,10 +107,10 @@ impl RouteTable {
     pub fn set(
         &mut self,
         address: IpAddr,
-        announcement: Option<&Arc<Announcement>>,
+        asks: Option<(&Arc<Announcement>, ServingRank)>,
     ) -> BTreeSet<IpNet> {
-        let asks = announcement.and_then(|it| Some((it, it.bgp.as_ref()?)));
-        let now = asks.map(|(_, bgp)| prefix(address, bgp));
+        let asks = asks.and_then(|(it, rank)| Some((it, rank, it.bgp.as_ref()?)));
+        let now = asks.map(|(_, _, bgp)| prefix(address, bgp));
         let before = match now {
             Some(now) => self.prefixes.insert(address, now),
             None => self.prefixes.remove(&address),
@@ -97,9 +123,9 @@ impl RouteTable {
                 self.asks.remove(&before);
             }
         }
-        if let Some((now, (announcement, _))) = now.zip(asks) {
+        if let Some((now, (announcement, rank, _))) = now.zip(asks) {
             let all = self.asks.entry(now).or_default();
-            all.insert(address, Arc::clone(announcement));
+            all.insert(address, (Arc::clone(announcement), rank));
         }
         [before, now].into_iter().flatten().collect()
     }
@@ -128,12 +154,18 @@ impl RouteTable {
     }
 }
 
-fn merged(all: &BTreeMap<IpAddr, Arc<Announcement>>) -> RouteAttributes {
+/// A prefix that has addresses of both ranks is announced for those that are served best here.
+fn merged(all: &BTreeMap<IpAddr, (Arc<Announcement>, ServingRank)>) -> RouteAttributes {
+    let rank = all.values().map(|(_, rank)| *rank).min();
+    let of_rank = all.values().filter(|(_, it)| Some(*it) == rank);
     let mut attributes = RouteAttributes::default();
-    for asks in all.values().filter_map(|it| it.bgp.as_ref()) {
+    for asks in of_rank.filter_map(|(it, _)| it.bgp.as_ref()) {
         attributes.merge(asks);
     }
-    attributes
+    match rank {
+        Some(ServingRank::LastResort) => attributes.last_resort(),
+        _ => attributes,
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +184,8 @@ mod tests {
     fn announced(all: &[(&str, &BgpAnnouncement)]) -> AnnouncedRoutes {
         let mut table = RouteTable::default();
         for (address, asks) in all {
-            table.set(address.parse().unwrap(), Some(&announcement(asks)));
+            let asks = (&announcement(asks), ServingRank::Best);
+            table.set(address.parse().unwrap(), Some(asks));
         }
         table.routes()
     }
@@ -207,6 +240,35 @@ mod tests {
         assert_eq!(
             shown(&[("203.0.113.7", &one), ("203.0.113.8", &other)]),
             ["203.0.113.0/24 {1, 2} Some(70)"]
+        );
+    }
+
+    #[test]
+    fn what_others_serve_better_is_a_last_resort() {
+        let asks = BgpAnnouncement {
+            aggregation_length: Some(24),
+            ..asks(&[7], Some(50))
+        };
+        let asks = announcement(&asks);
+        let mut table = RouteTable::default();
+        for (address, rank) in [
+            ("203.0.113.1", ServingRank::LastResort),
+            ("198.51.100.1", ServingRank::LastResort),
+            ("198.51.100.2", ServingRank::Best),
+        ] {
+            table.set(address.parse().unwrap(), Some((&asks, rank)));
+        }
+        let all = table.routes();
+        let shown = all.iter().map(|(prefix, it)| {
+            let communities = it.communities.len();
+            format!(
+                "{prefix} {communities} {:?} {}",
+                it.local_preference, it.prepended
+            )
+        });
+        assert_eq!(
+            shown.collect::<Vec<_>>(),
+            ["198.51.100.0/24 1 Some(50) 0", "203.0.113.0/24 1 Some(0) 3"]
         );
     }
 

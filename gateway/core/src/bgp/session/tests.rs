@@ -121,6 +121,30 @@ fn a_router_is_told_prefixes_of_both_families_and_of_nothing_twice() {
 }
 
 #[test]
+fn a_last_resort_has_a_longer_path_and_of_the_own_as_the_least_preference() {
+    let last_resort: AnnouncedRoutes = [(
+        "203.0.113.1/32".parse().unwrap(),
+        Arc::new(RouteAttributes::default().last_resort()),
+    )]
+    .into();
+    let internal = established(settings(OURS, PeerAsn::Internal), &open(OURS));
+    for (mut session, path, preference) in [
+        (
+            external(),
+            [&[2, 4][..], &[0, 0, 252, 0].repeat(4)].concat(),
+            None,
+        ),
+        (internal, Vec::new(), Some(&[0; 4][..])),
+    ] {
+        let mut table = Table::default();
+        session.set_wanted(at(4), Arc::new(last_resort.clone()));
+        flush(&mut session, &mut table, at(4));
+        assert_eq!(table.attribute("203.0.113.1/32", 2), Some(&*path));
+        assert_eq!(table.attribute("203.0.113.1/32", 5), preference);
+    }
+}
+
+#[test]
 fn a_router_of_the_own_as_gets_a_preference_and_no_path() {
     let mut session = established(settings(OURS, PeerAsn::Internal), &open(OURS));
     let mut table = Table::default();
@@ -129,6 +153,7 @@ fn a_router_of_the_own_as_gets_a_preference_and_no_path() {
             local_preference,
             communities: [1, 2].into(),
             large_communities: [[1, 2, 3]].into(),
+            prepended: 3,
         })
     };
     let all: AnnouncedRoutes = [
