@@ -51,9 +51,33 @@ pub(super) enum MemberHealth {
     Silent,
 }
 
-/// The reports of all addresses, as they were made last.
+/// What is said of all addresses.
 #[derive(Debug, Default)]
-pub(super) struct Standings(BTreeMap<IpAddr, Arc<AddressReport>>);
+pub(super) struct Standings(BTreeMap<IpAddr, Standing>);
+
+/// What was said of an address last.
+#[derive(Debug)]
+struct Standing {
+    report: Arc<AddressReport>,
+    cause: Cause,
+}
+
+/// What has made an address stand as it does. It is over, so it stays true for the whole term; what goes on, and may
+/// end, is looked at anew each time ([`why`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Cause {
+    /// Nothing is known of what was before.
+    Unknown,
+    /// A gateway had it that was like this then.
+    Lost(ClusterName, MemberHealth),
+    /// No other gateway had it. Whether there was one.
+    Unclaimed { had_members: bool },
+    /// This gateway had it: what kept it from going on then, if something did, and whether it drained.
+    GivenUp {
+        inability: Option<String>,
+        was_draining: bool,
+    },
+}
 
 impl Standings {
     /// The addresses that were reported.
@@ -63,7 +87,7 @@ impl Standings {
 
     /// The number of the controller's probe of an address that was answered.
     pub(super) fn answered(&self, address: IpAddr) -> Option<u64> {
-        self.0.get(&address)?.probe
+        self.0.get(&address)?.report.probe
     }
 
     /// Takes in how an address is seen now. `former` says how another gateway is. Returns the report, if it is
@@ -75,7 +99,7 @@ impl Standings {
         now: Timestamp,
         former: impl Fn(&str) -> MemberHealth,
     ) -> Option<Arc<AddressReport>> {
-        let before = self.0.get(&address).map(Arc::as_ref);
+        let before = self.0.get(&address);
         let state = match (&seen.conflict, &seen.owner) {
             _ if !seen.owned.is_empty() => AddressState::Owned,
             (Some(_), None) => AddressState::Conflict,
@@ -88,23 +112,10 @@ impl Standings {
             (_, Some((owner, term))) => (Some(owner.clone()), *term),
             (_, None) => (None, 0),
         };
-        let is_same = before.is_some_and(|it| {
-            // Without an owner the reason is all there is to say, and may change.
-            let why = (state == AddressState::Unowned)
-                .then(|| seen.inability.clone().unwrap_or_default());
-            (it.state, it.term) == (state, term)
-                && it.owner == owner
-                && (&it.conflict, &it.successor) == (&seen.conflict, &seen.successor)
-                && it.probe == seen.probe
-                && why.is_none_or(|why| why.is_empty() || *why == *it.why)
-        });
-        if is_same {
-            return None;
-        }
-        let stands = before.filter(|it| (it.state, it.term) == (state, term));
-        let why = match stands.filter(|_| state == AddressState::Owned) {
-            Some(before) => before.why.clone(),
-            None => why(before, &seen, state, former).into(),
+        let stands = before.filter(|it| (it.report.state, it.report.term) == (state, term));
+        let cause = match stands {
+            Some(stands) => stands.cause.clone(),
+            None => cause(before.map(|it| &*it.report), &seen, state, former),
         };
         let interfaces = match state {
             AddressState::Owned => &seen.owned,
@@ -113,77 +124,109 @@ impl Standings {
             | AddressState::Conflict
             | AddressState::Free => &seen.interfaces,
         };
-        let report = Arc::new(AddressReport {
+        let report = AddressReport {
             state,
-            owner,
-            since: stands.map_or(now, |it| it.since),
+            since: stands.map_or(now, |it| it.report.since),
             term,
-            why,
+            why: why(&cause, &seen, state).into(),
+            owner,
             interfaces: interfaces.iter().cloned().collect(),
             conflict: seen.conflict,
             successor: seen.successor,
             probe: seen.probe,
-        });
-        self.0.insert(address, report.clone());
+        };
+        if before.is_some_and(|it| *it.report == report) {
+            return None;
+        }
+        let report = Arc::new(report);
+        let standing = Standing {
+            report: report.clone(),
+            cause,
+        };
+        self.0.insert(address, standing);
         Some(report)
     }
 
-    /// The address is announced no more.
-    pub(super) fn remove(&mut self, address: IpAddr) {
-        self.0.remove(&address);
+    /// The address is announced no more. Returns whether something was said of it.
+    pub(super) fn remove(&mut self, address: IpAddr) -> bool {
+        self.0.remove(&address).is_some()
     }
 }
 
-/// Why it is so; the end of a sentence. Empty: nothing is known of what was before.
-fn why(
+/// What has happened to an address that stands another way than before.
+fn cause(
     before: Option<&AddressReport>,
     seen: &SeenAddress,
     state: AddressState,
     how_is: impl Fn(&str) -> MemberHealth,
-) -> String {
-    let former = before.and_then(|it| it.owner.as_deref());
-    let lost = |former: &str| match how_is(former) {
-        MemberHealth::Alive => format!("{former} let it go"),
-        MemberHealth::Draining => format!("{former} drains"),
-        MemberHealth::Silent => format!("{former} was not heard of for 500 ms"),
+) -> Cause {
+    let former = before.and_then(|it| it.owner.as_ref());
+    let had_it = before.is_some_and(|it| it.state == AddressState::Owned);
+    let owner = seen.owner.as_ref().map(|(owner, _)| owner);
+    // Whom it was taken from may never have been reported: reports are made once a second.
+    let former = match state {
+        AddressState::Owned => seen.taken_from.as_ref().or(former),
+        _ => former.filter(|it| Some(*it) != owner),
     };
-    match state {
-        // Whom it was taken from may never have been reported: reports are made once a second.
-        AddressState::Owned => match seen.taken_from.as_deref().or(former) {
-            Some(former) => {
-                let connections = seen.predecessor.as_ref().filter(|(it, _)| **it == *former);
-                match connections.map(|(_, state)| state) {
-                    Some(PassingState::Passed) => {
-                        format!("{former} let it go; connections that it has go on there")
-                    }
-                    Some(PassingState::Refused(why)) => {
-                        format!("{former} let it go; connections that it has end, because {why}")
-                    }
-                    None => lost(former),
-                }
-            }
-            None if seen.has_members => "no other gateway owned it".to_owned(),
-            None => "there is no other gateway on that network".to_owned(),
+    match former {
+        Some(former) => Cause::Lost(former.clone(), how_is(former)),
+        None if state == AddressState::Owned => Cause::Unclaimed {
+            had_members: seen.has_members,
         },
-        AddressState::Elsewhere => {
-            let owner = seen.owner.as_ref().map(|(owner, _)| &**owner);
-            match (before.map(|it| it.state), former) {
-                (Some(AddressState::Owned), _) => match (&seen.inability, &seen.draining) {
-                    (Some(inability), _) => format!("{inability} on this gateway"),
-                    (None, Some(_)) => "this gateway drains".to_owned(),
-                    (None, None) => format!("{} took it over", owner.unwrap_or_default()),
+        None if had_it => Cause::GivenUp {
+            inability: seen.inability.clone(),
+            was_draining: seen.draining.is_some(),
+        },
+        None => Cause::Unknown,
+    }
+}
+
+/// Why it is so, as of now; the end of a sentence. Empty: nothing is known of what was before.
+fn why(cause: &Cause, seen: &SeenAddress, state: AddressState) -> String {
+    match (state, &seen.inability) {
+        (AddressState::Conflict, _) => return "another host answers for it".to_owned(),
+        (AddressState::Free, _) => return "nobody answers for it".to_owned(),
+        (AddressState::Unowned, Some(inability)) => return inability.clone(),
+        _ => {}
+    }
+    match cause {
+        Cause::Lost(former, health) => {
+            let predecessor = seen.predecessor.as_ref();
+            match predecessor.filter(|(it, _)| it == former) {
+                Some((_, PassingState::Passed)) => {
+                    format!("{former} let it go; connections that it has go on there")
+                }
+                Some((_, PassingState::Refused(why))) => {
+                    format!("{former} let it go; connections that it has end, because {why}")
+                }
+                None => match health {
+                    MemberHealth::Alive => format!("{former} let it go"),
+                    MemberHealth::Draining => format!("{former} drained"),
+                    MemberHealth::Silent => format!("{former} was not heard of for 500 ms"),
                 },
-                (_, Some(former)) if Some(former) != owner => lost(former),
-                _ => String::new(),
             }
         }
-        AddressState::Unowned => match (&seen.inability, former) {
-            (Some(inability), _) => inability.clone(),
-            (None, Some(former)) => lost(former),
-            (None, None) => "no gateway has taken it yet".to_owned(),
+        Cause::Unclaimed { had_members: true } => "no other gateway owned it".to_owned(),
+        Cause::Unclaimed { had_members: false } => {
+            "there was no other gateway on that network".to_owned()
+        }
+        Cause::GivenUp {
+            inability,
+            was_draining,
+        } => match (inability, &seen.owner) {
+            (Some(it), _) if seen.inability.as_ref() == Some(it) => {
+                format!("{it} on this gateway")
+            }
+            (None, _) if *was_draining && seen.draining.is_some() => {
+                "this gateway drains".to_owned()
+            }
+            (_, Some((owner, _))) => format!("{owner} took it over"),
+            (_, None) => "this gateway let it go".to_owned(),
         },
-        AddressState::Conflict => "another host answers for it".to_owned(),
-        AddressState::Free => "nobody answers for it".to_owned(),
+        Cause::Unknown if state == AddressState::Unowned => {
+            "no gateway has taken it yet".to_owned()
+        }
+        Cause::Unknown => String::new(),
     }
 }
 
@@ -257,7 +300,11 @@ mod tests {
                 seen(None, None, Some("eth0 is down")),
                 "unowned - since 1: eth0 is down",
             ),
-            (4, seen(None, None, None), ""),
+            (
+                4,
+                seen(None, None, None),
+                "unowned - since 1: no gateway has taken it yet",
+            ),
             (
                 5,
                 seen(None, Some(("edge-3", 7)), None),
@@ -287,13 +334,18 @@ mod tests {
             ),
             (
                 12,
-                seen(None, Some(("edge-3", 12)), None),
-                "elsewhere edge-3 since 12: edge-2 let it go",
+                seen(None, Some(("edge-2", 11)), None),
+                "elsewhere edge-2 since 11: edge-2 took it over",
             ),
             (
                 13,
+                seen(None, Some(("edge-3", 12)), None),
+                "elsewhere edge-3 since 13: edge-2 let it go",
+            ),
+            (
+                14,
                 seen(None, None, None),
-                "unowned - since 13: edge-3 was not heard of for 500 ms",
+                "unowned - since 14: edge-3 was not heard of for 500 ms",
             ),
         ] {
             let former = |name: &str| match dead.contains(&name) {
@@ -358,7 +410,7 @@ mod tests {
         let report = standings
             .set(address, alone, Timestamp(20), |_| MemberHealth::Silent)
             .unwrap();
-        assert_eq!(&*report.why, "there is no other gateway on that network");
+        assert_eq!(&*report.why, "there was no other gateway on that network");
         assert_eq!(report.interfaces, ["eth0".into()]);
     }
 
@@ -380,6 +432,13 @@ mod tests {
         let report = of_one.set(address, moved, Timestamp(3), alive).unwrap();
         assert_eq!(&*report.why, "this gateway drains");
         assert_eq!(report.successor, None);
+        // It does so no more.
+        let moved = seen(None, Some(("edge-2", 2)), None);
+        let report = of_one.set(address, moved, Timestamp(4), alive).unwrap();
+        assert_eq!(
+            (&*report.why, report.since),
+            ("edge-2 took it over", Timestamp(3))
+        );
         of_other.set(
             address,
             seen(None, Some(("edge-1", 1)), None),
@@ -388,7 +447,55 @@ mod tests {
         );
         let drains = |_: &str| MemberHealth::Draining;
         let report = of_other.set(address, seen(Some(2), None, None), Timestamp(3), drains);
-        assert_eq!(&*report.unwrap().why, "edge-1 drains");
+        assert_eq!(&*report.unwrap().why, "edge-1 drained");
+    }
+
+    #[test]
+    fn that_connections_go_on_elsewhere_is_said_only_while_they_do() {
+        let address = "203.0.113.1".parse().unwrap();
+        let mut standings = Standings::default();
+        let alive = |_: &str| MemberHealth::Alive;
+        let passed = || Some(("edge-2".into(), PassingState::Passed));
+        let refused = || Some(("edge-2".into(), PassingState::Refused("it may not".into())));
+        for (at, predecessor, wanted) in [
+            (1, None, "edge-2 let it go"),
+            (
+                2,
+                passed(),
+                "edge-2 let it go; connections that it has go on there",
+            ),
+            (3, passed(), ""),
+            (
+                4,
+                refused(),
+                "edge-2 let it go; connections that it has end, because it may not",
+            ),
+            // The time to drain is over.
+            (5, None, "edge-2 let it go"),
+        ] {
+            let ours = SeenAddress {
+                taken_from: Some("edge-2".into()),
+                predecessor,
+                ..seen(Some(1), None, None)
+            };
+            let report = standings.set(address, ours, Timestamp(at), alive);
+            let since = report.as_ref().map(|it| it.since);
+            assert!(since.is_none_or(|it| it == Timestamp(1)), "{at}");
+            let why = report.map_or_else(String::new, |it| it.why.to_string());
+            assert_eq!(why, wanted, "{at}");
+        }
+    }
+
+    #[test]
+    fn the_interfaces_are_those_of_now() {
+        let address = "203.0.113.1".parse().unwrap();
+        let mut standings = Standings::default();
+        let alive = |_: &str| MemberHealth::Alive;
+        standings.set(address, seen(Some(1), None, None), Timestamp(1), alive);
+        let mut both = seen(Some(1), None, None);
+        both.owned.insert("eth1".into());
+        let report = standings.set(address, both, Timestamp(2), alive).unwrap();
+        assert_eq!(report.interfaces, ["eth0".into(), "eth1".into()]);
     }
 
     #[test]
