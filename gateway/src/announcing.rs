@@ -55,9 +55,11 @@ pub struct AnnouncedAddress {
     pub is_able: bool,
     /// It does not, because each Service there has `externalTrafficPolicy: Local` and no endpoint on this Node.
     pub lacks_local_endpoint: bool,
-    /// The Nodes that have an endpoint of a Service there with `externalTrafficPolicy: Local`, while this gateway
-    /// serves none of these Services: it leaves the address to gateways on those Nodes.
-    pub local_elsewhere: BTreeSet<ClusterName>,
+    /// The Nodes that have an endpoint of a Service there with `externalTrafficPolicy: Local`: the gateways on them are
+    /// preferred, for they alone serve all that is there. This one is among them if it takes traffic of such a Service.
+    pub local_nodes: Arc<BTreeSet<ClusterName>>,
+    /// Whether this one is among them.
+    pub is_local: bool,
 }
 
 impl Announceable {
@@ -70,9 +72,9 @@ impl Announceable {
 }
 
 impl AnnouncedAddress {
-    /// Whether the address is left to one of those gateways that `can` take it.
-    pub(crate) fn is_left_to(&self, can: impl Fn(&ClusterName) -> bool) -> bool {
-        self.local_elsewhere.iter().any(can)
+    /// Whether one of those gateways that `can` have it is preferred to this one.
+    pub(crate) fn is_better_at(&self, can: impl Fn(&ClusterName) -> bool) -> bool {
+        !self.is_local && self.local_nodes.iter().any(can)
     }
 }
 
@@ -83,7 +85,7 @@ pub(crate) enum RouteAbsence {
     LacksLocalEndpoint,
     /// No listener takes traffic at it.
     NotServed,
-    /// See [`AnnouncedAddress::local_elsewhere`].
+    /// See [`AnnouncedAddress::local_nodes`].
     LeftToOthers,
 }
 
@@ -147,7 +149,7 @@ impl Announceable {
                 Err(RouteAbsence::LacksLocalEndpoint)
             } else if !it.is_able {
                 Err(RouteAbsence::NotServed)
-            } else if it.is_left_to(|name| self.members.contains_key(name)) {
+            } else if it.is_better_at(|name| self.members.contains_key(name)) {
                 Err(RouteAbsence::LeftToOthers)
             } else {
                 Ok(())
@@ -167,7 +169,7 @@ pub struct AnnouncedPool {
     /// Its addresses, without those that belong to another pool.
     pub ranges: Vec<AddressRange>,
     /// The gateways that may own an address of it on layer 2, this one among them.
-    pub owners: BTreeSet<ClusterName>,
+    pub owners: Arc<BTreeSet<ClusterName>>,
     /// The gateways that tell routers of its addresses, this one among them.
     pub tellers: BTreeSet<ClusterName>,
 }
@@ -298,7 +300,7 @@ impl Announcing {
             let tellers = announcement.bgp.as_ref();
             let announced = AnnouncedPool {
                 forwarding: pool.forwarding,
-                owners: owners.map_or_else(BTreeSet::new, |it| select(&it.node_selector)),
+                owners: Arc::new(owners.map_or_else(BTreeSet::new, |it| select(&it.node_selector))),
                 tellers: tellers.map_or_else(BTreeSet::new, |it| select(&it.node_selector)),
                 announcement,
                 ranges: Vec::new(),
@@ -437,10 +439,9 @@ impl Announcing {
         let local = || services.values().filter(|it| it.local_nodes.is_some());
         let nodes = local().filter_map(|it| it.local_nodes.as_deref());
         let elsewhere = nodes.flatten().filter(|name| **name != self.own);
-        let elsewhere = match local().any(|it| it.takes_traffic) {
-            true => BTreeSet::new(),
-            false => elsewhere.cloned().collect(),
-        };
+        let is_here = local().any(|it| it.takes_traffic);
+        let here = is_here.then_some(&self.own);
+        let local_nodes: BTreeSet<_> = elsewhere.chain(here).cloned().collect();
         Some(AnnouncedAddress {
             pool: pool.clone(),
             announcement: pools.get(pool)?.announcement.clone(),
@@ -449,7 +450,8 @@ impl Announcing {
                 && services
                     .values()
                     .all(|it| it.refuses && it.local_nodes.is_some()),
-            local_elsewhere: elsewhere,
+            local_nodes: Arc::new(local_nodes),
+            is_local: is_here,
         })
     }
 }

@@ -89,10 +89,15 @@ fn an_address_is_where_a_service_of_policy_local_has_an_endpoint() -> Result<()>
 
     is_owned_by("edge-2")?;
     served(WEB)?;
-    // The endpoint moves, and the address with it.
+    let mut held = lan
+        .client
+        .run(|| clients::connect_tcp(SocketAddr::new(vip(1), WEB)))?;
+    clients::ask(&mut held, "who")?;
+    // The endpoint moves, and the address with it. A connection that was there goes on.
     tell(&lan, &mut gateways, &["edge-3"], false)?;
     is_owned_by("edge-3")?;
     served(WEB)?;
+    clients::ask(&mut held, "who").context("a connection has ended that was there before")?;
 
     // Nobody has an endpoint: nobody owns the address, and it is said why.
     tell(&lan, &mut gateways, &["worker"], false)?;

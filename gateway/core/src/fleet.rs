@@ -9,6 +9,8 @@
 //!   Since `RIGHT` is the shorter time, it has ceased to answer by then.
 //! - What nobody owns is taken by the candidates in the order of a rendezvous hash, [`STEP`] apart. So addresses
 //!   are spread evenly, and only those of a member that leaves move. Who has its even share is passed over.
+//! - Messages carry a digest of the addresses that a member knows. What is new is left to whose share it is while
+//!   another one does not know it yet, for [`LEARNS`] at most.
 //! - With each new owner an address begins a new term. Of two owners the one of the older term yields as soon as it
 //!   hears of the other; of the same term the one of the lesser hash.
 //! - An owner of an older term that goes on for a quarter of a second does not hear the one of the newer term, which then yields:
@@ -20,6 +22,8 @@
 //!   in which members take what nobody owns: an address that it alone can serve is served.
 //! - Before it begins the first term of an address that it knows of, a member asks whether another host uses it
 //!   ([`Fleet::unasked`]).
+//! - Of some addresses members are preferred, for they alone serve all that is there. Whoever has one without being so
+//!   offers it to them, and goes on until it is taken.
 //! - A member whose clock stands has no right to answer when the clocks of others have gone on: when they are further
 //!   ahead of ours than before. Messages that were held up on the way are not.
 //! - A member that can serve no address says that it listens: others wait a moment for it, and then take its share.
@@ -29,6 +33,8 @@
 //! Two members that do not hear each other, and of whom no third one hears both, are two fleets: each side of a
 //! partition has one owner. If clients reach both sides, they see two.
 
+mod candidacy;
+mod due;
 mod first_terms;
 mod former_owners;
 mod handover;
@@ -36,44 +42,35 @@ mod members;
 pub mod message;
 mod offers;
 mod predecessors;
+mod rank;
 mod terms;
 mod timing;
 mod vacancy;
 pub mod wire;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::Hasher;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use siphasher::sip::SipHasher24;
-
+use self::candidacy::Contest;
+pub use self::candidacy::{Ability, Candidacy};
+use self::due::{DueAddresses, DueFor};
 use self::former_owners::FormerOwners;
 use self::handover::Handover;
 use self::members::{Members, OwnRun, SentLately};
 use self::message::{
     FleetMessage, FleetRejection, MemberName, MemberStage, Term, TermChanges, TermState,
 };
+use self::rank::{digest, rank};
 use self::terms::OwnTerms;
-pub use self::timing::{BootTime, HEARTBEAT, RIGHT, SILENT, STEP};
+pub use self::timing::{BootTime, HEARTBEAT, LEARNS, RIGHT, SILENT, STEP};
 
 /// An owner of an older term has heard of a newer one after this time, if it can hear of it at all.
 const DEAF: Duration = Duration::from_millis(250);
 
 /// Who is frozen a second time within this time lets go of what it owns.
 const AGAIN: Duration = Duration::from_secs(10);
-
-/// Never to be changed: members of different versions would rank candidates differently.
-const KEY: (u64, u64) = (0x6661_6972_7761_7921, 0x6f77_6e65_726f_6661);
-
-/// Who may own an address.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Candidacy {
-    /// The members that may, by what the cluster says of their nodes.
-    pub candidates: BTreeSet<MemberName>,
-    /// Whether this gateway can serve it now.
-    pub is_able: bool,
-}
 
 /// An address whose owner this gateway has become, or is no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +92,9 @@ pub struct Fleet {
     sent: SentLately,
     members: Members,
     addresses: BTreeMap<IpAddr, Contest>,
+    /// Of all these addresses: two members that have the same one know the same addresses.
+    digest: u64,
+    due: DueAddresses,
     terms: OwnTerms,
     /// It neither answers nor takes anything before it has listened until then.
     listens_until: BootTime,
@@ -118,27 +118,6 @@ pub struct Fleet {
     began: BootTime,
 }
 
-/// An address that members contend for.
-#[derive(Debug, Default)]
-struct Contest {
-    /// The best first.
-    candidates: Vec<MemberName>,
-    is_able: bool,
-    /// Since when this gateway can serve it.
-    able_since: BootTime,
-    /// Nobody owns it since then, but for members that have become silent.
-    vacant_since: BootTime,
-    /// When it was found the last time that no other host uses it.
-    free_since: Option<BootTime>,
-    /// Since when another one goes on with an older term than ours.
-    older_since: Option<BootTime>,
-    /// The member that had it before this gateway took it, if one had.
-    taken_from: Option<MemberName>,
-    /// Whom it was offered to, in turn, and when the last time.
-    offered: Vec<MemberName>,
-    offered_at: BootTime,
-}
-
 impl Fleet {
     /// A member that has just begun. `run` is a random number; `started` is the time of day, in milliseconds since
     /// 1970: the numbers of its terms begin there, so that they are greater than those of former runs, which it
@@ -153,6 +132,8 @@ impl Fleet {
             sent: SentLately::default(),
             members: Members::default(),
             addresses: BTreeMap::new(),
+            digest: 0,
+            due: DueAddresses::default(),
             terms: OwnTerms::default(),
             listens_until: now.after(SILENT).after(HEARTBEAT),
             is_new: true,
@@ -177,44 +158,44 @@ impl Fleet {
     /// These are the other members from now on.
     pub fn set_members(&mut self, others: impl IntoIterator<Item = MemberName>) {
         let own = self.own.clone();
-        self.members.set(others.into_iter().filter(|it| *it != own));
+        if self.members.set(others.into_iter().filter(|it| *it != own)) {
+            self.note_due_of_all();
+        }
     }
 
-    /// These are the addresses from now on.
+    /// These are the addresses from now on. Each of them has been dealt with: this gateway can serve it, or it knows
+    /// that it can't.
     pub fn set_addresses(&mut self, now: BootTime, wanted: BTreeMap<IpAddr, Candidacy>) {
-        let mut former = std::mem::take(&mut self.addresses);
-        for (address, candidacy) in wanted {
-            let contest = former.remove(&address).unwrap_or_else(|| {
-                if self.owner(address, now).is_none() {
-                    self.never_owned.insert(address);
-                }
-                Contest {
-                    vacant_since: now,
-                    ..Contest::default()
-                }
-            });
-            let mut candidates: Vec<_> = candidacy.candidates.into_iter().collect();
-            candidates.sort_by_cached_key(|name| std::cmp::Reverse(rank(address, name)));
-            let able_since = match contest.is_able {
-                true => contest.able_since,
-                false => now,
-            };
-            self.addresses.insert(
-                address,
-                Contest {
-                    candidates,
-                    is_able: candidacy.is_able,
-                    able_since,
-                    ..contest
-                },
-            );
-            if !candidacy.is_able {
-                self.give_up(address, now);
-            }
-        }
-        for address in former.into_keys() {
+        let known = self.addresses.keys();
+        let gone: Vec<_> = known
+            .filter(|it| !wanted.contains_key(it))
+            .copied()
+            .collect();
+        for address in gone {
+            self.addresses.remove(&address);
+            self.digest ^= digest(address);
             self.never_owned.remove(&address);
             self.give_up(address, now);
+            self.note_due(address);
+        }
+        for (address, candidacy) in wanted {
+            let is_new = !self.addresses.contains_key(&address);
+            if is_new && self.owner(address, now).is_none() {
+                self.never_owned.insert(address);
+            }
+            let contest = match self.addresses.entry(address) {
+                Entry::Occupied(known) if known.get().is(&candidacy) => continue,
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => {
+                    self.digest ^= digest(address);
+                    place.insert(Contest::new(now))
+                }
+            };
+            contest.set(address, now, candidacy);
+            if contest.ability == Ability::Unable {
+                self.give_up(address, now);
+            }
+            self.note_due(address);
         }
     }
 
@@ -308,6 +289,7 @@ impl Fleet {
     /// Somebody says something new of an address.
     fn hear_of(&mut self, address: IpAddr, now: BootTime) {
         self.note_offer(address);
+        self.note_due(address);
         let going_on = self
             .members
             .terms(address)
@@ -347,6 +329,7 @@ impl Fleet {
             contest.older_since = None;
             contest.offered.clear();
         }
+        self.note_due(address);
     }
 
     /// Has to be called each [`HEARTBEAT`], after the messages that came have been taken. Answers with the messages
@@ -371,6 +354,7 @@ impl Fleet {
         }
         if now >= self.listens_until {
             self.is_new = false;
+            self.members.compare(self.digest, now);
             self.yield_to_the_deaf(now);
             self.take_vacant(now);
             self.offer(now);
@@ -381,12 +365,13 @@ impl Fleet {
 
     fn yield_to_the_deaf(&mut self, now: BootTime) {
         let mut lost = Vec::new();
-        for (address, contest) in &mut self.addresses {
-            let is_contested = self.terms.of(*address).is_some()
-                && self
-                    .members
-                    .terms(*address)
-                    .any(|(name, term)| term.goes_on() && self.members.is_alive(name, now));
+        for address in &self.due.contested {
+            let Some(contest) = self.addresses.get_mut(address) else {
+                continue;
+            };
+            let mut theirs = self.members.terms(*address);
+            let is_contested =
+                theirs.any(|(name, term)| term.goes_on() && self.members.is_alive(name, now));
             if !is_contested {
                 contest.older_since = None;
             } else if *contest.older_since.get_or_insert(now) <= now.before(DEAF) {
@@ -420,12 +405,40 @@ impl Fleet {
         });
         self.terms.set(address, term);
         self.never_owned.remove(&address);
+        self.note_due(address);
+    }
+
+    /// To be called when what is said of an address has changed.
+    fn note_due(&mut self, address: IpAddr) {
+        let contest = self.addresses.get_mut(&address);
+        let is_own = self.terms.of(address).is_some();
+        let mut theirs = self.members.terms(address);
+        let is_another = theirs.any(|(_, term)| term.goes_on());
+        let due = DueFor {
+            is_unowned: contest.is_some() && !is_own && !is_another,
+            is_contested: is_own && is_another,
+            is_handed_over: contest
+                .as_ref()
+                .is_some_and(|it| it.is_handed_over_by(&self.own)),
+        };
+        if let Some(contest) = contest.filter(|_| !due.is_contested) {
+            contest.older_since = None;
+        }
+        self.due.set(address, due);
+    }
+
+    /// The same for all addresses.
+    fn note_due_of_all(&mut self) {
+        let all: Vec<_> = self.addresses.keys().copied().collect();
+        for address in all {
+            self.note_due(address);
+        }
     }
 
     /// Whether there are addresses, and this gateway can serve none of them: one that has just started can in a moment,
     /// and others are not to take its share before.
     fn can_take_nothing(&self) -> bool {
-        !self.addresses.is_empty() && !self.addresses.values().any(|it| it.is_able)
+        !self.addresses.is_empty() && !self.addresses.values().any(Contest::is_able)
     }
 
     /// The other members that are alive and at that stage.
@@ -469,6 +482,7 @@ impl Fleet {
                     sent_at: self.day(now),
                     stage,
                     hears: hears.clone(),
+                    addresses: self.digest,
                     version: self.terms.version,
                     terms,
                 };
@@ -477,16 +491,4 @@ impl Fleet {
         }
         messages
     }
-}
-
-/// The rendezvous hash of an address and a member: the greatest one comes first.
-fn rank(address: IpAddr, member: &str) -> u64 {
-    let mut hasher = SipHasher24::new_with_keys(KEY.0, KEY.1);
-    let octets = match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    };
-    hasher.write(&octets);
-    hasher.write(member.as_bytes());
-    hasher.finish()
 }

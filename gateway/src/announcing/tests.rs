@@ -69,8 +69,8 @@ impl World {
         self.services.insert(name, service);
     }
 
-    /// `ADDRESS POOL`, and `able` where it is; why it is not where its Services lack an endpoint, and to which Nodes
-    /// it is left.
+    /// `ADDRESS POOL`, and `able` where it is; why it is not where its Services lack an endpoint, and the Nodes that are
+    /// preferred.
     fn addresses(&mut self) -> Vec<String> {
         let seen = self.seen.borrow_and_update();
         let line = |(address, it): (&IpAddr, &AnnouncedAddress)| {
@@ -79,9 +79,9 @@ impl World {
                 (false, true) => " without",
                 (false, false) => "",
             };
-            let left = it.local_elsewhere.iter().map(|name| format!(" <{name}"));
-            let left: String = left.collect();
-            format!("{address} {}{able}{left}", it.pool)
+            let preferred = it.local_nodes.iter().map(|name| format!(" <{name}"));
+            let preferred: String = preferred.collect();
+            format!("{address} {}{able}{preferred}", it.pool)
         };
         seen.addresses.iter().map(line).collect()
     }
@@ -233,7 +233,7 @@ fn an_address_goes_where_a_service_of_policy_local_has_an_endpoint() {
     world.local("web", &[(web, Refusing)], &["edge-2"]);
     assert_eq!(world.addresses(), ["203.0.113.1 a without <edge-2"]);
     world.local("web", &[(web, Listening)], &["edge-1", "edge-2"]);
-    assert_eq!(world.addresses(), ["203.0.113.1 a able"]);
+    assert_eq!(world.addresses(), ["203.0.113.1 a able <edge-1 <edge-2"]);
     // It has an endpoint here, and the listener can't stand.
     world.local("web", &[(web, failed())], &["edge-1"]);
     assert_eq!(world.addresses(), ["203.0.113.1 a"]);
@@ -250,7 +250,10 @@ fn an_address_goes_where_a_service_of_policy_local_has_an_endpoint() {
     );
     // Two of policy Local, which have no Node in common: either may have it.
     world.local("dns", &[(dns, Listening)], &["edge-1"]);
-    assert_eq!(world.addresses(), ["203.0.113.1 a able"]);
+    assert_eq!(
+        world.addresses(),
+        ["203.0.113.1 a able <edge-1 <edge-2 <worker"]
+    );
     world.local("dns", &[], &[]);
     world.service("mail", &[(mail, Refusing)]);
     assert_eq!(world.addresses(), ["203.0.113.1 a <edge-2 <worker"]);

@@ -21,9 +21,13 @@ pub(super) fn asks<'a>(
     let pool = announceable.pools.get(&it.pool)?;
     let bgp = it.announcement.bgp.as_ref()?;
     let is_to_it = bgp.peers.is_empty() || bgp.peers.contains(router);
-    let is_left = it.is_left_to(|name| name != own && pool.tellers.contains(name));
-    let is_here = it.is_able && pool.tellers.contains(own) && !is_left;
-    (is_here && is_to_it).then_some((&it.announcement, ServingRank::Best))
+    let is_here = it.is_able && pool.tellers.contains(own);
+    // Whether the other one lives the router knows, by its session, and we do not.
+    let rank = match it.is_better_at(|name| pool.tellers.contains(name)) {
+        true => ServingRank::LastResort,
+        false => ServingRank::Best,
+    };
+    (is_here && is_to_it).then_some((&it.announcement, rank))
 }
 
 /// The prefix by which a router reaches an address, its own or one that others of the same prefix ask for.

@@ -52,6 +52,7 @@ impl FleetLoop {
     pub(super) fn seen(&self, address: IpAddr, now: BootTime) -> Option<SeenAddress> {
         let announceable = self.inputs.announceable.borrow();
         let announced = announceable.addresses.get(&address);
+        let announced = announced.filter(|it| it.announcement.layer2.is_some());
         let probed = self.probing.get(&address);
         let pool_name = match (announced, probed) {
             (Some(announced), _) => &announced.pool,
@@ -101,6 +102,9 @@ impl FleetLoop {
         let answer = probed.and_then(|it| Some((it.number, self.answer(address, it, now)?)));
         seen.probe = answer.map(|(number, _)| number);
         seen.is_free = answer.is_some_and(|(_, it)| it == ProbeOutcome::Free);
+        if !seen.owned.is_empty() {
+            return Some(seen);
+        }
         let pool = announceable.pools.get(pool_name);
         let owns = |name: &ClusterName| pool.is_some_and(|pool| pool.owners.contains(name));
         let may_own = owns(own);
@@ -126,7 +130,7 @@ impl FleetLoop {
             )
         } else if !announced.is_some_and(|it| it.is_able) {
             Some("no Service takes traffic at it here".to_owned())
-        } else if announced.is_some_and(|it| it.is_left_to(|name| owns(name) && is_ready(name))) {
+        } else if announced.is_some_and(|it| it.is_better_at(|name| owns(name) && is_ready(name))) {
             Some(
                 "another gateway has an endpoint on its node of a Service at it that has externalTrafficPolicy: Local"
                     .to_owned(),

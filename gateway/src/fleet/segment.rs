@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fairway_config::exchange::Successor;
 use fairway_gateway_core::fleet::message::MemberName;
 use fairway_gateway_core::fleet::wire::{self, FleetWireError};
-use fairway_gateway_core::fleet::{BootTime, Candidacy, Fleet};
+use fairway_gateway_core::fleet::{Ability, BootTime, Candidacy, Fleet};
 use fairway_gateway_core::layer2::ProbeOutcome;
 use fairway_gateway_core::segments::{Segment, SegmentLink};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -18,7 +18,7 @@ use super::refused::{RefusedDatagrams, RefusedFor};
 use super::seal::{Seal, TAG};
 use super::sockets::{MemberSockets, TakenDatagram};
 use super::wire_probes::WireProbes;
-use crate::announcing::{Announceable, AnnouncedPool, ProbedAddress};
+use crate::announcing::{Announceable, AnnouncedAddress, AnnouncedPool, ProbedAddress};
 use crate::clock::boot_time;
 use crate::layer2::{AnswerRight, Layer2, SegmentFault};
 use crate::metrics::HEARTBEATS;
@@ -111,8 +111,6 @@ pub(super) struct RunningSegment {
     asking: BTreeSet<IpAddr>,
     /// The last message could not be sent, and that was said.
     is_unheard: bool,
-    /// The other gateways that addresses are left to, and whether they were ready to take them.
-    preferred: BTreeMap<MemberName, bool>,
 }
 
 impl RunningSegment {
@@ -141,14 +139,7 @@ impl RunningSegment {
             probes: WireProbes::default(),
             asking: BTreeSet::new(),
             is_unheard: false,
-            preferred: BTreeMap::new(),
         }
-    }
-
-    /// Whether an address may be left to another gateway now, or no more.
-    pub(super) fn is_outdated(&self, now: BootTime) -> bool {
-        let mut preferred = self.preferred.iter();
-        preferred.any(|(name, was_ready)| self.fleet.is_ready(name, now) != *was_ready)
     }
 
     /// Takes in what has changed.
@@ -173,26 +164,26 @@ impl RunningSegment {
         self.fleet.set_members(self.segment.members.keys().cloned());
         let is_draining = inputs.announceable.draining.is_some();
         self.fleet.set_draining(is_draining);
-        let is_able = self.problem.is_none() && inputs.inability.is_none();
+        let can_own = self.problem.is_none() && inputs.inability.is_none();
         let mut wanted = BTreeMap::new();
-        self.preferred.clear();
         for address in &self.segment.addresses {
             let Some(announced) = inputs.announceable.addresses.get(address) else {
                 continue;
             };
             let pool = inputs.announceable.pools.get(&announced.pool);
-            let owners = pool.map(|pool| pool.owners.clone()).unwrap_or_default();
-            for name in announced.local_elsewhere.intersection(&owners) {
-                let is_ready = self.fleet.is_ready(name, now);
-                self.preferred.insert(name.clone(), is_ready);
-            }
-            let is_left = announced.is_left_to(|it| {
-                owners.contains(it) && self.preferred.get(it).is_some_and(|is_ready| *is_ready)
-            });
-            let may = is_able && owners.contains(inputs.own);
+            let candidates = pool.map(|pool| pool.owners.clone()).unwrap_or_default();
+            let ability = match can_own {
+                true => ability(announced, candidates.contains(inputs.own)),
+                false => Ability::Unable,
+            };
+            let preferred = match announced.local_nodes.is_subset(&candidates) {
+                true => announced.local_nodes.clone(),
+                false => Arc::new(&*announced.local_nodes & &*candidates),
+            };
             let candidacy = Candidacy {
-                is_able: may && announced.is_able && !is_left,
-                candidates: owners,
+                candidates,
+                preferred,
+                ability,
             };
             wanted.insert(*address, candidacy);
         }
@@ -436,6 +427,19 @@ impl RunningSegment {
     ) -> Option<(MemberName, u64)> {
         let (owner, term) = self.fleet.owner(address, now)?;
         (**owner != *own).then(|| (owner.clone(), term))
+    }
+}
+
+/// Whether a gateway that works can serve an address. `may` is whether its Node is one of those that may.
+fn ability(announced: &AnnouncedAddress, may: bool) -> Ability {
+    // Connections that it has go on, whether the last endpoint is about to end or the Node's labels have changed.
+    match (announced.is_able, may) {
+        (true, true) => Ability::Able,
+        (true, false) => Ability::Ceasing,
+        (false, _) if announced.lacks_local_endpoint && !announced.local_nodes.is_empty() => {
+            Ability::Ceasing
+        }
+        (false, _) => Ability::Unable,
     }
 }
 

@@ -33,8 +33,9 @@ use crate::urgency;
 /// How often the loops are looked at, and what failed is tried again.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// The shortest time between two reports that no change of ownership has caused.
-const REPORT: Duration = Duration::from_secs(1);
+/// In so many heartbeats, a second, each address is looked at that no change of ownership has been reported of: some
+/// with each, for thousands at once would keep heartbeats waiting.
+const LOOKED_AT_IN: usize = 10;
 
 /// A gateway that has begun counts as one that takes part after this time, though some do not hear it, or it has no
 /// key yet.
@@ -89,8 +90,12 @@ pub(super) struct FleetLoop {
     pub(super) pools: Arc<BTreeMap<ClusterName, Arc<AnnouncedPool>>>,
     pub(super) probing: Arc<BTreeMap<IpAddr, ProbedAddress>>,
     pub(super) segments: BTreeMap<InterfaceName, RunningSegment>,
-    /// The addresses that belong to no segment.
-    unplaced: BTreeSet<IpAddr>,
+    /// All addresses, those that belong to no segment, too.
+    addresses: Vec<IpAddr>,
+    /// So many of them have been looked at in this round.
+    looked_at: usize,
+    /// Those whose reports are to be made now.
+    touched: BTreeSet<IpAddr>,
     refused: RefusedDatagrams,
     stalls: Stalls,
     /// Why this gateway can own nothing at all.
@@ -115,7 +120,6 @@ pub(super) struct FleetLoop {
     is_outdated: bool,
     next_tick: BootTime,
     next_look: BootTime,
-    next_report: BootTime,
 }
 
 impl FleetThread {
@@ -129,7 +133,9 @@ impl FleetThread {
             pools: Arc::default(),
             probing: Arc::default(),
             segments: BTreeMap::new(),
-            unplaced: BTreeSet::new(),
+            addresses: Vec::new(),
+            looked_at: 0,
+            touched: BTreeSet::new(),
             refused: RefusedDatagrams::default(),
             stalls: Stalls::default(),
             inability: None,
@@ -145,7 +151,6 @@ impl FleetThread {
             is_outdated: true,
             next_tick: now,
             next_look: now,
-            next_report: now,
         };
         fleet.run();
     }
@@ -206,7 +211,6 @@ impl FleetLoop {
             (self.faults, self.kernel_answers) = (faults, kernel_answers);
             self.is_outdated = true;
         }
-        self.is_outdated |= self.segments.values().any(|it| it.is_outdated(now));
         if self.is_outdated
             || self.inputs.announceable.has_changed().unwrap_or(false)
             || self.inputs.network.has_changed().unwrap_or(false)
@@ -215,7 +219,10 @@ impl FleetLoop {
             self.update(now);
         }
         self.pass(now);
-        let unanswered = self.inputs.passing.unanswered(&self.passed);
+        let unanswered = match self.passed.is_empty() {
+            true => BTreeSet::new(),
+            false => self.inputs.passing.unanswered(&self.passed),
+        };
         let is_leaving = self.inputs.signals.is_leaving.load(Ordering::Relaxed);
         for segment in self.segments.values_mut() {
             if is_leaving {
@@ -229,6 +236,13 @@ impl FleetLoop {
             self.depart(now);
         }
         self.join(now);
+        let share = self.addresses.len().div_ceil(LOOKED_AT_IN);
+        let next = self.addresses.iter().skip(self.looked_at).take(share);
+        self.touched.extend(next);
+        self.looked_at += share;
+        if self.looked_at >= self.addresses.len() {
+            self.looked_at = 0;
+        }
     }
 
     /// Says that this gateway takes part, once after it has begun.
@@ -246,14 +260,19 @@ impl FleetLoop {
     /// Has packets of connections that are at other gateways passed to them.
     fn pass(&mut self, now: BootTime) {
         let passes_for = self.inputs.passes_for;
-        let announceable = self.inputs.announceable.borrow().clone();
         let segments = self.segments.values();
-        // Of what kube-proxy forwards there are no sockets by which the kernel could tell whose it is.
-        self.passed = segments
+        let mut passed: BTreeMap<_, _> = segments
             .flat_map(|it| it.predecessors(now, passes_for))
-            .filter(|((_, address), _)| announceable.ends_connections(*address))
             .collect();
-        self.inputs.passing.set(&self.passed);
+        if !passed.is_empty() {
+            // Of what kube-proxy forwards there are no sockets by which the kernel could tell whose it is.
+            let announceable = self.inputs.announceable.borrow();
+            passed.retain(|(_, address), _| announceable.ends_connections(*address));
+        }
+        if passed != self.passed {
+            self.inputs.passing.set(&passed);
+            self.passed = passed;
+        }
     }
 
     /// Looks whether all loops turn, and what can be tried again.
@@ -339,10 +358,12 @@ impl FleetLoop {
             (name.clone(), addresses.collect())
         });
         let planned = segments(&network, pools, addresses.clone(), &members.collect());
-        self.unplaced = addresses.map(|(address, _)| address).collect();
-        for address in planned.values().flat_map(|it| &it.addresses) {
-            self.unplaced.remove(address);
-        }
+        self.addresses = addresses.map(|(address, _)| address).collect();
+        self.looked_at = 0;
+        // Those that are gone are reported at once.
+        let left: BTreeSet<IpAddr> = self.addresses.iter().copied().collect();
+        let gone = self.standings.addresses().filter(|it| !left.contains(it));
+        self.touched.extend(gone);
         let mut unreachable: BTreeSet<_> = announceable.members.keys().cloned().collect();
         for name in planned.values().flat_map(|it| it.members.keys()) {
             unreachable.remove(name);
@@ -398,7 +419,7 @@ impl FleetLoop {
 
     /// Hands on what may be answered for, and reports.
     fn settle(&mut self, now: BootTime) {
-        let mut touched = BTreeSet::new();
+        let mut touched = std::mem::take(&mut self.touched);
         for (interface, segment) in &mut self.segments {
             // What is lost ends before what is kept goes on.
             let changes = segment.fleet.take_changes();
@@ -418,31 +439,16 @@ impl FleetLoop {
             segment.right.set(segment.fleet.answers_until());
         }
         touched.extend(self.newly_answered(now));
-        let mut reports = BTreeMap::new();
-        if now >= self.next_report {
-            self.next_report = now.after(REPORT);
-            touched.extend(
-                self.segments
-                    .values()
-                    .flat_map(|it| it.segment.addresses.iter()),
-            );
-            touched.extend(&self.unplaced);
-            let gone: Vec<_> = self
-                .standings
-                .addresses()
-                .filter(|it| !touched.contains(it))
-                .collect();
-            for address in gone {
-                self.standings.remove(address);
-                reports.insert(address, None);
-            }
-        }
-        if touched.is_empty() && reports.is_empty() {
+        if touched.is_empty() {
             return;
         }
+        let mut reports = BTreeMap::new();
         let conflicts = self.inputs.layer2.conflicts();
         for address in touched {
             let Some(mut seen) = self.seen(address, now) else {
+                if self.standings.remove(address) {
+                    reports.insert(address, None);
+                }
                 continue;
             };
             let on_segments = seen.interfaces.iter();

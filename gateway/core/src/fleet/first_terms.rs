@@ -30,7 +30,7 @@ impl Fleet {
         // Nearly always there is none: this is asked all the time.
         let unasked = self.never_owned.iter().filter(|address| {
             let contest = self.addresses.get(*address);
-            contest.is_some_and(|it| it.is_able && it.candidates.contains(&self.own))
+            contest.is_some_and(|it| it.is_able() && it.candidates.contains(&self.own))
                 && self.free_for_first_term(**address, now).is_err()
         });
         unasked.copied().collect()
@@ -69,7 +69,9 @@ impl Fleet {
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use super::super::message::MemberName;
-    use super::super::{Candidacy, HEARTBEAT, SILENT};
+    use std::sync::Arc;
+
+    use super::super::{Ability, Candidacy, HEARTBEAT, SILENT};
     use super::*;
 
     const NOW: BootTime = BootTime(Duration::from_secs(100));
@@ -84,8 +86,9 @@ mod tests {
         let both = ["edge-1", "edge-2"].map(MemberName::from);
         fleet.set_members(both.clone());
         let candidacy = Candidacy {
-            candidates: both.into(),
-            is_able: true,
+            candidates: Arc::new(both.into()),
+            ability: Ability::Able,
+            ..Candidacy::default()
         };
         fleet.set_addresses(now, [(address(), candidacy)].into());
         fleet

@@ -1,6 +1,6 @@
 //! What a gateway knows of the other members of its fleet.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -63,6 +63,14 @@ pub(super) struct KnownMember {
     version: u64,
     /// With the version that changed them.
     terms: HashMap<IpAddr, (Term, u64)>,
+    /// Those of these addresses that it offers to others.
+    offered: BTreeSet<IpAddr>,
+    /// How many of these terms go on.
+    pub(super) owned: usize,
+    /// A digest of the addresses that it knows.
+    addresses: u64,
+    /// Since when it knows the same addresses as this member, and we know all its terms.
+    pub(super) agrees_since: Option<BootTime>,
     /// When its latest message was sent, by its clock: what an earlier run sent is older.
     sent_at: u64,
     /// When its first message since our last tick was sent, by its clock, and came, by ours.
@@ -73,19 +81,20 @@ pub(super) struct KnownMember {
     pub(super) stage: MemberStage,
     /// Since when it is at that stage, as far as is known.
     pub(super) stage_since: BootTime,
-    /// Up to which version it knows ours.
+    /// Up to which version it knows our terms.
     pub(super) knows: u64,
 }
 
 impl Members {
-    /// These are the members from now on.
-    pub(super) fn set(&mut self, names: impl IntoIterator<Item = MemberName>) {
+    /// These are the members from now on. Returns whether one is gone that was there.
+    pub(super) fn set(&mut self, names: impl IntoIterator<Item = MemberName>) -> bool {
         let mut former = std::mem::take(&mut self.0);
         let kept = |name: MemberName| {
             let member = former.remove(&name).unwrap_or_default();
             (name, member)
         };
         self.0 = names.into_iter().map(kept).collect();
+        !former.is_empty()
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &MemberName> {
@@ -144,6 +153,10 @@ impl Members {
         member.lead_since_tick = member.lead_since_tick.max(Some(lead));
         member.sent_at = member.sent_at.max(message.sent_at);
         member.version = member.version.max(message.version);
+        // One that was overtaken on the way says what was.
+        if message.sequence == member.sequence {
+            member.addresses = message.addresses;
+        }
         if member.stage != message.stage {
             (member.stage, member.stage_since) = (message.stage, now);
         }
@@ -249,6 +262,18 @@ impl Members {
         }
     }
 
+    /// Looks which of them know the same addresses as this member. What one knows that we do not hear ourselves we
+    /// can't learn: it is not waited for.
+    pub(super) fn compare(&mut self, digest: u64, now: BootTime) {
+        for member in self.0.values_mut() {
+            let is_heard = member.heard.is_some_and(|at| now < at.after(RIGHT));
+            let is_same = member.addresses == digest && member.known == member.version;
+            let agrees = is_same || !is_heard;
+            let since = member.agrees_since.unwrap_or(now);
+            member.agrees_since = agrees.then_some(since);
+        }
+    }
+
     /// What members say of an address.
     pub(super) fn terms(&self, address: IpAddr) -> impl Iterator<Item = (&MemberName, &Term)> {
         let members = self.0.iter();
@@ -258,11 +283,21 @@ impl Members {
     /// The addresses that others offer to that member, and who does.
     pub(super) fn offers_to(&self, own: &str) -> impl Iterator<Item = (&MemberName, IpAddr)> {
         let members = self.0.iter();
-        let terms = members.flat_map(|(name, it)| it.terms.iter().map(move |term| (name, term)));
-        terms.filter_map(move |(name, (address, (term, _)))| match &term.state {
-            TermState::Offered(to) if **to == *own => Some((name, *address)),
+        let offered = members.flat_map(|(name, it)| {
+            let offered = it.offered.iter();
+            offered.map(move |address| (name, *address, it.terms.get(address)))
+        });
+        offered.filter_map(move |(name, address, term)| match &term?.0.state {
+            TermState::Offered(to) if **to == *own => Some((name, address)),
             _ => None,
         })
+    }
+
+    /// The addresses that a member owns, as far as is known.
+    pub(super) fn owned_by(&self, name: &str) -> impl Iterator<Item = IpAddr> {
+        let terms = self.0.get(name).into_iter().flat_map(|it| &it.terms);
+        let going_on = terms.filter(|(_, (term, _))| term.goes_on());
+        going_on.map(|(address, _)| *address)
     }
 
     /// What we tell others of them.
@@ -319,6 +354,10 @@ impl KnownMember {
                 changed.extend((!is_kept).then_some(*address));
                 is_kept
             });
+            self.offered
+                .retain(|address| self.terms.contains_key(address));
+            let going_on = self.terms.values().filter(|(term, _)| term.goes_on());
+            self.owned = going_on.count();
         }
         for TermChange {
             version,
@@ -332,7 +371,13 @@ impl KnownMember {
                 .is_none_or(|(_, known)| known < version)
             {
                 changed.push(*address);
-                self.terms.insert(*address, (term.clone(), *version));
+                match term.state {
+                    TermState::Offered(_) => self.offered.insert(*address),
+                    TermState::Owned | TermState::Over => self.offered.remove(address),
+                };
+                let former = self.terms.insert(*address, (term.clone(), *version));
+                let did_go_on = former.is_some_and(|(term, _)| term.goes_on());
+                self.owned = self.owned + usize::from(term.goes_on()) - usize::from(did_go_on);
             }
         }
         if changes.after <= self.known {

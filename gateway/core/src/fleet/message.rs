@@ -28,6 +28,8 @@ pub struct FleetMessage {
     pub stage: MemberStage,
     /// What the sender has of other members.
     pub hears: BTreeMap<MemberName, LastHeard>,
+    /// A digest of the addresses that the sender knows and has dealt with, whether it can serve them or not.
+    pub addresses: u64,
     /// The version of the sender's terms: it grows with each change of one.
     pub version: u64,
     /// Those of them that the receiver has not said to know.

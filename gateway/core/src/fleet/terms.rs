@@ -1,6 +1,6 @@
 //! The terms of one member: what it owns, in the order of its changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::message::{Term, TermChange, TermChanges, TermState};
@@ -21,6 +21,9 @@ pub(super) struct OwnTerms {
     /// By address, with the version that changed them.
     terms: BTreeMap<IpAddr, (Term, u64)>,
     order: BTreeMap<u64, IpAddr>,
+    /// How many of them go on, and which are offered to others.
+    pub(super) owned_count: usize,
+    pub(super) offered: BTreeSet<IpAddr>,
     over: usize,
     /// Who knows less than this version gets all.
     floor: u64,
@@ -48,11 +51,17 @@ impl OwnTerms {
     pub(super) fn set(&mut self, address: IpAddr, term: Term) {
         self.version += 1;
         let is_over = !term.goes_on();
+        match term.state {
+            TermState::Offered(_) => self.offered.insert(address),
+            TermState::Owned | TermState::Over => self.offered.remove(&address),
+        };
+        self.owned_count += usize::from(!is_over);
         let former = self.terms.insert(address, (term, self.version));
         self.order.insert(self.version, address);
         if let Some((former, version)) = former {
             self.order.remove(&version);
             self.over -= usize::from(!former.goes_on());
+            self.owned_count -= usize::from(former.goes_on());
         }
         self.over += usize::from(is_over);
         if self.over > OVER {

@@ -17,9 +17,13 @@ pub const STEP: Duration = Duration::from_millis(100);
 /// A member listens for no longer than this, or it is slow: then nobody waits for it.
 pub(super) const LISTENS: Duration = Duration::from_millis(800);
 
-/// An address that is new is left for so much longer to whom the spread names: many Services that come at once get their
-/// listeners one after the other, and not everywhere at the same pace.
-pub(super) const OPENS: Duration = Duration::from_millis(400);
+/// An address that is new is left for so long to whom the spread names, while others have not said that they know the
+/// same addresses as we: the store tells some sooner than others, and Services that come at once get their listeners one
+/// after the other.
+pub const LEARNS: Duration = Duration::from_secs(3);
+
+/// So much longer than we another one may need until it knows that no other host uses an address.
+pub(super) const ASKS: Duration = Duration::from_millis(400);
 
 /// Time since the machine started, with the time that it slept (CLOCK_BOOTTIME, clock_gettime(2)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,7 +1,7 @@
 //! Messages of a fleet as bytes. All numbers are big endian; a name is its length in one byte, and its bytes.
 //!
 //! ```text
-//! "FWF1"  from  run:8  sequence:8  sent_at:8  stage:1  version:8
+//! "FWF1"  from  run:8  sequence:8  sent_at:8  stage:1  addresses:8  version:8
 //! members:1, each:  name  run:8  sequence:8  age:4 (ms; all ones: none)  known:8
 //! terms:1 (0 or 1)  after:8  upto:8
 //! addresses:1, each:  version:8  family:1 (4 or 6)  address:4|16  number:8  state:1
@@ -12,7 +12,7 @@
 //! everything. So a later version says more only where this one reads on without it: a stage that it does not know is
 //! that of a member which is there and takes nothing (0), and bytes behind the end are left alone.
 //!
-//! With seven members, names of 63 bytes and 16 IPv6 addresses a message has 1,190 bytes. With what authenticates
+//! With seven members, names of 63 bytes and 16 IPv6 addresses a message has 1,198 bytes. With what authenticates
 //! it and the headers of IPv6 and UDP that is below 1,280 bytes, which every link carries whole (RFC 8200).
 
 use std::collections::BTreeMap;
@@ -62,6 +62,7 @@ pub fn encode(message: &FleetMessage) -> Vec<u8> {
         MemberStage::Leaving => 2,
         MemberStage::Draining => 3,
     });
+    bytes.extend(message.addresses.to_be_bytes());
     bytes.extend(message.version.to_be_bytes());
     let named: Vec<_> = message.hears.iter().take(MOST_MEMBERS).collect();
     bytes.push(named.len() as u8);
@@ -140,7 +141,7 @@ pub fn decode(bytes: &[u8]) -> Result<FleetMessage, FleetWireError> {
         // Nothing is offered to it, and what it owns is its own.
         0 | 4.. => MemberStage::Listening,
     };
-    let version = rest.number()?;
+    let (addresses, version) = (rest.number()?, rest.number()?);
     let (mut hears, mut names) = (BTreeMap::new(), Vec::new());
     for _ in 0..rest.byte()? {
         let name = rest.name()?;
@@ -167,6 +168,7 @@ pub fn decode(bytes: &[u8]) -> Result<FleetMessage, FleetWireError> {
         sent_at,
         stage,
         hears,
+        addresses,
         version,
         terms,
     })
@@ -264,7 +266,7 @@ mod tests {
     prop_compose! {
         fn message()(
             from in a_name(),
-            numbers in any::<[u64; 6]>(),
+            numbers in any::<[u64; 7]>(),
             stage in prop_oneof![
                 Just(MemberStage::Listening), Just(MemberStage::Ready),
                 Just(MemberStage::Leaving), Just(MemberStage::Draining),
@@ -272,7 +274,7 @@ mod tests {
             hears in btree_map(a_name(), heard(), 1..7),
             changed in option::of(vec((any::<(u64, IpAddr, u64)>(), 0..4u8), 0..17)),
         ) -> FleetMessage {
-            let [run, sequence, sent_at, version, after, upto] = numbers;
+            let [run, sequence, sent_at, addresses, version, after, upto] = numbers;
             let first = hears.keys().next().unwrap().clone();
             let changed = changed.map(|changed| {
                 let change = |((version, address, number), state)| TermChange {
@@ -290,7 +292,7 @@ mod tests {
                 changed.into_iter().map(change).collect()
             });
             let terms = changed.map(|changed| TermChanges { after, upto, changed });
-            FleetMessage { from, run, sequence, sent_at, stage, hears, version, terms }
+            FleetMessage { from, run, sequence, sent_at, stage, hears, addresses, version, terms }
         }
     }
 
@@ -298,7 +300,7 @@ mod tests {
         #[test]
         fn what_was_written_is_read_again_and_fits_into_a_datagram(message in message()) {
             let bytes = encode(&message);
-            prop_assert!(bytes.len() <= 1190, "{} bytes", bytes.len());
+            prop_assert!(bytes.len() <= 1198, "{} bytes", bytes.len());
             prop_assert_eq!(decode(&bytes), Ok(message));
         }
 

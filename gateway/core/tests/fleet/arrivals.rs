@@ -1,59 +1,50 @@
 //! A fleet that is told of many addresses at once, whose listeners open one after the other, at each gateway at its own
-//! pace.
+//! pace and in its own time.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use fairway_gateway_core::fleet::message::FleetMessage;
-use fairway_gateway_core::fleet::{BootTime, Candidacy, Fleet, HEARTBEAT};
+use fairway_gateway_core::fleet::{BootTime, Candidacy, Fleet, HEARTBEAT, LEARNS};
 
-use crate::world::{address, name};
+use crate::world::{Numbers, address, candidacy, name};
 
 const MEMBERS: usize = 3;
 const ADDRESSES: u32 = 250;
 const STEPS: Duration = Duration::from_millis(10);
 
+/// When a gateway begins, when it is told of the addresses, and how long it takes then to open the listeners; in
+/// milliseconds.
+type Pace = (u64, u64, u64);
+
 /// A gateway, and how it opens its listeners.
 struct Opening {
     fleet: Fleet,
-    /// It is told of the addresses then.
     told_at: Duration,
-    /// So long after that the last listener is open.
     takes: Duration,
     next_tick: Duration,
     waiting: Vec<FleetMessage>,
 }
 
 impl Opening {
-    /// The addresses at that time: those whose listeners are open can be served.
+    /// The addresses at that time: those whose listeners are open. Of others it does not know whether it can serve them.
     fn addresses(&self, now: Duration) -> BTreeMap<IpAddr, Candidacy> {
-        let Some(since) = now.checked_sub(self.told_at) else {
-            return BTreeMap::new();
-        };
-        let open = since.as_micros() * u128::from(ADDRESSES) / self.takes.as_micros();
-        let all = (0..ADDRESSES).map(|n| {
-            let candidates = (0..MEMBERS).map(name).collect();
-            let is_able = u128::from(n) < open;
-            (
-                address(n as usize),
-                Candidacy {
-                    candidates,
-                    is_able,
-                },
-            )
-        });
-        all.collect()
+        let since = now.saturating_sub(self.told_at).as_micros();
+        let open = since * u128::from(ADDRESSES) / self.takes.as_micros();
+        let all = (0..ADDRESSES).filter(|n| u128::from(*n) < open);
+        all.map(|n| (address(n as usize), candidacy(MEMBERS, true)))
+            .collect()
     }
 }
 
-/// How many addresses each has in the end. Each gateway begins at a time, is told of the addresses at another one, and
-/// takes so long to open the listeners; in milliseconds.
-fn shares(gateways: [(u64, u64, u64); MEMBERS]) -> Vec<usize> {
+/// How many addresses each has in the end, and after what time each address had an owner.
+fn shares(gateways: [Pace; MEMBERS]) -> (Vec<usize>, Duration) {
     let millis = Duration::from_millis;
     let mut running: Vec<Option<Opening>> = (0..MEMBERS).map(|_| None).collect();
     let mut now = millis(1000);
-    while now < millis(6000) {
+    let mut all_owned = None;
+    while now < millis(10_000) {
         now += STEPS;
         let clock = BootTime(now);
         let mut sent = Vec::new();
@@ -89,14 +80,30 @@ fn shares(gateways: [(u64, u64, u64); MEMBERS]) -> Vec<usize> {
                 it.waiting.push(message);
             }
         }
+        let owned = running.iter().flatten().map(|it| it.fleet.owned().count());
+        if owned.sum::<usize>() >= ADDRESSES as usize {
+            all_owned.get_or_insert(now);
+        }
     }
     let all = running.iter().flatten();
-    all.map(|it| it.fleet.owned().count()).collect()
+    let shares = all.map(|it| it.fleet.owned().count()).collect();
+    (shares, all_owned.unwrap_or(now) - millis(1000))
+}
+
+/// Within 20 % of even.
+fn check(what: &str, gateways: [Pace; MEMBERS]) -> Duration {
+    let (shares, after) = shares(gateways);
+    assert_eq!(shares.iter().sum::<usize>(), 250, "{what}: {shares:?}");
+    assert!(
+        shares.iter().all(|it| (67..=100).contains(it)),
+        "{what} {gateways:?}: {shares:?}"
+    );
+    after
 }
 
 #[test]
 fn many_addresses_that_come_at_once_are_shared_evenly() {
-    let table = [
+    for (what, gateways) in [
         (
             "into a fleet that runs, all at the same pace",
             [(0, 1500, 300), (30, 1500, 300), (60, 1500, 300)],
@@ -109,14 +116,40 @@ fn many_addresses_that_come_at_once_are_shared_evenly() {
             "with the start of all",
             [(0, 50, 300), (100, 250, 400), (300, 400, 500)],
         ),
-    ];
-    for (what, gateways) in table {
-        let shares = shares(gateways);
-        assert_eq!(shares.iter().sum::<usize>(), 250, "{what}: {shares:?}");
-        // Within 20 % of even.
-        assert!(
-            shares.iter().all(|it| (67..=100).contains(it)),
-            "{what}: {shares:?}"
-        );
+        (
+            "one learns of them long before the others",
+            [(0, 1500, 200), (30, 3500, 400), (60, 3700, 400)],
+        ),
+        (
+            "one learns of them long after the others",
+            [(0, 1500, 200), (30, 1600, 400), (60, 4000, 400)],
+        ),
+    ] {
+        check(what, gateways);
     }
+}
+
+#[test]
+fn they_are_shared_evenly_whenever_each_gateway_learns_of_them_within_the_bound() {
+    let first: u64 = std::env::var("FAIRWAY_SEED").map_or(0, |seed| seed.parse().unwrap());
+    // What the first one opens last has to be open at the others in time.
+    let latest = LEARNS.as_millis() as u64 - 600;
+    for seed in first..first + 16 {
+        let mut numbers = Numbers(seed);
+        let gateways = [(); MEMBERS].map(|()| {
+            let told = 1500 + numbers.below(latest);
+            (numbers.below(100), told, 50 + numbers.below(550))
+        });
+        check(&format!("FAIRWAY_SEED={seed}"), gateways);
+    }
+}
+
+#[test]
+fn who_learns_of_an_address_too_late_or_never_keeps_it_waiting_no_longer_than_the_bound() {
+    let never = 60_000;
+    let (shares, after) = shares([(0, 1500, 50), (30, 1500, 50), (60, never, 50)]);
+    assert_eq!(shares[2], 0);
+    assert_eq!(shares.iter().sum::<usize>(), 250);
+    let told = Duration::from_millis(1550);
+    assert!(after <= told + LEARNS + HEARTBEAT * 5, "{after:?}");
 }

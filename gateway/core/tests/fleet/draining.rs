@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use fairway_gateway_core::fleet::Candidacy;
-
-use crate::world::{World, address, name, owners};
+use crate::world::{World, address, candidacy, owners};
 
 /// So many addresses.
 const ADDRESSES: usize = 30;
@@ -32,11 +30,7 @@ fn run_without_a_gap(world: &mut World, time: Duration) {
 /// This member can serve so many of the addresses, the first ones.
 fn set_able(world: &mut World, n: usize, able: usize) {
     let members = world.machines.len();
-    let candidacy = |it| Candidacy {
-        candidates: (0..members).map(name).collect(),
-        is_able: it < able,
-    };
-    let wanted = (0..world.addresses).map(|it| (address(it), candidacy(it)));
+    let wanted = (0..world.addresses).map(|it| (address(it), candidacy(members, it < able)));
     let clock = world.machines[n].clock(world.now);
     let fleet = world.machines[n].fleet.as_mut().unwrap();
     fleet.set_addresses(clock, wanted.collect());

@@ -4,16 +4,17 @@
 
 mod arrivals;
 mod draining;
+mod preferences;
 mod world;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fairway_gateway_core::fleet::message::{FleetMessage, FleetRejection};
-use fairway_gateway_core::fleet::{BootTime, Candidacy, Fleet, HEARTBEAT, RIGHT};
+use fairway_gateway_core::fleet::{BootTime, Fleet, HEARTBEAT, RIGHT};
 
-use self::world::{World, address, name, owners};
+use self::world::{World, address, candidacy, name, owners};
 
 /// So many histories.
 const HISTORIES: u64 = 500;
@@ -57,6 +58,17 @@ fn history(seed: u64) {
     let is_drained = |it: &usize| world.machines[*it].is_draining;
     let is_last = (0..members).all(|it| is_drained(&it));
     assert!(is_last || !owners.keys().any(is_drained), "{owners:?}");
+    for (owner, n) in owners
+        .iter()
+        .flat_map(|(it, all)| all.iter().map(move |n| (it, *n)))
+    {
+        let preferred = &world.machines[0].views[n].preferred;
+        let is_best = preferred.contains(owner) || preferred.iter().all(is_drained);
+        assert!(
+            is_best || is_last,
+            "{n}: {preferred:?} before {owner}, {owners:?}"
+        );
+    }
     assert_eq!(
         owners.values().map(Vec::len).sum::<usize>(),
         world.addresses
@@ -106,11 +118,7 @@ fn a_planned_move_leaves_no_moment_without_an_owner() {
 fn one_alone_owns_all_at_once() {
     let now = BootTime(Duration::from_secs(5));
     let mut fleet = Fleet::new(name(0), 1, 1, now);
-    let candidacy = Candidacy {
-        candidates: [name(0)].into(),
-        is_able: true,
-    };
-    fleet.set_addresses(now, [(address(1), candidacy)].into());
+    fleet.set_addresses(now, [(address(1), candidacy(1, true))].into());
     assert!(fleet.tick(now).is_empty());
     assert_eq!(fleet.owned().collect::<Vec<_>>(), [(address(1), 1)]);
     assert_eq!(fleet.answers_until(), now.after(RIGHT));
@@ -172,10 +180,7 @@ fn what_was_held_up_on_the_way_and_comes_in_a_row_takes_nothing_from_an_owner() 
     let mut fleets = [0, 1].map(|n| {
         let mut fleet = Fleet::new(name(n), 1 + n as u64, 1_800_000_000_000, now);
         fleet.set_members([name(0), name(1)]);
-        let candidacy = Candidacy {
-            candidates: BTreeSet::from([name(0), name(1)]),
-            is_able: n == 0,
-        };
+        let candidacy = candidacy(2, n == 0);
         fleet.set_addresses(now, BTreeMap::from([(address(0), candidacy)]));
         fleet
     });

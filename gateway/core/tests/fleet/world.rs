@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_gateway_core::fleet::message::{FleetMessage, MemberName};
-use fairway_gateway_core::fleet::{BootTime, Candidacy, Fleet, HEARTBEAT, RIGHT, SILENT, STEP};
+use fairway_gateway_core::fleet::{
+    Ability, BootTime, Candidacy, Fleet, HEARTBEAT, RIGHT, SILENT, STEP,
+};
 
 /// The judge looks each time this has passed, and nothing happens in between.
 pub(crate) const STEPS: Duration = Duration::from_millis(5);
@@ -55,6 +58,18 @@ pub(crate) fn name(n: usize) -> MemberName {
     format!("edge-{n}").into()
 }
 
+/// These members may own an address, and it can be served here, or not.
+pub(crate) fn candidacy(members: usize, is_able: bool) -> Candidacy {
+    Candidacy {
+        candidates: Arc::new((0..members).map(name).collect()),
+        ability: match is_able {
+            true => Ability::Able,
+            false => Ability::Unable,
+        },
+        ..Candidacy::default()
+    }
+}
+
 pub(crate) fn address(n: usize) -> IpAddr {
     Ipv4Addr::from_bits(0xcb00_7100 + u32::try_from(n).unwrap()).into()
 }
@@ -77,11 +92,47 @@ pub(crate) struct Machine {
     /// Since when it runs, with a clock that goes.
     pub(crate) well_since: Duration,
     pub(crate) waiting: Vec<FleetMessage>,
+    /// How it sees each address.
+    pub(crate) views: Vec<AddressView>,
+}
+
+/// How a machine sees an address.
+#[derive(Clone)]
+pub(crate) struct AddressView {
+    pub(crate) ability: Ability,
+    /// Since when that is so.
+    pub(crate) since: Duration,
+    /// Those that come before others.
+    pub(crate) preferred: BTreeSet<usize>,
+}
+
+impl AddressView {
+    pub(crate) fn able() -> Self {
+        Self {
+            ability: Ability::Able,
+            since: Duration::ZERO,
+            preferred: BTreeSet::new(),
+        }
+    }
 }
 
 impl Machine {
     pub(crate) fn clock(&self, now: Duration) -> BootTime {
         self.stands_at.unwrap_or(BootTime(now + self.ahead))
+    }
+
+    /// The addresses as it sees them.
+    pub(crate) fn wanted(&self, members: usize) -> BTreeMap<IpAddr, Candidacy> {
+        let candidates = Arc::new((0..members).map(name).collect());
+        let views = self.views.iter().enumerate().map(|(n, it)| {
+            let candidacy = Candidacy {
+                candidates: Arc::clone(&candidates),
+                preferred: Arc::new(it.preferred.iter().copied().map(name).collect()),
+                ability: it.ability,
+            };
+            (address(n), candidacy)
+        });
+        views.collect()
     }
 
     pub(crate) fn answers(&self, address: IpAddr, now: Duration) -> bool {
@@ -127,6 +178,7 @@ impl World {
             pace: HEARTBEAT,
             well_since: Duration::ZERO,
             waiting: Vec::new(),
+            views: vec![AddressView::able(); addresses],
         });
         let machines = machines.collect();
         let loss = 20 + numbers.below(80);
@@ -154,7 +206,6 @@ impl World {
         let members = self.machines.len();
         let run = self.numbers.next();
         let first = self.numbers.time(0, 100);
-        let addresses = self.addresses;
         let machine = &mut self.machines[n];
         let clock = machine.clock(self.now);
         let started = self.now.as_millis() as u64;
@@ -163,12 +214,7 @@ impl World {
             fleet.ask_first();
         }
         fleet.set_members((0..members).map(name));
-        let candidacy = Candidacy {
-            candidates: (0..members).map(name).collect(),
-            is_able: true,
-        };
-        let wanted = (0..addresses).map(|it| (address(it), candidacy.clone()));
-        fleet.set_addresses(clock, wanted.collect());
+        fleet.set_addresses(clock, machine.wanted(members));
         fleet.set_draining(machine.is_draining);
         machine.fleet = Some(fleet);
         machine.next_tick = self.now + first;
@@ -292,9 +338,11 @@ impl World {
 
     pub(crate) fn judge_nobody(&mut self, n: usize, owners: &[usize], side: &BTreeSet<usize>) {
         let well = side.iter().map(|it| &self.machines[*it]);
-        let well =
-            well.filter(|it| it.fleet.is_some() && it.stands_at.is_none() && it.pace == HEARTBEAT);
-        let well_since = well.map(|it| it.well_since).min();
+        let well = well.filter(|it| {
+            let can = it.views[n].ability == Ability::Able;
+            can && it.fleet.is_some() && it.stands_at.is_none() && it.pace == HEARTBEAT
+        });
+        let well_since = well.map(|it| it.well_since.max(it.views[n].since)).min();
         let last = self.nobody.entry((n, side.clone())).or_insert(self.now);
         if owners.iter().any(|it| side.contains(it)) {
             *last = self.now;
@@ -339,7 +387,7 @@ impl World {
         let count = self.machines.len() as u64;
         let n = self.numbers.below(count) as usize;
         let other = self.numbers.below(count) as usize;
-        match self.numbers.below(12) {
+        match self.numbers.below(15) {
             0 => self.machines[n].fleet = None,
             1 => {
                 let time = self.numbers.time(50, 3000);
@@ -369,6 +417,8 @@ impl World {
                 // It has too little time to work: a tick now and then.
                 self.machines[n].pace = self.numbers.time(310, 480);
             }
+            9 | 10 => self.change_ability(n),
+            11 => self.change_preferred(),
             7 | 8 => {
                 let is_draining = !self.machines[n].is_draining;
                 self.set_draining(n, is_draining);
@@ -386,11 +436,60 @@ impl World {
         }
     }
 
-    /// All comes right, and stays so for a while.
+    /// A machine sees an address like this from now on.
+    pub(crate) fn see(&mut self, machine: usize, n: usize, change: impl FnOnce(&mut AddressView)) {
+        let members = self.machines.len();
+        let it = &mut self.machines[machine];
+        let view = &mut it.views[n];
+        let before = view.ability;
+        change(view);
+        if view.ability != before {
+            view.since = self.now;
+        }
+        let (clock, wanted) = (it.clock(self.now), it.wanted(members));
+        // One that is frozen takes it in later: it is told of what others say first, too.
+        if let Some(fleet) = &mut it.fleet {
+            fleet.set_addresses(clock, wanted);
+        }
+    }
+
+    /// A machine can serve an address, or can't.
+    fn change_ability(&mut self, machine: usize) {
+        let n = self.numbers.below(self.addresses as u64) as usize;
+        let ability = match self.numbers.below(4) {
+            0 => Ability::Unable,
+            1 => Ability::Ceasing,
+            _ => Ability::Able,
+        };
+        self.see(machine, n, |it| it.ability = ability);
+    }
+
+    /// Others are preferred for an address. Not all learn of it.
+    fn change_preferred(&mut self) {
+        let n = self.numbers.below(self.addresses as u64) as usize;
+        let preferred = self.numbers.next() & self.numbers.next();
+        let told = self.numbers.next() | self.numbers.next();
+        let count = self.machines.len();
+        for machine in (0..count).filter(|it| (told >> it) & 1 == 1) {
+            let preferred = (0..count).filter(|it| (preferred >> it) & 1 == 1).collect();
+            self.see(machine, n, |it| it.preferred = preferred);
+        }
+    }
+
+    /// All comes right, and stays so for a while. All see what the first machine sees.
     pub(crate) fn settle(&mut self) {
         self.heal();
         for n in 0..self.machines.len() {
             self.let_clock_go(n);
+        }
+        for n in 0..self.addresses {
+            let preferred = self.machines[0].views[n].preferred.clone();
+            for machine in 0..self.machines.len() {
+                self.see(machine, n, |it| {
+                    it.ability = Ability::Able;
+                    it.preferred.clone_from(&preferred);
+                });
+            }
         }
         self.run(SETTLES);
     }

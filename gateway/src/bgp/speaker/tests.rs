@@ -25,7 +25,8 @@ fn speaker() -> (Speaker, watch::Sender<Arc<Announceable>>) {
         announcement,
         is_able: true,
         lacks_local_endpoint: false,
-        local_elsewhere: BTreeSet::new(),
+        local_nodes: Arc::default(),
+        is_local: false,
     };
     let announceable = Announceable {
         addresses: [("203.0.113.1".parse().unwrap(), address)].into(),

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::super::{Candidacy, HEARTBEAT, SILENT};
+use super::super::{Ability, Candidacy, HEARTBEAT, SILENT};
 use super::*;
 
 const DRAIN: Duration = Duration::from_secs(30);
@@ -8,6 +9,17 @@ const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
 
 fn name(n: usize) -> MemberName {
     format!("edge-{n}").into()
+}
+
+fn candidacy(count: usize, is_able: bool) -> Candidacy {
+    Candidacy {
+        candidates: Arc::new((0..count).map(name).collect()),
+        ability: match is_able {
+            true => Ability::Able,
+            false => Ability::Unable,
+        },
+        ..Candidacy::default()
+    }
 }
 
 /// Members that hear each other, of which the first one owns the address.
@@ -47,19 +59,13 @@ impl Members {
         let started = 1_800_000_000_000 + self.now.0.as_millis() as u64;
         let mut fleet = Fleet::new(name(n), run, started, self.now);
         fleet.set_members((0..count).map(name));
-        let candidacy = Candidacy {
-            candidates: (0..count).map(name).collect(),
-            is_able: true,
-        };
+        let candidacy = candidacy(count, true);
         fleet.set_addresses(self.now, BTreeMap::from([(ADDRESS, candidacy)]));
         fleet
     }
 
     fn set_able(&mut self, n: usize, is_able: bool) {
-        let candidacy = Candidacy {
-            candidates: (0..self.fleets.len()).map(name).collect(),
-            is_able,
-        };
+        let candidacy = candidacy(self.fleets.len(), is_able);
         self.fleets[n].set_addresses(self.now, BTreeMap::from([(ADDRESS, candidacy)]));
     }
 
