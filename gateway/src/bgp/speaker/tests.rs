@@ -17,7 +17,7 @@ fn speaker() -> (Speaker, watch::Sender<Arc<Announceable>>) {
         forwarding: Forwarding::Proxy,
         announcement: announcement.clone(),
         ranges: Vec::new(),
-        owners: BTreeSet::new(),
+        owners: Arc::default(),
         tellers: BTreeSet::from(["edge-1".into()]),
     };
     let address = AnnouncedAddress {

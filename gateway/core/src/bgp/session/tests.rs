@@ -137,7 +137,7 @@ fn a_last_resort_has_a_longer_path_and_of_the_own_as_the_least_preference() {
         (internal, Vec::new(), Some(&[0; 4][..])),
     ] {
         let mut table = Table::default();
-        session.set_wanted(at(4), Arc::new(last_resort.clone()));
+        session.set_wanted(at(4), &last_resort);
         flush(&mut session, &mut table, at(4));
         assert_eq!(table.attribute("203.0.113.1/32", 2), Some(&*path));
         assert_eq!(table.attribute("203.0.113.1/32", 5), preference);
