@@ -53,11 +53,11 @@ pub(super) enum MemberHealth {
 
 /// What is said of all addresses.
 #[derive(Debug, Default)]
-pub(super) struct Standings(BTreeMap<IpAddr, Standing>);
+pub(super) struct Standings(BTreeMap<IpAddr, KnownReport>);
 
 /// What was said of an address last.
 #[derive(Debug)]
-struct Standing {
+struct KnownReport {
     report: Arc<AddressReport>,
     cause: Cause,
 }
@@ -139,7 +139,7 @@ impl Standings {
             return None;
         }
         let report = Arc::new(report);
-        let standing = Standing {
+        let standing = KnownReport {
             report: report.clone(),
             cause,
         };
