@@ -73,6 +73,13 @@ async fn misbehave(
     sent: Arc<AtomicUsize>,
 ) -> std::io::Result<()> {
     if roughness == Roughness::Closes {
+        // With what was said to it unread, the kernel would reset the connection.
+        let mut header = [0; 19];
+        stream.read_exact(&mut header).await?;
+        let length = usize::from(u16::from_be_bytes([header[16], header[17]]));
+        stream
+            .read_exact(&mut vec![0; length.saturating_sub(19)])
+            .await?;
         return Ok(());
     }
     // Version 4, AS 64666, 90 s, 192.0.2.66, no parameters.

@@ -205,7 +205,8 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 
 /// Prints where the Go programs are, having built them where they were not.
 pub(crate) fn tools() -> Result<(), String> {
-    println!("{}", tools_path(&cache::root(), tools::MODULES)?.display());
+    let modules = tools::MODULES.iter().chain([&tools::METALLB]);
+    println!("{}", tools_path(&cache::root(), modules)?.display());
     Ok(())
 }
 
