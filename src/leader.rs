@@ -117,6 +117,10 @@ impl ServiceViews for LeaderViews {
         })
     }
 
+    fn decides(&self) -> bool {
+        true
+    }
+
     fn counts(&self) -> Option<Counts> {
         self.ask(|known| known.counts()).flatten()
     }
@@ -139,6 +143,10 @@ impl ServiceViews for LeaderViews {
             .into_iter()
             .chain(missing)
             .collect()
+    }
+
+    fn unheard(&self) -> Vec<String> {
+        self.ask(|known| known.unheard()).unwrap_or_default()
     }
 
     fn told(&self) -> u64 {

@@ -37,23 +37,17 @@ pub(crate) trait ServiceViews: Send + Sync {
     /// Why a Service has what it has; nothing where that is not known here.
     fn explain(&self, service: &ServiceName) -> Option<Vec<Section>>;
     /// Whether this process decides, and is told by gateways how they are.
-    fn decides(&self) -> bool {
-        true
-    }
+    fn decides(&self) -> bool;
     /// What is counted, where this process decides.
     fn counts(&self) -> Option<Counts>;
     /// What is held back now, and why.
     fn problems(&self) -> Vec<Problem>;
     /// See [`Views::note`].
-    fn note(&self) -> Option<String> {
-        None
-    }
+    fn note(&self) -> Option<String>;
     /// What is missing until everything is decided and written, a sentence each.
     fn missing(&self) -> Vec<String>;
     /// What keeps a gateway in this process from hearing what it is to serve, besides what it says itself.
-    fn unheard(&self) -> Vec<String> {
-        Vec::new()
-    }
+    fn unheard(&self) -> Vec<String>;
     /// How much the store has told.
     fn told(&self) -> u64;
     /// The number of the latest batch that has been worked in.
@@ -89,6 +83,10 @@ impl<S: Store> ServiceViews for Handle<S> {
         Handle::explain(self, service)
     }
 
+    fn decides(&self) -> bool {
+        true
+    }
+
     fn counts(&self) -> Option<Counts> {
         Some(Handle::counts(self))
     }
@@ -97,8 +95,17 @@ impl<S: Store> ServiceViews for Handle<S> {
         Handle::problems(self)
     }
 
+    fn note(&self) -> Option<String> {
+        None
+    }
+
     fn missing(&self) -> Vec<String> {
         Handle::missing(self)
+    }
+
+    fn unheard(&self) -> Vec<String> {
+        // The controller hears the same store: what it misses is among what is missing.
+        Vec::new()
     }
 
     fn told(&self) -> u64 {
@@ -188,6 +195,10 @@ impl<S: Store> ServiceViews for FollowerViews<S> {
 
     fn problems(&self) -> Vec<Problem> {
         self.store.problems()
+    }
+
+    fn note(&self) -> Option<String> {
+        None
     }
 
     fn missing(&self) -> Vec<String> {

@@ -8,7 +8,7 @@ use fairway_config::view::{
 };
 
 /// What the admin address shows. Called for each request, on the admin's runtime; rows come
-/// ordered by name.
+/// ordered by name. Nothing has a default: it would show nothing where somebody forgot to pass on what there is.
 pub trait Views: Send + Sync {
     /// Fairway's version.
     fn version(&self) -> String;
@@ -23,21 +23,15 @@ pub trait Views: Send + Sync {
     /// What `get listeners` shows.
     fn listeners(&self) -> Vec<ListenerRow>;
     /// What `get addresses` shows.
-    fn addresses(&self) -> Vec<AddressRow> {
-        Vec::new()
-    }
+    fn addresses(&self) -> Vec<AddressRow>;
     /// What `get peers` shows.
-    fn peers(&self) -> Vec<BgpPeerRow> {
-        Vec::new()
-    }
+    fn peers(&self) -> Vec<BgpPeerRow>;
     /// What is wrong in the manifests now.
     fn problems(&self) -> Vec<Problem>;
     /// What `explain service` says; nothing where there is no such Service.
     fn explain(&self, service: &ServiceName) -> Option<Explanation>;
     /// Why lists may not have everything, a sentence for people.
-    fn note(&self) -> Option<String> {
-        None
-    }
+    fn note(&self) -> Option<String>;
     /// Whether everything that can be there is there.
     fn readiness(&self) -> Readiness;
     /// Which lines the log has: a level, or levels of modules.
@@ -51,10 +45,7 @@ pub trait Views: Send + Sync {
     ///
     /// # Errors
     /// There is no such gateway here; the error is a sentence.
-    fn set_draining(&self, gateway: &str, is_asked: bool) -> Result<(), String> {
-        let _ = is_asked;
-        Err(format!("there is no gateway {gateway} here"))
-    }
+    fn set_draining(&self, gateway: &str, is_asked: bool) -> Result<(), String>;
     /// The text of `/metrics`, in the Prometheus text format 0.0.4.
     fn metrics(&self) -> String;
 }

@@ -264,8 +264,17 @@ fn a_page_of_many_rows_is_cut_short_and_keeps_the_worst() {
         fn listeners(&self) -> Vec<ListenerRow> {
             Vec::new()
         }
+        fn addresses(&self) -> Vec<AddressRow> {
+            Vec::new()
+        }
+        fn peers(&self) -> Vec<BgpPeerRow> {
+            Vec::new()
+        }
         fn problems(&self) -> Vec<Problem> {
             Vec::new()
+        }
+        fn note(&self) -> Option<String> {
+            None
         }
         fn explain(&self, _: &ServiceName) -> Option<Explanation> {
             None
@@ -278,6 +287,10 @@ fn a_page_of_many_rows_is_cut_short_and_keeps_the_worst() {
         }
 
         fn set_log_filter(&self, _filter: &str) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn set_draining(&self, _gateway: &str, _is_asked: bool) -> Result<(), String> {
             Ok(())
         }
 

@@ -17,8 +17,8 @@ use fairway_config::problem::Problem;
 use fairway_config::service::ServiceType;
 use fairway_config::time::Timestamp;
 use fairway_config::view::{
-    AddressRow, ConditionRow, EndpointRow, Explanation, GatewayRow, ListenerRow, OwnerRow, PoolRow,
-    PortRow, Section, ServiceRow,
+    AddressRow, BgpPeerRow, ConditionRow, EndpointRow, Explanation, GatewayRow, ListenerRow,
+    OwnerRow, PoolRow, PortRow, Section, ServiceRow,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -148,6 +148,12 @@ impl Views for FakeViews {
             problem("Service web/shop"),
             problem("Service bank/till"),
         ]
+    }
+    fn peers(&self) -> Vec<BgpPeerRow> {
+        Vec::new()
+    }
+    fn note(&self) -> Option<String> {
+        None
     }
     fn explain(&self, service: &ServiceName) -> Option<Explanation> {
         (&*service.name == "shop").then(|| Explanation {
