@@ -6,33 +6,13 @@ use std::process::Command;
 
 use fairway_config::exchange::Held;
 use fairway_controller::{Store as _, WriteOutcome};
+use fairway_namespaces::Namespaces;
 
 use super::bed::{Bed, granted, service, written};
 
-/// Set for the run inside.
-const INSIDE: &str = "FAIRWAY_TEST_INSIDE";
-
 /// Whether this is the run where the test may mount. Outside it makes that run and waits for it.
 fn in_namespace(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let output = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, "1")
-        .output()
-        .expect("unshare(1) of util-linux is there");
-    assert!(
-        output.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let ran = String::from_utf8_lossy(&output.stdout).contains("1 passed");
-    assert!(ran, "there is no test {test}");
-    false
+    Namespaces::Mount.is_inside(test)
 }
 
 fn mount(place: &std::path::Path) {

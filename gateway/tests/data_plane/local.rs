@@ -1,60 +1,29 @@
 //! Local routes. The test runs itself again in a network namespace of its own.
 
 use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
 
 use fairway_config::exchange::ListenerState;
 use fairway_config::net::Protocol;
+use fairway_namespaces::{Namespaces, run};
 
 use crate::harness::*;
 
 const PORT: u16 = 4004;
 
-/// Set for the run inside.
-const INSIDE: &str = "FAIRWAY_TEST_INSIDE";
-
 /// Whether this is the run in a network namespace of its own, without root through a user
 /// namespace. Outside it makes that run and waits for it.
 pub fn in_namespace(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        ip("link set lo up");
-        return true;
-    }
     // Who steers needs the rights of the host's own root.
-    let rights: &[&str] = if is_steered() {
-        &["--net"]
-    } else {
-        &["--user", "--map-root-user", "--net"]
+    let namespaces = match is_steered() {
+        true => Namespaces::NetworkOfRoot,
+        false => Namespaces::Network,
     };
-    let output = Command::new("unshare")
-        .args(rights)
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, "1")
-        .output()
-        .expect("unshare(1) of util-linux is there");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(said.contains("1 passed"), "there is no test {test}");
-    false
+    namespaces.is_inside(test)
 }
 
 /// Runs ip(8).
 pub fn ip(arguments: &str) -> String {
-    let output = Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .expect("iproute2 is there");
-    assert!(
-        output.status.success(),
-        "ip {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    run(&format!("ip {arguments}"))
 }
 
 fn ours() -> String {

@@ -3,7 +3,6 @@
 //! The addresses are the kernel's wherever they are, and a server of the edge itself answers there: nothing is forwarded,
 //! which is to keepalived's favour.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
@@ -14,16 +13,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::announcers::Announcers;
+use super::edge_programs::{EdgePrograms, is_named};
 use super::network::{INTERFACE, Lan, LanEdge};
-use crate::lab::{Process, Served};
 use crate::programs;
-use crate::servers::named;
 
 /// keepalived on each edge of a LAN, and the servers beside it.
 #[derive(Debug)]
 pub struct Keepaliveds {
-    running: BTreeMap<u8, Process>,
-    _servers: Vec<Served>,
+    programs: EdgePrograms,
     folder: TempDir,
 }
 
@@ -33,15 +30,11 @@ impl Keepaliveds {
     pub fn start(lan: &Lan, addresses: &[IpAddr], port: u16, interval: f64) -> Result<Self> {
         let folder = TempDir::with_prefix("fairway-keepalived-")?;
         let mut all = Self {
-            running: BTreeMap::new(),
-            _servers: Vec::new(),
+            programs: EdgePrograms::default(),
             folder,
         };
         for edge in &lan.edges {
-            // Of IPv6 and IPv4 (ipv6(7), IPV6_V6ONLY).
-            let any: IpAddr = [0_u16; 8].into();
-            let server = named(&edge.host, &[(&edge.name, (any, port).into())])?;
-            all._servers.push(server);
+            all.programs.serve(edge, port)?;
             fs::write(
                 all.file(edge, "conf"),
                 configuration(edge, addresses, interval),
@@ -64,9 +57,7 @@ impl Keepaliveds {
             .arg(self.file(edge, "pid"))
             .arg("--vrrp_pid")
             .arg(self.file(edge, "vrrp.pid"));
-        let process = edge.host.spawn(command)?;
-        self.running.insert(edge.number, process);
-        Ok(())
+        self.programs.launch(edge, command)
     }
 }
 
@@ -101,8 +92,7 @@ fn children(process: u32) -> Result<Vec<Pid>> {
 
 impl Announcers for Keepaliveds {
     fn signal(&mut self, edge: &LanEdge, signal: Signal) -> Result<()> {
-        let process = self.running.get(&edge.number);
-        let process = process.with_context(|| format!("no keepalived on {}", edge.name))?;
+        let process = self.programs.on(edge)?;
         match signal {
             // It passes this on, and waits for its child.
             Signal::TERM => process.signal(signal),
@@ -121,7 +111,7 @@ impl Announcers for Keepaliveds {
                 }
                 process.signal(signal)?;
                 if signal == Signal::KILL {
-                    self.running.remove(&edge.number);
+                    self.programs.killed(edge);
                 }
                 Ok(())
             }
@@ -129,13 +119,11 @@ impl Announcers for Keepaliveds {
     }
 
     fn revive(&mut self, edge: &LanEdge) -> Result<()> {
-        if let Some(mut process) = self.running.remove(&edge.number) {
-            process.wait(std::time::Duration::from_secs(30))?;
-        }
+        self.programs.ended(edge)?;
         self.launch(edge)
     }
 
     fn has_served(&self, edge: &LanEdge, line: &str) -> bool {
-        line.split_whitespace().next() == Some(&edge.name)
+        is_named(edge, line)
     }
 }

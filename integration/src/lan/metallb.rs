@@ -5,22 +5,19 @@
 //! nothing is forwarded, and an edge whose speaker has ended goes on serving whoever still sends to it. Both are to
 //! MetalLB's favour. So is that its controller has nothing to do: the Services have their addresses.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use serde_json::json;
 
 use super::announcers::Announcers;
+use super::edge_programs::{EdgePrograms, is_named};
 use super::network::{INTERFACE, Lan, LanEdge};
 use crate::cluster::{Cluster, Pod};
-use crate::lab::{Process, Served};
-use crate::servers::named;
 use crate::{programs, site};
 
 const NAMESPACE: &str = "metallb-system";
@@ -30,8 +27,7 @@ const LABELS: [(&str, &str); 2] = [("app", "metallb"), ("component", "speaker")]
 /// A speaker on each edge of a LAN, the servers beside it, and the cluster that they read.
 #[derive(Debug)]
 pub struct MetalLbs {
-    running: BTreeMap<u8, Process>,
-    _servers: Vec<Served>,
+    programs: EdgePrograms,
     cluster: Cluster,
 }
 
@@ -48,8 +44,7 @@ impl MetalLbs {
         cluster.namespace(NAMESPACE)?;
         announced(&cluster, addresses, port)?;
         let mut all = Self {
-            running: BTreeMap::new(),
-            _servers: Vec::new(),
+            programs: EdgePrograms::default(),
             cluster,
         };
         // Speakers read once whom they are to join, when they start.
@@ -65,10 +60,7 @@ impl MetalLbs {
                 fs::write(all.join("arp_ignore"), "1")?;
                 Ok(fs::write(all.join("arp_announce"), "2")?)
             })?;
-            // Of IPv6 and IPv4 (ipv6(7), IPV6_V6ONLY).
-            let any: IpAddr = [0_u16; 8].into();
-            let server = named(&edge.host, &[(&edge.name, (any, port).into())])?;
-            all._servers.push(server);
+            all.programs.serve(edge, port)?;
             all.launch(edge)?;
         }
         Ok(all)
@@ -84,9 +76,7 @@ impl MetalLbs {
             .args(["--ml-bindport", "7946", "--ml-labels", &labels.join(",")])
             .args(["--log-level", "warn"])
             .env("KUBECONFIG", self.cluster.admin());
-        let process = edge.host.spawn(command)?;
-        self.running.insert(edge.number, process);
-        Ok(())
+        self.programs.launch(edge, command)
     }
 }
 
@@ -156,23 +146,19 @@ fn cluster_member(cluster: &Cluster, edge: &LanEdge) -> Result<()> {
 
 impl Announcers for MetalLbs {
     fn signal(&mut self, edge: &LanEdge, signal: Signal) -> Result<()> {
-        let process = self.running.get(&edge.number);
-        let process = process.with_context(|| format!("no speaker on {}", edge.name))?;
-        process.signal(signal)?;
+        self.programs.on(edge)?.signal(signal)?;
         if signal == Signal::KILL {
-            self.running.remove(&edge.number);
+            self.programs.killed(edge);
         }
         Ok(())
     }
 
     fn revive(&mut self, edge: &LanEdge) -> Result<()> {
-        if let Some(mut process) = self.running.remove(&edge.number) {
-            process.wait(Duration::from_secs(30))?;
-        }
+        self.programs.ended(edge)?;
         self.launch(edge)
     }
 
     fn has_served(&self, edge: &LanEdge, line: &str) -> bool {
-        line.split_whitespace().next() == Some(&edge.name)
+        is_named(edge, line)
     }
 }

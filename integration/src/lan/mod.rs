@@ -17,7 +17,8 @@
 //! - [`judge`]: who answered when, whether two did at once, how long nobody did.
 //! - [`prober`]: a client that starts an attempt every 10 ms; [`outage`]: its figures.
 //! - [`held`]: connections that live long.
-//! - [`announcers`]: what announces on the edges; [`gateways`]: Fairway; [`keepalived`], [`metallb`]: peers.
+//! - [`announcers`]: what announces on the edges; [`gateways`]: Fairway; [`keepalived`], [`metallb`]: peers,
+//!   which have their programs and servers from `edge_programs`.
 //! - [`departure`]: an edge departs while clients use it. [`trial`]: it comes back, and what came of it; [`routed`]: the
 //!   same by BGP, with the witness as the router.
 //! - [`many`]: thousands of addresses, whose gateway is killed.
@@ -25,6 +26,7 @@
 
 pub mod announcers;
 pub mod departure;
+mod edge_programs;
 pub mod faults;
 pub mod frames;
 pub mod gateways;

@@ -125,6 +125,7 @@ fn roots(root: &Path) -> Vec<PathBuf> {
         "gateway",
         "gateway/core",
         "integration",
+        "integration/namespaces",
         "integration/xtask",
     ];
     let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
