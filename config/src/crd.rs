@@ -15,6 +15,8 @@ mod announce;
 mod bgp_peer;
 mod selector;
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube_core::CustomResourceExt as _;
@@ -196,9 +198,13 @@ pub struct AddressPoolResourceStatus {
     /// Counts of IPv6 addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<AddressCounts>,
-    /// Addresses that are about to be given out: gateways ask on their networks whether another host uses them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub probing: Vec<ProbingEntry>,
+    /// The controller that writes conditions and counts, as NAMESPACE/CLASS: the first one, until it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller: Option<String>,
+    /// Addresses that each controller is about to give out: gateways ask on their networks whether another host uses
+    /// them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub probing: BTreeMap<String, Vec<ProbingEntry>>,
 }
 
 /// An address that gateways ask for.

@@ -155,7 +155,7 @@ pub(crate) fn conditions(conditions: &ConditionMap) -> Vec<ConditionShape> {
         .collect()
 }
 
-/// `status` of an AddressPool.
+/// `status` of an AddressPool, but for what gateways are asked.
 pub(crate) fn pool_status(status: &PoolStatus) -> Value {
     let mut shape = Map::new();
     shape.insert(
@@ -177,13 +177,6 @@ pub(crate) fn pool_status(status: &PoolStatus) -> Value {
                 "available": whole(count.available),
             }),
         );
-    }
-    if !status.probing.is_empty() {
-        let probing = status.probing.iter();
-        let probing: Vec<_> = probing
-            .map(|(address, number)| json!({"address": address, "number": number}))
-            .collect();
-        shape.insert("probing".to_owned(), probing.into());
     }
     shape.into()
 }
@@ -362,7 +355,7 @@ fn read_condition(entry: &Value, n: usize, passed_over: &mut PassedOver) -> Cond
 
 /// The conditions of an object whose conditions Fairway alone writes, with the generation that they are about. What
 /// can't be read is passed over.
-fn read_conditions(status: &Value) -> (ConditionMap, i64) {
+pub(crate) fn read_conditions(status: &Value) -> (ConditionMap, i64) {
     let (mut conditions, mut generation) = (ConditionMap::default(), 0);
     let mut passed_over = PassedOver::default();
     for (n, entry) in list(status, "/conditions", &mut passed_over) {
@@ -386,7 +379,7 @@ pub(crate) fn read_bgp_peer(object: &Value) -> BgpPeerStatus {
     }
 }
 
-/// What the `status` of an AddressPool says. What can't be read is passed over.
+/// What the `status` of an AddressPool says, but for what gateways are asked. What can't be read is passed over.
 pub(crate) fn read_pool(object: &Value) -> PoolStatus {
     let status = object.get("status").unwrap_or(&Value::Null);
     let (conditions, _) = read_conditions(status);
@@ -406,18 +399,8 @@ pub(crate) fn read_pool(object: &Value) -> PoolStatus {
             .into_iter()
             .filter_map(|(family, name)| Some((family, count(name)?)))
             .collect(),
-        probing: read_probing(status),
+        probing: BTreeMap::new(),
     }
-}
-
-/// The addresses that gateways are asked for. What can't be read is passed over.
-fn read_probing(status: &Value) -> BTreeMap<IpAddr, u64> {
-    let entries = status.get("probing").and_then(Value::as_array);
-    let probed = |entry: &Value| {
-        let address = text(entry, "address")?.parse().ok()?;
-        Some((address, entry.get("number")?.as_u64()?))
-    };
-    entries.into_iter().flatten().filter_map(probed).collect()
 }
 
 /// A field that is a text.

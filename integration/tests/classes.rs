@@ -75,6 +75,17 @@ fn settled(cluster: &Cluster) -> Result<Settled> {
     })
 }
 
+/// The status of the pool when it says that so many addresses are used: one controller writes it.
+fn pool_status(cluster: &Cluster, used: usize) -> Result<Value> {
+    let what = format!("{used} addresses of the pool are used");
+    wait::until_some_within(Duration::from_secs(90), &what, || {
+        let pool = cluster.get_json("addresspools", "", "edge")?;
+        let status = pool["status"].clone();
+        ensure!(status["ipv4"]["used"] == used, "{status}");
+        Ok(status)
+    })
+}
+
 fn controllers_of_two_classes_take_each_its_own_and_write_nothing_when_all_is_settled() -> Result<()>
 {
     let cluster = Cluster::shared()?;
@@ -101,6 +112,10 @@ fn controllers_of_two_classes_take_each_its_own_and_write_nothing_when_all_is_se
     // Each leads by a Lease of its own.
     let leases = cluster.list("Lease", NAMESPACE, "")?.len();
     ensure!(leases == 2, "{leases}");
+    let pool = pool_status(&cluster, all.len())?;
+    let writers = [OURS, OTHER].map(|class| format!("{NAMESPACE}/{class}"));
+    let writer = text(&pool, "controller").to_owned();
+    ensure!(writers.contains(&writer), "{pool}");
     // Whichever has not got it says who has.
     let taken = |class: &str| {
         let mut classless = settled.iter().filter(|(name, _)| {
@@ -299,6 +314,11 @@ fn two_controllers_of_one_class_in_two_namespaces_do_not_contend_and_an_install_
     cluster.create_all("Service", "shop", &all)?;
     cluster.wait_for_holders("shop", all.len())?;
     let before = settled(&cluster)?;
+    let pool = pool_status(&cluster, all.len())?;
+    ensure!(
+        pool["controller"] == format!("{NAMESPACE}/{OURS}"),
+        "{pool}"
+    );
     let [control, _edge] = install_second(&it)?;
     let mut theirs = second(&it, "controller", &control, &[DEFAULT_CLASS])?;
     for name in before.keys() {
@@ -317,6 +337,9 @@ fn two_controllers_of_one_class_in_two_namespaces_do_not_contend_and_an_install_
         ensure!(versions[0] < versions[1], "{name}: {versions:?}");
     }
     theirs.explains("shop/web-0", &[NAMESPACE, "has taken it"])?;
+    // The status of the pool is the first one's.
+    let unchanged = pool_status(&cluster, all.len())?;
+    ensure!(unchanged == pool, "{unchanged} was {pool}");
     // The first one goes. Its Services stay with it until its Lease goes, too.
     ours.stop()?;
     ensure!(settled(&cluster)? == contested);
@@ -332,6 +355,9 @@ fn two_controllers_of_one_class_in_two_namespaces_do_not_contend_and_an_install_
         Ok(())
     })?;
     it.says("web-0", "fairway.dev/Taken", &[&moved])?;
+    cluster.create("Service", "shop", &service("late", Some(OURS)))?;
+    let pool = pool_status(&cluster, all.len() + 1)?;
+    ensure!(pool["controller"] == moved, "{pool}");
     // One cause, in few lines.
     theirs.logs(&["TakenOver", "that controller is gone"])?;
     let said = theirs.process()?.said();

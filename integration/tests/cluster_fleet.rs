@@ -62,14 +62,13 @@ impl<'a> ClusterFleet<'a> {
             cluster.node(&edge.name, &[edge.ip()], &[])?;
             gateways.push(it.gateway_on(&edge.host, &edge.name, &[])?);
         }
-        // The key of the fleet comes some seconds after the gateways.
+        // The key of the fleet comes some seconds after the gateways. They say themselves whom they hear: what stands in
+        // their Leases of that is up to ten seconds old.
         wait::until_some("all gateways hear each other", || {
-            let rows = controller.list("gateways")?;
-            let others = usize::from(EDGES) - 1;
-            let hear = rows
-                .iter()
-                .filter(|row| row["ready"] == true && row["heard"] == others);
-            ensure!(hear.count() == usize::from(EDGES), "{rows:?}");
+            for gateway in &gateways {
+                let heard = gateway.metric("fairway_fleet_members", &["state=\"heard\""])?;
+                ensure!(heard == f64::from(EDGES - 1), "{heard}");
+            }
             Ok(())
         })?;
         Ok(Self {
@@ -187,10 +186,9 @@ fn gateways_of_a_cluster_share_addresses_that_no_other_host_uses() -> Result<()>
             status.contains(&format!("{used} ({OTHER_TEXT})")),
             "{status}"
         );
-        ensure!(
-            pool["status"].get("probing").is_none_or(|it| it.is_null()),
-            "{status}"
-        );
+        let probing = pool["status"]["probing"].as_object();
+        let asked = probing.is_some_and(|it| it.values().any(|asked| !asked.is_null()));
+        ensure!(!asked, "{status}");
         Ok(())
     })?;
 

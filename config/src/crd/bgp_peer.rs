@@ -306,6 +306,9 @@ pub struct BgpPeerResourceStatus {
         "x-kubernetes-list-map-keys" = ["type"]
     ))]
     pub conditions: Vec<Condition>,
+    /// The controller that writes them, as NAMESPACE/CLASS: the first one, until it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller: Option<String>,
 }
 
 impl HoldTimeText {

@@ -65,6 +65,8 @@ pub struct GatewayStatus {
     pub stopped: bool,
     /// Its BGP sessions, in the order of the names of the routers; none where it stops.
     pub sessions: Arc<[BgpPeerRow]>,
+    /// How many more it has, of which it had no room to tell.
+    pub untold_sessions: usize,
     /// How many endpoints it has for each Service, where there was room to report that.
     pub endpoints: Arc<EndpointCounts>,
 }

@@ -1,7 +1,8 @@
 //! Who owns an external address, by what gateways that live say of it.
 //!
 //! A gateway that says that it owns an address is believed. What it says of another gateway counts only where
-//! that one can't be asked: a process with one gateway hears of no other one but by it.
+//! that one can't be asked: a process with one gateway hears of no other one but by it, and a gateway that is cut off
+//! from the API server goes on. The others hear it, and would take what it does not own any more.
 
 use std::net::IpAddr;
 
@@ -24,6 +25,13 @@ pub(crate) enum AddressVerdict<'a> {
         /// Those that say that they own it, too, by an older term.
         others: Vec<&'a ClusterName>,
     },
+    /// This gateway does, as another one says that hears it; itself it is not heard here.
+    Vouched {
+        owner: &'a ClusterName,
+        by: &'a ClusterName,
+        /// What that one says.
+        report: &'a AddressReport,
+    },
     /// No gateway does; what one of them says.
     Unowned {
         gateway: &'a ClusterName,
@@ -37,10 +45,11 @@ pub(crate) enum AddressVerdict<'a> {
 }
 
 /// The verdict on an address, from what gateways that live say of it, in the order of their names.
-/// `of_themselves`: each is believed of itself alone.
+/// `of_themselves`: each is believed of itself alone, but for those that are not `heard`.
 pub(crate) fn judge<'a>(
     said: impl Iterator<Item = (&'a ClusterName, &'a AddressReport)>,
     of_themselves: bool,
+    heard: impl Fn(&ClusterName) -> bool,
 ) -> AddressVerdict<'a> {
     let said: Vec<_> = said.collect();
     let first = |state: AddressState| said.iter().find(|(_, it)| it.state == state);
@@ -66,6 +75,14 @@ pub(crate) fn judge<'a>(
             others: Vec::new(),
         };
     }
+    let unheard = said.iter().filter_map(|(by, report)| {
+        let owner = report.owner.as_ref().filter(|owner| !heard(owner))?;
+        (report.state == AddressState::Elsewhere).then_some((owner, by, report))
+    });
+    // Two gateways that do not hear each other may name two: the newer term counts.
+    if let Some((owner, by, report)) = unheard.max_by_key(|(_, _, report)| report.term) {
+        return AddressVerdict::Vouched { owner, by, report };
+    }
     if let Some((gateway, report)) = first(AddressState::Conflict) {
         return AddressVerdict::InUse { gateway, report };
     }
@@ -79,7 +96,7 @@ impl<'a> AddressVerdict<'a> {
     /// The gateway that owns it.
     pub(crate) fn owner(&self) -> Option<&'a ClusterName> {
         match self {
-            Self::Owned { owner, .. } => Some(owner),
+            Self::Owned { owner, .. } | Self::Vouched { owner, .. } => Some(owner),
             Self::Unheard | Self::Unowned { .. } | Self::InUse { .. } => None,
         }
     }
@@ -89,6 +106,7 @@ impl<'a> AddressVerdict<'a> {
         match self {
             Self::Unheard => None,
             Self::Owned { report, .. }
+            | Self::Vouched { report, .. }
             | Self::Unowned { report, .. }
             | Self::InUse { report, .. } => Some(report),
         }
@@ -101,7 +119,11 @@ impl<'a> AddressVerdict<'a> {
 
     /// Whether it is as it should be: it has one owner. Else it may be so in a moment.
     pub(crate) fn is_settled(&self) -> bool {
-        matches!(self, Self::Owned { others, .. } if others.is_empty())
+        match self {
+            Self::Owned { others, .. } => others.is_empty(),
+            Self::Vouched { .. } => true,
+            Self::Unheard | Self::Unowned { .. } | Self::InUse { .. } => false,
+        }
     }
 
     /// Why the address has not one owner and nobody else who answers for it; the end of a sentence. `lasts`: it
@@ -138,6 +160,9 @@ impl<'a> AddressVerdict<'a> {
                 format!("{}.", owned_twice(address, owner, others))
             }
             Self::Owned { owner, report, .. } => report.sentence(address, owner),
+            Self::Vouched { owner, by, .. } => format!(
+                "{address} is owned by {owner}, as {by} says, which hears it. The controller does not hear {owner}."
+            ),
             Self::Unowned { gateway, report } => match (report.state, &report.owner) {
                 (AddressState::Elsewhere, Some(owner)) => format!(
                     "{address} is owned by no gateway that lives: {gateway} says that {owner} owns it, which {owner} does not say."
@@ -194,13 +219,15 @@ mod tests {
     fn shown(said: &[StateSaid], of_themselves: bool) -> String {
         let names: Vec<ClusterName> = (1..=said.len()).map(|n| format!("g{n}").into()).collect();
         let reports: Vec<AddressReport> = said.iter().map(report).collect();
-        match judge(names.iter().zip(&reports), of_themselves) {
+        let heard = |name: &ClusterName| names.contains(name);
+        match judge(names.iter().zip(&reports), of_themselves, heard) {
             AddressVerdict::Unheard => "unheard".to_owned(),
             AddressVerdict::Owned { owner, others, .. } => {
                 let names = std::iter::once(owner).chain(others);
                 let names: Vec<String> = names.map(ToString::to_string).collect();
                 format!("owned by {}", names.join(" "))
             }
+            AddressVerdict::Vouched { owner, by, .. } => format!("owned by {owner}, says {by}"),
             AddressVerdict::Unowned { gateway, .. } => format!("unowned, says {gateway}"),
             AddressVerdict::InUse { gateway, .. } => format!("in use, says {gateway}"),
         }
@@ -215,8 +242,25 @@ mod tests {
             (&[(Owned, None, 5)], "owned by g1"),
             (&[(Unowned, None, 0)], "unowned, says g1"),
             (&[(Conflict, None, 0)], "in use, says g1"),
-            // What is said of another one is no evidence.
-            (&[(Elsewhere, of_g2, 5)], "unowned, says g1"),
+            // What is said of another one that is heard is no evidence.
+            (
+                &[(Elsewhere, of_g2, 5), (Elsewhere, None, 0)],
+                "unowned, says g1",
+            ),
+            // It is of one that is not heard.
+            (&[(Elsewhere, of_g2, 5)], "owned by g2, says g1"),
+            (
+                &[(Elsewhere, Some("g3"), 5), (Unowned, None, 0)],
+                "owned by g3, says g1",
+            ),
+            (
+                &[(Elsewhere, Some("g3"), 5), (Elsewhere, Some("g4"), 6)],
+                "owned by g4, says g2",
+            ),
+            (
+                &[(Elsewhere, Some("g3"), 5), (Owned, None, 4)],
+                "owned by g2",
+            ),
             (
                 &[(Elsewhere, of_g2, 5), (Unowned, None, 0)],
                 "unowned, says g2",
@@ -260,7 +304,7 @@ mod tests {
         let address = "203.0.113.1".parse().unwrap();
         let names: [ClusterName; 2] = ["g1".into(), "g2".into()];
         let owned = report(&(AddressState::Owned, None, 5));
-        let twice = judge(names.iter().zip([&owned, &owned]), true);
+        let twice = judge(names.iter().zip([&owned, &owned]), true, |_| true);
         assert_eq!(twice.conflict_sentence(address, false), None);
         assert_eq!(
             twice.conflict_sentence(address, true).unwrap(),
@@ -270,13 +314,13 @@ mod tests {
             conflict: report(&(AddressState::Conflict, None, 0)).conflict,
             ..owned.clone()
         };
-        let contested = judge(names.iter().zip([&contested]), true);
+        let contested = judge(names.iter().zip([&contested]), true, |_| true);
         assert_eq!(
             contested.conflict_sentence(address, false).unwrap(),
             "Another host answers for 203.0.113.1: the one with the hardware address 52:54:00:00:00:01"
         );
         assert_eq!(
-            judge(names.iter().zip([&owned]), true).conflict_sentence(address, true),
+            judge(names.iter().zip([&owned]), true, |_| true).conflict_sentence(address, true),
             None
         );
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fairway_config::exchange::{AddressReport, BgpPeerRow, GatewayProgress, GatewayStatus, Report};
+use fairway_config::exchange::{AddressReport, GatewayProgress, GatewayStatus, Report};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::time::Timestamp;
 
@@ -135,7 +135,7 @@ impl GatewayTable {
         };
         let said = addresses.of(address);
         let said = said.filter(|&(name, _)| !self.are_processes || lives(name));
-        address_verdict::judge(said, self.are_processes)
+        address_verdict::judge(said, self.are_processes, lives)
     }
 
     /// Whether an address has had no owner, or several, for longer than a gateway takes to report.
@@ -250,10 +250,9 @@ impl GatewayTable {
         all.into_iter().flatten()
     }
 
-    /// What a gateway says of its BGP sessions.
-    pub(crate) fn sessions(&self, name: &ClusterName) -> &[BgpPeerRow] {
-        let gateway = self.gateways.get(name);
-        gateway.map_or(&[], |it| &it.sessions)
+    /// What a gateway says of itself.
+    pub(crate) fn get(&self, name: &ClusterName) -> Option<&GatewayStatus> {
+        self.gateways.get(name).map(|it| &**it)
     }
 
     /// How many are how.

@@ -143,6 +143,13 @@ impl<'a> Layer2Address<'a> {
             AddressVerdict::InUse { .. } => self.conflict(whole),
             // That no gateway serves the Service may be the reason why none owns the address.
             _ if !whole.status => whole.clone(),
+            AddressVerdict::Vouched { owner, .. } => ProgrammedCondition::not(
+                "GatewayBehind",
+                format!(
+                    "{} Whether {owner} serves the Service is not known",
+                    self.verdict.sentence(address, self.lasts)
+                ),
+            ),
             AddressVerdict::Unowned { .. } if self.lasts || !serving.are_processes => {
                 let sentence = self.verdict.sentence(address, self.lasts);
                 ProgrammedCondition::not(ADDRESS_NOT_ANNOUNCED, sentence)

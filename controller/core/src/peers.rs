@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use fairway_config::bgp_peer::BgpPeer;
 use fairway_config::conditions::READY;
-use fairway_config::exchange::{BgpPeerRow, BgpPeerStatus, Condition, Write};
+use fairway_config::exchange::{BgpPeerRow, BgpPeerStatus, Condition, GatewayStatus, Write};
 use fairway_config::names::ClusterName;
 use fairway_config::time::Timestamp;
 
@@ -23,8 +23,10 @@ const NAMED: usize = 16;
 pub(crate) struct PeerTable {
     peers: BTreeMap<ClusterName, Arc<BgpPeer>>,
     nodes: BTreeSet<ClusterName>,
-    /// What was last written of each, and when; nothing: by an earlier controller.
-    written: BTreeMap<ClusterName, (BgpPeerStatus, Option<Timestamp>)>,
+    /// What was last made of each, and when; nothing: by an earlier controller.
+    made: BTreeMap<ClusterName, (BgpPeerStatus, Option<Timestamp>)>,
+    /// Those whose status was not taken.
+    unwritten: BTreeSet<ClusterName>,
     /// Those whose status has to be made again.
     restated: BTreeSet<ClusterName>,
 }
@@ -39,7 +41,8 @@ impl PeerTable {
             }
             None => {
                 self.peers.remove(name);
-                self.written.remove(name);
+                self.made.remove(name);
+                self.unwritten.remove(name);
                 self.restated.remove(name);
             }
         }
@@ -47,8 +50,8 @@ impl PeerTable {
 
     /// Takes in what an earlier controller wrote.
     pub(crate) fn put_status(&mut self, name: &ClusterName, status: &BgpPeerStatus) {
-        let written = self.written.entry(Arc::clone(name));
-        written.or_insert_with(|| (status.clone(), None));
+        let made = self.made.entry(Arc::clone(name));
+        made.or_insert_with(|| (status.clone(), None));
     }
 
     /// Takes in that a Node is there or gone.
@@ -63,7 +66,14 @@ impl PeerTable {
     }
 
     /// A gateway says something else of its sessions than before.
-    pub(crate) fn touch(&mut self, before: &[BgpPeerRow], now: &[BgpPeerRow]) {
+    pub(crate) fn touch(&mut self, before: Option<&GatewayStatus>, now: Option<&GatewayStatus>) {
+        let untold = |it: Option<&GatewayStatus>| it.is_some_and(|it| it.untold_sessions > 0);
+        if untold(before) || untold(now) {
+            self.restated.extend(self.peers.keys().cloned());
+            return;
+        }
+        let told = |it| Option::map_or(it, &[][..], |it: &GatewayStatus| &it.sessions);
+        let (before, now) = (told(before), told(now));
         let is_new = |all: &[BgpPeerRow], row: &BgpPeerRow| {
             find(all, &row.name).is_none_or(|other| !row.says_alike(other))
         };
@@ -77,7 +87,8 @@ impl PeerTable {
     /// A write failed: it is planned again.
     pub(crate) fn refused(&mut self, name: &ClusterName) {
         if self.peers.contains_key(name) {
-            self.written.remove(name);
+            // It stays known: the condition has changed when it did, and not with the next try.
+            self.unwritten.insert(Arc::clone(name));
             self.restated.insert(Arc::clone(name));
         }
     }
@@ -94,16 +105,18 @@ impl PeerTable {
             let Some(peer) = self.peers.get(&name) else {
                 continue;
             };
-            let before = self.written.get(&name);
-            if before.is_some_and(|(_, at)| *at == Some(now)) {
+            let before = self.made.get(&name);
+            let is_unwritten = self.unwritten.contains(&name);
+            if !is_unwritten && before.is_some_and(|(_, at)| *at == Some(now)) {
                 self.restated.insert(name);
                 continue;
             }
             let before = before.map(|(status, _)| status);
             let status = self.status(peer, gateways, before, now);
-            if before != Some(&status) {
-                let written = (status.clone(), Some(now));
-                self.written.insert(Arc::clone(&name), written);
+            if is_unwritten || before != Some(&status) {
+                self.unwritten.remove(&name);
+                let made = (status.clone(), Some(now));
+                self.made.insert(Arc::clone(&name), made);
                 writes.push(Write::BgpPeer { name, status });
             }
         }
@@ -112,8 +125,8 @@ impl PeerTable {
 
     /// When [`Self::plan`] has to be called again for what it has left.
     pub(crate) fn due(&self) -> Option<Timestamp> {
-        let written = self.restated.iter().filter_map(|it| self.written.get(it));
-        let at = written.filter_map(|(_, at)| *at);
+        let made = self.restated.iter().filter_map(|it| self.made.get(it));
+        let at = made.filter_map(|(_, at)| *at);
         at.map(|at| Timestamp(at.0 + 1)).min()
     }
 
@@ -124,13 +137,17 @@ impl PeerTable {
         before: Option<&BgpPeerStatus>,
         now: Timestamp,
     ) -> BgpPeerStatus {
-        let rows = gateways.processes().filter_map(|(name, gateway)| {
-            let row = find(&gateway.sessions, &peer.name)?;
-            // The Node of one that is not heard of any more may be gone for good.
-            let counts = self.nodes.contains(name) || !is_unknown(row);
-            counts.then_some((name, row))
-        });
-        let (is_ready, reason, message) = judge(peer, &rows.collect::<Vec<_>>());
+        // The Node of one that is not heard of any more may be gone for good.
+        let may_be_there = |name| self.nodes.contains(name);
+        let (mut rows, mut untold) = (Vec::new(), Vec::new());
+        for (name, gateway) in gateways.processes() {
+            match find(&gateway.sessions, &peer.name) {
+                Some(row) if may_be_there(name) || !is_unknown(row) => rows.push((name, row)),
+                None if gateway.untold_sessions > 0 && may_be_there(name) => untold.push(name),
+                _ => {}
+            }
+        }
+        let (is_ready, reason, message) = judge(peer, &rows, &untold);
         let since = before.and_then(|it| it.conditions.get(READY));
         let since = since
             .filter(|it| it.status == is_ready)
@@ -157,8 +174,13 @@ fn is_unknown(row: &BgpPeerRow) -> bool {
     row.state == "Unknown"
 }
 
-/// Whether a peer is ready by what these gateways say of their sessions with it; the reason, and sentences.
-fn judge(peer: &BgpPeer, rows: &[(&ClusterName, &BgpPeerRow)]) -> (bool, &'static str, String) {
+/// Whether a peer is ready by what these gateways say of their sessions with it, and others do not say for want of
+/// room; the reason, and sentences.
+fn judge(
+    peer: &BgpPeer,
+    rows: &[(&ClusterName, &BgpPeerRow)],
+    untold: &[&ClusterName],
+) -> (bool, &'static str, String) {
     if !peer.problems.is_empty() {
         let all = peer.problems.iter().map(ToString::to_string);
         let all = all.collect::<Vec<_>>().join("; ");
@@ -176,12 +198,18 @@ fn judge(peer: &BgpPeer, rows: &[(&ClusterName, &BgpPeerRow)]) -> (bool, &'stati
         (false, false) => (false, "PartlyEstablished"),
         (false, true) => (true, "Established"),
     };
+    let (is_ready, reason) = match (untold.is_empty(), without.is_empty()) {
+        (false, true) => (false, "Unknown"),
+        _ => (is_ready, reason),
+    };
     let mut sentences = vec![match (with.len(), rows.len()) {
+        (_, 0) if !untold.is_empty() => String::new(),
         (_, 0) => {
             "No gateway says that it has this peer: none is alive, or nodeSelectors select none \
                    of their Nodes."
                 .to_owned()
         }
+        (1, 1) if !untold.is_empty() => "The gateway that tells of it has a session.".to_owned(),
         (1, 1) => "The gateway has a session.".to_owned(),
         (0, 1) => "The gateway has no session.".to_owned(),
         (0, all) => format!("None of {all} gateways has a session."),
@@ -204,12 +232,23 @@ fn judge(peer: &BgpPeer, rows: &[(&ClusterName, &BgpPeerRow)]) -> (bool, &'stati
         let more = without.len() - NAMED;
         sentences.push(format!("{more} more have none."));
     }
+    if !untold.is_empty() {
+        let names = list(untold.iter().map(ToString::to_string));
+        let (has, it) = match untold.len() {
+            1 => ("it has a session: it has", "it"),
+            _ => ("they have a session: they have", "they"),
+        };
+        sentences.push(format!(
+            "Of {names} it is not known whether {has} more sessions than {it} can tell of."
+        ));
+    }
     // What a session lacks that stands.
     let lacking = with.iter().filter(|(_, row)| !row.why.is_empty());
     let lacking = lacking.take(NAMED);
     sentences.extend(lacking.map(|(name, row)| format!("{name}: {}.", row.why)));
     let notices = peer.notices.iter().map(|it| it.message.clone());
     sentences.extend(notices);
+    sentences.retain(|it| !it.is_empty());
     (is_ready, reason, sentences.join(" "))
 }
 

@@ -36,8 +36,10 @@ pub struct State {
     pub(crate) allocations: Allocations,
     pub(crate) index: Index,
     pools: BTreeMap<ClusterName, Arc<AddressPool>>,
-    /// What was last written of each pool, by this controller or by an earlier one.
+    /// What was last made of each pool, by this controller or by an earlier one.
     pool_statuses: BTreeMap<ClusterName, PoolStatus>,
+    /// Those whose status was not taken.
+    unwritten_pools: BTreeSet<ClusterName>,
     pools_changed: bool,
     pub(crate) gateways: GatewayTable,
     pub(crate) peers: PeerTable,
@@ -69,6 +71,7 @@ impl State {
             index: Index::default(),
             pools: BTreeMap::new(),
             pool_statuses: BTreeMap::new(),
+            unwritten_pools: BTreeSet::new(),
             pools_changed: false,
             peers: PeerTable::default(),
             changed: BTreeSet::new(),
@@ -109,6 +112,7 @@ impl State {
                         None => {
                             self.pools.remove(name);
                             self.pool_statuses.remove(name);
+                            self.unwritten_pools.remove(name);
                         }
                     }
                     self.pools_changed = true;
@@ -122,8 +126,7 @@ impl State {
                     self.put_report(name, gateway, report.as_ref());
                 }
                 Change::Gateway(name, status) => {
-                    let now = status.as_ref().map_or(&[][..], |it| &it.sessions);
-                    self.peers.touch(self.gateways.sessions(name), now);
+                    self.peers.touch(self.gateways.get(name), status.as_deref());
                     let concerned = self.gateways.put(name, status.as_ref());
                     if concerned.all {
                         self.restated.extend(self.index.slots());
@@ -260,13 +263,10 @@ impl State {
 
     /// A write of this pool's status failed: the next `settle` plans it again.
     pub fn refused_pool(&mut self, name: &str) {
-        self.pool_statuses.remove(name);
-        if let Some(pool) = self
-            .allocations
-            .pools
-            .iter_mut()
-            .find(|p| **p.name() == *name)
-        {
+        // The status stays known: its conditions have changed when they did, and not with the next try.
+        let mut pools = self.allocations.pools.iter_mut();
+        if let Some(pool) = pools.find(|pool| **pool.name() == *name) {
+            self.unwritten_pools.insert(Arc::clone(pool.name()));
             pool.touch();
         }
     }
@@ -536,10 +536,10 @@ impl State {
         for pool in self.allocations.pools.drain_untold() {
             let before = self.pool_statuses.get(pool.name());
             let status = pool.status(before, now);
-            if before == Some(&status) {
+            let name = Arc::clone(pool.name());
+            if !self.unwritten_pools.remove(&name) && before == Some(&status) {
                 continue;
             }
-            let name = Arc::clone(pool.name());
             self.pool_statuses.insert(Arc::clone(&name), status.clone());
             writes.push(Write::Pool { name, status });
         }

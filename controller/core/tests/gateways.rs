@@ -221,6 +221,7 @@ impl World {
             stopped: false,
             progress,
             sessions: [].into(),
+            untold_sessions: 0,
             endpoints: Arc::default(),
         };
         let reports = (0..SERVICES).map(|n| {

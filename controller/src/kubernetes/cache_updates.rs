@@ -40,14 +40,13 @@ impl StoreContext {
                 Vec::new()
             }
             ObjectEvent::There(document) => {
-                let status = cache.first_status(kind, &document);
+                let status = cache.put_status(kind, &document);
                 let change = cache.put(kind, &document, now());
                 // An object that can't be read, or is an older version, leaves the cache as it was.
                 if change.is_some() {
                     self.write_down(|snapshot| snapshot.put(kind, &document));
                 }
-                let probing = cache.probing(kind, &document);
-                status.into_iter().chain(change).chain(probing).collect()
+                status.into_iter().chain(change).collect()
             }
             ObjectEvent::Gone(document) => {
                 self.write_down(|snapshot| snapshot.remove(kind, &document));

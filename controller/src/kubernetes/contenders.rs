@@ -9,11 +9,12 @@ use super::store_context::StoreContext;
 use crate::feed::lock;
 
 impl StoreContext {
-    /// Looks now and then whether those controllers are gone, for ever. However many Services one would take,
+    /// Looks now and then whether those controllers are gone, and those that have statuses, for ever. However many Services one would take,
     /// its Lease is read once each time.
     pub(super) async fn look_for_contenders(&self) {
         loop {
             tokio::time::sleep(LOOK_AGAIN).await;
+            self.take_over_statuses().await;
             let (contended, us) = {
                 let cache = lock(&self.cache);
                 (cache.contended(), cache.controller().clone())

@@ -70,6 +70,9 @@ pub struct GatewaySelfReport {
     /// Its BGP sessions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sessions: Vec<BgpPeerRow>,
+    /// How many more it has: of each BGPPeer that is not among them nobody knows.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) untold_sessions: usize,
     /// The namespaces of which Services had to be left out.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) untold: BTreeSet<Arc<str>>,
@@ -82,6 +85,9 @@ const REASON: usize = 256;
 impl GatewaySelfReport {
     /// These are its BGP sessions.
     pub fn set_sessions(&mut self, mut sessions: Vec<BgpPeerRow>) {
+        // Always the same ones are told.
+        sessions.sort_by(|one, other| one.name.cmp(&other.name));
+        self.untold_sessions = sessions.len().saturating_sub(SESSIONS);
         sessions.truncate(SESSIONS);
         for row in &mut sessions {
             row.why.truncate(row.why.floor_char_boundary(REASON));
@@ -92,7 +98,9 @@ impl GatewaySelfReport {
     /// Whether both say the same of BGP sessions, apart from what changes all the time.
     pub(super) fn has_like_sessions(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.sessions, &other.sessions);
-        ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(one, it)| one.says_alike(it))
+        self.untold_sessions == other.untold_sessions
+            && ours.len() == theirs.len()
+            && ours.iter().zip(theirs).all(|(one, it)| one.says_alike(it))
     }
 
     /// A gateway that has applied the store up to a revision.
@@ -104,6 +112,7 @@ impl GatewaySelfReport {
             behind: None,
             addresses: Vec::new(),
             sessions: Vec::new(),
+            untold_sessions: 0,
             untold: BTreeSet::new(),
         }
     }
@@ -161,6 +170,10 @@ struct ServiceText {
     notices: Vec<Notice>,
     #[serde(default, skip_serializing_if = "is_none")]
     unlisted: Unlisted,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 fn is_none(unlisted: &Unlisted) -> bool {

@@ -181,15 +181,24 @@ impl GatewayLeases {
 
     /// The gateways that have been gone for so long that their Leases may be removed. Both clocks
     /// have to agree: the gateway's own may be wrong, and this process may have started a moment
-    /// ago.
+    /// ago. One that others hear is cut off from the API server alone: it keeps its Lease, for by that they know it as a
+    /// member of their fleet, and without it both sides would own the same addresses.
     pub(super) fn abandoned(&self, clocks: (Instant, Timestamp)) -> Vec<ClusterName> {
         let (now, wall) = clocks;
         let long = ABANDONED.as_secs().cast_signed();
         let silent = |gateway: &LeasedGateway| gateway.gone && gateway.heard + DURATION <= now;
         let all = self.all.iter().filter(|(_, gateway)| silent(gateway));
+        let all = all.filter(|(name, _)| !self.is_heard_by_others(name));
         all.filter(|(_, gateway)| gateway.renewed.is_some_and(|it| it.0 + long <= wall.0))
             .map(|(name, _)| Arc::clone(name))
             .collect()
+    }
+
+    /// Whether a gateway that is heard here may hear this one. It names some of those that it does not hear.
+    fn is_heard_by_others(&self, name: &ClusterName) -> bool {
+        let live = self.all.values().filter(|it| !it.gone);
+        let mut rows = live.filter_map(|it| Some(&it.told.as_ref().ok()?.row));
+        rows.any(|row| row.heard > 0 && !row.silent.contains(name))
     }
 }
 
@@ -231,8 +240,10 @@ impl LeasedGateway {
         let mut sessions: Vec<_> = sessions.filter(|_| !stopped).collect();
         // Whoever wrote the Lease need not have sorted them.
         sessions.sort_by(|one, other| one.name.cmp(&other.name));
+        let untold = self.told.as_ref().map_or(0, |told| told.untold_sessions);
         let status = GatewayStatus {
             sessions: sessions.into(),
+            untold_sessions: if stopped { 0 } else { untold },
             row,
             progress,
             stopped,

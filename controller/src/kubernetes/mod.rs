@@ -13,7 +13,8 @@
 //!    `rights` class the answers; `event_recorder` sends Events and logs them (`event_log`); `finalizers`
 //!    repairs finalizers and annotations that a crash or a person left wrong, each after a wait
 //!    (`repair_queue`), takes over from controllers that are gone (`other_controllers`), and takes back what
-//!    those have said (`contenders`); `ownership` says which controller has a Service;
+//!    those have said (`contenders`); `ownership` says which controller has a Service, and `cluster_statuses`
+//!    which one has the status of an object that all of them see (`write_statuses`);
 //! 5. `reporter` writes the Lease of this gateway: how it is, and how its Services are
 //!    (`outgoing_reports`), in the format of `gateway_report`; `gateway_leases` and `gateways` read the Leases of
 //!    all gateways, `gateway_lookup` reads one for a command. `fleet_watch` tells a gateway of the others and of their key (`known_fleet`), which
@@ -26,12 +27,14 @@
 //! Invariants:
 //! - Nothing is synced before every kind has been listed once.
 //! - Every write to a Service names the version of it that it was made from: a race is lost and
-//!   never won by accident. A pool's status does not: it is made anew with every change.
+//!   never won by accident. Of the status of a pool or a BGPPeer only
+//!   the first write of a controller does: it is made anew with every change.
 //! - A Service of another provider is never written to.
 
 mod answers;
 mod api_document;
 mod cache_updates;
+mod cluster_statuses;
 mod connect;
 mod contenders;
 mod election;
@@ -72,6 +75,7 @@ mod traffic_events;
 mod watch;
 mod write_objects;
 mod write_queue;
+mod write_statuses;
 mod writer;
 
 pub use self::connect::{ConnectError, connect};

@@ -19,12 +19,12 @@ use fairway_config::service::Service;
 use fairway_config::time::Timestamp;
 use serde_json::Value;
 
+use super::cluster_statuses::{self, ClusterStatuses, StatusReader};
 use super::object_metadata::{list_of_texts, version};
 use super::ownership::ControllerIdentity;
 use super::revision::RevisionReached;
 use super::service_record::{FINALIZER, ServiceOwner, ServiceRecord};
 use super::status;
-use crate::status_json;
 
 /// The objects of an API server.
 #[derive(Debug)]
@@ -38,8 +38,7 @@ pub(super) struct ObjectCache {
     /// Nodes, namespaces, pools and BGPPeers as subscribers were told of them. Each concerns many
     /// Services, and most changes of one (heartbeats, counts, conditions) concern none.
     told: BTreeMap<ObjectKey, Object>,
-    /// The addresses of each pool that gateways were told to ask for.
-    probing: BTreeMap<Arc<str>, Arc<BTreeMap<IpAddr, u64>>>,
+    statuses: ClusterStatuses,
     /// While a list goes on: the objects that were seen since it began.
     listed: BTreeMap<Kind, BTreeSet<ObjectKey>>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
@@ -59,7 +58,7 @@ impl ObjectCache {
             services: HashMap::new(),
             others: BTreeMap::new(),
             told: BTreeMap::new(),
-            probing: BTreeMap::new(),
+            statuses: ClusterStatuses::default(),
             listed: BTreeMap::new(),
             problems: BTreeMap::new(),
             reached: RevisionReached::default(),
@@ -143,46 +142,26 @@ impl ObjectCache {
         }
     }
 
-    /// What an earlier controller wrote into the status of an AddressPool or BGPPeer that this one meets for the
-    /// first time.
-    pub(super) fn first_status(&self, kind: Kind, document: &Value) -> Option<Change> {
-        if !self.decides {
+    /// The status of an AddressPool or BGPPeer is as it is in `document`: from a watch, before [`Self::put`] takes the
+    /// object in, or in the answer to a write.
+    pub(super) fn put_status(&mut self, kind: Kind, document: &Value) -> Option<Change> {
+        if !matches!(kind, Kind::AddressPool | Kind::BgpPeer) {
             return None;
         }
         let name: ClusterName = document.pointer("/metadata/name")?.as_str()?.into();
-        let change = match kind {
-            Kind::AddressPool => {
-                let status = Arc::new(status_json::read_pool(document));
-                Change::PoolStatus(name.clone(), status)
-            }
-            Kind::BgpPeer => {
-                let status = Arc::new(status_json::read_bgp_peer(document));
-                Change::BgpPeerStatus(name.clone(), status)
-            }
-            _ => return None,
+        let key = cluster_statuses::key_of(kind, &name);
+        let met = self.listed.get(&kind).is_none_or(|it| it.contains(&key));
+        let reader = match self.decides {
+            true => StatusReader::Controller,
+            false => StatusReader::Gateway,
         };
-        let key = ObjectKey {
-            kind,
-            namespace: None,
-            name,
-        };
-        (!self.others.contains_key(&key)).then_some(change)
+        self.statuses
+            .put(&key, document, met, reader, &self.controller)
     }
 
-    /// The addresses of a pool that gateways are to ask for, where they are others than before.
-    pub(super) fn probing(&mut self, kind: Kind, document: &Value) -> Option<Change> {
-        if kind != Kind::AddressPool || self.decides {
-            return None;
-        }
-        let name: Arc<str> = document.pointer("/metadata/name")?.as_str()?.into();
-        let probing = status_json::read_pool(document).probing;
-        let before = self.probing.get(&name);
-        if before.map_or(probing.is_empty(), |before| **before == probing) {
-            return None;
-        }
-        let probing = Arc::new(probing);
-        self.probing.insert(Arc::clone(&name), Arc::clone(&probing));
-        Some(Change::Probing(name, probing))
+    /// What the API server holds of the statuses of AddressPools and BGPPeers.
+    pub(super) fn statuses(&self) -> &ClusterStatuses {
+        &self.statuses
     }
 
     /// Takes an object from the snapshot of an earlier process. What the API server says of it
@@ -437,9 +416,7 @@ impl ObjectCache {
         self.problems.remove(key);
         self.of_others.remove(key);
         self.told.remove(key);
-        if key.kind == Kind::AddressPool {
-            self.probing.remove(&key.name);
-        }
+        self.statuses.remove(key);
         let was_there = self.services.remove(key).is_some() | self.others.remove(key).is_some();
         if !was_there {
             return None;

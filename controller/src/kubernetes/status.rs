@@ -1,6 +1,8 @@
 //! `status` of Services, AddressPools and BGPPeers in an API server: reads it, and makes the patches that
 //! write it.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::conditions;
@@ -122,14 +124,33 @@ pub(super) fn patch(status: &Status, foreign: &[Value]) -> Value {
     })
 }
 
-/// The merge patch of an AddressPool's `status`.
-pub(super) fn pool_patch(status: &PoolStatus) -> Value {
+/// The merge patch of an AddressPool's `status` for the controller of this name.
+pub(super) fn pool_patch(status: &PoolStatus, by: &str) -> Value {
     let mut patch = json!({"status": status_json::pool_status(status)});
-    if status.probing.is_empty() {
-        // A merge patch leaves what it does not name.
-        patch["status"]["probing"] = Value::Null;
-    }
+    let probing = status.probing.iter();
+    let probing: Vec<_> = probing
+        .map(|(address, number)| json!({"address": address, "number": number}))
+        .collect();
+    // A merge patch leaves what it does not name: here, what other controllers ask.
+    patch["status"]["probing"][by] = match probing.is_empty() {
+        true => Value::Null,
+        false => probing.into(),
+    };
     patch
+}
+
+/// The addresses that the controllers of these names ask gateways for. What can't be read is passed over.
+pub(super) fn probing(status: &Value, is_wanted: impl Fn(&str) -> bool) -> BTreeMap<IpAddr, u64> {
+    let all = status.get("probing").and_then(Value::as_object);
+    let wanted = all.into_iter().flatten().filter(|(by, _)| is_wanted(by));
+    let entries = wanted
+        .filter_map(|(_, entries)| entries.as_array())
+        .flatten();
+    let probed = |entry: &Value| {
+        let address = text(entry, "address")?.parse().ok()?;
+        Some((address, entry.get("number")?.as_u64()?))
+    };
+    entries.filter_map(probed).collect()
 }
 
 /// The merge patch of a BGPPeer's `status`.
@@ -185,16 +206,18 @@ mod tests {
         let object = json!({"status": {
             "conditions": [condition("True")],
             "ipv4": {"total": 25, "used": 2, "available": 23},
-            "probing": [{"address": "203.0.113.7", "number": 1_800_000_000}],
+            "probing": {"us": [{"address": "203.0.113.7", "number": 1_800_000_000}]},
         }});
         let mut found = status_json::read_pool(&object);
+        found.probing = probing(&object["status"], |by| by == "us");
         assert_eq!(found.counts.len(), 1);
         assert!(found.conditions.get("Ready").is_some_and(|it| it.status));
-        assert_eq!(pool_patch(&found)["status"], object["status"]);
+        assert_eq!(pool_patch(&found, "us")["status"], object["status"]);
         // A merge patch leaves what it does not name.
         found.probing.clear();
-        assert_eq!(pool_patch(&found)["status"]["probing"], Value::Null);
-        assert_eq!(pool_patch(&found)["status"].as_object().unwrap().len(), 3);
+        let patch = pool_patch(&found, "us");
+        assert_eq!(patch["status"]["probing"], json!({"us": null}));
+        assert_eq!(patch["status"].as_object().unwrap().len(), 3);
         assert_eq!(
             status_json::read_pool(&json!({"status": 7})),
             PoolStatus::default()

@@ -69,6 +69,7 @@ impl KubernetesStore {
             cache: Mutex::new(ObjectCache::new(controller, reads == Reads::Controller)),
             progress: Mutex::new(WatchProgress::new(reads)),
             repairs: RepairQueue::default(),
+            left_statuses: Mutex::default(),
             other_controllers: Mutex::default(),
             write_queue,
             rights: Rights::default(),

@@ -1,7 +1,10 @@
 //! What the tasks of a store share.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use fairway_config::exchange::Write;
+use fairway_config::object::ObjectKey;
 use kube::Client;
 use tokio::sync::Notify;
 
@@ -30,6 +33,8 @@ pub(super) struct StoreContext {
     pub(super) repairs: RepairQueue,
     /// Other controllers whose names are on Services.
     pub(super) other_controllers: Mutex<OtherControllers>,
+    /// The latest statuses of AddressPools and BGPPeers that were left to another controller.
+    pub(super) left_statuses: Mutex<BTreeMap<ObjectKey, Write>>,
     pub(super) write_queue: Arc<WriteQueue>,
     pub(super) rights: Rights,
     pub(super) event_recorder: EventRecorder,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairway_config::exchange::{self, Held};
-use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::names::ServiceName;
 use fairway_config::object::{Kind, ObjectKey};
 use fairway_config::service::PortKey;
 use fairway_controller_core::events;
@@ -208,12 +208,8 @@ impl StoreContext {
     }
 
     /// Writes the status of an object that is in no namespace.
-    pub(super) async fn write_status(
-        &self,
-        kind: Kind,
-        name: &ClusterName,
-        patch: Value,
-    ) -> WriteOutcome {
+    pub(super) async fn write_status(&self, key: &ObjectKey, patch: Value) -> WriteOutcome {
+        let (kind, name) = (key.kind, &key.name);
         let objects: Api<ApiDocument> = Api::all_with(self.client.clone(), &resource(kind));
         let (patch, parameters) = (Patch::Merge(patch), PatchParams::default());
         let nowhere: Arc<str> = Arc::default();
@@ -230,7 +226,11 @@ impl StoreContext {
             name,
         };
         match self.judge(answer, &asked).await {
-            Ok(_) => WriteOutcome::Written,
+            Ok(document) => {
+                // What was written before is known when the next one is.
+                lock(&self.cache).put_status(kind, &document.into_value(kind));
+                WriteOutcome::Written
+            }
             Err(outcome) => outcome,
         }
     }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairway_config::exchange::Write;
-use fairway_config::object::{Kind, ObjectKey};
+use fairway_config::object::Kind;
 use futures::StreamExt as _;
 use futures::stream::{self, FuturesUnordered};
 use tokio::sync::mpsc;
 
 use super::answers::{Answer, insist, sign_of};
+use super::cluster_statuses;
 use super::fair_queue::{Ticket, Urgency};
 use super::settings::{REQUEST, key_of};
-use super::status;
 use super::store_context::StoreContext;
 use super::write_queue::WriteJob;
 use crate::feed::lock;
@@ -38,8 +38,8 @@ impl StoreContext {
             let (key, part) = match &write {
                 Write::Service { name, .. } => (key_of(name), 0),
                 Write::NodePorts { name, .. } => (key_of(name), 1),
-                Write::Pool { name, .. } => (cluster_key(Kind::AddressPool, name), 0),
-                Write::BgpPeer { name, .. } => (cluster_key(Kind::BgpPeer, name), 0),
+                Write::Pool { name, .. } => (cluster_statuses::key_of(Kind::AddressPool, name), 0),
+                Write::BgpPeer { name, .. } => (cluster_statuses::key_of(Kind::BgpPeer, name), 0),
             };
             let urgency = match &write {
                 Write::Service { held, .. } => {
@@ -107,13 +107,8 @@ impl StoreContext {
                         version,
                         numbers,
                     } => self.write_node_ports(name, version, &numbers).await,
-                    Write::Pool { name, status } => {
-                        let patch = status::pool_patch(&status);
-                        self.write_status(Kind::AddressPool, &name, patch).await
-                    }
-                    Write::BgpPeer { name, status } => {
-                        let patch = status::bgp_peer_patch(&status);
-                        self.write_status(Kind::BgpPeer, &name, patch).await
+                    write @ (Write::Pool { .. } | Write::BgpPeer { .. }) => {
+                        self.write_cluster_status(write).await
                     }
                 };
                 // The channel has room for every outcome. Where the receiver is gone nobody needs
@@ -144,13 +139,5 @@ impl StoreContext {
             Some(answer)
         };
         insist(&PAUSES, send).await
-    }
-}
-
-fn cluster_key(kind: Kind, name: &Arc<str>) -> ObjectKey {
-    ObjectKey {
-        kind,
-        namespace: None,
-        name: Arc::clone(name),
     }
 }

@@ -144,11 +144,12 @@ fn wanted(gateways: &[(Serves, Says)], lasts: bool) -> (&'static str, Option<usi
     }
     let whole = unannounced(gateways);
     match () {
+        // One that is not heard, as another one says.
+        () if any(Says::Elsewhere) && whole == "Programmed" => ("GatewayBehind", Some(9), false),
+        () if any(Says::Elsewhere) => (whole, Some(9), false),
         () if any(Says::InUse) => ("AddressConflict", None, true),
         () if whole != "Programmed" => (whole, None, false),
-        () if lasts && (any(Says::Unowned) || any(Says::Elsewhere)) => {
-            ("AddressNotAnnounced", None, false)
-        }
+        () if lasts && any(Says::Unowned) => ("AddressNotAnnounced", None, false),
         () => ("GatewayBehind", None, false),
     }
 }
@@ -274,6 +275,58 @@ fn an_address_that_goes_from_one_gateway_to_another_is_announced_all_the_time() 
     world.gateway("edge-1", GatewayProgress::Gone);
     assert_eq!(world.condition("shop", PROGRAMMED), WELL);
     assert_eq!(world.condition("shop", ADDRESS_CONFLICT), None);
+}
+
+#[test]
+fn a_gateway_that_is_cut_off_from_the_cluster_owns_what_others_say_that_it_owns() {
+    let mut world = World::new(in_cluster(), vec![announced_pool()]);
+    world.put([service("shop", 1)]);
+    for name in ["edge-1", "edge-2"] {
+        world.applied(name, 100);
+    }
+    let elsewhere = || AddressReport {
+        owner: Some("edge-1".into()),
+        ..report(AddressState::Elsewhere, 5)
+    };
+    world.address("edge-1", ADDRESS, Some(report(AddressState::Owned, 5)));
+    world.address("edge-2", ADDRESS, Some(elsewhere()));
+    assert_eq!(
+        world.condition("shop", PROGRAMMED),
+        Some((true, "Programmed"))
+    );
+    // Its Lease runs out.
+    world.address("edge-1", ADDRESS, None);
+    world.gateway("edge-1", GatewayProgress::Gone);
+    world.pass(100);
+    let owner = Some("edge-1".to_owned());
+    assert_eq!(world.owners("shop"), [owner.clone()]);
+    assert_eq!(
+        world.message("shop", ANNOUNCED),
+        "announcing from node \"edge-1\" with protocol \"layer2\""
+    );
+    assert_eq!(
+        world.condition("shop", PROGRAMMED),
+        Some((false, "GatewayBehind"))
+    );
+    let sentence = "10.0.0.1 is owned by edge-1, as edge-2 says, which hears it. The controller does not hear \
+                    edge-1. Whether edge-1 serves the Service is not known";
+    assert_eq!(world.message("shop", PROGRAMMED), sentence);
+    // It is heard again.
+    world.applied("edge-1", 100);
+    world.address("edge-1", ADDRESS, Some(report(AddressState::Owned, 5)));
+    assert_eq!(
+        world.condition("shop", PROGRAMMED),
+        Some((true, "Programmed"))
+    );
+    // It is cut off and dies: the other one takes the address.
+    world.address("edge-1", ADDRESS, None);
+    world.gateway("edge-1", GatewayProgress::Gone);
+    world.address("edge-2", ADDRESS, Some(report(AddressState::Owned, 6)));
+    assert_eq!(world.owners("shop"), [Some("edge-2".to_owned())]);
+    assert_eq!(
+        world.condition("shop", PROGRAMMED),
+        Some((true, "Programmed"))
+    );
 }
 
 #[test]

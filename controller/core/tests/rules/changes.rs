@@ -155,6 +155,24 @@ fn overlapping_pools_say_so_and_give_an_address_once() {
 }
 
 #[test]
+fn the_status_of_a_pool_that_is_not_taken_keeps_the_time_of_the_last_transition() {
+    let mut world = World::new(settings(), vec![pool()]);
+    let since = |world: &World| {
+        let conditions = &world.pool_status("edge").conditions;
+        conditions.get("Ready").unwrap().since
+    };
+    let began = since(&world);
+    world.now += 100;
+    world.loses_statuses = true;
+    world.put([service("shop", 1)]);
+    world.write_again();
+    world.loses_statuses = false;
+    world.write_again();
+    let used = world.pool_status("edge").counts[&IpFamily::IPv4].used;
+    assert_eq!((used, since(&world)), (1, began));
+}
+
+#[test]
 fn both_families_come_in_the_order_of_ip_families() {
     let v6 = other_pool("v6", "2001:db8::1", "2001:db8::2");
     let mut world = World::new(settings(), vec![pool(), v6]);

@@ -208,3 +208,68 @@ fn a_new_leader_keeps_the_time_of_the_last_transition() {
     let status = next.peer_statuses("tor").last().unwrap();
     assert_eq!(since(&status.conditions), Timestamp(1_002));
 }
+
+#[test]
+fn a_status_that_is_not_taken_keeps_the_time_of_the_last_transition() {
+    let mut world = world();
+    world.apply(node("edge-1", true));
+    world.apply(there(peer(1)));
+    world.now = 100;
+    world.sessions("edge-1", &[session("edge-1", "Established", "", 1)]);
+    let since = |world: &World| {
+        let status = world.peer_statuses("tor").last().unwrap();
+        status.conditions.get("Ready").unwrap().since
+    };
+    assert_eq!(since(&world), Timestamp(100));
+    // Other sentences, which the store does not take the first two times.
+    world.now = 200;
+    world.loses_statuses = true;
+    let count = world.peer_statuses("tor").len();
+    let lacks = session("edge-1", "Established", "IPv6 prefixes are not told", 1);
+    world.sessions("edge-1", &[lacks]);
+    world.now = 201;
+    world.write_again();
+    world.loses_statuses = false;
+    // In the same second: who was refused does not wait.
+    world.write_again();
+    assert_eq!(world.peer_statuses("tor").len(), count + 1);
+    assert!(said(&world).contains("IPv6 prefixes are not told"));
+    assert_eq!(since(&world), Timestamp(100));
+}
+
+#[test]
+fn of_sessions_that_a_gateway_had_no_room_to_tell_nobody_says_that_there_are_none() {
+    let mut world = world();
+    world.apply(node("edge-1", true));
+    world.apply(there(peer(1)));
+    let other = || BgpPeerRow {
+        name: "another".to_owned(),
+        ..session("edge-1", "Established", "", 1)
+    };
+    world.now += 1;
+    world.some_sessions("edge-1", &[other()], 2);
+    let unknown = "false Unknown Of edge-1 it is not known whether it has a session: it has more sessions than it \
+                   can tell of.";
+    assert_eq!(said(&world), unknown);
+    world.now += 1;
+    world.sessions("edge-2", &[session("edge-2", "Established", "", 1)]);
+    assert_eq!(
+        said(&world),
+        "false Unknown The gateway that tells of it has a session. edge-2 has one. Of edge-1 it is not known \
+         whether it has a session: it has more sessions than it can tell of."
+    );
+    // It tells of it.
+    world.now += 1;
+    let told = session("edge-1", "Established", "", 1);
+    world.some_sessions("edge-1", &[other(), told], 1);
+    assert!(said(&world).starts_with("true Established All 2 gateways"));
+    // It tells of all, and this one is not among them.
+    world.now += 1;
+    world.some_sessions("edge-1", &[other()], 1);
+    world.now += 1;
+    world.sessions("edge-1", &[other()]);
+    assert_eq!(
+        said(&world),
+        "true Established The gateway has a session. edge-2 has one."
+    );
+}

@@ -67,6 +67,7 @@ fn gateway_status(name: &str, progress: GatewayProgress) -> GatewayStatus {
         stopped: false,
         progress,
         sessions: [].into(),
+        untold_sessions: 0,
         endpoints: Arc::default(),
     }
 }
@@ -78,6 +79,11 @@ pub(crate) struct World {
     /// Every status of each BGPPeer that was written.
     peers: BTreeMap<Arc<str>, Vec<BgpPeerStatus>>,
     pub(crate) now: i64,
+    /// The statuses of pools and BGPPeers are not taken.
+    pub(crate) loses_statuses: bool,
+    /// Those whose status was not taken.
+    lost_pools: BTreeSet<Arc<str>>,
+    lost_peers: BTreeSet<Arc<str>>,
     /// Node ports that the allocator refuses.
     pub(crate) refuses: BTreeSet<u16>,
     /// A rule of the cluster is against every question.
@@ -98,6 +104,9 @@ impl World {
             pools: BTreeMap::new(),
             peers: BTreeMap::new(),
             now: 5,
+            loses_statuses: false,
+            lost_pools: BTreeSet::new(),
+            lost_peers: BTreeSet::new(),
             refuses: BTreeSet::new(),
             denies: false,
             asked: Vec::new(),
@@ -166,6 +175,17 @@ impl World {
         self.apply(vec![]);
     }
 
+    /// It is time to write the statuses again that were not taken.
+    pub(crate) fn write_again(&mut self) {
+        for name in std::mem::take(&mut self.lost_pools) {
+            self.state.refused_pool(&name);
+        }
+        for name in std::mem::take(&mut self.lost_peers) {
+            self.state.refused_bgp_peer(&name);
+        }
+        self.apply(vec![]);
+    }
+
     /// A node has these addresses; none: it is gone.
     pub(crate) fn node(&mut self, name: &str, addresses: &[&str]) {
         let node = Node {
@@ -221,8 +241,14 @@ impl World {
 
     /// A gateway that is a process of its own says this of its BGP sessions.
     pub(crate) fn sessions(&mut self, gateway: &str, sessions: &[BgpPeerRow]) {
+        self.some_sessions(gateway, sessions, 0);
+    }
+
+    /// A gateway that is a process of its own says this of its BGP sessions, and that it has so many more.
+    pub(crate) fn some_sessions(&mut self, gateway: &str, sessions: &[BgpPeerRow], more: usize) {
         let status = GatewayStatus {
             sessions: sessions.into(),
+            untold_sessions: more,
             ..gateway_status(gateway, GatewayProgress::Gone)
         };
         self.apply(vec![Change::Gateway(
@@ -337,6 +363,12 @@ impl World {
                             ..StoredService::clone(stored)
                         });
                         changes.push(Change::Service(name, Some(Arc::clone(stored))));
+                    }
+                    Write::Pool { name, .. } if self.loses_statuses => {
+                        self.lost_pools.insert(name);
+                    }
+                    Write::BgpPeer { name, .. } if self.loses_statuses => {
+                        self.lost_peers.insert(name);
                     }
                     Write::Pool { name, status } => {
                         self.pools.insert(name, status);

@@ -257,3 +257,21 @@ fn what_unpacks_to_more_than_any_gateway_says_is_refused() {
     let text = STANDARD.encode(packed.finish().unwrap());
     assert!(decode_services(&"x".into(), &text).is_err());
 }
+
+#[test]
+fn of_more_sessions_than_there_is_room_for_the_same_ones_are_told_and_the_rest_is_counted() {
+    let names = (0..SESSIONS + 44).map(|n| format!("tor-{n:04}"));
+    let sessions = names.rev().map(|name| BgpPeerRow {
+        name,
+        why: "it refuses ".repeat(1000),
+        ..BgpPeerRow::default()
+    });
+    let mut report = status();
+    report.set_sessions(sessions.collect());
+    let annotations = encode(report, &BTreeMap::new(), &BTreeMap::new());
+    assert!(annotations.len() <= MAX_BYTES);
+    let told = decode_gateway(&annotations.gateway).unwrap();
+    assert_eq!(told.untold_sessions, 44);
+    let last = format!("tor-{:04}", SESSIONS - 1);
+    assert_eq!(told.sessions.last().map(|it| &*it.name), Some(&*last));
+}

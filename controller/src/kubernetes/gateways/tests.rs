@@ -221,6 +221,33 @@ fn a_gateway_is_abandoned_when_it_has_been_silent_for_a_day_by_both_clocks() {
 }
 
 #[test]
+fn a_gateway_that_others_hear_is_not_abandoned_however_long_it_is_cut_off() {
+    let (now, name, other): (_, ClusterName, ClusterName) =
+        (Instant::now(), "edge-1".into(), "edge-2".into());
+    let mut gateways = GatewayLeases::default();
+    gateways.hear(&name, said(&[]), Some(RENEWED), clocks(now, 0));
+    let silent = now + DURATION;
+    gateways.expire(silent, false);
+    let day = 24 * 60 * 60;
+    // The other one has two more in its fleet.
+    let mut hear = |heard: usize, silent_ones: &[&str], later: i64| {
+        let mut row = row(true);
+        (row.members, row.heard) = (2, heard);
+        row.silent = silent_ones.iter().map(|it| (*it).into()).collect();
+        let report = GatewaySelfReport::new(row, 7);
+        let text = encode(report, &BTreeMap::new(), &BTreeMap::new());
+        let wall = Timestamp(RENEWED.0 + later);
+        gateways.hear(&other, text, Some(wall), (silent, wall));
+        gateways.abandoned((silent, wall))
+    };
+    assert!(hear(2, &[], day).is_empty());
+    assert!(hear(1, &["edge-3"], day + 1).is_empty());
+    // Now it is silent there, too.
+    assert_eq!(hear(1, &["edge-1"], day + 2), [Arc::clone(&name)]);
+    assert_eq!(hear(0, &["edge-1", "edge-3"], day + 3), [name]);
+}
+
+#[test]
 fn a_gateway_that_is_not_ready_stops_or_can_t_be_read_vouches_for_nothing() {
     let now = Instant::now();
     let text = |status: GatewaySelfReport| encode(status, &BTreeMap::new(), &BTreeMap::new());
