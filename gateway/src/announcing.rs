@@ -72,15 +72,27 @@ impl Announceable {
 }
 
 impl AnnouncedAddress {
+    /// Why this gateway does not announce it, where others `can` have it; none: it does.
+    pub(crate) fn not_announced(&self, can: impl Fn(&ClusterName) -> bool) -> Option<NotAnnounced> {
+        if self.lacks_local_endpoint {
+            Some(NotAnnounced::LacksLocalEndpoint)
+        } else if !self.is_able {
+            Some(NotAnnounced::NotServed)
+        } else {
+            let is_left = self.is_better_at(can);
+            is_left.then_some(NotAnnounced::LeftToOthers)
+        }
+    }
+
     /// Whether one of those gateways that `can` have it is preferred to this one.
     pub(crate) fn is_better_at(&self, can: impl Fn(&ClusterName) -> bool) -> bool {
         !self.is_local && self.local_nodes.iter().any(can)
     }
 }
 
-/// Why an address is to be no route of this gateway's kernel now.
+/// Why this gateway does not announce an address now: on layer 2, or as a route of its kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RouteAbsence {
+pub(crate) enum NotAnnounced {
     /// See [`AnnouncedAddress::lacks_local_endpoint`].
     LacksLocalEndpoint,
     /// No listener takes traffic at it.
@@ -89,7 +101,7 @@ pub(crate) enum RouteAbsence {
     LeftToOthers,
 }
 
-impl RouteAbsence {
+impl NotAnnounced {
     /// The end of a sentence.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -141,20 +153,12 @@ impl Announceable {
 
     /// The addresses of pools that want routes in the kernel: whether there is to be one now, or why not. Routes stay
     /// while the gateway drains: it can't know whether routers have another way.
-    pub(crate) fn kernel_routes(&self) -> impl Iterator<Item = (IpAddr, Result<(), RouteAbsence>)> {
+    pub(crate) fn kernel_routes(&self) -> impl Iterator<Item = (IpAddr, Result<(), NotAnnounced>)> {
         let addresses = self.addresses.iter();
         let asked = addresses.filter(|(_, it)| it.announcement.kernel_routes);
         asked.map(|(address, it)| {
-            let wanted = if it.lacks_local_endpoint {
-                Err(RouteAbsence::LacksLocalEndpoint)
-            } else if !it.is_able {
-                Err(RouteAbsence::NotServed)
-            } else if it.is_better_at(|name| self.members.contains_key(name)) {
-                Err(RouteAbsence::LeftToOthers)
-            } else {
-                Ok(())
-            };
-            (*address, wanted)
+            let reason = it.not_announced(|name| self.members.contains_key(name));
+            (*address, reason.map_or(Ok(()), Err))
         })
     }
 }

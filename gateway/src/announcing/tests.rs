@@ -89,7 +89,7 @@ impl World {
     /// The addresses of routes in the kernel, or why there is none.
     fn kernel_routes(&self) -> Vec<String> {
         let seen = self.seen.borrow();
-        let line = |(address, wanted): (IpAddr, Result<(), RouteAbsence>)| match wanted {
+        let line = |(address, wanted): (IpAddr, Result<(), NotAnnounced>)| match wanted {
             Ok(()) => address.to_string(),
             Err(why) => format!("{address} not: {why:?}"),
         };

@@ -11,7 +11,7 @@ use fairway_gateway_core::layer2::ProbeOutcome;
 use super::reports::SeenAddress;
 use super::segment::SegmentProblem;
 use super::thread::{FleetLoop, day_of};
-use crate::announcing::ProbedAddress;
+use crate::announcing::{NotAnnounced, ProbedAddress};
 
 impl FleetLoop {
     /// The addresses whose probe by the controller can be answered now, and was not before.
@@ -123,18 +123,10 @@ impl FleetLoop {
             Some(format!(
                 "the nodeSelector of the pool {pool_name} does not select this gateway's node"
             ))
-        } else if announced.is_some_and(|it| it.lacks_local_endpoint) {
-            Some(
-                "no Service at it has a ready endpoint on this node, as externalTrafficPolicy: Local asks"
-                    .to_owned(),
-            )
-        } else if !announced.is_some_and(|it| it.is_able) {
-            Some("no Service takes traffic at it here".to_owned())
-        } else if announced.is_some_and(|it| it.is_better_at(|name| owns(name) && is_ready(name))) {
-            Some(
-                "another gateway has an endpoint on its node of a Service at it that has externalTrafficPolicy: Local"
-                    .to_owned(),
-            )
+        } else if let Some(reason) = announced.map_or(Some(NotAnnounced::NotServed), |it| {
+            it.not_announced(|name| owns(name) && is_ready(name))
+        }) {
+            Some(reason.as_str().to_owned())
         } else if self.segments.values().any(|it| it.is_asking(address)) {
             Some("it is asked first whether another host uses it".to_owned())
         } else {

@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
 use super::TABLE;
-use crate::announcing::RouteAbsence;
+use crate::announcing::NotAnnounced;
 use crate::heartbeat::Heartbeat;
 
 /// What the thread publishes.
@@ -23,7 +23,7 @@ pub(crate) struct KernelRoutesShown {
 /// The routes, and why those are missing that pools ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ShownRoutes {
-    pub(super) asked: BTreeMap<IpAddr, Result<(), RouteAbsence>>,
+    pub(super) asked: BTreeMap<IpAddr, Result<(), NotAnnounced>>,
     pub(super) there: BTreeSet<IpAddr>,
     /// Why wanted ones are missing; the end of a sentence.
     pub(super) why: String,

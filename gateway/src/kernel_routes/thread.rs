@@ -15,7 +15,7 @@ use super::fence::{Fence, FenceState, KeeperState};
 use super::keeper;
 use super::shown::{KernelRoutesShown, ShownRoutes};
 use super::table::{KernelTable, TableError};
-use crate::announcing::{Announceable, RouteAbsence};
+use crate::announcing::{Announceable, NotAnnounced};
 use crate::heartbeat::Heartbeat;
 use crate::stalls::WorkerLoops;
 
@@ -56,7 +56,7 @@ pub(super) struct KernelRoutesThread {
     table: Option<KernelTable>,
     keeper: Option<RunningKeeper>,
     /// The addresses of pools that ask for routes.
-    asked: BTreeMap<IpAddr, Result<(), RouteAbsence>>,
+    asked: BTreeMap<IpAddr, Result<(), NotAnnounced>>,
     there: BTreeSet<IpAddr>,
     /// Why not all is as it should be.
     problem: Option<String>,
