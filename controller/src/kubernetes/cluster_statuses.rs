@@ -81,7 +81,7 @@ impl ClusterStatuses {
         let name = Arc::clone(&key.name);
         match (reader, key.kind) {
             (StatusReader::Gateway, Kind::AddressPool) => {
-                is_asked_anew.then(|| Change::Probing(name, probing))
+                is_asked_anew.then_some(Change::Probing(name, probing))
             }
             (StatusReader::Controller, Kind::AddressPool) => is_first.then(|| {
                 let mut found = status_json::read_pool(document);
