@@ -299,7 +299,7 @@ fn a_gateway_that_is_cut_off_from_the_cluster_owns_what_others_say_that_it_owns(
     world.gateway("edge-1", GatewayProgress::Gone);
     world.pass(100);
     let owner = Some("edge-1".to_owned());
-    assert_eq!(world.owners("shop"), [owner.clone()]);
+    assert_eq!(world.owners("shop"), [owner]);
     assert_eq!(
         world.message("shop", ANNOUNCED),
         "announcing from node \"edge-1\" with protocol \"layer2\""
