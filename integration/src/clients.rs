@@ -27,13 +27,18 @@ pub fn connect_tcp(to: SocketAddr) -> io::Result<TcpStream> {
 
 /// Connects over TCP from a certain address of the host.
 pub fn connect_tcp_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    connect_tcp_from_port(SocketAddr::new(from, 0), to)
+}
+
+/// Connects over TCP from a certain address and port of the host.
+pub fn connect_tcp_from_port(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let family = if to.is_ipv4() {
         AddressFamily::INET
     } else {
         AddressFamily::INET6
     };
     let socket = socket(family, SocketType::STREAM, None)?;
-    bind(&socket, &SocketAddr::new(from, 0))?;
+    bind(&socket, &from)?;
     // Connecting too gives up after the time to send, see socket(7).
     let stream = patient(TcpStream::from(socket))?;
     connect(&stream, &to)?;

@@ -40,11 +40,15 @@ fn place(address: IpAddr) -> SocketAddr {
 struct LongConnections(Vec<(TcpStream, String)>);
 
 impl LongConnections {
-    /// Opens so many, in turn to each of the addresses.
-    fn open(client: &Host, count: usize) -> Result<Self> {
+    /// Opens so many, in turn to each of the addresses. The first ones are from these addresses and ports.
+    fn open(client: &Host, count: usize, from: &[SocketAddr]) -> Result<Self> {
         let open = |n| -> Result<(TcpStream, String)> {
             let to = place(addresses()[n % 2]);
-            let mut stream = clients::connect_tcp(to).with_context(|| format!("number {n}"))?;
+            let stream = match from.get(n) {
+                Some(from) => clients::connect_tcp_from_port(*from, to),
+                None => clients::connect_tcp(to),
+            };
+            let mut stream = stream.with_context(|| format!("number {n}"))?;
             let answer = clients::ask(&mut stream, "who")?;
             Ok((stream, answer))
         };
@@ -73,6 +77,12 @@ impl LongConnections {
         Ok(())
     }
 
+    /// The client's addresses and ports.
+    fn from(&self) -> Result<Vec<SocketAddr>> {
+        let from: std::io::Result<_> = self.0.iter().map(|(it, _)| it.local_addr()).collect();
+        Ok(from?)
+    }
+
     /// How many have ended, of those that nobody says anything on.
     fn ended(&mut self) -> Result<usize> {
         let mut ended = 0;
@@ -90,6 +100,19 @@ impl LongConnections {
         }
         Ok(ended)
     }
+}
+
+/// How many sockets a host has of connections with these clients.
+fn sockets_left(host: &Host, clients: &[SocketAddr]) -> Result<usize> {
+    let arguments = ["--tcp", "--all", "--numeric", "--no-header"];
+    let table = host.run(|| clients::output("ss", &arguments))?;
+    let is_left = |client: &&SocketAddr| {
+        let client = format!("{client} ");
+        table
+            .lines()
+            .any(|line| format!("{line} ").contains(&client))
+    };
+    Ok(clients.iter().filter(is_left).count())
 }
 
 /// Whether a new connection to each address is served by that edge.
@@ -169,11 +192,12 @@ fn stopped() -> Result<()> {
         Ok::<_, anyhow::Error>(())
     })?;
     start(&mut stage.gateways, &edges[1])?;
-    refused(&mut stage, &edges)?;
-    // Its connections have ended at their clients alone; it need not wait for them.
+    let reset = refused(&mut stage, &edges)?;
+    // Its connections have ended at their clients alone, which its kernel has not heard: it goes on with what is left of
+    // them.
     stage.gateways.signal(&edges[0], Signal::KILL)?;
     stage.gateways.revive(&edges[0])?;
-    passed(&mut stage, [&edges[1], &edges[0]])?;
+    passed(&mut stage, [&edges[1], &edges[0]], &reset)?;
     replaced(&mut stage, [&edges[1], &edges[0]])
 }
 
@@ -197,9 +221,10 @@ fn replaced(stage: &mut Stage, [before, next]: [&LanEdge; 2]) -> Result<()> {
     Ok(())
 }
 
-/// The kernel does not let the successor pass packets.
-fn refused(stage: &mut Stage, edges: &[LanEdge; 2]) -> Result<()> {
-    let mut old = LongConnections::open(&stage.lan.client, 20)?;
+/// The kernel does not let the successor pass packets. Returns where the client's connections came from, which end.
+fn refused(stage: &mut Stage, edges: &[LanEdge; 2]) -> Result<Vec<SocketAddr>> {
+    let mut old = LongConnections::open(&stage.lan.client, 20, &[])?;
+    let from = old.from()?;
     let (lan, gateways) = (&stage.lan, &mut stage.gateways);
     gateways.signal(&edges[0], Signal::TERM)?;
     wait::until("new connections are the successor's", || {
@@ -225,13 +250,19 @@ fn refused(stage: &mut Stage, edges: &[LanEdge; 2]) -> Result<()> {
         let ended = old.ended()?;
         ensure!(ended == 20, "{ended}");
         Ok::<_, anyhow::Error>(())
-    })
+    })?;
+    Ok(from)
 }
 
-/// It lets it.
-fn passed(stage: &mut Stage, [from, to]: [&LanEdge; 2]) -> Result<()> {
-    let mut old = LongConnections::open(&stage.lan.client, 1_000)?;
+/// It lets it. Some of the connections come from where others came from that have ended, of which the successor still has
+/// sockets.
+fn passed(stage: &mut Stage, [from, to]: [&LanEdge; 2], reused: &[SocketAddr]) -> Result<()> {
+    let mut old = LongConnections::open(&stage.lan.client, 1_000, reused)?;
     let (lan, gateways) = (&stage.lan, &mut stage.gateways);
+    ensure!(
+        sockets_left(&to.host, reused)? > 0,
+        "the successor has nothing left of former connections"
+    );
     let (round, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let more_rounds = || {
         let now = round.load(Ordering::Relaxed);

@@ -174,10 +174,35 @@ pub(crate) const fn jump_if_greater(of: R, value: i32, offset: i16) -> Instructi
     instruction(0x25, of, R::R0, offset, value)
 }
 
+/// `BPF_JMP | BPF_JGT | BPF_X`, unsigned
+pub(crate) const fn jump_if_greater_than(of: R, other: R, offset: i16) -> Instruction {
+    instruction(0x2d, of, other, offset, 0)
+}
+
+/// `BPF_ALU64 | BPF_ADD | BPF_X`
+pub(crate) const fn add_register(to: R, other: R) -> Instruction {
+    instruction(0x0f, to, other, 0, 0)
+}
+
+/// `BPF_ALU64 | BPF_SUB | BPF_X`
+pub(crate) const fn subtract_register(from: R, other: R) -> Instruction {
+    instruction(0x1f, from, other, 0, 0)
+}
+
+/// `BPF_ALU | BPF_ADD | BPF_X`: the lower halves, modulo 2^32. The upper half is 0 then.
+pub(crate) const fn add_register32(to: R, other: R) -> Instruction {
+    instruction(0x0c, to, other, 0, 0)
+}
+
+/// `BPF_ALU | BPF_SUB | BPF_X`: the same.
+pub(crate) const fn subtract_register32(from: R, other: R) -> Instruction {
+    instruction(0x1c, from, other, 0, 0)
+}
+
 /// Whether each jump goes to an instruction of the program.
 #[cfg(test)]
 pub(crate) fn has_good_jumps(code: &[Instruction]) -> bool {
-    let is_jump = |it: &Instruction| matches!(it.code, 0x05 | 0x15 | 0x1d | 0x25 | 0x55);
+    let is_jump = |it: &Instruction| matches!(it.code, 0x05 | 0x15 | 0x1d | 0x25 | 0x2d | 0x55);
     let jumps = code.iter().enumerate().filter(|(_, it)| is_jump(it));
     let mut targets = jumps.map(|(at, it)| usize::try_from(it.offset).map(|by| at + 1 + by));
     targets.all(|to| to.is_ok_and(|to| code.get(to).is_some_and(|it| it.code != 0)))

@@ -9,16 +9,19 @@ use std::time::{Duration, Instant};
 use fairway_gateway_core::layer2::HardwareAddress;
 
 use super::board::PassedAddress;
-use super::program::{KEY, PassingMaps, TUPLE, VALUE, key, program, value};
+use super::program::{KEY, PACKET, PassingMaps, RECORD, TUPLE, VALUE, key, program, value};
 use crate::bpf::{self, Map};
 use crate::steering::Inquiry;
 
 /// The most addresses. An entry takes memory when it is added.
 const ADDRESSES: u32 = 1 << 16;
 
-/// How many connections that begin are known at once. One is needed for the time from a SYN to the client's answer, and
-/// only where the kernel sends SYN cookies. They take 7 MB while something is passed.
+/// How many connections that begin or end are known at once. One is needed for the time from a SYN to the client's answer,
+/// and from a client's FIN until it hears the answer. They take 7 MB while something is passed.
 const BEGUN: u32 = 1 << 16;
+
+/// How many packets are known at once whose fragments are passed.
+const FRAGMENTED: u32 = 1 << 12;
 
 /// The shortest time after which the program goes to the front again on an interface: another one may want to be there,
 /// too, and two must not do that without end.
@@ -40,13 +43,17 @@ pub(super) struct PassingProgram {
     program: Option<OwnedFd>,
     passed: Map<KEY, VALUE>,
     /// The program alone reads and writes it.
-    begun: Map<TUPLE, 4>,
+    begun: Map<TUPLE, RECORD>,
+    /// This one, too.
+    fragments: Map<PACKET, 8>,
     count: Map<4, 8>,
     inquiry: Arc<Inquiry>,
     /// How many packets were counted before.
     counted: u64,
     links: BTreeMap<u32, IngressLink>,
     entries: BTreeMap<PassedAddress, HardwareAddress>,
+    /// How many entries were set; it begins anew at the end.
+    predecessors: u16,
 }
 
 impl PassingProgram {
@@ -59,11 +66,13 @@ impl PassingProgram {
             program: None,
             passed: bpf::hash(ADDRESSES)?,
             begun: bpf::lru_hash(BEGUN)?,
+            fragments: bpf::lru_hash(FRAGMENTED)?,
             count: bpf::counter()?,
             inquiry: inquiry.clone(),
             counted: 0,
             links: BTreeMap::new(),
             entries: BTreeMap::new(),
+            predecessors: 0,
         };
         new.program = Some(new.load_again()?);
         Ok(new)
@@ -74,6 +83,7 @@ impl PassingProgram {
         bpf::load_for_ingress(&program(PassingMaps {
             passed: self.passed.number(),
             begun: self.begun.number(),
+            fragments: self.fragments.number(),
             count: self.count.number(),
             inquiry: self.inquiry.number(),
         }))
@@ -97,7 +107,9 @@ impl PassingProgram {
             if self.entries.contains_key(address) {
                 continue;
             }
-            match self.passed.set(key(address.1, address.0), value(*hardware)) {
+            self.predecessors = self.predecessors.wrapping_add(1);
+            let value = value(*hardware, self.predecessors);
+            match self.passed.set(key(address.1, address.0), value) {
                 Ok(()) => drop(self.entries.insert(*address, *hardware)),
                 Err(error) => {
                     // Nor to whom it was before.

@@ -2,11 +2,12 @@
 //! belongs to no connection of this host is sent on to that gateway, which has the address still and answers the client
 //! itself.
 //!
-//! Reading order: [`Passing`], the handle that the fleet has; `board`, what it and the thread tell each other; `thread`, which keeps the kernel up to date; `kernel`, what
-//! is in the kernel; `program`, which decides about each packet; `neighbors`, where other gateways are on their
-//! segment.
+//! Reading order: [`Passing`], the handle that the fleet has; `board`, what it and the thread tell each other; `thread`,
+//! which keeps the kernel up to date; `kernel`, what is in the kernel; `program`, which decides about each packet;
+//! `neighbors`, where other gateways are on their segment.
 //!
 //! Invariants:
+//! - What belongs to a connection of this host is not passed: its end there would be a reset.
 //! - Packets to other addresses cost one look-up in a map, and nothing while there is no predecessor: the program is
 //!   attached only as long as there is one.
 //! - Program, maps and links are file descriptors: the kernel removes them when the process ends, however it ends.

@@ -34,6 +34,8 @@ struct PassingThread {
     inquiry: Option<Arc<Inquiry>>,
     program: Option<PassingProgram>,
     neighbors: Option<NeighborTable>,
+    /// Where those gateways are. The kernel may forget one, or not be able to say, while it is still there.
+    known: BTreeMap<NeighborPlace, HardwareAddress>,
     /// The gateways that packets are passed to.
     gateways: BTreeSet<ClusterName>,
     /// Why they can't be, as it was logged.
@@ -107,6 +109,7 @@ impl PassingThread {
         let mut states = BTreeMap::new();
         if wanted.is_empty() {
             (self.program, self.neighbors) = (None, None);
+            self.known.clear();
             return (states, None);
         }
         let refused = |why: String| PassingState::Refused(why.into());
@@ -122,14 +125,17 @@ impl PassingThread {
         let places = wanted
             .iter()
             .map(|((interface, _), to)| (*interface, to.at));
-        let known = self.look_up(places.collect()).await;
-        let known = known.unwrap_or_else(|error| {
-            tracing::debug!(%error, "neighbors not read");
-            self.neighbors = None;
-            BTreeMap::new()
-        });
+        let places: BTreeSet<NeighborPlace> = places.collect();
+        self.known.retain(|place, _| places.contains(place));
+        match self.look_up(places).await {
+            Ok(now) => self.known.extend(now),
+            Err(error) => {
+                tracing::debug!(%error, "neighbors not read");
+                self.neighbors = None;
+            }
+        }
         let of = |(interface, _): &PassedAddress, to: &PassTarget| {
-            known.get(&(*interface, to.at)).copied()
+            self.known.get(&(*interface, to.at)).copied()
         };
         let entries: BTreeMap<PassedAddress, HardwareAddress> = wanted
             .iter()
@@ -220,5 +226,47 @@ impl PassingThread {
             );
         }
         self.refused = why;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::super::testing::{in_namespace, run};
+    use super::*;
+
+    #[tokio::test]
+    async fn packets_are_passed_while_the_kernel_has_forgotten_where_the_other_gateway_is() {
+        const NAME: &str = "passing::thread::tests::\
+            packets_are_passed_while_the_kernel_has_forgotten_where_the_other_gateway_is";
+        if !in_namespace(NAME) {
+            return;
+        }
+        run("ip link add gateway0 type veth peer name client0");
+        run("ip link set gateway0 up");
+        let shown = run("ip -o link show gateway0");
+        let interface: u32 = shown.split(':').next().unwrap().trim().parse().unwrap();
+        let address = (interface, "203.0.113.1".parse().unwrap());
+        let target = PassTarget {
+            gateway: ClusterName::from("edge-2"),
+            at: "192.0.2.7".parse().unwrap(),
+        };
+        let wanted = BTreeMap::from([(address, target.clone())]);
+        let passed = BTreeMap::from([(address, (target, PassingState::Passed))]);
+        let mut thread = PassingThread::default();
+        assert!(thread.pass(&wanted).await.0.is_empty());
+        run("ip neighbor add 192.0.2.7 lladdr 02:00:00:00:00:07 dev gateway0");
+        assert_eq!(thread.pass(&wanted).await.0, passed);
+        run("ip neighbor del 192.0.2.7 dev gateway0");
+        assert_eq!(thread.pass(&wanted).await.0, passed);
+        // It has another card.
+        run("ip neighbor add 192.0.2.7 lladdr 02:00:00:00:00:08 dev gateway0");
+        assert_eq!(thread.pass(&wanted).await.0, passed);
+        let place = (interface, "192.0.2.7".parse().unwrap());
+        assert_eq!(thread.known[&place], HardwareAddress([2, 0, 0, 0, 0, 8]));
+        // A later move begins anew.
+        run("ip neighbor del 192.0.2.7 dev gateway0");
+        thread.pass(&BTreeMap::new()).await;
+        assert!(thread.pass(&wanted).await.0.is_empty());
     }
 }

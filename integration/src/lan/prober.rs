@@ -1,4 +1,4 @@
-//! A client that never waits: an attempt every 10 ms, or less often, each given up after 200 ms, all on one thread.
+//! A client that never waits: an attempt every 10 ms, or less often, each given up after 200 ms (or 900), all on one thread.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,6 +18,9 @@ use crate::lab::Host;
 pub const ATTEMPT_EVERY: Duration = Duration::from_millis(10);
 /// When an attempt is given up.
 pub const GIVEN_UP_AFTER: Duration = Duration::from_millis(200);
+/// When an attempt of a patient client is given up. A SYN, or its answer, that is lost is sent again after a second
+/// (RFC 6298, section 2), so this still tells a lost packet from a client or a server that has waited for a processor.
+const PATIENCE: Duration = Duration::from_millis(900);
 
 /// Asks a [`named`](crate::servers::named) server who it is, on a connection of its own each time, until it is
 /// finished. Where its thread is late, attempts are left out.
@@ -34,14 +37,23 @@ impl Prober {
         Self::start_every(host, to, ATTEMPT_EVERY)
     }
 
-    /// The same, with an attempt once `every` so often.
+    /// The same, for tests on machines that are busy with other things: what fails was refused, reset, or lost.
+    pub fn start_patient(host: &Host, to: SocketAddr) -> Result<Self> {
+        Self::start_with(host, to, (ATTEMPT_EVERY, PATIENCE))
+    }
+
+    /// The same as [`start`](Self::start), with an attempt once `every` so often.
     pub fn start_every(host: &Host, to: SocketAddr, every: Duration) -> Result<Self> {
+        Self::start_with(host, to, (every, GIVEN_UP_AFTER))
+    }
+
+    fn start_with(host: &Host, to: SocketAddr, times: (Duration, Duration)) -> Result<Self> {
         let attempts = Arc::<Mutex<Vec<Attempt>>>::default();
         let stop = Arc::new(AtomicBool::new(false));
         let (notes, stopped, host) = (attempts.clone(), stop.clone(), host.clone());
         let thread = thread::Builder::new()
             .name(format!("prober of {to}"))
-            .spawn(move || host.run(|| probe((to, every), &notes, &stopped)))?;
+            .spawn(move || host.run(|| probe(to, times, &notes, &stopped)))?;
         Ok(Self {
             attempts,
             stop,
@@ -98,7 +110,8 @@ struct OpenAttempt {
 }
 
 fn probe(
-    (to, every): (SocketAddr, Duration),
+    to: SocketAddr,
+    (every, patience): (Duration, Duration),
     attempts: &Mutex<Vec<Attempt>>,
     stop: &AtomicBool,
 ) -> io::Result<()> {
@@ -120,10 +133,10 @@ fn probe(
             }
             next = (next + every).max(now);
         }
-        wait(&open, next)?;
+        wait(&open, next, patience)?;
         let now = Instant::now();
         let mut ended = Vec::new();
-        open.retain_mut(|attempt| match attempt.go_on(now) {
+        open.retain_mut(|attempt| match attempt.go_on(now, patience) {
             None => true,
             Some(end) => {
                 let started = attempt.started;
@@ -154,8 +167,8 @@ fn begin(to: SocketAddr, started: Instant) -> io::Result<OpenAttempt> {
 }
 
 /// Waits until one of them can go on or is over, or the next one begins.
-fn wait(open: &[OpenAttempt], next: Instant) -> io::Result<()> {
-    let ends = open.iter().map(|it| it.started + GIVEN_UP_AFTER);
+fn wait(open: &[OpenAttempt], next: Instant, patience: Duration) -> io::Result<()> {
+    let ends = open.iter().map(|it| it.started + patience);
     let until = ends.chain([next]).min().unwrap_or(next);
     let left = until.saturating_duration_since(Instant::now());
     let left = Timespec {
@@ -180,13 +193,13 @@ fn wait(open: &[OpenAttempt], next: Instant) -> io::Result<()> {
 
 impl OpenAttempt {
     /// Goes on as far as it can without waiting; how it ended.
-    fn go_on(&mut self, now: Instant) -> Option<AttemptEnd> {
+    fn go_on(&mut self, now: Instant, patience: Duration) -> Option<AttemptEnd> {
         match self.exchange() {
             Ok(true) => {
                 let line = String::from_utf8_lossy(&self.answer);
                 Some(AttemptEnd::Answered(line.trim_end().to_owned()))
             }
-            Ok(false) if now >= self.started + GIVEN_UP_AFTER => Some(AttemptEnd::GivenUp),
+            Ok(false) if now >= self.started + patience => Some(AttemptEnd::GivenUp),
             Ok(false) => None,
             Err(error) => Some(AttemptEnd::Broken(error.kind())),
         }

@@ -1,4 +1,5 @@
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -194,4 +195,68 @@ fn the_program_goes_first_again_where_another_one_has_come_before_it() {
     site.pass();
     site.exchange(|| counted(&theirs), 1, 4);
     assert_eq!(bpf::ingress_programs(site.interface).unwrap().len(), 2);
+}
+
+/// Says so many bytes, and what it hears to the end must be as many. `late`: it reads when the other end has to wait.
+fn talk(mut stream: TcpStream, says: usize, hears: usize, late: bool) {
+    std::thread::scope(|scope| {
+        let mut writer = stream.try_clone().unwrap();
+        scope.spawn(move || {
+            let block = [7; 9_000];
+            let mut left = says;
+            while left > 0 {
+                left -= writer.write(&block[..left.min(block.len())]).unwrap();
+            }
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        if late {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let mut heard = 0;
+        let mut buffer = vec![0; 50_000];
+        loop {
+            match stream.read(&mut buffer).unwrap() {
+                0 => break,
+                length => heard += length,
+            }
+        }
+        assert_eq!(heard, hears);
+    });
+}
+
+#[test]
+fn nothing_of_a_connection_here_is_passed_whatever_is_said_on_it() {
+    const NAME: &str =
+        "passing::kernel::tests::nothing_of_a_connection_here_is_passed_whatever_is_said_on_it";
+    const LOOPBACK: u32 = 1;
+    const SIZES: [usize; 4] = [0, 1, 70_000, 6_000_000];
+    if !in_namespace(NAME) {
+        return;
+    }
+    let inquiry = Arc::new(bpf::processor_numbers().unwrap());
+    let mut program = PassingProgram::load(&inquiry).unwrap();
+    let to = HardwareAddress([2, 0, 0, 0, 0, 7]);
+    let homes = ["127.0.0.1", "::1"].map(|it| it.parse::<IpAddr>().unwrap());
+    // Both ends are on this host, so each packet is looked at.
+    let wanted = homes.map(|home| ((LOOPBACK, home), to));
+    assert!(program.set(&wanted.into()).is_empty());
+    std::thread::scope(|scope| {
+        for home in homes {
+            for (n, (says, hears)) in SIZES
+                .iter()
+                .flat_map(|says| SIZES.map(|hears| (*says, hears)))
+                .enumerate()
+            {
+                scope.spawn(move || {
+                    let listener = TcpListener::bind((home, 0)).unwrap();
+                    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                    let (server, _) = listener.accept().unwrap();
+                    let server = std::thread::spawn(move || talk(server, hears, says, n % 3 == 0));
+                    talk(client, says, hears, n % 4 == 0);
+                    server.join().unwrap();
+                });
+            }
+        }
+    });
+    assert_eq!(counted(&program.count), 0);
 }
