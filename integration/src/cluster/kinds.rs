@@ -60,27 +60,34 @@ fn read(root: &str, list: &Value) -> Result<Vec<ClusterKind>> {
     let mut kinds = Vec::new();
     for group in list["items"].as_array().context("no groups")? {
         let group_name = text(&group["metadata"]["name"]);
-        let version = &group["versions"][0];
-        let version_name = text(&version["version"]);
-        let prefix = match group_name {
-            "" => format!("{root}/{version_name}"),
-            _ => format!("{root}/{group_name}/{version_name}"),
-        };
-        for resource in version["resources"].as_array().into_iter().flatten() {
-            let plural = text(&resource["resource"]).to_owned();
-            let mut names = vec![
-                text(&resource["singularResource"]).to_lowercase(),
-                text(&resource["responseKind"]["kind"]).to_lowercase(),
-                format!("{plural}.{group_name}"),
-            ];
-            names.extend(words(&resource["shortNames"]));
-            kinds.push(ClusterKind {
-                prefix: prefix.clone(),
-                plural,
-                names,
-                namespaced: text(&resource["scope"]) == "Namespaced",
-                verbs: words(&resource["verbs"]),
-            });
+        let first = kinds.len();
+        for version in group["versions"].as_array().into_iter().flatten() {
+            let version_name = text(&version["version"]);
+            let prefix = match group_name {
+                "" => format!("{root}/{version_name}"),
+                _ => format!("{root}/{group_name}/{version_name}"),
+            };
+            for resource in version["resources"].as_array().into_iter().flatten() {
+                let plural = text(&resource["resource"]).to_owned();
+                let mut of_group = kinds.iter().skip(first);
+                if of_group.any(|it: &ClusterKind| it.plural == plural) {
+                    // A version that the API server likes better has it.
+                    continue;
+                }
+                let mut names = vec![
+                    text(&resource["singularResource"]).to_lowercase(),
+                    text(&resource["responseKind"]["kind"]).to_lowercase(),
+                    format!("{plural}.{group_name}"),
+                ];
+                names.extend(words(&resource["shortNames"]));
+                kinds.push(ClusterKind {
+                    prefix: prefix.clone(),
+                    plural,
+                    names,
+                    namespaced: text(&resource["scope"]) == "Namespaced",
+                    verbs: words(&resource["verbs"]),
+                });
+            }
         }
     }
     Ok(kinds)
@@ -139,5 +146,20 @@ mod tests {
             let path = slices.path(namespace, name);
             assert_eq!(path, format!("/apis/discovery.k8s.io/v1{wanted}"));
         }
+    }
+    #[test]
+    fn a_kind_has_the_best_of_its_versions() {
+        let resource = |plural: &str| {
+            json!({"resource": plural, "responseKind": {"kind": plural},
+                "scope": "Cluster", "singularResource": "", "verbs": []})
+        };
+        let list = json!({"items": [{"metadata": {"name": "metallb.io"}, "versions": [
+            {"version": "v1beta2", "resources": [resource("bgppeers")]},
+            {"version": "v1beta1", "resources": [resource("bgppeers"), resource("ipaddresspools")]},
+        ]}]});
+        let kinds = read("/apis", &list).unwrap();
+        let paths: Vec<String> = kinds.iter().map(|it| it.path("", "")).collect();
+        let wanted = ["v1beta2/bgppeers", "v1beta1/ipaddresspools"];
+        assert_eq!(paths, wanted.map(|it| format!("/apis/metallb.io/{it}")));
     }
 }

@@ -18,9 +18,11 @@ use super::announcers::Announcers;
 use super::edge_programs::{EdgePrograms, is_named};
 use super::network::{INTERFACE, Lan, LanEdge};
 use crate::cluster::{Cluster, Pod};
-use crate::{programs, site};
+use crate::{programs, site, wait};
 
 const NAMESPACE: &str = "metallb-system";
+const POOLS: &str = "ipaddresspools.metallb.io";
+const ADVERTISEMENTS: &str = "l2advertisements.metallb.io";
 /// What speakers are found by, as in MetalLB's own manifests.
 const LABELS: [(&str, &str); 2] = [("app", "metallb"), ("component", "speaker")];
 
@@ -40,6 +42,10 @@ impl MetalLbs {
         let folder = speaker.with_file_name("crds");
         for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
             cluster.apply(&fs::read_to_string(entry?.path())?)?;
+        }
+        // The API server serves them a moment later.
+        for kind in [POOLS, ADVERTISEMENTS] {
+            wait::until_some("MetalLB's objects are known", || cluster.path(kind, "", ""))?;
         }
         cluster.namespace(NAMESPACE)?;
         announced(&cluster, addresses, port)?;
@@ -98,9 +104,9 @@ fn announced(cluster: &Cluster, addresses: &[IpAddr], port: u16) -> Result<()> {
             "metadata": {"name": "all", "namespace": NAMESPACE}, "spec": spec})
     };
     let pool = object("IPAddressPool", json!({"addresses": ranges}));
-    cluster.create("ipaddresspools.metallb.io", NAMESPACE, &pool)?;
+    cluster.create(POOLS, NAMESPACE, &pool)?;
     let advertisement = object("L2Advertisement", json!({"interfaces": [INTERFACE]}));
-    cluster.create("l2advertisements.metallb.io", NAMESPACE, &advertisement)?;
+    cluster.create(ADVERTISEMENTS, NAMESPACE, &advertisement)?;
     for (n, address) in addresses.iter().enumerate() {
         let name = format!("s{n}");
         let family = match address {
