@@ -371,8 +371,7 @@ fn page(
             millis(taken.times.quantile(1.0)),
         );
     }
-    text += "\n## Who is not here\n\nMetalLB's speakers find each other by their Pods, which a control plane without kubelets \
-             does not run; of kube-vip no release could be built from its Go module with a checksum that others know. \
+    text += "\n## Who is not here\n\nOf kube-vip no release could be built from its Go module with a checksum that others know. \
              Published by others, on other machines and by other measures: PureLB 2.2 to 6.7 s, MetalLB 5 to 10 s, Cilium \
              10 to 20 s.\n";
     let broken = groups.iter().filter(|it| !it.broken.is_empty());
