@@ -27,8 +27,8 @@ use fairway_integration::{figures, harness};
 
 /// Runs of each departure, of Fairway.
 const RUNS: usize = 50;
-/// For each so many runs a peer has one: its figures are spread less.
-const RUNS_OF_A_PEER: usize = 5;
+/// For each so many runs a peer has one.
+const RUNS_OF_A_PEER: usize = 10;
 /// Gateways on the LAN.
 const EDGES: u8 = 3;
 /// The same where faults of all kinds follow each other.
