@@ -34,8 +34,9 @@ struct PassingThread {
     inquiry: Option<Arc<Inquiry>>,
     program: Option<PassingProgram>,
     neighbors: Option<NeighborTable>,
-    /// Where those gateways are. The kernel may forget one, or not be able to say, while it is still there.
-    known: BTreeMap<NeighborPlace, HardwareAddress>,
+    /// Where packets went at the last look. The kernel may forget a neighbor, or not be able to say, and a gateway may
+    /// get another address: it is still there.
+    former: BTreeMap<PassedAddress, (ClusterName, HardwareAddress)>,
     /// The gateways that packets are passed to.
     gateways: BTreeSet<ClusterName>,
     /// Why they can't be, as it was logged.
@@ -109,7 +110,7 @@ impl PassingThread {
         let mut states = BTreeMap::new();
         if wanted.is_empty() {
             (self.program, self.neighbors) = (None, None);
-            self.known.clear();
+            self.former.clear();
             return (states, None);
         }
         let refused = |why: String| PassingState::Refused(why.into());
@@ -125,21 +126,32 @@ impl PassingThread {
         let places = wanted
             .iter()
             .map(|((interface, _), to)| (*interface, to.at));
-        let places: BTreeSet<NeighborPlace> = places.collect();
-        self.known.retain(|place, _| places.contains(place));
-        match self.look_up(places).await {
-            Ok(now) => self.known.extend(now),
-            Err(error) => {
-                tracing::debug!(%error, "neighbors not read");
-                self.neighbors = None;
-            }
-        }
-        let of = |(interface, _): &PassedAddress, to: &PassTarget| {
-            self.known.get(&(*interface, to.at)).copied()
+        let known = self.look_up(places.collect()).await;
+        let known = known.unwrap_or_else(|error| {
+            tracing::debug!(%error, "neighbors not read");
+            self.neighbors = None;
+            BTreeMap::new()
+        });
+        let now = |(interface, _): &PassedAddress, to: &PassTarget| {
+            known.get(&(*interface, to.at)).copied()
+        };
+        let before = |address: &PassedAddress, to: &PassTarget| {
+            let former = self.former.get(address);
+            former.and_then(|(gateway, hardware)| (*gateway == to.gateway).then_some(*hardware))
         };
         let entries: BTreeMap<PassedAddress, HardwareAddress> = wanted
             .iter()
-            .filter_map(|(address, to)| Some((*address, of(address, to)?)))
+            .filter_map(|(address, to)| {
+                let hardware = now(address, to).or_else(|| before(address, to))?;
+                Some((*address, hardware))
+            })
+            .collect();
+        self.former = entries
+            .iter()
+            .filter_map(|(address, hardware)| {
+                let gateway = wanted.get(address)?.gateway.clone();
+                Some((*address, (gateway, *hardware)))
+            })
             .collect();
         let failed = program.set(&entries);
         self.program = Some(program);
@@ -254,16 +266,27 @@ mod tests {
         let wanted = BTreeMap::from([(address, target.clone())]);
         let passed = BTreeMap::from([(address, (target, PassingState::Passed))]);
         let mut thread = PassingThread::default();
+        let goes_to = |thread: &PassingThread| thread.former[&address].1.0[5];
         assert!(thread.pass(&wanted).await.0.is_empty());
         run("ip neighbor add 192.0.2.7 lladdr 02:00:00:00:00:07 dev gateway0");
         assert_eq!(thread.pass(&wanted).await.0, passed);
         run("ip neighbor del 192.0.2.7 dev gateway0");
         assert_eq!(thread.pass(&wanted).await.0, passed);
+        assert_eq!(goes_to(&thread), 7);
         // It has another card.
         run("ip neighbor add 192.0.2.7 lladdr 02:00:00:00:00:08 dev gateway0");
         assert_eq!(thread.pass(&wanted).await.0, passed);
-        let place = (interface, "192.0.2.7".parse().unwrap());
-        assert_eq!(thread.known[&place], HardwareAddress([2, 0, 0, 0, 0, 8]));
+        assert_eq!(goes_to(&thread), 8);
+        // It has another address, at which it has not been seen.
+        let mut elsewhere = wanted.clone();
+        elsewhere.get_mut(&address).unwrap().at = "192.0.2.9".parse().unwrap();
+        assert_eq!(thread.pass(&elsewhere).await.0.len(), 1);
+        assert_eq!(goes_to(&thread), 8);
+        // Another gateway is somewhere else.
+        let mut other = elsewhere.clone();
+        other.get_mut(&address).unwrap().gateway = ClusterName::from("edge-3");
+        assert!(thread.pass(&other).await.0.is_empty());
+        assert_eq!(thread.pass(&wanted).await.0, passed);
         // A later move begins anew.
         run("ip neighbor del 192.0.2.7 dev gateway0");
         thread.pass(&BTreeMap::new()).await;
