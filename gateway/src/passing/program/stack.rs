@@ -4,17 +4,17 @@ use crate::bpf::instructions::{Instruction, MAP_LOOKUP_ELEM, R, add, call, copy,
 
 /// The file descriptors of the program's maps.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct PassingMaps {
+pub(crate) struct PassingMaps {
     /// From key to value.
-    pub(in super::super) passed: i32,
+    pub(crate) passed: i32,
     /// From the addresses and ports of a connection to a record of it.
-    pub(in super::super) begun: i32,
+    pub(crate) begun: i32,
     /// From the addresses and number of an IPv4 packet whose first fragment was passed to when that was, in nanoseconds.
-    pub(in super::super) fragments: i32,
+    pub(crate) fragments: i32,
     /// How many packets were passed.
-    pub(in super::super) count: i32,
+    pub(crate) count: i32,
     /// By which the program that steers knows that no client asks: [`crate::steering`].
-    pub(in super::super) inquiry: i32,
+    pub(crate) inquiry: i32,
 }
 
 /// Placeholders for jump targets.
