@@ -56,12 +56,12 @@ impl<'a> ClusterFleet<'a> {
             &format!("addresses: [198.19.1.1-198.19.1.9], {announce}"),
         )?;
         let controller = it.controller("controller-1", &[DEFAULT_CLASS])?;
-        let mut gateways = Vec::new();
         for edge in &lan.edges {
             cluster.attach(&edge.host)?;
             cluster.node(&edge.name, &[edge.ip()], &[])?;
-            gateways.push(it.gateway_on(&edge.host, &edge.name, &[])?);
         }
+        let places = lan.edges.iter().map(|edge| (&edge.host, &*edge.name));
+        let gateways = it.gateways_on(places)?;
         // The key of the fleet comes some seconds after the gateways. They say themselves whom they hear: what stands in
         // their Leases of that is up to ten seconds old.
         wait::until_some("all gateways hear each other", || {
@@ -155,7 +155,8 @@ fn was_shown(watch: &Receiver<WatchEvent>, address: IpAddr) -> bool {
 }
 
 fn gateways_of_a_cluster_share_addresses_that_no_other_host_uses() -> Result<()> {
-    let cluster = Cluster::shared()?;
+    // Of its own: nobody needs it clean after the one test here.
+    let cluster = Cluster::start()?;
     let mut fleet = ClusterFleet::new(&cluster)?;
     let [used, free] = [vip(1), vip(2)];
     let other = fleet.lan.other_witness.clone();

@@ -56,6 +56,7 @@ use std::time::Duration;
 use self::candidacy::Contest;
 pub use self::candidacy::{Ability, Candidacy};
 use self::due::{DueAddresses, DueFor};
+pub use self::first_terms::ASKERS;
 use self::former_owners::FormerOwners;
 use self::handover::Handover;
 use self::members::{Members, OwnRun, SentLately};
@@ -111,6 +112,8 @@ pub struct Fleet {
     asks_first: bool,
     /// The addresses that no gateway has owned since they are contended for.
     never_owned: BTreeSet<IpAddr>,
+    /// Those of them that it would take now if it knew that no other host uses them.
+    to_ask: BTreeSet<IpAddr>,
     changes: Vec<OwnershipChange>,
     predecessors: FormerOwners,
     /// The time of day when it began, and the time since the machine started.
@@ -144,6 +147,7 @@ impl Fleet {
             handover: Handover::default(),
             asks_first: false,
             never_owned: BTreeSet::new(),
+            to_ask: BTreeSet::new(),
             changes: Vec::new(),
             predecessors: FormerOwners::default(),
         }
@@ -456,15 +460,20 @@ impl Fleet {
         stage == Some(MemberStage::Ready) && self.members.is_alive(name, now)
     }
 
-    fn speak(&mut self, now: BootTime) -> Vec<(MemberName, FleetMessage)> {
-        self.sent.note(now, self.sequence + 1);
-        let hears = self.members.hears(now);
-        let stage = match self.handover {
+    /// What it is about to do.
+    fn stage(&self, now: BootTime) -> MemberStage {
+        match self.handover {
             Handover::Leaving => MemberStage::Leaving,
             _ if now < self.listens_until || self.can_take_nothing() => MemberStage::Listening,
             Handover::Draining => MemberStage::Draining,
             Handover::None => MemberStage::Ready,
-        };
+        }
+    }
+
+    fn speak(&mut self, now: BootTime) -> Vec<(MemberName, FleetMessage)> {
+        self.sent.note(now, self.sequence + 1);
+        let hears = self.members.hears(now);
+        let stage = self.stage(now);
         let mut messages = Vec::new();
         for name in self.members.names() {
             let knows = self.members.get(name).map_or(0, |it| it.knows);

@@ -24,7 +24,7 @@ impl FleetLoop {
         unanswered.map(|(address, _)| *address).collect()
     }
 
-    /// What is to be answered to the controller's probe of an address; none: nothing yet.
+    /// What is to be answered to the controller's probe of an address; none: nothing yet, or others are asked.
     fn answer(
         &self,
         address: IpAddr,
@@ -37,8 +37,13 @@ impl FleetLoop {
         }
         let segments = self.segments.values();
         let there = segments.filter(|it| it.segment.addresses.contains(&address));
+        let number = probed.number;
+        let (left, own): (Vec<_>, Vec<_>) = there.partition(|it| it.leaves(address, number, now));
+        if own.is_empty() && !left.is_empty() {
+            return None;
+        }
         let mut answer = ProbeOutcome::Unknown;
-        for segment in there {
+        for segment in own {
             match segment.answer(address, probed.number, now)? {
                 taken @ ProbeOutcome::Taken(_) => return Some(taken),
                 ProbeOutcome::Free => answer = ProbeOutcome::Free,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fairway_config::exchange::Successor;
+use fairway_config::names::ClusterName;
 use fairway_gateway_core::fleet::message::MemberName;
 use fairway_gateway_core::fleet::wire::{self, FleetWireError};
 use fairway_gateway_core::fleet::{Ability, BootTime, Candidacy, Fleet};
@@ -109,6 +110,9 @@ pub(super) struct RunningSegment {
     pub(super) probes: WireProbes,
     /// The addresses whose first term waits until that is known.
     asking: BTreeSet<IpAddr>,
+    /// One controller asks all gateways. Without a store that tells of the others each gateway has a controller of its
+    /// own, which asks it alone.
+    has_one_controller: bool,
     /// The last message could not be sent, and that was said.
     is_unheard: bool,
 }
@@ -138,6 +142,7 @@ impl RunningSegment {
             right,
             probes: WireProbes::default(),
             asking: BTreeSet::new(),
+            has_one_controller: false,
             is_unheard: false,
         }
     }
@@ -161,6 +166,7 @@ impl RunningSegment {
         self.problem = problem;
         (self.segment, self.port) = (inputs.segment, inputs.port);
         self.index = inputs.index;
+        self.has_one_controller = inputs.waits_for_key;
         self.fleet.set_members(self.segment.members.keys().cloned());
         let is_draining = inputs.announceable.draining.is_some();
         self.fleet.set_draining(is_draining);
@@ -198,6 +204,7 @@ impl RunningSegment {
         now: BootTime,
         layer2: &Layer2,
         probing: &BTreeMap<IpAddr, ProbedAddress>,
+        pools: &BTreeMap<ClusterName, Arc<AnnouncedPool>>,
     ) {
         self.probes.collect(now);
         self.asking.clear();
@@ -209,6 +216,7 @@ impl RunningSegment {
             if self.segment.addresses.contains(address)
                 && self.probes.number(*address) != Some(probed.number)
                 && self.fleet.owner(*address, now).is_none()
+                && self.is_asker(*address, pools.get(&probed.pool), now)
             {
                 asked.insert(*address, probed.number);
             }
@@ -228,9 +236,24 @@ impl RunningSegment {
         self.probes.ask(layer2, &self.interface, asked);
     }
 
+    /// Whether this gateway is one of those that ask here for the controller after an address of that pool.
+    fn is_asker(&self, address: IpAddr, pool: Option<&Arc<AnnouncedPool>>, now: BootTime) -> bool {
+        let owners = |name: &MemberName| pool.is_some_and(|it| it.owners.contains(name));
+        !self.has_one_controller
+            || (!self.fleet.is_listening(now) && self.fleet.is_asker(address, owners, now))
+    }
+
     /// Whether this gateway waits with the first term of an address until it knows whether another host uses it.
     pub(super) fn is_asking(&self, address: IpAddr) -> bool {
         self.asking.contains(&address)
+    }
+
+    /// Whether the controller's probe of an address is left to other gateways here.
+    pub(super) fn leaves(&self, address: IpAddr, number: u64, now: BootTime) -> bool {
+        self.problem.is_none()
+            && !self.fleet.is_listening(now)
+            && self.fleet.owner(address, now).is_none()
+            && self.probes.number(address) != Some(number)
     }
 
     /// What is to be answered to the controller's probe of an address; none: nothing yet.

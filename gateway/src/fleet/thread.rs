@@ -229,7 +229,7 @@ impl FleetLoop {
                 segment.fleet.leave();
             }
             segment.hold_offers(now, &unanswered);
-            segment.ask(now, &self.inputs.layer2, &self.probing);
+            segment.ask(now, &self.inputs.layer2, &self.probing, &self.pools);
             segment.tick(now, self.seal.as_ref());
         }
         if is_leaving {

@@ -112,7 +112,31 @@ impl<'a> Installed<'a> {
         self.run_gateway((host, name), arguments, &[])
     }
 
+    /// A gateway on each of these hosts, of these names. They start together.
+    pub fn gateways_on<'h>(
+        &self,
+        places: impl IntoIterator<Item = (&'h Host, &'h str)>,
+    ) -> Result<Vec<Fairway>> {
+        let places = places.into_iter();
+        let mut gateways = places
+            .map(|place| self.launch_gateway(place, &[], &[]))
+            .collect::<Result<Vec<_>>>()?;
+        gateways.iter_mut().try_for_each(Fairway::ready)?;
+        Ok(gateways)
+    }
+
     fn run_gateway(
+        &self,
+        place: (&Host, &str),
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Fairway> {
+        let mut gateway = self.launch_gateway(place, arguments, environment)?;
+        gateway.ready()?;
+        Ok(gateway)
+    }
+
+    fn launch_gateway(
         &self,
         (host, name): (&Host, &str),
         arguments: &[&str],
@@ -124,7 +148,6 @@ impl<'a> Installed<'a> {
             .arguments(arguments)
             .environment(environment);
         gateway.launch()?;
-        gateway.ready()?;
         Ok(gateway)
     }
 

@@ -6,15 +6,15 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::handover::Handover;
+use super::message::{MemberName, MemberStage};
+use super::rank::rank;
 use super::{BootTime, Fleet};
 
 /// So long an answer counts that nobody uses an address.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// It is not known whether another host uses an address.
-#[derive(Debug)]
-pub(super) struct NotAsked;
+/// So many gateways ask on a network for the controller whether another host uses an address: one may be about to die.
+pub const ASKERS: usize = 2;
 
 impl Fleet {
     /// From now on it begins the first term of an address only after [`Self::note_free`].
@@ -22,34 +22,49 @@ impl Fleet {
         self.asks_first = true;
     }
 
-    /// The addresses that it would take if it knew that no other host uses them.
+    /// The addresses that it would take now if it knew that no other host uses them: it is its turn.
     pub fn unasked(&self, now: BootTime) -> Vec<IpAddr> {
-        if !self.asks_first || self.handover == Handover::Leaving {
-            return Vec::new();
-        }
-        // Nearly always there is none: this is asked all the time.
-        let unasked = self.never_owned.iter().filter(|address| {
-            let contest = self.addresses.get(*address);
-            contest.is_some_and(|it| it.is_able() && it.candidates.contains(&self.own))
-                && self.free_for_first_term(**address, now).is_err()
-        });
-        unasked.copied().collect()
+        let unasked = self.to_ask.iter().copied();
+        unasked
+            .filter(|address| !self.is_free_for_first_term(*address, now))
+            .collect()
     }
 
-    /// Since when nobody uses the address, where that is to be known first; the error: it is not known.
-    pub(super) fn free_for_first_term(
+    /// Whether this member asks for the controller whether another host uses an address that nobody has yet: it is one
+    /// of the first [`ASKERS`] of those that live and may have it, in the order of the rendezvous hash. Those that take
+    /// part go first: what another one lacks may be that it can't ask. They need not agree on who lives: then a few more
+    /// ask, and one that is dead is followed when it is known to be.
+    pub fn is_asker(
         &self,
         address: IpAddr,
+        is_candidate: impl Fn(&MemberName) -> bool,
         now: BootTime,
-    ) -> Result<Option<BootTime>, NotAsked> {
+    ) -> bool {
+        let takes_part =
+            |stage: MemberStage| matches!(stage, MemberStage::Ready | MemberStage::Draining);
+        let own = (
+            takes_part(self.stage(now)),
+            rank(address, &self.own),
+            &self.own,
+        );
+        let better = self.members.names().filter(|name| {
+            let stage = self.members.get(name).map(|it| it.stage);
+            let stage = stage.filter(|it| *it != MemberStage::Leaving);
+            stage.is_some_and(|stage| (takes_part(stage), rank(address, name), *name) > own)
+                && is_candidate(name)
+                && self.members.is_alive(name, now)
+        });
+        better.take(ASKERS).count() < ASKERS
+    }
+
+    /// Whether its first term may begin, or it has had one: no other host uses the address, where that is to be known
+    /// first.
+    pub(super) fn is_free_for_first_term(&self, address: IpAddr, now: BootTime) -> bool {
         if !self.asks_first || self.had_owner(address) {
-            return Ok(None);
+            return true;
         }
         let free_since = self.addresses.get(&address).and_then(|it| it.free_since);
-        match free_since {
-            Some(since) if now.since(since) <= FRESH => Ok(Some(since)),
-            _ => Err(NotAsked),
-        }
+        free_since.is_some_and(|since| now.since(since) <= FRESH)
     }
 
     /// Whether a gateway has owned the address since it is contended for.
@@ -68,10 +83,10 @@ impl Fleet {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
-    use super::super::message::MemberName;
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    use super::super::{Ability, Candidacy, HEARTBEAT, SILENT};
+    use super::super::{Ability, Candidacy, HEARTBEAT, SILENT, STEP};
     use super::*;
 
     const NOW: BootTime = BootTime(Duration::from_secs(100));
@@ -81,12 +96,17 @@ mod tests {
     }
 
     fn member(name: &str, run: u64, now: BootTime) -> Fleet {
+        member_of(2, name, run, now)
+    }
+
+    /// A member of a fleet of so many.
+    fn member_of(count: u64, name: &str, run: u64, now: BootTime) -> Fleet {
         let mut fleet = Fleet::new(name.into(), run, 1_800_000_000_000, now);
         fleet.ask_first();
-        let both = ["edge-1", "edge-2"].map(MemberName::from);
-        fleet.set_members(both.clone());
+        let all: BTreeSet<MemberName> = (1..=count).map(|n| format!("edge-{n}").into()).collect();
+        fleet.set_members(all.clone());
         let candidacy = Candidacy {
-            candidates: Arc::new(both.into()),
+            candidates: Arc::new(all),
             ability: Ability::Able,
             ..Candidacy::default()
         };
@@ -148,5 +168,66 @@ mod tests {
         fleets.remove(0);
         let owner = run(&mut fleets, now, SILENT + HEARTBEAT * 4);
         assert_eq!(owner, ["edge-2".into()]);
+    }
+
+    fn fleet_of(count: u64) -> Vec<Fleet> {
+        let names = (1..=count).map(|n| (format!("edge-{n}"), n));
+        let fleets = names.map(|(name, run)| member_of(count, &name, run, NOW));
+        fleets.collect()
+    }
+
+    #[test]
+    fn the_one_that_is_to_take_an_address_asks_and_others_when_it_has_died() {
+        let mut fleets = fleet_of(10);
+        let mut now = NOW;
+        // Who asks, and after how long the first one did.
+        let mut ask = |fleets: &mut Vec<Fleet>, time: Duration| {
+            let (until, mut asked) = (now.after(time), BTreeSet::new());
+            while now < until {
+                run(fleets, now, HEARTBEAT);
+                now = now.after(HEARTBEAT);
+                let asks = fleets.iter().filter(|it| !it.unasked(now).is_empty());
+                asked.extend(asks.map(|it| it.own.clone()));
+            }
+            asked
+        };
+        let asked = ask(&mut fleets, Duration::from_millis(1200));
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        // It dies before it has an answer.
+        fleets.retain(|it| !asked.contains(&it.own));
+        let next = ask(&mut fleets, SILENT + STEP);
+        assert!(!next.is_empty() && next.is_disjoint(&asked), "{next:?}");
+    }
+
+    #[test]
+    fn of_all_that_live_two_ask_for_the_controller_and_the_dead_are_followed() {
+        let mut fleets = fleet_of(10);
+        let address = "203.0.113.7".parse().unwrap();
+        let asks = |fleets: &[Fleet], now: BootTime| -> BTreeSet<MemberName> {
+            let asks = fleets
+                .iter()
+                .filter(|it| it.is_asker(address, |name| &**name != "edge-3", now));
+            asks.map(|it| it.own.clone())
+                .filter(|name| &**name != "edge-3")
+                .collect()
+        };
+        let time = Duration::from_secs(1);
+        run(&mut fleets, NOW, time);
+        let mut now = NOW.after(time);
+        let mut asked = asks(&fleets, now);
+        while fleets.len() > 2 {
+            assert_eq!(asked.len(), ASKERS, "{} live: {asked:?}", fleets.len());
+            // One of them dies.
+            let dead = asked.pop_first();
+            fleets.retain(|it| Some(&it.own) != dead.as_ref());
+            let time = SILENT + HEARTBEAT;
+            run(&mut fleets, now, time);
+            now = now.after(time);
+            asked = asks(&fleets, now);
+        }
+        // One that is alone on its network asks.
+        fleets.retain(|it| &*it.own != "edge-3");
+        run(&mut fleets, now, time);
+        assert_eq!(asks(&fleets, now.after(time)).len(), 1);
     }
 }

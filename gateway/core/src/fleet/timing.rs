@@ -22,8 +22,9 @@ pub(super) const LISTENS: Duration = Duration::from_millis(800);
 /// after the other.
 pub const LEARNS: Duration = Duration::from_secs(3);
 
-/// So much longer than we another one may need until it knows that no other host uses an address.
-pub(super) const ASKS: Duration = Duration::from_millis(400);
+/// So long the one that is to take a new address first may need until it knows that no other host uses it: it asks for
+/// 800 ms, perhaps a moment later than we would.
+pub(super) const ASKS: Duration = Duration::from_millis(1200);
 
 /// Time since the machine started, with the time that it slept (CLOCK_BOOTTIME, clock_gettime(2)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use super::Fleet;
 use super::candidacy::Contest;
-use super::first_terms::NotAsked;
 use super::handover::Handover;
 use super::message::{MemberName, MemberStage};
 use super::timing::{ASKS, BootTime, LEARNS, LISTENS, STEP};
@@ -23,6 +22,8 @@ pub(super) struct VacantAddress {
     /// Since when all of these are known to know the address, and to have told what they took; none: one may not have
     /// heard of it yet.
     known_since: Option<BootTime>,
+    /// Its first term may begin: no other host uses it, as far as that has to be known.
+    may_begin: bool,
 }
 
 impl VacantAddress {
@@ -77,6 +78,7 @@ fn spread(
 impl Fleet {
     /// Begins terms of the addresses that are this member's to take.
     pub(super) fn take_vacant(&mut self, now: BootTime) {
+        self.to_ask.clear();
         if self.handover == Handover::Leaving {
             return;
         }
@@ -107,8 +109,11 @@ impl Fleet {
                 };
                 since.after(STEP.saturating_mul(place))
             };
-            if turn <= now {
-                begun.push(it.address);
+            match it.may_begin {
+                _ if now < turn => {}
+                true => begun.push(it.address),
+                // Whose turn it is asks, and nobody else: hundreds would ask after each new address.
+                false => drop(self.to_ask.insert(it.address)),
             }
         }
         let offered = self.offered(now).into_iter();
@@ -185,11 +190,6 @@ impl Fleet {
         now: BootTime,
     ) -> Option<VacantAddress> {
         let mut since = contest.vacant_since;
-        match self.free_for_first_term(address, now) {
-            Ok(None) => {}
-            Ok(Some(free)) => since = since.max(free),
-            Err(NotAsked) => return None,
-        }
         for (name, term) in self.members.terms(address) {
             if term.goes_on() {
                 let silent_from = self.members.silent_from(name).unwrap_or(since);
@@ -237,6 +237,7 @@ impl Fleet {
             first_kind: first.names.len(),
             known_since: first.known_since.filter(|_| !first.is_behind),
             takers: kinds.into_iter().flat_map(|it| it.names).collect(),
+            may_begin: self.is_free_for_first_term(address, now),
         })
     }
 }
