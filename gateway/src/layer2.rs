@@ -4,7 +4,8 @@
 //! Reading order:
 //! 1. [`Layer2`]: the handle; `shared`: what the handle and the two threads tell each other; [`faults`];
 //! 2. `responding`: the thread `fairway-layer2` with the [`Responder`] of each interface. It makes no call that can
-//!    wait for others in the kernel (only reading, writing, and the clock), and it has no capability;
+//!    wait for others in the kernel (only reading, writing, and the clock), and it has no capability; `conflict_log`,
+//!    what it says of conflicts;
 //! 3. `links`: the thread `fairway-links`, which has CAP_NET_RAW and CAP_NET_ADMIN and does all that needs them or may
 //!    take long: it watches interfaces (`host_links`), opens `sockets`, joins `groups`, and keeps the kernel quiet;
 //! 4. `arp_guard`: what the kernel must not say, by a table of nftables (`arp_table`, over `netfilter`) or, where
@@ -21,6 +22,7 @@
 mod arp_guard;
 mod arp_settings;
 mod arp_table;
+mod conflict_log;
 pub mod faults;
 mod groups;
 mod host_links;

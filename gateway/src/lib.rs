@@ -74,6 +74,7 @@ mod pipes;
 pub mod port;
 mod programmer;
 mod published;
+mod receive_meter;
 pub mod reports;
 pub mod settings;
 mod shared;

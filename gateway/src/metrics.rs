@@ -62,6 +62,8 @@ pub const HEARTBEATS: &str = "fairway_heartbeats_total";
 pub const FLEET_MEMBERS: &str = "fairway_fleet_members";
 /// Counter: datagrams at the fleet's port that do not count; label `reason`.
 pub const HEARTBEATS_REJECTED: &str = "fairway_heartbeat_rejected_total";
+/// Counter: pauses in which nothing is received, as too much came; label `of`.
+pub const RECEIVE_PAUSES: &str = "fairway_receive_pauses_total";
 
 /// The data of which [`render`] makes series.
 #[derive(Clone, Debug, Default)]

@@ -440,7 +440,14 @@ fn rough_routers_harm_nobody() -> Result<()> {
     let site = RoutedSite::new(1)?;
     let bird = Bird::start(&site.router, ID, &session(1, "bfd on;"))?;
     let place = |n: u8| IpAddr::from(Ipv4Addr::new(198, 18, 1, 100 + n));
-    let all_rough = [Roughness::Closes, Roughness::Garbage, Roughness::Deaf];
+    let all_rough = [
+        Roughness::Closes,
+        Roughness::Garbage,
+        Roughness::Deaf,
+        // They never end.
+        Roughness::FullTable(usize::MAX),
+        Roughness::Refreshes,
+    ];
     let mut routers = Vec::new();
     let mut peers = vec![peer("tor", THEIRS, router(1), "bfd: {}")];
     for (n, roughness) in (1..).zip(all_rough) {
@@ -460,9 +467,24 @@ fn rough_routers_harm_nobody() -> Result<()> {
     let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
     let mut one = fairway(site.edge(1)?, "{bgp: {}}", &peers)?;
     bird.reaches(vip(1), &[edge(1)])?;
-    let [closes, garbage, _] = &routers[..] else {
-        bail!("three routers");
+    let [closes, garbage, _, full, _] = &routers[..] else {
+        bail!("five routers");
     };
+    for name in ["rough-4", "rough-5"] {
+        peer_is(&one, name, "Established", &[])?;
+    }
+    wait::until("a router sends without an end", || full.sent() > 10)?;
+    // What is received has a share of a processor.
+    let process = one.process()?;
+    let (before, began) = (process.ran("fairway-bgp")?, Instant::now());
+    std::thread::sleep(Duration::from_secs(2));
+    let ran = process.ran("fairway-bgp")? - before;
+    let share = ran.as_secs_f64() / began.elapsed().as_secs_f64();
+    println!(
+        "two routers that send without an end: {share:.2} of a processor, {} UPDATEs",
+        full.sent()
+    );
+    ensure!(share < 0.4, "{share:.2} of a processor");
     wait::until("each was dialled more than once", || {
         closes.dialled() > 3 && garbage.dialled() > 3
     })?;

@@ -37,6 +37,7 @@ mod candidacy;
 mod due;
 mod first_terms;
 mod former_owners;
+mod garbage;
 mod handover;
 mod members;
 pub mod message;
@@ -58,6 +59,7 @@ pub use self::candidacy::{Ability, Candidacy};
 use self::due::{DueAddresses, DueFor};
 pub use self::first_terms::ASKERS;
 use self::former_owners::FormerOwners;
+pub use self::garbage::GarbageWatch;
 use self::handover::Handover;
 use self::members::{Members, OwnRun, SentLately};
 use self::message::{
@@ -245,6 +247,11 @@ impl Fleet {
     /// Whether it hears that member, or another one does.
     pub fn is_alive(&self, member: &str, now: BootTime) -> bool {
         *member == *self.own || self.members.is_alive(member, now)
+    }
+
+    /// The runs of other members whose messages have counted.
+    pub fn present_runs(&self) -> impl Iterator<Item = (&MemberName, u64)> {
+        self.members.present_runs()
     }
 
     /// The other members, and whether this gateway hears each of them itself and is heard by it.

@@ -15,7 +15,8 @@
 //!    [`fleet`]: which gateway owns an address there;
 //! 9. [`layer2`]: what answers ARP and Neighbor Discovery for the addresses that a gateway owns ([`checksum`]);
 //! 10. [`bgp`]: announcing to routers; [`bfd`]: whether they can be reached;
-//! 11. [`source_pool`]: which of the host's addresses endpoints are dialled from.
+//! 11. [`source_pool`]: which of the host's addresses endpoints are dialled from;
+//! 12. [`receive_budget`]: how much of a processor is used for what comes from the network, where nothing else bounds it.
 
 pub mod affinity;
 pub mod bfd;
@@ -32,6 +33,7 @@ mod lru;
 pub mod pick;
 pub mod rank;
 pub mod reachability;
+pub mod receive_budget;
 pub mod route;
 pub mod segments;
 pub mod source_pool;

@@ -1,7 +1,9 @@
 //! The sockets of BFD.
 //!
 //! Packets come to port 3784 over one hop (RFC 5881) and to 4784 over several (RFC 5883). The first are taken with
-//! a TTL of 255 alone, which nobody farther away can send; a filter of the kernel drops the others.
+//! a TTL of 255 alone, which nobody farther away can send; a filter of the kernel drops the others, and what comes from
+//! somebody who is no router or does not know the discriminator of the session: else packets of routers would be lost
+//! among those of a flood.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,7 +13,7 @@ use std::time::Duration;
 
 use fairway_gateway_core::bfd::packet::{self, BfdPacket};
 use fairway_gateway_core::fleet::BootTime;
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
 /// How many packets of a socket one turn takes.
@@ -36,25 +38,45 @@ impl BfdPlace {
     }
 }
 
+/// What is taken of one router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HeardRouter {
+    pub(super) address: IpAddr,
+    /// The discriminator of the own session.
+    pub(super) discriminator: u32,
+}
+
+/// The routers that are heard at each place.
+pub(super) type HeardRouters = BTreeMap<BfdPlace, BTreeSet<HeardRouter>>;
+
 /// The sockets that packets come in by, as long as there is a session for each.
 #[derive(Debug, Default)]
 pub(super) struct BfdSockets {
     open: BTreeMap<BfdPlace, UdpSocket>,
+    heard: HeardRouters,
     /// Why those that are wanted are not there, and when they are tried again.
     failed: BTreeMap<BfdPlace, (String, BootTime)>,
 }
 
 impl BfdSockets {
-    /// Opens and closes sockets, so that these are there. Needs a Tokio runtime.
-    pub(super) fn want(&mut self, places: &BTreeSet<BfdPlace>, now: BootTime) {
-        self.open.retain(|place, _| places.contains(place));
-        self.failed.retain(|place, _| places.contains(place));
-        for place in places {
+    /// Opens and closes sockets, so that these routers are heard. Needs a Tokio runtime.
+    pub(super) fn want(&mut self, heard: HeardRouters, now: BootTime) {
+        self.open.retain(|place, _| heard.contains_key(place));
+        self.failed.retain(|place, _| heard.contains_key(place));
+        for (place, routers) in &heard {
+            if self.heard.get(place) != Some(routers)
+                && let Some(socket) = self.open.get(place)
+                && let Err(error) = SockRef::from(socket).attach_filter(&filter(*place, routers))
+            {
+                // One of before would drop the packets of new routers.
+                tracing::debug!(%error, "the filter of BFD is not set");
+                self.open.remove(place);
+            }
             let waits = self.failed.get(place).is_some_and(|(_, at)| now < *at);
             if self.open.contains_key(place) || waits {
                 continue;
             }
-            match listen(*place) {
+            match listen(*place, routers) {
                 Ok(socket) => {
                     self.failed.remove(place);
                     self.open.insert(*place, socket);
@@ -66,6 +88,7 @@ impl BfdSockets {
                 }
             }
         }
+        self.heard = heard;
     }
 
     /// Why nothing can be heard there.
@@ -111,7 +134,7 @@ impl BfdSockets {
     }
 }
 
-fn listen(place: BfdPlace) -> io::Result<UdpSocket> {
+fn listen(place: BfdPlace, routers: &BTreeSet<HeardRouter>) -> io::Result<UdpSocket> {
     let (domain, any): (_, IpAddr) = match place.is_v6 {
         true => (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()),
         false => (Domain::IPV4, Ipv4Addr::UNSPECIFIED.into()),
@@ -120,20 +143,72 @@ fn listen(place: BfdPlace) -> io::Result<UdpSocket> {
     if place.is_v6 {
         socket.set_only_v6(true)?;
     }
-    if !place.is_multihop {
-        // Where the TTL is in an IPv4 header, and the hop limit in an IPv6 one (linux/filter.h: SKF_NET_OFF).
-        let at = if place.is_v6 { 7 } else { 8 };
-        let network_header = 0xfff0_0000;
-        socket.attach_filter(&[
-            // BPF_LD | BPF_B | BPF_ABS; BPF_JMP | BPF_JEQ | BPF_K; BPF_RET | BPF_K.
-            SockFilter::new(0x30, 0, 0, network_header + at),
-            SockFilter::new(0x15, 0, 1, 255),
-            SockFilter::new(0x06, 0, 0, u32::MAX),
-            SockFilter::new(0x06, 0, 0, 0),
-        ])?;
-    }
+    socket.attach_filter(&filter(place, routers))?;
     socket.bind(&SocketAddr::new(any, place.port()).into())?;
     UdpSocket::from_std(socket.into())
+}
+
+/// Classic BPF (Documentation/networking/filter.rst). What is too short for its loads is dropped.
+fn filter(place: BfdPlace, routers: &BTreeSet<HeardRouter>) -> Vec<SockFilter> {
+    /// `BPF_LD | BPF_B | BPF_ABS`
+    const LOAD_BYTE: u16 = 0x30;
+    /// `BPF_LD | BPF_W | BPF_ABS`
+    const LOAD_WORD: u16 = 0x20;
+    /// `BPF_JMP | BPF_JEQ | BPF_K`
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    /// `BPF_RET | BPF_K`: how many bytes are kept.
+    const RETURN: u16 = 0x06;
+    /// From here on offsets count from the network header.
+    const NETWORK_HEADER: u32 = libc::SKF_NET_OFF.cast_unsigned();
+    /// Behind the UDP header, which a filter sees first, and eight bytes of the packet.
+    const YOUR_DISCRIMINATOR: u32 = 16;
+    /// With more routers than this, the kernel takes no filter for them.
+    const MOST: usize = 256;
+    const ALL: SockFilter = SockFilter::new(RETURN, 0, 0, u32::MAX);
+    const NONE: SockFilter = SockFilter::new(RETURN, 0, 0, 0);
+    let in_header = |at: u32| NETWORK_HEADER.wrapping_add(at);
+    let mut filter = Vec::new();
+    if !place.is_multihop {
+        // Where the TTL is in an IPv4 header, and the hop limit in an IPv6 one.
+        let at = if place.is_v6 { 7 } else { 8 };
+        filter.extend([
+            SockFilter::new(LOAD_BYTE, 0, 0, in_header(at)),
+            SockFilter::new(JUMP_IF_EQUAL, 1, 0, 255),
+            NONE,
+        ]);
+    }
+    if routers.len() > MOST {
+        filter.push(ALL);
+        return filter;
+    }
+    for router in routers {
+        // Where the source address is.
+        let (octets, at) = match router.address {
+            IpAddr::V4(address) => (address.octets().to_vec(), 12),
+            IpAddr::V6(address) => (address.octets().to_vec(), 8),
+        };
+        let words = octets.chunks_exact(4).map(|word| {
+            let word = <[u8; 4]>::try_from(word).unwrap_or_default();
+            u32::from_be_bytes(word)
+        });
+        let words: Vec<u32> = words.collect();
+        // To the next router: behind the words that are left, and the four instructions of the discriminator.
+        let mut left = words.len() as u8 * 2 + 4;
+        for (n, word) in (0..).zip(&words) {
+            filter.push(SockFilter::new(LOAD_WORD, 0, 0, in_header(at + 4 * n)));
+            left -= 2;
+            filter.push(SockFilter::new(JUMP_IF_EQUAL, 0, left, *word));
+        }
+        filter.extend([
+            SockFilter::new(LOAD_WORD, 0, 0, YOUR_DISCRIMINATOR),
+            SockFilter::new(JUMP_IF_EQUAL, 1, 0, router.discriminator),
+            // A router that hears nothing does not know it (RFC 5880, section 6.8.6).
+            SockFilter::new(JUMP_IF_EQUAL, 0, 1, 0),
+            ALL,
+        ]);
+    }
+    filter.push(NONE);
+    filter
 }
 
 fn udp(domain: Domain) -> io::Result<Socket> {
@@ -186,5 +261,85 @@ impl BfdSender {
         if let Err(error) = self.0.send(&packet::encode(packet)) {
             tracing::debug!(%error, "BFD packet not sent");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    /// Whether a datagram from `from` with that TTL and discriminator is taken.
+    fn is_taken(
+        routers: &BTreeSet<HeardRouter>,
+        from: &str,
+        hops: u8,
+        discriminator: u32,
+        is_multihop: bool,
+    ) -> bool {
+        let from: IpAddr = from.parse().unwrap();
+        let place = BfdPlace {
+            is_v6: from.is_ipv6(),
+            is_multihop,
+        };
+        let home: IpAddr = match from {
+            IpAddr::V4(_) => [127, 0, 0, 1].into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let socket = udp(Domain::for_address(SocketAddr::new(home, 0))).unwrap();
+        socket.attach_filter(&filter(place, routers)).unwrap();
+        socket.bind(&SocketAddr::new(home, 0).into()).unwrap();
+        let client = std::net::UdpSocket::bind(SocketAddr::new(from, 0)).unwrap();
+        match from {
+            IpAddr::V4(_) => SockRef::from(&client).set_ttl_v4(hops.into()).unwrap(),
+            IpAddr::V6(_) => SockRef::from(&client)
+                .set_unicast_hops_v6(hops.into())
+                .unwrap(),
+        }
+        let bytes = [&[0; 8][..], &discriminator.to_be_bytes(), &[0; 12]].concat();
+        let to = socket.local_addr().unwrap().as_socket().unwrap();
+        client.send_to(&bytes, to).unwrap();
+        // What loopback carries has come when it has been sent.
+        std::io::Read::read(&mut &socket, &mut [0; 64]).is_ok()
+    }
+
+    #[test]
+    fn what_no_router_has_sent_to_its_session_is_dropped_by_the_kernel() {
+        let router = |address: &str, discriminator| HeardRouter {
+            address: address.parse().unwrap(),
+            discriminator,
+        };
+        let v4 = BTreeSet::from([
+            router("127.0.0.2", 7),
+            router("127.0.0.3", 0xffff_fff0),
+            // Another session with the first one.
+            router("127.0.0.2", 70),
+        ]);
+        let v6 = BTreeSet::from([router("::2", 1), router("::1", 9)]);
+        for (routers, from, hops, discriminator, is_multihop, wanted) in [
+            (&v4, "127.0.0.2", 255, 7, false, true),
+            (&v4, "127.0.0.2", 255, 70, false, true),
+            (&v4, "127.0.0.2", 254, 7, false, false),
+            (&v4, "127.0.0.2", 254, 7, true, true),
+            (&v4, "127.0.0.2", 255, 8, false, false),
+            (&v4, "127.0.0.2", 255, 0, false, true),
+            (&v4, "127.0.0.3", 255, 0xffff_fff0, false, true),
+            (&v4, "127.0.0.3", 255, 0, false, true),
+            (&v4, "127.0.0.3", 255, 7, false, false),
+            (&v4, "127.0.0.4", 255, 7, false, false),
+            (&v6, "::1", 255, 9, false, true),
+            (&v6, "::1", 255, 0, false, true),
+            (&v6, "::1", 255, 1, true, false),
+            (&v6, "::1", 64, 9, false, false),
+        ] {
+            assert_eq!(
+                is_taken(routers, from, hops, discriminator, is_multihop),
+                wanted,
+                "{from}, {hops} hops, {discriminator}, multihop: {is_multihop}"
+            );
+        }
+        let none = BTreeSet::new();
+        assert!(!is_taken(&none, "127.0.0.1", 255, 0, false));
     }
 }

@@ -25,9 +25,10 @@ use fairway_gateway_core::bgp::session::{
 use fairway_gateway_core::fleet::BootTime;
 use tokio::net::TcpStream;
 
-use super::bfd::{BfdPlace, BfdSender};
+use super::bfd::{BfdPlace, BfdSender, HeardRouter};
 use super::{dial, find};
 use crate::host::HostAddresses;
+use crate::receive_meter::ReceiveMeter;
 
 /// How many bytes of a router one turn reads: a full table is dropped piece by piece, and others go on meanwhile.
 const TURN: usize = 64 << 10;
@@ -105,6 +106,16 @@ impl RouterPeer {
         self.bfd.as_ref().map(|bfd| bfd.place)
     }
 
+    /// Which packets of its BFD are taken, and where.
+    pub(super) fn heard_by_bfd(&self) -> Option<(BfdPlace, HeardRouter)> {
+        let bfd = self.bfd.as_ref()?;
+        let heard = HeardRouter {
+            address: self.place?.ip(),
+            discriminator: bfd.session.discriminator(),
+        };
+        Some((bfd.place, heard))
+    }
+
     /// Whether BFD hears it; nothing: there is no BFD with it.
     pub(super) fn bfd_state(&self) -> Option<BfdState> {
         self.peer.bfd?;
@@ -144,8 +155,8 @@ impl RouterPeer {
         [session, bfd, self.retry_at].into_iter().flatten().min()
     }
 
-    /// Whether something can be read or written, or a dial has ended.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Whether something can be read, if it may be, or written, or a dial has ended.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, may_read: bool) -> bool {
         if let Some(finding) = &mut self.finding
             && let Poll::Ready(found) = finding.as_mut().poll(cx)
         {
@@ -164,7 +175,7 @@ impl RouterPeer {
                 Poll::Pending => false,
             },
             RouterConnection::Open(stream) => {
-                let reads = stream.poll_read_ready(cx).is_ready();
+                let reads = may_read && stream.poll_read_ready(cx).is_ready();
                 let writes =
                     !self.session.outgoing().is_empty() && stream.poll_write_ready(cx).is_ready();
                 reads || writes
@@ -174,7 +185,13 @@ impl RouterPeer {
     }
 
     /// Does what there is to do now: time, bytes that came, bytes that go.
-    pub(super) fn turn(&mut self, now: BootTime, links: &HostAddresses, name: &str) {
+    pub(super) fn turn(
+        &mut self,
+        now: BootTime,
+        links: &HostAddresses,
+        name: &str,
+        meter: &mut ReceiveMeter,
+    ) {
         if self.retry_at.is_some_and(|at| now >= at) {
             self.retry_at = None;
             self.settle_place(now);
@@ -200,7 +217,7 @@ impl RouterPeer {
                 self.dialled(now, result, links, name);
             }
         }
-        self.read(now);
+        meter.receive(|| self.read(now));
         self.act(now);
         self.write(now);
     }
@@ -359,12 +376,13 @@ impl RouterPeer {
         }
     }
 
-    fn read(&mut self, now: BootTime) {
+    /// Reads what has come, up to a number of bytes. Returns whether anything has.
+    fn read(&mut self, now: BootTime) -> bool {
         let mut bytes = [0; 16 << 10];
         let mut taken = 0;
         while taken < TURN {
             let RouterConnection::Open(stream) = &self.connection else {
-                return;
+                break;
             };
             match stream.try_read(&mut bytes) {
                 Ok(0) => self.session.closed(now, "it closed the connection"),
@@ -373,7 +391,7 @@ impl RouterPeer {
                     let bytes = bytes.get(..count).unwrap_or_default();
                     self.session.receive(now, bytes);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     let why = format!("the connection broke: {error}");
@@ -382,9 +400,10 @@ impl RouterPeer {
             }
             if self.session.state().0 == BgpState::Idle {
                 // What is still to be sent is sent as the connection is closed.
-                return;
+                break;
             }
         }
+        taken > 0
     }
 
     fn write(&mut self, now: BootTime) {

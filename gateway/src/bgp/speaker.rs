@@ -1,7 +1,7 @@
 //! The thread with all sessions.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
@@ -21,13 +21,14 @@ use fairway_gateway_core::route::Tick;
 use tokio::sync::watch;
 
 use super::asks::asks;
-use super::bfd::BfdSockets;
+use super::bfd::{BfdSockets, HeardRouters};
 use super::neighbours::{Neighbours, SpeakerStage};
 use super::peer::RouterPeer;
 use super::shown::{BgpShown, ShownPeer};
 use crate::announcing::Announceable;
 use crate::clock::{self, Clock};
 use crate::heartbeat::Heartbeat;
+use crate::receive_meter::ReceiveMeter;
 use crate::stalls::{Stalls, WorkerLoops, turns};
 use crate::urgency;
 
@@ -61,6 +62,9 @@ pub(super) struct Speaker {
     shown: Arc<BgpShown>,
     peers: BTreeMap<ClusterName, RouterPeer>,
     bfd: BfdSockets,
+    /// What is received has a share of a processor; that of BFD is its own, for it is what others wait for.
+    bfd_meter: ReceiveMeter,
+    bgp_meter: ReceiveMeter,
     /// The wall clock, and when it was read.
     clock: Clock,
     began: BootTime,
@@ -109,6 +113,8 @@ impl Speaker {
             shown,
             peers: BTreeMap::new(),
             bfd: BfdSockets::default(),
+            bfd_meter: ReceiveMeter::new("bfd"),
+            bgp_meter: ReceiveMeter::new("bgp"),
             clock: Clock::start(),
             began,
             withdrawal: Withdrawal::NotBegun,
@@ -154,21 +160,24 @@ impl Speaker {
             if stage == SpeakerStage::Ending || !self.is_told {
                 return self.end(now);
             }
-            for received in self.bfd.receive() {
-                for peer in self.peers.values_mut() {
-                    peer.receive_bfd(now, &received);
+            self.bfd_meter.receive(|| {
+                let all = self.bfd.receive();
+                for received in &all {
+                    for peer in self.peers.values_mut() {
+                        peer.receive_bfd(now, received);
+                    }
                 }
-            }
+                !all.is_empty()
+            });
             let links = Arc::clone(&self.neighbours.borrow().links);
             for peer in self.peers.values_mut() {
-                peer.turn(now, &links, &self.own);
+                peer.turn(now, &links, &self.own, &mut self.bgp_meter);
             }
-            let places: BTreeSet<_> = self
-                .peers
-                .values()
-                .filter_map(RouterPeer::bfd_place)
-                .collect();
-            self.bfd.want(&places, now);
+            let mut heard = HeardRouters::new();
+            for (place, router) in self.peers.values().filter_map(RouterPeer::heard_by_bfd) {
+                heard.entry(place).or_default().insert(router);
+            }
+            self.bfd.want(heard, now);
             self.look(now);
             if stage == SpeakerStage::Withdrawing {
                 self.withdraw(now);
@@ -209,7 +218,12 @@ impl Speaker {
         let withdrawal =
             withdrawal.filter(|_| *self.shown.done().borrow() < SpeakerStage::Withdrawing);
         let due = deadlines.chain(self.bfd.next_deadline()).chain(withdrawal);
-        let due = due.chain([self.looks_at]);
+        let [bfd_resumes, bgp_resumes] =
+            [&self.bfd_meter, &self.bgp_meter].map(|meter| meter.resumes_at(now));
+        let due = due
+            .chain([self.looks_at])
+            .chain(bfd_resumes)
+            .chain(bgp_resumes);
         let pause = due.min().map_or(LOOK, |due| due.since(now));
         let Self {
             neighbours,
@@ -219,9 +233,9 @@ impl Speaker {
             ..
         } = self;
         let ready = poll_fn(|cx| {
-            let mut is_any = bfd.poll(cx);
+            let mut is_any = bfd_resumes.is_none() && bfd.poll(cx);
             for peer in peers.values_mut() {
-                is_any |= peer.poll(cx);
+                is_any |= peer.poll(cx, bgp_resumes.is_none());
             }
             match is_any {
                 true => Poll::Ready(()),

@@ -9,7 +9,7 @@ use fairway_config::exchange::Successor;
 use fairway_config::names::ClusterName;
 use fairway_gateway_core::fleet::message::MemberName;
 use fairway_gateway_core::fleet::wire::{self, FleetWireError};
-use fairway_gateway_core::fleet::{Ability, BootTime, Candidacy, Fleet};
+use fairway_gateway_core::fleet::{Ability, BootTime, Candidacy, Fleet, GarbageWatch};
 use fairway_gateway_core::layer2::ProbeOutcome;
 use fairway_gateway_core::segments::{Segment, SegmentLink};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -102,6 +102,7 @@ pub(super) struct RunningSegment {
     unprepared: BTreeMap<IpAddr, BootTime>,
     pub(super) problem: Option<SegmentProblem>,
     sockets: MemberSockets,
+    garbage: GarbageWatch,
     /// A socket could not be opened: it is to be tried again.
     pub(super) is_incomplete: bool,
     /// Until when the responder may answer here.
@@ -135,6 +136,7 @@ impl RunningSegment {
             },
             problem: None,
             sockets: MemberSockets::default(),
+            garbage: GarbageWatch::default(),
             is_incomplete: false,
             index: 0,
             port: 0,
@@ -325,31 +327,46 @@ impl RunningSegment {
         &self.sockets
     }
 
-    /// Takes the messages that have come, but not without end.
+    /// Takes the messages that have come, but not without end. Returns whether any have.
     pub(super) fn receive(
         &mut self,
         own: &str,
         seal: Option<&Seal>,
         buffer: &mut [u8],
         refused: &mut RefusedDatagrams,
-    ) {
+    ) -> bool {
         let Some(seal) = seal else {
-            return;
+            return false;
         };
         for turn in 0..MOST {
             let Some(datagram) = self.sockets.receive(turn, buffer) else {
-                return;
+                return turn > 0;
             };
             metrics::counter!(HEARTBEATS, "direction" => "receive").increment(1);
             let now = boot_time();
             if let Err(why) = take(&mut self.fleet, own, seal, now, &datagram) {
                 refused.note(now, &self.interface, datagram.from, why);
+                if matches!(why, RefusedFor::Format(_) | RefusedFor::Seal) {
+                    self.garbage.note(now);
+                }
             }
+        }
+        true
+    }
+
+    /// Where so much comes that members have not written that their messages may be lost among it, the kernel takes
+    /// these first.
+    fn heed_flood(&mut self, now: BootTime) {
+        let is_flood = self.garbage.is_flood(now);
+        let runs = is_flood.then(|| self.fleet.present_runs().map(|(_, run)| run).collect());
+        if let Err(error) = self.sockets.hear(runs) {
+            tracing::debug!(%error, "the kernel does not sort out what comes to the fleet's port");
         }
     }
 
     /// The tick of the fleet, with its messages.
     pub(super) fn tick(&mut self, now: BootTime, seal: Option<&Seal>) {
+        self.heed_flood(now);
         let messages = self.fleet.tick(now);
         let Some(seal) = seal else {
             return;

@@ -26,6 +26,7 @@ use crate::clock::{boot_time, wall_time};
 use crate::layer2::{Layer2, SegmentFault};
 use crate::metrics::DRAINING_ADDRESSES;
 use crate::passing::{PassTarget, PassedAddress, Passing};
+use crate::receive_meter::ReceiveMeter;
 use crate::shared::GatewayShared;
 use crate::stalls::{Stalls, WorkerLoops, turns};
 use crate::urgency;
@@ -159,13 +160,18 @@ impl FleetThread {
 impl FleetLoop {
     fn run(mut self) {
         let mut buffer = vec![0; LONGEST];
+        let mut meter = ReceiveMeter::new("fleet");
         while !self.inputs.signals.is_ending.load(Ordering::Relaxed) {
-            self.wait();
+            self.wait(&meter);
             // What has come counts before the tick: who was frozen must hear first what went on.
-            for segment in self.segments.values_mut() {
-                let (seal, own) = (self.seal.as_ref(), &self.inputs.own);
-                segment.receive(own, seal, &mut buffer, &mut self.refused);
-            }
+            meter.receive(|| {
+                let mut is_any = false;
+                for segment in self.segments.values_mut() {
+                    let (seal, own) = (self.seal.as_ref(), &self.inputs.own);
+                    is_any |= segment.receive(own, seal, &mut buffer, &mut self.refused);
+                }
+                is_any
+            });
             let now = boot_time();
             // What is offered is prepared at once.
             if self
@@ -187,14 +193,17 @@ impl FleetLoop {
         self.end();
     }
 
-    /// Waits for datagrams until the next tick.
-    fn wait(&self) {
-        let mut polled: Vec<_> = self
-            .segments
-            .values()
+    /// Waits for datagrams, if they may be received, until the next tick.
+    fn wait(&self, meter: &ReceiveMeter) {
+        let now = boot_time();
+        let resumes_at = meter.resumes_at(now);
+        let segments = self.segments.values();
+        let mut polled: Vec<_> = segments
+            .filter(|_| resumes_at.is_none())
             .flat_map(|segment| segment.sockets().polled())
             .collect();
-        let left = self.next_tick.since(boot_time());
+        let until = resumes_at.map_or(self.next_tick, |at| at.min(self.next_tick));
+        let left = until.since(now);
         let timeout = Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or_default(),
             tv_nsec: left.subsec_nanos().into(),

@@ -1,7 +1,7 @@
 //! The thread that answers and announces.
 //!
 //! A turn reads a bounded number of frames of each interface and sends a bounded number, so that a flood on one
-//! neither delays another nor its own announcements.
+//! neither delays another nor its own announcements. What is read has a share of a processor ([`ReceiveMeter`]).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,10 +16,12 @@ use fairway_gateway_core::layer2::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
+use super::conflict_log::ConflictLog;
 use super::shared::{AnswerRight, Layer2Shared, OpenLink, ProbeRequest};
 use super::sockets::{NeighborProtocol, SegmentSockets};
 use crate::clock::boot_time;
 use crate::metrics::{ADDRESS_CONFLICTS, ANNOUNCEMENTS, NEIGHBOR_ANSWERS};
+use crate::receive_meter::ReceiveMeter;
 use crate::urgency;
 
 /// The most frames that are read from a socket, and sent on an interface, in one turn.
@@ -34,8 +36,12 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// Longer frames are no messages of neighbors, and are cut.
 const LONGEST: usize = 2048;
 
-/// The shortest time between two lines in the log about conflicts on one interface.
+/// The shortest time between two lines in the log about defences on one interface.
 const QUIET: Duration = Duration::from_secs(5);
+
+/// How often it is looked which conflicts there are. They are stated after a second, and frames that anybody can send
+/// must not have all of them looked at each time.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// An interface on which answers are given.
 struct ServedSegment {
@@ -47,7 +53,9 @@ struct ServedSegment {
     /// Who waits for the result of a probe.
     probes: BTreeMap<IpAddr, Vec<Sender<ProbeResult>>>,
     conflicts: BTreeMap<IpAddr, SeenConflict>,
-    /// When a conflict was logged the last time.
+    looks_at: BootTime,
+    log: ConflictLog,
+    /// When a defence was logged the last time.
     logged: BootTime,
 }
 
@@ -66,6 +74,7 @@ pub(super) fn run(shared: &Layer2Shared) {
     let mut segments: BTreeMap<Box<str>, ServedSegment> = BTreeMap::new();
     let mut taken = Taken::default();
     let mut buffer = vec![0; LONGEST];
+    let mut meter = ReceiveMeter::new("arp_and_ndp");
     loop {
         let now = boot_time();
         shared.note_turn(now);
@@ -75,24 +84,35 @@ pub(super) fn run(shared: &Layer2Shared) {
         }
         let mut due = None;
         let mut has_changed = false;
+        meter.receive(|| {
+            let mut is_any = false;
+            for segment in segments.values_mut() {
+                is_any |= segment.receive(&mut buffer);
+            }
+            is_any
+        });
         for segment in segments.values_mut() {
-            segment.receive(&mut buffer);
             segment.send_due();
             segment.tell_results();
-            has_changed |= segment.look_at_conflicts();
             let now = boot_time();
+            if now >= segment.looks_at {
+                segment.looks_at = now.after(LOOK);
+                has_changed |= segment.look_at_conflicts(now);
+            }
             due = segment.due_at(now).into_iter().chain(due).min();
         }
         if has_changed {
             publish_conflicts(shared, &segments);
         }
         let now = boot_time();
+        let resumes_at = meter.resumes_at(now);
+        let due = due.into_iter().chain(resumes_at).min();
         let due = due.map(|at| at.since(now));
         let timeout = match taken.is_wanted {
             true => Some(due.map_or(TURN, |due| due.clamp(PAUSE, TURN))),
             false => None,
         };
-        wait(shared, &segments, timeout);
+        wait(shared, &segments, resumes_at.is_none(), timeout);
     }
 }
 
@@ -185,14 +205,16 @@ fn publish_conflicts(shared: &Layer2Shared, segments: &BTreeMap<Box<str>, Served
     shared.say(|state| state.conflicts = all);
 }
 
-/// Waits for a frame, for something new, or for the time.
+/// Waits for something new, for the time, or for a frame, if it may be received.
 fn wait(
     shared: &Layer2Shared,
     segments: &BTreeMap<Box<str>, ServedSegment>,
+    may_receive: bool,
     timeout: Option<Duration>,
 ) {
     let timeout = timeout.and_then(|it| Timespec::try_from(it).ok());
-    let sockets = segments.values().flat_map(|segment| {
+    let segments = segments.values().filter(|_| may_receive);
+    let sockets = segments.flat_map(|segment| {
         NeighborProtocol::BOTH.map(|protocol| segment.link.sockets.fd(protocol))
     });
     let mut waited: Vec<PollFd<'_>> = sockets
@@ -230,6 +252,8 @@ impl ServedSegment {
             responder,
             probes: BTreeMap::new(),
             conflicts: BTreeMap::new(),
+            looks_at: BootTime::default(),
+            log: ConflictLog::default(),
             logged: BootTime::default(),
         }
     }
@@ -254,18 +278,20 @@ impl ServedSegment {
             self.responder.set_owned(now, &owned);
             self.owned = owned;
             // What is ours no more is no conflict of ours.
-            self.look_at_conflicts();
+            self.look_at_conflicts(now);
         }
     }
 
-    /// Answers what has come, up to a number.
-    fn receive(&mut self, buffer: &mut [u8]) {
+    /// Answers what has come, up to a number. Returns whether something has.
+    fn receive(&mut self, buffer: &mut [u8]) -> bool {
+        let mut is_any = false;
         for protocol in NeighborProtocol::BOTH {
             for _ in 0..FRAMES {
                 // Where there is none the next turn goes on; a socket whose interface has gone down says so once.
                 let Ok(frame) = self.link.sockets.receive(protocol, buffer) else {
                     break;
                 };
+                is_any = true;
                 let answer = self
                     .responder
                     .receive(boot_time(), self.right.until(), frame);
@@ -274,6 +300,7 @@ impl ServedSegment {
                 }
             }
         }
+        is_any
     }
 
     /// Sends what is due, up to a number.
@@ -316,23 +343,20 @@ impl ServedSegment {
     }
 
     /// Returns whether there are other conflicts than before.
-    fn look_at_conflicts(&mut self) -> bool {
-        let now = self.responder.conflicts();
-        if now == self.conflicts {
-            return false;
+    fn look_at_conflicts(&mut self, now: BootTime) -> bool {
+        let seen = self.responder.conflicts();
+        let is_changed = seen != self.conflicts;
+        if is_changed {
+            let begun = seen.iter();
+            let begun = begun.filter(|(address, _)| !self.conflicts.contains_key(address));
+            let begun: Vec<_> = begun.map(|(address, it)| (*address, *it)).collect();
+            let ended = self.conflicts.keys().filter(|it| !seen.contains_key(it));
+            metrics::counter!(ADDRESS_CONFLICTS).increment(begun.len() as u64);
+            self.log.note(begun, ended.copied());
+            self.conflicts = seen;
         }
-        for (address, seen) in &now {
-            if !self.conflicts.contains_key(address) {
-                metrics::counter!(ADDRESS_CONFLICTS).increment(1);
-                let (interface, hardware_address) = (&*self.name, seen.hardware_address);
-                tracing::warn!(interface, %address, %hardware_address, "address conflict");
-            }
-        }
-        for address in self.conflicts.keys().filter(|it| !now.contains_key(it)) {
-            tracing::info!(interface = &*self.name, %address, "address conflict is over");
-        }
-        self.conflicts = now;
-        true
+        self.log.say(now, &self.name);
+        is_changed
     }
 
     fn due_at(&self, now: BootTime) -> Option<BootTime> {

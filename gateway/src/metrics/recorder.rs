@@ -6,10 +6,11 @@ use super::{
     ADDRESS_CONFLICTS, ANNOUNCEMENTS, DRAINING_ADDRESSES, DRAINING_SINCE, EVENTS_DROPPED,
     FLEET_MEMBERS, HEARTBEATS, HEARTBEATS_REJECTED, LOG_LINES_DROPPED, MANIFEST_ERRORS,
     MANIFEST_PASSES, NEIGHBOR_ANSWERS, PASSED_PACKETS, PASSING_ADDRESSES, PROGRAMMING_DURATION,
-    REJECTED_WRITES, STORE_ERRORS, SYNC_DURATION,
+    RECEIVE_PAUSES, REJECTED_WRITES, STORE_ERRORS, SYNC_DURATION,
 };
 use crate::counters::DIALS_EXHAUSTED;
 use crate::fleet::REFUSED_FOR;
+use crate::receive_meter::RECEIVED;
 
 /// Upper bounds of the buckets of both durations, in seconds.
 const DURATION_BUCKETS: [f64; 12] = [
@@ -128,6 +129,13 @@ impl Recorder {
         metrics::describe_counter!(
             HEARTBEATS_REJECTED,
             "Datagrams at the fleet's port that do not count as messages of another gateway."
+        );
+        for of in RECEIVED {
+            metrics::counter!(RECEIVE_PAUSES, "of" => of).absolute(0);
+        }
+        metrics::describe_counter!(
+            RECEIVE_PAUSES,
+            "Pauses in which a thread that runs before all others receives nothing, as more came than is taken."
         );
         metrics::counter!(PASSED_PACKETS).absolute(0);
         metrics::describe_counter!(

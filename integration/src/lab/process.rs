@@ -1,13 +1,14 @@
 //! A program that runs in a host.
 
 use std::cell::RefCell;
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait;
@@ -50,6 +51,21 @@ impl Process {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How long its thread of that name has run on a processor.
+    pub fn ran(&self, thread: &str) -> Result<Duration> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.id()))?;
+        for task in tasks {
+            let path = task?.path();
+            if fs::read_to_string(path.join("comm"))?.trim_end() == thread {
+                // In nanoseconds (Documentation/scheduler/sched-stats.rst).
+                let stat = fs::read_to_string(path.join("schedstat"))?;
+                let ran = stat.split_whitespace().next().context("no schedstat")?;
+                return Ok(Duration::from_nanos(ran.parse()?));
+            }
+        }
+        bail!("{} has no thread {thread}", self.label)
     }
 
     /// What it has written until now.

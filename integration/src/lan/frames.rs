@@ -1,6 +1,6 @@
 //! ARP and NDP as bytes of Ethernet frames: questions that a client would ask, and what is said in answer.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 /// Sent to all.
 const ALL: [u8; 6] = [0xff; 6];
@@ -28,6 +28,42 @@ pub struct Naming {
 /// An ARP request (RFC 826) by who has the addresses `from`, to all.
 pub fn arp_request(from: ([u8; 6], Ipv4Addr), target: Ipv4Addr) -> Vec<u8> {
     arp(ALL, 1, from, ([0; 6], target))
+}
+
+/// An ARP reply to one host by who says that it has the addresses `from`.
+pub fn arp_reply(from: ([u8; 6], Ipv4Addr), to: ([u8; 6], Ipv4Addr)) -> Vec<u8> {
+    arp(to.0, 2, from, to)
+}
+
+/// A neighbour advertisement (RFC 4861, 4.4) by who says that it has the addresses `from`, to one host.
+pub fn advertisement(from: ([u8; 6], Ipv6Addr), to: ([u8; 6], Ipv6Addr)) -> Vec<u8> {
+    // Kind 2: the hardware address of the target.
+    ndp(to, from, [ADVERTISEMENT, 0x20], (from.1, 2))
+}
+
+/// A UDP datagram over IPv4 that no router has passed on, without a sum of its own (RFC 768).
+pub fn udp_datagram(
+    from: ([u8; 6], SocketAddrV4),
+    to: ([u8; 6], SocketAddrV4),
+    payload: &[u8],
+) -> Vec<u8> {
+    let length = (28 + payload.len()) as u16;
+    let mut header = vec![0x45, 0];
+    header.extend(length.to_be_bytes());
+    header.extend([0, 0, 0, 0, 255, UDP, 0, 0]);
+    header.extend(from.1.ip().octets());
+    header.extend(to.1.ip().octets());
+    let mut sum = Sum::default();
+    sum.add(&header);
+    header[10..12].copy_from_slice(&sum.folded());
+    let mut frame = ethernet(to.0, from.0, IPV4);
+    frame.extend(header);
+    frame.extend(from.1.port().to_be_bytes());
+    frame.extend(to.1.port().to_be_bytes());
+    frame.extend((length - 20).to_be_bytes());
+    frame.extend([0, 0]);
+    frame.extend(payload);
+    frame
 }
 
 /// An ARP packet with that operation.

@@ -22,6 +22,8 @@ pub enum Roughness {
     Deaf,
     /// It sends so many UPDATEs, each with as many prefixes as there is room for.
     FullTable(usize),
+    /// It asks for all prefixes again and again.
+    Refreshes,
 }
 
 /// A router of AS 64666 that misbehaves, to whoever dials.
@@ -95,7 +97,7 @@ async fn misbehave(
     let (mut reader, mut writer) = stream.split();
     match roughness {
         Roughness::Deaf => alive(&mut writer).await,
-        Roughness::FullTable(count) => {
+        Roughness::FullTable(_) | Roughness::Refreshes => {
             let read = async {
                 let mut bytes = vec![0; 1 << 16];
                 while reader.read(&mut bytes).await? > 0 {}
@@ -104,6 +106,17 @@ async fn misbehave(
             let tell = async {
                 // The session has to be open on the other side.
                 tokio::time::sleep(Duration::from_secs(1)).await;
+                if roughness == Roughness::Refreshes {
+                    // Of IPv4 unicast (RFC 2918).
+                    let asked = message(5, &[0, 1, 0, 1]).repeat(1000);
+                    loop {
+                        writer.write_all(&asked).await?;
+                    }
+                }
+                let count = match roughness {
+                    Roughness::FullTable(count) => count,
+                    _ => 0,
+                };
                 for number in 0..count {
                     writer.write_all(&full_update(number)).await?;
                     sent.fetch_add(1, Ordering::Relaxed);

@@ -19,6 +19,9 @@ use crate::fleet::BootTime;
 /// wait.
 pub const ADVERTISEMENT_INTERVAL: Duration = Duration::from_millis(100);
 
+/// A router that asks for all prefixes again and again is told them once in this time.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct RibOut {
@@ -31,6 +34,9 @@ pub struct RibOut {
     /// To be announced; those that fit into one message stand together.
     coming: BTreeSet<(IpFamily, Arc<RouteAttributes>, IpNet)>,
     announces_at: BootTime,
+    /// The families that the router asks for once more, and when that is heeded.
+    refreshing: BTreeSet<IpFamily>,
+    refreshes_at: BootTime,
 }
 
 impl RibOut {
@@ -41,6 +47,7 @@ impl RibOut {
         self.coming.clear();
         self.next_hops = next_hops;
         self.announces_at = BootTime::default();
+        self.refreshing.clear();
         self.announce_all(|_| true);
     }
 
@@ -89,7 +96,16 @@ impl RibOut {
 
     /// The router asks for all prefixes of a family once more.
     pub fn refresh(&mut self, of: IpFamily) {
-        self.announce_all(|family| family == of);
+        self.refreshing.insert(of);
+    }
+
+    fn heed_refresh(&mut self, now: BootTime) {
+        if self.refreshing.is_empty() || now < self.refreshes_at {
+            return;
+        }
+        self.refreshes_at = now.after(REFRESH_INTERVAL);
+        let families = std::mem::take(&mut self.refreshing);
+        self.announce_all(|family| families.contains(&family));
     }
 
     fn announce_all(&mut self, is_meant: impl Fn(IpFamily) -> bool) {
@@ -121,15 +137,18 @@ impl RibOut {
 
     /// When there is something to be told next.
     pub fn next_deadline(&self) -> Option<BootTime> {
-        match (self.leaving.is_empty(), self.coming.is_empty()) {
+        let refresh = (!self.refreshing.is_empty()).then_some(self.refreshes_at);
+        let told = match (self.leaving.is_empty(), self.coming.is_empty()) {
             (false, _) => Some(BootTime::default()),
             (true, false) => Some(self.announces_at),
             (true, true) => None,
-        }
+        };
+        told.into_iter().chain(refresh).min()
     }
 
     /// The next message, if there is something to be told now.
     pub fn next_update(&mut self, now: BootTime, form: UpdateForm) -> Option<Vec<u8>> {
+        self.heed_refresh(now);
         if let Some(first) = self.leaving.first() {
             let of = family(first);
             let prefixes = self.leaving.iter().take_while(|it| family(it) == of);
@@ -187,6 +206,32 @@ mod tests {
             }),
             ..Announcement::default()
         })
+    }
+
+    #[test]
+    fn a_router_that_asks_for_everything_again_and_again_is_told_once_in_a_second() {
+        let form = UpdateForm {
+            asn: 64_512,
+            is_external: true,
+            four_octet_asn: true,
+        };
+        let (mut table, mut told) = (RouteTable::default(), RibOut::default());
+        let asked = (&asks(0, None, None), ServingRank::Best);
+        table.set(IpAddr::from([203, 0, 113, 1]), Some(asked));
+        told.begin([(IpFamily::IPv4, "192.0.2.1".parse().unwrap())].into());
+        told.set_wanted(&table.routes());
+        let mut updates = Vec::new();
+        for ms in 0..5_000 {
+            let now = BootTime(Duration::from_millis(10_000 + ms));
+            for _ in 0..10 {
+                told.refresh(IpFamily::IPv4);
+            }
+            assert!(told.next_deadline() <= Some(now.after(REFRESH_INTERVAL)));
+            while told.next_update(now, form).is_some() {
+                updates.push(ms);
+            }
+        }
+        assert_eq!(updates, [0, 1_000, 2_000, 3_000, 4_000]);
     }
 
     proptest! {

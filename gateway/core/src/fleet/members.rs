@@ -300,6 +300,12 @@ impl Members {
         going_on.map(|(address, _)| *address)
     }
 
+    /// The runs that have been shown to be present ones.
+    pub(super) fn present_runs(&self) -> impl Iterator<Item = (&MemberName, u64)> {
+        let present = self.0.iter().filter(|(_, it)| it.is_present);
+        present.map(|(name, it)| (name, it.run))
+    }
+
     /// What we tell others of them.
     pub(super) fn hears(&self, now: BootTime) -> BTreeMap<MemberName, LastHeard> {
         let heard = self.0.iter().filter(|(_, it)| it.sequence > 0);

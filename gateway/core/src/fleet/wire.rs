@@ -122,6 +122,13 @@ pub fn is_begun(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
+/// Where the number of the sender's run stands in a message, after the bytes of its name, whose length is the byte
+/// [`NAME_LENGTH_AT`].
+pub const RUN_AFTER_NAME: u32 = 5;
+
+/// See [`RUN_AFTER_NAME`].
+pub const NAME_LENGTH_AT: u32 = 4;
+
 /// The message that these bytes are.
 ///
 /// # Errors

@@ -34,7 +34,8 @@ const OVER: Duration = Duration::from_secs(25);
 /// Another one answers for an address of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeenConflict {
-    /// The hardware address that was seen last.
+    /// The hardware address that was seen first, as long as it is seen. Another one that is seen meanwhile is not
+    /// told: whoever forges a new one in each frame would make news of each.
     pub hardware_address: HardwareAddress,
     /// When it was seen first.
     pub since: BootTime,
@@ -52,10 +53,23 @@ pub(super) enum ConflictStep {
 #[derive(Clone, Copy, Debug)]
 struct Suspect {
     hardware: HardwareAddress,
+    /// When that one was seen last.
+    hardware_at: BootTime,
     first: BootTime,
     last: BootTime,
     defence: Defence,
     ask_at: BootTime,
+}
+
+impl Suspect {
+    /// When something is to be done, or it is over.
+    fn due_at(&self) -> BootTime {
+        let step = match self.defence {
+            Defence::Due(at) => at.min(self.ask_at),
+            Defence::Done(_) => self.ask_at,
+        };
+        step.min(self.last.after(OVER))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,36 +80,47 @@ enum Defence {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Conflicts(BTreeMap<IpAddr, Suspect>);
+pub(super) struct Conflicts {
+    suspects: BTreeMap<IpAddr, Suspect>,
+    /// Nothing is due before: else each frame that anybody sends would have all of them looked at.
+    looks_at: BootTime,
+}
 
 impl Conflicts {
     /// A frame of another one says that it has the address.
     pub(super) fn hear(&mut self, now: BootTime, address: IpAddr, hardware: HardwareAddress) {
-        let suspect = self.0.entry(address).or_insert(Suspect {
+        let suspect = self.suspects.entry(address).or_insert(Suspect {
             hardware,
+            hardware_at: now,
             first: now,
             last: now,
             defence: Defence::Due(now.after(PATIENCE)),
             ask_at: now.after(STATED),
         });
-        suspect.hardware = hardware;
+        if suspect.hardware == hardware || now.since(suspect.hardware_at) >= OVER {
+            (suspect.hardware, suspect.hardware_at) = (hardware, now);
+        }
         suspect.last = now;
         if let Defence::Done(at) = suspect.defence
             && now.since(at) >= INTERVAL
         {
             suspect.defence = Defence::Due(now.after(PATIENCE));
         }
+        self.looks_at = self.looks_at.min(suspect.due_at());
     }
 
     /// The address is ours no more, or begins a new term.
     pub(super) fn forget(&mut self, address: IpAddr) {
-        self.0.remove(&address);
+        self.suspects.remove(&address);
     }
 
     /// What is to be done now. It counts as done.
     pub(super) fn take_due(&mut self, now: BootTime) -> Option<(IpAddr, ConflictStep)> {
-        self.0.retain(|_, it| now.since(it.last) < OVER);
-        self.0.iter_mut().find_map(|(address, it)| {
+        if now < self.looks_at {
+            return None;
+        }
+        self.suspects.retain(|_, it| now.since(it.last) < OVER);
+        let step = self.suspects.iter_mut().find_map(|(address, it)| {
             if let Defence::Due(at) = it.defence
                 && at <= now
             {
@@ -107,21 +132,25 @@ impl Conflicts {
                 return Some((*address, ConflictStep::Ask));
             }
             None
-        })
+        });
+        if step.is_none() {
+            self.looks_at = self.first_due().unwrap_or_default();
+        }
+        step
     }
 
     /// When [`Self::take_due`] has something to do.
     pub(super) fn due_at(&self) -> Option<BootTime> {
-        let times = self.0.values().map(|it| match it.defence {
-            Defence::Due(at) => at.min(it.ask_at),
-            Defence::Done(_) => it.ask_at,
-        });
-        times.min()
+        (!self.suspects.is_empty()).then_some(self.looks_at)
+    }
+
+    fn first_due(&self) -> Option<BootTime> {
+        self.suspects.values().map(Suspect::due_at).min()
     }
 
     /// Those that are stated.
     pub(super) fn stated(&self) -> impl Iterator<Item = (IpAddr, SeenConflict)> {
-        let stated = self.0.iter();
+        let stated = self.suspects.iter();
         let stated = stated.filter(|(_, it)| it.last.since(it.first) >= STATED);
         stated.map(|(address, it)| {
             let seen = SeenConflict {

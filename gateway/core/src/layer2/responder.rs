@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use super::arp::{ArpOperation, ArpPacket};
 use super::conflicts::{ConflictStep, Conflicts, SeenConflict};
@@ -10,6 +11,10 @@ use super::ndp::{ALL_NODES, NeighborAdvertisement, NeighborMessage, NeighborSoli
 use super::probes::{ProbeResult, Probes};
 use super::schedule::{AnnouncementForm, AnnouncementSchedule, Scheduled};
 use crate::fleet::BootTime;
+
+/// The time from one answer to all nodes to the next one, and how many may come at once.
+const TELLS_ALL: Duration = Duration::from_millis(10);
+const AT_ONCE: u32 = 50;
 
 /// A frame to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +57,8 @@ pub struct Responder {
     schedule: AnnouncementSchedule,
     conflicts: Conflicts,
     probes: Probes,
+    /// When answers to all nodes are paid for: see [`Self::may_tell_all`].
+    told_all_until: BootTime,
     /// Whether probes were asked first the last time, and announcements are this time.
     were_probes_first: bool,
 }
@@ -66,6 +73,7 @@ impl Responder {
             schedule: AnnouncementSchedule::default(),
             conflicts: Conflicts::default(),
             probes: Probes::default(),
+            told_all_until: BootTime::default(),
             were_probes_first: false,
         }
     }
@@ -203,7 +211,8 @@ impl Responder {
         }
         if asked.source.is_unspecified() {
             // Who asks has no address yet (RFC 4861, 7.2.4).
-            return Some(self.advertisement(asked.target));
+            let may = self.may_tell_all(now);
+            return may.then(|| self.advertisement(asked.target));
         }
         if !hardware.is_of_one() {
             return None;
@@ -217,6 +226,16 @@ impl Responder {
             target_hardware: Some(self.hardware),
         };
         Some(ethernet(hardware, self.hardware, IP_V6, &answer.write()))
+    }
+
+    /// Whether all nodes may be told an answer now; it counts then. One host that asks without an end is not to make a
+    /// storm for all.
+    fn may_tell_all(&mut self, now: BootTime) -> bool {
+        let may = self.told_all_until.since(now) < TELLS_ALL * AT_ONCE;
+        if may {
+            self.told_all_until = self.told_all_until.max(now).after(TELLS_ALL);
+        }
+        may
     }
 
     /// Somebody says that it has an address.
@@ -264,7 +283,11 @@ impl Responder {
         if now > right {
             return None;
         }
-        if let Some((address, step)) = self.conflicts.take_due(now) {
+        // Whoever claims thousands of addresses is not to have as many answers at once.
+        if now >= self.schedule.may_send_at()
+            && let Some((address, step)) = self.conflicts.take_due(now)
+        {
+            self.schedule.may_send(now);
             return Some(match step {
                 ConflictStep::Ask => self.question(address),
                 ConflictStep::Defend => {
@@ -287,7 +310,9 @@ impl Responder {
 
     /// When [`Self::next_due`] has something, at the earliest.
     pub fn due_at(&self, now: BootTime, right: BootTime) -> Option<BootTime> {
-        let claims = [self.conflicts.due_at(), self.schedule.due_at()];
+        let conflict = self.conflicts.due_at();
+        let conflict = conflict.map(|at| at.max(self.schedule.may_send_at()));
+        let claims = [conflict, self.schedule.due_at()];
         let claims = claims.into_iter().flatten().filter(|_| now <= right);
         let probe = self.probes.due_at();
         let probe = probe.map(|at| at.max(self.schedule.may_send_at()));

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeSet;
+
 use fairway_config::announce::{Announcement, BgpAnnouncement};
 use fairway_config::pool::Forwarding;
 

@@ -453,6 +453,34 @@ fn silence_ends_a_session_after_the_shorter_hold_time_and_signs_of_life_are_a_th
 }
 
 #[test]
+fn a_router_that_says_one_byte_a_second_is_left_and_takes_no_memory() {
+    // Its OPEN, and after a session began a message that is as long as one can be.
+    let mut long = vec![0xff; 16];
+    long.extend((LONGEST as u16).to_be_bytes());
+    long.extend([2, 0, 0]);
+    long.resize(LONGEST, 0);
+    let mut session = BgpSession::new(settings(OURS, PeerAsn::Number(THEIRS)), 1, at(0));
+    session.tick(at(0));
+    session.connected(at(1), own(1));
+    for (mut session, said, ends_at) in [
+        (session, encode::open(&open(THEIRS)), 61),
+        (external(), long, 10),
+    ] {
+        session.take_actions();
+        let said = said.iter().cycle().zip(1..);
+        let second = said.map(|(byte, second)| {
+            session.tick(at(second * 1000));
+            session.receive(at(second * 1000), &[*byte]);
+            assert!(session.incoming.capacity() <= LONGEST);
+            (second, session.state().0)
+        });
+        let mut seconds = second.filter(|(_, state)| *state == BgpState::Idle);
+        let (ended, _) = seconds.next().unwrap();
+        assert!(ended <= ends_at, "{ended} s");
+    }
+}
+
+#[test]
 fn the_pause_doubles_and_is_short_again_after_a_session_that_stood() {
     let mut session = BgpSession::new(settings(OURS, PeerAsn::External), 1, at(0));
     let mut now = at(0);

@@ -180,3 +180,15 @@ fn repair(packet: &mut [u8]) {
     let sum = crate::checksum::icmp_v6_checksum(address(8), address(24), &packet[40..]);
     packet[42..44].copy_from_slice(&sum.to_be_bytes());
 }
+
+#[test]
+fn who_asks_without_an_end_makes_no_storm_for_all_nodes() {
+    let mut responder = responder();
+    let frame = solicitation(&NeighborSolicitation::detection(v6(1)));
+    let answers = (0..10_000).filter(|ms| {
+        let answer = responder.receive(at(QUIET + ms), FOREVER, &frame);
+        answer.is_some()
+    });
+    let count = answers.count();
+    assert!((1_000..=1_050).contains(&count), "{count} in ten seconds");
+}

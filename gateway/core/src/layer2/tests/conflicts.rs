@@ -56,6 +56,66 @@ fn a_forged_frame_is_defended_once_and_asked_after() {
 }
 
 #[test]
+fn who_forges_a_new_hardware_address_in_each_frame_makes_no_news() {
+    let mut responder = responder();
+    for n in (0..60_000_u64).step_by(10) {
+        let [.., high, low] = n.to_be_bytes();
+        let forged = HardwareAddress([2, 0, 0, 1, high, low]);
+        let frame = request(v4(1), forged, v4(1));
+        responder.receive(at(QUIET + n), FOREVER, &frame);
+        if n == 0 || n > 25_000 {
+            // That one is seen all the time.
+            let frame = request(v4(1), OTHER, v4(1));
+            responder.receive(at(QUIET + n), FOREVER, &frame);
+        }
+        while responder.next_due(at(QUIET + n), FOREVER).is_some() {}
+        let told = responder.conflicts();
+        let told: Vec<_> = told.values().map(|it| it.hardware_address).collect();
+        let first = HardwareAddress([2, 0, 0, 1, 0, 0]);
+        match n {
+            ..1_000 => assert_eq!(told, []),
+            1_000..25_000 => assert_eq!(told, [first], "{n}"),
+            25_000.. => assert_eq!(told.len(), 1, "{n}"),
+        }
+    }
+    // One has been seen for the last 25 seconds.
+    let told = responder.conflicts();
+    assert!(told.values().all(|it| it.since == at(QUIET)), "{told:?}");
+}
+
+#[test]
+fn thousands_of_forged_frames_are_answered_at_a_bounded_rate() {
+    let mut responder = Responder::new(OURS);
+    let all: Vec<Ipv4Addr> = (0..4_000_u32)
+        .map(|n| Ipv4Addr::from_bits(0xc613_0100 + n))
+        .collect();
+    let owned = all.iter().map(|it| (IpAddr::V4(*it), 1)).collect();
+    responder.set_owned(at(0), &owned);
+    let mut sent = 0;
+    for ms in 0..20_000 {
+        if ms == 10_000 {
+            for address in &all {
+                let forged = request(*address, OTHER, *address);
+                responder.receive(at(ms), FOREVER, &forged);
+            }
+        }
+        let mut now = 0;
+        while responder.next_due(at(ms), FOREVER).is_some() {
+            now += 1;
+        }
+        if ms > 10_000 {
+            sent += now;
+            assert!(
+                sent <= 600 + 2 * (ms - 10_000),
+                "{sent} in {} ms",
+                ms - 10_000
+            );
+        }
+    }
+    assert!(sent >= 8_000, "each is defended and asked for: {sent}");
+}
+
+#[test]
 fn one_that_goes_on_is_a_conflict_until_it_is_gone() {
     let mut responder = responder();
     let forged = request(v4(1), OTHER, v4(9));
