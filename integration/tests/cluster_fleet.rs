@@ -35,6 +35,9 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// So many attempts of a client must have been answered one after the other.
 const SERVED: usize = 50;
 
+/// So often a gateway is cut off from the API server.
+const CUTS: usize = 5;
+
 /// A fleet under a control plane.
 struct ClusterFleet<'a> {
     gateways: Vec<Fairway>,
@@ -245,14 +248,20 @@ fn gateways_of_a_cluster_share_addresses_that_no_other_host_uses() -> Result<()>
 
     // The owner is cut off from the API server, then nobody reaches it: all goes on. It dies, and is followed.
     let cut_off = fleet.lan.edges[second].host.clone();
-    cut_off.ip("link set dev api down")?;
     let prober = Prober::start(&fleet.lan.client, at(free, 80))?;
-    wait::until("a client is served", || prober.ended().len() > SERVED)?;
+    let is_served = || {
+        let attempts = prober.ended().len();
+        wait::until("a client is served", || {
+            prober.ended().len() > attempts + SERVED
+        })
+    };
+    for state in ["down", "up"].repeat(CUTS) {
+        cut_off.ip(&format!("link set dev api {state}"))?;
+        is_served()?;
+    }
+    cut_off.ip("link set dev api down")?;
     cluster.pause_component(Component::ApiServer)?;
-    let attempts = prober.ended().len();
-    wait::until("a client is served", || {
-        prober.ended().len() > attempts + SERVED
-    })?;
+    is_served()?;
     let before = figures(&prober.finish()?);
     ensure!(before.failed == 0, "{before:?}");
     let prober = Prober::start(&fleet.lan.client, at(free, 80))?;
@@ -276,7 +285,7 @@ fn gateways_of_a_cluster_share_addresses_that_no_other_host_uses() -> Result<()>
             bail!("{it:?} is owned by edge-{}", owner + 1);
         }
     }
-    println!("kill -9: {killed:?}; without the API server: {alone:?}");
+    println!("kill -9: {killed:?}; cut off from the API server: {before:?}; without it: {alone:?}");
     for seen in [killed, alone] {
         ensure!(seen.outage < LONGEST, "{seen:?}");
     }
