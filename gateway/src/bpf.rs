@@ -385,18 +385,73 @@ unsafe fn bpf<T: Copy>(command: libc::c_long, attribute: &T) -> io::Result<libc:
 ///
 /// # Safety
 /// As [`bpf`].
-unsafe fn ask<T>(command: libc::c_long, attribute: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: as the caller says.
+unsafe fn ask<T: Copy>(command: libc::c_long, attribute: &mut T) -> io::Result<libc::c_long> {
+    let mut room = AttributeRoom {
+        attribute: *attribute,
+        beyond: [0; BEYOND],
+    };
+    // SAFETY: as the caller says; what the kernel writes behind the attribute is in the room.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
-            ptr::from_mut(attribute),
+            ptr::from_mut(&mut room),
             mem::size_of::<T>(),
         )
     };
-    if answer < 0 {
-        return Err(io::Error::last_os_error());
+    // Before anything else makes a system call.
+    let error = io::Error::last_os_error();
+    *attribute = room.attribute;
+    match answer {
+        0.. => Ok(answer),
+        _ => Err(error),
     }
-    Ok(answer)
+}
+
+/// More than `union bpf_attr` has bytes in any version.
+const BEYOND: usize = 1024;
+
+/// An attribute, and room for what the kernel writes behind it: it writes some answers to where its own version of `union
+/// bpf_attr` has them, however short the attribute is that it was given (`PROG_QUERY`: a revision, at byte 56).
+#[repr(C, align(8))]
+struct AttributeRoom<T> {
+    attribute: T,
+    beyond: [u8; BEYOND],
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use fairway_namespaces::Namespaces;
+
+    use super::instructions::{R, exit, set};
+    use super::*;
+
+    #[test]
+    fn the_kernel_writes_nothing_behind_an_attribute() {
+        const TEST: &str = "bpf::tests::the_kernel_writes_nothing_behind_an_attribute";
+        if !Namespaces::NetworkOfRoot.is_inside(TEST) {
+            return;
+        }
+        let program = load_for_ingress(&[set(R::R0, -1), exit()]).unwrap();
+        let _link = attach_to_ingress(&program, 1).unwrap();
+        let mut numbers = [0_u32; ROW];
+        let mut guarded = AttributeRoom {
+            attribute: ProgramQuery {
+                target: 1,
+                attach: TCX_INGRESS_ATTACH,
+                query_flags: 0,
+                attach_flags: 0,
+                programs: numbers.as_mut_ptr() as u64,
+                count: ROW as u32,
+                _pad: 0,
+            },
+            beyond: [0x5a; BEYOND],
+        };
+        // SAFETY: the kernel writes no more numbers than is said.
+        unsafe { ask(PROG_QUERY, &mut guarded.attribute) }.unwrap();
+        assert_eq!(guarded.attribute.count, 1);
+        assert_eq!(numbers[0], number(&program).unwrap());
+        assert_eq!(guarded.beyond, [0x5a; BEYOND]);
+    }
 }
