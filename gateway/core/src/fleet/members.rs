@@ -14,7 +14,7 @@ use super::timing::{BootTime, RIGHT, SILENT};
 const PRESENT: Duration = Duration::from_secs(1);
 
 /// So is one whose messages were sent within this time by the clocks of both, in milliseconds.
-const CLOCKS: u64 = 30_000;
+const CLOCKS: i64 = 30_000;
 
 /// This process, as its messages name it.
 pub(super) struct OwnRun<'a> {
@@ -78,6 +78,8 @@ pub(super) struct KnownMember {
     /// How far its clock was ahead of ours until our last tick, and since then.
     lead: Option<ClockLead>,
     lead_since_tick: Option<i64>,
+    /// How far it was ahead, in milliseconds, by the last message that answered one of ours.
+    answered_lead: Option<i64>,
     pub(super) stage: MemberStage,
     /// Since when it is at that stage, as far as is known.
     pub(super) stage_since: BootTime,
@@ -118,7 +120,8 @@ impl Members {
         let mut changed = Vec::new();
         let echo = message.hears.get(own.name).filter(|it| it.run == own.run);
         let answers_us = echo.is_some_and(|it| own.sent.was_lately(it.sequence));
-        let is_fresh = answers_us || is_vouched_for || message.sent_at.abs_diff(own.day) <= CLOCKS;
+        let lead = lead(message, own.day);
+        let is_fresh = answers_us || is_vouched_for || lead.unsigned_abs() <= CLOCKS.unsigned_abs();
         if member.run == message.run {
             if !member.is_new(message.sequence) {
                 return Err(FleetRejection::Replayed);
@@ -145,12 +148,9 @@ impl Members {
         if !member.is_present {
             return Err(FleetRejection::NotYetPresent);
         }
-        member.heard = Some(now);
-        member
-            .first_since_tick
-            .get_or_insert((message.sent_at, now));
-        let lead = lead(message, own.day);
-        member.lead_since_tick = member.lead_since_tick.max(Some(lead));
+        if answers_us {
+            member.answered_lead = Some(lead);
+        }
         member.sent_at = member.sent_at.max(message.sent_at);
         member.version = member.version.max(message.version);
         // One that was overtaken on the way says what was.
@@ -161,11 +161,22 @@ impl Members {
             (member.stage, member.stage_since) = (message.stage, now);
         }
         member.knows = member.knows.max(echo.map_or(0, |it| it.known));
-        let heard_us = echo.and_then(|it| Some(now.before(it.age?)));
-        member.heard_us = member.heard_us.max(heard_us);
         if let Some(terms) = &message.terms {
             changed.extend(member.apply(terms));
         }
+        // Who was frozen finds what was said meanwhile, and a recording can be played slowly: that says what was owned,
+        // and not who lives.
+        let is_late = |before: i64| lead < before.saturating_sub(CLOCKS);
+        if !is_fresh && member.answered_lead.is_none_or(is_late) {
+            return Ok(changed);
+        }
+        member.heard = Some(now);
+        member
+            .first_since_tick
+            .get_or_insert((message.sent_at, now));
+        member.lead_since_tick = member.lead_since_tick.max(Some(lead));
+        let heard_us = echo.and_then(|it| Some(now.before(it.age?)));
+        member.heard_us = member.heard_us.max(heard_us);
         for (name, heard) in &message.hears {
             let Some((other, age)) = self.0.get_mut(name).zip(heard.age) else {
                 continue;

@@ -175,6 +175,64 @@ fn what_no_member_wrote_or_somebody_plays_back_does_not_count() {
 }
 
 #[test]
+fn a_recording_that_is_played_slowly_keeps_no_dead_member_alive() {
+    const DAY: u64 = 1_800_000_000_000;
+    const SLOWER: u32 = 5;
+    let mut now = BootTime(Duration::from_secs(9));
+    // Of a present run: what it said for a minute before it died.
+    let mut dead = Fleet::new(name(1), 3, DAY, now);
+    dead.set_members([name(0)]);
+    let recording: Vec<FleetMessage> = (0..600_u32)
+        .map(|n| dead.tick(now.after(HEARTBEAT * n)).remove(0).1)
+        .collect();
+    // Somebody plays that to one that has just started and has heard nobody else.
+    now = now.after(HEARTBEAT * 10);
+    let mut fleet = Fleet::new(name(0), 7, DAY + 1_000, now);
+    fleet.set_members([name(1)]);
+    let began = now;
+    let mut lived = Duration::ZERO;
+    for message in &recording {
+        for _ in 0..SLOWER {
+            now = now.after(HEARTBEAT);
+            fleet.tick(now);
+        }
+        fleet.receive(now, message).unwrap();
+        if fleet.is_alive("edge-1", now) {
+            lived = now.since(began);
+        }
+    }
+    // As long as clocks may differ: the recording falls behind by four seconds in five.
+    assert!(lived > Duration::from_secs(20), "{lived:?}");
+    assert!(lived < Duration::from_secs(45), "{lived:?}");
+}
+
+#[test]
+fn one_whose_clock_is_wrong_is_heard_after_it_has_ceased_to_hear() {
+    const DAY: u64 = 1_800_000_000_000;
+    let mut now = BootTime(Duration::from_secs(9));
+    let mut fleets = [(0, DAY), (1, DAY - 3_600_000)].map(|(n, started)| {
+        let mut fleet = Fleet::new(name(n), 1 + n as u64, started, now);
+        fleet.set_members([name(0), name(1)]);
+        fleet
+    });
+    for tick in 0..600 {
+        now = now.after(HEARTBEAT);
+        let said = fleets.each_mut().map(|fleet| fleet.tick(now));
+        let [of_one, of_other] = said.map(|all| all.into_iter().map(|(_, it)| it));
+        if tick < 20 {
+            for message in of_one {
+                // The first ones: it has answered none yet.
+                let _ = fleets[1].receive(now, &message);
+            }
+        }
+        for message in of_other {
+            let _ = fleets[0].receive(now, &message);
+        }
+        assert!(tick < 20 || fleets[0].is_alive("edge-1", now), "{tick}");
+    }
+}
+
+#[test]
 fn what_was_held_up_on_the_way_and_comes_in_a_row_takes_nothing_from_an_owner() {
     let mut now = BootTime(Duration::from_secs(1));
     let mut fleets = [0, 1].map(|n| {
