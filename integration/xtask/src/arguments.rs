@@ -19,10 +19,10 @@ Commands:
            Measures Fairway beside HAProxy, nginx and nftables, which it installs as `test` does,
            prints the figures, and writes integration/PEERS.md and integration/PEERS.json.
   bench failover [--runs=N]
-           Measures on a LAN of network namespaces how long clients are not served when a gateway
-           departs, and keepalived beside it, which it installs as `test` does; prints the figures
-           and writes integration/FAILOVER.md. It takes more than an hour; with fewer runs than the
-           usual 50 it writes nothing.
+           Measures in network namespaces how long clients are not served when a gateway departs, on
+           layer 2 and by BGP, and keepalived and MetalLB beside it, which it installs and builds as
+           `test` does; prints the figures and writes integration/FAILOVER.md. It takes three quarters of an
+           hour on a machine that does nothing else; with --runs=N it writes nothing.
   measure  Measures a release build from outside, alone and in a cluster of 20,000 Services, and
            writes integration/FIGURES.md.
   tools    Builds the Go programs that the tests use (a Kubernetes control plane, Helm, gRPC's
