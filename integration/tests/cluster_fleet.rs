@@ -7,147 +7,29 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use fairway_integration::cluster::{Cluster, Component, WatchEvent};
-use fairway_integration::fairway::{Fairway, text};
-use fairway_integration::in_cluster::{DEFAULT_CLASS, Installed};
-use fairway_integration::lan::network::{INTERFACE, Lan, Snooping, vip};
-use fairway_integration::lan::observer::{ASKED_EVERY, LanObserver};
-use fairway_integration::lan::outage::{AttemptEnd, figures};
+use fairway_integration::in_cluster::{ClusterFleet, served_by};
+use fairway_integration::lan::network::{INTERFACE, vip};
+use fairway_integration::lan::observer::ASKED_EVERY;
+use fairway_integration::lan::outage::figures;
 use fairway_integration::lan::prober::Prober;
-use fairway_integration::servers::named;
-use fairway_integration::site::{at, server};
-use fairway_integration::{lab, tests, wait};
+use fairway_integration::site::at;
+use fairway_integration::{tests, wait};
 
 tests![gateways_of_a_cluster_share_addresses_that_no_other_host_uses];
-
-const EDGES: u8 = 3;
 
 /// The hardware address of the host that has an address of the pool.
 const OTHER: [u8; 6] = [2, 0, 0, 0, 1, 103];
 const OTHER_TEXT: &str = "02:00:00:00:01:67";
 
 const CONFLICT: &str = "fairway.dev/AddressConflict";
-const ANNOUNCED: &str = "fairway.dev/Announced";
 const PROGRAMMED: &str = "fairway.dev/Programmed";
 
 /// A client may be without answers for so long on a busy machine; the bench of failover judges exactly.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// So many attempts of a client must have been answered one after the other.
-const SERVED: usize = 50;
-
-/// So often a gateway is cut off from the API server.
+/// So often a gateway is cut off from the API server, and for how long.
 const CUTS: usize = 5;
-
-/// A fleet under a control plane.
-struct ClusterFleet<'a> {
-    gateways: Vec<Fairway>,
-    controller: Fairway,
-    lan: Lan,
-    _servers: lab::Served,
-    // Last: they run on its hosts.
-    it: Installed<'a>,
-}
-
-impl<'a> ClusterFleet<'a> {
-    fn new(cluster: &'a Cluster) -> Result<Self> {
-        let it = Installed::new(cluster)?;
-        let lan = Lan::new(EDGES, Snooping::Off)?;
-        let servers = named(&lan.farm, &[("a", at(server(0), 80))])?;
-        let announce = format!("announce: {{layer2: {{interfaces: [{INTERFACE}]}}}}");
-        it.pool_of(
-            "lan",
-            &format!("addresses: [198.19.1.1-198.19.1.9], {announce}"),
-        )?;
-        let controller = it.controller("controller-1", &[DEFAULT_CLASS])?;
-        for edge in &lan.edges {
-            cluster.attach(&edge.host)?;
-            cluster.node(&edge.name, &[edge.ip()], &[])?;
-        }
-        let places = lan.edges.iter().map(|edge| (&edge.host, &*edge.name));
-        let gateways = it.gateways_on(places)?;
-        // The key of the fleet comes some seconds after the gateways. They say themselves whom they hear: what stands in
-        // their Leases of that is up to ten seconds old.
-        wait::until_some("all gateways hear each other", || {
-            for gateway in &gateways {
-                let heard = gateway.metric("fairway_fleet_members", &["state=\"heard\""])?;
-                ensure!(heard == f64::from(EDGES - 1), "{heard}");
-            }
-            Ok(())
-        })?;
-        Ok(Self {
-            gateways,
-            controller,
-            lan,
-            _servers: servers,
-            it,
-        })
-    }
-
-    /// A Service with an endpoint; `asks` is more of its spec.
-    fn service(&self, name: &str, asks: &str) -> Result<()> {
-        self.it
-            .service(name, &format!("ports: [{{port: 80}}]{asks}"))?;
-        self.it.pod(name, 0, server(0), "edge-1")
-    }
-
-    /// The rows of `get addresses` of the controller of an address that is so.
-    fn rows(&self, address: IpAddr, state: &str) -> Result<Vec<serde_json::Value>> {
-        let mut rows = self.controller.list("addresses")?;
-        let address = address.to_string();
-        rows.retain(|row| text(row, "address") == address && text(row, "state") == state);
-        Ok(rows)
-    }
-
-    /// The place of the gateway that owns an address, as everybody says who can be asked: the frames on the network, the
-    /// gateways that live, the controller, the Service, its Event.
-    fn owner(&self, observer: &LanObserver, (service, address): (&str, IpAddr)) -> Result<usize> {
-        let owners = observer.settled(&[address], ASKED_EVERY * 20)?;
-        let edge = self.lan.edge_with(owners[&address])?;
-        let name = &edge.name;
-        wait::until_some(&format!("{name} owns {address}"), || {
-            // What a dead one said last is no row.
-            let rows = self.rows(address, "owned")?;
-            let owners: Vec<&str> = rows.iter().map(|row| text(row, "gateway")).collect();
-            ensure!(owners == [name], "{rows:?}");
-            Ok(())
-        })?;
-        let announces = format!("announcing from node \"{name}\" with protocol \"layer2\"");
-        self.it.says(service, ANNOUNCED, &["True", &announces])?;
-        self.it.says(service, PROGRAMMED, &["True"])?;
-        self.it.tells(service, "nodeAssigned", &[&announces])?;
-        let label = [&*format!("address=\"{address}\"")];
-        let owned = |n: usize| {
-            // One that was killed says nothing.
-            let gateway = self.gateways.get(n)?;
-            gateway.metric("fairway_vip_owned", &label).ok()
-        };
-        let places = 0..self.gateways.len();
-        wait::until_some("the metrics say so", || {
-            let owners: Vec<usize> = places.clone().filter(|n| owned(*n) == Some(1.0)).collect();
-            ensure!(owners == [usize::from(edge.number) - 1], "{owners:?}");
-            Ok(())
-        })?;
-        Ok(usize::from(edge.number) - 1)
-    }
-
-    /// Kills the gateway at that place while a client goes on. Whoever owns the address then is not it.
-    fn kill(&mut self, number: usize, prober: &Prober) -> Result<()> {
-        self.gateways[number].kill();
-        let ended = prober.ended().len();
-        wait::until_some("a client is served", || {
-            let attempts = prober.last(SERVED);
-            let bad = attempts
-                .iter()
-                .filter(|it| !matches!(it.end, AttemptEnd::Answered(_)))
-                .count();
-            ensure!(
-                prober.ended().len() > ended + SERVED && bad == 0,
-                "{bad} fail"
-            );
-            Ok(())
-        })
-    }
-}
+const SHORT_CUT: Duration = Duration::from_secs(1);
 
 /// Whether a Service was ever shown with that address.
 fn was_shown(watch: &Receiver<WatchEvent>, address: IpAddr) -> bool {
@@ -248,27 +130,21 @@ fn gateways_of_a_cluster_share_addresses_that_no_other_host_uses() -> Result<()>
 
     // The owner is cut off from the API server, then nobody reaches it: all goes on. It dies, and is followed.
     let cut_off = fleet.lan.edges[second].host.clone();
-    let prober = Prober::start(&fleet.lan.client, at(free, 80))?;
-    let is_served = || {
-        let attempts = prober.ended().len();
-        wait::until("a client is served", || {
-            prober.ended().len() > attempts + SERVED
-        })
-    };
-    for state in ["down", "up"].repeat(CUTS) {
-        cut_off.ip(&format!("link set dev api {state}"))?;
-        is_served()?;
+    let mut before = Vec::new();
+    for _ in 0..CUTS {
+        before.push(fleet.cut_off_from_api_server(second, free, SHORT_CUT)?);
     }
     cut_off.ip("link set dev api down")?;
     cluster.pause_component(Component::ApiServer)?;
-    is_served()?;
-    let before = figures(&prober.finish()?);
-    ensure!(before.failed == 0, "{before:?}");
     let prober = Prober::start(&fleet.lan.client, at(free, 80))?;
-    wait::until("attempts are answered", || prober.ended().len() > SERVED)?;
+    served_by(&prober)?;
+    before.push(figures(&prober.finish()?));
+    ensure!(before.iter().all(|it| it.failed == 0), "{before:?}");
+    let prober = Prober::start(&fleet.lan.client, at(free, 80))?;
+    served_by(&prober)?;
     fleet.kill(second, &prober)?;
     let alone = figures(&prober.finish()?);
-    let last = (0..usize::from(EDGES)).find(|it| ![first, second].contains(it));
+    let last = (0..fleet.gateways.len()).find(|it| ![first, second].contains(it));
     let last = last.context("three gateways")?;
     for address in [used, free] {
         let label = [&*format!("address=\"{address}\"")];

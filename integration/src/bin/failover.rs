@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
+use fairway_integration::cluster::Cluster;
+use fairway_integration::in_cluster::ClusterFleet;
 use fairway_integration::lan::announcers::Announcers;
 use fairway_integration::lan::departure::{EdgeDeparture, TrialPlan};
 use fairway_integration::lan::faults::{self, FaultRecord};
@@ -41,6 +43,9 @@ const BROKEN_IN_A_ROW: usize = 3;
 const ADDRESSES: u8 = 4;
 /// Connections that are held in a planned departure.
 const HELD: usize = 1000;
+/// How long a gateway is cut off from the API server, and how long the last time: longer than its Lease lasts.
+const API_CUT: Duration = Duration::from_secs(3);
+const LONG_API_CUT: Duration = Duration::from_secs(40);
 /// When a successor is waited for no longer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -174,11 +179,17 @@ fn main() -> Result<()> {
             }
         }
     }
+    let cuts = is_wanted("API server")
+        .then(|| api_server_cuts(runs))
+        .transpose()?;
     let history = is_wanted("faults").then(|| history(runs)).transpose()?;
     let taken = is_wanted("many")
         .then(|| many::takeover(EDGES, MANY))
         .transpose()?;
-    println!("{}", page(&groups, history.as_ref(), taken.as_ref()));
+    println!(
+        "{}",
+        page(&groups, cuts.as_deref(), history.as_ref(), taken.as_ref())
+    );
     Ok(())
 }
 
@@ -245,6 +256,25 @@ fn group(way: FailoverWay, departure: EdgeDeparture, runs: usize) -> Result<Fail
     Ok(group)
 }
 
+/// In a cluster the owner of an address is cut off from the API server, so many times.
+fn api_server_cuts(runs: usize) -> Result<Vec<OutageFigures>> {
+    let cluster = Cluster::start()?;
+    let fleet = ClusterFleet::new(&cluster)?;
+    let address = vip(1);
+    let observer = fleet.lan.observe(&[address], ASKED_EVERY)?;
+    fleet.service("web", "")?;
+    fleet.it.has("web", &[address])?;
+    let owner = fleet.owner(&observer, ("web", address))?;
+    let mut seen = Vec::new();
+    for n in 1..=runs {
+        let time = if n == runs { LONG_API_CUT } else { API_CUT };
+        let figures = fleet.cut_off_from_api_server(owner, address, time)?;
+        eprintln!("Fairway, cut off from the API server, {n} of {runs}: {figures:?}");
+        seen.push(figures);
+    }
+    Ok(seen)
+}
+
 /// So many faults of all kinds, one after another, on a LAN of its own.
 fn history(count: usize) -> Result<(u64, usize, FaultRecord)> {
     let addresses = lan_addresses();
@@ -286,6 +316,7 @@ fn overlaps(record: &TrialRecord) -> [Duration; 2] {
 
 fn page(
     groups: &[FailoverGroup],
+    cuts: Option<&[OutageFigures]>,
     history: Option<&(u64, usize, FaultRecord)>,
     taken: Option<&ManyTaken>,
 ) -> String {
@@ -342,6 +373,7 @@ fn page(
         }
     }
     text += &planned(groups);
+    text += &cuts.map(api_server_section).unwrap_or_default();
     if let Some((seed, count, record)) = history {
         let _ = write!(
             text,
@@ -386,6 +418,23 @@ fn page(
         );
     }
     text
+}
+
+fn api_server_section(cuts: &[OutageFigures]) -> String {
+    let outages = Distribution::new(cuts.iter().map(|it| it.outage));
+    let sum = |of: fn(&OutageFigures) -> usize| cuts.iter().map(of).sum::<usize>();
+    format!(
+        "\n## Cut off from the API server\n\n3 gateways and a controller in a cluster with a real control plane. The gateway \
+         that owns an address is cut off from the API server, {} times for {} s each and the last time for {} s: nothing \
+         is to happen to clients. Of {} attempts {} failed; the outage was {} ms at least, {} ms at most.\n",
+        cuts.len(),
+        API_CUT.as_secs(),
+        LONG_API_CUT.as_secs(),
+        sum(|it| it.attempts),
+        sum(|it| it.failed),
+        millis(outages.quantile(0.0)),
+        millis(outages.quantile(1.0)),
+    )
 }
 
 fn planned(groups: &[FailoverGroup]) -> String {

@@ -2,10 +2,12 @@
 //!
 //! Reading order:
 //! - this module: what is installed, and who runs.
+//! - `fleet`: gateways that share addresses on one network.
 //! - `making`: pools, Services and Pods.
 //! - `seen`: what people see of a Service.
 //! - `traffic`: which server answers.
 
+mod fleet;
 mod making;
 mod seen;
 mod traffic;
@@ -20,6 +22,7 @@ use crate::fairway::Fairway;
 use crate::lab::Host;
 use crate::site::{Site, server};
 use crate::wait;
+pub use fleet::{ClusterFleet, served_by};
 pub use making::Web;
 pub use traffic::{Flow, health_says};
 
