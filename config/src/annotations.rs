@@ -9,7 +9,9 @@
 //! `spec.loadBalancerIP`. Where two of them ask for different things it is said so in a notice.
 
 pub mod asks;
+pub mod options;
 pub mod parse;
+pub mod scoped;
 #[cfg(test)]
 mod tests;
 

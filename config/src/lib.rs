@@ -41,6 +41,7 @@ pub mod names;
 pub mod net;
 pub mod object;
 pub mod pool;
+pub mod port_options;
 pub mod problem;
 pub mod selector;
 pub mod service;

@@ -18,6 +18,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
     /// `TCP`, `UDP` or `SCTP`.
     pub fn as_str(self) -> &'static str {
         match self {

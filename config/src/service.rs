@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{ClusterName, ServiceName};
 use crate::net::{IpFamily, Protocol};
+use crate::port_options::PortOptions;
 use crate::time::Timestamp;
 
 /// A v1 Service: what is asked for. What was granted is in [`crate::exchange::Held`].
@@ -184,6 +185,8 @@ pub struct ServicePort {
     pub node_port: Option<u16>,
     /// `appProtocol`, as far as it changes anything.
     pub app: AppProtocol,
+    /// What the Service's annotations say of it.
+    pub options: PortOptions,
 }
 
 impl ServicePort {
@@ -196,6 +199,7 @@ impl ServicePort {
             target: TargetPort::Number(port),
             node_port: None,
             app: AppProtocol::Opaque,
+            options: PortOptions::default(),
         }
     }
 

@@ -8,10 +8,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::annotations::asks::{Merged, RequestTexts, merge};
+use crate::annotations::options::set_options;
 use crate::annotations::parse;
 use crate::field::{Cursor, Shown};
 use crate::names::NamespacedName;
 use crate::net::{IpFamily, Protocol};
+use crate::port_options::PortOptions;
 use crate::service::{
     AppProtocol, ExternalTrafficPolicy, IpFamilyPolicy, Notice, PortKey, RequestKind, Service,
     ServicePort, ServiceType, TargetPort, UnreadableRequest,
@@ -43,7 +45,7 @@ pub(super) fn service(root: &Cursor<'_, '_>, name: NamespacedName) -> Option<Ser
         .unwrap_or(ServiceType::ClusterIP);
     let (cluster_ips, headless) = cluster_ips(&spec);
     let external_name = external_name(&spec, kind);
-    let ports = ports(&spec, &mut notices, &mut unreadable);
+    let mut ports = ports(&spec, &mut notices, &mut unreadable);
     if ports.is_empty()
         && !headless
         && kind != ServiceType::ExternalName
@@ -80,6 +82,7 @@ pub(super) fn service(root: &Cursor<'_, '_>, name: NamespacedName) -> Option<Ser
         source_ranges: &source_ranges,
     });
     notices.extend(asked);
+    notices.extend(set_options(&annotations, &mut ports));
     let class = class(&spec, &mut notices, &mut unreadable);
     let misspelt = misspelt(&spec);
     notices.extend(misspelt.notices);
@@ -423,6 +426,7 @@ fn ports(
             target,
             node_port,
             app,
+            options: PortOptions::default(),
         });
     }
     ports

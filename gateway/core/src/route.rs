@@ -9,6 +9,7 @@ use fairway_config::endpoints::EndpointHost;
 use fairway_config::exchange::{ClaimKind, ListenerReport, RefusedEndpoint};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
+use fairway_config::port_options::PortOptions;
 use fairway_config::service::{AppProtocol, Notice, PortKey};
 use ipnet::IpNet;
 
@@ -47,6 +48,8 @@ pub struct RoutePort {
     pub name: Option<Arc<str>>,
     /// The application protocol.
     pub app: AppProtocol,
+    /// What the Service's annotations say of it.
+    pub options: PortOptions,
     /// Where the gateway listens for it.
     pub claims: Vec<Claim>,
     /// Who may connect to its VIPs (not its node ports).
@@ -68,6 +71,7 @@ impl RoutePort {
             key,
             name: None,
             app: AppProtocol::Opaque,
+            options: PortOptions::default(),
             claims: Vec::new(),
             sources: SourceRanges::default(),
             affinity: None,

@@ -349,6 +349,7 @@ fn route_port(
         key: port.key(),
         name: port.name.clone(),
         app: port.app,
+        options: port.options.clone(),
         claims,
         sources: SourceRanges {
             allow: service.source_ranges.clone(),
