@@ -141,7 +141,7 @@ pub struct EndpointRow {
     pub protocol: Protocol,
     /// Where traffic would go to.
     pub endpoint: EndpointAddr,
-    /// `eligible`, or why not: `not-ready`, `terminating`, `refused`, `weight-zero`, …
+    /// `eligible`, or why not: `unreachable`, `failing-checks`, `not-ready`, `terminating`, `refused`, `weight-zero`, …
     pub state: String,
     /// The state in a sentence.
     pub why: String,

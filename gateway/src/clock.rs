@@ -32,7 +32,13 @@ impl Clock {
 
     /// Now.
     pub fn now(&self) -> Tick {
-        Tick(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
+        self.at(Instant::now())
+    }
+
+    /// The tick of an instant. One before the start counts as the start.
+    pub fn at(&self, instant: Instant) -> Tick {
+        let since = instant.saturating_duration_since(self.start);
+        Tick(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// The wall-clock time of a tick. It stays the same where the wall clock is set meanwhile.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use fairway_gateway_core::reachability::DialFailure;
+use fairway_gateway_core::dial_failure::DialFailure;
 
 /// Counter: dials that failed because this process or host had no port or file descriptor left.
 pub const DIALS_EXHAUSTED: &str = "fairway_dials_exhausted_total";

@@ -1,6 +1,6 @@
-//! Unreachable endpoints, as the control task sees them.
+//! Endpoints that fail, as the control task sees them.
 //!
-//! A worker that sees an endpoint become unreachable, or reached again, notes the name of the Service
+//! A worker that sees an endpoint become unreachable, left alone, or reached again, notes the name of the Service
 //! ([`DialChanges`]). The control task looks at these Services, at most once a second, and logs a bounded
 //! number of lines ([`Dials`]).
 
@@ -12,18 +12,17 @@ use fairway_config::exchange::{ListenerReport, ListenerState};
 use fairway_config::names::ServiceName;
 use fairway_config::net::EndpointAddr;
 use fairway_config::service::PortKey;
-use fairway_gateway_core::reachability::{FailedDials, UNREACHABLE_AFTER};
 use fairway_gateway_core::route::Tick;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::dial_changes::DialChanges;
-use crate::port::Port;
+use crate::port::{FailingEndpoint, Port};
 
 /// The shortest time between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How often Services with unreachable endpoints are looked at again. An endpoint that nobody dials stops
+/// How often Services with endpoints that fail are looked at again. An endpoint that nobody dials stops
 /// counting as unreachable after a while, and no worker notes that.
 const REVIEW: Duration = Duration::from_secs(15);
 
@@ -32,15 +31,16 @@ const LINES: usize = 30;
 const LINES_OF_ONE: usize = 3;
 const WINDOW: Duration = Duration::from_mins(1);
 
-/// Which endpoints are unreachable, and when to look again.
+/// Which endpoints fail, and when to look again.
 #[derive(Debug, Default)]
 pub(crate) struct Dials {
     changes: Arc<DialChanges>,
     /// When to look next.
     due: Option<Instant>,
     looked: Option<Instant>,
-    /// The unreachable endpoints of each Service that has some.
-    unreachable: BTreeMap<ServiceName, BTreeSet<(PortKey, EndpointAddr)>>,
+    /// The endpoints that fail of each Service that has some, and whether the endpoint is unreachable. (Those that are
+    /// left alone after one time-out are not known to be.)
+    failing: BTreeMap<ServiceName, BTreeMap<(PortKey, EndpointAddr), bool>>,
     log: Log,
 }
 
@@ -66,7 +66,7 @@ impl Dials {
         self.due
     }
 
-    /// Looks at the Services that were noted, and at those with unreachable endpoints. Returns the Services whose
+    /// Looks at the Services that were noted, and at those with endpoints that fail. Returns the Services whose
     /// report may have changed.
     pub(crate) fn look<'a>(
         &mut self,
@@ -79,10 +79,10 @@ impl Dials {
         }
         self.looked = Some(now);
         let mut services = self.changes.take();
-        services.extend(self.unreachable.keys().cloned());
+        services.extend(self.failing.keys().cloned());
         services.retain(|service| self.look_at(service, ports(service), tick, now));
         self.log.flush(now);
-        let is_open = !self.unreachable.is_empty() || self.log.unsaid > 0;
+        let is_open = !self.failing.is_empty() || self.log.unsaid > 0;
         self.due = is_open.then(|| now + REVIEW);
         services
     }
@@ -95,7 +95,7 @@ impl Dials {
         tick: Tick,
         now: Instant,
     ) {
-        if self.unreachable.contains_key(service) {
+        if self.failing.contains_key(service) {
             self.look_at(service, ports, tick, now);
         }
     }
@@ -109,11 +109,13 @@ impl Dials {
         listeners: &mut [ListenerReport],
         clock: &Clock,
     ) {
-        let Some(unreachable) = self.unreachable.get(service) else {
+        let Some(failing) = self.failing.get(service) else {
             return;
         };
         for (key, port) in ports {
-            let of_port = unreachable.iter().filter(|(other, _)| other == key);
+            let of_port = failing
+                .iter()
+                .filter(|((other, _), is_unreachable)| other == key && **is_unreachable);
             let count = of_port.count();
             if count == 0 || count < port.route().endpoints.eligible.len() {
                 continue;
@@ -129,7 +131,7 @@ impl Dials {
         }
     }
 
-    /// Looks at the endpoints of one Service. Returns whether the set of unreachable ones has changed.
+    /// Looks at the endpoints of one Service. Returns whether the set of those that fail has changed.
     fn look_at(
         &mut self,
         service: &ServiceName,
@@ -137,24 +139,25 @@ impl Dials {
         tick: Tick,
         now: Instant,
     ) -> bool {
-        let before = self.unreachable.remove(service).unwrap_or_default();
-        let mut after = BTreeSet::new();
+        let before = self.failing.remove(service).unwrap_or_default();
+        let mut after = BTreeMap::new();
         for (key, port) in ports {
-            for (addr, failed) in port.review(tick) {
-                after.insert((*key, addr));
-                if !before.contains(&(*key, addr)) {
-                    self.log.unreachable(service, *key, addr, &failed, now);
+            for failing in port.review(tick) {
+                let at = (*key, failing.addr);
+                after.insert(at, failing.is_unreachable);
+                if !before.contains_key(&at) {
+                    self.log.failing(service, *key, &failing, now);
                 }
             }
         }
-        for (key, addr) in before.difference(&after) {
+        for (key, addr) in before.keys().filter(|at| !after.contains_key(*at)) {
             let port = ports.iter().find(|(other, _)| other == key);
             let is_reached = port.is_some_and(|(_, port)| port.is_reached(*addr));
             self.log.over(service, *key, *addr, is_reached);
         }
         let is_news = before != after;
         if !after.is_empty() {
-            self.unreachable.insert(service.clone(), after);
+            self.failing.insert(service.clone(), after);
         }
         is_news
     }
@@ -168,10 +171,10 @@ const NAMED: usize = 3;
 fn unreached(port: &Port, clock: &Clock) -> String {
     let unreachable = port.unreachable();
     let failed: Vec<_> = port
-        .endpoints()
+        .states()
         .into_iter()
         .filter(|(addr, _)| unreachable.contains(addr))
-        .filter_map(|(addr, state)| Some((addr, state.failed_dials()?)))
+        .filter_map(|(addr, state)| Some((addr, state.health().run?)))
         .collect();
     let mut named: Vec<String> = failed
         .iter()
@@ -199,22 +202,30 @@ struct Log {
 }
 
 impl Log {
-    fn unreachable(
+    fn failing(
         &mut self,
         service: &ServiceName,
         port: PortKey,
-        endpoint: EndpointAddr,
-        failed: &FailedDials,
+        failing: &FailingEndpoint,
         now: Instant,
     ) {
         if !self.may_say(service, now) {
             return;
         }
+        let endpoint = failing.addr;
         self.said.insert((service.clone(), port, endpoint));
-        tracing::warn!(
-            %service, %port, %endpoint, reason = failed.why.as_str(), failures = failed.count,
-            "endpoint is not reached: its last {UNREACHABLE_AFTER} dials or more have failed"
-        );
+        let (reason, failures) = (failing.run.why.as_str(), failing.run.count);
+        if failing.is_out {
+            tracing::warn!(
+                %service, %port, %endpoint, reason, failures,
+                "endpoint is not reached: it is left alone, and tried from time to time"
+            );
+        } else {
+            tracing::warn!(
+                %service, %port, %endpoint, reason, failures,
+                "endpoint is not reached: its last dials have failed, and it still gets its share"
+            );
+        }
     }
 
     fn over(
@@ -233,7 +244,7 @@ impl Log {
         } else {
             tracing::info!(
                 %service, %port, %endpoint,
-                "endpoint is no longer known to be unreachable: it is not eligible, or nobody dials it"
+                "endpoint is no longer known to fail: it is not eligible, or nobody dials it"
             );
         }
     }

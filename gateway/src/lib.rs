@@ -19,8 +19,9 @@
 //!    `delivery` (of the last bytes), `pipes` (for splice), `descriptors` and `flow_pool` (the budgets of file
 //!    descriptors and of UDP flows), [`icmp`] (port unreachable for UDP clients) and `hops` (against forwarding
 //!    loops); `health`: `healthCheckNodePort`;
-//! 7. [`port`]: what TCP, UDP and HTTP share of a port; `open_connection`: counts a client's connection of it;
-//!    [`counters`]: what its metrics are made of;
+//! 7. [`port`]: what TCP, UDP and HTTP share of a port; [`routed`]: its route, with the endpoints that get traffic
+//!    now; [`endpoint_state`]: what it knows of one endpoint; `open_connection`: counts a client's connection of it;
+//!    [`counters`]: what its metrics are made of; `connecting` and `source_address`: how endpoints are dialled;
 //! 8. [`http`]: ports that are balanced by request, on pingora;
 //! 9. [`admin`], [`metrics`]: what people and scrapers see.
 //!
@@ -42,6 +43,7 @@ mod binding;
 mod bpf;
 mod change_log;
 pub mod clock;
+mod connecting;
 mod control;
 pub mod counters;
 mod delivery;
@@ -50,6 +52,7 @@ mod dial_changes;
 mod dials;
 mod dns;
 mod endpoint_rows;
+pub mod endpoint_state;
 mod engine;
 pub mod fleet;
 mod flow_pool;
@@ -76,11 +79,13 @@ mod programmer;
 mod published;
 mod receive_meter;
 pub mod reports;
+pub mod routed;
 pub mod settings;
 mod shared;
 mod slot;
 mod socket;
 mod socket_token;
+mod source_address;
 mod stalls;
 mod steering;
 mod task_context;

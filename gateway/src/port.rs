@@ -4,28 +4,33 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use fairway_config::exchange::ClaimKind;
 use fairway_config::net::EndpointAddr;
 use fairway_gateway_core::affinity::AffinityRoom;
-use fairway_gateway_core::pick::Balancer;
-use fairway_gateway_core::reachability::{DialFailure, FailedDials, Reachability};
+use fairway_gateway_core::dial_failure::DialFailure;
+use fairway_gateway_core::health::{
+    CheckVerdict, FailureRun, HealthFailure, HealthSuccess, HealthVerdict,
+};
+use fairway_gateway_core::pick::{Balancer, Picked};
 use fairway_gateway_core::route::{Endpoint, RoutePort, Tick};
 use tokio_util::sync::CancellationToken;
 
-use crate::counters::{Counters, Gauge, Rejection};
+use crate::counters::{Counters, Rejection};
 use crate::descriptors::Share;
 use crate::dial_changes::DialChanges;
+use crate::endpoint_state::EndpointState;
+use crate::routed::{Routed, ServingEndpoints};
 
 /// One port of a Service. It stays while the port is in its Service, whatever route it has.
 #[derive(Debug)]
 pub struct Port {
     /// The number of the port, local to this process.
     pub(crate) number: u32,
-    route: ArcSwap<RoutePort>,
+    routed: ArcSwap<Routed>,
     balancer: Balancer,
     /// The counters of the port.
     pub counters: Counters,
@@ -41,47 +46,15 @@ pub struct Port {
     pub cut: CancellationToken,
 }
 
-/// The state of one endpoint of one port, which a new route must not reset.
-#[derive(Debug)]
-pub struct EndpointState {
-    /// The outcome of its last dials.
-    reachability: Reachability,
-    /// Connections and UDP flows to it now.
-    pub active: Gauge,
-    /// Cancelled when the endpoint, or the whole port, is gone and its time to drain is over: its connections end.
-    pub cut: CancellationToken,
-    /// When its time to drain is over, where the route no longer lists it.
-    leaving: Mutex<Option<Instant>>,
-}
-
-impl EndpointState {
-    /// The dials that have failed since one last worked; none where the last one worked.
-    pub fn failed_dials(&self) -> Option<FailedDials> {
-        self.reachability.failed_dials()
-    }
-}
-
-/// Counts as a connection, a request or a UDP flow of an endpoint until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Active(Arc<EndpointState>);
-
-impl Active {
-    /// Counts one more.
-    pub(crate) fn new(state: Arc<EndpointState>) -> Self {
-        state.active.increment();
-        Self(state)
-    }
-
-    /// The endpoint's state.
-    pub(crate) fn state(&self) -> &EndpointState {
-        &self.0
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.0.active.decrement();
-    }
+/// An endpoint that fails, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FailingEndpoint {
+    pub(crate) addr: EndpointAddr,
+    pub(crate) run: FailureRun,
+    /// It gets no traffic but trials.
+    pub(crate) is_out: bool,
+    /// Its last dials have failed, so many that it counts as unreachable.
+    pub(crate) is_unreachable: bool,
 }
 
 /// The outcome of [`Port::drain`].
@@ -109,7 +82,7 @@ impl Port {
         Self {
             // It wraps around after four thousand million ports: the first are long gone by then.
             number: NEXT.fetch_add(1, Ordering::Relaxed),
-            route: ArcSwap::new(route),
+            routed: ArcSwap::from_pointee(Routed::new(route)),
             balancer: Balancer::new(seed),
             counters: Counters::default(),
             endpoints: Mutex::default(),
@@ -132,14 +105,37 @@ impl Port {
         self
     }
 
-    /// The current route. Takes no lock.
-    pub fn route(&self) -> arc_swap::Guard<Arc<RoutePort>> {
-        self.route.load()
+    /// The current route, with the endpoints that get traffic now. Takes no lock.
+    pub fn route(&self) -> arc_swap::Guard<Arc<Routed>> {
+        self.routed.load()
     }
 
     /// Replaces the route.
     pub fn set_route(&self, route: Arc<RoutePort>) {
-        self.route.store(route);
+        let _lock = self.lock_states();
+        self.routed.store(Arc::new(Routed::new(route)));
+    }
+
+    /// Sorts the endpoints out anew, when they are next asked for: what is known of one of them has changed.
+    fn renew(&self) {
+        let _lock = self.lock_states();
+        let route = self.routed.load().shared_route();
+        self.routed.store(Arc::new(Routed::new(route)));
+    }
+
+    fn lock_states(&self) -> MutexGuard<'_, BTreeMap<EndpointAddr, Arc<EndpointState>>> {
+        self.endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The endpoints of a route of this port, sorted out. Takes a lock once after each change.
+    pub fn available<'a>(&self, routed: &'a Routed) -> &'a ServingEndpoints {
+        routed.available(|eligible| {
+            let mut states = self.lock_states();
+            let mut state = |endpoint: &Endpoint| self.state_of(endpoint.addr, &mut states);
+            eligible.iter().map(&mut state).collect()
+        })
     }
 
     /// Whether a client may connect to a listener of this kind. A rejected client is counted.
@@ -168,12 +164,36 @@ impl Port {
     /// The endpoint for a client's connection or request, none of `tried` among them.
     pub fn pick<'a>(
         &self,
-        route: &'a RoutePort,
+        route: &'a Routed,
         client: IpAddr,
         now: Tick,
         tried: &[EndpointAddr],
-    ) -> Option<&'a Endpoint> {
-        self.balancer.pick(route, client.to_canonical(), now, tried)
+    ) -> Option<Picked<'a, Arc<EndpointState>>> {
+        let available = self.available(route);
+        let client = client.to_canonical();
+        let picked = self.balancer.pick(route, available, client, now, tried)?;
+        self.note_return(&picked);
+        Some(picked)
+    }
+
+    /// An endpoint that is out of the list may have come back by being asked whether it may be tried.
+    fn note_return(&self, picked: &Picked<'_, Arc<EndpointState>>) {
+        if picked.is_doubtful && picked.at.state.health.verdict() == HealthVerdict::Healthy {
+            self.changed();
+        }
+    }
+
+    /// What is known of an endpoint has changed.
+    fn changed(&self) {
+        self.renew();
+        self.changes.tell(&self.routed.load().service);
+    }
+
+    /// Notes what a check says of an endpoint; none: no check is made.
+    pub fn set_checked(&self, endpoint: EndpointAddr, verdict: Option<CheckVerdict>, now: Tick) {
+        if self.endpoint(endpoint).health.set_checked(verdict, now) {
+            self.changed();
+        }
     }
 
     /// Forgets the clients whose affinity has timed out. To be called from time to time.
@@ -184,30 +204,31 @@ impl Port {
     /// The endpoint for a UDP flow of a client, none of `tried` among them.
     pub fn pick_for_flow<'a>(
         &self,
-        route: &'a RoutePort,
+        route: &'a Routed,
         client: SocketAddr,
         now: Tick,
         tried: &[EndpointAddr],
-    ) -> Option<&'a Endpoint> {
-        self.balancer.pick_for_flow(route, client, now, tried)
+    ) -> Option<Picked<'a, Arc<EndpointState>>> {
+        let available = self.available(route);
+        let picked = self
+            .balancer
+            .pick_for_flow(route, available, client, now, tried)?;
+        self.note_return(&picked);
+        Some(picked)
     }
 
     /// The state of `endpoint`. It is created where there is none yet. Takes a lock.
     pub fn endpoint(&self, endpoint: EndpointAddr) -> Arc<EndpointState> {
-        let mut endpoints = self
-            .endpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let state = || EndpointState {
-            reachability: Reachability::default(),
-            active: Gauge::default(),
-            cut: self.cut.child_token(),
-            leaving: Mutex::default(),
-        };
-        endpoints
-            .entry(endpoint)
-            .or_insert_with(|| Arc::new(state()))
-            .clone()
+        self.state_of(endpoint, &mut self.lock_states())
+    }
+
+    fn state_of(
+        &self,
+        endpoint: EndpointAddr,
+        states: &mut BTreeMap<EndpointAddr, Arc<EndpointState>>,
+    ) -> Arc<EndpointState> {
+        let state = || Arc::new(EndpointState::new(self.cut.child_token()));
+        states.entry(endpoint).or_insert_with(state).clone()
     }
 
     /// Counts a failed dial of an endpoint, which took `took`.
@@ -220,8 +241,10 @@ impl Port {
     ) {
         self.counters.connect_error(why);
         self.counters.connect.observe(took);
-        if endpoint.reachability.failed(why, now) {
-            self.changes.tell(&self.route.load().service);
+        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let began = Tick(now.0.saturating_sub(took));
+        if endpoint.health.dial_failed(why, began, now) {
+            self.changed();
         }
     }
 
@@ -230,76 +253,89 @@ impl Port {
         self.counters.connect_error(why);
         // Other errors may come from the datagram itself, as from its length.
         let is_of_the_endpoint = matches!(why, DialFailure::Refused | DialFailure::Unreachable);
-        if is_of_the_endpoint && endpoint.reachability.failed(why, now) {
-            self.changes.tell(&self.route.load().service);
+        if is_of_the_endpoint && endpoint.health.failed(HealthFailure::Datagram(why), now) {
+            self.changed();
+        }
+    }
+
+    /// Counts a new connection that an endpoint has reset before it said anything.
+    pub(crate) fn was_reset(&self, endpoint: &EndpointState, now: Tick) {
+        self.counters.connect_error(DialFailure::Reset);
+        if endpoint.health.failed(HealthFailure::Reset, now) {
+            self.changed();
         }
     }
 
     /// Counts a dial of an endpoint that worked, which took `took`.
-    pub(crate) fn dial_worked(&self, endpoint: &EndpointState, took: Duration) {
+    pub(crate) fn dial_worked(&self, endpoint: &EndpointState, took: Duration, now: Tick) {
         self.counters.connect.observe(took);
-        self.answered(endpoint);
-    }
-
-    /// Notes that an endpoint has answered.
-    pub(crate) fn answered(&self, endpoint: &EndpointState) {
-        if endpoint.reachability.worked() {
-            self.changes.tell(&self.route.load().service);
+        if endpoint.health.connected(now) {
+            self.changed();
         }
     }
 
-    /// Finds the eligible endpoints that are unreachable now, and sets [`Self::unreachable`].
-    pub(crate) fn review(&self, now: Tick) -> Vec<(EndpointAddr, FailedDials)> {
-        let route = self.route.load();
-        let endpoints = self
-            .endpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let eligible = route.endpoints.eligible.iter();
-        let unreachable: Vec<_> = eligible
-            .filter_map(|endpoint| {
-                let failed = endpoints.get(&endpoint.addr)?.reachability.failed_dials()?;
-                failed
-                    .is_unreachable(now)
-                    .then_some((endpoint.addr, failed))
+    /// Notes that an endpoint has said something on a connection of opaque bytes.
+    pub(crate) fn spoke(&self, endpoint: &EndpointState, now: Tick) {
+        if endpoint.health.worked(HealthSuccess::FirstByte, now) {
+            self.changed();
+        }
+    }
+
+    /// Notes that an endpoint has answered a request or a datagram.
+    pub(crate) fn answered(&self, endpoint: &EndpointState, now: Tick) {
+        if endpoint.health.worked(HealthSuccess::Answer, now) {
+            self.changed();
+        }
+    }
+
+    /// Finds the eligible endpoints that fail now, and sets [`Self::unreachable`].
+    pub(crate) fn review(&self, now: Tick) -> Vec<FailingEndpoint> {
+        let routed = self.routed.load_full();
+        let available = self.available(&routed);
+        let failing: Vec<_> = available
+            .all()
+            .filter_map(|it| {
+                let run = it.state.health.run()?;
+                let is_out = available.is_out(it.endpoint.addr);
+                let failing = FailingEndpoint {
+                    addr: it.endpoint.addr,
+                    run,
+                    is_out: is_out && it.verdict != HealthVerdict::FailsChecks && !run.is_old(now),
+                    is_unreachable: run.is_unreachable(now),
+                };
+                (failing.is_out || failing.is_unreachable).then_some(failing)
             })
             .collect();
-        if unreachable.is_empty() && self.unreachable.load().is_empty() {
-            return unreachable;
+        if failing.is_empty() && self.unreachable.load().is_empty() {
+            return failing;
         }
-        let addresses = unreachable.iter().map(|(addr, _)| *addr).collect();
+        let mut addresses: Vec<_> = failing.iter().map(|it| it.addr).collect();
+        addresses.sort_unstable();
         self.unreachable.store(Arc::new(addresses));
-        unreachable
+        failing
+    }
+
+    /// Whether there was any traffic, or a check: without either nothing is known of any endpoint.
+    pub(crate) fn knows_endpoints(&self) -> bool {
+        !self.lock_states().is_empty()
     }
 
     /// Whether an endpoint is eligible and was dialled, and the last dial worked.
     pub(crate) fn is_reached(&self, endpoint: EndpointAddr) -> bool {
-        let route = self.route.load();
-        let mut eligible = route.endpoints.eligible.iter();
-        if !eligible.any(|eligible| eligible.addr == endpoint) {
-            return false;
-        }
-        let endpoints = self
-            .endpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let state = endpoints.get(&endpoint);
-        state.is_some_and(|state| state.failed_dials().is_none())
+        let routed = self.routed.load_full();
+        let found = self.available(&routed).find(endpoint);
+        found.is_some_and(|it| it.state.health.run().is_none())
     }
 
-    /// The eligible endpoints that were unreachable at the last review of dials, ordered by
+    /// The eligible endpoints that failed at the last review of dials, ordered by
     /// address. Takes no lock.
     pub fn unreachable(&self) -> arc_swap::Guard<Arc<Vec<EndpointAddr>>> {
         self.unreachable.load()
     }
 
-    /// The endpoints that were dialled, with their states.
-    pub fn endpoints(&self) -> Vec<(EndpointAddr, Arc<EndpointState>)> {
-        let endpoints = self
-            .endpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        endpoints
+    /// The endpoints that have a state, with it: all eligible ones once there was traffic.
+    pub fn states(&self) -> Vec<(EndpointAddr, Arc<EndpointState>)> {
+        self.lock_states()
             .iter()
             .map(|(addr, state)| (*addr, state.clone()))
             .collect()
@@ -308,11 +344,8 @@ impl Port {
     /// Drains the endpoints that the route no longer lists: they keep their connections for `drain`, and are cut
     /// then.
     pub fn drain(&self, now: Instant, drain: Duration) -> Drained {
-        let route = self.route.load();
-        let mut endpoints = self
-            .endpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut endpoints = self.lock_states();
+        let route = self.routed.load();
         let mut next: Option<Instant> = None;
         let mut cut = false;
         endpoints.retain(|addr, state| {
@@ -323,7 +356,7 @@ impl Port {
             }
             let until = *leaving.get_or_insert(now + drain);
             // If it is listed again later, it may be another server.
-            state.reachability.worked();
+            state.health.forget();
             // Where others hold the state, the endpoint is being dialled or has connections.
             let used = Arc::strong_count(state) > 1;
             if until <= now || !used {

@@ -45,7 +45,7 @@ pub(crate) struct GatewayShared {
     /// By which UDP clients are told that no endpoint takes their datagrams.
     pub(crate) icmp_sockets: IcmpSockets,
     /// The source-address pool: the addresses that endpoints may be dialled from.
-    pub(crate) source_pool: ArcSwap<SourcePool>,
+    pub(crate) source_pool: Arc<ArcSwap<SourcePool>>,
     /// Which other gateways are heard.
     pub(crate) fleet: ShownFleet,
     /// The addresses that the kernel refuses, where it steers.
@@ -75,7 +75,7 @@ impl GatewayShared {
             affinity_room: Arc::default(),
             flow_pool: FlowPool::new(flows, settings.workers.max(1)),
             icmp_sockets: settings.icmp_sockets.clone(),
-            source_pool: ArcSwap::default(),
+            source_pool: Arc::default(),
             fleet: ShownFleet::default(),
             refusals: OnceLock::new(),
             pin_workers: settings.pin_workers,

@@ -31,6 +31,7 @@ impl TaskContext {
                 shared.draining.clone(),
                 shared.connect_timeout,
                 shared.descriptors.clone(),
+                shared.source_pool.clone(),
             )
         })
     }

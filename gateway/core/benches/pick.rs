@@ -13,6 +13,8 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use fairway_config::names::ServiceName;
 use fairway_config::net::{EndpointAddr, Protocol};
 use fairway_config::service::PortKey;
+use fairway_gateway_core::available::{Available, AvailableEndpoint, LiveEndpoint};
+use fairway_gateway_core::health::HealthVerdict;
 use fairway_gateway_core::pick::Balancer;
 use fairway_gateway_core::rank;
 use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort, Tick};
@@ -30,11 +32,12 @@ fn pick(criterion: &mut Criterion) {
             ("kept", 1, true),
         ] {
             let route = route(count, weights, affinity);
+            let available = available(&route);
             let balancer = Balancer::new(1);
             group.bench_function(BenchmarkId::new(what, count), |bencher| {
                 bencher.iter(|| {
                     balancer
-                        .pick(black_box(&route), client, Tick(1), &[])
+                        .pick(black_box(&route), &available, client, Tick(1), &[])
                         .is_some()
                 });
             });
@@ -55,6 +58,28 @@ fn pick(criterion: &mut Criterion) {
         }
     }
     group.finish();
+}
+
+/// An endpoint of which nothing is known.
+struct Unknown;
+
+impl LiveEndpoint for Unknown {
+    fn active(&self) -> u64 {
+        0
+    }
+
+    fn claim_trial(&self, _: Tick) -> bool {
+        false
+    }
+}
+
+fn available(route: &RoutePort) -> Available<Unknown> {
+    let eligible = route.endpoints.eligible.iter();
+    Available::new(eligible.map(|endpoint| AvailableEndpoint {
+        endpoint: endpoint.clone(),
+        verdict: HealthVerdict::Healthy,
+        state: Unknown,
+    }))
 }
 
 fn route(count: u32, weights: u32, affinity: bool) -> RoutePort {

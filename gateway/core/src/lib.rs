@@ -7,9 +7,10 @@
 //! 2. [`guard`]: the addresses that are never dialled;
 //! 3. [`eligible`]: which endpoints get traffic: all rules in one function;
 //! 4. [`build`]: from stored objects to routes, at the cost of what has changed;
-//! 5. [`rank`] (rendezvous hashing), [`affinity`] (an LRU table), `turns` (weighted round-robin), [`pick`]: from a
-//!    client to an endpoint;
-//! 6. [`reachability`]: whether an endpoint can be reached, by the outcome of its last dials;
+//! 5. [`health`]: what is known of an endpoint, from its traffic ([`dial_failure`]) and from checks, and
+//!    [`endpoint_health`], the same for many threads; [`available`]: which eligible endpoints get traffic now;
+//! 6. [`rank`] (rendezvous hashing), [`affinity`] (an LRU table), `turns` (weighted round-robin), [`pick`]: from a
+//!    client to an endpoint; [`attempts`]: how many endpoints are tried for one connection, and for how long;
 //! 7. [`flows`]: the UDP flow table;
 //! 8. [`segments`]: on which interfaces addresses are announced on layer 2, who else is there and who may own them;
 //!    [`fleet`]: which gateway owns an address there;
@@ -19,20 +20,24 @@
 //! 12. [`receive_budget`]: how much of a processor is used for what comes from the network, where nothing else bounds it.
 
 pub mod affinity;
+pub mod attempts;
+pub mod available;
 pub mod bfd;
 pub mod bgp;
 pub mod build;
 pub mod checksum;
+pub mod dial_failure;
 pub mod eligible;
+pub mod endpoint_health;
 pub mod fleet;
 pub mod flows;
 pub mod guard;
+pub mod health;
 mod jitter;
 pub mod layer2;
 mod lru;
 pub mod pick;
 pub mod rank;
-pub mod reachability;
 pub mod receive_budget;
 pub mod route;
 pub mod segments;

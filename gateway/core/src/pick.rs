@@ -1,11 +1,18 @@
 //! The choice of an endpoint for a client.
 //!
-//! Which endpoints are eligible was decided when the route was [built](crate::build). Among these:
+//! Which endpoints are eligible was decided when the route was [built](crate::build), and which of them get traffic
+//! now when one of them failed or came back ([`crate::available`]). Among these:
 //! - a client with affinity goes to the endpoint that it had, else to the best of its [ranking](crate::rank);
 //! - a UDP flow without affinity goes to the best of the ranking for its client's address and port, so that it gets
 //!   the same endpoint after a restart;
 //! - all other connections are spread by weighted round-robin. Shares are exact: in as many picks as the sum of the
 //!   weights, each endpoint gets as many as its weight, however many threads pick.
+//!
+//! An endpoint that is left alone is tried from time to time, by one connection at a time. With affinity, and by UDP
+//! flows, it is tried by a client that belongs to it. A connection that has tried all others tries it, too.
+//!
+//! The ranking is over all eligible endpoints, whether they get traffic just now or not: so a client whose endpoint
+//! fails returns to it when it is back, and every gateway has the same endpoint for it, whatever each has seen fail.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,8 +22,10 @@ use std::time::Duration;
 use fairway_config::net::EndpointAddr;
 
 use crate::affinity::{Affinity, AffinityRoom};
+use crate::available::{Available, AvailableEndpoint, LiveEndpoint};
+use crate::health::HealthVerdict;
 use crate::rank;
-use crate::route::{Endpoint, EndpointSet, RoutePort, Tick};
+use crate::route::{RoutePort, Tick};
 use crate::turns::Turns;
 
 /// Chooses endpoints for one port of a Service. Keeps the state that a new route must not reset: the round-robin's
@@ -26,6 +35,17 @@ pub struct Balancer {
     turn: AtomicU64,
     retry_turn: AtomicU64,
     affinity: Affinity,
+}
+
+/// An endpoint that was chosen.
+#[derive(Debug)]
+pub struct Picked<'a, S> {
+    /// Which.
+    pub at: &'a AvailableEndpoint<S>,
+    /// It has failed lately.
+    pub is_doubtful: bool,
+    /// No other one is left to try after it.
+    pub is_last: bool,
 }
 
 impl Balancer {
@@ -48,25 +68,26 @@ impl Balancer {
 
     /// The endpoint for a client's connection, without those in `tried`; none where none is left.
     ///
-    /// With affinity the last endpoint is remembered, so a client whose endpoint could not be reached stays with
-    /// the one that could. Without affinity a retry takes the next turn among the endpoints that are left: the
+    /// With affinity a client whose endpoint can't be reached goes on to the next one of its ranking, and back when it
+    /// can. Without affinity a retry takes the next turn among the endpoints that are left: the
     /// connections of a dead endpoint are spread evenly, and do not all go to its neighbour.
     ///
     /// Without affinity this takes no lock and constant time (the logarithm of the number of endpoints where their
-    /// weights differ). With affinity it takes one of 16 locks, and for a client that is not remembered a pass over
-    /// the endpoints: see [`crate::rank`] for numbers.
-    pub fn pick<'a>(
+    /// weights differ), while no endpoint is due to be tried. With affinity it takes one of 16 locks, and for a client
+    /// that is not remembered a pass over the endpoints: see [`crate::rank`] for numbers.
+    pub fn pick<'a, S: LiveEndpoint>(
         &self,
-        route: &'a RoutePort,
+        route: &RoutePort,
+        available: &'a Available<S>,
         client: IpAddr,
         now: Tick,
         tried: &[EndpointAddr],
-    ) -> Option<&'a Endpoint> {
-        let endpoints = &*route.endpoints;
-        match route.affinity {
-            Some(timeout) => self.pick_for_client(&endpoints.eligible, client, now, timeout, tried),
-            None => self.pick_in_turn(endpoints, tried),
-        }
+    ) -> Option<Picked<'a, S>> {
+        let at = match route.affinity {
+            Some(timeout) => self.pick_for_client(available, client, now, timeout, tried),
+            None => self.pick_in_turn(available, now, tried),
+        };
+        Some(picked(at?, available, tried))
     }
 
     /// Forgets the clients whose affinity has timed out; all clients where the port has no affinity any more. To be
@@ -81,18 +102,26 @@ impl Balancer {
     /// The endpoint for a UDP flow of a client, without those in `tried`; none where none is left.
     ///
     /// Without affinity this is a pass over the endpoints: see [`crate::rank`] for numbers.
-    pub fn pick_for_flow<'a>(
+    pub fn pick_for_flow<'a, S: LiveEndpoint>(
         &self,
-        route: &'a RoutePort,
+        route: &RoutePort,
+        available: &'a Available<S>,
         client: SocketAddr,
         now: Tick,
         tried: &[EndpointAddr],
-    ) -> Option<&'a Endpoint> {
-        let eligible = &route.endpoints.eligible;
-        match route.affinity {
-            Some(timeout) => self.pick_for_client(eligible, client.ip(), now, timeout, tried),
-            None => rank::best_for_flow(client, untried(eligible, tried)),
-        }
+    ) -> Option<Picked<'a, S>> {
+        let at = match route.affinity {
+            Some(timeout) => self.pick_for_client(available, client.ip(), now, timeout, tried),
+            None => {
+                let wanted = rank::best_for_flow(client, available.all())?;
+                if may_have(wanted, available, now, tried) {
+                    Some(wanted)
+                } else {
+                    best_left(available, tried, |left| rank::best_for_flow(client, left))
+                }
+            }
+        };
+        Some(picked(at?, available, tried))
     }
 
     /// How many clients the affinity table remembers.
@@ -100,44 +129,112 @@ impl Balancer {
         self.affinity.len()
     }
 
-    fn pick_for_client<'a>(
+    fn pick_for_client<'a, S: LiveEndpoint>(
         &self,
-        eligible: &'a [Endpoint],
+        available: &'a Available<S>,
         client: IpAddr,
         now: Tick,
         timeout: Duration,
         tried: &[EndpointAddr],
-    ) -> Option<&'a Endpoint> {
+    ) -> Option<&'a AvailableEndpoint<S>> {
         let client = client.to_canonical();
         let mut kept = None;
         self.affinity.get(client, now, timeout, |endpoint| {
-            kept = find(eligible, endpoint).filter(|endpoint| !tried.contains(&endpoint.addr));
+            kept = available.find(endpoint);
             kept.is_some()
         });
-        if kept.is_some() {
-            return kept;
+        let wanted = match kept {
+            Some(kept) => kept,
+            None => {
+                let best = rank::best(client, available.all())?;
+                self.affinity.put(client, best.endpoint.addr, now);
+                best
+            }
+        };
+        if may_have(wanted, available, now, tried) {
+            return Some(wanted);
         }
-        let best = rank::best(client, untried(eligible, tried))?;
-        self.affinity.put(client, best.addr, now);
-        Some(best)
+        best_left(available, tried, |left| rank::best(client, left))
     }
 
-    fn pick_in_turn<'a>(
+    fn pick_in_turn<'a, S: LiveEndpoint>(
         &self,
-        endpoints: &'a EndpointSet,
+        available: &'a Available<S>,
+        now: Tick,
         tried: &[EndpointAddr],
-    ) -> Option<&'a Endpoint> {
-        let eligible = &endpoints.eligible;
+    ) -> Option<&'a AvailableEndpoint<S>> {
         if tried.is_empty() {
-            let at = endpoints
+            let due = last_resort(available, tried).find(|it| it.state.claim_trial(now));
+            if due.is_some() {
+                return due;
+            }
+            let endpoints = &available.endpoints;
+            let place = available
                 .turns()
-                .place(eligible.len(), || next(&self.turn))?;
-            return eligible.get(at);
+                .place(endpoints.len(), || next(&self.turn))?;
+            return endpoints.get(place);
         }
-        let untried: Vec<_> = untried(eligible, tried).collect();
-        let turns = Turns::of(untried.iter().map(|endpoint| endpoint.weight));
-        let at = turns.place(untried.len(), || next(&self.retry_turn))?;
-        untried.get(at).copied()
+        best_left(available, tried, |left| {
+            let turns = Turns::of(left.iter().map(|it| it.endpoint.weight));
+            let place = turns.place(left.len(), || next(&self.retry_turn))?;
+            left.get(place).copied()
+        })
+    }
+}
+
+/// Whether a client may have the endpoint that it belongs to.
+fn may_have<S: LiveEndpoint>(
+    wanted: &AvailableEndpoint<S>,
+    available: &Available<S>,
+    now: Tick,
+    tried: &[EndpointAddr],
+) -> bool {
+    let addr = wanted.endpoint.addr;
+    if tried.contains(&addr) {
+        return false;
+    }
+    if !available.is_out(addr) {
+        return true;
+    }
+    // Who has waited for another one already tries none that may let it wait again.
+    tried.is_empty()
+        && wanted.verdict != HealthVerdict::FailsChecks
+        && wanted.state.claim_trial(now)
+}
+
+/// What `choose` takes of the endpoints that were not tried; of those that are left alone for what their traffic did,
+/// where no other is left. (One that fails its checks gets nothing: whoever takes it out of service counts on that.)
+fn best_left<'a, S>(
+    available: &'a Available<S>,
+    tried: &[EndpointAddr],
+    choose: impl Fn(Vec<&'a AvailableEndpoint<S>>) -> Option<&'a AvailableEndpoint<S>>,
+) -> Option<&'a AvailableEndpoint<S>> {
+    let left: Vec<_> = untried(&available.endpoints, tried).collect();
+    if !left.is_empty() {
+        return choose(left);
+    }
+    choose(last_resort(available, tried).collect())
+}
+
+fn last_resort<'a, S>(
+    available: &'a Available<S>,
+    tried: &[EndpointAddr],
+) -> impl Iterator<Item = &'a AvailableEndpoint<S>> {
+    untried(&available.out, tried).filter(|it| it.verdict != HealthVerdict::FailsChecks)
+}
+
+/// The choice, with what follows from it for the time that the endpoint has.
+fn picked<'a, S>(
+    at: &'a AvailableEndpoint<S>,
+    available: &'a Available<S>,
+    tried: &[EndpointAddr],
+) -> Picked<'a, S> {
+    let addr = at.endpoint.addr;
+    let mut left = untried(&available.endpoints, tried).chain(last_resort(available, tried));
+    Picked {
+        at,
+        is_doubtful: at.verdict != HealthVerdict::Healthy,
+        is_last: left.all(|it| it.endpoint.addr == addr),
     }
 }
 
@@ -145,21 +242,11 @@ fn next(turn: &AtomicU64) -> u64 {
     turn.fetch_add(1, Ordering::Relaxed)
 }
 
-fn untried<'a>(
-    eligible: &'a [Endpoint],
+fn untried<'a, S>(
+    list: &'a [AvailableEndpoint<S>],
     tried: &[EndpointAddr],
-) -> impl Iterator<Item = &'a Endpoint> {
-    eligible
-        .iter()
-        .filter(|endpoint| !tried.contains(&endpoint.addr))
-}
-
-/// The endpoint with that address, in a list ordered by address.
-fn find(eligible: &[Endpoint], addr: EndpointAddr) -> Option<&Endpoint> {
-    let at = eligible
-        .binary_search_by(|endpoint| endpoint.addr.cmp(&addr))
-        .ok()?;
-    eligible.get(at)
+) -> impl Iterator<Item = &'a AvailableEndpoint<S>> {
+    list.iter().filter(|it| !tried.contains(&it.endpoint.addr))
 }
 
 #[cfg(test)]

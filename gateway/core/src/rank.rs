@@ -35,19 +35,19 @@ use crate::route::Endpoint;
 const KEY: (u64, u64) = (0x6661_6972_7761_7921, 0x656e_6470_6f69_6e74);
 
 /// The best of `endpoints` for `client`; none where there are none.
-pub fn best<'a>(
+pub fn best<'a, E: AsRef<Endpoint>>(
     client: IpAddr,
-    endpoints: impl IntoIterator<Item = &'a Endpoint>,
-) -> Option<&'a Endpoint> {
+    endpoints: impl IntoIterator<Item = &'a E>,
+) -> Option<&'a E> {
     best_by(&client_hasher(client), endpoints)
 }
 
 /// The best of `endpoints` for a UDP flow of `client`; none where there are none. A flow that goes on after a
 /// restart gets the same one.
-pub fn best_for_flow<'a>(
+pub fn best_for_flow<'a, E: AsRef<Endpoint>>(
     client: SocketAddr,
-    endpoints: impl IntoIterator<Item = &'a Endpoint>,
-) -> Option<&'a Endpoint> {
+    endpoints: impl IntoIterator<Item = &'a E>,
+) -> Option<&'a E> {
     best_by(&flow_hasher(client), endpoints)
 }
 
@@ -72,15 +72,15 @@ pub fn hash(client: IpAddr, endpoint: EndpointAddr) -> u64 {
     endpoint_hash(&client_hasher(client), endpoint)
 }
 
-fn best_by<'a>(
+fn best_by<'a, E: AsRef<Endpoint>>(
     client: &SipHasher24,
-    endpoints: impl IntoIterator<Item = &'a Endpoint>,
-) -> Option<&'a Endpoint> {
+    endpoints: impl IntoIterator<Item = &'a E>,
+) -> Option<&'a E> {
     endpoints
         .into_iter()
-        .map(|endpoint| Contender::new(client, endpoint))
-        .reduce(|best, other| if other.beats(&best) { other } else { best })
-        .map(|contender| contender.endpoint)
+        .map(|it| (Contender::new(client, it.as_ref()), it))
+        .reduce(|best, other| if other.0.beats(&best.0) { other } else { best })
+        .map(|(_, it)| it)
 }
 
 fn flow_hasher(client: SocketAddr) -> SipHasher24 {

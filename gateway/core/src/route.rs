@@ -13,8 +13,6 @@ use fairway_config::port_options::PortOptions;
 use fairway_config::service::{AppProtocol, Notice, PortKey};
 use ipnet::IpNet;
 
-use crate::turns::Turns;
-
 /// The route of one Service, as the data plane uses it. Built by [`crate::build`], and replaced as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
@@ -137,19 +135,12 @@ pub struct EndpointSet {
     pub eligible: Vec<Endpoint>,
     /// Those that don't, and why, ordered by address.
     pub excluded: Vec<Excluded>,
-    /// The order in which the eligible ones take turns.
-    turns: Turns,
 }
 
 impl EndpointSet {
     /// A set of these, each ordered by address.
     pub fn new(eligible: Vec<Endpoint>, excluded: Vec<Excluded>) -> Self {
-        let turns = Turns::of(eligible.iter().map(|endpoint| endpoint.weight));
-        Self {
-            eligible,
-            excluded,
-            turns,
-        }
+        Self { eligible, excluded }
     }
 
     /// Whether the endpoint is listed at all: its established connections may stay.
@@ -184,10 +175,6 @@ impl EndpointSet {
             })
         }
     }
-
-    pub(crate) fn turns(&self) -> &Turns {
-        &self.turns
-    }
 }
 
 /// An endpoint that gets traffic.
@@ -212,6 +199,12 @@ impl Endpoint {
             node: None,
             target: None,
         }
+    }
+}
+
+impl AsRef<Endpoint> for Endpoint {
+    fn as_ref(&self) -> &Endpoint {
+        self
     }
 }
 

@@ -8,7 +8,9 @@ use fairway_config::names::ServiceName;
 use fairway_config::net::{EndpointAddr, Protocol};
 use fairway_config::service::PortKey;
 
-use crate::route::{Endpoint, EndpointSet, RoutePort};
+use crate::available::{Available, AvailableEndpoint, LiveEndpoint};
+use crate::health::HealthVerdict;
+use crate::route::{Endpoint, EndpointSet, RoutePort, Tick};
 
 /// The `n`th client.
 pub(crate) fn client(n: u32) -> IpAddr {
@@ -38,6 +40,40 @@ pub(crate) fn port(eligible: Vec<Endpoint>, affinity: Option<Duration>) -> Route
         affinity,
         ..RoutePort::new(ServiceName::new("web", "shop"), key, endpoints)
     }
+}
+
+/// An endpoint without connections, which may be tried or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct IdleEndpoint {
+    pub(crate) may_be_tried: bool,
+}
+
+impl LiveEndpoint for IdleEndpoint {
+    fn active(&self) -> u64 {
+        0
+    }
+
+    fn claim_trial(&self, _: Tick) -> bool {
+        self.may_be_tried
+    }
+}
+
+/// These endpoints, of which nothing is known.
+pub(crate) fn healthy(endpoints: &[Endpoint]) -> Available<IdleEndpoint> {
+    sorted_out(endpoints, |_| HealthVerdict::Healthy)
+}
+
+/// These endpoints, of each of which something is known, by its place in the list.
+pub(crate) fn sorted_out(
+    endpoints: &[Endpoint],
+    verdict: impl Fn(usize) -> HealthVerdict,
+) -> Available<IdleEndpoint> {
+    let all = endpoints.iter().enumerate();
+    Available::new(all.map(|(n, endpoint)| AvailableEndpoint {
+        endpoint: endpoint.clone(),
+        verdict: verdict(n),
+        state: IdleEndpoint::default(),
+    }))
 }
 
 /// An address from its text.

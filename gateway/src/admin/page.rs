@@ -335,7 +335,7 @@ impl Page {
         self.table(("endpoints", "Endpoints", columns), rows, |row| {
             let tone = match row.state.as_str() {
                 "eligible" => Tone::Good,
-                "refused" | "unreachable" => Tone::Bad,
+                "refused" | "unreachable" | "failing-checks" => Tone::Bad,
                 "not-ready" | "terminating" => Tone::Waiting,
                 _ => Tone::Plain,
             };

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use fairway_config::net::Protocol;
-use fairway_gateway_core::reachability::{DialFailure, LAPSE};
+use fairway_gateway_core::dial_failure::DialFailure;
+use fairway_gateway_core::health::LAPSE;
 use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -123,7 +124,7 @@ fn one_warning_names_service_and_endpoint_and_one_line_says_that_it_is_over() {
         assert_eq!(bench.look(0), ["shop/s000"]);
         fail(&port, 1, 100, 2_000);
         assert_eq!(bench.look(2_000), [""; 0], "nothing new");
-        port.dial_worked(&port.endpoint(addr(1)), Duration::ZERO);
+        port.dial_worked(&port.endpoint(addr(1)), Duration::ZERO, Tick(4_000));
         assert_eq!(bench.look(4_000), ["shop/s000"]);
     });
     let [warning, over] = &lines[..] else {
@@ -161,7 +162,8 @@ fn a_thousand_endpoints_that_fail_make_a_bounded_number_of_lines_and_hide_no_oth
                 let port = bench.port(service);
                 for endpoint in 1..=100 {
                     // Up and down, each second.
-                    port.dial_worked(&port.endpoint(addr(endpoint)), Duration::ZERO);
+                    let state = port.endpoint(addr(endpoint));
+                    port.dial_worked(&state, Duration::ZERO, Tick(second * 1000));
                     fail(&port, endpoint, 3, second * 1000);
                 }
             }

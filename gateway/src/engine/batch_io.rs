@@ -110,7 +110,14 @@ impl Engine {
                 }
                 ReadOutcome::Failed(error) => {
                     if let Some(number) = message.token.connection() {
-                        self.step(number, |connection, _| connection.fail(&error));
+                        let is_of_endpoint = matches!(message.token, Token::Endpoint(_));
+                        self.step(number, |connection, environment| {
+                            if is_of_endpoint {
+                                connection.endpoint_failed(&error, environment.shared)
+                            } else {
+                                connection.fail(&error)
+                            }
+                        });
                     }
                 }
             }

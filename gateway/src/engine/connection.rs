@@ -1,12 +1,14 @@
 //! The state machine of a TCP connection, from its accept until its client has the last byte.
 //!
 //! This file has its events, its timers and the carrying of bytes. `dialling` looks for an endpoint that
-//! answers; `closing` delivers the last bytes to the client; `batched` is for small messages that the kernel
+//! answers; `closing` delivers the last bytes to the client; `evidence` tells what a
+//! connection says of its endpoint's health; `batched` is for small messages that the kernel
 //! takes together with those of other connections.
 
 mod batched;
 mod closing;
 mod dialling;
+mod evidence;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,9 +24,9 @@ use super::side::Side;
 use super::timer::Timer;
 use crate::delivery::DeliveryProgress;
 use crate::descriptors::Permit;
+use crate::endpoint_state::Active;
 use crate::hops::Hops;
 use crate::open_connection::OpenConnection;
-use crate::port::Active;
 use crate::socket;
 
 /// A connection: two sockets, and a direction of bytes each way.
@@ -165,7 +167,7 @@ impl TcpConnection {
                 let _ = self
                     .down
                     .carry(endpoint, client, transmitted, &mut environment.tools);
-                self.fail(&error)
+                self.endpoint_failed(&error, environment.shared)
             }
             (Stage::Carrying(_), None) if news => self.carry(environment),
             (Stage::Carrying(_), None) if !self.queued => {
@@ -180,23 +182,23 @@ impl TcpConnection {
     pub(super) fn due(&mut self, wait: Timer, environment: &mut Environment<'_>) -> Next {
         match (wait, &mut self.stage) {
             (Timer::ConnectGrace, Stage::Dialling(dial)) => {
-                let last = dial.last;
+                let patience = dial.patience;
                 if let Err(error) = self.watch_client(environment) {
                     return self.fail(&error);
                 }
-                Next::Wait(if last {
-                    Timer::ConnectLast
-                } else {
-                    Timer::ConnectWithOthers
-                })
+                Next::Wait(patience.into())
             }
-            (Timer::ConnectWithOthers | Timer::ConnectLast, Stage::Dialling(_)) => {
-                self.not_reached(io::ErrorKind::TimedOut.into(), environment)
-            }
+            (
+                Timer::ConnectDoubtful | Timer::ConnectWithOthers | Timer::ConnectLast,
+                Stage::Dialling(_),
+            ) => self.not_reached(io::ErrorKind::TimedOut.into(), environment),
             (Timer::SocketRetry, Stage::Dialling(_)) => self.dial(environment),
             // The endpoint answered meanwhile. The timer was set while it was dialled.
             (
-                Timer::ConnectGrace | Timer::ConnectWithOthers | Timer::ConnectLast,
+                Timer::ConnectGrace
+                | Timer::ConnectDoubtful
+                | Timer::ConnectWithOthers
+                | Timer::ConnectLast,
                 Stage::Carrying(_),
             ) => Next::Wait(Timer::KeepAliveStart),
             (Timer::KeepAliveStart, Stage::Carrying(_)) => {
@@ -248,6 +250,7 @@ impl TcpConnection {
         let counters = &self.port.counters;
         let (up, down) = (&mut self.up, &mut self.down);
         let was = (up.has_ended(), down.has_ended());
+        let was_silent = !down.has_begun();
         // This direction first: a write to an endpoint that was reset would find the error before its last
         // bytes are read.
         let down = match down.carry(
@@ -257,7 +260,10 @@ impl TcpConnection {
             &mut environment.tools,
         ) {
             Ok(down) => down,
-            Err(SideError::Reader(error) | SideError::Writer(error)) => return self.fail(&error),
+            Err(SideError::Reader(error)) => {
+                return self.endpoint_failed(&error, environment.shared);
+            }
+            Err(SideError::Writer(error)) => return self.fail(&error),
         };
         if down == CarryProgress::Ended && !was.1 && !was.0 {
             Direction::shut(client);
@@ -278,7 +284,9 @@ impl TcpConnection {
             Err(SideError::Writer(_)) if self.down.has_read_all() => {
                 return self.leave_endpoint(environment);
             }
-            Err(SideError::Writer(error)) => return self.fail(&error),
+            Err(SideError::Writer(error)) => {
+                return self.endpoint_failed(&error, environment.shared);
+            }
         };
         // The last bytes may be unread because the client's socket is full.
         let endpoint_ended = endpoint.ended || self.down.has_read_all();
@@ -290,6 +298,9 @@ impl TcpConnection {
         }
         if up == CarryProgress::Ended && !was.0 && down != CarryProgress::Ended {
             Direction::shut(endpoint);
+        }
+        if was_silent {
+            self.note_answer(environment.shared);
         }
         match (up, down) {
             (CarryProgress::Ended, CarryProgress::Ended) => self.leave_endpoint(environment),

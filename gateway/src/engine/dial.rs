@@ -1,31 +1,23 @@
 //! Dialling: the endpoints that are tried for one connection, one after the other.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use fairway_config::net::{ClientAddr, EndpointAddr};
-use fairway_gateway_core::reachability::DialFailure;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use fairway_gateway_core::attempts::{Attempts, Patience};
+use fairway_gateway_core::dial_failure::DialFailure;
 
 use super::direction::Direction;
 use super::next::Environment;
 use super::poll::{Token, Trigger};
 use super::side::Side;
-use super::source_address;
+use crate::connecting::{self, ConnectOptions};
+use crate::endpoint_state::Active;
 use crate::hops::Hops;
 use crate::open_connection::OpenConnection;
-use crate::port::Active;
 use crate::shared::GatewayShared;
 use crate::socket;
-
-/// The most endpoints that are tried for one connection.
-const TRIES: usize = 4;
-
-/// After this time no further endpoint is tried.
-const DIAL_TIME: Duration = Duration::from_secs(10);
 
 /// The dialling of one connection.
 pub(super) struct Dial {
@@ -34,10 +26,9 @@ pub(super) struct Dial {
     pub(super) early: bool,
     /// The endpoint that is being tried, and when that began.
     pub(super) trying: Option<(EndpointAddr, Instant)>,
-    /// There is no other endpoint to try after it.
-    pub(super) last: bool,
-    tried: Vec<EndpointAddr>,
-    deadline: Instant,
+    /// How long it may take.
+    pub(super) patience: Patience,
+    attempts: Attempts,
     error: Option<io::Error>,
 }
 
@@ -60,9 +51,8 @@ impl Dial {
             hops,
             early: false,
             trying: None,
-            last: false,
-            tried: Vec::new(),
-            deadline: Instant::now() + DIAL_TIME,
+            patience: Patience::Last,
+            attempts: Attempts::default(),
             error: None,
         }
     }
@@ -78,28 +68,24 @@ impl Dial {
     ) -> DialOutcome {
         loop {
             let now = Instant::now();
+            let tick = environment.shared.clock.at(now);
             let route = port.route();
-            let picked = if self.tried.len() < TRIES && now < self.deadline {
-                let tick = environment.shared.clock.now();
-                port.pick(&route, from.0.ip(), tick, &self.tried)
-            } else {
-                None
-            };
-            let Some(endpoint) = picked else {
+            let picked = self
+                .attempts
+                .may_try(tick)
+                .then(|| port.pick(&route, from.0.ip(), tick, self.attempts.tried()))
+                .flatten();
+            let Some(picked) = picked else {
                 break;
             };
-            let addr = endpoint.addr;
-            self.last = self.tried.len() + 1 == TRIES
-                || route.endpoints.eligible.len() <= self.tried.len() + 1;
+            let addr = picked.at.endpoint.addr;
+            self.patience = self.attempts.patience(&picked);
+            // Counted from here on, so that choices by load see connections that are being made.
+            let active = Active::new(picked.at.state.clone());
             drop(route);
             // The client's first bytes go in one packet with the last step of the handshake.
-            self.early |= self.tried.is_empty() && up.read_early(client, &mut environment.tools);
-            // Counted from here on, so that choices by load see connections that are being made.
-            let active = Active::new(port.endpoint(addr));
-            // The endpoint may have been removed meanwhile: then nobody would cut its connections.
-            if !port.route().endpoints.lists(addr) {
-                continue;
-            }
+            let is_first = self.attempts.tried().is_empty();
+            self.early |= is_first && up.read_early(client, &mut environment.tools);
             match connect(addr, self, environment) {
                 Ok(socket) => {
                     self.trying = Some((addr, now));
@@ -112,7 +98,7 @@ impl Dial {
                 }
                 Err(error) => {
                     unreached(port, Some(&active), (addr, now), &error, environment.shared);
-                    self.tried.push(addr);
+                    self.attempts.failed(addr);
                     self.error = Some(error);
                 }
             }
@@ -133,9 +119,26 @@ impl Dial {
     ) {
         if let Some((addr, began)) = self.trying.take() {
             unreached(port, active, (addr, began), &error, shared);
-            self.tried.push(addr);
+            self.attempts.failed(addr);
             self.error = Some(error);
         }
+    }
+
+    /// Notes that the endpoint that is being tried has accepted the connection. Returns whether it may have it: it may
+    /// have been removed meanwhile, and then nobody would cut its connections.
+    pub(super) fn reached(
+        &mut self,
+        port: &OpenConnection,
+        active: &Active,
+        shared: &GatewayShared,
+    ) -> bool {
+        let Some((addr, began)) = self.trying.take() else {
+            return false;
+        };
+        let now = Instant::now();
+        let took = now.saturating_duration_since(began);
+        port.dial_worked(active.state(), took, shared.clock.at(now));
+        port.route().endpoints.lists(addr)
     }
 }
 
@@ -145,37 +148,16 @@ fn connect(
     dial: &Dial,
     environment: &mut Environment<'_>,
 ) -> io::Result<OwnedFd> {
+    let options = ConnectOptions {
+        hops: dial.hops,
+        speaks_first: dial.early,
+    };
     let pool = environment.shared.source_pool.load();
-    let socket = environment
-        .source_fallback
-        .dial(addr, &pool, |source| dial_from(source, addr, dial))?;
+    let socket = environment.source_fallback.dial(addr, &pool, |source| {
+        connecting::begin(addr, source, options)
+    })?;
     let token = Token::Endpoint(environment.number);
     environment.poll.add(&socket, token, Trigger::Edge)?;
-    Ok(socket)
-}
-
-fn dial_from(source: Option<IpAddr>, addr: EndpointAddr, dial: &Dial) -> io::Result<OwnedFd> {
-    let family = if addr.0.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    if let Some(hops) = dial.hops {
-        hops.set(&socket, addr.0.is_ipv4())?;
-    }
-    if dial.early {
-        // Else the last step of the handshake would be a packet of its own.
-        socket::acknowledge_at_once(&socket, false);
-    }
-    if let Some(source) = source {
-        source_address::bind(&socket, source)?;
-    }
-    match rustix::net::connect(&socket, &addr.0) {
-        Ok(()) | Err(Errno::INPROGRESS) => {}
-        Err(error) => return Err(error.into()),
-    }
     Ok(socket)
 }
 
@@ -189,7 +171,8 @@ fn unreached(
 ) {
     let why = DialFailure::of(error);
     if let Some(active) = active {
-        port.dial_failed(active.state(), why, began.elapsed(), shared.clock.now());
+        let took: Duration = began.elapsed();
+        port.dial_failed(active.state(), why, took, shared.clock.now());
     }
     tracing::debug!(endpoint = %addr, reason = why.as_str(), %error, "endpoint not reached");
 }

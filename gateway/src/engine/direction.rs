@@ -115,6 +115,11 @@ impl Direction {
         self.ended
     }
 
+    /// Whether any bytes were read.
+    pub(super) fn has_begun(&self) -> bool {
+        self.total > 0 || !matches!(self.holds, Holds::Nothing)
+    }
+
     /// Bytes written so far.
     pub(super) fn written(&self) -> u64 {
         self.total

@@ -7,7 +7,7 @@
 //! - `poll`: epoll, edge-triggered; `slab`: the connections by number, and in lists by timer and by owner
 //!   (`owners`);
 //! - `listeners` and `accept`: how connections come in;
-//! - [`connection`]: the state machine of one; `dial` and `source_address`: the search for an endpoint;
+//! - [`connection`]: the state machine of one; `dial`: the search for an endpoint;
 //!   `direction`, `side`: how its bytes go; `timer`;
 //! - `batch_io`, `batch` and `ring`: small messages of several connections in two system calls (io_uring);
 //! - `mailbox`, `commands` and `pending`: what other threads tell the worker, and what of it is left to do;
@@ -33,7 +33,6 @@ mod poll;
 mod ring;
 mod side;
 mod slab;
-mod source_address;
 
 #[cfg(test)]
 mod tests;
@@ -58,10 +57,10 @@ use self::pending::PendingWork;
 pub(crate) use self::pending::examined;
 use self::poll::{EventFlags, Events, Token};
 use self::slab::Slab;
-use self::source_address::SourceFallback;
 use self::timer::Timer;
 use self::udp::{UdpContext, UdpProxy};
 use crate::shared::GatewayShared;
+use crate::source_address::SourceFallback;
 use crate::tasks::Tasks;
 
 /// How often idle UDP flows are removed.

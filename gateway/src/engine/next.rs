@@ -2,9 +2,9 @@
 
 use super::direction::Tools;
 use super::poll::Epoll;
-use super::source_address::SourceFallback;
 use super::timer::Timer;
 use crate::shared::GatewayShared;
+use crate::source_address::SourceFallback;
 
 /// What the worker does with a connection after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
+use fairway_gateway_core::attempts::Patience;
+
 use crate::delivery::{SELDOM, SOON};
 use crate::shared::GatewayShared;
-
-/// How long an endpoint has for its answer while there are others to try: more than the one second
-/// after which TCP repeats a SYN that was lost (RFC 6298).
-const CONNECT_WITH_OTHERS: Duration = Duration::from_millis(1500);
 
 /// Most endpoints answer within this. Until then epoll does not watch the client, which saves a system call.
 const CONNECT_GRACE: Duration = Duration::from_millis(50);
@@ -25,6 +23,8 @@ const KEEP_ALIVE_START: Duration = Duration::from_secs(10);
 pub(super) enum Timer {
     /// An endpoint is dialled, and has a moment to answer.
     ConnectGrace,
+    /// An endpoint is dialled that has failed lately, and there are others to try.
+    ConnectDoubtful,
     /// An endpoint is dialled, and there are others to try.
     ConnectWithOthers,
     /// The last endpoint that is left to try is dialled.
@@ -41,10 +41,22 @@ pub(super) enum Timer {
     SlowDeliveryCheck,
 }
 
+impl From<Patience> for Timer {
+    /// The timer that follows [`Timer::ConnectGrace`].
+    fn from(patience: Patience) -> Self {
+        match patience {
+            Patience::Doubtful => Self::ConnectDoubtful,
+            Patience::WithOthers => Self::ConnectWithOthers,
+            Patience::Last => Self::ConnectLast,
+        }
+    }
+}
+
 impl Timer {
-    pub(super) const COUNT: usize = 8;
+    pub(super) const COUNT: usize = 9;
     pub(super) const ALL: [Self; Self::COUNT] = [
         Self::ConnectGrace,
+        Self::ConnectDoubtful,
         Self::ConnectWithOthers,
         Self::ConnectLast,
         Self::SocketRetry,
@@ -56,11 +68,15 @@ impl Timer {
 
     /// How long it runs.
     pub(super) fn duration(self, shared: &GatewayShared) -> Duration {
-        let connect = |limit: Duration| limit.saturating_sub(CONNECT_GRACE);
+        let connect = |patience: Patience| {
+            let limit = patience.duration(shared.connect_timeout);
+            limit.saturating_sub(CONNECT_GRACE)
+        };
         match self {
             Self::ConnectGrace => CONNECT_GRACE,
-            Self::ConnectWithOthers => connect(CONNECT_WITH_OTHERS.min(shared.connect_timeout)),
-            Self::ConnectLast => connect(shared.connect_timeout),
+            Self::ConnectDoubtful => connect(Patience::Doubtful),
+            Self::ConnectWithOthers => connect(Patience::WithOthers),
+            Self::ConnectLast => connect(Patience::Last),
             Self::SocketRetry => SOCKET_RETRY,
             Self::KeepAliveStart => KEEP_ALIVE_START,
             Self::StallCheck => shared.stall_timeout,

@@ -8,32 +8,67 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fairway_config::net::EndpointAddr;
 use fairway_config::service::AppProtocol;
-use fairway_gateway_core::reachability::DialFailure;
+use fairway_gateway_core::attempts::Attempts;
+use fairway_gateway_core::dial_failure::DialFailure;
 use http::StatusCode;
 use http::header::UPGRADE;
 use pingora_core::protocols::{Digest, TcpKeepalive};
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorSource, ErrorType, OrErr, Result};
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::connection::{ClientConnection, Phase};
+use super::dialler::{EndpointDialler, Sources};
 use super::failure::ErrorResponse;
 use super::forwarded;
 use super::limits::{
-    CLIENT, CONNECTION_WINDOW, ENDPOINT, ENDPOINTS_TRIED, POOLED, STREAM_IDLE, STREAM_WINDOW,
-    STREAMS,
+    CLIENT, CONNECTION_WINDOW, ENDPOINT, POOLED, STREAM_IDLE, STREAM_WINDOW, STREAMS,
 };
 use super::unwritten::UnwrittenGuard;
 use crate::counters::Rejection;
 use crate::descriptors::{Descriptors, Permit};
-use crate::port::Active;
+use crate::endpoint_state::{Active, EndpointState};
+use crate::hops::Hops;
+use crate::port::Port;
 
 /// The proxy for the requests of every port of a worker.
 pub(super) struct App {
-    /// How long an endpoint may take to accept a connection.
-    pub(super) connect_timeout: Duration,
-    pub(super) descriptors: Arc<Descriptors>,
+    /// How long the last endpoint that is left to try may take to accept a connection.
+    connect_timeout: Duration,
+    descriptors: Arc<Descriptors>,
+    sources: Arc<Sources>,
+    /// Dials without hops of its own.
+    dialler: Arc<EndpointDialler>,
+}
+
+impl App {
+    pub(super) fn new(
+        connect_timeout: Duration,
+        descriptors: Arc<Descriptors>,
+        sources: Arc<Sources>,
+    ) -> Self {
+        let dialler = EndpointDialler {
+            sources: sources.clone(),
+            hops: None,
+        };
+        Self {
+            connect_timeout,
+            descriptors,
+            sources,
+            dialler: Arc::new(dialler),
+        }
+    }
+
+    fn dialler(&self, hops: Option<Hops>) -> Arc<EndpointDialler> {
+        if hops.is_none() {
+            return self.dialler.clone();
+        }
+        Arc::new(EndpointDialler {
+            sources: self.sources.clone(),
+            hops,
+        })
+    }
 }
 
 /// The state of one request (pingora's `CTX`).
@@ -41,10 +76,13 @@ pub(super) struct App {
 pub(super) struct RequestContext {
     connection: Option<Arc<ClientConnection>>,
     /// Endpoints that could not be reached.
-    tried: Vec<EndpointAddr>,
+    attempts: Attempts,
     /// When dialling began.
     dialled: Option<Instant>,
+    /// The endpoint that is dialled, or has the request.
     endpoint: Option<Active>,
+    /// The endpoint was removed while it was dialled. Nothing was passed on to it.
+    is_removed: bool,
     failure: Option<ErrorResponse>,
     /// A permit for the connection to an endpoint, where that of the client's connection does not cover it.
     permit: Option<Permit>,
@@ -67,6 +105,33 @@ impl RequestContext {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The port and the state of the endpoint.
+    fn endpoint(&self) -> Option<(&Port, &Arc<EndpointState>)> {
+        let port: &Port = &self.connection.as_ref()?.port;
+        Some((port, self.endpoint.as_ref()?.state()))
+    }
+
+    /// Chooses the next endpoint to try, and how long it may take. Counted from here on, so that choices by load see
+    /// it, and so that it is cut with its endpoint.
+    fn pick(&mut self, connect_timeout: Duration) -> Result<Option<(EndpointAddr, Duration)>> {
+        self.endpoint = None;
+        let connection = self.connection()?.clone();
+        let port = &connection.port;
+        let now = connection.now();
+        if !self.attempts.may_try(now) {
+            return Ok(None);
+        }
+        let route = port.route();
+        let tried = self.attempts.tried();
+        let Some(picked) = port.pick(&route, connection.client_ip(), now, tried) else {
+            return Ok(None);
+        };
+        let addr = picked.at.endpoint.addr;
+        let patience = self.attempts.patience(&picked);
+        self.endpoint = Some(Active::new(picked.at.state.clone()));
+        Ok(Some((addr, patience.duration(connect_timeout))))
     }
 }
 
@@ -105,12 +170,10 @@ impl ProxyHttp for App {
         session: &mut Session,
         request: &mut RequestContext,
     ) -> Result<Box<HttpPeer>> {
-        request.endpoint = None;
+        request.is_removed = false;
         let connection = request.connection()?.clone();
         let port = &connection.port;
-        let route = port.route();
-        let (client, now) = (connection.client_ip(), connection.now());
-        let h2 = route.app == AppProtocol::H2c;
+        let h2 = port.route().app == AppProtocol::H2c;
         // The permit of a client's connection covers one connection to an endpoint. Each h2 stream may need one,
         // unless the endpoint speaks h2, too.
         if session.is_http2() && !h2 && request.permit.is_none() {
@@ -121,26 +184,21 @@ impl ProxyHttp for App {
                 return Err(Error::new_up(ErrorType::ConnectError));
             }
         }
-        let Some(endpoint) = port.pick(&route, client, now, &request.tried) else {
+        let Some((addr, may_take)) = request.pick(self.connect_timeout)? else {
             if request.failure.is_none() {
                 port.counters.reject(Rejection::NoEndpoint);
                 request.failure = Some(ErrorResponse::NoEndpoint);
             }
             return Err(Error::new_up(ErrorType::ConnectNoRoute));
         };
-        let mut peer = HttpPeer::new(endpoint.addr.0, false, String::new());
+        let mut peer = HttpPeer::new(addr.0, false, String::new());
         if let Some(hops) = connection.hops {
             // A pooled connection with more hops must not be used for a client with fewer hops left.
             peer.group_key = hops.key();
-            let is_ipv4 = endpoint.addr.0.is_ipv4();
-            peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |socket| {
-                hops.set(socket, is_ipv4)
-                    .or_err(ErrorType::SocketError, "hops not set")
-            }));
         }
         let options = &mut peer.options;
-        options.connection_timeout = Some(self.connect_timeout);
-        options.total_connection_timeout = Some(self.connect_timeout);
+        options.custom_l4 = Some(self.dialler(connection.hops));
+        options.total_connection_timeout = Some(may_take);
         options.write_timeout = Some(ENDPOINT);
         options.idle_timeout = Some(POOLED);
         options.tcp_keepalive = Some(TcpKeepalive {
@@ -178,15 +236,20 @@ impl ProxyHttp for App {
         request: &mut RequestContext,
     ) -> Result<()> {
         let connection = request.connection()?.clone();
-        if let Some(addr) = endpoint_of(peer) {
-            let endpoint = connection.port.endpoint(addr);
+        let port = &connection.port;
+        if let Some((_, state)) = request.endpoint() {
+            let state = state.clone();
             if let (false, Some(dialled)) = (reused, request.dialled) {
-                connection.port.dial_worked(&endpoint, dialled.elapsed());
+                port.dial_worked(&state, dialled.elapsed(), connection.now());
+            }
+            // It may have been removed meanwhile: then nobody would cut its connections.
+            if endpoint_of(peer).is_some_and(|addr| !port.route().endpoints.lists(addr)) {
+                request.is_removed = true;
+                return Err(Error::new_up(ErrorType::ConnectionClosed));
             }
             if !session.is_http2() {
-                connection.set_endpoint(Some(endpoint.clone()));
+                connection.set_endpoint(Some(state));
             }
-            request.endpoint = Some(Active::new(endpoint));
         }
         request.failure = None;
         request.unread = None;
@@ -201,20 +264,53 @@ impl ProxyHttp for App {
         mut error: Box<Error>,
     ) -> Box<Error> {
         request.failure = ErrorResponse::of(&error);
-        if let (Some(connection), Some(addr)) = (&request.connection, endpoint_of(peer)) {
-            let port = &connection.port;
+        if let (Some((port, state)), Some(addr)) = (request.endpoint(), endpoint_of(peer)) {
             let took = request.dialled.map(|dialled| dialled.elapsed());
-            let (took, now) = (took.unwrap_or_default(), connection.now());
-            port.dial_failed(&port.endpoint(addr), dial_failure(&error), took, now);
-            request.tried.push(addr);
-            let left = port
-                .route()
-                .endpoints
-                .eligible
-                .iter()
-                .any(|endpoint| !request.tried.contains(&endpoint.addr));
-            error.set_retry(left && request.tried.len() < ENDPOINTS_TRIED);
+            let now = request.connection.as_ref().map(|it| it.now());
+            let (took, now) = (took.unwrap_or_default(), now.unwrap_or_default());
+            port.dial_failed(state, dial_failure(&error), took, now);
+            request.attempts.failed(addr);
+            // Where none is left, the next pick says so.
+            error.set_retry(true);
             tracing::debug!(endpoint = %addr, %error, "an endpoint can't be reached");
+        }
+        error
+    }
+
+    /// As pingora's own, and notes an endpoint that has reset a new connection before it answered.
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        request: &mut RequestContext,
+        reused: bool,
+    ) -> Box<Error> {
+        use ErrorType::{ConnectionClosed, ReadError, WriteError};
+        let is_of_endpoint = error.esource() == &ErrorSource::Upstream;
+        let is_reset = matches!(error.etype(), ReadError | WriteError | ConnectionClosed);
+        let is_cut = request.check_cut().is_err();
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        let is_truncated = session.as_ref().retry_buffer_truncated();
+        if request.is_removed {
+            // Nothing was passed on, so any request may go elsewhere.
+            error.set_retry(!is_truncated);
+            return error;
+        }
+        if is_of_endpoint
+            && is_reset
+            && !reused
+            && !is_cut
+            && session.response_written().is_none()
+            && let Some((port, state)) = request.endpoint()
+            && let Some(connection) = &request.connection
+        {
+            port.was_reset(state, connection.now());
+        }
+        if !session.req_header().method.is_idempotent() || is_truncated {
+            error.set_retry(false);
+        } else {
+            error.retry.decide_reuse(reused);
         }
         error
     }
@@ -266,7 +362,7 @@ impl ProxyHttp for App {
         let connection = request.connection()?;
         if let Some(endpoint) = &request.endpoint {
             // An answer on a pooled connection counts, too: its dials may have failed since.
-            connection.port.answered(endpoint.state());
+            connection.port.answered(endpoint.state(), connection.now());
         }
         if session.is_http2() {
             return Ok(());

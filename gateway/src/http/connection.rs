@@ -20,9 +20,9 @@ use tokio::sync::Notify;
 use super::limits::{ENDPOINT, HEAD};
 use super::unwritten::Unwritten;
 use crate::clock::Clock;
+use crate::endpoint_state::EndpointState;
 use crate::hops::Hops;
 use crate::open_connection::OpenConnection;
-use crate::port::EndpointState;
 
 /// One connection of a client, from accept to close.
 #[derive(Debug)]

@@ -14,10 +14,9 @@ pub(super) const ENDPOINT: Duration = Duration::from_secs(60);
 pub(super) const STREAM_IDLE: Duration = Duration::from_secs(3600);
 /// How long an unused connection to an endpoint is kept.
 pub(super) const POOLED: Duration = Duration::from_secs(30);
-/// The most endpoints that are dialled for a request.
-pub(super) const ENDPOINTS_TRIED: usize = 3;
-/// The most tries of a request: [`ENDPOINTS_TRIED`], and some more for pooled connections that turn out to be dead.
-pub(super) const TRIES: usize = 5;
+/// The most tries of a request: those of [`fairway_gateway_core::attempts`], one more that finds no endpoint left, and
+/// some for pooled connections that turn out to be dead.
+pub(super) const TRIES: usize = fairway_gateway_core::attempts::TRIES + 3;
 /// The most streams that share an h2 connection to an endpoint.
 pub(super) const STREAMS: usize = 100;
 /// The flow-control window of an h2 stream, in bytes: the most that the gateway holds for a client that does not read.

@@ -11,7 +11,7 @@
 //! 3. `stream`: the client's side, which enforces what pingora has no deadline for, and
 //!    `send_buffer`, when what goes to the client is sent, and `unwritten`, what of its uploads is not written to
 //!    an endpoint yet;
-//! 4. `app`: pingora's callbacks: choice of the endpoint, retries, counting;
+//! 4. `app`: pingora's callbacks: choice of the endpoint, retries, counting; `dialler`: how endpoints are dialled;
 //! 5. `forwarded`: the headers that tell an endpoint the client's address;
 //! 6. `failure`: the error responses where no answer of an endpoint can be passed on;
 //! 7. `limits`: time-outs and sizes.
@@ -25,6 +25,7 @@
 
 mod app;
 mod connection;
+mod dialler;
 mod failure;
 mod forwarded;
 mod limits;
@@ -38,7 +39,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use fairway_config::net::{ClientAddr, ListenAddr};
+use fairway_gateway_core::source_pool::SourcePool;
 use pingora_core::apps::{HttpServerOptions, ServerApp};
 use pingora_core::protocols::http::v2::server::default_h2_options;
 use pingora_core::server::configuration::ServerConf;
@@ -50,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::app::App;
 use self::connection::{ClientConnection, Phase};
+use self::dialler::Sources;
 use self::limits::{CLIENT, KEEP_ALIVE, STREAM_WINDOW, TRIES};
 use self::send_buffer::SendBuffer;
 use self::stream::Downstream;
@@ -71,13 +75,15 @@ impl HttpServer {
     /// A server that finishes gracefully once `stop` is cancelled: requests under way are
     /// finished, HTTP/1.1 connections are not kept alive any more, h2 clients get a GOAWAY.
     ///
-    /// An endpoint has `connect_timeout` to accept a connection. The caller of [`HttpServer::serve`] has a permit for
+    /// The last endpoint that is left to try has `connect_timeout` to accept a connection. Endpoints are dialled from
+    /// the addresses of `source_pool` where the ports of the usual one are used up. The caller of [`HttpServer::serve`] has a permit for
     /// the client's connection and one to an endpoint. Further connections for h2 streams, and unused connections
     /// that are kept, come out of `descriptors`.
     pub(crate) fn new(
         stop: CancellationToken,
         connect_timeout: Duration,
         descriptors: Arc<Descriptors>,
+        source_pool: Arc<ArcSwap<SourcePool>>,
     ) -> Self {
         let conf = Arc::new(ServerConf {
             threads: 1,
@@ -91,13 +97,8 @@ impl HttpServer {
         let mut options = HttpServerOptions::default();
         options.h2c = true;
         options.h2_idle_timeout = Some(KEEP_ALIVE);
-        let mut proxy = http_proxy(
-            &conf,
-            App {
-                connect_timeout,
-                descriptors,
-            },
-        );
+        let sources = Arc::new(Sources::new(source_pool));
+        let mut proxy = http_proxy(&conf, App::new(connect_timeout, descriptors, sources));
         proxy.server_options = Some(options);
         let mut h2 = default_h2_options();
         h2.initial_window_size(STREAM_WINDOW);

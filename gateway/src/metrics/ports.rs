@@ -76,7 +76,8 @@ fn render_state(out: &mut Exposition, rows: &[PortSeries<'_>]) {
     let mut family = out.family(
         "fairway_endpoints_unreachable",
         MetricKind::Gauge,
-        "Eligible endpoints that can't be reached: their last dials have failed, three or more.",
+        "Eligible endpoints that fail by their traffic: those that are left alone, and those whose last dials have \
+         failed, three or more.",
     );
     for row in rows {
         family.sample(&row.labels, row.unreachable);
@@ -172,7 +173,8 @@ fn render_reasons(out: &mut Exposition, rows: &[PortSeries<'_>]) {
         out.family(
             "fairway_connect_errors_total",
             MetricKind::Counter,
-            "Dials of endpoints that failed, and datagrams that they refused, by reason.",
+            "Dials of endpoints that failed, datagrams that they refused, and new connections that they reset before \
+             they said anything, by reason.",
         ),
         "reason",
         rows.iter()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fairway_config::net::{EndpointAddr, Protocol};
 use fairway_config::service::AppProtocol;
-use fairway_gateway_core::reachability::DialFailure;
+use fairway_gateway_core::dial_failure::DialFailure;
 use fairway_gateway_core::route::{Endpoint, EndpointSet, Excluded, Exclusion, RoutePort, Tick};
 
 use super::exposition::openmetrics;

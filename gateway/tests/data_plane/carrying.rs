@@ -554,13 +554,3 @@ async fn ports_that_are_used_up_are_said_and_those_of_another_endpoint_or_addres
     assert_eq!(port.counters.connect_errors()["exhausted"], exhausted);
     running.stop().await;
 }
-
-/// A client that takes none of the ports that the others take.
-fn client_from(from: u16, vip: SocketAddr) -> socket2::Socket {
-    let client = tcp_socket();
-    client
-        .bind(&SocketAddr::from(([127, 0, 0, 1], from)).into())
-        .unwrap();
-    client.connect(&vip.into()).unwrap();
-    client
-}

@@ -355,3 +355,13 @@ pub async fn distinct<T: Ord, F: Future<Output = T>>(
     }
     found
 }
+
+/// A client that takes none of the ports that the others take.
+pub fn client_from(from: u16, vip: SocketAddr) -> socket2::Socket {
+    let client = tcp_socket();
+    client
+        .bind(&SocketAddr::from(([127, 0, 0, 1], from)).into())
+        .unwrap();
+    client.connect(&vip.into()).unwrap();
+    client
+}

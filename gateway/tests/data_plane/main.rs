@@ -11,7 +11,9 @@
 mod carrying;
 mod delivery;
 mod dns;
+mod ejection;
 mod harness;
+mod http_sources;
 mod listeners;
 mod local;
 mod loops;

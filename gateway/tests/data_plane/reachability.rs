@@ -45,7 +45,7 @@ async fn an_endpoint_that_refuses_is_shown_as_unreachable_until_it_is_reached_ag
     let first = row(&running, gone);
     assert_eq!(first.state, "eligible");
     assert!(
-        first.why.contains("its last dial failed at 2") && first.why.ends_with("refused, once"),
+        first.why.contains("the last try failed at 2") && first.why.ends_with("refused once"),
         "{}",
         first.why
     );
@@ -56,7 +56,7 @@ async fn an_endpoint_that_refuses_is_shown_as_unreachable_until_it_is_reached_ag
     assert_eq!(shown.state, "unreachable");
     assert!(
         shown.why.starts_with("is unreachable since 2")
-            && shown.why.contains("connection refused, 5 times"),
+            && shown.why.contains("connection refused 5 times"),
         "{}",
         shown.why
     );

@@ -12,5 +12,5 @@ pub use dnsmasq::Dnsmasq;
 pub use grpc::{grpc_client, grpc_server};
 pub use iperf::iperf;
 pub use nginx::Nginx;
-pub use plain::{brief, echo, mute, named, named_udp};
+pub use plain::{brief, echo, mute, named, named_udp, resetting, stopped};
 pub use web::{named_http, websocket_echo};

@@ -1,8 +1,10 @@
 //! Servers on plain TCP and UDP.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::net::{AddressFamily, SocketType};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -80,6 +82,36 @@ pub fn mute(host: &Host, at: SocketAddr) -> Result<Served> {
             std::future::pending::<()>().await;
             drop(stream);
         }))
+    })
+}
+
+/// Accepts, and resets the connection before it says anything.
+pub fn resetting(host: &Host, at: SocketAddr) -> Result<Served> {
+    host.serve(move || {
+        let listener = listen(at)?;
+        Ok(accept(listener, |stream: TcpStream| async move {
+            // With a linger time of 0 close(2) resets: see socket(7).
+            let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
+        }))
+    })
+}
+
+/// Listens and never accepts, as a process that was stopped: the kernel takes two connections, and then none.
+pub fn stopped(host: &Host, at: SocketAddr) -> Result<Served> {
+    host.serve(move || {
+        let family = if at.is_ipv4() {
+            AddressFamily::INET
+        } else {
+            AddressFamily::INET6
+        };
+        let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+        rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+        rustix::net::bind(&socket, &at)?;
+        rustix::net::listen(&socket, 1)?;
+        Ok(async move {
+            std::future::pending::<()>().await;
+            drop(socket);
+        })
     })
 }
 

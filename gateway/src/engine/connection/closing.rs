@@ -32,6 +32,7 @@ impl TcpConnection {
 
     /// Closes the endpoint's socket: the endpoint has sent all, and has received all or takes no more.
     pub(super) fn leave_endpoint(&mut self, environment: &mut Environment<'_>) -> Next {
+        self.note_answer(environment.shared);
         self.endpoint = None;
         self.active = None;
         if self.down.has_ended() {

@@ -56,11 +56,12 @@ impl TcpConnection {
     /// The endpoint has accepted the connection: carries what the client has sent meanwhile.
     pub(super) fn reached(&mut self, environment: &mut Environment<'_>) -> Next {
         let mut early = false;
-        if let Stage::Dialling(dial) = &self.stage {
-            if let (Some((_, began)), Some(active)) = (dial.trying, &self.active) {
-                self.port.dial_worked(active.state(), began.elapsed());
-            }
+        if let (Stage::Dialling(dial), Some(active)) = (&mut self.stage, &self.active) {
             early = dial.early;
+            if !dial.reached(&self.port, active, environment.shared) {
+                self.endpoint = None;
+                return self.dial(environment);
+            }
         }
         self.stage = Stage::Carrying(None);
         let step = self.carry(environment);

@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use fairway_config::net::EndpointAddr;
+use fairway_gateway_core::dial_failure::DialFailure;
 use fairway_gateway_core::flows::{FlowId, FlowKey};
-use fairway_gateway_core::reachability::DialFailure;
 use fairway_gateway_core::route::{RoutePort, Tick};
 
 use super::eviction_log::FlowBound;
@@ -14,9 +14,10 @@ use super::proxy::{UdpContext, UdpProxy};
 use super::session::{UdpSession, are_ports_taken, connected};
 use crate::counters::{DropReason, Rejection};
 use crate::descriptors::Permit;
+use crate::endpoint_state::Active;
 use crate::engine::poll::Token;
 use crate::hops::{HopFilter, Hops};
-use crate::port::{Active, Port};
+use crate::port::Port;
 use crate::slot::Target;
 
 /// How many endpoints may refuse one datagram before the client is told.
@@ -60,7 +61,7 @@ impl UdpProxy {
             self.port_unreachable.tell(key, now);
             return None;
         };
-        let endpoint = picked.addr;
+        let (endpoint, state) = (picked.at.endpoint.addr, picked.at.state.clone());
         let Some(permit) = self.permit(port, &route, now, context) else {
             port.counters.reject(Rejection::Limit);
             return None;
@@ -73,7 +74,7 @@ impl UdpProxy {
                 } else {
                     DialFailure::of(&error)
                 };
-                port.datagram_failed(&port.endpoint(endpoint), why, now);
+                port.datagram_failed(&state, why, now);
                 if why == DialFailure::Exhausted {
                     port.counters.reject(Rejection::Limit);
                 }
@@ -106,7 +107,7 @@ impl UdpProxy {
             listen: key.listen,
             client: key.client,
             endpoint,
-            active: Active::new(port.endpoint(endpoint)),
+            active: Active::new(state),
             port: port.clone(),
             unanswered: None,
             is_refused: false,

@@ -99,8 +99,9 @@ impl UdpProxy {
                 tracing::debug!(client = %session.client, %error, "answer not sent");
             }
         }
-        session.port.answered(session.active.state());
-        self.sessions.table.replied(id, context.shared.clock.now());
+        let now = context.shared.clock.now();
+        session.port.answered(session.active.state(), now);
+        self.sessions.table.replied(id, now);
         count
     }
 

@@ -5,14 +5,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr};
+use fairway_gateway_core::dial_failure::DialFailure;
 use fairway_gateway_core::flows::{FlowId, FlowKey};
-use fairway_gateway_core::reachability::DialFailure;
 use fairway_gateway_core::route::Tick;
 use socket2::{Domain, Socket, Type};
 
 use crate::descriptors::Permit;
+use crate::endpoint_state::Active;
 use crate::hops::Hops;
-use crate::port::{Active, Port};
+use crate::port::Port;
 use crate::socket;
 
 /// The longest datagram that is kept for another endpoint, in bytes: more than most paths carry.

@@ -73,7 +73,12 @@ impl Edge {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let server = HttpServer::new(stop.clone(), CONNECT, Descriptors::of_process(1));
+        let server = HttpServer::new(
+            stop.clone(),
+            CONNECT,
+            Descriptors::of_process(1),
+            Arc::default(),
+        );
         let server = Arc::new(server);
         let (end, ended) = mpsc::unbounded_channel();
         let shared = port.clone();

@@ -25,7 +25,7 @@ const NO_PORT_TIME: Duration = Duration::from_millis(100);
 
 /// Which other address is used towards an endpoint, or that none has a free port, and until when.
 #[derive(Debug, Default)]
-pub(super) struct SourceFallback(HashMap<EndpointAddr, (Option<IpAddr>, Instant)>);
+pub(crate) struct SourceFallback(HashMap<EndpointAddr, (Option<IpAddr>, Instant)>);
 
 impl SourceFallback {
     /// Calls `dial` with the usual source address (none: the kernel chooses), or with another one where the
@@ -33,7 +33,7 @@ impl SourceFallback {
     ///
     /// # Errors
     /// That of the dial; AddrNotAvailable where no address has a port left.
-    pub(super) fn dial(
+    pub(crate) fn dial(
         &mut self,
         endpoint: EndpointAddr,
         pool: &SourcePool,
@@ -102,7 +102,7 @@ fn usual(endpoint: EndpointAddr) -> io::Result<IpAddr> {
 ///
 /// # Errors
 /// The address is no longer one of this host.
-pub(super) fn bind(socket: &OwnedFd, source: IpAddr) -> io::Result<()> {
+pub(crate) fn bind(socket: &OwnedFd, source: IpAddr) -> io::Result<()> {
     late_port(socket);
     Ok(rustix::net::bind(socket, &SocketAddr::new(source, 0))?)
 }
