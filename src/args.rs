@@ -254,6 +254,10 @@ pub(crate) struct TrafficArgs {
     /// This node's name [default: the host's name]
     #[arg(long, env = "FAIRWAY_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+    /// The zone that this gateway is in, for Services that prefer endpoints of the same zone [default: that of the
+    /// Node with this node's name]
+    #[arg(long, env = "FAIRWAY_ZONE", value_name = "ZONE")]
+    pub(crate) zone: Option<String>,
     /// An address of another gateway that external addresses are announced together with; repeatable. This
     /// gateway's own name counts for nothing, so all of them may have the same list
     #[arg(

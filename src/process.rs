@@ -57,6 +57,8 @@ impl AdminListeners {
 /// The settings of the traffic.
 pub(crate) struct Traffic {
     pub(crate) name: Arc<str>,
+    /// Where its Node does not say so.
+    pub(crate) zone: Option<Arc<str>>,
     /// Empty: all addresses of the host that are in no pool.
     pub(crate) node_addresses: Vec<IpAddr>,
     pub(crate) serve_node_ports: ServeNodePorts,
@@ -89,6 +91,7 @@ impl Traffic {
         let fleet = peers::fleet(&name, &args.peers, key_file, args.fleet_port)?;
         Ok(Self {
             name: name.into(),
+            zone: args.zone.map(Arc::from),
             node_addresses: args.node_address,
             serve_node_ports: ServeNodePorts::Always,
             forward_to: args.forward_to.into(),
@@ -118,7 +121,7 @@ impl Traffic {
         let core = fairway_gateway_core::build::RouteSettings {
             gateway: self.name.clone(),
             node_name: Some(self.name.clone()),
-            zone: None,
+            zone: self.zone,
             forward_to: self.forward_to,
             slices_are_known: self.slices_are_known,
             allow_loopback: self.allow_loopback,

@@ -35,7 +35,7 @@ pub const SHARING_KEY: &str = "fairway.dev/sharing-key";
 pub const SHARING_NAMESPACES: &str = "fairway.dev/sharing-namespaces";
 /// `endpoints` or `node-ports`.
 pub const FORWARD_TO: &str = "fairway.dev/forward-to";
-/// How an endpoint is chosen.
+/// How an endpoint is chosen, with port scopes: `443=least-connections;slow-start=30s,*=maglev`.
 pub const BALANCE: &str = "fairway.dev/balance";
 /// On an EndpointSlice: the weight of its endpoints, 0 takes them out.
 pub const WEIGHT: &str = "fairway.dev/weight";
@@ -91,7 +91,7 @@ pub const FAIRWAY: &[(&str, AnnotationSupport)] = &[
     (SHARING_KEY, AnnotationSupport::OnService),
     (SHARING_NAMESPACES, AnnotationSupport::OnService),
     (FORWARD_TO, AnnotationSupport::OnService),
-    (BALANCE, AnnotationSupport::NotYetInForce),
+    (BALANCE, AnnotationSupport::OnService),
     (WEIGHT, AnnotationSupport::OnEndpointSlice),
     (PROXY_PROTOCOL, AnnotationSupport::NotYetInForce),
     (ACCEPT_PROXY_PROTOCOL, AnnotationSupport::NotYetInForce),

@@ -7,7 +7,8 @@
 //! Reading order:
 //! 1. [`net`]: protocols, families, addresses, ranges; [`names`]: what objects are called;
 //! 2. [`service`], [`endpoints`], [`cluster`], [`pool`] and how it is announced ([`announce`]),
-//!    [`bgp_peer`]: the objects; [`class`]: which Services a controller takes;
+//!    [`bgp_peer`]: the objects; [`port_options`]: what annotations say of one port ([`balance`]);
+//!    [`class`]: which Services a controller takes;
 //! 3. [`annotations`]: every annotation name that Fairway understands, in one place;
 //! 4. [`document`] turns text into documents, [`field`] reads fields and collects problems,
 //!    [`object`] turns one document into one object; [`validate`] checks what several of them say
@@ -26,6 +27,7 @@
 
 pub mod annotations;
 pub mod announce;
+pub mod balance;
 pub mod bgp_peer;
 pub mod class;
 pub mod cluster;

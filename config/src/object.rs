@@ -15,6 +15,7 @@
 
 mod announce;
 mod bgp_peer;
+mod choice;
 mod cluster;
 mod endpoints;
 mod key;

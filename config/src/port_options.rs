@@ -1,5 +1,10 @@
 //! What the annotations of a Service say of one of its ports.
 
+use crate::balance::Balance;
+
 /// How one port is carried, beyond what its Service's spec says. The default is that nothing is said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PortOptions {}
+pub struct PortOptions {
+    /// How an endpoint is chosen; none: in turn by weight, and a UDP flow by the client's address and port.
+    pub balance: Option<Balance>,
+}

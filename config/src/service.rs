@@ -42,6 +42,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `spec.externalTrafficPolicy`.
     pub external_traffic_policy: ExternalTrafficPolicy,
+    /// `spec.trafficDistribution`.
+    pub traffic_distribution: Option<TrafficDistribution>,
     /// `spec.sessionAffinity: ClientIP` and how long a client is kept.
     pub client_ip_affinity: Option<Duration>,
     /// `spec.loadBalancerSourceRanges`; empty lets everyone in.
@@ -84,6 +86,7 @@ impl Service {
             has_selector: true,
             ports,
             external_traffic_policy: ExternalTrafficPolicy::Cluster,
+            traffic_distribution: None,
             client_ip_affinity: None,
             source_ranges: Vec::new(),
             ip_families: Vec::new(),
@@ -113,6 +116,10 @@ impl Service {
                 crate::annotations::DENY_SOURCE_RANGES,
             ),
             (asks.forward_to.is_some(), crate::annotations::FORWARD_TO),
+            (
+                self.ports.iter().any(|port| port.options.balance.is_some()),
+                crate::annotations::BALANCE,
+            ),
             (
                 asks.external_name.is_some(),
                 crate::annotations::EXTERNAL_NAME,
@@ -256,6 +263,15 @@ pub enum ExternalTrafficPolicy {
     Local,
 }
 
+/// `spec.trafficDistribution` (KEP-4444, KEP-3015): which endpoints are preferred while there are any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TrafficDistribution {
+    /// Those in the zone of whoever sends: `PreferSameZone`, and `PreferClose`, which is its older name.
+    PreferSameZone,
+    /// Those on its node, else those in its zone.
+    PreferSameNode,
+}
+
 /// `spec.ipFamilyPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum IpFamilyPolicy {
@@ -397,6 +413,7 @@ impl Notice {
                 | "NotYetInForce"
                 | "OverlappingAddresses"
                 | "SourceRangesOfOneFamily"
+                | "TrafficDistributionIgnored"
                 | "UnknownAnnotation"
         )
     }

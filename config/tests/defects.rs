@@ -20,6 +20,7 @@ use std::sync::Arc;
 use fairway_config::endpoints::{EndpointSlice, SliceEndpoint};
 use fairway_config::net::IpFamily;
 use fairway_config::object::Object;
+use fairway_config::port_options::PortOptions;
 use fairway_config::service::{Service, ServicePort};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -77,7 +78,7 @@ fn port(service: &Service, port: &ServicePort) -> (String, Option<Option<u16>>) 
 
 fn any_service() -> impl Strategy<Value = Value> {
     (
-        any::<[bool; 8]>(),
+        any::<[bool; 9]>(),
         proptest::sample::select(vec!["LoadBalancer", "NodePort"]),
         proptest::sample::select(vec!["PreferDualStack", "SingleStack"]),
     )
@@ -98,6 +99,9 @@ fn any_service() -> impl Strategy<Value = Value> {
                 if with && !(key.starts_with("metallb") && annotations.len() > 1) {
                     annotations.insert(key, value);
                 }
+            }
+            if with[8] {
+                annotations.insert("fairway.dev/balance", "443=maglev,*=random-two");
             }
             let mut spec = json!({
                 "type": kind,
@@ -209,7 +213,18 @@ fn services_lose_nothing_else(whole: &Value) {
             if is_in_ports && (hit.is_none() || hit == Some(u64::from(port.port))) {
                 continue;
             }
-            let stays = now.ports.contains(port);
+            let same = |it: &&ServicePort| {
+                ServicePort {
+                    options: port.options.clone(),
+                    ..(**it).clone()
+                } == *port
+            };
+            let stays = now.ports.iter().find(same);
+            let is_said = |options: &PortOptions| options.balance == port.options.balance;
+            let is_default = |options: &PortOptions| options.balance.is_none();
+            let is_hit = path[0] == "metadata";
+            let stays =
+                stays.is_some_and(|it| is_said(&it.options) || (is_hit && is_default(&it.options)));
             assert!(
                 stays,
                 "port {} is lost by {defect:?} at {path:?}: {defective}",

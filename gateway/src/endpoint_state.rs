@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use fairway_gateway_core::available::LiveEndpoint;
+use fairway_gateway_core::balance::presence::Presence;
 use fairway_gateway_core::endpoint_health::{EndpointHealth, ShownHealth};
 use fairway_gateway_core::route::Tick;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,8 @@ pub struct EndpointState {
     pub(crate) health: EndpointHealth,
     /// Connections and UDP flows to it now.
     pub active: Gauge,
+    /// Since when it gets traffic, where a slow start asks for it.
+    pub(crate) presence: Presence,
     /// Cancelled when the endpoint, or the whole port, is gone and its time to drain is over: its connections end.
     pub cut: CancellationToken,
     /// When its time to drain is over, where the route no longer lists it.
@@ -29,6 +32,7 @@ impl EndpointState {
         Self {
             health: EndpointHealth::default(),
             active: Gauge::default(),
+            presence: Presence::default(),
             cut,
             leaving: Mutex::default(),
         }
@@ -47,6 +51,10 @@ impl LiveEndpoint for EndpointState {
 
     fn claim_trial(&self, now: Tick) -> bool {
         self.health.claim_trial(now)
+    }
+
+    fn returned(&self) -> Option<Tick> {
+        self.presence.returned()
     }
 }
 

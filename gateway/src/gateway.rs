@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::balancing;
 use crate::bgp::shown::BgpShown;
 use crate::clock::boot_time;
 use crate::control::ControlTask;
@@ -207,7 +208,8 @@ impl Gateway {
             .collect()
     }
 
-    /// The sections `Listeners` and `Endpoints` of `explain`, and `BGP` where routers are told. Empty where the gateway does not serve the Service.
+    /// The sections `Listeners` and `Endpoints` of `explain`, `Balancing` where the Service says something of it, and `BGP`
+    /// where routers are told. Empty where the gateway does not serve the Service.
     pub fn explain(&self, service: &ServiceName) -> Vec<Section> {
         let Some(shown) = self.published.get(service) else {
             return Vec::new();
@@ -276,7 +278,13 @@ impl Gateway {
         let told = vips.iter().flat_map(|it| self.bgp.sentences(*it));
         let routes = vips.iter();
         let routes = routes.filter_map(|it| self.published.kernel_routes.sentence(*it));
-        for (title, sentences) in [("BGP", told.collect()), ("Routes", routes.collect())] {
+        let ports = shown.route.ports.iter();
+        let balancing = ports.filter_map(|port| balancing::sentence(port));
+        for (title, sentences) in [
+            ("Balancing", balancing.collect()),
+            ("BGP", told.collect()),
+            ("Routes", routes.collect()),
+        ] {
             let sentences: Vec<String> = sentences;
             if !sentences.is_empty() {
                 let title = title.to_owned();

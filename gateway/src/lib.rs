@@ -38,6 +38,7 @@
 pub mod address_changes;
 pub mod admin;
 pub mod announcing;
+mod balancing;
 mod bgp;
 mod binding;
 mod bpf;

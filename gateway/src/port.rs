@@ -170,10 +170,26 @@ impl Port {
         tried: &[EndpointAddr],
     ) -> Option<Picked<'a, Arc<EndpointState>>> {
         let available = self.available(route);
+        self.note_presence(route, available, now);
         let client = client.to_canonical();
         let picked = self.balancer.pick(route, available, client, now, tried)?;
         self.note_return(&picked);
         Some(picked)
+    }
+
+    /// Notes for a slow start which endpoints get traffic from now on, and which get none any more.
+    fn note_presence(&self, routed: &Routed, available: &ServingEndpoints, now: Tick) {
+        routed.note_presence(|| {
+            let states = self.lock_states();
+            let is_first = states.values().all(|state| state.presence.is_unknown());
+            for (addr, state) in states.iter() {
+                if available.find(*addr).is_some() && !available.is_out(*addr) {
+                    state.presence.enter(is_first, now);
+                } else {
+                    state.presence.leave();
+                }
+            }
+        });
     }
 
     /// An endpoint that is out of the list may have come back by being asked whether it may be tried.
@@ -210,6 +226,7 @@ impl Port {
         tried: &[EndpointAddr],
     ) -> Option<Picked<'a, Arc<EndpointState>>> {
         let available = self.available(route);
+        self.note_presence(route, available, now);
         let picked = self
             .balancer
             .pick_for_flow(route, available, client, now, tried)?;
@@ -370,3 +387,6 @@ impl Port {
         Drained { next, cut }
     }
 }
+
+#[cfg(test)]
+mod slow_start_tests;

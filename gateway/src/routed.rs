@@ -17,6 +17,7 @@ pub struct Routed {
     route: Arc<RoutePort>,
     /// Made when it is first asked for: most ports of a large cluster have no traffic.
     available: OnceLock<ServingEndpoints>,
+    is_presence_noted: OnceLock<()>,
 }
 
 impl Routed {
@@ -25,6 +26,7 @@ impl Routed {
         Self {
             route,
             available: OnceLock::new(),
+            is_presence_noted: OnceLock::new(),
         }
     }
 
@@ -42,12 +44,21 @@ impl Routed {
             let eligible = &self.route.endpoints.eligible;
             let states = states(eligible).into_iter();
             let all = eligible.iter().zip(states);
-            Available::new(all.map(|(endpoint, state)| AvailableEndpoint {
+            let all = all.map(|(endpoint, state)| AvailableEndpoint {
                 endpoint: endpoint.clone(),
                 verdict: state.health.verdict(),
                 state,
-            }))
+            });
+            Available::balanced(all, self.route.options.balance)
         })
+    }
+
+    /// Has noted by `note`, once, which endpoints get traffic with this route, if the port has a slow start.
+    pub(crate) fn note_presence(&self, note: impl FnOnce()) {
+        let balance = self.route.options.balance;
+        if balance.is_some_and(|balance| balance.slow_start.is_some()) {
+            self.is_presence_noted.get_or_init(note);
+        }
     }
 }
 

@@ -67,6 +67,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
         class: DEFAULT_CLASS.into(),
         traffic: Traffic {
             name: "demo".into(),
+            zone: None,
             node_addresses: vec![block.node.into()],
             serve_node_ports: ServeNodePorts::Always,
             forward_to: ForwardTo::Endpoints,

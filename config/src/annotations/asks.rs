@@ -150,9 +150,6 @@ impl<'a> RequestReader<'_, 'a> {
                     "UnknownAnnotation",
                     format!("{name} belongs on an EndpointSlice and does nothing on a Service"),
                 ),
-                // It asks for the default.
-                Some(AnnotationSupport::NotYetInForce)
-                    if name == super::BALANCE && self.get(name) == Some("round-robin") => {}
                 Some(AnnotationSupport::NotYetInForce) => self.notice(
                     "NotYetInForce",
                     format!("{name} is not acted on by this version of Fairway"),

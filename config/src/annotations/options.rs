@@ -1,6 +1,8 @@
 //! The annotations that say how ports are carried: each is read once, and what it says stands with each port
 //! ([`PortOptions`](crate::port_options::PortOptions)).
 
+mod balance;
+
 use std::collections::BTreeMap;
 
 use super::scoped::{ScopedProblem, scoped};
@@ -11,11 +13,11 @@ const MOST_NOTICES: usize = 20;
 
 /// Reads them, and sets the options of `ports`. Returns what was not understood.
 pub fn set_options(annotations: &BTreeMap<&str, &str>, ports: &mut [ServicePort]) -> Vec<Notice> {
-    let reader = OptionReader {
+    let mut reader = OptionReader {
         annotations,
         notices: Vec::new(),
     };
-    let _ = ports;
+    reader.balance(ports);
     reader.notices()
 }
 

@@ -138,7 +138,6 @@ fn own_annotations_are_checked_by_name() {
         ),
         (WEIGHT, "UnknownAnnotation", "belongs on an EndpointSlice"),
         (HEALTH_CHECK, "NotYetInForce", HEALTH_CHECK),
-        (BALANCE, "NotYetInForce", BALANCE),
     ];
     for (name, reason, part) in table {
         let merged = merged(&[(name, "x")]);
@@ -149,8 +148,7 @@ fn own_annotations_are_checked_by_name() {
             merged.notices
         );
     }
-    // What is the default anyway is in force; other people's annotations are theirs.
-    assert!(merged(&[(BALANCE, "round-robin")]).notices.is_empty());
+    // Other people's annotations are theirs.
     assert!(
         merged(&[("example.org/addresses", "x"), ("fairway.devil/x", "y")])
             .notices

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::choice::{affinity, traffic_distribution};
 use crate::annotations::asks::{Merged, RequestTexts, merge};
 use crate::annotations::options::set_options;
 use crate::annotations::parse;
@@ -18,9 +18,6 @@ use crate::service::{
     AppProtocol, ExternalTrafficPolicy, IpFamilyPolicy, Notice, PortKey, RequestKind, Service,
     ServicePort, ServiceType, TargetPort, UnreadableRequest,
 };
-
-/// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is not said (Kubernetes: three hours).
-const DEFAULT_AFFINITY: i64 = 10_800;
 
 /// Reads a Service; nothing where it is malformed, which then is among the problems.
 pub(super) fn service(root: &Cursor<'_, '_>, name: NamespacedName) -> Option<Service> {
@@ -146,6 +143,7 @@ pub(super) fn service(root: &Cursor<'_, '_>, name: NamespacedName) -> Option<Ser
                 ("Local", ExternalTrafficPolicy::Local),
             ])
             .unwrap_or(ExternalTrafficPolicy::Cluster),
+        traffic_distribution: traffic_distribution(&spec, &mut notices),
         client_ip_affinity: affinity(&spec),
         source_ranges,
         ip_family_policy,
@@ -536,22 +534,6 @@ pub(super) fn app_protocol(field: &Cursor<'_, '_>) -> AppProtocol {
         // https and kubernetes.io/wss too: TLS passes through as it is.
         _ => AppProtocol::Opaque,
     }
-}
-
-fn affinity(spec: &Cursor<'_, '_>) -> Option<Duration> {
-    let on = spec
-        .field("sessionAffinity")
-        .one_of_or_default(&[("None", false), ("ClientIP", true)])
-        .unwrap_or(false);
-    let config = spec.field("sessionAffinityConfig");
-    config.mapping();
-    let client_ip = config.field("clientIP");
-    client_ip.mapping();
-    let seconds = client_ip
-        .field("timeoutSeconds")
-        .integer_within(1..=86_400)
-        .unwrap_or(DEFAULT_AFFINITY);
-    on.then(|| Duration::from_secs(seconds.unsigned_abs()))
 }
 
 fn ip_families(spec: &Cursor<'_, '_>) -> Vec<IpFamily> {

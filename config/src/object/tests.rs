@@ -277,6 +277,10 @@ fn what_is_well_formed_and_wrong_is_a_notice() {
             "{ports: [{port: 80}], loadBalancerSourceRanges: [nonsense, 10.0.0.0/8]}",
             "InvalidSourceRange",
         ),
+        (
+            "{ports: [{port: 80}], trafficDistribution: PreferSameRack}",
+            "TrafficDistributionIgnored",
+        ),
     ];
     for (spec, reason) in table {
         let service = service(spec);
@@ -286,6 +290,25 @@ fn what_is_well_formed_and_wrong_is_a_notice() {
     assert_eq!(mixed.ports.len(), 1);
     assert_eq!(mixed.ports[0].protocol, Protocol::Tcp);
     assert!(mixed.notices[0].message.contains("port 80 is SCTP"));
+}
+
+#[test]
+fn the_preferred_endpoints_are_read() {
+    use crate::service::TrafficDistribution::{PreferSameNode, PreferSameZone};
+    for (text, wanted) in [
+        ("PreferSameZone", Some(PreferSameZone)),
+        ("PreferClose", Some(PreferSameZone)),
+        ("PreferSameNode", Some(PreferSameNode)),
+        ("''", None),
+        ("null", None),
+    ] {
+        let service = service(&format!(
+            "{{ports: [{{port: 80}}], trafficDistribution: {text}}}"
+        ));
+        assert_eq!(service.traffic_distribution, wanted, "{text}");
+        assert!(service.notices.is_empty(), "{text}");
+    }
+    assert_eq!(service("{ports: [{port: 80}]}").traffic_distribution, None);
 }
 
 #[test]

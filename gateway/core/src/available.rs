@@ -14,11 +14,12 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use fairway_config::balance::Balance;
 use fairway_config::net::EndpointAddr;
 
+use crate::balance::{Balanced, Chooser};
 use crate::health::HealthVerdict;
 use crate::route::{Endpoint, Tick};
-use crate::turns::Turns;
 
 /// What changes while an endpoint is in the list, and is read where it stands.
 pub trait LiveEndpoint {
@@ -28,6 +29,11 @@ pub trait LiveEndpoint {
     /// Whether the endpoint, which is left alone, may have a connection that tries it. That one is its only one until
     /// it is known how it ended.
     fn claim_trial(&self, now: Tick) -> bool;
+
+    /// When it came to those that get traffic; none: it was always there, or nobody has to know.
+    fn returned(&self) -> Option<Tick> {
+        None
+    }
 }
 
 impl<T: LiveEndpoint + ?Sized> LiveEndpoint for Arc<T> {
@@ -37,6 +43,10 @@ impl<T: LiveEndpoint + ?Sized> LiveEndpoint for Arc<T> {
 
     fn claim_trial(&self, now: Tick) -> bool {
         (**self).claim_trial(now)
+    }
+
+    fn returned(&self) -> Option<Tick> {
+        (**self).returned()
     }
 }
 
@@ -57,6 +67,16 @@ impl<S> AsRef<Endpoint> for AvailableEndpoint<S> {
     }
 }
 
+impl<S: LiveEndpoint> Balanced for AvailableEndpoint<S> {
+    fn connections(&self) -> u64 {
+        self.state.active()
+    }
+
+    fn returned(&self) -> Option<Tick> {
+        self.state.returned()
+    }
+}
+
 /// The eligible endpoints of a port, sorted out. Replaced as a whole.
 #[derive(Clone, Debug)]
 pub struct Available<S> {
@@ -66,12 +86,21 @@ pub struct Available<S> {
     pub out: Vec<AvailableEndpoint<S>>,
     /// All fail their checks, which are ignored therefore.
     pub ignores_checks: bool,
-    turns: Turns,
+    /// Chooses one of those that get traffic.
+    pub(crate) chooser: Chooser,
 }
 
 impl<S> Available<S> {
-    /// Sorts out eligible endpoints, which come ordered by address.
+    /// Sorts out eligible endpoints, which come ordered by address, of a port that says nothing of balancing.
     pub fn new(eligible: impl IntoIterator<Item = AvailableEndpoint<S>>) -> Self {
+        Self::balanced(eligible, None)
+    }
+
+    /// The same; `balance` is what is said of the port.
+    pub fn balanced(
+        eligible: impl IntoIterator<Item = AvailableEndpoint<S>>,
+        balance: Option<Balance>,
+    ) -> Self {
         let all: Vec<_> = eligible.into_iter().collect();
         let fails_checks = |it: &AvailableEndpoint<S>| it.verdict == HealthVerdict::FailsChecks;
         let ignores_checks = !all.is_empty() && all.iter().all(fails_checks);
@@ -92,12 +121,11 @@ impl<S> Available<S> {
         let (out, endpoints): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| {
             fails_checks(it) && !ignores_checks || ejected.contains(&it.endpoint.addr)
         });
-        let turns = Turns::of(endpoints.iter().map(|it| it.endpoint.weight));
         Self {
+            chooser: Chooser::new(balance, &endpoints),
             endpoints,
             out,
             ignores_checks,
-            turns,
         }
     }
 
@@ -120,10 +148,6 @@ impl<S> Available<S> {
     pub fn is_out(&self, addr: EndpointAddr) -> bool {
         let found = self.out.binary_search_by_key(&addr, |it| it.endpoint.addr);
         found.is_ok()
-    }
-
-    pub(crate) fn turns(&self) -> &Turns {
-        &self.turns
     }
 }
 

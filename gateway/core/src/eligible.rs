@@ -7,9 +7,10 @@
 //!    the last one;
 //! 2. `externalTrafficPolicy: Local` on a node of the cluster leaves that node's endpoints;
 //! 3. those that are ready get the traffic;
-//! 4. of these, topology hints leave the ones for this node (KEP-3015) or this zone (KEP-4444),
-//!    provided every ready endpoint has hints and at least one is hinted for here; never together
-//!    with rule 2, as in kube-proxy;
+//! 4. of these, topology hints leave the ones for this node (KEP-3015) or this zone (KEP-4444), provided every ready
+//!    endpoint has hints and at least one is hinted for here; never together with rule 2, as in kube-proxy. Who is in
+//!    no zone that is known, and on no node, goes by none. (Where nobody writes hints, [`crate::build`] makes them
+//!    from `trafficDistribution`.)
 //! 5. where none is ready, those that are serving and terminating get it (KEP-1669);
 //! 6. a Service with a selector that is left with both families keeps its first one: its slices
 //!    list each pod once per family, and a proxy reaches either from any VIP.

@@ -9,8 +9,9 @@
 //! 4. [`build`]: from stored objects to routes, at the cost of what has changed;
 //! 5. [`health`]: what is known of an endpoint, from its traffic ([`dial_failure`]) and from checks, and
 //!    [`endpoint_health`], the same for many threads; [`available`]: which eligible endpoints get traffic now;
-//! 6. [`rank`] (rendezvous hashing), [`affinity`] (an LRU table), `turns` (weighted round-robin), [`pick`]: from a
-//!    client to an endpoint; [`attempts`]: how many endpoints are tried for one connection, and for how long;
+//! 6. [`balance`]: the algorithms; [`rank`] (rendezvous hashing), [`affinity`] (an LRU table), `turns` (weighted
+//!    round-robin), [`pick`]: from a client to an endpoint; [`attempts`]: how many endpoints are tried for one
+//!    connection, and for how long;
 //! 7. [`flows`]: the UDP flow table;
 //! 8. [`segments`]: on which interfaces addresses are announced on layer 2, who else is there and who may own them;
 //!    [`fleet`]: which gateway owns an address there;
@@ -22,6 +23,7 @@
 pub mod affinity;
 pub mod attempts;
 pub mod available;
+pub mod balance;
 pub mod bfd;
 pub mod bgp;
 pub mod build;
@@ -36,6 +38,7 @@ pub mod health;
 mod jitter;
 pub mod layer2;
 mod lru;
+mod octets;
 pub mod pick;
 pub mod rank;
 pub mod receive_budget;

@@ -2,31 +2,36 @@
 //!
 //! Which endpoints are eligible was decided when the route was [built](crate::build), and which of them get traffic
 //! now when one of them failed or came back ([`crate::available`]). Among these:
-//! - a client with affinity goes to the endpoint that it had, else to the best of its [ranking](crate::rank);
-//! - a UDP flow without affinity goes to the best of the ranking for its client's address and port, so that it gets
-//!   the same endpoint after a restart;
-//! - all other connections are spread by weighted round-robin. Shares are exact: in as many picks as the sum of the
-//!   weights, each endpoint gets as many as its weight, however many threads pick.
+//! - a client with affinity goes to the endpoint that it had, else to the best of its [ranking](crate::rank), whatever
+//!   else is said of the port;
+//! - where the port says `source-hash` or `maglev`, it follows from the client's address, for TCP and UDP alike;
+//! - a UDP flow of a port that says nothing goes to the best of the ranking for its client's address and port, so that
+//!   it gets the same endpoint after a restart;
+//! - all else goes by the port's other [algorithms](crate::balance), of which weighted round-robin is the default. Its
+//!   shares are exact: in as many picks as the sum of the weights, each endpoint gets as many as its weight, however
+//!   many threads pick.
 //!
 //! An endpoint that is left alone is tried from time to time, by one connection at a time. With affinity, and by UDP
 //! flows, it is tried by a client that belongs to it. A connection that has tried all others tries it, too.
 //!
-//! The ranking is over all eligible endpoints, whether they get traffic just now or not: so a client whose endpoint
-//! fails returns to it when it is back, and every gateway has the same endpoint for it, whatever each has seen fail.
+//! The ranking and the table are over all eligible endpoints, whether they get traffic just now or not: so a client
+//! whose endpoint fails returns to it when it is back, and every gateway has the same endpoint for it, whatever each
+//! has seen fail.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use fairway_config::balance::{Balance, BalanceAlgorithm};
 use fairway_config::net::EndpointAddr;
 
 use crate::affinity::{Affinity, AffinityRoom};
 use crate::available::{Available, AvailableEndpoint, LiveEndpoint};
+use crate::balance::Chooser;
 use crate::health::HealthVerdict;
 use crate::rank;
 use crate::route::{RoutePort, Tick};
-use crate::turns::Turns;
 
 /// Chooses endpoints for one port of a Service. Keeps the state that a new route must not reset: the round-robin's
 /// turn, and the affinity of clients. Shared by all workers, local to this process.
@@ -85,7 +90,7 @@ impl Balancer {
     ) -> Option<Picked<'a, S>> {
         let at = match route.affinity {
             Some(timeout) => self.pick_for_client(available, client, now, timeout, tried),
-            None => self.pick_in_turn(available, now, tried),
+            None => self.pick_by_algorithm(route, available, client, now, tried),
         };
         Some(picked(at?, available, tried))
     }
@@ -112,6 +117,9 @@ impl Balancer {
     ) -> Option<Picked<'a, S>> {
         let at = match route.affinity {
             Some(timeout) => self.pick_for_client(available, client.ip(), now, timeout, tried),
+            None if route.options.balance.is_some() => {
+                self.pick_by_algorithm(route, available, client.ip(), now, tried)
+            }
             None => {
                 let wanted = rank::best_for_flow(client, available.all())?;
                 if may_have(wanted, available, now, tried) {
@@ -157,8 +165,35 @@ impl Balancer {
         best_left(available, tried, |left| rank::best(client, left))
     }
 
+    fn pick_by_algorithm<'a, S: LiveEndpoint>(
+        &self,
+        route: &RoutePort,
+        available: &'a Available<S>,
+        client: IpAddr,
+        now: Tick,
+        tried: &[EndpointAddr],
+    ) -> Option<&'a AvailableEndpoint<S>> {
+        let balance = route.options.balance;
+        let may_have = |wanted: &&'a _| may_have(*wanted, available, now, tried);
+        let found = match (balance.map(|balance| balance.algorithm), &route.table) {
+            (Some(BalanceAlgorithm::SourceHash), _) => {
+                rank::best(client, available.all()).filter(may_have)
+            }
+            (Some(BalanceAlgorithm::Maglev), Some(table)) => {
+                let eligible = &route.endpoints.eligible;
+                let find = |at: usize| available.find(eligible.get(at)?.addr);
+                let mut found = table.indices(client).take(SLOTS_TRIED).map(find);
+                let wanted = found.next().flatten().filter(may_have);
+                wanted.or_else(|| found.flatten().find(|it| is_left(it, available, tried)))
+            }
+            _ => return self.pick_in_turn(balance, available, now, tried),
+        };
+        found.or_else(|| best_left(available, tried, |left| rank::best(client, left)))
+    }
+
     fn pick_in_turn<'a, S: LiveEndpoint>(
         &self,
+        balance: Option<Balance>,
         available: &'a Available<S>,
         now: Tick,
         tried: &[EndpointAddr],
@@ -168,18 +203,24 @@ impl Balancer {
             if due.is_some() {
                 return due;
             }
-            let endpoints = &available.endpoints;
-            let place = available
-                .turns()
-                .place(endpoints.len(), || next(&self.turn))?;
-            return endpoints.get(place);
+            let chooser = &available.chooser;
+            return chooser.choose(&available.endpoints, now, || next(&self.turn));
         }
         best_left(available, tried, |left| {
-            let turns = Turns::of(left.iter().map(|it| it.endpoint.weight));
-            let place = turns.place(left.len(), || next(&self.retry_turn))?;
-            left.get(place).copied()
+            let chooser = Chooser::new(balance, &left);
+            let chosen = chooser.choose(&left, now, || next(&self.retry_turn));
+            chosen.copied()
         })
     }
+}
+
+/// How many slots of a table are looked at for an endpoint that gets traffic.
+const SLOTS_TRIED: usize = 512;
+
+/// Whether an endpoint gets traffic and was not tried.
+fn is_left<S>(it: &AvailableEndpoint<S>, available: &Available<S>, tried: &[EndpointAddr]) -> bool {
+    let addr = it.endpoint.addr;
+    !tried.contains(&addr) && !available.is_out(addr)
 }
 
 /// Whether a client may have the endpoint that it belongs to.
@@ -249,5 +290,7 @@ fn untried<'a, S>(
     list.iter().filter(|it| !tried.contains(&it.endpoint.addr))
 }
 
+#[cfg(test)]
+mod algorithm_tests;
 #[cfg(test)]
 mod tests;

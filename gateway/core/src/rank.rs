@@ -28,6 +28,7 @@ use std::net::{IpAddr, SocketAddr};
 use fairway_config::net::EndpointAddr;
 use siphasher::sip::SipHasher24;
 
+use crate::octets::octets;
 use crate::route::Endpoint;
 
 /// Never to be changed: another key would give every client another endpoint, and gateways of different versions
@@ -100,14 +101,6 @@ fn endpoint_hash(client: &SipHasher24, endpoint: EndpointAddr) -> u64 {
     hasher.write(&octets(endpoint.0.ip()));
     hasher.write(&endpoint.0.port().to_be_bytes());
     hasher.finish()
-}
-
-/// An address in 16 bytes, whatever its family and however it is written.
-fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
 }
 
 struct Contender<'a> {

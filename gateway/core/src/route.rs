@@ -13,6 +13,8 @@ use fairway_config::port_options::PortOptions;
 use fairway_config::service::{AppProtocol, Notice, PortKey};
 use ipnet::IpNet;
 
+use crate::balance::maglev::MaglevTable;
+
 /// The route of one Service, as the data plane uses it. Built by [`crate::build`], and replaced as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
@@ -56,6 +58,8 @@ pub struct RoutePort {
     pub affinity: Option<Duration>,
     /// The endpoints.
     pub endpoints: Arc<EndpointSet>,
+    /// The table of all eligible endpoints, where clients are spread by one.
+    pub table: Option<Arc<MaglevTable>>,
     /// Peers that must not connect to its node ports: the nodes that this port forwards to, which
     /// would close a loop.
     pub loop_guard: Vec<IpAddr>,
@@ -74,6 +78,7 @@ impl RoutePort {
             sources: SourceRanges::default(),
             affinity: None,
             endpoints: Arc::new(endpoints),
+            table: None,
             loop_guard: Vec::new(),
         }
     }
@@ -141,6 +146,12 @@ impl EndpointSet {
     /// A set of these, each ordered by address.
     pub fn new(eligible: Vec<Endpoint>, excluded: Vec<Excluded>) -> Self {
         Self { eligible, excluded }
+    }
+
+    /// The table by which clients are spread over the eligible ones.
+    pub fn table(&self) -> MaglevTable {
+        let eligible = self.eligible.iter();
+        MaglevTable::of(eligible.map(|endpoint| (endpoint.addr, endpoint.weight)))
     }
 
     /// Whether the endpoint is listed at all: its established connections may stay.

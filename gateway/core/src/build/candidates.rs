@@ -10,6 +10,7 @@ use fairway_config::exchange::StoredService;
 use fairway_config::net::{EndpointAddr, IpFamily};
 use fairway_config::service::{
     ExternalTrafficPolicy, Notice, Service, ServicePort, ServiceType, TargetPort,
+    TrafficDistribution,
 };
 
 use super::cluster_state::ClusterState;
@@ -34,12 +35,32 @@ impl<'a> Gatherer<'a> {
         let service: &'a Service = &self.stored.service;
         match external_name(service) {
             Some(name) => self.external(name, port),
-            None => self.of_slices(port),
+            None => self.listed(port, self.hints_to_follow()),
         }
     }
 
-    /// The endpoints of a port that EndpointSlices list.
+    /// The endpoints of a port that EndpointSlices list, with the topology hints that are written there: as a Node's
+    /// own proxy has them.
     pub(super) fn of_slices(&mut self, port: &'a ServicePort) -> Vec<EndpointCandidate<'a>> {
+        self.listed(port, None)
+    }
+
+    /// What hints are to be made from. In a cluster the EndpointSlice controller writes them; where no slice of the
+    /// Service has any, as in standalone mode, they follow from its `trafficDistribution` by that controller's rules.
+    fn hints_to_follow(&self) -> Option<TrafficDistribution> {
+        let preferred = self.stored.service.traffic_distribution?;
+        let mut endpoints = slices(self.slices).flat_map(|slice| &slice.endpoints);
+        let is_without = |it: &SliceEndpoint| it.for_zones.is_empty() && it.for_nodes.is_empty();
+        endpoints.all(is_without).then_some(preferred)
+    }
+
+    /// The endpoints of a port that EndpointSlices list, with hints that follow from `preferred` in place of those
+    /// that are written there.
+    fn listed(
+        &mut self,
+        port: &'a ServicePort,
+        preferred: Option<TrafficDistribution>,
+    ) -> Vec<EndpointCandidate<'a>> {
         let service: &'a Service = &self.stored.service;
         let mut found = Vec::new();
         let mut port_found = false;
@@ -51,14 +72,15 @@ impl<'a> Gatherer<'a> {
             self.notices.extend(slice.notices.iter().cloned());
             found.reserve(slice.endpoints.len());
             for endpoint in &slice.endpoints {
+                let candidate = |ip| {
+                    let written = candidate(ip, number, endpoint, slice.weight);
+                    preferred.map_or(written, |preferred| hinted(written, endpoint, preferred))
+                };
                 match &endpoint.address {
-                    EndpointHost::Ip(ip) => {
-                        found.push(candidate(*ip, number, endpoint, slice.weight));
-                    }
+                    EndpointHost::Ip(ip) => found.push(candidate(*ip)),
                     EndpointHost::Name(name) => {
                         let addresses = self.addresses(name).into_iter();
-                        let each = |ip| candidate(ip, number, endpoint, slice.weight);
-                        found.extend(addresses.map(each));
+                        found.extend(addresses.map(candidate));
                     }
                 }
             }
@@ -284,6 +306,22 @@ fn candidate<'a>(
         weight,
         target: endpoint.target.as_ref(),
         barred: None,
+    }
+}
+
+/// The same with the hints that Kubernetes' EndpointSlice controller would write.
+fn hinted<'a>(
+    candidate: EndpointCandidate<'a>,
+    endpoint: &'a SliceEndpoint,
+    preferred: TrafficDistribution,
+) -> EndpointCandidate<'a> {
+    let zone = endpoint.zone.as_ref();
+    let node = endpoint.node.as_ref();
+    let node = node.filter(|_| preferred == TrafficDistribution::PreferSameNode);
+    EndpointCandidate {
+        for_zones: zone.map_or(&[], std::slice::from_ref),
+        for_nodes: node.map_or(&[], std::slice::from_ref),
+        ..candidate
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use fairway_config::balance::BalanceAlgorithm;
 use fairway_config::exchange::{
     ClaimKind, ListenerReport, ListenerState, RefusedEndpoint, StoredService,
 };
@@ -20,6 +21,7 @@ use super::cluster_state::ClusterState;
 use super::forwarded::{self, forwarded_addresses, of_node_proxy, without_node};
 use super::services::{Id, ServiceEntry, ServiceIndex};
 use super::settings::RouteSettings;
+use crate::balance::maglev::MaglevTable;
 use crate::eligible::{Eligible, EndpointCandidate, Policy, eligible};
 use crate::guard::{Refusal, unwrap_embedded};
 use crate::route::{
@@ -340,6 +342,7 @@ fn route_port(
         Some(before) if chosen.is(&before.endpoints) => before.endpoints.clone(),
         _ => Arc::new(chosen.set()),
     };
+    let table = table(port, before, &endpoints);
     let loop_guard = match cluster.forward_to(service) {
         ForwardTo::Endpoints => Vec::new(),
         ForwardTo::NodePorts => cluster.internal_ips.clone(),
@@ -357,12 +360,28 @@ fn route_port(
         },
         affinity: service.client_ip_affinity,
         endpoints,
+        table,
         loop_guard,
     };
     match before {
         Some(before) if **before == now => before.clone(),
         _ => Arc::new(now),
     }
+}
+
+/// The table of a port whose clients are spread by one. It is computed when an endpoint or a weight has changed.
+fn table(
+    port: &ServicePort,
+    before: Option<&Arc<RoutePort>>,
+    endpoints: &Arc<EndpointSet>,
+) -> Option<Arc<MaglevTable>> {
+    let algorithm = port.options.balance.map(|balance| balance.algorithm);
+    if algorithm != Some(BalanceAlgorithm::Maglev) {
+        return None;
+    }
+    let same = before.filter(|before| Arc::ptr_eq(&before.endpoints, endpoints));
+    let same = same.and_then(|before| before.table.clone());
+    Some(same.unwrap_or_else(|| Arc::new(endpoints.table())))
 }
 
 fn refused(endpoints: &EndpointSet) -> impl Iterator<Item = RefusedEndpoint> {

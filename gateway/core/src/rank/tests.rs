@@ -221,6 +221,33 @@ fn an_endpoint_that_joins_takes_its_share_and_moves_nobody_else() {
     }
 }
 
+#[test]
+fn a_weight_that_changes_moves_clients_to_or_from_its_endpoint_alone() {
+    let before = endpoints(&[4; 10]);
+    for weight in [1, 2, 3, 5, 8] {
+        let mut after = before.clone();
+        after[3].weight = weight;
+        let mut moved = 0_u64;
+        for n in 0..CLIENTS {
+            let was = best(client(n), &before).unwrap().addr;
+            let is = best(client(n), &after).unwrap().addr;
+            if was != is {
+                let touched = if weight > 4 { is } else { was };
+                assert_eq!(touched, before[3].addr, "client {n}");
+                moved += 1;
+            }
+        }
+        let share = |weight: u16| f64::from(weight) / f64::from(36 + weight);
+        let wanted = f64::from(CLIENTS) * (share(weight) - share(4)).abs();
+        let stayed = u64::from(CLIENTS) - moved;
+        let rest = f64::from(CLIENTS) - wanted;
+        assert!(
+            is_plausible(&[moved, stayed], &[wanted, rest]),
+            "{moved} of {wanted} with weight {weight}"
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn the_choice_is_free_of_order(weights in prop::collection::vec(1..100_u16, 1..30), n: u32, turn in 0..30_usize) {

@@ -5,6 +5,7 @@
 mod claims;
 mod endpoints;
 mod node_ports;
+mod preferred;
 mod random;
 mod refused;
 
