@@ -45,7 +45,7 @@ pub const PROXY_PROTOCOL: &str = "fairway.dev/proxy-protocol";
 pub const ACCEPT_PROXY_PROTOCOL: &str = "fairway.dev/accept-proxy-protocol";
 /// `transparent`: endpoints see the client's own address.
 pub const CLIENT_ADDRESS: &str = "fairway.dev/client-address";
-/// How endpoints are probed.
+/// How endpoints are checked: [`crate::health_check`].
 pub const HEALTH_CHECK: &str = "fairway.dev/health-check";
 /// The Secret with the certificate that the gateway shows.
 pub const TLS_SECRET: &str = "fairway.dev/tls-secret";
@@ -96,7 +96,7 @@ pub const FAIRWAY: &[(&str, AnnotationSupport)] = &[
     (PROXY_PROTOCOL, AnnotationSupport::NotYetInForce),
     (ACCEPT_PROXY_PROTOCOL, AnnotationSupport::NotYetInForce),
     (CLIENT_ADDRESS, AnnotationSupport::NotYetInForce),
-    (HEALTH_CHECK, AnnotationSupport::NotYetInForce),
+    (HEALTH_CHECK, AnnotationSupport::OnService),
     (TLS_SECRET, AnnotationSupport::NotYetInForce),
     (CLIENT_CA_SECRET, AnnotationSupport::NotYetInForce),
     (EXTERNAL_NAME, AnnotationSupport::OnService),

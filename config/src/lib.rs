@@ -7,7 +7,7 @@
 //! Reading order:
 //! 1. [`net`]: protocols, families, addresses, ranges; [`names`]: what objects are called;
 //! 2. [`service`], [`endpoints`], [`cluster`], [`pool`] and how it is announced ([`announce`]),
-//!    [`bgp_peer`]: the objects; [`port_options`]: what annotations say of one port ([`balance`]);
+//!    [`bgp_peer`]: the objects; [`port_options`]: what annotations say of one port ([`balance`], [`health_check`]);
 //!    [`class`]: which Services a controller takes;
 //! 3. [`annotations`]: every annotation name that Fairway understands, in one place;
 //! 4. [`document`] turns text into documents, [`field`] reads fields and collects problems,
@@ -37,6 +37,7 @@ pub mod document;
 pub mod endpoints;
 pub mod exchange;
 pub mod field;
+pub mod health_check;
 pub mod import;
 pub mod lint;
 pub mod names;

@@ -105,10 +105,10 @@ impl Service {
     /// `forwarding: Node`.
     pub fn gateway_features(&self) -> Vec<&'static str> {
         let asks = &self.asks;
-        let is_http = self
-            .ports
-            .iter()
-            .any(|port| port.app != AppProtocol::Opaque);
+        let mut ports = self.ports.iter();
+        let is_http = ports.any(|port| port.app != AppProtocol::Opaque);
+        let mut ports = self.ports.iter();
+        let is_checked = ports.any(|port| port.options.health_check.is_some());
         [
             (is_http, "appProtocol (balancing by request)"),
             (
@@ -116,6 +116,7 @@ impl Service {
                 crate::annotations::DENY_SOURCE_RANGES,
             ),
             (asks.forward_to.is_some(), crate::annotations::FORWARD_TO),
+            (is_checked, crate::annotations::HEALTH_CHECK),
             (
                 self.ports.iter().any(|port| port.options.balance.is_some()),
                 crate::annotations::BALANCE,

@@ -93,6 +93,7 @@ fn any_service() -> impl Strategy<Value = Value> {
                 ),
                 ("metallb.io/address-pool", "internal"),
                 ("metallb.io/loadBalancerIPs", "10.9.0.5"),
+                ("fairway.dev/health-check", "*=http:/healthz;port=8080"),
             ];
             for ((key, value), with) in pairs.into_iter().zip(with) {
                 // Theirs are read where ours are not given.
@@ -213,18 +214,23 @@ fn services_lose_nothing_else(whole: &Value) {
             if is_in_ports && (hit.is_none() || hit == Some(u64::from(port.port))) {
                 continue;
             }
-            let same = |it: &&ServicePort| {
-                ServicePort {
-                    options: port.options.clone(),
-                    ..(**it).clone()
-                } == *port
+            let bare = |port: &ServicePort| ServicePort {
+                options: PortOptions::default(),
+                ..port.clone()
             };
-            let stays = now.ports.iter().find(same);
-            let is_said = |options: &PortOptions| options.balance == port.options.balance;
-            let is_default = |options: &PortOptions| options.balance.is_none();
-            let is_hit = path[0] == "metadata";
-            let stays =
-                stays.is_some_and(|it| is_said(&it.options) || (is_hit && is_default(&it.options)));
+            // Of what annotations say of a port, that is not said any more which has the defect.
+            let is_kept = |now: &PortOptions| {
+                let before = &port.options;
+                (now.balance == before.balance || now.balance.is_none())
+                    && (now.health_check == before.health_check || now.health_check.is_none())
+            };
+            let stays = now.ports.iter().any(|it| {
+                let options = match path[0].as_str() {
+                    "metadata" => is_kept(&it.options),
+                    _ => it.options == port.options,
+                };
+                bare(it) == bare(port) && options
+            });
             assert!(
                 stays,
                 "port {} is lost by {defect:?} at {path:?}: {defective}",

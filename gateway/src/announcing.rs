@@ -20,6 +20,7 @@ use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::net::AddressRange;
 use fairway_config::pool::Forwarding;
 use fairway_gateway_core::build::Builder;
+use fairway_gateway_core::fleet::EndpointReach;
 use fairway_gateway_core::segments::candidates;
 use tokio::sync::watch;
 
@@ -60,6 +61,9 @@ pub struct AnnouncedAddress {
     pub local_nodes: Arc<BTreeSet<ClusterName>>,
     /// Whether this one is among them.
     pub is_local: bool,
+    /// What the checks of this gateway say of the endpoints there. Where they fail it serves them as well as it can, and
+    /// another one may reach them.
+    pub reach: EndpointReach,
 }
 
 impl Announceable {
@@ -123,6 +127,8 @@ struct ServiceThere {
     takes_traffic: bool,
     /// Every listener refuses, for want of endpoints.
     refuses: bool,
+    /// See [`AnnouncedAddress::reach`].
+    reach: EndpointReach,
     /// See [`Route::local_nodes`](fairway_gateway_core::route::Route::local_nodes).
     local_nodes: Option<Arc<BTreeSet<ClusterName>>>,
 }
@@ -133,6 +139,8 @@ pub(crate) struct AnnouncedService {
     pub(crate) listeners: Vec<ListenerReport>,
     /// See [`Route::local_nodes`](fairway_gateway_core::route::Route::local_nodes).
     pub(crate) local_nodes: Option<Arc<BTreeSet<ClusterName>>>,
+    /// What checks say of its endpoints.
+    pub(crate) reach: EndpointReach,
 }
 
 /// An address that nobody has yet.
@@ -369,6 +377,7 @@ impl Announcing {
                 let there = now.entry(address).or_insert_with(|| ServiceThere {
                     takes_traffic: false,
                     refuses: true,
+                    reach: it.reach,
                     local_nodes: it.local_nodes.clone(),
                 });
                 there.takes_traffic |= takes_traffic(&listener.state);
@@ -456,6 +465,11 @@ impl Announcing {
                     .all(|it| it.refuses && it.local_nodes.is_some()),
             local_nodes: Arc::new(local_nodes),
             is_local: is_here,
+            reach: services
+                .values()
+                .map(|it| it.reach)
+                .max()
+                .unwrap_or_default(),
         })
     }
 }

@@ -31,6 +31,7 @@ use self::report_queue::ReportQueue;
 use crate::announcing::Announcing;
 use crate::bgp::control::BgpControl;
 use crate::bgp::shown::BgpShown;
+use crate::checks::CheckThread;
 use crate::descriptors::Share;
 use crate::dials::Dials;
 use crate::dns::{DnsAnswer, DnsNames};
@@ -71,6 +72,7 @@ pub(crate) struct ControlTask {
     builder: Builder,
     names: DnsNames,
     dials: Dials,
+    checks: CheckThread,
     programmer: Programmer,
     bgp: BgpControl,
     kernel_routes: KernelRoutesControl,
@@ -129,6 +131,7 @@ enum ControlEvent {
     Routes(local::Changed),
     Names(Vec<DnsAnswer>),
     Dials,
+    Checks,
     Addresses,
     /// Somebody has asked this process to drain, or to end that.
     Drain(bool),
@@ -174,6 +177,7 @@ impl ControlTask {
             builder: Builder::new(settings.core.clone()),
             names: DnsNames::new(settings.name_server),
             dials: Dials::default(),
+            checks: CheckThread::default(),
             programmer,
             bgp,
             kernel_routes,
@@ -235,6 +239,7 @@ impl ControlTask {
                 Some(changed) = routes.recv() => ControlEvent::Routes(changed),
                 answers = self.names.answers() => ControlEvent::Names(answers),
                 () = self.dials.told() => ControlEvent::Dials,
+                () = self.checks.told() => ControlEvent::Checks,
                 () = self.address_reports.told() => ControlEvent::Addresses,
                 Ok(()) = drain_asked.changed() => ControlEvent::Drain(*drain_asked.borrow_and_update()),
                 () = self.node_proxy.changed() => ControlEvent::NodeProxy,
@@ -262,6 +267,7 @@ impl ControlTask {
                     }
                 }
                 ControlEvent::Dials => self.dials.schedule(Instant::now()),
+                ControlEvent::Checks => self.report(self.checks.take_changes()),
                 ControlEvent::Addresses => self.reports.set_addresses(self.address_reports.take()),
                 ControlEvent::Drain(is_asked) => {
                     self.announcing.set_asked_to_drain(is_asked);

@@ -246,9 +246,16 @@ impl Gateway {
         if sentences.is_empty() {
             sentences.push("There are none.".to_owned());
         }
+        sentences.extend(shown.route.ports.iter().filter_map(|port| {
+            let check = port.options.health_check.as_ref()?;
+            let (key, kind, interval) = (port.key, &check.kind, check.interval);
+            Some(format!(
+                "Those of port {key} are checked by {kind}, every {interval:?}."
+            ))
+        }));
         sentences.extend(
             shown
-                .route
+                .report
                 .notices
                 .iter()
                 .map(|notice| notice.message.clone()),

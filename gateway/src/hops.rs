@@ -63,6 +63,11 @@ impl Hops {
         forwards(route).then_some(Self(FORWARDED))
     }
 
+    /// The hops that a check of a node port starts with. A ring of gateways ends it as it ends a client's connection.
+    pub(crate) fn of_checks() -> Self {
+        Self(MOST)
+    }
+
     /// What is left of the hops that a connection arrived with.
     fn after(arrived: u32) -> Option<Self> {
         let left = u8::try_from(arrived).unwrap_or(u8::MAX).checked_sub(1)?;

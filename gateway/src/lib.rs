@@ -22,6 +22,7 @@
 //! 7. [`port`]: what TCP, UDP and HTTP share of a port; [`routed`]: its route, with the endpoints that get traffic
 //!    now; [`endpoint_state`]: what it knows of one endpoint; `open_connection`: counts a client's connection of it;
 //!    [`counters`]: what its metrics are made of; `connecting` and `source_address`: how endpoints are dialled;
+//!    `checks`: asks endpoints whether they work, on a thread of its own;
 //! 8. [`http`]: ports that are balanced by request, on pingora;
 //! 9. [`admin`], [`metrics`]: what people and scrapers see.
 //!
@@ -43,6 +44,7 @@ mod bgp;
 mod binding;
 mod bpf;
 mod change_log;
+mod checks;
 pub mod clock;
 mod connecting;
 mod control;

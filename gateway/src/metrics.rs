@@ -64,6 +64,12 @@ pub const FLEET_MEMBERS: &str = "fairway_fleet_members";
 pub const HEARTBEATS_REJECTED: &str = "fairway_heartbeat_rejected_total";
 /// Counter: pauses in which nothing is received, as too much came; label `of`.
 pub const RECEIVE_PAUSES: &str = "fairway_receive_pauses_total";
+/// Counter: probes of endpoints; label `result`.
+pub const CHECKS: &str = "fairway_checks_total";
+/// Gauge: different probes that are made again and again.
+pub const CHECK_PROBES: &str = "fairway_check_probes";
+/// Gauge: by how much their intervals are stretched; 1: not at all.
+pub const CHECK_STRETCH: &str = "fairway_check_stretch";
 
 /// The data of which [`render`] makes series.
 #[derive(Clone, Debug, Default)]

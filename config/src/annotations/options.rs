@@ -2,6 +2,7 @@
 //! ([`PortOptions`](crate::port_options::PortOptions)).
 
 mod balance;
+mod health_check;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ pub fn set_options(annotations: &BTreeMap<&str, &str>, ports: &mut [ServicePort]
         notices: Vec::new(),
     };
     reader.balance(ports);
+    reader.health_checks(ports);
     reader.notices()
 }
 

@@ -1,6 +1,7 @@
 //! The values of annotations: lists, addresses, CIDRs, names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -81,6 +82,21 @@ pub fn nobody() -> Vec<IpNet> {
         IpNet::V4(Ipv4Net::from(Ipv4Addr::UNSPECIFIED)),
         IpNet::V6(Ipv6Net::from(Ipv6Addr::UNSPECIFIED)),
     ]
+}
+
+/// A time: a whole number and its unit, `ms`, `s`, `m` or `h`. Without a unit it is none: HAProxy would take milliseconds,
+/// others seconds.
+pub fn duration(text: &str) -> Option<Duration> {
+    let end = text.find(|it: char| !it.is_ascii_digit())?;
+    let (number, unit) = text.split_at(end);
+    let number = u64::from(number.parse::<u32>().ok()?);
+    match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_secs(number * 60)),
+        "h" => Some(Duration::from_secs(number * 3600)),
+        _ => None,
+    }
 }
 
 /// Whether it is a DNS-1123 label: at most 63 lower-case letters, digits and dashes, none of them

@@ -14,8 +14,8 @@ use crate::service::{PortKey, ServicePort};
 /// What an annotation says for each port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scoped<T> {
-    /// Each scope once.
-    entries: Vec<(PortScope, T)>,
+    /// Each scope once; none in place of a value: it can't be read.
+    entries: Vec<(PortScope, Option<T>)>,
 }
 
 impl<T> Default for Scoped<T> {
@@ -28,22 +28,23 @@ impl<T> Default for Scoped<T> {
 }
 
 impl<T> Scoped<T> {
-    /// What is said for this port.
+    /// What is said for this port. Where the most exact entry can't be read that is nothing: what another entry says of
+    /// more ports is not what was meant for this one.
     pub fn of(&self, port: &ServicePort) -> Option<&T> {
         let matching = self.entries.iter().filter(|(scope, _)| scope.has(port));
         matching
             .min_by_key(|(scope, _)| scope.rank())
-            .map(|(_, value)| value)
+            .and_then(|(_, value)| value.as_ref())
     }
 
     /// Whether nothing is said for any port.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.values().next().is_none()
     }
 
     /// The values of all scopes.
     pub fn values(&self) -> impl Iterator<Item = &T> {
-        self.entries.iter().map(|(_, value)| value)
+        self.entries.iter().filter_map(|(_, value)| value.as_ref())
     }
 }
 
@@ -135,7 +136,7 @@ pub fn scoped<T>(
     ports: &[ServicePort],
     read: impl Fn(&str) -> Result<T, String>,
 ) -> ScopedText<T> {
-    let mut entries: Vec<(PortScope, T)> = Vec::new();
+    let mut entries: Vec<(PortScope, Option<T>)> = Vec::new();
     let mut problems = Vec::new();
     for entry in parse::list(text) {
         let (scope, value) = split(entry);
@@ -155,10 +156,10 @@ pub fn scoped<T>(
                 "says two things of port {scope}: the first one counts"
             ));
         } else {
-            match read(value) {
-                Ok(value) => entries.push((scope, value)),
-                Err(must) => problem(format!("has '{}', {must}", Shown(value))),
-            }
+            let value = read(value)
+                .map_err(|must| problem(format!("has '{}', {must}", Shown(value))))
+                .ok();
+            entries.push((scope, value));
         }
     }
     ScopedText {
@@ -261,9 +262,10 @@ mod tests {
             assert_eq!(problem.message, message, "{text}");
             assert_eq!(found.problems.len(), 1, "{text}");
         }
-        assert_eq!(
-            says("443=bad,53=a"),
-            [None, Some("a".to_owned()), Some("a".to_owned())]
-        );
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(says("443=bad,53=a"), [None, some("a"), some("a")]);
+        // The entry for all ports does not stand in for one that can't be read.
+        assert_eq!(says("443=bad,*=a"), [None, some("a"), some("a")]);
+        assert_eq!(says("443=a,*=bad"), [some("a"), None, None]);
     }
 }

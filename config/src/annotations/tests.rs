@@ -137,7 +137,7 @@ fn own_annotations_are_checked_by_name() {
             "is no annotation that Fairway knows",
         ),
         (WEIGHT, "UnknownAnnotation", "belongs on an EndpointSlice"),
-        (HEALTH_CHECK, "NotYetInForce", HEALTH_CHECK),
+        (TLS_SECRET, "NotYetInForce", TLS_SECRET),
     ];
     for (name, reason, part) in table {
         let merged = merged(&[(name, "x")]);

@@ -24,6 +24,8 @@
 //!   ([`Fleet::unasked`]).
 //! - Of some addresses members are preferred, for they alone serve all that is there. Whoever has one without being so
 //!   offers it to them, and goes on until it is taken.
+//! - So does a member whose checks of the endpoints all fail. One takes it that has nothing against them; where nobody
+//!   reaches them nobody does.
 //! - A member whose clock stands has no right to answer when the clocks of others have gone on: when they are further
 //!   ahead of ours than before. Messages that were held up on the way are not.
 //! - A member that can serve no address says that it listens: others wait a moment for it, and then take its share.
@@ -55,7 +57,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use self::candidacy::Contest;
-pub use self::candidacy::{Ability, Candidacy};
+pub use self::candidacy::{Ability, Candidacy, EndpointReach};
 use self::due::{DueAddresses, DueFor};
 pub use self::first_terms::ASKERS;
 use self::former_owners::FormerOwners;

@@ -8,7 +8,8 @@
 //! 3. [`eligible`]: which endpoints get traffic: all rules in one function;
 //! 4. [`build`]: from stored objects to routes, at the cost of what has changed;
 //! 5. [`health`]: what is known of an endpoint, from its traffic ([`dial_failure`]) and from checks, and
-//!    [`endpoint_health`], the same for many threads; [`available`]: which eligible endpoints get traffic now;
+//!    [`endpoint_health`], the same for many threads; [`checks`]: who is asked what when; [`available`]: which eligible
+//!    endpoints get traffic now;
 //! 6. [`balance`]: the algorithms; [`rank`] (rendezvous hashing), [`affinity`] (an LRU table), `turns` (weighted
 //!    round-robin), [`pick`]: from a client to an endpoint; [`attempts`]: how many endpoints are tried for one
 //!    connection, and for how long;
@@ -27,6 +28,7 @@ pub mod balance;
 pub mod bfd;
 pub mod bgp;
 pub mod build;
+pub mod checks;
 pub mod checksum;
 pub mod dial_failure;
 pub mod eligible;

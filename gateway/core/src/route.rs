@@ -60,6 +60,8 @@ pub struct RoutePort {
     pub endpoints: Arc<EndpointSet>,
     /// The table of all eligible endpoints, where clients are spread by one.
     pub table: Option<Arc<MaglevTable>>,
+    /// Eligible endpoints that are not checked, as the address that would be asked is never dialled; ordered.
+    pub never_checked: Vec<EndpointAddr>,
     /// Peers that must not connect to its node ports: the nodes that this port forwards to, which
     /// would close a loop.
     pub loop_guard: Vec<IpAddr>,
@@ -79,6 +81,7 @@ impl RoutePort {
             affinity: None,
             endpoints: Arc::new(endpoints),
             table: None,
+            never_checked: Vec::new(),
             loop_guard: Vec::new(),
         }
     }

@@ -64,6 +64,7 @@ impl World {
         let service = AnnouncedService {
             listeners: listeners.iter().cloned().map(listener).collect(),
             local_nodes,
+            reach: EndpointReach::default(),
         };
         self.announcing.set_service(&name, &service);
         self.services.insert(name, service);
@@ -107,6 +108,7 @@ fn copy(it: &AnnouncedService) -> AnnouncedService {
     AnnouncedService {
         listeners: it.listeners.clone(),
         local_nodes: it.local_nodes.clone(),
+        reach: it.reach,
     }
 }
 

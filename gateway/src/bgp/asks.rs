@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fairway_config::announce::Announcement;
 use fairway_config::names::ClusterName;
 use fairway_gateway_core::bgp::routes::{ServingRank, prefix};
+use fairway_gateway_core::fleet::EndpointReach;
 use ipnet::IpNet;
 
 use crate::announcing::Announceable;
@@ -22,8 +23,11 @@ pub(super) fn asks<'a>(
     let bgp = it.announcement.bgp.as_ref()?;
     let is_to_it = bgp.peers.is_empty() || bgp.peers.contains(router);
     let is_here = it.is_able && pool.tellers.contains(own);
-    // Whether the other one lives the router knows, by its session, and we do not.
-    let rank = match it.is_better_at(|name| pool.tellers.contains(name)) {
+    // Whether the other one lives the router knows, by its session, and we do not. Where the endpoints fail their checks
+    // from here, another gateway may reach them; where none does all say the same, and nothing moves.
+    let is_failing = it.reach == EndpointReach::Failing;
+    let is_worse = is_failing || it.is_better_at(|name| pool.tellers.contains(name));
+    let rank = match is_worse {
         true => ServingRank::LastResort,
         false => ServingRank::Best,
     };

@@ -6,10 +6,12 @@ use std::time::Duration;
 use fairway_config::names::ServiceName;
 use fairway_config::net::AddressRange;
 use fairway_config::pool::Forwarding;
+use fairway_gateway_core::fleet::EndpointReach;
 use tokio::time::Instant;
 
 use super::{ControlTask, ServedService};
 use crate::announcing::AnnouncedService;
+use crate::checks::service_reach;
 use crate::clock::wall_time;
 use crate::fleet::{FleetInputs, RunningFleet};
 use crate::metrics::DRAINING_SINCE;
@@ -74,6 +76,7 @@ impl ControlTask {
         AnnouncedService {
             listeners,
             local_nodes: route.and_then(|route| route.local_nodes.clone()),
+            reach: served.map_or_else(EndpointReach::default, |it| service_reach(&it.ports)),
         }
     }
 

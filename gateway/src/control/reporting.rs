@@ -9,6 +9,7 @@ use fairway_config::service::Notice;
 
 use super::ControlTask;
 use crate::announcing::AnnouncedService;
+use crate::checks::ignored_checks;
 use crate::published::PublishedService;
 
 /// The reason of the notice about a DNS name, here and where routes are built.
@@ -40,6 +41,14 @@ impl ControlTask {
                     message,
                 });
             }
+            notices.extend(ignored_checks(&served.ports).map(|key| {
+                let message = format!(
+                    "all endpoints of port {key} fail their check from gateway {}, so it is ignored: traffic goes to all \
+                     of them",
+                    self.settings.name
+                );
+                Notice::new("ChecksIgnored", message)
+            }));
             let announced = self.announced(&service);
             self.announcing.set_service(&service, &announced);
             let mut listeners = announced.listeners;

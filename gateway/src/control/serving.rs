@@ -32,8 +32,10 @@ impl ControlTask {
         let share = self.shares.entry(service.namespace.clone()).or_default();
         let share = share.clone();
         for route in route.iter().flat_map(|route| &route.ports) {
+            let mut was_checked = false;
             let port = match before.remove(&route.key) {
                 Some(port) => {
+                    was_checked = port.route().options.health_check.is_some();
                     port.set_route(route.clone());
                     port
                 }
@@ -45,6 +47,7 @@ impl ControlTask {
                     Arc::new(port.within(share.clone()))
                 }
             };
+            self.checks.set(&port, was_checked, &self.shared);
             wanted.extend(route.claims.iter().map(|claim| Wanted {
                 place: BindKey {
                     listen: claim.listen,
@@ -65,6 +68,7 @@ impl ControlTask {
         self.dials
             .changed(service, &served.ports, tick, Instant::now());
         for port in before.into_values() {
+            self.checks.remove(&port);
             let until = Instant::now() + self.settings.drain_timeout;
             self.draining.push(until, Draining::Port(port));
         }

@@ -192,6 +192,7 @@ impl RunningSegment {
                 candidates,
                 preferred,
                 ability,
+                reach: announced.reach,
             };
             wanted.insert(*address, candidacy);
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use fairway_config::names::ServiceName;
 use fairway_config::net::Protocol;
 use fairway_config::service::{AppProtocol, PortKey};
+use fairway_gateway_core::health::HealthVerdict;
 use fairway_gateway_core::route::{EndpointSet, Exclusion};
 
 use super::exposition::{Exposition, Family, Labels, MetricKind};
@@ -28,11 +29,19 @@ struct PortSeries<'a> {
     counters: &'a Counters,
     endpoints: BTreeMap<&'static str, u64>,
     unreachable: usize,
+    /// The endpoints that fail their check; none: they are not checked.
+    failing_checks: Option<usize>,
 }
 
 impl<'a> PortSeries<'a> {
     fn new((service, key): &(ServiceName, PortKey), port: &'a Port) -> Self {
         let route = port.route();
+        let is_checked = route.options.health_check.is_some();
+        let failing_checks = is_checked.then(|| {
+            let all = port.available(&route).all();
+            all.filter(|it| it.verdict == HealthVerdict::FailsChecks)
+                .count()
+        });
         Self {
             labels: Labels::default()
                 .with("namespace", &service.namespace)
@@ -46,6 +55,7 @@ impl<'a> PortSeries<'a> {
             counters: &port.counters,
             endpoints: endpoint_states(&route.endpoints),
             unreachable: port.unreachable().len(),
+            failing_checks,
         }
     }
 }
@@ -81,6 +91,16 @@ fn render_state(out: &mut Exposition, rows: &[PortSeries<'_>]) {
     );
     for row in rows {
         family.sample(&row.labels, row.unreachable);
+    }
+    let mut family = out.family(
+        "fairway_endpoints_failing_checks",
+        MetricKind::Gauge,
+        "Eligible endpoints that fail their check. Where all do, checks are ignored and all get traffic.",
+    );
+    for row in rows {
+        if let Some(count) = row.failing_checks {
+            family.sample(&row.labels, count);
+        }
     }
     let mut family = out.family(
         "fairway_connections_total",

@@ -3,11 +3,13 @@
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::{
-    ADDRESS_CONFLICTS, ANNOUNCEMENTS, DRAINING_ADDRESSES, DRAINING_SINCE, EVENTS_DROPPED,
-    FLEET_MEMBERS, HEARTBEATS, HEARTBEATS_REJECTED, LOG_LINES_DROPPED, MANIFEST_ERRORS,
-    MANIFEST_PASSES, NEIGHBOR_ANSWERS, PASSED_PACKETS, PASSING_ADDRESSES, PROGRAMMING_DURATION,
-    RECEIVE_PAUSES, REJECTED_WRITES, STORE_ERRORS, SYNC_DURATION,
+    ADDRESS_CONFLICTS, ANNOUNCEMENTS, CHECK_PROBES, CHECK_STRETCH, CHECKS, DRAINING_ADDRESSES,
+    DRAINING_SINCE, EVENTS_DROPPED, FLEET_MEMBERS, HEARTBEATS, HEARTBEATS_REJECTED,
+    LOG_LINES_DROPPED, MANIFEST_ERRORS, MANIFEST_PASSES, NEIGHBOR_ANSWERS, PASSED_PACKETS,
+    PASSING_ADDRESSES, PROGRAMMING_DURATION, RECEIVE_PAUSES, REJECTED_WRITES, STORE_ERRORS,
+    SYNC_DURATION,
 };
+use crate::checks::RESULTS;
 use crate::counters::DIALS_EXHAUSTED;
 use crate::fleet::REFUSED_FOR;
 use crate::receive_meter::RECEIVED;
@@ -136,6 +138,20 @@ impl Recorder {
         metrics::describe_counter!(
             RECEIVE_PAUSES,
             "Pauses in which a thread that runs before all others receives nothing, as more came than is taken."
+        );
+        for result in RESULTS {
+            metrics::counter!(CHECKS, "result" => result).absolute(0);
+        }
+        metrics::describe_counter!(CHECKS, "Probes of endpoints that are checked, by result.");
+        metrics::gauge!(CHECK_PROBES).set(0.0);
+        metrics::describe_gauge!(
+            CHECK_PROBES,
+            "Different probes that are made again and again; Services that ask the same share one."
+        );
+        metrics::gauge!(CHECK_STRETCH).set(1.0);
+        metrics::describe_gauge!(
+            CHECK_STRETCH,
+            "By how much the intervals of checks are stretched, as more are asked for than are made in a second; 1: not at all."
         );
         metrics::counter!(PASSED_PACKETS).absolute(0);
         metrics::describe_counter!(

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::lab::{Host, Process};
@@ -14,7 +15,7 @@ use crate::{clients, programs, wait};
 /// nginx with a folder of files to download, to which files can be uploaded with PUT.
 #[derive(Debug)]
 pub struct Nginx {
-    _process: Process,
+    process: Process,
     folder: TempDir,
 }
 
@@ -51,9 +52,14 @@ impl Nginx {
             host.run(|| clients::connect_tcp(at).is_ok())
         })?;
         Ok(Self {
-            _process: process,
+            process,
             folder,
         })
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// A file that it serves as `/NAME`, or has got as that.

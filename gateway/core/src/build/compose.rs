@@ -22,6 +22,7 @@ use super::forwarded::{self, forwarded_addresses, of_node_proxy, without_node};
 use super::services::{Id, ServiceEntry, ServiceIndex};
 use super::settings::RouteSettings;
 use crate::balance::maglev::MaglevTable;
+use crate::checks::targets::asked_at;
 use crate::eligible::{Eligible, EndpointCandidate, Policy, eligible};
 use crate::guard::{Refusal, unwrap_embedded};
 use crate::route::{
@@ -101,7 +102,11 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
             ForwardTo::NodePorts => gatherer.node_ports(port),
         };
         if cluster.settings.may_dial_host() {
-            let addresses = candidates.iter().map(|candidate| candidate.addr.0);
+            let check = port.options.health_check.as_deref();
+            let addresses = candidates.iter().flat_map(|candidate| {
+                let asked = check.map(|check| asked_at(candidate.addr, check).0);
+                [candidate.addr.0].into_iter().chain(asked)
+            });
             on_host.extend(addresses.filter(|addr| cluster.guard.is_host(addr.ip())));
         }
         if is_bound {
@@ -122,7 +127,9 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
         let before = of_key(&before, Some(port.key()))
             .next()
             .map(|(_, port)| *port);
-        ports.push(route_port(parts, port, before, listen.collect(), &chosen));
+        let route = route_port(parts, port, before, listen.collect(), &chosen);
+        gatherer.notices.extend(not_checked(&route));
+        ports.push(route);
     }
     let listen: Vec<_> = of_key(&claims, None)
         .map(|(_, claim)| claim.listen)
@@ -347,6 +354,7 @@ fn route_port(
         ForwardTo::Endpoints => Vec::new(),
         ForwardTo::NodePorts => cluster.internal_ips.clone(),
     };
+    let never_checked = never_checked(parts, port, &endpoints);
     let now = RoutePort {
         service: parts.entry.name.clone(),
         key: port.key(),
@@ -361,6 +369,7 @@ fn route_port(
         affinity: service.client_ip_affinity,
         endpoints,
         table,
+        never_checked,
         loop_guard,
     };
     match before {
@@ -382,6 +391,36 @@ fn table(
     let same = before.filter(|before| Arc::ptr_eq(&before.endpoints, endpoints));
     let same = same.and_then(|before| before.table.clone());
     Some(same.unwrap_or_else(|| Arc::new(endpoints.table())))
+}
+
+/// The eligible endpoints whose check would be made at an address that is never dialled: on the host itself another port
+/// than the endpoint's may be one that this process listens on.
+fn never_checked(
+    parts: &Parts<'_>,
+    port: &ServicePort,
+    endpoints: &EndpointSet,
+) -> Vec<EndpointAddr> {
+    let Some(check) = &port.options.health_check else {
+        return Vec::new();
+    };
+    let eligible = endpoints.eligible.iter().map(|endpoint| endpoint.addr);
+    let is_never =
+        |addr: &EndpointAddr| self::check(parts, asked_at(*addr, check), Protocol::Tcp).is_err();
+    // The others are dialled for traffic, too.
+    eligible
+        .filter(|addr| asked_at(*addr, check) != *addr && is_never(addr))
+        .collect()
+}
+
+/// What is said of them.
+fn not_checked(route: &RoutePort) -> Option<Notice> {
+    let first = route.never_checked.first()?;
+    let message = format!(
+        "port {} has endpoints that are not checked, {first} among them: the port that its check names there is one of \
+         this gateway's host, which is never dialled",
+        route.key
+    );
+    Some(Notice::new("NotChecked", message))
 }
 
 fn refused(endpoints: &EndpointSet) -> impl Iterator<Item = RefusedEndpoint> {

@@ -18,6 +18,21 @@ pub struct Candidacy {
     pub preferred: Arc<BTreeSet<MemberName>>,
     /// Whether this gateway can serve it now.
     pub ability: Ability,
+    /// What its checks say of the endpoints.
+    pub reach: EndpointReach,
+}
+
+/// What the checks of a gateway say of the endpoints behind an address. Each gateway knows its own alone: who fails to
+/// reach them offers the address, and only who has nothing against them takes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EndpointReach {
+    /// It reaches some of each port, or they are not checked.
+    #[default]
+    NothingAgainst,
+    /// They are checked, and none has passed yet.
+    Unknown,
+    /// All endpoints of a port fail.
+    Failing,
 }
 
 /// Whether a gateway can serve an address.
@@ -41,6 +56,7 @@ pub(super) struct Contest {
     pub(super) candidates: Vec<MemberName>,
     preferred: Arc<BTreeSet<MemberName>>,
     pub(super) ability: Ability,
+    pub(super) reach: EndpointReach,
     /// Since when this gateway can serve it.
     pub(super) able_since: BootTime,
     /// Since when it ceases to.
@@ -69,8 +85,8 @@ impl Contest {
 
     /// Whether this is so already.
     pub(super) fn is(&self, it: &Candidacy) -> bool {
-        let known = (&self.named, &self.preferred, self.ability);
-        known == (&it.candidates, &it.preferred, it.ability)
+        let known = (&self.named, &self.preferred, self.ability, self.reach);
+        known == (&it.candidates, &it.preferred, it.ability, it.reach)
     }
 
     /// This is so from now on.
@@ -90,6 +106,7 @@ impl Contest {
             self.ceasing_since = now;
         }
         self.ability = candidacy.ability;
+        self.reach = candidacy.reach;
     }
 
     /// Whether this gateway can serve it.
@@ -104,6 +121,7 @@ impl Contest {
 
     /// Whether that member goes on with the address only while no better one takes it.
     pub(super) fn is_handed_over_by(&self, name: &str) -> bool {
-        self.ability == Ability::Ceasing || !self.is_preferred(name)
+        let is_failing = self.reach == EndpointReach::Failing;
+        self.ability == Ability::Ceasing || is_failing || !self.is_preferred(name)
     }
 }

@@ -1,12 +1,12 @@
 //! Planned moves: a member that leaves or drains offers what it owns, and goes on until it is taken. So does one with
-//! an address that others are to have before it, or that it can serve no more.
+//! an address that others are to have before it, or that it can serve no more, or whose endpoints it does not reach.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Fleet;
-use super::candidacy::{Ability, Contest};
+use super::candidacy::{Ability, Contest, EndpointReach};
 use super::handover::Handover;
 use super::message::{MemberName, MemberStage, Term, TermState};
 use super::timing::BootTime;
@@ -80,6 +80,12 @@ impl Fleet {
             let goes_on = contest.ability != Ability::Ceasing;
             let wait = match self.handover {
                 Handover::Draining if next.is_none() && goes_on => ROUND,
+                // Often nobody reaches them, and there may be thousands of such addresses.
+                Handover::None
+                    if next.is_none() && goes_on && contest.reach == EndpointReach::Failing =>
+                {
+                    ROUND
+                }
                 Handover::None if next.is_none() && goes_on => PREFERRED_ROUND,
                 _ => OFFER,
             };
@@ -141,8 +147,8 @@ impl Fleet {
     }
 
     /// The addresses that others offer to this member. One that drains takes only what it is offered by one that stops,
-    /// and one that others are preferred to only from one that stops or drains: two of them do not hand an address to
-    /// and fro.
+    /// and one that others are preferred to, or that does not know whether it reaches the endpoints, only from one that stops
+    /// or drains: two of them do not hand an address to and fro.
     pub(super) fn offered(&self, now: BootTime) -> BTreeSet<IpAddr> {
         let takes_from = |name: &MemberName, is_preferred: bool| {
             let stage = self.members.get(name).map(|it| it.stage);
@@ -157,7 +163,9 @@ impl Fleet {
         let offers = self.members.offers_to(&self.own);
         let offers = offers.filter(|(name, address)| {
             let contest = self.addresses.get(address);
-            let is_preferred = contest.is_some_and(|it| it.is_preferred(&self.own));
+            let is_preferred = contest.is_some_and(|it| {
+                it.is_preferred(&self.own) && it.reach == EndpointReach::NothingAgainst
+            });
             contest.is_some_and(Contest::is_able)
                 && self.terms.of(*address).is_none()
                 && takes_from(name, is_preferred)

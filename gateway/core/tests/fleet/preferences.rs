@@ -1,9 +1,10 @@
-//! Addresses that some members are to have before others, because they alone serve all of what is there.
+//! Addresses that some members are to have before others, because they alone serve all of what is there, or reach its
+//! endpoints.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use fairway_gateway_core::fleet::Ability;
+use fairway_gateway_core::fleet::{Ability, EndpointReach};
 
 use crate::world::{World, address, owners};
 
@@ -131,4 +132,59 @@ fn who_is_preferred_and_drains_hands_over_to_the_others() {
     world.set_draining(1, false);
     run_without_a_gap(&mut world, 2);
     assert_eq!(owners(&world)[&1].len(), ADDRESSES);
+}
+
+/// The checks of a machine say this of the endpoints of all addresses from now on.
+fn set_reach(world: &mut World, machine: usize, reach: EndpointReach) {
+    for n in 0..world.addresses {
+        world.see(machine, n, |it| it.reach = reach);
+    }
+}
+
+#[test]
+fn an_address_goes_to_who_reaches_its_endpoints_and_where_nobody_does_it_stays() {
+    for seed in 0..5 {
+        let mut world = world(seed);
+        let before = owners(&world);
+        // From nowhere are they reached: nothing moves.
+        for machine in 0..3 {
+            set_reach(&mut world, machine, EndpointReach::Failing);
+        }
+        run_without_a_gap(&mut world, 20);
+        assert_eq!(owners(&world), before, "seed {seed}");
+        // Who does not know yet takes nothing either.
+        set_reach(&mut world, 1, EndpointReach::Unknown);
+        run_without_a_gap(&mut world, 20);
+        assert_eq!(owners(&world), before, "seed {seed}");
+        // One reaches them: it gets all.
+        set_reach(&mut world, 1, EndpointReach::NothingAgainst);
+        run_without_a_gap(&mut world, 10);
+        assert_eq!(owners(&world)[&1].len(), ADDRESSES, "seed {seed}");
+        // Nothing goes back by itself.
+        for machine in [0, 2] {
+            set_reach(&mut world, machine, EndpointReach::NothingAgainst);
+        }
+        run_without_a_gap(&mut world, 10);
+        assert_eq!(owners(&world)[&1].len(), ADDRESSES, "seed {seed}");
+        // An owner that stops is followed by one that does not reach them, too.
+        for machine in [0, 2] {
+            set_reach(&mut world, machine, EndpointReach::Failing);
+        }
+        world.set_draining(1, true);
+        run_without_a_gap(&mut world, 7);
+        let drained = owners(&world);
+        assert!(!drained.contains_key(&1), "seed {seed}: {drained:?}");
+    }
+}
+
+#[test]
+fn an_address_of_endpoints_that_nobody_reaches_has_an_owner_when_its_owner_dies() {
+    let mut world = world(6);
+    for machine in 0..3 {
+        set_reach(&mut world, machine, EndpointReach::Failing);
+    }
+    world.machines[0].fleet = None;
+    world.run(Duration::from_secs(3));
+    let shares = owners(&world);
+    assert_eq!(shares.values().map(Vec::len).sum::<usize>(), ADDRESSES);
 }

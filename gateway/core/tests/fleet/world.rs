@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fairway_gateway_core::fleet::message::{FleetMessage, MemberName};
 use fairway_gateway_core::fleet::{
-    Ability, BootTime, Candidacy, Fleet, HEARTBEAT, RIGHT, SILENT, STEP,
+    Ability, BootTime, Candidacy, EndpointReach, Fleet, HEARTBEAT, RIGHT, SILENT, STEP,
 };
 
 /// The judge looks each time this has passed, and nothing happens in between.
@@ -104,6 +104,7 @@ pub(crate) struct AddressView {
     pub(crate) since: Duration,
     /// Those that come before others.
     pub(crate) preferred: BTreeSet<usize>,
+    pub(crate) reach: EndpointReach,
 }
 
 impl AddressView {
@@ -112,6 +113,7 @@ impl AddressView {
             ability: Ability::Able,
             since: Duration::ZERO,
             preferred: BTreeSet::new(),
+            reach: EndpointReach::NothingAgainst,
         }
     }
 }
@@ -129,6 +131,7 @@ impl Machine {
                 candidates: Arc::clone(&candidates),
                 preferred: Arc::new(it.preferred.iter().copied().map(name).collect()),
                 ability: it.ability,
+                reach: it.reach,
             };
             (address(n), candidacy)
         });

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use fairway_config::announce::{Announcement, BgpAnnouncement};
 use fairway_config::pool::Forwarding;
+use fairway_gateway_core::fleet::EndpointReach;
 
 use super::*;
 use crate::announcing::{AnnouncedAddress, AnnouncedPool};
@@ -29,6 +30,7 @@ fn speaker() -> (Speaker, watch::Sender<Arc<Announceable>>) {
         lacks_local_endpoint: false,
         local_nodes: Arc::default(),
         is_local: false,
+        reach: EndpointReach::default(),
     };
     let announceable = Announceable {
         addresses: [("203.0.113.1".parse().unwrap(), address)].into(),

@@ -1,6 +1,9 @@
 //! Endpoints that must not be dialled.
 
+use fairway_config::health_check::{CheckKind, EndpointCheck};
+
 use super::*;
+use crate::checks::targets::targets;
 
 #[test]
 fn what_must_not_be_dialled_is_refused_wherever_it_comes_from() {
@@ -167,4 +170,47 @@ fn one_port_of_the_host_may_be_dialled_and_nothing_else_of_it() {
         eligible(&route(&builder(with_port, changes), "shop")),
         [""; 0]
     );
+}
+
+#[test]
+fn a_check_names_no_port_of_the_host_that_is_never_dialled() {
+    let demo = || RouteSettings {
+        allow_loopback: true,
+        ..settings()
+    };
+    let shop = |port| {
+        let kind = CheckKind::Grpc { service: "".into() };
+        let check = EndpointCheck {
+            port: Some(port),
+            ..EndpointCheck::new(kind)
+        };
+        service(with(stored("shop", "203.0.113.1"), |service| {
+            service.ports[0].options.health_check = Some(Arc::new(check));
+        }))
+    };
+    let hosts = ["127.0.0.1", "10.0.0.1"];
+    let asked = |route: &Route| {
+        let probes = targets(&route.ports[0]).into_values();
+        probes
+            .map(|probe| probe.addr.to_string())
+            .collect::<Vec<_>>()
+    };
+    // The admin address.
+    let changes = vec![edge(), shop(9901), slices(slice("shop", "a", &hosts))];
+    let built = builder(demo(), changes);
+    let route_now = route(&built, "shop");
+    assert_eq!(eligible(&route_now), ["10.0.0.1:8080", "127.0.0.1:8080"]);
+    assert_eq!(asked(&route_now), ["10.0.0.1:9901"]);
+    assert_eq!(reasons(&route_now), ["NotChecked"]);
+
+    // A node port, from the moment on when this gateway listens there.
+    let changes = vec![edge(), shop(30081), slices(slice("shop", "a", &hosts))];
+    let mut built = builder(demo(), changes);
+    let both = ["10.0.0.1:30081", "127.0.0.1:30081"];
+    assert_eq!(asked(&route(&built, "shop")), both);
+    let mut other = stored("other", "203.0.113.2");
+    other.held.node_ports = BTreeMap::from([(HTTP, 30081)]);
+    built.apply(&batch(vec![service(other)]));
+    built.build(&resolved);
+    assert_eq!(asked(&route(&built, "shop")), ["10.0.0.1:30081"]);
 }
