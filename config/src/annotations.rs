@@ -39,10 +39,13 @@ pub const FORWARD_TO: &str = "fairway.dev/forward-to";
 pub const BALANCE: &str = "fairway.dev/balance";
 /// On an EndpointSlice: the weight of its endpoints, 0 takes them out.
 pub const WEIGHT: &str = "fairway.dev/weight";
-/// PROXY protocol towards the endpoints: `v1` or `v2`.
+/// PROXY protocol towards the endpoints: `v1` or `v2`, with port scopes.
 pub const PROXY_PROTOCOL: &str = "fairway.dev/proxy-protocol";
-/// CIDRs from which a PROXY protocol header is believed.
+/// CIDRs from which a PROXY protocol header is read, and required: `192.0.2.0/24, 2001:db8::/64`, or by port
+/// `443=192.0.2.0/24;2001:db8::/64,*=…`.
 pub const ACCEPT_PROXY_PROTOCOL: &str = "fairway.dev/accept-proxy-protocol";
+/// CIDRs of HTTP proxies whose headers about the client are kept; written like [`ACCEPT_PROXY_PROTOCOL`].
+pub const TRUSTED_PROXIES: &str = "fairway.dev/trusted-proxies";
 /// `transparent`: endpoints see the client's own address.
 pub const CLIENT_ADDRESS: &str = "fairway.dev/client-address";
 /// How endpoints are checked: [`crate::health_check`].
@@ -93,8 +96,9 @@ pub const FAIRWAY: &[(&str, AnnotationSupport)] = &[
     (FORWARD_TO, AnnotationSupport::OnService),
     (BALANCE, AnnotationSupport::OnService),
     (WEIGHT, AnnotationSupport::OnEndpointSlice),
-    (PROXY_PROTOCOL, AnnotationSupport::NotYetInForce),
-    (ACCEPT_PROXY_PROTOCOL, AnnotationSupport::NotYetInForce),
+    (PROXY_PROTOCOL, AnnotationSupport::OnService),
+    (ACCEPT_PROXY_PROTOCOL, AnnotationSupport::OnService),
+    (TRUSTED_PROXIES, AnnotationSupport::OnService),
     (CLIENT_ADDRESS, AnnotationSupport::NotYetInForce),
     (HEALTH_CHECK, AnnotationSupport::OnService),
     (TLS_SECRET, AnnotationSupport::NotYetInForce),

@@ -105,10 +105,12 @@ impl Service {
     /// `forwarding: Node`.
     pub fn gateway_features(&self) -> Vec<&'static str> {
         let asks = &self.asks;
-        let mut ports = self.ports.iter();
-        let is_http = ports.any(|port| port.app != AppProtocol::Opaque);
-        let mut ports = self.ports.iter();
-        let is_checked = ports.any(|port| port.options.health_check.is_some());
+        let is_http = self
+            .ports
+            .iter()
+            .any(|port| port.app != AppProtocol::Opaque);
+        let says = |what: fn(&PortOptions) -> bool| self.ports.iter().any(|it| what(&it.options));
+        let is_checked = says(|it| it.health_check.is_some());
         [
             (is_http, "appProtocol (balancing by request)"),
             (
@@ -124,6 +126,14 @@ impl Service {
             (
                 asks.external_name.is_some(),
                 crate::annotations::EXTERNAL_NAME,
+            ),
+            (
+                says(|it| it.proxy_protocol.is_some()),
+                crate::annotations::PROXY_PROTOCOL,
+            ),
+            (
+                says(|it| !it.accept_proxy_protocol.is_empty()),
+                crate::annotations::ACCEPT_PROXY_PROTOCOL,
             ),
         ]
         .into_iter()

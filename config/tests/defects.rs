@@ -78,7 +78,7 @@ fn port(service: &Service, port: &ServicePort) -> (String, Option<Option<u16>>) 
 
 fn any_service() -> impl Strategy<Value = Value> {
     (
-        any::<[bool; 9]>(),
+        any::<[bool; 11]>(),
         proptest::sample::select(vec!["LoadBalancer", "NodePort"]),
         proptest::sample::select(vec!["PreferDualStack", "SingleStack"]),
     )
@@ -89,6 +89,11 @@ fn any_service() -> impl Strategy<Value = Value> {
                 ("fairway.dev/addresses", "10.9.0.5"),
                 (
                     "fairway.dev/deny-source-ranges",
+                    "192.0.2.0/24, 2001:db8::/64",
+                ),
+                ("fairway.dev/proxy-protocol", "443=v2,80=v1"),
+                (
+                    "fairway.dev/accept-proxy-protocol",
                     "192.0.2.0/24, 2001:db8::/64",
                 ),
                 ("metallb.io/address-pool", "internal"),
@@ -118,16 +123,16 @@ fn any_service() -> impl Strategy<Value = Value> {
                 "sessionAffinity": "None",
             });
             let fields = spec.as_object_mut().unwrap();
-            if with[5] {
+            if with[7] {
                 fields.insert(
                     "loadBalancerSourceRanges".into(),
                     json!(["10.1.0.0/16", "192.0.2.0/24"]),
                 );
             }
-            if with[6] {
+            if with[8] {
                 fields.insert("loadBalancerIP".into(), json!("10.9.0.7"));
             }
-            if with[7] {
+            if with[9] {
                 fields.insert("allocateLoadBalancerNodePorts".into(), json!(false));
                 fields.insert("loadBalancerClass".into(), json!("fairway.dev/gateway"));
             }
@@ -190,6 +195,13 @@ fn services_keep_closed(whole: &Value) {
             assert!(!same.is_empty(), "{leads} is opened: {what}");
             let may = same.iter().any(|(_, before)| *before == node_port);
             assert!(may || node_port.is_none(), "another node port: {what}");
+            let mut before = allowed.iter().flat_map(|before| &before.ports);
+            let may = before.any(|it| {
+                it.key() == open.key() && believes(&it.options) == believes(&open.options)
+            });
+            let is_closed =
+                open.options.closed || CLIENTS.iter().all(|client| !admits(&now, client));
+            assert!(may || is_closed, "{leads} believes others: {what}");
         }
         if !now.allocate_node_ports {
             return;
@@ -197,6 +209,15 @@ fn services_keep_closed(whole: &Value) {
         let may = allowed.iter().any(|before| before.allocate_node_ports);
         assert!(may, "node ports are given: {what}");
     });
+}
+
+/// What a port believes of who its clients are, and tells of them.
+fn believes(options: &PortOptions) -> PortOptions {
+    PortOptions {
+        balance: None,
+        health_check: None,
+        ..options.clone()
+    }
 }
 
 fn services_lose_nothing_else(whole: &Value) {
@@ -210,27 +231,20 @@ fn services_lose_nothing_else(whole: &Value) {
         let hit = entry.and_then(|index| {
             whole["spec"]["ports"][index.parse::<usize>().ok()?]["port"].as_u64()
         });
-        for port in &before.ports {
+        let is_in_annotations = path.get(1).is_some_and(|it| it == "annotations");
+        let mut now = now.ports.clone();
+        let mut before = before.ports.clone();
+        if path.len() == 1 || is_in_annotations {
+            // They say how ports are carried.
+            for port in now.iter_mut().chain(&mut before) {
+                port.options = PortOptions::default();
+            }
+        }
+        for port in &before {
             if is_in_ports && (hit.is_none() || hit == Some(u64::from(port.port))) {
                 continue;
             }
-            let bare = |port: &ServicePort| ServicePort {
-                options: PortOptions::default(),
-                ..port.clone()
-            };
-            // Of what annotations say of a port, that is not said any more which has the defect.
-            let is_kept = |now: &PortOptions| {
-                let before = &port.options;
-                (now.balance == before.balance || now.balance.is_none())
-                    && (now.health_check == before.health_check || now.health_check.is_none())
-            };
-            let stays = now.ports.iter().any(|it| {
-                let options = match path[0].as_str() {
-                    "metadata" => is_kept(&it.options),
-                    _ => it.options == port.options,
-                };
-                bare(it) == bare(port) && options
-            });
+            let stays = now.contains(port);
             assert!(
                 stays,
                 "port {} is lost by {defect:?} at {path:?}: {defective}",

@@ -107,11 +107,20 @@ pub enum Rejection {
     Loop,
     /// A limit is reached: of UDP flows, or of file descriptors.
     Limit,
+    /// A peer that has to announce its client by a PROXY protocol header has sent none, or one that does not count; or
+    /// what the Service says of such headers can't be read.
+    ProxyProtocol,
 }
 
 impl Rejection {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::SourceRange, Self::NoEndpoint, Self::Loop, Self::Limit];
+    pub const ALL: [Self; 5] = [
+        Self::SourceRange,
+        Self::NoEndpoint,
+        Self::Loop,
+        Self::Limit,
+        Self::ProxyProtocol,
+    ];
 
     /// The label's value.
     pub const fn as_str(self) -> &'static str {
@@ -120,6 +129,7 @@ impl Rejection {
             Self::NoEndpoint => "no_endpoint",
             Self::Loop => "loop",
             Self::Limit => "limit",
+            Self::ProxyProtocol => "proxy_protocol",
         }
     }
 }

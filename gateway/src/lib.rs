@@ -21,8 +21,8 @@
 //!    loops); `health`: `healthCheckNodePort`;
 //! 7. [`port`]: what TCP, UDP and HTTP share of a port; [`routed`]: its route, with the endpoints that get traffic
 //!    now; [`endpoint_state`]: what it knows of one endpoint; `open_connection`: counts a client's connection of it;
-//!    [`counters`]: what its metrics are made of; `connecting` and `source_address`: how endpoints are dialled;
-//!    `checks`: asks endpoints whether they work, on a thread of its own;
+//!    `client_origin`: whose connection it is; [`counters`]: what its metrics are made of; `connecting` and
+//!    `source_address`: how endpoints are dialled; `checks`: asks endpoints whether they work, on a thread of its own;
 //! 8. [`http`]: ports that are balanced by request, on pingora;
 //! 9. [`admin`], [`metrics`]: what people and scrapers see.
 //!
@@ -45,6 +45,7 @@ mod binding;
 mod bpf;
 mod change_log;
 mod checks;
+mod client_origin;
 pub mod clock;
 mod connecting;
 mod control;

@@ -149,6 +149,7 @@ impl Port {
         client: IpAddr,
     ) -> Result<(), Rejection> {
         let verdict = match kind {
+            _ if route.options.closed => Err(Rejection::ProxyProtocol),
             ClaimKind::Vip if !route.sources.admit(client) => Err(Rejection::SourceRange),
             ClaimKind::NodePort if route.loop_guard.contains(&client.to_canonical()) => {
                 Err(Rejection::Loop)

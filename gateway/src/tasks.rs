@@ -6,11 +6,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use fairway_config::net::{ClientAddr, ListenAddr};
+use fairway_config::net::ListenAddr;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::client_origin::ClientOrigin;
 use crate::descriptors::Permit;
 use crate::health;
 use crate::heartbeat::Heartbeat;
@@ -35,7 +36,7 @@ pub(crate) enum TaskKind {
     /// A port that is balanced by request.
     Http {
         /// The client.
-        from: ClientAddr,
+        origin: ClientOrigin,
         /// Where it was accepted.
         listen: ListenAddr,
         /// The hops that its connections to endpoints start with.
@@ -128,7 +129,7 @@ fn carry(task: Task, context: &Arc<TaskContext>) {
             });
         }
         TaskKind::Http {
-            from,
+            origin,
             listen,
             hops,
             port,
@@ -138,7 +139,7 @@ fn carry(task: Task, context: &Arc<TaskContext>) {
                 let clock = context.shared.clock;
                 context
                     .http()
-                    .serve(stream, listen, from, hops, port, clock)
+                    .serve(stream, listen, origin, hops, port, clock)
                     .await;
                 drop((permit, open));
             });

@@ -174,6 +174,8 @@ impl<'a> RequestReader<'_, 'a> {
         };
         let says_whom_to_keep_out = [
             super::DENY_SOURCE_RANGES,
+            super::PROXY_PROTOCOL,
+            super::ACCEPT_PROXY_PROTOCOL,
             dialects::SOURCE_RANGES,
             dialects::CILIUM_SOURCE_RANGES_POLICY,
         ];

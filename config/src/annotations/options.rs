@@ -3,6 +3,7 @@
 
 mod balance;
 mod health_check;
+mod client_address;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,7 @@ pub fn set_options(annotations: &BTreeMap<&str, &str>, ports: &mut [ServicePort]
     };
     reader.balance(ports);
     reader.health_checks(ports);
+    reader.client_address(ports);
     reader.notices()
 }
 

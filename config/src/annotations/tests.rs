@@ -286,6 +286,9 @@ fn refused_clients_that_can_not_be_read_are_everybody() {
         ),
         (&[(DENY_SOURCE_RANGES, "192.0.2.0/240")], &["10.0.0.0/8"]),
         (&[("fairway.dev/deny-source-range", "192.0.2.0/24")], &[]),
+        // Without the headers an endpoint may believe what a client writes.
+        (&[("fairway.dev/proxy-protocl", "v2")], &[]),
+        (&[("fairway.dev/accept-proxy-protocols", "10.0.0.0/8")], &[]),
         (&[("Fairway.dev/Deny-Source-Ranges", "192.0.2.0/24")], &[]),
         (
             &[(dialects::CILIUM_SOURCE_RANGES_POLICY, "deny")],

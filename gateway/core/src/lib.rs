@@ -19,7 +19,8 @@
 //! 9. [`layer2`]: what answers ARP and Neighbor Discovery for the addresses that a gateway owns ([`checksum`]);
 //! 10. [`bgp`]: announcing to routers; [`bfd`]: whether they can be reached;
 //! 11. [`source_pool`]: which of the host's addresses endpoints are dialled from;
-//! 12. [`receive_budget`]: how much of a processor is used for what comes from the network, where nothing else bounds it.
+//! 12. [`proxy_protocol`]: a header that says whose connection it is, read and written;
+//! 13. [`receive_budget`]: how much of a processor is used for what comes from the network, where nothing else bounds it.
 
 pub mod affinity;
 pub mod attempts;
@@ -42,6 +43,7 @@ pub mod layer2;
 mod lru;
 mod octets;
 pub mod pick;
+pub mod proxy_protocol;
 pub mod rank;
 pub mod receive_budget;
 pub mod route;

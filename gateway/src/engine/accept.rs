@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fairway_config::exchange::ClaimKind;
 use fairway_config::net::{ClientAddr, ListenAddr};
 use fairway_config::service::AppProtocol;
 use rustix::net::{SocketFlags, acceptfrom_with};
@@ -15,6 +16,7 @@ use super::connection::TcpConnection;
 use super::listeners::Accepting;
 use super::owners::ConnectionOwner;
 use super::poll::Token;
+use crate::client_origin::ClientOrigin;
 use crate::counters::Rejection;
 use crate::descriptors::{CONNECTION, Permit};
 use crate::hops::Hops;
@@ -214,14 +216,19 @@ impl Engine {
             Target::Port { port, kind } => (port, *kind),
         };
         let port = OpenConnection::new(port.clone(), slot.clone());
-        let (app, hops) = {
+        let (app, hops, header, tells) = {
             let route = port.route();
-            let admitted = port.admit(&route, kind, from.0.ip());
+            // A client that its peer announces is judged when it is known. A loop is one whomever it carries.
+            let header = route.options.announces(from.0.ip());
+            let admitted = match kind {
+                ClaimKind::Vip if header => Ok(()),
+                _ => port.admit(&route, kind, from.0.ip()),
+            };
             let hops = admitted.and_then(|()| {
                 Hops::left(&route, &socket, from).inspect_err(|why| port.counters.reject(*why))
             });
             match hops {
-                Ok(hops) => (route.app, hops),
+                Ok(hops) => (route.app, hops, header, route.options.proxy_protocol),
                 Err(_rejected) => {
                     socket::reset_on_close(&socket);
                     // In this order: a reset needs the local route of the VIP, which stays while the
@@ -232,19 +239,28 @@ impl Engine {
             }
         };
         let listen = slot.listen;
+        let owner = ConnectionOwner {
+            port: port.number,
+            place: slot.number,
+        };
         match app {
-            AppProtocol::Opaque => {
-                let owner = ConnectionOwner {
-                    port: port.number,
-                    place: slot.number,
-                };
+            _ if header => {
                 let connection = TcpConnection::new(socket, from, listen, hops, port, permit);
+                let connection = connection.behind_header(kind, hops);
+                let number = self.connections.insert(connection, owner);
+                self.step(number, TcpConnection::read_header);
+            }
+            AppProtocol::Opaque => {
+                let mut connection = TcpConnection::new(socket, from, listen, hops, port, permit);
+                if let Some(version) = tells {
+                    connection.tell_endpoint(version);
+                }
                 let number = self.connections.insert(connection, owner);
                 self.step(number, TcpConnection::dial);
             }
             AppProtocol::Http | AppProtocol::H2c => {
                 let request = TaskKind::Http {
-                    from,
+                    origin: ClientOrigin::of_peer(from),
                     listen,
                     hops,
                     port,

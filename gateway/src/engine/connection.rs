@@ -1,19 +1,22 @@
 //! The state machine of a TCP connection, from its accept until its client has the last byte.
 //!
-//! This file has its events, its timers and the carrying of bytes. `dialling` looks for an endpoint that
-//! answers; `closing` delivers the last bytes to the client; `evidence` tells what a
-//! connection says of its endpoint's health; `batched` is for small messages that the kernel
-//! takes together with those of other connections.
+//! This file has its events, its timers and the carrying of bytes. `header` reads whose connection it is, where
+//! its peer has to say so; `dialling` looks for an endpoint that answers; `closing` delivers the last bytes to the
+//! client; `evidence` tells what a connection says of its endpoint's health; `batched` is for small messages that the
+//! kernel takes together with those of other connections.
 
 mod batched;
 mod closing;
 mod dialling;
 mod evidence;
+mod header;
 
 use std::io;
 use std::os::fd::OwnedFd;
 
+use fairway_config::exchange::ClaimKind;
 use fairway_config::net::{ClientAddr, ListenAddr};
+use fairway_config::port_options::ProxyVersion;
 
 pub(super) use self::batched::ReadOutcome;
 use super::dial::Dial;
@@ -22,6 +25,7 @@ use super::next::{Environment, Next};
 use super::poll::{EventFlags, Token, Trigger};
 use super::side::Side;
 use super::timer::Timer;
+use crate::client_origin::ClientOrigin;
 use crate::delivery::DeliveryProgress;
 use crate::descriptors::Permit;
 use crate::endpoint_state::Active;
@@ -42,7 +46,7 @@ pub(super) struct TcpConnection {
     queued: bool,
     /// An earlier event of this round about this connection is not handled yet. Later events wait for it.
     claimed: bool,
-    from: ClientAddr,
+    origin: ClientOrigin,
     listen: ListenAddr,
     /// Counts as a connection of the endpoint while it is here.
     active: Option<Active>,
@@ -50,11 +54,13 @@ pub(super) struct TcpConnection {
     /// which stays while the connection is counted.
     port: OpenConnection,
     /// Given back when both sockets are closed.
-    _permit: Permit,
+    permit: Permit,
 }
 
 /// What a connection does now.
 enum Stage {
+    /// Its peer has to say whose connection it is.
+    Header(HeaderWait),
     /// It looks for an endpoint that answers.
     Dialling(Dial),
     /// It carries bytes. When the endpoint has sent its end: how many bytes had been delivered at the last
@@ -62,6 +68,12 @@ enum Stage {
     Carrying(Option<u64>),
     /// The endpoint's socket is closed. The client does not have all bytes yet.
     Delivering(DeliveryChecks),
+}
+
+/// What a connection is judged by when its header has come.
+struct HeaderWait {
+    kind: ClaimKind,
+    hops: Option<Hops>,
 }
 
 /// The checks whether a client has all bytes.
@@ -89,12 +101,18 @@ impl TcpConnection {
             stage: Stage::Dialling(Dial::new(hops)),
             queued: false,
             claimed: false,
-            from,
+            origin: ClientOrigin::of_peer(from),
             listen,
             active: None,
             port,
-            _permit: permit,
+            permit,
         }
+    }
+
+    /// The endpoint is told whose connection it is, before the client's bytes.
+    pub(super) fn tell_endpoint(&mut self, version: ProxyVersion) {
+        let header = self.origin.header(version, self.listen);
+        self.up.begin_with(header);
     }
 
     /// Handles an event of the client's socket.
@@ -105,6 +123,9 @@ impl TcpConnection {
     ) -> Next {
         self.claimed = false;
         let news = self.client.note(flags);
+        if matches!(self.stage, Stage::Header(_)) {
+            return self.read_header(environment);
+        }
         if flags.contains(EventFlags::ERR)
             && let Some(error) = failure(&self.client)
         {
@@ -128,7 +149,9 @@ impl TcpConnection {
                     .mute(Token::Client(environment.number), environment.poll);
                 Next::Stay
             }
-            Stage::Carrying(_) | Stage::Dialling(_) | Stage::Delivering(_) => Next::Stay,
+            Stage::Carrying(_) | Stage::Dialling(_) | Stage::Delivering(_) | Stage::Header(_) => {
+                Next::Stay
+            }
         }
     }
 
@@ -174,13 +197,17 @@ impl TcpConnection {
                 endpoint.mute(Token::Endpoint(environment.number), environment.poll);
                 Next::Stay
             }
-            (Stage::Carrying(_) | Stage::Dialling(_) | Stage::Delivering(_), _) => Next::Stay,
+            (
+                Stage::Carrying(_) | Stage::Dialling(_) | Stage::Delivering(_) | Stage::Header(_),
+                _,
+            ) => Next::Stay,
         }
     }
 
     /// A timer has run out.
     pub(super) fn due(&mut self, wait: Timer, environment: &mut Environment<'_>) -> Next {
         match (wait, &mut self.stage) {
+            (Timer::ProxyHeader, Stage::Header(_)) => self.miss_header(),
             (Timer::ConnectGrace, Stage::Dialling(dial)) => {
                 let patience = dial.patience;
                 if let Err(error) = self.watch_client(environment) {
@@ -223,7 +250,7 @@ impl TcpConnection {
         self.queued = false;
         match self.stage {
             Stage::Carrying(_) => self.carry(environment),
-            Stage::Dialling(_) | Stage::Delivering(_) => Next::Stay,
+            Stage::Dialling(_) | Stage::Delivering(_) | Stage::Header(_) => Next::Stay,
         }
     }
 
@@ -332,7 +359,7 @@ impl TcpConnection {
     }
 
     fn log(&self, why: impl std::fmt::Display) {
-        tracing::debug!(client = %self.from, listen = %self.listen, %why, "connection reset");
+        tracing::debug!(client = %self.origin.client, listen = %self.listen, %why, "connection reset");
     }
 
     /// Has epoll report events of the client's socket, if it does not yet.

@@ -97,6 +97,8 @@ enum Holds {
     Bytes {
         bytes: Box<[u8]>,
         from: usize,
+        /// How many of them, at the beginning, the gateway says itself.
+        header: usize,
     },
     Piped {
         pipe: Pipe,
@@ -175,23 +177,45 @@ impl Direction {
         true
     }
 
+    /// Says this before the first byte. To be called before there is one.
+    pub(super) fn begin_with(&mut self, header: Vec<u8>) {
+        self.holds = Holds::Bytes {
+            from: 0,
+            header: header.len(),
+            bytes: header.into(),
+        };
+    }
+
+    /// Whether it holds what the gateway says itself, and nothing else yet.
+    pub(super) fn holds_header_alone(&self) -> bool {
+        matches!(&self.holds, Holds::Bytes { bytes, header, .. } if bytes.len() == *header)
+    }
+
     /// Reads the first bytes of a client, up to [`EARLY`], while its endpoint is dialled. Returns whether there
-    /// are any.
+    /// are bytes to be written.
     pub(super) fn read_early(&mut self, reader: &Side, tools: &mut Tools<'_>) -> bool {
-        if !matches!(self.holds, Holds::Nothing) {
-            return true;
-        }
+        let held = match &self.holds {
+            Holds::Nothing => None,
+            Holds::Bytes { bytes, .. } if self.holds_header_alone() => Some(bytes),
+            Holds::Bytes { .. } | Holds::Piped { .. } => return true,
+        };
         let Some(room) = tools.buffer.get_mut(..EARLY) else {
-            return false;
+            return held.is_some();
         };
         // An error is met again when there is an endpoint.
         let Ok((_, read @ 1..)) = rustix::net::recv(&reader.socket, &mut *room, RecvFlags::empty())
         else {
-            return false;
+            return held.is_some();
         };
+        let read = room.get(..read).unwrap_or_default();
+        let header = held.map_or(0, |held| held.len());
         self.holds = Holds::Bytes {
-            bytes: room.get(..read).unwrap_or_default().into(),
+            bytes: match held {
+                None => read.into(),
+                Some(held) => [held.as_ref(), read].concat().into(),
+            },
             from: 0,
+            header,
         };
         true
     }
@@ -343,6 +367,7 @@ impl Direction {
         self.holds = Holds::Bytes {
             bytes: bytes.get(written..).unwrap_or_default().into(),
             from: 0,
+            header: 0,
         };
     }
 
@@ -390,12 +415,20 @@ impl Direction {
                 return Ok(false);
             }
             self.hurry(writer);
+            let mut of_header = 0;
             let written = match &mut self.holds {
                 Holds::Nothing => return Ok(true),
-                Holds::Bytes { bytes, from } => {
+                Holds::Bytes {
+                    bytes,
+                    from,
+                    header,
+                } => {
                     let rest = bytes.get(*from..).unwrap_or_default();
                     let sent = send(writer, rest, false);
-                    sent.inspect(|sent| *from += sent)
+                    sent.inspect(|sent| {
+                        of_header = header.saturating_sub(*from).min(*sent);
+                        *from += sent;
+                    })
                 }
                 Holds::Piped { pipe, bytes } => {
                     let spliced = splice(&pipe.read, &writer.socket, *bytes);
@@ -406,13 +439,17 @@ impl Direction {
                 }
             };
             match written {
-                Ok(written) => self.count(written, counter),
+                Ok(written) => {
+                    // What the gateway says itself is no byte of a client.
+                    self.total += of_header as u64;
+                    self.count(written - of_header, counter);
+                }
                 Err(Errno::AGAIN) => writer.writable = false,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
             self.holds = match std::mem::take(&mut self.holds) {
-                Holds::Bytes { bytes, from } if from == bytes.len() => Holds::Nothing,
+                Holds::Bytes { bytes, from, .. } if from == bytes.len() => Holds::Nothing,
                 Holds::Piped { pipe, bytes: 0 } => {
                     pipes::give(pipe);
                     Holds::Nothing

@@ -223,7 +223,20 @@ impl Engine {
             Next::Rest => self.connections.delist(number),
             Next::More if connection.queue() => self.again.push(number),
             Next::More => {}
+            Next::Hand => self.hand(number),
             Next::Over => drop(self.connections.remove(number)),
+        }
+    }
+
+    /// Hands a connection to the worker's tasks.
+    fn hand(&mut self, number: u32) {
+        let Some(connection) = self.connections.remove(number) else {
+            return;
+        };
+        let open = self.shared.connections.token();
+        if let Some((socket, permit, task)) = connection.into_task(open) {
+            self.mailbox.poll().remove(&socket);
+            self.listeners.tasks.hand(socket, permit, task);
         }
     }
 

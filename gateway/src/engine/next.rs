@@ -17,6 +17,8 @@ pub(super) enum Next {
     Rest,
     /// It lets the connection go on in the next round, after the others.
     More,
+    /// It hands the connection to the tasks of the worker.
+    Hand,
     /// It removes the connection.
     Over,
 }

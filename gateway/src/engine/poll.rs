@@ -128,6 +128,11 @@ impl Epoll {
         Ok(epoll::add(&self.epoll, socket, token.data(), flags)?)
     }
 
+    /// Watches this socket no more, if it did. One that is closed leaves by itself.
+    pub(super) fn remove(&self, socket: impl AsFd) {
+        let _ = epoll::delete(&self.epoll, socket);
+    }
+
     /// Has a level-triggered socket report nothing for a while, or report again.
     ///
     /// # Errors

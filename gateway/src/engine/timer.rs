@@ -17,10 +17,16 @@ const SOCKET_RETRY: Duration = Duration::from_millis(100);
 /// shorter ones the system calls are not worth it.
 const KEEP_ALIVE_START: Duration = Duration::from_secs(10);
 
+/// How long a peer has for its PROXY protocol header: more than the time after which TCP has repeated a segment that was
+/// lost twice (RFC 6298).
+const PROXY_HEADER: Duration = Duration::from_secs(5);
+
 /// What a connection waits for: each timer has a list of the connections that wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Timer {
+    /// The peer's PROXY protocol header has to come.
+    ProxyHeader,
     /// An endpoint is dialled, and has a moment to answer.
     ConnectGrace,
     /// An endpoint is dialled that has failed lately, and there are others to try.
@@ -55,6 +61,7 @@ impl From<Patience> for Timer {
 impl Timer {
     pub(super) const COUNT: usize = 9;
     pub(super) const ALL: [Self; Self::COUNT] = [
+        Self::ProxyHeader,
         Self::ConnectGrace,
         Self::ConnectDoubtful,
         Self::ConnectWithOthers,
@@ -73,6 +80,7 @@ impl Timer {
             limit.saturating_sub(CONNECT_GRACE)
         };
         match self {
+            Self::ProxyHeader => PROXY_HEADER,
             Self::ConnectGrace => CONNECT_GRACE,
             Self::ConnectDoubtful => connect(Patience::Doubtful),
             Self::ConnectWithOthers => connect(Patience::WithOthers),

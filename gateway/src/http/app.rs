@@ -25,6 +25,7 @@ use super::forwarded;
 use super::limits::{
     CLIENT, CONNECTION_WINDOW, ENDPOINT, POOLED, STREAM_IDLE, STREAM_WINDOW, STREAMS,
 };
+use super::proxy_protocol;
 use super::unwritten::UnwrittenGuard;
 use crate::counters::Rejection;
 use crate::descriptors::{Descriptors, Permit};
@@ -86,6 +87,10 @@ pub(super) struct RequestContext {
     failure: Option<ErrorResponse>,
     /// A permit for the connection to an endpoint, where that of the client's connection does not cover it.
     permit: Option<Permit>,
+    /// The client is a proxy whose headers about its own client are kept.
+    is_trusted: bool,
+    /// The connection to the endpoint is this client's alone, and is closed after the answer.
+    closes: bool,
     /// While an endpoint is dialled for an h2 stream, what came of its upload is not even read.
     unread: Option<UnwrittenGuard>,
 }
@@ -221,6 +226,12 @@ impl ProxyHttp for App {
             // A stream may be silent for long, so pings find out whether the connection is dead.
             options.h2_ping_interval = Some(Duration::from_secs(30));
         }
+        request.is_trusted = route.options.trusts(client);
+        request.closes = false;
+        if let Some(version) = route.options.proxy_protocol {
+            proxy_protocol::tell(&mut peer, version, &connection);
+            request.closes = !h2 && !asks_websocket(session);
+        }
         request.dialled = Some(Instant::now());
         request.unread = session.is_http2().then(|| connection.unwritten.hold());
         Ok(Box::new(peer))
@@ -321,7 +332,14 @@ impl ProxyHttp for App {
         upstream: &mut RequestHeader,
         request: &mut RequestContext,
     ) -> Result<()> {
-        forwarded::set(upstream, request.connection()?.client_ip())
+        if request.closes {
+            proxy_protocol::close_after(upstream)?;
+        }
+        forwarded::set(
+            upstream,
+            request.connection()?.client_ip(),
+            request.is_trusted,
+        )
     }
 
     async fn request_body_filter(
@@ -433,7 +451,7 @@ impl ProxyHttp for App {
         }
         connection.port.counters.response(status);
         tracing::debug!(
-            client = %connection.client,
+            client = %connection.origin.client,
             listen = %connection.listen,
             method = %session.req_header().method,
             status,

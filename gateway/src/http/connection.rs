@@ -6,11 +6,11 @@
 //! worker, and nothing is looked up by address.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use fairway_config::net::{ClientAddr, ListenAddr};
+use fairway_config::net::ListenAddr;
 use fairway_gateway_core::route::Tick;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_http::ResponseHeader;
@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use super::limits::{ENDPOINT, HEAD};
 use super::unwritten::Unwritten;
+use crate::client_origin::ClientOrigin;
 use crate::clock::Clock;
 use crate::endpoint_state::EndpointState;
 use crate::hops::Hops;
@@ -28,7 +29,7 @@ use crate::open_connection::OpenConnection;
 #[derive(Debug)]
 pub(super) struct ClientConnection {
     pub(super) listen: ListenAddr,
-    pub(super) client: ClientAddr,
+    pub(super) origin: ClientOrigin,
     /// The hops that its connections to endpoints start with.
     pub(super) hops: Option<Hops>,
     pub(super) port: OpenConnection,
@@ -39,6 +40,7 @@ pub(super) struct ClientConnection {
     endpoint_changed: Notify,
     /// What was read of its uploads and is not written to an endpoint yet.
     pub(super) unwritten: Arc<Unwritten>,
+    own_pool: OnceLock<u64>,
 }
 
 /// What a connection does now. Deadlines depend on it.
@@ -87,7 +89,7 @@ impl ClientConnection {
     /// A connection that was just accepted and admitted.
     pub(super) fn new(
         listen: ListenAddr,
-        client: ClientAddr,
+        origin: ClientOrigin,
         hops: Option<Hops>,
         port: OpenConnection,
         clock: Clock,
@@ -95,7 +97,7 @@ impl ClientConnection {
         port.counters.touch();
         Self {
             listen,
-            client,
+            origin,
             hops,
             port,
             clock,
@@ -104,6 +106,7 @@ impl ClientConnection {
             endpoint: Mutex::new(None),
             endpoint_changed: Notify::new(),
             unwritten: Arc::default(),
+            own_pool: OnceLock::new(),
         }
     }
 
@@ -125,7 +128,15 @@ impl ClientConnection {
 
     /// The client's address, an IPv4 one in its own form.
     pub(super) fn client_ip(&self) -> IpAddr {
-        self.client.0.ip().to_canonical()
+        self.origin.ip()
+    }
+
+    /// A key for connection pools that no other connection has, and no key of [`Hops`](crate::hops::Hops).
+    pub(super) fn own_pool(&self) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
+        *self
+            .own_pool
+            .get_or_init(|| NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Now, on the process's clock.

@@ -12,7 +12,8 @@
 //!    `send_buffer`, when what goes to the client is sent, and `unwritten`, what of its uploads is not written to
 //!    an endpoint yet;
 //! 4. `app`: pingora's callbacks: choice of the endpoint, retries, counting; `dialler`: how endpoints are dialled;
-//! 5. `forwarded`: the headers that tell an endpoint the client's address;
+//! 5. `forwarded`: the headers that tell an endpoint the client's address; `proxy_protocol`: connections to endpoints
+//!    that begin with it;
 //! 6. `failure`: the error responses where no answer of an endpoint can be passed on;
 //! 7. `limits`: time-outs and sizes.
 //!
@@ -29,6 +30,7 @@ mod dialler;
 mod failure;
 mod forwarded;
 mod limits;
+mod proxy_protocol;
 mod send_buffer;
 mod stream;
 mod unwritten;
@@ -40,7 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use fairway_config::net::{ClientAddr, ListenAddr};
+use fairway_config::net::ListenAddr;
 use fairway_gateway_core::source_pool::SourcePool;
 use pingora_core::apps::{HttpServerOptions, ServerApp};
 use pingora_core::protocols::http::v2::server::default_h2_options;
@@ -57,6 +59,7 @@ use self::dialler::Sources;
 use self::limits::{CLIENT, KEEP_ALIVE, STREAM_WINDOW, TRIES};
 use self::send_buffer::SendBuffer;
 use self::stream::Downstream;
+use crate::client_origin::ClientOrigin;
 use crate::clock::Clock;
 use crate::delivery;
 use crate::descriptors::Descriptors;
@@ -118,14 +121,14 @@ impl HttpServer {
         &self,
         stream: TcpStream,
         listen: ListenAddr,
-        client: ClientAddr,
+        origin: ClientOrigin,
         hops: Option<Hops>,
         port: OpenConnection,
         clock: Clock,
     ) {
         // Answers are written in whole pieces: waiting for more to fill a segment only delays them.
         let _ = stream.set_nodelay(true);
-        let connection = Arc::new(ClientConnection::new(listen, client, hops, port, clock));
+        let connection = Arc::new(ClientConnection::new(listen, origin, hops, port, clock));
         let (downstream, sending) = Downstream::new(stream, connection.clone());
         let stopping = self.stopping.subscribe();
         let mut serving = self.proxy.process_new(Box::new(downstream), &stopping);

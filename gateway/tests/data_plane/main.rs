@@ -9,6 +9,7 @@
 )]
 
 mod carrying;
+mod client_address;
 mod delivery;
 mod dns;
 mod ejection;

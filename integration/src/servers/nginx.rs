@@ -22,9 +22,32 @@ pub struct Nginx {
 impl Nginx {
     /// nginx at `at`, taking connections.
     pub fn start(host: &Host, at: SocketAddr) -> Result<Self> {
+        Self::with_server(host, at, |path| {
+            format!("listen {at}; root {path}/files; dav_methods PUT;")
+        })
+    }
+
+    /// nginx at `at`, behind PROXY protocol headers: it answers each request with what the header of its connection
+    /// said, `CLIENT PORT ADDRESS PORT`, and with the header `X-Forwarded-For` behind that.
+    pub fn told(host: &Host, at: SocketAddr) -> Result<Self> {
+        Self::with_server(host, at, |_| {
+            format!(
+                "listen {at} proxy_protocol; location / {{ return 200 \
+                 \"$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr \
+                 $proxy_protocol_server_port $http_x_forwarded_for\"; }}"
+            )
+        })
+    }
+
+    fn with_server(
+        host: &Host,
+        at: SocketAddr,
+        server: impl Fn(std::path::Display<'_>) -> String,
+    ) -> Result<Self> {
         let folder = TempDir::with_prefix("fairway-nginx-")?;
         let path = folder.path().display();
         fs::create_dir(folder.path().join("files"))?;
+        let server = server(folder.path().display());
         // One process in the foreground, so that it ends with its handle; `user root` because in a
         // user namespace there is no other.
         let configuration = format!(
@@ -34,7 +57,7 @@ impl Nginx {
                access_log off; client_max_body_size 0; client_body_temp_path {path}/body;\n\
                proxy_temp_path {path}/proxy; fastcgi_temp_path {path}/fastcgi;\n\
                uwsgi_temp_path {path}/uwsgi; scgi_temp_path {path}/scgi;\n\
-               server {{ listen {at}; root {path}/files; dav_methods PUT; }}\n\
+               server {{ {server} }}\n\
              }}\n"
         );
         let file = folder.path().join("nginx.conf");

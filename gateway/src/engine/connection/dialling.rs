@@ -18,7 +18,7 @@ impl TcpConnection {
         // It no longer counts as a connection of the endpoint that was tried last.
         self.active = None;
         match dial.next(
-            self.from,
+            self.origin.client,
             &self.port,
             &self.client,
             &mut self.up,
@@ -64,6 +64,10 @@ impl TcpConnection {
             }
         }
         self.stage = Stage::Carrying(None);
+        if self.up.holds_header_alone() {
+            // What the client has said meanwhile goes in the same packet.
+            self.up.read_early(&self.client, &mut environment.tools);
+        }
         let step = self.carry(environment);
         if step == Next::Over {
             return step;

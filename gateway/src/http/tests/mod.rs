@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bodies;
+mod client_address;
 mod deadlines;
 mod endings;
 mod http1;
@@ -34,6 +35,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::HttpServer;
+use crate::client_origin::ClientOrigin;
 use crate::clock::Clock;
 use crate::descriptors::Descriptors;
 use crate::open_connection::OpenConnection;
@@ -69,7 +71,11 @@ impl Edge {
         backends: &[SocketAddr],
         affinity: Option<Duration>,
     ) -> Self {
-        let port = Arc::new(Port::new(Arc::new(route(app, backends, affinity)), 0));
+        Self::of(route(app, backends, affinity)).await
+    }
+
+    async fn of(route: RoutePort) -> Self {
+        let port = Arc::new(Port::new(Arc::new(route), 0));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -97,7 +103,7 @@ impl Edge {
                         .serve(
                             stream,
                             ListenAddr(addr),
-                            ClientAddr(client),
+                            ClientOrigin::of_peer(ClientAddr(client)),
                             None,
                             open,
                             Clock::start(),
