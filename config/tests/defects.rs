@@ -78,7 +78,7 @@ fn port(service: &Service, port: &ServicePort) -> (String, Option<Option<u16>>) 
 
 fn any_service() -> impl Strategy<Value = Value> {
     (
-        any::<[bool; 11]>(),
+        any::<[bool; 12]>(),
         proptest::sample::select(vec!["LoadBalancer", "NodePort"]),
         proptest::sample::select(vec!["PreferDualStack", "SingleStack"]),
     )
@@ -99,15 +99,13 @@ fn any_service() -> impl Strategy<Value = Value> {
                 ("metallb.io/address-pool", "internal"),
                 ("metallb.io/loadBalancerIPs", "10.9.0.5"),
                 ("fairway.dev/health-check", "*=http:/healthz;port=8080"),
+                ("fairway.dev/balance", "443=maglev,*=random-two"),
             ];
             for ((key, value), with) in pairs.into_iter().zip(with) {
                 // Theirs are read where ours are not given.
                 if with && !(key.starts_with("metallb") && annotations.len() > 1) {
                     annotations.insert(key, value);
                 }
-            }
-            if with[8] {
-                annotations.insert("fairway.dev/balance", "443=maglev,*=random-two");
             }
             let mut spec = json!({
                 "type": kind,
@@ -123,16 +121,16 @@ fn any_service() -> impl Strategy<Value = Value> {
                 "sessionAffinity": "None",
             });
             let fields = spec.as_object_mut().unwrap();
-            if with[7] {
+            if with[9] {
                 fields.insert(
                     "loadBalancerSourceRanges".into(),
                     json!(["10.1.0.0/16", "192.0.2.0/24"]),
                 );
             }
-            if with[8] {
+            if with[10] {
                 fields.insert("loadBalancerIP".into(), json!("10.9.0.7"));
             }
-            if with[9] {
+            if with[11] {
                 fields.insert("allocateLoadBalancerNodePorts".into(), json!(false));
                 fields.insert("loadBalancerClass".into(), json!("fairway.dev/gateway"));
             }

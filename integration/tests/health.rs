@@ -50,6 +50,15 @@ impl Way {
         }
     }
 
+    /// How many requests may be with a server that vanishes, and wait for its answer: those on a connection that was
+    /// kept open. Each worker keeps one. A connection of opaque bytes is always new.
+    fn kept(self) -> usize {
+        match self {
+            Self::Tcp => 0,
+            Self::Http => 2,
+        }
+    }
+
     /// A server that says its name.
     fn serve(self, site: &Site, name: &str, at: SocketAddr) -> Result<Served> {
         match self {
@@ -233,12 +242,18 @@ fn with_affinity_one_is_slow_too() -> Result<()> {
         bed.vanish(server(mine), true)?;
         let mut tally = bed.clients(12);
         println!("{way:?}, the client's own server is silent: {tally}");
-        ensure!(tally.failed == 0 && tally.slow <= 1, "{way:?}: {tally}");
+        ensure!(
+            tally.failed <= way.kept() && tally.slow <= 1 + way.kept(),
+            "{way:?}: {tally}"
+        );
         bed.vanish(server(mine), false)?;
         let is_back = |bed: &Bed| Ok(bed.client()?.contains(&format!("server-{mine}")));
         let took = bed.until("the client is back", &mut tally, is_back)?;
         println!("{way:?}, it returns after {took:?}: {tally}");
-        ensure!(tally.failed == 0 && tally.slow <= 1, "{way:?}: {tally}");
+        ensure!(
+            tally.failed <= way.kept() && tally.slow <= 1 + way.kept(),
+            "{way:?}: {tally}"
+        );
         bed.fairway.stop()?;
     }
     Ok(())
@@ -287,7 +302,10 @@ fn a_server_that_vanishes_and_comes_back_costs_one_client_its_time() -> Result<(
             Ok(!bed.is_left_alone(server(1))?)
         })?;
         println!("{way:?}, vanished: left alone after {out:?}, taken back after {back:?}; {tally}");
-        ensure!(tally.failed == 0 && tally.slow <= 1, "{way:?}: {tally}");
+        ensure!(
+            tally.failed <= way.kept() && tally.slow <= 1 + way.kept(),
+            "{way:?}: {tally}"
+        );
         bed.fairway.stop()?;
     }
     Ok(())
@@ -343,7 +361,9 @@ fn a_server_that_is_stopped_is_left_alone_once_its_queue_is_full() -> Result<()>
     let after = bed.clients(12);
     println!("Tcp, stopped, afterwards: {after}");
     ensure!(after.failed == 0 && after.slow == 0, "{after}");
-    bed.fairway.stop()
+    // Those in the queue would be waited for.
+    bed.fairway.kill();
+    Ok(())
 }
 
 fn a_server_that_comes_and_goes_costs_nobody_anything() -> Result<()> {

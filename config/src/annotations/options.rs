@@ -2,8 +2,8 @@
 //! ([`PortOptions`](crate::port_options::PortOptions)).
 
 mod balance;
-mod health_check;
 mod client_address;
+mod health_check;
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! The [health](crate::health) of one endpoint, shared by all workers.
 //!
-//! What works where nothing has failed only reads an atomic; once in [`STEP`] milliseconds it writes one. The lock is
+//! What works where nothing has failed only reads an atomic; once in `STEP` milliseconds it writes one. The lock is
 //! taken where something has failed, and by who wants to show it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

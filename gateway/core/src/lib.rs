@@ -43,6 +43,8 @@ pub mod layer2;
 mod lru;
 mod octets;
 pub mod pick;
+#[cfg(test)]
+mod plausible;
 pub mod proxy_protocol;
 pub mod rank;
 pub mod receive_budget;

@@ -7,7 +7,9 @@ use fairway_config::health_check::CheckKind;
 use fairway_gateway_core::checks::rise_fall::CheckOutcome;
 use fairway_gateway_core::checks::targets::CheckProbe;
 use fairway_gateway_core::dial_failure::DialFailure;
+use fairway_gateway_core::proxy_protocol::write_own;
 use fairway_gateway_core::source_pool::SourcePool;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -73,7 +75,13 @@ async fn connected(begun: io::Result<OwnedFd>) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn ask(probe: &CheckProbe, tls: &AnyServer, stream: TcpStream) -> Result<(), Failure> {
+async fn ask(probe: &CheckProbe, tls: &AnyServer, mut stream: TcpStream) -> Result<(), Failure> {
+    if let Some(version) = probe.header {
+        // A connection of this host's own, not of a client.
+        let header = write_own(version);
+        let sent = stream.write_all(&header).await;
+        sent.map_err(|error| Failure::from(format!("the PROXY header is not taken: {error}")))?;
+    }
     match &probe.check.kind {
         CheckKind::Tcp { send, expect } => tcp::ask(stream, send, expect).await,
         CheckKind::Http {

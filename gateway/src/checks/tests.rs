@@ -11,6 +11,7 @@ use fairway_config::annotations::options::set_options;
 use fairway_config::health_check::EndpointCheck;
 use fairway_config::names::ServiceName;
 use fairway_config::net::{EndpointAddr, Protocol};
+use fairway_config::port_options::ProxyVersion;
 use fairway_config::service::{PortKey, ServicePort};
 use fairway_gateway_core::build::RouteSettings;
 use fairway_gateway_core::checks::rise_fall::CheckOutcome;
@@ -105,10 +106,16 @@ async fn nobody() -> EndpointAddr {
 
 /// The outcome: empty where the probe passes.
 async fn ask(addr: EndpointAddr, text: &str) -> String {
+    ask_with(None, addr, text).await
+}
+
+/// The same of an endpoint that expects this header.
+async fn ask_with(header: Option<ProxyVersion>, addr: EndpointAddr, text: &str) -> String {
     let check = check(text);
     let probe = CheckProbe {
         addr: asked_at(addr, &check),
         check,
+        header,
         is_forwarded: false,
     };
     let begun = probe::begin(
@@ -178,6 +185,24 @@ async fn by_tcp() {
     ];
     for (addr, text, wanted) in table {
         assert_outcome(&ask(addr, text).await, wanted, text);
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_expects_the_proxy_protocol_is_asked_with_a_header_of_the_gateways_own() {
+    for (version, wanted) in [
+        (ProxyVersion::V1, &b"PROXY UNKNOWN\r\nping"[..]),
+        (ProxyVersion::V2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0ping"),
+    ] {
+        let addr = server(move |mut stream| async move {
+            let mut asked = vec![0; wanted.len()];
+            stream.read_exact(&mut asked).await.unwrap();
+            let answer = if asked == wanted { "well" } else { "what?" };
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        })
+        .await;
+        let outcome = ask_with(Some(version), addr, "tcp;send=ping;expect=well").await;
+        assert_eq!(outcome, "", "{version}");
     }
 }
 

@@ -59,7 +59,7 @@ impl From<Patience> for Timer {
 }
 
 impl Timer {
-    pub(super) const COUNT: usize = 9;
+    pub(super) const COUNT: usize = 10;
     pub(super) const ALL: [Self; Self::COUNT] = [
         Self::ProxyHeader,
         Self::ConnectGrace,

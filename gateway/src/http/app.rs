@@ -226,12 +226,15 @@ impl ProxyHttp for App {
             // A stream may be silent for long, so pings find out whether the connection is dead.
             options.h2_ping_interval = Some(Duration::from_secs(30));
         }
-        request.is_trusted = route.options.trusts(client);
+        let route = port.route();
+        request.is_trusted = route.options.trusts(connection.client_ip());
         request.closes = false;
         if let Some(version) = route.options.proxy_protocol {
-            proxy_protocol::tell(&mut peer, version, &connection);
+            let dialler = self.dialler(connection.hops);
+            proxy_protocol::tell(&mut peer, version, &connection, dialler);
             request.closes = !h2 && !asks_websocket(session);
         }
+        drop(route);
         request.dialled = Some(Instant::now());
         request.unread = session.is_http2().then(|| connection.unwritten.hold());
         Ok(Box::new(peer))

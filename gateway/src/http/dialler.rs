@@ -69,23 +69,30 @@ impl EndpointDialler {
     }
 }
 
-#[async_trait]
-impl L4Connect for EndpointDialler {
-    async fn connect(&self, addr: &SocketAddr) -> Result<Stream> {
+impl EndpointDialler {
+    /// Connects to an endpoint.
+    pub(super) async fn connect_to(&self, addr: &SocketAddr) -> Result<TcpStream> {
         let Some(endpoint) = addr.as_inet().copied().map(EndpointAddr) else {
             return Err(Error::explain(
                 ErrorType::InternalError,
                 "not an IP address",
             ));
         };
-        match self.dial(endpoint).await {
-            Ok(stream) => Ok(stream.into()),
-            Err(error) => {
-                let class = class(DialFailure::of(&error));
-                Err(Error::because(class, "an endpoint can't be reached", error))
-            }
-        }
+        self.dial(endpoint).await.map_err(failed)
     }
+}
+
+#[async_trait]
+impl L4Connect for EndpointDialler {
+    async fn connect(&self, addr: &SocketAddr) -> Result<Stream> {
+        self.connect_to(addr).await.map(Into::into)
+    }
+}
+
+/// pingora's error for one of a dial.
+pub(super) fn failed(error: io::Error) -> Box<Error> {
+    let class = class(DialFailure::of(&error));
+    Error::because(class, "an endpoint can't be reached", error)
 }
 
 /// pingora's word for a failure. The cause is the error itself.

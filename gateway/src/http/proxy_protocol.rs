@@ -4,8 +4,6 @@
 //! of HTTP/1.1: kept for a client that may never ask again, it would take the place of connections that others use
 //! again. Over h2 the streams of a client's connection share one.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,28 +11,32 @@ use async_trait::async_trait;
 use fairway_config::port_options::ProxyVersion;
 use http::header::CONNECTION;
 use pingora_core::connectors::L4Connect;
-use pingora_core::protocols::l4::socket::SocketAddr as AnyAddr;
+use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::Result;
 use pingora_http::RequestHeader;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpSocket;
 
 use super::connection::ClientConnection;
-use crate::hops::Hops;
+use super::dialler::{EndpointDialler, failed};
 
 /// How long an h2 connection without a stream is kept.
 const POOLED: Duration = Duration::from_secs(5);
 
 /// Has the connection to this endpoint begin with the header of the client's connection, unless that one has a
 /// connection to it already.
-pub(super) fn tell(peer: &mut HttpPeer, version: ProxyVersion, connection: &ClientConnection) {
+pub(super) fn tell(
+    peer: &mut HttpPeer,
+    version: ProxyVersion,
+    connection: &ClientConnection,
+    dialler: Arc<EndpointDialler>,
+) {
     peer.group_key = connection.own_pool();
     peer.options.idle_timeout = Some(POOLED);
     peer.options.custom_l4 = Some(Arc::new(TellingConnect {
         header: connection.origin.header(version, connection.listen),
-        hops: connection.hops,
+        dialler,
     }));
 }
 
@@ -50,49 +52,18 @@ pub(super) fn close_after(request: &mut RequestHeader) -> Result<()> {
 #[derive(Debug)]
 struct TellingConnect {
     header: Vec<u8>,
-    hops: Option<Hops>,
+    dialler: Arc<EndpointDialler>,
 }
 
 #[async_trait]
 impl L4Connect for TellingConnect {
-    async fn connect(&self, addr: &AnyAddr) -> Result<Stream> {
-        let Some(addr) = addr.as_inet() else {
-            return Err(Error::explain(
-                ErrorType::InternalError,
-                "an endpoint without an address",
-            ));
-        };
+    async fn connect(&self, addr: &SocketAddr) -> Result<Stream> {
         // pingora ends this when its time to connect is over.
-        let stream = self.connect_to(*addr).await;
-        stream.map_err(|error| Error::because(kind(&error), "connecting to an endpoint", error))
-    }
-}
-
-impl TellingConnect {
-    async fn connect_to(&self, addr: SocketAddr) -> io::Result<Stream> {
-        let socket = if addr.is_ipv4() {
-            TcpSocket::new_v4()?
-        } else {
-            TcpSocket::new_v6()?
-        };
-        if let Some(hops) = self.hops {
-            hops.set(&socket, addr.is_ipv4())?;
-        }
-        let mut stream = socket.connect(addr).await?;
+        let mut stream = self.dialler.connect_to(addr).await?;
         // A new connection takes a hundred bytes at once.
-        stream.write_all(&self.header).await?;
-        Ok(stream.into())
-    }
-}
-
-/// The kinds that pingora has for errors of connect(2).
-fn kind(error: &io::Error) -> ErrorType {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-        io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
-            ErrorType::ConnectNoRoute
+        match stream.write_all(&self.header).await {
+            Ok(()) => Ok(stream.into()),
+            Err(error) => Err(failed(error)),
         }
-        _ => ErrorType::ConnectError,
     }
 }

@@ -74,10 +74,7 @@ impl Nginx {
         wait::until("nginx answers", || {
             host.run(|| clients::connect_tcp(at).is_ok())
         })?;
-        Ok(Self {
-            process,
-            folder,
-        })
+        Ok(Self { process, folder })
     }
 
     /// Sends it a signal.

@@ -27,7 +27,7 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::is_plausible;
+    use crate::plausible::is_plausible;
 
     #[test]
     fn what_is_spread_is_even_at_any_time() {

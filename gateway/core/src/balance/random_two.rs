@@ -64,7 +64,7 @@ impl Lots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::is_plausible;
+    use crate::plausible::is_plausible;
 
     const TURNS: u64 = 100_000;
 

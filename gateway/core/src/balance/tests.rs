@@ -5,7 +5,8 @@ use std::cell::Cell;
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{endpoints, is_plausible};
+use crate::plausible::is_plausible;
+use crate::testing::endpoints;
 
 /// Choices of a statistical test.
 const CHOICES: u64 = 10_000;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use fairway_config::health_check::EndpointCheck;
 use fairway_config::net::EndpointAddr;
+use fairway_config::port_options::ProxyVersion;
 
 use crate::route::RoutePort;
 
@@ -16,6 +17,9 @@ pub struct CheckProbe {
     pub addr: EndpointAddr,
     /// What is asked, and how often.
     pub check: Arc<EndpointCheck>,
+    /// The endpoint expects each connection to begin with a PROXY protocol header of this version. Another port that is
+    /// asked in its place does not, as in HAProxy.
+    pub header: Option<ProxyVersion>,
     /// The address is a node port: what is sent there may come back, so it has few hops.
     pub is_forwarded: bool,
 }
@@ -31,6 +35,10 @@ pub fn targets(route: &RoutePort) -> BTreeMap<EndpointAddr, CheckProbe> {
         let probe = CheckProbe {
             addr: asked_at(endpoint.addr, check),
             check: check.clone(),
+            header: route
+                .options
+                .proxy_protocol
+                .filter(|_| check.port.is_none()),
             is_forwarded: !route.loop_guard.is_empty(),
         };
         (endpoint.addr, probe)

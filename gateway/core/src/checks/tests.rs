@@ -5,6 +5,7 @@ mod schedule;
 use std::time::Duration;
 
 use fairway_config::health_check::{CheckKind, EndpointCheck};
+use fairway_config::port_options::ProxyVersion;
 
 use super::*;
 use crate::testing::{endpoint, endpoints, port};
@@ -23,6 +24,7 @@ fn probe(addr: &str, path: &str) -> (EndpointAddr, CheckProbe) {
     let probe = CheckProbe {
         addr,
         check: check(path),
+        header: None,
         is_forwarded: false,
     };
     (addr, probe)
@@ -161,6 +163,10 @@ fn a_port_has_a_probe_for_each_eligible_endpoint() {
     for (endpoint, probe) in &found {
         assert_eq!((probe.addr, probe.is_forwarded), (*endpoint, false));
     }
+    // Endpoints that expect a PROXY protocol header get one, but not at another port.
+    route.options.proxy_protocol = Some(ProxyVersion::V2);
+    let found = targets::targets(&route);
+    assert!(found.values().all(|it| it.header == Some(ProxyVersion::V2)));
     // A port of its own, and one that must not be asked.
     check.port = Some(9000);
     route.options.health_check = Some(Arc::new(check));
@@ -172,7 +178,11 @@ fn a_port_has_a_probe_for_each_eligible_endpoint() {
         asked.collect::<Vec<_>>(),
         ["10.0.0.0:9000", "10.0.0.2:9000"]
     );
-    assert!(found.values().all(|probe| probe.is_forwarded));
+    assert!(
+        found
+            .values()
+            .all(|it| it.is_forwarded && it.header.is_none())
+    );
 }
 
 #[test]

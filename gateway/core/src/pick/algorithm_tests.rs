@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::plausible::is_plausible;
 use crate::route::Endpoint;
-use crate::testing::{client, endpoints, is_plausible, port};
+use crate::testing::{client, endpoints, port};
 
 const NOW: Tick = Tick(1_000_000);
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{client, endpoint, endpoints, ip, is_plausible};
+use crate::plausible::is_plausible;
+use crate::testing::{client, endpoint, endpoints, ip};
 
 /// Clients of a statistical test.
 const CLIENTS: u32 = 10_000;

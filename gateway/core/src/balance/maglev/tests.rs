@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::plausible::is_plausible;
 use crate::route::Endpoint;
-use crate::testing::{client, endpoint, endpoints, ip, is_plausible};
+use crate::testing::{client, endpoint, endpoints, ip};
 
 /// Clients of a statistical test.
 const CLIENTS: u32 = 10_000;
