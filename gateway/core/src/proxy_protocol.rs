@@ -1,12 +1,13 @@
 //! The PROXY protocol, versions 1 and 2: a header before a connection's first byte says whose connection it is.
 //!
-//! Source: `doc/proxy-protocol.txt` of HAProxy. Pure: [`read`] looks at the bytes that have come so far, [`write`] makes
+//! Source: `doc/proxy-protocol.txt` of HAProxy. Pure: [`read`] looks at the bytes that have come so far, [`write()`] makes
 //! those that are sent.
 //!
-//! No crate does this. Those that there are take a checksum as it is (`ppp`, `proxy-header`), so that a header that was
-//! damaged on its way names another client, or bring a listener of their own with their own rules for whom it believes.
+//! It is our own, with its checksum: the documentation of `ppp` and `proxy-header` shows no check of one, and a header that
+//! was damaged on its way would name another client. Other crates bring a listener with rules of its own for whom it
+//! believes.
 //!
-//! Reading order: `announced`, what a header says; [`read`]; [`write`]; `v1` and `v2`, the two forms; `crc32c`.
+//! Reading order: `announced`, what a header says; [`read`]; [`write()`]; `v1` and `v2`, the two forms; `crc32c`.
 
 mod announced;
 mod crc32c;
