@@ -1,5 +1,10 @@
 //! Every command and flag.
 
+mod drain;
+mod limits;
+mod pod;
+mod time;
+
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,8 +17,13 @@ use fairway_config::service::ForwardTo;
 use fairway_controller_core::NodePortRange;
 use fairway_gateway::fleet::DEFAULT_PORT;
 
+pub(crate) use self::drain::DrainArgs;
+pub(crate) use self::limits::LimitArgs;
+pub(crate) use self::pod::{PodArgs, ProbeArgs, ProbeQuestion, TakeOverArgs};
+use self::time::duration;
 use crate::address;
 use crate::peers::NamedPeer;
+use crate::transparent::TransparentArgs;
 
 /// The LoadBalancer and NodePort gateway for bare-metal Kubernetes and for edge appliances.
 #[derive(Debug, Parser)]
@@ -40,17 +50,27 @@ pub(crate) enum CliCommand {
     /// Say why a Service has this address, these ports, these endpoints
     #[command(visible_alias = "describe")]
     Explain(ExplainArgs),
-    /// Have the gateway on a node hand its addresses over to others, before work on the node
+    /// Have the gateway on a node hand its addresses over to others, or keep new connections away from endpoints,
+    /// before work on these
     Drain(DrainArgs),
     /// Check manifests and pools without running anything
     Validate(ValidateArgs),
     /// Print AddressPools and BGPPeers for what another load balancer has, and what differs
     Import(ImportArgs),
+    /// Ask the gateway in this container whether it is ready, or alive: what the kubelet runs
+    Probe(ProbeArgs),
     /// Print the CustomResourceDefinitions
     Crds,
     /// Remove the routes of a gateway that is not heard any more: it starts this itself
     #[command(name = fairway_gateway::kernel_routes::keeper::COMMAND, hide = true)]
     KeepKernelRoutes,
+    /// Start a program that takes over from this one: it starts this itself
+    #[command(name = crate::launch::COMMAND, hide = true)]
+    StartSuccessor {
+        /// The program and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<std::ffi::OsString>,
+    },
     /// Print shell completions
     Completions {
         /// The shell to print them for
@@ -79,6 +99,9 @@ pub(crate) struct StandaloneArgs {
     /// Fairway's own directory: what was given out, kept through restarts
     #[arg(long, env = "FAIRWAY_STATE", value_name = "DIR")]
     pub(crate) state: PathBuf,
+    /// Whether it takes over.
+    #[command(flatten)]
+    pub(crate) take_over: TakeOverArgs,
     /// Which node ports there are.
     #[command(flatten)]
     pub(crate) node_ports: NodePortArgs,
@@ -146,6 +169,12 @@ pub(crate) struct GatewayArgs {
     /// [default: nothing is kept]
     #[arg(long, env = "FAIRWAY_STATE", value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
+    /// Whether it takes over.
+    #[command(flatten)]
+    pub(crate) take_over: TakeOverArgs,
+    /// In which Pod.
+    #[command(flatten)]
+    pub(crate) pod: PodArgs,
     /// Which cluster.
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
@@ -234,8 +263,8 @@ pub(crate) struct TrafficArgs {
     /// processor a queue of its own
     #[arg(long, env = "FAIRWAY_PIN_WORKERS", hide_short_help = true)]
     pub(crate) pin_workers: bool,
-    /// Have sockets of its own for each external address and port, where the kernel could steer
-    /// connections (with CAP_BPF and CAP_NET_ADMIN)
+    /// Have sockets of its own for each external address and port, where the kernel could steer connections (with CAP_BPF and
+    /// CAP_NET_ADMIN)
     #[arg(long, env = "FAIRWAY_NO_STEERING", hide_short_help = true)]
     pub(crate) no_steering: bool,
     /// UDP flows at once, over all Services; each takes a file descriptor, and a port of
@@ -243,12 +272,14 @@ pub(crate) struct TrafficArgs {
     /// those ports]
     #[arg(long, env = "FAIRWAY_UDP_FLOWS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) udp_flows: Option<u32>,
+    /// What clients may have of each port.
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     /// Take and send UDP datagrams one by one, for a network driver that does segmentation (GSO, GRO)
     /// wrong
     #[arg(long, env = "FAIRWAY_NO_UDP_OFFLOAD", hide_short_help = true)]
     pub(crate) no_udp_offload: bool,
-    /// Make each system call by itself, where several could be handed to the kernel together (by
-    /// io_uring)
+    /// Make each system call by itself, where several could be handed to the kernel together (by io_uring)
     #[arg(long, env = "FAIRWAY_NO_IO_URING", hide_short_help = true)]
     pub(crate) no_io_uring: bool,
     /// This node's name [default: the host's name]
@@ -274,6 +305,9 @@ pub(crate) struct TrafficArgs {
     #[arg(long, env = "FAIRWAY_FLEET_PORT", value_name = "PORT", default_value_t = DEFAULT_PORT,
           value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) fleet_port: u16,
+    /// Dialling from clients' addresses.
+    #[command(flatten)]
+    pub(crate) transparent: TransparentArgs,
     /// For tests: let endpoints be on loopback and on this host
     #[arg(long, env = "FAIRWAY_ALLOW_LOOPBACK_ENDPOINTS", hide_short_help = true)]
     pub(crate) allow_loopback_endpoints: bool,
@@ -338,29 +372,6 @@ pub(crate) struct ExplainArgs {
     /// Whom to ask.
     #[command(flatten)]
     pub(crate) asked: AskedArgs,
-}
-
-/// Flags of `drain`.
-#[derive(Debug, Args)]
-pub(crate) struct DrainArgs {
-    /// The node whose gateway is to own no address any more
-    pub(crate) node: String,
-    /// Change nothing: print who would take each address
-    #[arg(long, conflicts_with = "undo")]
-    pub(crate) simulate: bool,
-    /// Let the gateway take addresses again; none moves back by itself
-    #[arg(long)]
-    pub(crate) undo: bool,
-    /// How long to wait until other gateways have taken all addresses, or the gateway says that it drains no more
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
-    pub(crate) timeout: Duration,
-    /// The admin address of a gateway without a cluster, on this host; :PORT is one of this host [default: the
-    /// gateway of the cluster]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = address::admin)]
-    pub(crate) admin: Option<SocketAddr>,
-    /// Which cluster.
-    #[command(flatten)]
-    pub(crate) cluster: ClusterArgs,
 }
 
 /// Flags of `validate`.
@@ -540,23 +551,6 @@ impl From<ForwardToArg> for ForwardTo {
     }
 }
 
-/// A time as `30s`, `500ms`, `5m`, `1h`; a bare number counts seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("'{text}' is no time; write 500ms, 30s, 5m or 1h");
-    let time = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let time: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
-            Duration::try_from(time).map_err(|_| wrong())?
-        }
-    };
-    // A day is more than any drain needs, and far from the limits of a clock.
-    match time <= Duration::from_secs(86_400) {
-        true => Ok(time),
-        false => Err(format!("'{text}' is more than a day")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -566,33 +560,5 @@ mod tests {
     #[test]
     fn the_flags_are_well_formed() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn times_are_read_with_their_unit() {
-        for (text, wanted) in [
-            ("30s", Some(30_000)),
-            ("500ms", Some(500)),
-            ("5m", Some(300_000)),
-            ("1h", Some(3_600_000)),
-            ("7", Some(7_000)),
-            ("0s", Some(0)),
-            ("", None),
-            ("s", None),
-            ("-1s", None),
-            ("1m30s", Some(90_000)),
-            ("1h 30m", Some(5_400_000)),
-            ("24h", Some(86_400_000)),
-            ("1d", None),
-            ("25h", None),
-            ("99999999999999999999h", None),
-            ("18446744073709551615h", None),
-        ] {
-            assert_eq!(
-                duration(text).ok(),
-                wanted.map(Duration::from_millis),
-                "{text:?}"
-            );
-        }
     }
 }

@@ -15,6 +15,7 @@ use crate::api_server::connect;
 use crate::args::ControllerArgs;
 use crate::leader::{Leader, LeaderViews};
 use crate::process;
+use crate::start;
 
 /// Runs a controller until SIGTERM or SIGINT.
 pub(crate) fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
@@ -27,7 +28,7 @@ pub(crate) fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         process: common,
     } = args;
     let class: Arc<str> = class.class.into();
-    process::run(&common, async |base| {
+    start::run(&common, async |base| {
         let admin = base.admin()?;
         let client = connect(cluster.api_server).await?;
         let name: Arc<str> = node_name.unwrap_or_else(process::host_name).into();

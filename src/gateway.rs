@@ -1,5 +1,7 @@
 //! `fairway gateway`: carries traffic for what an API server says, and reports how it is.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use fairway_config::view::GatewayRow;
 use fairway_controller::kubernetes::{GatewayIdentity, GatewaySelfReport};
 use fairway_controller::{
     Follower, KubernetesSettings, KubernetesStore, Leadership, Reads, Snapshot, Store as _,
+    TakeError,
 };
 use fairway_gateway::Gateway;
 use fairway_gateway::fleet::FleetSettings;
@@ -18,18 +21,34 @@ use tokio::task::JoinSet;
 use crate::api_server::connect;
 use crate::args::GatewayArgs;
 use crate::outcome::WrongConfiguration;
-use crate::process::{self, Traffic};
+use crate::pods::OwnPod;
+use crate::process::{ProcessBase, Traffic};
+use crate::start;
+use crate::take_over::{self, TakeOverPlan};
 use crate::views::FollowerViews;
 
 /// Runs a gateway until SIGTERM or SIGINT, and then until its connections have ended.
 pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
     let GatewayArgs {
         state,
+        take_over: take_over_args,
+        pod,
         cluster,
         process: common,
         traffic,
     } = *args;
-    process::run_with_traffic(&common, traffic, async |base, traffic| {
+    let plan = state.as_ref().map(|state| TakeOverPlan {
+        state: state.clone(),
+        takes_over: take_over_args.take_over,
+        agreed: BTreeMap::from([
+            ("the command".to_owned(), "gateway".to_owned()),
+            ("--namespace".to_owned(), cluster.namespace.clone()),
+        ]),
+        pod: pod.pod.map(|uid| Arc::new(OwnPod::new(uid, state.clone()))),
+        is_handing: Arc::default(),
+    });
+    let also = (plan, pod.probe_socket);
+    start::run_with_traffic(&common, traffic, also, async |mut base, traffic| {
         let admin = base.admin()?;
         let client = connect(cluster.api_server).await?;
         let traffic = Traffic {
@@ -41,9 +60,8 @@ pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
             },
             ..traffic
         };
-        let snapshot = state.as_deref().map(Snapshot::open).transpose();
-        let snapshot = snapshot
-            .map_err(|error| WrongConfiguration(format!("{:#}", anyhow::Error::from(error))))?;
+        let snapshot = state.as_deref().map(|state| open(state, &base));
+        let snapshot = snapshot.transpose()?;
         let store = Arc::new(KubernetesStore::open(
             client,
             KubernetesSettings {
@@ -62,7 +80,10 @@ pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
         ));
         let name = Arc::clone(&traffic.name);
         let own_name = Arc::clone(&name);
-        let gateway = traffic.start(&store, &base)?;
+        if base.takes_over() {
+            store.let_another_tell();
+        }
+        let gateway = traffic.start(&store, &mut base)?;
         let identity = GatewayIdentity {
             namespace: cluster.namespace,
             name,
@@ -78,15 +99,61 @@ pub(crate) fn run(args: Box<GatewayArgs>) -> anyhow::Result<ExitCode> {
         let rest = &base.stop.rest;
         tasks.spawn(follower.clone().run(store.subscribe(), rest.clone()));
         tasks.spawn(store.tell(identity, rest.clone()));
+        if base.takes_over() {
+            let telling = tell_when_ready(gateway.clone(), store.clone(), &base);
+            let rest = rest.clone();
+            tasks.spawn(async move {
+                rest.run_until_cancelled(telling).await;
+            });
+        }
         let known = Arc::new(FollowerViews {
             follower,
             store: store.clone(),
             gateway: own_name,
         });
         let process = base.serve(known, Some(gateway), JoinSet::new(), tasks)?;
+        let process = process.handing(store);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), %admin, "started");
         Ok(process)
     })
+}
+
+/// The state directory, or what is in that of a process that hands over.
+fn open(state: &Path, base: &ProcessBase) -> anyhow::Result<Snapshot> {
+    let open = || match base.takes_over() {
+        true => Snapshot::open_held(state),
+        false => Snapshot::open(state),
+    };
+    let is_locked = |error: &TakeError| matches!(error, TakeError::Locked { .. });
+    let opened = take_over::after_another(base.is_late, is_locked, open);
+    Ok(opened.map_err(|error| WrongConfiguration(format!("{:#}", anyhow::Error::from(error))))?)
+}
+
+/// How long a gateway that has taken over tells the cluster nothing, until it is ready: what the one before said last
+/// stands for longer. It would say that it owns no addresses and hears no other gateway.
+const UNTOLD: Duration = Duration::from_secs(8);
+
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Has a gateway tell the cluster how it is, once it has taken over and is ready.
+fn tell_when_ready(
+    gateway: Gateway,
+    store: Arc<KubernetesStore>,
+    base: &ProcessBase,
+) -> impl Future<Output = ()> + use<> {
+    let (taken, stopping) = (base.taken.clone(), base.stop.drain.clone());
+    async move {
+        taken.cancelled().await;
+        let is_ready = async {
+            while !gateway.missing().is_empty() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        // That it stops is told, too.
+        let is_due = stopping.run_until_cancelled(is_ready);
+        let _ = tokio::time::timeout(UNTOLD, is_due).await;
+        store.begin_to_tell();
+    }
 }
 
 /// When the control thread of a gateway makes no progress for this long it counts as stuck.

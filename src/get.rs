@@ -504,7 +504,7 @@ fn port(port: &PortRow) -> String {
     }
 }
 
-/// `OK`, or the first thing that is wrong.
+/// `OK`, with whom it turns away if it does; or the first thing that is wrong.
 fn status(row: &ServiceRow) -> String {
     if let Some(problem) = &row.source_problem {
         return format!("SourceUnreadable: {problem}");
@@ -519,10 +519,12 @@ fn status(row: &ServiceRow) -> String {
     let is_programmed = conditions.any(|it| it.kind == conditions::PROGRAMMED);
     match row.serving {
         Some(0) => "NotServed: no gateway that is known here serves it".to_owned(),
-        Some(_) => "OK".to_owned(),
-        None if is_programmed => "OK".to_owned(),
         // No gateway has reported that it serves the Service.
-        None => "-".to_owned(),
+        None if !is_programmed && row.refused.is_none() => "-".to_owned(),
+        Some(_) | None => match &row.refused {
+            None => "OK".to_owned(),
+            Some(refused) => format!("OK, {refused}"),
+        },
     }
 }
 

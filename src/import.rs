@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::api_server::connect;
 use crate::args::{ImportArgs, ImportFrom};
 use crate::outcome::WrongConfiguration;
-use crate::process;
+use crate::start;
 
 /// What is read, as kubectl takes it.
 const READ: &str = "ipaddresspools,l2advertisements,bgpadvertisements,bgppeers.metallb.io,\
@@ -36,7 +36,7 @@ const REQUEST: Duration = Duration::from_secs(30);
 /// where one could not be created.
 pub(crate) fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
     let ImportFrom::Metallb = args.what;
-    process::runtime()?.block_on(async {
+    start::runtime()?.block_on(async {
         let client = match args.from.is_empty() || args.apply {
             true => Some(connect(args.api_server).await?),
             false => None,

@@ -1,7 +1,8 @@
 //! `fairway`: arguments and wiring, nothing else.
 //!
 //! Reading order: [`args`] is every command and flag; [`process`] is what every long-running
-//! command is made of, [`signals`] and [`systemd`] what it says to whoever runs it; [`standalone`] wires
+//! command is made of, [`start`] how it starts, [`signals`] and [`systemd`] what it says to whoever runs it, [`take_over`] how another process goes on with its work and [`launch`] how that one is started ([`kept_signals`]: without a signal that is lost),
+//! [`pods`] which of several Pods has its turn and [`probe`] what the kubelet is told of one; [`standalone`] wires
 //! controller and gateway over a directory, for itself and for [`demo`]; [`controller`] (with
 //! [`leader`]) and [`gateway`] each wire one of them over an API server ([`api_server`]); [`views`] is what the
 //! admin address shows; [`peers`] reads the other gateways of a fleet; [`outcome`] is what a command comes to; [`get`],
@@ -9,27 +10,36 @@
 //! [`import`] are the commands that print and end.
 
 mod address;
+mod admin_listeners;
 mod api_server;
 mod args;
 mod client;
 mod controller;
 mod demo;
 mod drain;
+mod drained;
 mod environment;
 mod explain;
 mod gateway;
 mod get;
 mod import;
+mod kept_signals;
+mod launch;
 mod leader;
 mod listing;
 mod logs;
 mod outcome;
 mod peers;
+mod pods;
+mod probe;
 mod process;
 mod signals;
 mod standalone;
+mod start;
 mod systemd;
 mod table;
+mod take_over;
+mod transparent;
 mod validate;
 mod views;
 
@@ -86,6 +96,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         CliCommand::Drain(args) => drain::run(args),
         CliCommand::Validate(args) => validate::run(args),
         CliCommand::Import(args) => import::run(args),
+        CliCommand::Probe(args) => probe::run(args),
         CliCommand::Crds => {
             let crds = fairway_config::crd::crds();
             let texts: Vec<String> = crds
@@ -94,6 +105,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 .collect::<Result<_, _>>()?;
             print(&texts.join("---\n"))
         }
+        CliCommand::StartSuccessor { command } => launch::start(&command),
         CliCommand::KeepKernelRoutes => {
             fairway_gateway::kernel_routes::keeper::keep()?;
             Ok(ExitCode::SUCCESS)

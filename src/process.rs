@@ -1,11 +1,11 @@
 //! The parts of every long-running command: a store, what works on it, and the admin address.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use fairway_config::port_limits::LimitsInForce;
 use fairway_config::service::ForwardTo;
 use fairway_config::view::{Readiness, ServiceRow};
 use fairway_controller::{DirectoryStore, Store};
@@ -15,44 +15,29 @@ use fairway_gateway::fleet::FleetSettings;
 use fairway_gateway::icmp::IcmpSockets;
 use fairway_gateway::layer2::Layer2;
 use fairway_gateway::metrics::Recorder;
+use fairway_gateway::take_over::successor::HandingProcess;
 use fairway_gateway_core::build::ServeNodePorts;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{ProcessArgs, TrafficArgs};
+use crate::admin_listeners::AdminListeners;
+use crate::args::TrafficArgs;
+use crate::drained::EndpointDrains;
+use crate::launch::Launcher;
 use crate::outcome::WrongConfiguration;
 use crate::peers;
-use crate::signals::OtherSignals;
+use crate::probe::ProbeSocket;
+use crate::signals::{OtherSignals, StopSignal};
 use crate::systemd::{self, Observe, Observed};
+use crate::take_over::{self, HandedState, HandingOver, TakeOverPlan};
 use crate::views::{ProcessViews, ServiceViews};
 
 /// How often the histograms of the metrics recorder are folded.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// The listeners of a process for `--admin` and `--metrics`.
-pub(crate) struct AdminListeners {
-    pub(crate) admin: TcpListener,
-    pub(crate) metrics: Option<TcpListener>,
-}
-
-impl AdminListeners {
-    /// Binds the addresses that the flags name.
-    pub(crate) fn bind(args: &ProcessArgs) -> anyhow::Result<Self> {
-        let metrics = args.metrics.map(|address| bind(address, "--metrics"));
-        Ok(Self {
-            admin: bind(args.admin, "--admin")?,
-            metrics: metrics.transpose()?,
-        })
-    }
-
-    /// All their addresses: no traffic may be sent there.
-    pub(crate) fn all(&self) -> anyhow::Result<Vec<SocketAddr>> {
-        let all = [Some(&self.admin), self.metrics.as_ref()];
-        let all = all.into_iter().flatten().map(TcpListener::local_addr);
-        Ok(all.collect::<Result<_, _>>()?)
-    }
-}
+/// How often it is looked which drained endpoints no Service has any more.
+const SWEEP: Duration = Duration::from_mins(10);
 
 /// The settings of the traffic.
 pub(crate) struct Traffic {
@@ -69,9 +54,15 @@ pub(crate) struct Traffic {
     pub(crate) pin_workers: bool,
     pub(crate) steering: bool,
     pub(crate) udp_flows: Option<u32>,
+    /// What holds for TCP ports and for UDP ports whose Services do not say otherwise.
+    pub(crate) limits: [LimitsInForce; 2],
+    /// How long a peer may take none of the bytes that wait for it; none: for any time.
+    pub(crate) reader_timeout: Option<Duration>,
     pub(crate) icmp_sockets: IcmpSockets,
     pub(crate) layer2: Layer2,
     pub(crate) fleet: FleetSettings,
+    pub(crate) relay_port: u16,
+    pub(crate) transparent_mark: Option<u32>,
     pub(crate) udp_offload: bool,
     pub(crate) io_uring: bool,
     pub(crate) allow_loopback: bool,
@@ -81,7 +72,7 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     /// The settings that the flags name.
-    fn new(
+    pub(crate) fn new(
         args: TrafficArgs,
         icmp_sockets: IcmpSockets,
         layer2: Layer2,
@@ -101,9 +92,13 @@ impl Traffic {
             pin_workers: args.pin_workers,
             steering: !args.no_steering,
             udp_flows: args.udp_flows,
+            limits: args.limits.defaults(),
+            reader_timeout: args.limits.reader_timeout(),
             icmp_sockets,
             layer2,
             fleet,
+            relay_port: args.transparent.relay_port,
+            transparent_mark: Some(args.transparent.transparent_mark),
             udp_offload: !args.no_udp_offload,
             io_uring: !args.no_io_uring,
             allow_loopback: args.allow_loopback_endpoints,
@@ -112,12 +107,24 @@ impl Traffic {
         })
     }
 
+    /// Adds to what a process that takes over has to agree about.
+    pub(crate) fn agree(&self, mut plan: TakeOverPlan) -> TakeOverPlan {
+        plan.agreed.extend([
+            ("--node-name".to_owned(), self.name.to_string()),
+            // A connection stays with its worker, and each has its own listening sockets.
+            ("--workers".to_owned(), self.workers.to_string()),
+            ("--no-steering".to_owned(), (!self.steering).to_string()),
+        ]);
+        plan
+    }
+
     /// Starts a gateway over a store.
     pub(crate) fn start<S: Store>(
         self,
         store: &Arc<S>,
-        base: &ProcessBase,
+        base: &mut ProcessBase,
     ) -> anyhow::Result<Gateway> {
+        let [tcp_limits, udp_limits] = self.limits;
         let core = fairway_gateway_core::build::RouteSettings {
             gateway: self.name.clone(),
             node_name: Some(self.name.clone()),
@@ -129,6 +136,8 @@ impl Traffic {
             admin: base.addresses.all()?,
             serve_node_ports: self.serve_node_ports,
             node_addresses: (!self.node_addresses.is_empty()).then_some(self.node_addresses),
+            tcp_limits,
+            udp_limits,
         };
         let settings = fairway_gateway::GatewaySettings {
             workers: self.workers,
@@ -138,9 +147,13 @@ impl Traffic {
             icmp_sockets: self.icmp_sockets,
             layer2: self.layer2,
             fleet: self.fleet,
+            relay_port: self.relay_port,
+            transparent_mark: self.transparent_mark,
             udp_offload: self.udp_offload,
             io_uring: self.io_uring,
             drain_timeout: self.drain_timeout,
+            reader_timeout: self.reader_timeout,
+            drained: base.drains.as_ref().map(|it| it.now()).unwrap_or_default(),
             name_server: self.name_server,
             ..fairway_gateway::GatewaySettings::new(self.name.clone(), core)
         };
@@ -149,24 +162,53 @@ impl Traffic {
             Arc::new(move |said| store.report(&name, said))
         };
         let drain = base.stop.drain.clone();
-        Ok(Gateway::start(settings, store.subscribe(), reports, drain)?)
+        let handing = base.handing.as_mut();
+        let inherited = handing.and_then(HandingProcess::inherited);
+        let objects = store.subscribe();
+        Ok(Gateway::start_with(
+            settings, inherited, objects, reports, drain,
+        )?)
     }
 }
 
 /// The tokens by which a process is stopped.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Stop {
     /// Cancelled first: no new connections, no new decisions.
     pub(crate) drain: CancellationToken,
     /// Cancelled when all of that has ended: stops the rest of the process.
     pub(crate) rest: CancellationToken,
+    /// Cancelled with `rest`, or earlier when another process shows what there is: stops the admin address.
+    pub(crate) admin: CancellationToken,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        let rest = CancellationToken::new();
+        Self {
+            drain: CancellationToken::new(),
+            admin: rest.child_token(),
+            rest,
+        }
+    }
 }
 
 /// What every process has before it does anything.
 pub(crate) struct ProcessBase {
     addresses: AdminListeners,
     recorder: Recorder,
+    /// Which endpoints are drained, where there is no cluster.
+    pub(crate) drains: Option<Arc<EndpointDrains>>,
     pub(crate) stop: Stop,
+    /// The process that hands over to this one.
+    pub(crate) handing: Option<HandingProcess>,
+    /// None: it neither takes over nor hands over.
+    pub(crate) plan: Option<TakeOverPlan>,
+    /// It was to take over, and nobody was there who could hand over: one that was may be just ending.
+    pub(crate) is_late: bool,
+    pub(crate) launcher: Option<Launcher>,
+    /// Cancelled when all that another process had is this one's.
+    pub(crate) taken: CancellationToken,
 }
 
 impl ProcessBase {
@@ -176,8 +218,19 @@ impl ProcessBase {
         Ok(Self {
             addresses,
             recorder,
+            drains: None,
             stop: Stop::default(),
+            handing: None,
+            plan: None,
+            is_late: false,
+            launcher: None,
+            taken: CancellationToken::new(),
         })
+    }
+
+    /// Whether another process hands over to this one.
+    pub(crate) fn takes_over(&self) -> bool {
+        self.handing.is_some()
     }
 
     /// The address of `--admin`.
@@ -194,15 +247,28 @@ impl ProcessBase {
         work: JoinSet<()>,
         mut tasks: JoinSet<()>,
     ) -> anyhow::Result<RunningProcess> {
-        let views = Arc::new(ProcessViews::new(known, gateway.clone(), self.recorder));
-        let rest = &self.stop.rest;
+        let views = Arc::new(ProcessViews::new(
+            known,
+            gateway.clone(),
+            self.drains,
+            self.recorder,
+        ));
+        let (rest, stop) = (&self.stop.rest, &self.stop.admin);
+        let taken = self.taken;
+        if self.handing.is_none() {
+            taken.cancel();
+        }
+        let listeners = self.addresses.copies()?;
         let admin = listener(self.addresses.admin)?;
-        tasks.spawn(admin::serve(admin, views.clone(), rest.clone()));
+        let serving = admin::serve(admin, views.clone(), stop.clone());
+        tasks.spawn(take_over::once(taken.clone(), stop.clone(), serving));
         if let Some(metrics) = self.addresses.metrics {
             let metrics = listener(metrics)?;
-            tasks.spawn(admin::serve_metrics(metrics, views.clone(), rest.clone()));
+            let serving = admin::serve_metrics(metrics, views.clone(), stop.clone());
+            tasks.spawn(take_over::once(taken.clone(), stop.clone(), serving));
         }
         tasks.spawn(upkeep(views.clone(), rest.clone()));
+        tasks.spawn(sweep_drains(views.clone(), rest.clone()));
         Ok(RunningProcess {
             views,
             gateway,
@@ -210,6 +276,13 @@ impl ProcessBase {
             work,
             tasks,
             store: None,
+            state: None,
+            handing: self.handing,
+            plan: self.plan,
+            launcher: self.launcher,
+            listeners,
+            taken,
+            over: CancellationToken::new(),
         })
     }
 }
@@ -224,7 +297,31 @@ pub(crate) struct RunningProcess {
     tasks: JoinSet<()>,
     /// The store, where it is a directory.
     store: Option<Arc<DirectoryStore>>,
+    /// The store whose state directory may pass to another process.
+    state: Option<Arc<dyn HandedState>>,
+    /// The process that hands over to this one.
+    handing: Option<HandingProcess>,
+    plan: Option<TakeOverPlan>,
+    launcher: Option<Launcher>,
+    /// The listeners of `--admin` and `--metrics`, for a process that takes over.
+    listeners: Vec<(&'static str, TcpListener)>,
+    /// Cancelled when all that another process had is this one's.
+    taken: CancellationToken,
+    /// Cancelled when another process has everything.
+    over: CancellationToken,
 }
+
+/// How a process has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunEnd {
+    /// It ends.
+    Ended,
+    /// Another Pod's process has taken over, and this one is to stand by.
+    StandsBy,
+}
+
+/// Says how taking over went.
+type TakingOver = oneshot::Receiver<anyhow::Result<()>>;
 
 /// What the watchdog of systemd looks at.
 struct Observer {
@@ -255,12 +352,31 @@ impl Observe for Observer {
 impl RunningProcess {
     /// Sets the directory that is read again when the process is told to reload (SIGHUP).
     pub(crate) fn over(mut self, store: Arc<DirectoryStore>) -> Self {
+        self.state = Some(store.clone());
         self.store = Some(store);
         self
     }
 
+    /// Sets the store whose state directory passes to a process that takes over.
+    pub(crate) fn handing(mut self, state: Arc<dyn HandedState>) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    /// Has the kubelet told how the process is. One that has handed over is as ready as the node is served.
+    pub(crate) fn tell(&self, probe: &ProbeSocket) {
+        let (views, over) = (self.views.clone(), self.over.clone());
+        probe.set(move || match over.is_cancelled() {
+            true => Readiness {
+                ready: true,
+                missing: Vec::new(),
+            },
+            false => views.readiness(),
+        });
+    }
+
     /// Answers systemd, and signals that do not stop the process.
-    fn answer(&mut self, signals: OtherSignals) {
+    pub(crate) fn answer(&mut self, signals: OtherSignals) {
         let observer = Observer {
             views: self.views.clone(),
             gateway: self.gateway.clone(),
@@ -269,7 +385,9 @@ impl RunningProcess {
         let draining = self.stop.drain.clone();
         self.tasks.spawn(systemd::tell(observer, draining));
         let store = self.store.clone();
+        let launcher = self.launcher.clone();
         let reload = move || match &store {
+            _ if launcher.as_ref().is_some_and(Launcher::start_replaced) => {}
             Some(store) => {
                 tracing::info!("told to reload: all manifests are looked at");
                 systemd::reload(|| store.rescan());
@@ -316,17 +434,101 @@ impl RunningProcess {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    /// Runs until SIGTERM or SIGINT and then stops. A second one does not wait for connections to end, but
-    /// for routes to be removed; a third one waits for nothing.
-    pub(crate) async fn run(self, mut signals: StopSignal) {
-        signals.recv().await;
-        tracing::info!("stopping: connections drain");
+    /// Takes over from another process where one hands over. From then on another one can take over from this one.
+    fn take_over(&mut self) -> anyhow::Result<Option<TakingOver>> {
+        let plan = self.plan.clone();
+        let (Some(plan), Some(gateway), Some(state)) = (plan, &self.gateway, &self.state) else {
+            return Ok(None);
+        };
+        let handing_over = HandingOver {
+            plan,
+            gateway: gateway.clone(),
+            state: state.clone(),
+            listeners: std::mem::take(&mut self.listeners),
+            admin: self.stop.admin.clone(),
+            over: self.over.clone(),
+        };
+        match self.handing.take() {
+            None => {
+                handing_over.begin(false);
+                Ok(None)
+            }
+            Some(handing) => {
+                let outcome = handing_over.take_over(handing, self.taken.clone());
+                Ok(Some(outcome.context("a thread can't be started")?))
+            }
+        }
+    }
+
+    /// Runs until SIGTERM or SIGINT, or until another process has taken over, and then stops. A second signal does not
+    /// wait for connections to end, but for routes to be removed; a third one waits for nothing.
+    ///
+    /// # Errors
+    /// It was to take over from another process, and could not.
+    pub(crate) async fn run(mut self, signals: &mut StopSignal) -> anyhow::Result<RunEnd> {
+        let taking = self.take_over()?;
+        let failed = async {
+            match taking {
+                Some(taking) => match taking.await {
+                    Ok(Err(error)) => error,
+                    Ok(Ok(())) | Err(_) => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
+        };
+        let is_pod = self.plan.as_ref().is_some_and(|plan| plan.pod.is_some());
+        let mut is_told = true;
+        let outcome = tokio::select! {
+            () = signals.recv() => {
+                let is_over = match &self.plan {
+                    Some(plan) if self.taken.is_cancelled() => {
+                        take_over::let_another_first(plan, &self.over, signals).await
+                    }
+                    _ => false,
+                };
+                tracing::info!(is_over, "stopping: connections drain");
+                if let (Some(gateway), false) = (&self.gateway, self.taken.is_cancelled()) {
+                    // All is another process's still.
+                    gateway.leave_to_another();
+                }
+                Ok(())
+            }
+            () = self.over.cancelled() => {
+                // The kubelet ends it: a container that ends by itself is started again.
+                is_told = !is_pod;
+                Ok(())
+            }
+            error = failed => {
+                tracing::error!(%error, "this process must not serve: it ends");
+                Err(error)
+            }
+        };
+        let is_told = self.end(signals, is_told).await;
+        outcome.map(|()| match is_told {
+            true => RunEnd::Ended,
+            false => RunEnd::StandsBy,
+        })
+    }
+
+    /// Stops, as [`Self::run`] says. Returns whether it has been told to.
+    async fn end(self, signals: &mut StopSignal, mut is_told: bool) -> bool {
         let gateway = self.gateway.clone();
         let mut stopping = std::pin::pin!(self.stop());
-        tokio::select! {
-            () = &mut stopping => return tracing::info!("stopped"),
-            () = signals.recv() => tracing::warn!("told to stop twice: connections are cut"),
+        loop {
+            tokio::select! {
+                () = &mut stopping => {
+                    tracing::info!("stopped");
+                    return is_told;
+                }
+                () = signals.recv() => {
+                    if std::mem::replace(&mut is_told, true) {
+                        break;
+                    }
+                    tracing::info!("told to stop: what is left here drains");
+                }
+            }
         }
+        tracing::warn!("told to stop twice: connections are cut");
         if let Some(gateway) = gateway {
             gateway.cut();
         }
@@ -334,41 +536,8 @@ impl RunningProcess {
             () = stopping => tracing::info!("stopped"),
             () = signals.recv() => tracing::warn!("told to stop three times: local routes may stay"),
         }
+        true
     }
-}
-
-/// Runs a long-running command until SIGTERM or SIGINT; a second one does not wait for connections
-/// to end. The listeners of the process are bound before anything else, so that a person who starts
-/// a second process gets the error at once.
-pub(crate) fn run(
-    args: &ProcessArgs,
-    start: impl AsyncFnOnce(ProcessBase) -> anyhow::Result<RunningProcess>,
-) -> anyhow::Result<ExitCode> {
-    let _rest_of_log = crate::logs::start(args.log_format, "info")?;
-    runtime()?.block_on(async {
-        let (signals, others) = (stop_signal()?, OtherSignals::listen()?);
-        let base = ProcessBase::new(AdminListeners::bind(args)?)?;
-        let mut process = start(base).await?;
-        process.answer(others);
-        process.run(signals).await;
-        Ok(ExitCode::SUCCESS)
-    })
-}
-
-/// The same for a process that carries traffic.
-pub(crate) fn run_with_traffic(
-    args: &ProcessArgs,
-    traffic: TrafficArgs,
-    start: impl AsyncFnOnce(ProcessBase, Traffic) -> anyhow::Result<RunningProcess>,
-) -> anyhow::Result<ExitCode> {
-    // Both before the process starts other threads, which then have no CAP_NET_RAW. A thread of the responder keeps
-    // it, for interfaces come and go.
-    let layer2 = Layer2::start().context("the threads that answer ARP can't be started")?;
-    let icmp_sockets = IcmpSockets::open();
-    let traffic = Traffic::new(traffic, icmp_sockets, layer2.clone())?;
-    let code = run(args, async |base| start(base, traffic).await);
-    layer2.stop();
-    code
 }
 
 /// The number of cores.
@@ -391,63 +560,16 @@ async fn upkeep(views: Arc<ProcessViews>, stop: CancellationToken) {
     }
 }
 
+async fn sweep_drains(views: Arc<ProcessViews>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(SWEEP);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let views = views.clone();
+        // It writes to a disk, and waits for the gateway.
+        let _ = tokio::task::spawn_blocking(move || views.sweep_drains()).await;
+    }
+}
+
 fn listener(listener: TcpListener) -> std::io::Result<tokio::net::TcpListener> {
     listener.set_nonblocking(true)?;
     tokio::net::TcpListener::from_std(listener)
-}
-
-/// The runtime of everything but traffic: a scrape or a large write must not hold up a connection,
-/// so the gateway's threads are its own.
-pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(4)
-        .thread_name("fairway-admin")
-        .enable_all()
-        .build()
-        .context("the runtime can't be started")
-}
-
-/// Binds an address that a flag names.
-pub(crate) fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).map_err(|error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "; another process (another Fairway?) listens there: name another one"
-            }
-            std::io::ErrorKind::AddrNotAvailable => "; this host has no such address",
-            _ => "",
-        };
-        WrongConfiguration(format!(
-            "{flag} {address} can't be listened on: {error}{hint}"
-        ))
-        .into()
-    })
-}
-
-/// SIGINT, SIGTERM and SIGQUIT.
-pub(crate) struct StopSignal {
-    quit: Signal,
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-/// Begins to listen for the signals that stop a process. Needs a Tokio runtime.
-pub(crate) fn stop_signal() -> anyhow::Result<StopSignal> {
-    Ok(StopSignal {
-        quit: signal(SignalKind::quit())?,
-        interrupt: signal(SignalKind::interrupt())?,
-        terminate: signal(SignalKind::terminate())?,
-    })
-}
-
-impl StopSignal {
-    /// Waits for the next one.
-    pub(crate) async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.quit.recv() => {}
-        }
-    }
 }

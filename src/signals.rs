@@ -1,4 +1,5 @@
-//! Signals that do not stop a process. Without a handler each of them would end it, without a drain.
+//! Signals: those that stop a process, and those that do not. Without a handler each of these would end it, without a
+//! drain.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,42 @@ impl OtherSignals {
                 signal = ignored,
                 "ignored: this signal means nothing to Fairway"
             );
+        }
+    }
+}
+
+/// SIGINT, SIGTERM and SIGQUIT.
+pub(crate) struct StopSignal {
+    quit: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+/// Begins to listen for the signals that stop a process. Needs a Tokio runtime.
+pub(crate) fn stop_signal() -> anyhow::Result<StopSignal> {
+    Ok(StopSignal {
+        quit: signal(SignalKind::quit())?,
+        interrupt: signal(SignalKind::interrupt())?,
+        terminate: signal(SignalKind::terminate())?,
+    })
+}
+
+impl StopSignal {
+    /// Waits for the next one.
+    pub(crate) async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.quit.recv() => {}
+        }
+    }
+
+    /// Whether one has come already.
+    pub(crate) async fn has_come(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.recv() => true,
+            () = std::future::ready(()) => false,
         }
     }
 }

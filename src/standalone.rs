@@ -1,6 +1,7 @@
 //! `fairway standalone`: controller, gateway and admin address in one process over a directory of
 //! manifests. An edge appliance.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,43 +11,64 @@ use fairway_controller_core::NodePortRange;
 use tokio::task::JoinSet;
 
 use crate::args::StandaloneArgs;
+use crate::drained::EndpointDrains;
 use crate::outcome::WrongConfiguration;
-use crate::process::{self, ProcessBase, RunningProcess, Traffic};
+use crate::process::{ProcessBase, RunningProcess, Traffic};
+use crate::start;
+use crate::take_over::{self, TakeOverPlan};
 
 /// Runs until SIGTERM or SIGINT; a second one does not wait for connections to end.
 pub(crate) fn run(args: Box<StandaloneArgs>) -> anyhow::Result<ExitCode> {
     let StandaloneArgs {
         manifests,
         state,
+        take_over: take_over_args,
         node_ports,
         class,
         host_endpoint_port,
         process: common,
         traffic,
     } = *args;
-    process::run_with_traffic(&common, traffic, async |base, traffic| {
-        let traffic = Traffic {
-            host_endpoint_port,
-            ..traffic
-        };
-        let admin = base.admin()?;
-        let process = start(StandaloneSettings {
-            manifests: manifests.clone(),
-            state: state.clone(),
-            base,
-            node_ports: node_ports.node_port_range,
-            class: class.class.as_str().into(),
-            traffic,
-        })?;
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            manifests = %manifests.display(),
-            state = %state.display(),
-            %admin,
-            "started"
-        );
-        Ok(process)
-    })
+    let range = node_ports.node_port_range;
+    let plan = TakeOverPlan {
+        state: state.clone(),
+        takes_over: take_over_args.take_over,
+        agreed: BTreeMap::from([
+            ("the command".to_owned(), "standalone".to_owned()),
+            ("--class".to_owned(), class.class.clone()),
+            ("--node-port-range".to_owned(), range.to_string()),
+        ]),
+        pod: None,
+        is_handing: Arc::default(),
+    };
+    start::run_with_traffic(
+        &common,
+        traffic,
+        (Some(plan), None),
+        async |base, traffic| {
+            let traffic = Traffic {
+                host_endpoint_port,
+                ..traffic
+            };
+            let admin = base.admin()?;
+            let process = start(StandaloneSettings {
+                manifests: manifests.clone(),
+                state: state.clone(),
+                base,
+                node_ports: range,
+                class: class.class.as_str().into(),
+                traffic,
+            })?;
+            tracing::info!(
+                version = env!("CARGO_PKG_VERSION"),
+                manifests = %manifests.display(),
+                state = %state.display(),
+                %admin,
+                "started"
+            );
+            Ok(process)
+        },
+    )
 }
 
 /// The settings of a process over a directory.
@@ -65,28 +87,33 @@ pub(crate) fn start(settings: StandaloneSettings) -> anyhow::Result<RunningProce
     let StandaloneSettings {
         manifests,
         state,
-        base,
+        mut base,
         node_ports,
         class,
         traffic,
     } = settings;
-    let store =
-        DirectoryStore::open(DirectorySettings::new(manifests, state)).map_err(|error| {
-            match error {
-                OpenError::Watch { .. } => error.into(),
-                // Wrong configuration.
-                OpenError::State(_) | OpenError::Nested { .. } | OpenError::NoManifests { .. } => {
-                    let whole = format!("{:#}", anyhow::Error::from(error));
-                    anyhow::Error::from(WrongConfiguration(whole))
-                }
-            }
-        })?;
+    let settings = DirectorySettings {
+        is_held: base.takes_over(),
+        ..DirectorySettings::new(manifests, state)
+    };
+    let is_locked = |error: &OpenError| matches!(error, OpenError::State(_));
+    let open = || DirectoryStore::open(settings.clone());
+    let store = take_over::after_another(base.is_late, is_locked, open);
+    let store = store.map_err(|error| match error {
+        OpenError::Watch { .. } => error.into(),
+        // Wrong configuration.
+        OpenError::State(_) | OpenError::Nested { .. } | OpenError::NoManifests { .. } => {
+            let whole = format!("{:#}", anyhow::Error::from(error));
+            anyhow::Error::from(WrongConfiguration(whole))
+        }
+    })?;
     let store = Arc::new(store);
+    base.drains = Some(Arc::new(EndpointDrains::open(store.clone())));
     let (controller, handle) = Controller::new(
         store.clone(),
         fairway_controller_core::Settings::standalone(class, node_ports),
     );
-    let gateway = traffic.start(&store, &base)?;
+    let gateway = traffic.start(&store, &mut base)?;
     // The controller decides until the last connection has ended: Services that drain still need
     // it.
     let mut tasks = JoinSet::new();

@@ -5,6 +5,7 @@
 //! and what the store had published then has been worked in. Where a loop is stuck systemd kills
 //! the process and starts it again.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fairway_config::view::Readiness;
@@ -16,6 +17,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How much longer a start may take after each check in which all loops turned.
 const STARTING: Duration = Duration::from_secs(60);
+
+/// Whether another process speaks to systemd in place of this one.
+static SILENT: AtomicBool = AtomicBool::new(false);
 
 /// The progress of a process at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,11 +110,32 @@ pub(crate) async fn tell(process: impl Observe, stop: CancellationToken) {
 
 /// Tells systemd that the configuration is read again; `after` that it has been.
 pub(crate) fn reload(act: impl FnOnce()) {
+    reloading();
+    act();
+    reloaded();
+}
+
+/// Tells systemd that the process of that number is the main one from now on. Another one speaks for itself: this one
+/// says nothing any more.
+pub(crate) fn succeeded_by(pid: u32) {
+    let is_other = pid != std::process::id();
+    if !is_other {
+        SILENT.store(false, Ordering::Relaxed);
+    }
+    send(&[NotifyState::MainPid(pid)]);
+    SILENT.store(is_other, Ordering::Relaxed);
+}
+
+/// Tells systemd that the process reloads, until [`reloaded`], here or in another process that has taken over.
+pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
         Err(_) => send(&[NotifyState::Reloading]),
     }
-    act();
+}
+
+/// Tells systemd that it has reloaded.
+pub(crate) fn reloaded() {
     send(&[NotifyState::Ready]);
 }
 
@@ -125,6 +150,9 @@ fn status(readiness: &Readiness, stuck: &[String]) -> String {
 }
 
 fn send(state: &[NotifyState<'_>]) {
+    if SILENT.load(Ordering::Relaxed) {
+        return;
+    }
     // An error is ignored: where systemd does not listen there is no one to tell.
     if let Err(error) = sd_notify::notify(false, state) {
         tracing::debug!(%error, "systemd can't be told");

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_config::conditions;
+use fairway_config::drained::DrainTarget;
 use fairway_config::exchange::{AddressReport, ClaimKind, ListenerState, Report};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::problem::Problem;
@@ -18,6 +19,8 @@ use fairway_controller_core::{Counts, GatewayCount};
 use fairway_gateway::Gateway;
 use fairway_gateway::admin::Views;
 use fairway_gateway::metrics::{self, MetricsSnapshot, Recorder};
+
+use crate::drained::EndpointDrains;
 
 /// What the admin address can ask of the objects of a process, whether the process decides on them
 /// or not.
@@ -254,6 +257,8 @@ fn told(row: &ServiceRow) -> Vec<String> {
 pub(crate) struct ProcessViews {
     known: Arc<dyn ServiceViews>,
     gateway: Option<Gateway>,
+    /// Where this process has no cluster.
+    drains: Option<Arc<EndpointDrains>>,
     recorder: Recorder,
 }
 
@@ -261,11 +266,13 @@ impl ProcessViews {
     pub(crate) fn new(
         known: Arc<dyn ServiceViews>,
         gateway: Option<Gateway>,
+        drains: Option<Arc<EndpointDrains>>,
         recorder: Recorder,
     ) -> Self {
         Self {
             known,
             gateway,
+            drains,
             recorder,
         }
     }
@@ -284,6 +291,15 @@ impl ProcessViews {
     /// Folds the histograms of the recorder.
     pub(crate) fn upkeep(&self) {
         self.recorder.upkeep();
+    }
+
+    /// Forgets drained endpoints that no Service has had for long. Blocks for a while.
+    pub(crate) fn sweep_drains(&self) {
+        if let (Some(gateway), Some(drains)) = (&self.gateway, &self.drains)
+            && self.readiness().ready
+        {
+            drains.sweep(gateway);
+        }
     }
 
     /// The external addresses, and whether this host answers for each: of those that are announced on layer 2,
@@ -371,6 +387,11 @@ impl Views for ProcessViews {
 
     fn services(&self) -> Vec<ServiceRow> {
         let mut rows = self.known.services();
+        if let Some(gateway) = &self.gateway {
+            for row in &mut rows {
+                row.refused = gateway.refused(&ServiceName::new(&*row.namespace, &*row.name));
+            }
+        }
         // Where this process decides, the rows have the reports of all gateways already.
         if let Some(gateway) = self.gateway.as_ref().filter(|_| !self.known.decides()) {
             for row in &mut rows {
@@ -428,7 +449,8 @@ impl Views for ProcessViews {
     }
 
     fn problems(&self) -> Vec<Problem> {
-        self.known.problems()
+        let own = self.drains.iter().filter_map(|drains| drains.problem());
+        self.known.problems().into_iter().chain(own).collect()
     }
 
     fn note(&self) -> Option<String> {
@@ -510,6 +532,19 @@ impl Views for ProcessViews {
         }
         own.set_asked_to_drain(is_asked);
         Ok(())
+    }
+
+    fn set_drained(&self, target: DrainTarget, is_drained: bool) -> Result<(), String> {
+        match (&self.gateway, &self.drains) {
+            (Some(gateway), Some(drains)) => drains.set(gateway, target, is_drained),
+            (None, _) => Err("there is no gateway in this process".to_owned()),
+            (Some(_), None) => Err(
+                "this gateway belongs to a cluster, which says itself where endpoints get no traffic: kubectl drain NODE \
+                 moves the pods of a node, and the annotation fairway.dev/weight: \"0\" on an EndpointSlice keeps new \
+                 connections away from its endpoints"
+                    .to_owned(),
+            ),
+        }
     }
 
     fn metrics(&self) -> String {

@@ -46,7 +46,7 @@ pub const PROXY_PROTOCOL: &str = "fairway.dev/proxy-protocol";
 pub const ACCEPT_PROXY_PROTOCOL: &str = "fairway.dev/accept-proxy-protocol";
 /// CIDRs of HTTP proxies whose headers about the client are kept; written like [`ACCEPT_PROXY_PROTOCOL`].
 pub const TRUSTED_PROXIES: &str = "fairway.dev/trusted-proxies";
-/// `transparent`: endpoints see the client's own address.
+/// `transparent`, with port scopes: endpoints are dialled from the client's own address.
 pub const CLIENT_ADDRESS: &str = "fairway.dev/client-address";
 /// How endpoints are checked: [`crate::health_check`].
 pub const HEALTH_CHECK: &str = "fairway.dev/health-check";
@@ -56,12 +56,16 @@ pub const TLS_SECRET: &str = "fairway.dev/tls-secret";
 pub const CLIENT_CA_SECRET: &str = "fairway.dev/client-ca-secret";
 /// A DNS name that stands in for endpoints.
 pub const EXTERNAL_NAME: &str = "fairway.dev/external-name";
-/// CIDRs whose traffic is refused.
+/// CIDRs whose traffic is refused: `192.0.2.0/24, 2001:db8::/64`, or by port `443=192.0.2.0/24;2001:db8::/64,*=…`.
 pub const DENY_SOURCE_RANGES: &str = "fairway.dev/deny-source-ranges";
 /// Most connections of one client at a time.
 pub const CONNECTIONS_PER_CLIENT: &str = "fairway.dev/connections-per-client";
-/// Most new connections of one client in a second.
+/// Most new connections of one client in a second: `10`, or `10;burst=50` of one that was quiet.
 pub const NEW_CONNECTIONS_PER_SECOND: &str = "fairway.dev/new-connections-per-second";
+/// Most UDP flows of one client at a time.
+pub const UDP_FLOWS_PER_CLIENT: &str = "fairway.dev/udp-flows-per-client";
+/// Most UDP flows of a port, on each gateway.
+pub const UDP_FLOWS: &str = "fairway.dev/udp-flows";
 /// Affinity by a cookie.
 pub const COOKIE_AFFINITY: &str = "fairway.dev/cookie-affinity";
 /// Plain HTTP is answered with a redirect.
@@ -70,7 +74,7 @@ pub const REDIRECT_TO_HTTPS: &str = "fairway.dev/redirect-to-https";
 pub const TIMEOUT_HEADER: &str = "fairway.dev/timeout-header";
 /// How long a request's body may take.
 pub const TIMEOUT_BODY: &str = "fairway.dev/timeout-body";
-/// How long a connection may be idle.
+/// How long a connection or a UDP flow may be without a byte either way.
 pub const TIMEOUT_IDLE: &str = "fairway.dev/timeout-idle";
 /// How long an endpoint may take to answer.
 pub const TIMEOUT_UPSTREAM: &str = "fairway.dev/timeout-upstream";
@@ -99,19 +103,21 @@ pub const FAIRWAY: &[(&str, AnnotationSupport)] = &[
     (PROXY_PROTOCOL, AnnotationSupport::OnService),
     (ACCEPT_PROXY_PROTOCOL, AnnotationSupport::OnService),
     (TRUSTED_PROXIES, AnnotationSupport::OnService),
-    (CLIENT_ADDRESS, AnnotationSupport::NotYetInForce),
+    (CLIENT_ADDRESS, AnnotationSupport::OnService),
     (HEALTH_CHECK, AnnotationSupport::OnService),
     (TLS_SECRET, AnnotationSupport::NotYetInForce),
     (CLIENT_CA_SECRET, AnnotationSupport::NotYetInForce),
     (EXTERNAL_NAME, AnnotationSupport::OnService),
     (DENY_SOURCE_RANGES, AnnotationSupport::OnService),
-    (CONNECTIONS_PER_CLIENT, AnnotationSupport::NotYetInForce),
-    (NEW_CONNECTIONS_PER_SECOND, AnnotationSupport::NotYetInForce),
+    (CONNECTIONS_PER_CLIENT, AnnotationSupport::OnService),
+    (NEW_CONNECTIONS_PER_SECOND, AnnotationSupport::OnService),
+    (UDP_FLOWS_PER_CLIENT, AnnotationSupport::OnService),
+    (UDP_FLOWS, AnnotationSupport::OnService),
     (COOKIE_AFFINITY, AnnotationSupport::NotYetInForce),
     (REDIRECT_TO_HTTPS, AnnotationSupport::NotYetInForce),
     (TIMEOUT_HEADER, AnnotationSupport::NotYetInForce),
     (TIMEOUT_BODY, AnnotationSupport::NotYetInForce),
-    (TIMEOUT_IDLE, AnnotationSupport::NotYetInForce),
+    (TIMEOUT_IDLE, AnnotationSupport::OnService),
     (TIMEOUT_UPSTREAM, AnnotationSupport::NotYetInForce),
 ];
 

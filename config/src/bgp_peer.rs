@@ -97,6 +97,15 @@ pub struct BfdSettings {
     pub detect_multiplier: u8,
 }
 
+/// Why there is no password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PasswordProblem {
+    /// What is to be said of the field that names the Secret.
+    pub why: Arc<str>,
+    /// That is how the Secret is. Else it could not be read, and what was known of it before may still hold.
+    pub is_read: bool,
+}
+
 /// The password of a session.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PeerPassword(Arc<str>);

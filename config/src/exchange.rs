@@ -21,7 +21,7 @@ pub use self::gateway::{EndpointCounts, GatewayProgress, GatewayRow, GatewayStat
 pub use self::ownership::{
     AddressConflict, AddressReport, AddressState, FleetKey, FleetMember, Successor,
 };
-use crate::bgp_peer::{BgpPeer, PeerPassword};
+use crate::bgp_peer::{BgpPeer, PasswordProblem, PeerPassword};
 use crate::cluster::{Namespace, Node, TlsSecret};
 use crate::endpoints::EndpointSlice;
 use crate::names::{ClusterName, NamespacedName, ServiceName};
@@ -85,7 +85,10 @@ pub enum Change {
     BgpPeer(ClusterName, Option<Arc<BgpPeer>>),
     /// The password in a Secret that BGPPeers name, or what is to be said of the field that names it; nothing: none
     /// names it any more.
-    PeerPassword(NamespacedName, Option<Result<PeerPassword, Arc<str>>>),
+    PeerPassword(
+        NamespacedName,
+        Option<Result<PeerPassword, PasswordProblem>>,
+    ),
     /// A TLS secret.
     Secret(NamespacedName, Option<Arc<TlsSecret>>),
     /// The report of a gateway on a Service; nothing: there is none any more.

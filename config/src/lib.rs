@@ -7,7 +7,8 @@
 //! Reading order:
 //! 1. [`net`]: protocols, families, addresses, ranges; [`names`]: what objects are called;
 //! 2. [`service`], [`endpoints`], [`cluster`], [`pool`] and how it is announced ([`announce`]),
-//!    [`bgp_peer`]: the objects; [`port_options`]: what annotations say of one port ([`balance`], [`health_check`]);
+//!    [`bgp_peer`]: the objects; [`port_options`]: what annotations say of one port ([`balance`], [`health_check`],
+//!    [`port_limits`]);
 //!    [`class`]: which Services a controller takes;
 //! 3. [`annotations`]: every annotation name that Fairway understands, in one place;
 //! 4. [`document`] turns text into documents, [`field`] reads fields and collects problems,
@@ -16,7 +17,7 @@
 //!    kinds; [`sharing`]: who may share an address;
 //! 5. [`exchange`]: what passes through a store between controller and gateway; [`conditions`]: the
 //!    conditions of Services and pools that Fairway writes;
-//! 6. [`view`]: what people are shown;
+//! 6. [`view`]: what people are shown; [`drained`]: which endpoints they have drained;
 //! 7. [`import`]: coming from another load balancer.
 //!
 //! Invariants:
@@ -34,6 +35,7 @@ pub mod cluster;
 pub mod conditions;
 pub mod crd;
 pub mod document;
+pub mod drained;
 pub mod endpoints;
 pub mod exchange;
 pub mod field;
@@ -44,6 +46,7 @@ pub mod names;
 pub mod net;
 pub mod object;
 pub mod pool;
+pub mod port_limits;
 pub mod port_options;
 pub mod problem;
 pub mod selector;

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use crate::balance::Balance;
 use crate::health_check::EndpointCheck;
+use crate::port_limits::PortLimits;
 
 /// How one port is carried, beyond what its Service's spec says. The default is that nothing is said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,9 +23,15 @@ pub struct PortOptions {
     pub accept_proxy_protocol: Vec<IpNet>,
     /// The proxies whose HTTP headers about a client are kept; empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
+    /// Endpoints are dialled from the client's own address, where packets to it come back to Fairway.
+    pub transparent: bool,
     /// What is said of the PROXY protocol can't be read. Nobody is let in: without the headers an endpoint may believe
     /// what a client writes, and a client may pass for the proxy in front of it.
     pub closed: bool,
+    /// Clients that are kept out of this port (`fairway.dev/deny-source-ranges` with ports), besides those of the Service.
+    pub deny_source_ranges: Vec<IpNet>,
+    /// How much of the port a client may have.
+    pub limits: PortLimits,
 }
 
 impl PortOptions {

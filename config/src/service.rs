@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{ClusterName, ServiceName};
 use crate::net::{IpFamily, Protocol};
+use crate::port_limits::PortLimits;
 use crate::port_options::PortOptions;
 use crate::time::Timestamp;
 
@@ -114,7 +115,7 @@ impl Service {
         [
             (is_http, "appProtocol (balancing by request)"),
             (
-                !asks.deny_source_ranges.is_empty(),
+                !asks.deny_source_ranges.is_empty() || says(|it| !it.deny_source_ranges.is_empty()),
                 crate::annotations::DENY_SOURCE_RANGES,
             ),
             (asks.forward_to.is_some(), crate::annotations::FORWARD_TO),
@@ -134,6 +135,10 @@ impl Service {
             (
                 says(|it| !it.accept_proxy_protocol.is_empty()),
                 crate::annotations::ACCEPT_PROXY_PROTOCOL,
+            ),
+            (
+                says(|it| it.limits != PortLimits::default()),
+                "limits (fairway.dev/connections-per-client and others)",
             ),
         ]
         .into_iter()

@@ -12,6 +12,7 @@ use crate::net::{EndpointAddr, IpFamily, Protocol};
 use crate::pool::Forwarding;
 use crate::problem::Problem;
 use crate::service::ServiceType;
+use crate::time::Timestamp;
 
 /// A list of rows, and what else there is to say.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,6 +58,10 @@ pub struct ServiceRow {
     /// Who owns each of those external addresses that gateways announce on layer 2.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub owners: Vec<OwnerRow>,
+    /// Whom the gateway of this process has turned away in the last minute, and why: «refused 312 connections in the last
+    /// minute: over connections-per-client 20».
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// Its conditions.
     pub conditions: Vec<ConditionRow>,
     /// Where it comes from.
@@ -141,7 +146,7 @@ pub struct EndpointRow {
     pub protocol: Protocol,
     /// Where traffic would go to.
     pub endpoint: EndpointAddr,
-    /// `eligible`, or why not: `unreachable`, `failing-checks`, `not-ready`, `terminating`, `refused`, `weight-zero`, …
+    /// `eligible`, or why not: `unreachable`, `failing-checks`, `not-ready`, `terminating`, `refused`, `weight-zero`, `draining`, …
     pub state: String,
     /// The state in a sentence.
     pub why: String,
@@ -150,6 +155,9 @@ pub struct EndpointRow {
     pub node: Option<String>,
     /// TCP connections and UDP flows to it now.
     pub active: u64,
+    /// Since when an operator keeps new connections away from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Timestamp>,
 }
 
 /// A row of `get pools`.

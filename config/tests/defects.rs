@@ -20,6 +20,7 @@ use std::sync::Arc;
 use fairway_config::endpoints::{EndpointSlice, SliceEndpoint};
 use fairway_config::net::IpFamily;
 use fairway_config::object::Object;
+use fairway_config::port_limits::{LimitSetting, PortLimits};
 use fairway_config::port_options::PortOptions;
 use fairway_config::service::{Service, ServicePort};
 use proptest::prelude::*;
@@ -78,7 +79,7 @@ fn port(service: &Service, port: &ServicePort) -> (String, Option<Option<u16>>) 
 
 fn any_service() -> impl Strategy<Value = Value> {
     (
-        any::<[bool; 12]>(),
+        any::<[bool; 17]>(),
         proptest::sample::select(vec!["LoadBalancer", "NodePort"]),
         proptest::sample::select(vec!["PreferDualStack", "SingleStack"]),
     )
@@ -100,6 +101,17 @@ fn any_service() -> impl Strategy<Value = Value> {
                 ("metallb.io/loadBalancerIPs", "10.9.0.5"),
                 ("fairway.dev/health-check", "*=http:/healthz;port=8080"),
                 ("fairway.dev/balance", "443=maglev,*=random-two"),
+                ("fairway.dev/connections-per-client", "443=20,*=100"),
+                (
+                    "fairway.dev/new-connections-per-second",
+                    "80=10;burst=50,443=5",
+                ),
+                ("fairway.dev/udp-flows-per-client", "30"),
+                ("fairway.dev/timeout-idle", "53=10s,*=5m"),
+                (
+                    "fairway.dev/client-address",
+                    "443=transparent,80=transparent",
+                ),
             ];
             for ((key, value), with) in pairs.into_iter().zip(with) {
                 // Theirs are read where ours are not given.
@@ -121,16 +133,16 @@ fn any_service() -> impl Strategy<Value = Value> {
                 "sessionAffinity": "None",
             });
             let fields = spec.as_object_mut().unwrap();
-            if with[9] {
+            if with[14] {
                 fields.insert(
                     "loadBalancerSourceRanges".into(),
                     json!(["10.1.0.0/16", "192.0.2.0/24"]),
                 );
             }
-            if with[10] {
+            if with[15] {
                 fields.insert("loadBalancerIP".into(), json!("10.9.0.7"));
             }
-            if with[11] {
+            if with[16] {
                 fields.insert("allocateLoadBalancerNodePorts".into(), json!(false));
                 fields.insert("loadBalancerClass".into(), json!("fairway.dev/gateway"));
             }
@@ -197,8 +209,9 @@ fn services_keep_closed(whole: &Value) {
             let may = before.any(|it| {
                 it.key() == open.key() && believes(&it.options) == believes(&open.options)
             });
-            let is_closed =
-                open.options.closed || CLIENTS.iter().all(|client| !admits(&now, client));
+            let is_closed = open.options.closed
+                || open.options.limits.closed
+                || CLIENTS.iter().all(|client| !admits(&now, client));
             assert!(may || is_closed, "{leads} believes others: {what}");
         }
         if !now.allocate_node_ports {
@@ -209,11 +222,17 @@ fn services_keep_closed(whole: &Value) {
     });
 }
 
-/// What a port believes of who its clients are, and tells of them.
+/// What a port believes of who its clients are and tells of them, and how much a client may have of it.
 fn believes(options: &PortOptions) -> PortOptions {
     PortOptions {
         balance: None,
         health_check: None,
+        limits: PortLimits {
+            idle: LimitSetting::Default,
+            ..options.limits.clone()
+        },
+        // Without it an endpoint believes nobody more.
+        transparent: false,
         ..options.clone()
     }
 }

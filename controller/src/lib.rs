@@ -32,4 +32,5 @@ pub use kubernetes::{Elector, KubernetesSettings, KubernetesStore, Leadership, R
 pub use own_addresses::OwnAddress;
 pub use run::{Controller, Handle};
 pub use state::TakeError;
+pub use state::lock::{StateOwner, state_owner};
 pub use store::{Outcomes, Store, WriteKey, WriteOutcome};

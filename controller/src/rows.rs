@@ -117,6 +117,7 @@ fn service_row(stored: &StoredService) -> ServiceRow {
         serving: None,
         gateways: None,
         owners: Vec::new(),
+        refused: None,
         conditions: condition_rows(&stored.status.conditions),
         source: stored.source.as_deref().map(str::to_owned),
         source_problem: stored.source_problem.clone(),

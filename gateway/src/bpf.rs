@@ -10,7 +10,7 @@ pub(crate) mod instructions;
 use std::ffi::CStr;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use self::instructions::Instruction;
@@ -20,6 +20,7 @@ const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_DELETE_ELEM: libc::c_long = 3;
+const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const PROG_LOAD: libc::c_long = 5;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
@@ -144,6 +145,29 @@ impl<const K: usize, const V: usize> Map<K, V> {
         unsafe { descriptor(MAP_CREATE, &attribute) }.map(Self)
     }
 
+    /// A map that another process has made, with keys and values of this size.
+    pub(crate) fn of(map: OwnedFd) -> Self {
+        Self(map)
+    }
+
+    /// The key behind that one, in the kernel's order; the first one where that one is not there, or none is named.
+    ///
+    /// # Errors
+    /// ENOENT: there is no other.
+    pub(crate) fn next(&self, key: Option<[u8; K]>) -> io::Result<[u8; K]> {
+        let mut next = [0; K];
+        let attribute = MapElement {
+            map: self.0.as_raw_fd().cast_unsigned(),
+            _pad: 0,
+            key: key.as_ref().map_or(0, |key| ptr::from_ref(key) as u64),
+            value: ptr::from_mut(&mut next) as u64,
+            flags: 0,
+        };
+        // SAFETY: both keys are as long as the map was made for, and outlive the call.
+        unsafe { bpf(MAP_GET_NEXT_KEY, &attribute) }?;
+        Ok(next)
+    }
+
     /// The map as a program names it.
     pub(crate) fn number(&self) -> i32 {
         self.0.as_raw_fd()
@@ -186,6 +210,12 @@ impl<const K: usize, const V: usize> Map<K, V> {
         };
         // SAFETY: key and value are as long as the map was made for, and outlive the call.
         unsafe { bpf(command, &attribute) }.map(drop)
+    }
+}
+
+impl<const K: usize, const V: usize> AsFd for Map<K, V> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

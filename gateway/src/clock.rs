@@ -30,6 +30,20 @@ impl Clock {
         }
     }
 
+    /// A clock that goes on for that of another process, which started then.
+    pub(crate) fn started(start: Instant) -> Self {
+        let since = i64::try_from(start.elapsed().as_secs()).unwrap_or_default();
+        Self {
+            start,
+            wall: Timestamp(wall_time().0.saturating_sub(since)),
+        }
+    }
+
+    /// How long ago it started.
+    pub(crate) fn age(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     /// Now.
     pub fn now(&self) -> Tick {
         self.at(Instant::now())
@@ -46,6 +60,12 @@ impl Clock {
         let seconds = i64::try_from(tick.0 / 1000).unwrap_or(i64::MAX);
         Timestamp(self.wall.0.saturating_add(seconds))
     }
+}
+
+/// The time of day when the machine started, since 1970. With a [`boot_time`] it tells when that was, in any process.
+pub(crate) fn wall_time_at_boot() -> Duration {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().saturating_sub(boot_time().0)
 }
 
 /// The time of day.

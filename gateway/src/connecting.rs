@@ -19,6 +19,8 @@ pub(crate) struct ConnectOptions {
     pub(crate) hops: Option<Hops>,
     /// There is something to send at once. Else the last step of the handshake would be a packet of its own.
     pub(crate) speaks_first: bool,
+    /// The source address need not be one of this host.
+    pub(crate) transparent: bool,
 }
 
 /// Begins to connect to an endpoint, from a source address if one is given. The socket does not block.
@@ -42,6 +44,9 @@ pub(crate) fn begin(
     }
     if options.speaks_first {
         socket::acknowledge_at_once(&socket, false);
+    }
+    if options.transparent {
+        source_address::allow_any(&socket, endpoint.0.is_ipv4())?;
     }
     if let Some(source) = source {
         source_address::bind(&socket, source)?;

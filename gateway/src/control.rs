@@ -4,18 +4,25 @@
 //! of the host's addresses or of a DNS answer all take the same path: take in, build, program, report.
 //!
 //! This file has the loop. `announce` says what may be announced, `serving` hands a new route to a Service's ports,
-//! `reporting` makes the reports, `report_queue` knows which were sent, `drain_queue` which ports and endpoints drain.
+//! `transparent` has what dialling from clients' addresses needs, `reporting` makes the reports, `report_queue` knows which were sent, `drain_queue` which ports and endpoints drain;
+//! `ending` is the end, and `handover` its part when one process takes over from another.
 
 mod announce;
 mod drain_queue;
+mod ending;
+mod handover;
 mod report_queue;
 mod reporting;
 mod serving;
+mod transparent;
+mod transparent_services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use fairway_config::drained::DrainedEndpoints;
 use fairway_config::exchange::Batch;
 use fairway_config::names::ServiceName;
 use fairway_config::net::AddressRange;
@@ -27,7 +34,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::drain_queue::{DrainQueue, Draining};
+pub(crate) use self::handover::{HandoverRequest, TakenAnnouncing};
 use self::report_queue::ReportQueue;
+use self::transparent_services::TransparentServices;
 use crate::announcing::Announcing;
 use crate::bgp::control::BgpControl;
 use crate::bgp::shown::BgpShown;
@@ -37,7 +46,9 @@ use crate::dials::Dials;
 use crate::dns::{DnsAnswer, DnsNames};
 use crate::engine::Cut;
 use crate::fleet::{AddressReportOutbox, RunningFleet};
+use crate::handed::HandedSegment;
 use crate::host;
+use crate::inherited::Inherited;
 use crate::kernel_routes::control::KernelRoutesControl;
 use crate::local::{self, LocalRoutes};
 use crate::metrics::{PROGRAMMING_DURATION, SYNC_DURATION};
@@ -60,9 +71,6 @@ const EXPIRY: Duration = Duration::from_secs(60);
 
 /// How often refused clients are collected, at least.
 const COLLECT: Duration = Duration::from_secs(15);
-
-/// How long the process waits for connections to end once they are cut.
-const CUT: Duration = Duration::from_secs(1);
 
 /// The control task of a gateway.
 pub(crate) struct ControlTask {
@@ -100,12 +108,15 @@ pub(crate) struct ControlTask {
     reports: ReportQueue,
     announcing: Announcing,
     node_proxy: NodeProxy,
+    transparent: TransparentServices,
     /// The loops that carry traffic.
     loops: WorkerLoops,
     /// What the fleet says of addresses.
     address_reports: Arc<AddressReportOutbox>,
     /// Runs from the first pool on that announces on layer 2.
     fleet: Option<RunningFleet>,
+    /// What another process of this gateway had, for the fleet to go on with.
+    continuations: Vec<HandedSegment>,
     /// When starting it is tried again.
     fleet_retry: Option<Instant>,
     /// The addresses for which the kernel must not answer by itself; none: that has not been said yet.
@@ -135,7 +146,11 @@ enum ControlEvent {
     Addresses,
     /// Somebody has asked this process to drain, or to end that.
     Drain(bool),
+    /// Somebody drains endpoints, or ends that.
+    Drained(Arc<DrainedEndpoints>),
     NodeProxy,
+    /// A process takes over, here or from here.
+    Handover(HandoverRequest),
     Time,
 }
 
@@ -145,7 +160,7 @@ impl ControlTask {
         shared: Arc<GatewayShared>,
         published: Arc<Published>,
         bgp: Arc<BgpShown>,
-        workers: Vec<WorkerThreads>,
+        (workers, inherited): (Vec<WorkerThreads>, Option<Inherited>),
         cut: CancellationToken,
     ) -> Self {
         let routes = LocalRoutes::open(settings.make_local).await;
@@ -162,7 +177,9 @@ impl ControlTask {
             published.kernel_routes.clone(),
         );
         let bgp = BgpControl::new(settings.name.clone(), announceable, loops.clone(), bgp);
-        let mut opener = Opener::new(workers, shared.descriptors.clone(), routes);
+        let opener = Opener::new(workers, shared.descriptors.clone(), routes);
+        let mut opener = opener.with_reader_timeout(shared.reader_timeout);
+        opener.inherit(inherited);
         if settings.steering {
             opener.steer();
             if let Some(refusals) = opener.refusals() {
@@ -171,10 +188,13 @@ impl ControlTask {
             }
         }
         let programmer = Programmer::new(opener, settings.drain_timeout);
+        let mut builder = Builder::new(settings.core.clone());
+        builder.set_drained(settings.drained.clone());
+        published.set_drained(settings.drained.clone());
         Self {
             shared,
             published,
-            builder: Builder::new(settings.core.clone()),
+            builder,
             names: DnsNames::new(settings.name_server),
             dials: Dials::default(),
             checks: CheckThread::default(),
@@ -195,9 +215,11 @@ impl ControlTask {
             reports: ReportQueue::default(),
             announcing,
             node_proxy: NodeProxy::default(),
+            transparent: TransparentServices::new(settings.transparent_mark),
             loops,
             address_reports: Arc::default(),
             fleet: None,
+            continuations: Vec::new(),
             fleet_retry: None,
             guarded: None,
             cut,
@@ -209,6 +231,7 @@ impl ControlTask {
     pub(crate) async fn run(
         mut self,
         mut objects: mpsc::Receiver<Batch>,
+        mut handover: mpsc::Receiver<HandoverRequest>,
         reports: ReportSink,
         shutdown: CancellationToken,
     ) {
@@ -226,6 +249,7 @@ impl ControlTask {
         }
         let mut store = true;
         let mut drain_asked = self.shared.drain_asked.subscribe();
+        let mut drained = self.shared.drained.subscribe();
         loop {
             let due = self.due();
             // Objects last: a flood of them must not delay the other events.
@@ -242,7 +266,9 @@ impl ControlTask {
                 () = self.checks.told() => ControlEvent::Checks,
                 () = self.address_reports.told() => ControlEvent::Addresses,
                 Ok(()) = drain_asked.changed() => ControlEvent::Drain(*drain_asked.borrow_and_update()),
+                Ok(()) = drained.changed() => ControlEvent::Drained(drained.borrow_and_update().clone()),
                 () = self.node_proxy.changed() => ControlEvent::NodeProxy,
+                Some(request) = handover.recv() => ControlEvent::Handover(request),
                 batch = objects.recv(), if store => batch.map_or(ControlEvent::StoreGone, ControlEvent::Objects),
             };
             match event {
@@ -275,6 +301,16 @@ impl ControlTask {
                         self.announce_services();
                     }
                 }
+                ControlEvent::Drained(drained) => {
+                    self.builder.set_drained(drained.clone());
+                    self.rebuild().await;
+                    self.published.set_drained(drained);
+                }
+                ControlEvent::Handover(request) => {
+                    if self.hand_over(request).await {
+                        break;
+                    }
+                }
                 ControlEvent::NodeProxy => self.report(self.forwarded_services()),
                 ControlEvent::Time => {
                     self.look_at_dials();
@@ -282,6 +318,7 @@ impl ControlTask {
                     self.expire();
                     self.collect_refused();
                     self.retry_fleet();
+                    self.look_at_ways_back().await;
                     let touched = self.programmer.retry().await;
                     self.report(touched);
                 }
@@ -297,6 +334,10 @@ impl ControlTask {
         }
         watching.abort();
         watching_routes.abort();
+        if self.shared.handed_over.load(Ordering::Acquire) {
+            // Nothing is taken back of what the other process goes on with.
+            self.fleet = None;
+        }
         if let Some(fleet) = &mut self.fleet {
             // What is to be said of it would come too late for others.
             fleet.leave().await;
@@ -390,6 +431,7 @@ impl ControlTask {
         if any_changed {
             self.rebuild().await;
         }
+        self.note_lacking();
         self.report(affected);
     }
 
@@ -405,7 +447,11 @@ impl ControlTask {
         };
         let built = self.builder.build(&resolved);
         self.set_source_pool();
-        self.bgp.settle();
+        // Before that the other process tells routers.
+        let may_announce = !self.shared.taking_over.load(Ordering::Acquire);
+        if may_announce {
+            self.bgp.settle();
+        }
         let changed = self.builder.take_changed_names().into_keys();
         let changed: Vec<_> = changed
             .map(|name| {
@@ -416,6 +462,7 @@ impl ControlTask {
             })
             .collect();
         self.names.want(changed);
+        self.note_lacking();
         let mut programmed = false;
         let mut updates = Vec::with_capacity(built.len());
         let mut services = BTreeSet::new();
@@ -426,7 +473,10 @@ impl ControlTask {
             updates.push((service, wanted));
         }
         let has_moved = self.announce_pools().await;
-        self.kernel_routes.settle();
+        if may_announce {
+            self.kernel_routes.settle();
+        }
+        updates.extend(self.settle_transparent().await);
         services.extend(self.programmer.apply(updates).await);
         if has_moved {
             self.announce_services();
@@ -484,7 +534,8 @@ impl ControlTask {
         }
         self.collect = Instant::now() + COLLECT;
         if let Some(refusals) = self.shared.refusals.get().cloned() {
-            tokio::task::spawn_blocking(move || refusals.collect());
+            let now = self.shared.clock.now();
+            tokio::task::spawn_blocking(move || refusals.collect(now));
         }
     }
 
@@ -503,46 +554,10 @@ impl ControlTask {
     fn due(&self) -> Option<Instant> {
         let drain = self.draining.next_due();
         let due = drain.into_iter().chain(self.programmer.next_retry());
-        let due = due.chain(self.fleet_due());
+        let due = due.chain(self.fleet_due()).chain(self.transparent.due());
         due.chain([self.expiry, self.collect])
             .chain(self.dials.due())
             .min()
-    }
-
-    /// Stops accepting. Ends when the last connection has ended, or the time to drain is over.
-    async fn stop(mut self) {
-        tokio::join!(self.bgp.withdraw(), self.kernel_routes.withdraw());
-        tracing::info!("no longer accepting, connections drain");
-        self.shared.draining.cancel();
-        self.programmer.close().await;
-        self.programmer.drain();
-        self.shared.connections.close();
-        let is_over = tokio::select! {
-            () = self.shared.connections.wait() => false,
-            () = tokio::time::sleep(self.settings.drain_timeout) => {
-                tracing::warn!("time to drain is over, connections are cut");
-                true
-            }
-            () = self.cut.cancelled() => true,
-        };
-        if is_over {
-            let draining = self.draining.into_ports();
-            let serving = self
-                .services
-                .into_values()
-                .flat_map(|served| served.ports.to_vec())
-                .map(|(_, port)| port);
-            for port in draining.chain(serving) {
-                port.cut.cancel();
-            }
-            self.programmer.cut(Cut::All);
-            let _ = tokio::time::timeout(CUT, self.shared.connections.wait()).await;
-        }
-        self.bgp.end().await;
-        self.programmer.end().await;
-        if let Some(fleet) = self.fleet {
-            fleet.end().await;
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fairway_gateway_core::dial_failure::DialFailure;
+use fairway_gateway_core::way_back::AddressLoss;
 
 /// Counter: dials that failed because this process or host had no port or file descriptor left.
 pub const DIALS_EXHAUSTED: &str = "fairway_dials_exhausted_total";
@@ -99,14 +100,24 @@ impl Histogram {
 /// Why a client was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rejection {
-    /// Its address is not in `loadBalancerSourceRanges`, or is denied.
+    /// Its address is not in `loadBalancerSourceRanges`.
     SourceRange,
+    /// Its address is in `fairway.dev/deny-source-ranges`.
+    DenyRange,
     /// There is no endpoint.
     NoEndpoint,
     /// It is a node that this port forwards to: a loop.
     Loop,
-    /// A limit is reached: of UDP flows, or of file descriptors.
+    /// A limit of this process is reached: of UDP flows, or of file descriptors.
     Limit,
+    /// It has as many connections as a client may have.
+    ConnectionsPerClient,
+    /// It makes new connections faster than a client may.
+    ConnectionRate,
+    /// It has as many UDP flows as a client may have.
+    FlowsPerClient,
+    /// A limit of the Service, or whom to keep out, can't be read.
+    Unreadable,
     /// A peer that has to announce its client by a PROXY protocol header has sent none, or one that does not count; or
     /// what the Service says of such headers can't be read.
     ProxyProtocol,
@@ -114,11 +125,16 @@ pub enum Rejection {
 
 impl Rejection {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 10] = [
         Self::SourceRange,
+        Self::DenyRange,
         Self::NoEndpoint,
         Self::Loop,
         Self::Limit,
+        Self::ConnectionsPerClient,
+        Self::ConnectionRate,
+        Self::FlowsPerClient,
+        Self::Unreadable,
         Self::ProxyProtocol,
     ];
 
@@ -126,10 +142,54 @@ impl Rejection {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::SourceRange => "source_range",
+            Self::DenyRange => "deny_range",
             Self::NoEndpoint => "no_endpoint",
             Self::Loop => "loop",
             Self::Limit => "limit",
+            Self::ConnectionsPerClient => "connections_per_client",
+            Self::ConnectionRate => "connection_rate",
+            Self::FlowsPerClient => "flows_per_client",
+            Self::Unreadable => "unreadable",
             Self::ProxyProtocol => "proxy_protocol",
+        }
+    }
+
+    /// Whether it is for a limit of the Service.
+    pub const fn is_of_limit(self) -> bool {
+        match self {
+            Self::ConnectionsPerClient | Self::ConnectionRate | Self::FlowsPerClient => true,
+            Self::SourceRange
+            | Self::DenyRange
+            | Self::NoEndpoint
+            | Self::Loop
+            | Self::Limit
+            | Self::ProxyProtocol
+            | Self::Unreadable => false,
+        }
+    }
+}
+
+/// Why a connection was ended for what did not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConnectionTimeout {
+    /// There was no byte either way for as long as the port allows.
+    Idle,
+    /// The client took none of the bytes that waited for it, or did not answer the kernel.
+    Client,
+    /// The endpoint did so.
+    Endpoint,
+}
+
+impl ConnectionTimeout {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Idle, Self::Client, Self::Endpoint];
+
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Client => "client",
+            Self::Endpoint => "endpoint",
         }
     }
 }
@@ -208,8 +268,10 @@ pub struct Counters {
     pub connect: Histogram,
     datagrams_dropped: [Counter; DropReason::ALL.len()],
     rejected: [Counter; Rejection::ALL.len()],
+    timeouts: [Counter; ConnectionTimeout::ALL.len()],
     connect_errors: [Counter; DialFailure::ALL.len()],
     responses: [Counter; RESPONSE_CLASSES.len()],
+    lost_addresses: [Counter; AddressLoss::ALL.len()],
     touched: AtomicBool,
 }
 
@@ -252,6 +314,22 @@ impl Counters {
             .collect()
     }
 
+    /// A connection was ended for what did not come.
+    pub fn timed_out(&self, why: ConnectionTimeout) {
+        if let Some(counter) = self.timeouts.get(why as usize) {
+            counter.increment();
+        }
+    }
+
+    /// Connections that were ended so, by reason.
+    pub fn timeouts(&self) -> BTreeMap<&'static str, u64> {
+        ConnectionTimeout::ALL
+            .iter()
+            .zip(&self.timeouts)
+            .map(|(why, n)| (why.as_str(), n.get()))
+            .collect()
+    }
+
     /// Datagrams were dropped.
     pub fn dropped(&self, why: DropReason, count: u64) {
         if let Some(counter) = self.datagrams_dropped.get(why as usize) {
@@ -276,6 +354,22 @@ impl Counters {
         if let Some(counter) = self.connect_errors.get(why as usize) {
             counter.increment();
         }
+    }
+
+    /// An endpoint was reached, and does not see the client's address, though its Service asks for that.
+    pub fn lose_address(&self, why: AddressLoss) {
+        if let Some(counter) = self.lost_addresses.get(why as usize) {
+            counter.increment();
+        }
+    }
+
+    /// Connections without the client's address, by reason.
+    pub fn lost_addresses(&self) -> BTreeMap<&'static str, u64> {
+        AddressLoss::ALL
+            .iter()
+            .zip(&self.lost_addresses)
+            .map(|(why, n)| (why.as_str(), n.get()))
+            .collect()
     }
 
     /// Failed dials by reason.

@@ -13,6 +13,7 @@ use fairway_config::names::ServiceName;
 use fairway_config::net::EndpointAddr;
 use fairway_config::service::PortKey;
 use fairway_gateway_core::route::Tick;
+use fairway_gateway_core::service_lines::ServiceLines;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
@@ -25,11 +26,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How often Services with endpoints that fail are looked at again. An endpoint that nobody dials stops
 /// counting as unreachable after a while, and no worker notes that.
 const REVIEW: Duration = Duration::from_secs(15);
-
-/// The most lines in the log in one [`WINDOW`], for all Services and for one; further lines are counted.
-const LINES: usize = 30;
-const LINES_OF_ONE: usize = 3;
-const WINDOW: Duration = Duration::from_mins(1);
 
 /// Which endpoints fail, and when to look again.
 #[derive(Debug, Default)]
@@ -80,9 +76,9 @@ impl Dials {
         self.looked = Some(now);
         let mut services = self.changes.take();
         services.extend(self.failing.keys().cloned());
-        services.retain(|service| self.look_at(service, ports(service), tick, now));
-        self.log.flush(now);
-        let is_open = !self.failing.is_empty() || self.log.unsaid > 0;
+        services.retain(|service| self.look_at(service, ports(service), tick));
+        self.log.flush(tick);
+        let is_open = !self.failing.is_empty() || self.log.lines.has_unsaid();
         self.due = is_open.then(|| now + REVIEW);
         services
     }
@@ -93,10 +89,9 @@ impl Dials {
         service: &ServiceName,
         ports: &[(PortKey, Arc<Port>)],
         tick: Tick,
-        now: Instant,
     ) {
         if self.failing.contains_key(service) {
-            self.look_at(service, ports, tick, now);
+            self.look_at(service, ports, tick);
         }
     }
 
@@ -137,7 +132,6 @@ impl Dials {
         service: &ServiceName,
         ports: &[(PortKey, Arc<Port>)],
         tick: Tick,
-        now: Instant,
     ) -> bool {
         let before = self.failing.remove(service).unwrap_or_default();
         let mut after = BTreeMap::new();
@@ -146,7 +140,7 @@ impl Dials {
                 let at = (*key, failing.addr);
                 after.insert(at, failing.is_unreachable);
                 if !before.contains_key(&at) {
-                    self.log.failing(service, *key, &failing, now);
+                    self.log.failing(service, *key, &failing, tick);
                 }
             }
         }
@@ -193,10 +187,7 @@ fn unreached(port: &Port, clock: &Clock) -> String {
 /// The lines in the log, and their bound.
 #[derive(Debug, Default)]
 struct Log {
-    window: Option<Instant>,
-    lines: usize,
-    lines_of: BTreeMap<ServiceName, usize>,
-    unsaid: usize,
+    lines: ServiceLines,
     /// The endpoints that were logged as unreachable. Only of these the end is logged.
     said: BTreeSet<(ServiceName, PortKey, EndpointAddr)>,
 }
@@ -207,9 +198,10 @@ impl Log {
         service: &ServiceName,
         port: PortKey,
         failing: &FailingEndpoint,
-        now: Instant,
+        now: Tick,
     ) {
-        if !self.may_say(service, now) {
+        self.flush(now);
+        if !self.lines.may_say(service) {
             return;
         }
         let endpoint = failing.addr;
@@ -249,34 +241,15 @@ impl Log {
         }
     }
 
-    /// Whether there is room for a line about this Service.
-    fn may_say(&mut self, service: &ServiceName, now: Instant) -> bool {
-        self.flush(now);
-        let of = self.lines_of.entry(service.clone()).or_default();
-        if self.lines < LINES && *of < LINES_OF_ONE {
-            self.lines += 1;
-            *of += 1;
-            return true;
-        }
-        self.unsaid += 1;
-        false
-    }
-
-    /// Begins a new window when the last one is over, and logs how many lines had no room in it.
-    fn flush(&mut self, now: Instant) {
-        if self.window.is_some_and(|began| now < began + WINDOW) {
-            return;
-        }
-        if self.unsaid > 0 {
+    /// Says how many lines had no room in the minute that is over.
+    fn flush(&mut self, now: Tick) {
+        let unsaid = self.lines.turn(now);
+        if unsaid > 0 {
             tracing::warn!(
-                endpoints = self.unsaid,
+                endpoints = unsaid,
                 "more endpoints were not reached: see fairway get endpoints"
             );
         }
-        self.window = Some(now);
-        self.lines = 0;
-        self.lines_of.clear();
-        self.unsaid = 0;
     }
 }
 

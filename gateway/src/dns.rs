@@ -217,6 +217,12 @@ impl DnsNames {
         }
     }
 
+    /// Whether nothing has been heard of a name yet.
+    pub(crate) fn awaits_answers(&self) -> bool {
+        let mut known = self.known.values();
+        known.any(|it| it.addresses.is_empty() && it.problem.is_none())
+    }
+
     /// The addresses of a name.
     pub(crate) fn addresses(&self, name: &str) -> Vec<IpAddr> {
         self.known

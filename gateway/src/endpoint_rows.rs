@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use fairway_config::drained::DrainedEndpoints;
 use fairway_config::names::{ClusterName, ServiceName};
-use fairway_config::net::EndpointAddr;
+use fairway_config::net::{EndpointAddr, Protocol};
 use fairway_config::view::EndpointRow;
 use fairway_gateway_core::endpoint_health::ShownHealth;
 use fairway_gateway_core::health::{CheckVerdict, FailureRun};
-use fairway_gateway_core::route::Tick;
+use fairway_gateway_core::route::{Exclusion, Tick};
 
 use crate::clock::Clock;
 use crate::published::PublishedService;
@@ -17,6 +18,7 @@ use crate::routed::ServingEndpoints;
 pub(crate) fn endpoint_rows(
     service: &ServiceName,
     shown: &PublishedService,
+    drained: &DrainedEndpoints,
     clock: &Clock,
 ) -> Vec<EndpointRow> {
     let mut rows = Vec::new();
@@ -26,6 +28,8 @@ pub(crate) fn endpoint_rows(
         // Where nobody has asked for the endpoints yet, they are not sorted out for showing them alone.
         let available = port.knows_endpoints().then(|| port.available(&route));
         let states: BTreeMap<_, _> = port.states().into_iter().collect();
+        let since = |endpoint, node: &Option<ClusterName>| drained.since(endpoint, node.as_deref());
+        let active = |endpoint| states.get(&endpoint).map_or(0, |state| state.active.get());
         let row = |endpoint, node: &Option<ClusterName>, state: &str, why: String| EndpointRow {
             namespace: service.namespace.to_string(),
             service: service.name.to_string(),
@@ -35,26 +39,32 @@ pub(crate) fn endpoint_rows(
             state: state.to_owned(),
             why,
             node: node.as_ref().map(ToString::to_string),
-            active: states.get(&endpoint).map_or(0, |state| state.active.get()),
+            active: active(endpoint),
+            draining: since(endpoint, node),
         };
         rows.extend(route.endpoints.eligible.iter().map(|endpoint| {
             let health = states.get(&endpoint.addr).map(|state| state.health());
-            let (state, why) = match (health, available) {
+            let (state, mut why) = match (health, available) {
                 (Some(health), Some(available)) => {
                     let standing = EndpointStanding::of(available, endpoint.addr);
                     eligible(&health, standing, now, clock)
                 }
                 _ => ("eligible", "gets traffic".to_owned()),
             };
+            if let Some(since) = since(endpoint.addr, &endpoint.node) {
+                why += &format!("; it is drained since {since}, and no other one is ready");
+            }
             row(endpoint.addr, &endpoint.node, state, why)
         }));
         rows.extend(route.endpoints.excluded.iter().map(|excluded| {
-            row(
-                excluded.addr,
-                &excluded.node,
-                excluded.why.state(),
-                excluded.why.to_string(),
-            )
+            let mut why = excluded.why.to_string();
+            if let Exclusion::Draining(_) = excluded.why {
+                why += &match (active(excluded.addr), key.protocol) {
+                    (left, Protocol::Udp) => format!("; flows left: {left}"),
+                    (left, _) => format!("; connections left: {left}"),
+                };
+            }
+            row(excluded.addr, &excluded.node, excluded.why.state(), why)
         }));
     }
     rows

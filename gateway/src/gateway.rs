@@ -4,23 +4,29 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use fairway_config::drained::DrainedEndpoints;
 use fairway_config::exchange::{Batch, ClaimKind, ListenerState, Report};
 use fairway_config::names::{ClusterName, ServiceName};
+use fairway_config::service::PortKey;
 use fairway_config::time::Timestamp;
 use fairway_config::view::{BgpPeerRow, EndpointRow, GatewayRow, ListenerRow, Section};
-use fairway_gateway_core::route::Tick;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::balancing;
 use crate::bgp::shown::BgpShown;
-use crate::clock::boot_time;
-use crate::control::ControlTask;
+use crate::clock::{Clock, boot_time, wall_time};
+use crate::control::{ControlTask, HandoverRequest};
 use crate::endpoint_rows::endpoint_rows;
+use crate::engine::{Admission, HandoverCommand, Mailbox, WorkerCommand};
 use crate::heartbeat::Heartbeat;
+use crate::inherited::Inherited;
+use crate::layer2::Layer2;
+use crate::limits_shown;
 use crate::metrics::FLEET_MEMBERS;
 use crate::node_proxy::NODE_PROXY_NOT_READY;
 use crate::port::Port;
@@ -29,10 +35,21 @@ use crate::reports::ReportSink;
 use crate::settings::GatewaySettings;
 use crate::shared::GatewayShared;
 use crate::stalls::{WorkerLoops, turns};
+use crate::steering::Steering;
 use crate::worker::WorkerThreads;
 
 /// So many gateways that are not heard are named.
 const NAMED: usize = 5;
+
+/// How long it is waited for the routes without endpoints that are to be drained.
+const DRAINED: Duration = Duration::from_secs(5);
+
+/// Routes are not made anew yet.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the gateway has other things to do, and new connections may still come to the endpoint: ask again"
+)]
+pub struct NotDrainedYet;
 
 /// A gateway that runs.
 #[derive(Clone, Debug)]
@@ -51,6 +68,9 @@ pub struct Gateway {
     ended: CancellationToken,
     /// Cancelled when connections are to end without their time to drain.
     cut: CancellationToken,
+    layer2: Layer2,
+    /// By which the control task is told that a process takes over.
+    handover: mpsc::Sender<HandoverRequest>,
 }
 
 /// Why a gateway did not start.
@@ -80,7 +100,25 @@ impl Gateway {
         reports: ReportSink,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
-        let shared = Arc::new(GatewayShared::new(&settings, shutdown.child_token()));
+        Self::start_with(settings, None, objects, reports, shutdown)
+    }
+
+    /// The same with what another process hands over. Nothing comes in before [`take_over`](crate::take_over) says so.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        settings: GatewaySettings,
+        inherited: Option<Inherited>,
+        objects: mpsc::Receiver<Batch>,
+        reports: ReportSink,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
+        // Clients and endpoints are remembered by it.
+        let clock = inherited.as_ref().and_then(|it| it.clock);
+        let clock = clock.unwrap_or_else(Clock::start);
+        let shared = GatewayShared::new(&settings, clock, shutdown.child_token());
+        let shared = Arc::new(shared);
         shared.icmp_sockets.say_what_is_lacking();
         let published = Arc::new(Published::default());
         let bgp = Arc::<BgpShown>::default();
@@ -93,6 +131,17 @@ impl Gateway {
             what: "a worker",
             source,
         })?;
+        if let Some(inherited) = &inherited {
+            // They are open when this process is to answer on them.
+            let interfaces = inherited.interfaces.iter();
+            let interfaces = interfaces.map(|name| name.as_str().into());
+            settings.layer2.set_interfaces(interfaces.collect());
+            shared.taking_over.store(true, Ordering::Release);
+            for worker in &workers {
+                worker.mailbox().set_admission(Admission::NONE);
+            }
+        }
+        let (handover, handover_requests) = mpsc::channel(1);
         let wakers = workers.iter().map(|worker| {
             let mailbox = worker.mailbox().clone();
             Box::new(move || mailbox.wake()) as _
@@ -103,7 +152,7 @@ impl Gateway {
         let beat = Heartbeat::default();
         let gateway = Self {
             name: settings.name.clone(),
-            started: shared.clock.timestamp(Tick(0)),
+            started: wall_time(),
             drain_timeout: settings.drain_timeout,
             shared: shared.clone(),
             published: published.clone(),
@@ -112,6 +161,8 @@ impl Gateway {
             control: beat.clone(),
             ended: ended.clone(),
             cut: cut.clone(),
+            layer2: settings.layer2.clone(),
+            handover,
         };
         let failed = |source| StartError::Thread {
             what: "the control task",
@@ -128,14 +179,85 @@ impl Gateway {
                 let _ended = ended.drop_guard();
                 runtime.spawn(beat.answer());
                 runtime.block_on(async {
+                    let workers = (workers, inherited);
                     let control =
                         ControlTask::new(settings, shared, published, bgp, workers, cut).await;
-                    control.run(objects, reports, shutdown).await;
+                    control
+                        .run(objects, handover_requests, reports, shutdown)
+                        .await;
                 });
                 runtime.shutdown_background();
             })
             .map_err(failed)?;
         Ok(gateway)
+    }
+
+    /// The mailboxes of the workers.
+    pub(crate) fn mailboxes(&self) -> impl Iterator<Item = &Arc<Mailbox>> {
+        self.loops.iter().map(|(mailbox, _)| mailbox)
+    }
+
+    /// Asks the control task for its part in a take-over. Returns whether it is there. Not to be called on a thread of a
+    /// runtime.
+    pub(crate) fn hand_over(&self, request: HandoverRequest) -> bool {
+        self.handover.blocking_send(request).is_ok()
+    }
+
+    /// Another process has what this one has done for its addresses, and the listening sockets: this one takes nothing
+    /// back when it ends.
+    pub fn leave_to_another(&self) {
+        // Before the control task hears of it: the process may be told to stop.
+        self.shared.handed_over.store(true, Ordering::Release);
+        self.layer2.leave();
+        for worker in self.mailboxes() {
+            // Nobody waits for it: what a worker that does not turn has still open ends with the process.
+            let (reply, _) = std::sync::mpsc::channel();
+            let command = HandoverCommand::LetGo(reply);
+            worker.send(WorkerCommand::HandOver(Box::new(command)));
+        }
+    }
+
+    /// Whether [`Self::leave_to_another`] was called.
+    pub(crate) fn has_left(&self) -> bool {
+        self.shared.handed_over.load(Ordering::Acquire)
+    }
+
+    /// The same as [`Self::leave_to_another`], and this process ends with its last connection. Not to be called on a thread of a runtime.
+    pub(crate) fn end_for_another(&self) {
+        self.leave_to_another();
+        self.hand_over(HandoverRequest::End);
+    }
+
+    /// While it takes over: whether it lacks something that others have still to tell, and that comes soon if at all.
+    pub(crate) fn lacks_answers(&self) -> bool {
+        self.shared.lacks_answers.load(Ordering::Acquire)
+    }
+
+    /// What answers for addresses.
+    pub(crate) fn layer2(&self) -> &Layer2 {
+        &self.layer2
+    }
+
+    /// The clock that clients and endpoints are remembered by.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    /// A port of a Service.
+    pub(crate) fn port(&self, service: &ServiceName, key: PortKey) -> Option<Arc<Port>> {
+        let shown = self.published.get(service)?;
+        let (_, port) = shown.ports.iter().find(|(it, _)| *it == key)?;
+        Some(port.clone())
+    }
+
+    /// Whether all objects of the start are programmed.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.published.is_synced()
+    }
+
+    /// The steering, where the kernel steers.
+    pub(crate) fn steering(&self) -> Option<&Arc<Steering>> {
+        Some(self.shared.refusals.get()?.steering())
     }
 
     /// Waits until the gateway has ended: after `shutdown`, with the last connection or the time to drain.
@@ -201,14 +323,18 @@ impl Gateway {
 
     /// Every endpoint of every port, those that get no traffic included, in the order of Services.
     pub fn endpoints(&self) -> Vec<EndpointRow> {
+        let drained = self.published.drained();
         self.published
             .all()
             .iter()
-            .flat_map(|(service, shown)| endpoint_rows(service, shown, &self.shared.clock))
+            .flat_map(|(service, shown)| {
+                endpoint_rows(service, shown, &drained, &self.shared.clock)
+            })
             .collect()
     }
 
-    /// The sections `Listeners` and `Endpoints` of `explain`, `Balancing` where the Service says something of it, and `BGP`
+    /// The sections `Listeners` and `Endpoints` of `explain`, `Balancing` where the Service says something of it, `Limits` where
+    /// there are some or somebody was turned away, and `BGP`
     /// where routers are told. Empty where the gateway does not serve the Service.
     pub fn explain(&self, service: &ServiceName) -> Vec<Section> {
         let Some(shown) = self.published.get(service) else {
@@ -235,7 +361,8 @@ impl Gateway {
                 }
             }
         });
-        let endpoints = endpoint_rows(service, &shown, &self.shared.clock);
+        let drained = self.published.drained();
+        let endpoints = endpoint_rows(service, &shown, &drained, &self.shared.clock);
         let mut sentences: Vec<String> = endpoints
             .iter()
             .map(|row| {
@@ -287,8 +414,16 @@ impl Gateway {
         let routes = routes.filter_map(|it| self.published.kernel_routes.sentence(*it));
         let ports = shown.route.ports.iter();
         let balancing = ports.filter_map(|port| balancing::sentence(port));
+        let limits = shown.ports.iter().flat_map(|(key, port)| {
+            let refused = limits_shown::refused(port, self.shared.clock.now()).into_iter();
+            let refused = refused.map(move |it| format!("Port {key} has {it}."));
+            limits_shown::sentence(&port.route())
+                .into_iter()
+                .chain(refused)
+        });
         for (title, sentences) in [
             ("Balancing", balancing.collect()),
+            ("Limits", limits.collect()),
             ("BGP", told.collect()),
             ("Routes", routes.collect()),
         ] {
@@ -299,6 +434,16 @@ impl Gateway {
             }
         }
         sections
+    }
+
+    /// Whom a Service has turned away in the last minute, as the rest of a sentence; none where it has nobody.
+    pub fn refused(&self, service: &ServiceName) -> Option<String> {
+        let shown = self.published.get(service)?;
+        let now = self.shared.clock.now();
+        let ports = shown.ports.iter();
+        let refused = ports.flat_map(|(_, port)| limits_shown::refused(port, now));
+        let refused: Vec<String> = refused.collect();
+        (!refused.is_empty()).then(|| refused.join("; "))
     }
 
     /// The report of a Service; none where the gateway does not serve it.
@@ -335,6 +480,8 @@ impl Gateway {
             vec!["The gateway is stopping.".to_owned()]
         } else if !self.published.is_synced() {
             vec!["Services and their listeners are still being set up.".to_owned()]
+        } else if self.shared.taking_over.load(Ordering::Acquire) {
+            vec!["It takes over from the process that has served so far.".to_owned()]
         } else if self.shared.fleet.is_joining() {
             vec!["It listens to the other gateways before it takes addresses from them.".to_owned()]
         } else {
@@ -346,6 +493,18 @@ impl Gateway {
     /// takes. That lasts until the process ends.
     pub fn set_asked_to_drain(&self, is_asked: bool) {
         self.shared.drain_asked.send_replace(is_asked);
+    }
+
+    /// Keeps new connections away from these endpoints, and from no others. Waits until that is so.
+    ///
+    /// # Errors
+    /// It was not so in time.
+    pub fn set_drained(&self, drained: Arc<DrainedEndpoints>) -> Result<(), NotDrainedYet> {
+        self.shared.drained.send_replace(drained.clone());
+        match self.published.wait_drained(&drained, DRAINED) {
+            true => Ok(()),
+            false => Err(NotDrainedYet),
+        }
     }
 
     /// The row of `get gateways`.
@@ -405,7 +564,7 @@ impl Gateway {
             metrics::gauge!(FLEET_MEMBERS, "state" => state).set(count as f64);
         }
         if let Some(refusals) = self.shared.refusals.get() {
-            refusals.collect();
+            refusals.collect(self.shared.clock.now());
         }
     }
 

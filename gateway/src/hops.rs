@@ -87,6 +87,12 @@ impl Hops {
         }
     }
 
+    /// So many hops are left.
+    #[cfg(test)]
+    pub(crate) fn left_for_test(left: u32) -> Option<Self> {
+        Self::after(left + 1)
+    }
+
     /// A key for connection pools: connections with different hops must not be mixed up.
     pub(crate) fn key(self) -> u64 {
         self.0.into()

@@ -8,7 +8,7 @@
 //!    what it says of conflicts;
 //! 3. `links`: the thread `fairway-links`, which has CAP_NET_RAW and CAP_NET_ADMIN and does all that needs them or may
 //!    take long: it watches interfaces (`host_links`), opens `sockets`, joins `groups`, and keeps the kernel quiet;
-//! 4. `arp_guard`: what the kernel must not say, by a table of nftables (`arp_table`, over `netfilter`) or, where
+//! 4. `arp_guard`: what the kernel must not say, by a table of nftables (`arp_table`, over `crate::netfilter`) or, where
 //!    there is no nftables, by the settings of interfaces (`arp_settings`).
 //!
 //! Invariants:
@@ -27,7 +27,6 @@ pub mod faults;
 mod groups;
 mod host_links;
 mod links;
-mod netfilter;
 mod responding;
 mod shared;
 mod sockets;
@@ -114,6 +113,15 @@ impl Layer2 {
         }
     }
 
+    /// Ends both threads, and leaves everything as it is: another process goes on with it.
+    pub fn leave(&self) {
+        self.0.shared.change(|state| {
+            state.is_left = true;
+            true
+        });
+        self.stop();
+    }
+
     /// These are the interfaces from now on. Each is opened when it is there and up, whenever that is.
     pub fn set_interfaces(&self, wanted: BTreeSet<Box<str>>) {
         let fault = match self.0.is_none {
@@ -171,6 +179,11 @@ impl Layer2 {
             state.owned.insert(interface.into(), Arc::new(owned));
             true
         });
+    }
+
+    /// The interfaces on which it is to answer.
+    pub fn interfaces(&self) -> BTreeSet<Box<str>> {
+        self.0.shared.read(|state| state.wanted.clone())
     }
 
     /// When the responder's thread has turned the last time: it does each 100 ms at least. As long as no interface is

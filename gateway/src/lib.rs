@@ -20,7 +20,8 @@
 //!    descriptors and of UDP flows), [`icmp`] (port unreachable for UDP clients) and `hops` (against forwarding
 //!    loops); `health`: `healthCheckNodePort`;
 //! 7. [`port`]: what TCP, UDP and HTTP share of a port; [`routed`]: its route, with the endpoints that get traffic
-//!    now; [`endpoint_state`]: what it knows of one endpoint; `open_connection`: counts a client's connection of it;
+//!    now; [`endpoint_state`]: what it knows of one endpoint; `port_clients`: how much of it each client has;
+//!    `open_connection`: counts a client's connection of it;
 //!    `client_origin`: whose connection it is; [`counters`]: what its metrics are made of; `connecting` and
 //!    `source_address`: how endpoints are dialled; `checks`: asks endpoints whether they work, on a thread of its own;
 //! 8. [`http`]: ports that are balanced by request, on pingora;
@@ -61,16 +62,21 @@ mod engine;
 pub mod fleet;
 mod flow_pool;
 pub mod gateway;
+mod handed;
 mod health;
 mod heartbeat;
 mod hops;
 mod host;
 pub mod http;
 pub mod icmp;
+mod inherited;
+mod kernel_blocks;
 pub mod kernel_routes;
 pub mod layer2;
+mod limits_shown;
 pub mod local;
 pub mod metrics;
+mod netfilter;
 mod network;
 mod node_proxy;
 mod open_connection;
@@ -79,11 +85,15 @@ mod passing;
 mod pinning;
 mod pipes;
 pub mod port;
+mod port_clients;
 mod programmer;
 mod published;
 mod receive_meter;
+mod refusal_log;
+mod refusal_words;
 pub mod reports;
 pub mod routed;
+mod seal;
 pub mod settings;
 mod shared;
 mod slot;
@@ -92,8 +102,10 @@ mod socket_token;
 mod source_address;
 mod stalls;
 mod steering;
+pub mod take_over;
 mod task_context;
 mod tasks;
+pub mod transparent;
 mod urgency;
 mod worker;
 

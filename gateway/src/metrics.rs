@@ -60,6 +60,10 @@ pub const REJECTED_WRITES: &str = "fairway_rejected_writes";
 pub const HEARTBEATS: &str = "fairway_heartbeats_total";
 /// Gauge: the other gateways of the fleet; label `state`.
 pub const FLEET_MEMBERS: &str = "fairway_fleet_members";
+/// Counter: connections that other gateways have made to have an endpoint of this node dialled; label `answer`.
+pub const RELAYED: &str = "fairway_relayed_connections_total";
+/// The `answer` of [`RELAYED`] to who is no gateway with our key.
+pub const UNANSWERED: &str = "none";
 /// Counter: datagrams at the fleet's port that do not count; label `reason`.
 pub const HEARTBEATS_REJECTED: &str = "fairway_heartbeat_rejected_total";
 /// Counter: pauses in which nothing is received, as too much came; label `of`.

@@ -10,19 +10,26 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use fairway_config::exchange::ClaimKind;
 use fairway_config::net::EndpointAddr;
-use fairway_gateway_core::affinity::AffinityRoom;
+use fairway_config::port_limits::LimitsInForce;
+use fairway_gateway_core::affinity::Affinity;
+use fairway_gateway_core::client_network::ClientNetwork;
+use fairway_gateway_core::client_room::ClientRoom;
 use fairway_gateway_core::dial_failure::DialFailure;
 use fairway_gateway_core::health::{
-    CheckVerdict, FailureRun, HealthFailure, HealthSuccess, HealthVerdict,
+    CheckVerdict, FailureRun, HealthFailure, HealthHistory, HealthSuccess, HealthVerdict,
 };
+use fairway_gateway_core::limits::{ClientLimits, OverLimit};
 use fairway_gateway_core::pick::{Balancer, Picked};
 use fairway_gateway_core::route::{Endpoint, RoutePort, Tick};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::counters::{Counters, Rejection};
 use crate::descriptors::Share;
 use crate::dial_changes::DialChanges;
 use crate::endpoint_state::EndpointState;
+use crate::port_clients::{CountedClient, PortClients};
+use crate::refusal_words::in_words;
 use crate::routed::{Routed, ServingEndpoints};
 
 /// One port of a Service. It stays while the port is in its Service, whatever route it has.
@@ -32,6 +39,7 @@ pub struct Port {
     pub(crate) number: u32,
     routed: ArcSwap<Routed>,
     balancer: Balancer,
+    clients: Arc<PortClients>,
     /// The counters of the port.
     pub counters: Counters,
     endpoints: Mutex<BTreeMap<EndpointAddr, Arc<EndpointState>>>,
@@ -84,6 +92,7 @@ impl Port {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             routed: ArcSwap::from_pointee(Routed::new(route)),
             balancer: Balancer::new(seed),
+            clients: Arc::new(PortClients::new(seed)),
             counters: Counters::default(),
             endpoints: Mutex::default(),
             unreachable: ArcSwap::default(),
@@ -93,9 +102,15 @@ impl Port {
         }
     }
 
-    /// The same port. Its affinity table shares its room with all ports. To be called before it has clients.
-    pub(crate) fn remembering(mut self, seed: u64, room: Arc<AffinityRoom>) -> Self {
-        self.balancer = Balancer::within(seed, room);
+    /// The same port. What it remembers of clients shares its room with all ports. To be called before it has clients.
+    pub(crate) fn remembering(
+        mut self,
+        seed: u64,
+        affinity_room: Arc<ClientRoom>,
+        clients: PortClients,
+    ) -> Self {
+        self.balancer = Balancer::within(seed, affinity_room);
+        self.clients = Arc::new(clients);
         self
     }
 
@@ -147,19 +162,72 @@ impl Port {
         route: &RoutePort,
         kind: ClaimKind,
         client: IpAddr,
+        clock: &Clock,
     ) -> Result<(), Rejection> {
         let verdict = match kind {
             _ if route.options.closed => Err(Rejection::ProxyProtocol),
-            ClaimKind::Vip if !route.sources.admit(client) => Err(Rejection::SourceRange),
+            _ if route.options.limits.closed => Err(Rejection::Unreadable),
+            ClaimKind::Vip if route.sources.denies(client) => Err(Rejection::DenyRange),
+            ClaimKind::Vip if !route.sources.allows(client) => Err(Rejection::SourceRange),
             ClaimKind::NodePort if route.loop_guard.contains(&client.to_canonical()) => {
                 Err(Rejection::Loop)
             }
             _ => Ok(()),
         };
         if let Err(why) = verdict {
-            self.counters.reject(why);
+            self.refuse_many(why, 1, clock.now());
         }
         verdict
+    }
+
+    /// Counts one more connection, or flow, of a client. Where the client is over a limit, `refuse` is called before any of
+    /// its connections can end; whether it has told the kernel.
+    ///
+    /// # Errors
+    /// The limit that the client is over; not counted yet.
+    pub(crate) fn enter(
+        &self,
+        route: &RoutePort,
+        client: IpAddr,
+        now: Tick,
+        refuse: impl FnOnce(ClientNetwork, OverLimit) -> bool,
+    ) -> Result<CountedClient, Rejection> {
+        let port = (self.number, route.key.protocol);
+        self.clients.enter(port, &route.limits, client, now, refuse)
+    }
+
+    /// Counts a connection, or flow, that another process has handed over, whatever limit its client is over; none where
+    /// the port has no limit.
+    pub(crate) fn take_in(
+        &self,
+        route: &RoutePort,
+        client: IpAddr,
+        now: Tick,
+    ) -> Option<CountedClient> {
+        if !route.limits.counts_clients() {
+            return None;
+        }
+        let port = (self.number, route.key.protocol);
+        let none = LimitsInForce::default();
+        let counted = self.clients.enter(port, &none, client, now, |_, _| false);
+        counted.ok()
+    }
+
+    /// Counts clients that were refused for a limit, or by a list of addresses, and says so in the log now and then.
+    pub(crate) fn refuse_many(&self, why: Rejection, count: u64, now: Tick) {
+        if count == 0 {
+            return;
+        }
+        self.counters.reject_many(why, count);
+        if let Some(log) = self.clients.note_refused(why, count, now) {
+            let route = self.routed.load();
+            log.say(&route.service, route.key, &in_words(why, &route), now);
+        }
+    }
+
+    /// Who was refused in the last minute, by reason.
+    pub(crate) fn refused_lately(&self, now: Tick) -> Vec<(Rejection, u64)> {
+        self.clients.refused_lately(now)
     }
 
     /// The endpoint for a client's connection or request, none of `tried` among them.
@@ -213,9 +281,59 @@ impl Port {
         }
     }
 
-    /// Forgets the clients whose affinity has timed out. To be called from time to time.
+    /// A probe of the endpoint's own port has ended: what it has shown; none: it has failed. So many in a row (`rise`) end
+    /// what its traffic has found.
+    pub fn probed(
+        &self,
+        endpoint: EndpointAddr,
+        shown: Option<HealthSuccess>,
+        rise: u16,
+        now: Tick,
+    ) {
+        if self.endpoint(endpoint).health.probed(shown, rise, now) {
+            self.changed();
+        }
+    }
+
+    /// Which endpoint each client was given, where that is remembered.
+    pub(crate) fn affinity(&self) -> &Affinity {
+        self.balancer.affinity()
+    }
+
+    /// How much its clients have, and how fast they were.
+    pub(crate) fn client_limits(&self) -> &ClientLimits {
+        self.clients.limits()
+    }
+
+    /// What is known of its endpoints, for another process.
+    pub(crate) fn health(&self) -> Vec<(EndpointAddr, HealthHistory)> {
+        let states = self.lock_states();
+        let known = states.iter();
+        known
+            .map(|(addr, state)| (*addr, state.health.history()))
+            .collect()
+    }
+
+    /// Goes on with what another process knew of an endpoint. One that the route does not list may be another server.
+    pub(crate) fn go_on_with(&self, endpoint: EndpointAddr, known: HealthHistory) {
+        if self.route().endpoints.lists(endpoint) {
+            self.endpoint(endpoint).health.go_on(known);
+            self.changed();
+        }
+    }
+
+    /// What the check of an endpoint says.
+    pub(crate) fn checked(&self, endpoint: EndpointAddr) -> Option<CheckVerdict> {
+        let state = self.lock_states().get(&endpoint).cloned();
+        state?.health().checked
+    }
+
+    /// Forgets the clients whose affinity has timed out, and those that no limit needs to know any more. To be called
+    /// from time to time.
     pub fn expire(&self, now: Tick) {
-        self.balancer.expire(&self.route(), now);
+        let route = self.route();
+        self.balancer.expire(&route, now);
+        self.clients.expire(&route.limits, now);
     }
 
     /// The endpoint for a UDP flow of a client, none of `tried` among them.
@@ -238,6 +356,14 @@ impl Port {
     /// The state of `endpoint`. It is created where there is none yet. Takes a lock.
     pub fn endpoint(&self, endpoint: EndpointAddr) -> Arc<EndpointState> {
         self.state_of(endpoint, &mut self.lock_states())
+    }
+
+    /// The address of the endpoint that has this state; none where it is an endpoint of this port no more.
+    pub(crate) fn address_of(&self, state: &Arc<EndpointState>) -> Option<EndpointAddr> {
+        let states = self.lock_states();
+        let mut all = states.iter();
+        let (addr, _) = all.find(|(_, it)| Arc::ptr_eq(it, state))?;
+        Some(*addr)
     }
 
     fn state_of(
@@ -284,6 +410,17 @@ impl Port {
         }
     }
 
+    /// Counts a connection that has ended because the endpoint's machine has acknowledged nothing. What was asked began
+    /// `took` ago.
+    pub(crate) fn went_silent(&self, endpoint: &EndpointState, took: Duration, now: Tick) {
+        self.counters.connect_error(DialFailure::Silent);
+        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let began = Tick(now.0.saturating_sub(took));
+        if endpoint.health.went_silent(began, now) {
+            self.changed();
+        }
+    }
+
     /// Counts a dial of an endpoint that worked, which took `took`.
     pub(crate) fn dial_worked(&self, endpoint: &EndpointState, took: Duration, now: Tick) {
         self.counters.connect.observe(took);
@@ -301,7 +438,7 @@ impl Port {
 
     /// Notes that an endpoint has answered a request or a datagram.
     pub(crate) fn answered(&self, endpoint: &EndpointState, now: Tick) {
-        if endpoint.health.worked(HealthSuccess::Answer, now) {
+        if endpoint.health.answered(now) {
             self.changed();
         }
     }

@@ -149,12 +149,14 @@ impl Programmer {
                 continue;
             };
             services.extend(entry.claimants.services());
-            if matches!(entry.standing, BindState::Refusing)
-                && !entry.slot.target.load().is_same_port(&wanted.target)
-            {
+            let is_same = entry.slot.target.load().is_same_port(&wanted.target);
+            if matches!(entry.standing, BindState::Refusing) && !is_same {
                 self.opener.collect_refused(place);
             }
             entry.slot.target.store(Arc::new(wanted.target.clone()));
+            if !is_same {
+                self.opener.disown(place);
+            }
             let open = wanted.target.is_open();
             match (&entry.standing, open) {
                 (BindState::Listening(binding), true)
@@ -393,6 +395,7 @@ impl Programmer {
     /// All Services of the start have been applied: removes routes that an earlier process has left behind.
     pub(crate) async fn synced(&mut self) {
         self.synced = true;
+        self.opener.leave_rest(self.entries.keys().copied());
         self.retain_routes().await;
     }
 
@@ -466,6 +469,17 @@ impl Programmer {
         reports
     }
 
+    /// The slot of a bind key that is claimed.
+    pub(crate) fn slot(&self, place: BindKey) -> Option<&Arc<Slot>> {
+        Some(&self.entries.get(&place)?.slot)
+    }
+
+    /// Whether a bind key has sockets, or connections to it are steered.
+    pub(crate) fn is_listening(&self, place: BindKey) -> bool {
+        let entry = self.entries.get(&place);
+        entry.is_some_and(|entry| matches!(entry.standing, BindState::Listening(_)))
+    }
+
     /// Closes every listener; established connections go on.
     pub(crate) async fn close(&mut self) {
         let mut closing = Vec::new();
@@ -487,6 +501,13 @@ impl Programmer {
         }
     }
 
+    /// Tells the workers that the port of that number has another idle time now.
+    pub(crate) fn review(&self, port: u32) {
+        for worker in &self.opener.workers {
+            worker.mailbox().send(WorkerCommand::Review(port));
+        }
+    }
+
     /// Tells the workers that no connection comes any more.
     pub(crate) fn drain(&self) {
         for worker in &self.opener.workers {
@@ -494,9 +515,9 @@ impl Programmer {
         }
     }
 
-    /// Ends the workers with all connections, and removes our routes.
-    pub(crate) async fn end(self) {
-        self.opener.end().await;
+    /// Ends the workers with all connections, and removes our routes if no other process has taken them over.
+    pub(crate) async fn end(self, keep_routes: bool) {
+        self.opener.end(keep_routes).await;
     }
 }
 

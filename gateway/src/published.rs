@@ -4,8 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use fairway_config::drained::DrainedEndpoints;
 use fairway_config::exchange::Report;
 use fairway_config::names::ServiceName;
 use fairway_config::service::PortKey;
@@ -23,6 +25,9 @@ pub(crate) struct Published {
     host: Mutex<Arc<[IpNet]>>,
     /// Why this gateway drains.
     draining: Mutex<Option<Arc<str>>>,
+    /// What an operator drains, as far as that is worked in.
+    drained: Mutex<Arc<DrainedEndpoints>>,
+    drained_changed: Condvar,
     /// What is shown of routes in a kernel table.
     pub(crate) kernel_routes: Arc<KernelRoutesShown>,
     synced: AtomicBool,
@@ -77,6 +82,28 @@ impl Published {
     pub(crate) fn draining(&self) -> Option<Arc<str>> {
         let draining = self.draining.lock();
         draining.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Publishes that this is drained, and nothing else.
+    pub(crate) fn set_drained(&self, drained: Arc<DrainedEndpoints>) {
+        *self.drained.lock().unwrap_or_else(PoisonError::into_inner) = drained;
+        self.drained_changed.notify_all();
+    }
+
+    pub(crate) fn drained(&self) -> Arc<DrainedEndpoints> {
+        let drained = self.drained.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&drained)
+    }
+
+    /// Waits until this is drained, and nothing else. False: it was not so in time.
+    pub(crate) fn wait_drained(&self, wanted: &DrainedEndpoints, patience: Duration) -> bool {
+        let drained = self.drained.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_other = |drained: &mut Arc<DrainedEndpoints>| **drained != *wanted;
+        let waited = self
+            .drained_changed
+            .wait_timeout_while(drained, patience, is_other);
+        let waited = waited.unwrap_or_else(PoisonError::into_inner);
+        !waited.1.timed_out()
     }
 
     /// Publishes a Service.

@@ -1,13 +1,16 @@
 //! The settings of a gateway.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use fairway_config::drained::DrainedEndpoints;
 use fairway_config::names::ClusterName;
 
 use crate::fleet::FleetSettings;
 use crate::icmp::IcmpSockets;
 use crate::layer2::Layer2;
+use crate::transparent::DEFAULT_RELAY_PORT;
 
 /// The settings of a gateway. They do not change while it runs.
 #[derive(Clone, Debug)]
@@ -22,8 +25,13 @@ pub struct GatewaySettings {
     pub core: fairway_gateway_core::build::RouteSettings,
     /// How long connections may go on once their endpoint or their Service is removed, or the process stops.
     pub drain_timeout: Duration,
+    /// What an operator drains at the start.
+    pub drained: Arc<DrainedEndpoints>,
     /// How long a client may take no byte once its endpoint has ended; then it is reset.
     pub stall_timeout: Duration,
+    /// How long a client or an endpoint may take none of the bytes that wait for it; then the connection is reset.
+    /// None: for any time.
+    pub reader_timeout: Option<Duration>,
     /// How long the last endpoint that is left to try may take to accept a connection.
     pub connect_timeout: Duration,
     /// Whether VIPs that are on no interface of the host are made local by routes, where the process may
@@ -45,6 +53,11 @@ pub struct GatewaySettings {
     pub steering: bool,
     /// Whether datagrams of one flow pass the kernel as segments of one message (UDP GSO and GRO).
     pub udp_offload: bool,
+    /// The bit of a packet's mark that brings packets to clients' addresses in, where endpoints are dialled from
+    /// these. None: they are not, and nothing is changed on this host.
+    pub transparent_mark: Option<u32>,
+    /// The TCP port at which gateways ask each other to dial endpoints of their nodes; all of them have the same.
+    pub relay_port: u16,
     /// The other gateways that addresses are announced together with.
     pub fleet: FleetSettings,
     /// Whether small messages of several connections pass the kernel in one system call (io_uring), where the
@@ -61,9 +74,12 @@ impl GatewaySettings {
             pin_workers: false,
             core,
             drain_timeout: Duration::from_secs(30),
+            drained: Arc::default(),
             // As long as the kernel waits for the end of a peer that it has told its own
             // (net.ipv4.tcp_fin_timeout).
             stall_timeout: Duration::from_secs(60),
+            // Somebody may look at a page of `less` for a while: nginx's 60 s (`send_timeout`) would cut that off.
+            reader_timeout: Some(Duration::from_mins(5)),
             connect_timeout: Duration::from_secs(5),
             make_local: true,
             name_server: None,
@@ -71,6 +87,8 @@ impl GatewaySettings {
             icmp_sockets: IcmpSockets::none(),
             steering: true,
             udp_offload: true,
+            transparent_mark: None,
+            relay_port: DEFAULT_RELAY_PORT,
             fleet: FleetSettings::default(),
             layer2: Layer2::none(),
             io_uring: true,

@@ -24,6 +24,8 @@ pub(crate) struct Slot {
     pub(crate) listen: ListenAddr,
     /// What it serves; swapped in one step.
     pub(crate) target: ArcSwap<Target>,
+    /// The number of the port whose blocked clients the kernel refuses here, plus one; 0: it looks for nobody's.
+    pub(crate) owner: AtomicU32,
     /// The connections that came in here.
     pub(crate) active: Gauge,
     /// Cancelled when nobody claims the address any more and the time to drain is over: these connections end.
@@ -39,6 +41,7 @@ impl Slot {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             listen,
             target: ArcSwap::from_pointee(target),
+            owner: AtomicU32::new(0),
             active: Gauge::default(),
             cut: CancellationToken::new(),
         }
@@ -66,6 +69,8 @@ pub(crate) enum Target {
     },
     /// A Service's `healthCheckNodePort`.
     Health(Arc<Health>),
+    /// Other gateways, which ask for endpoints of this node. The port is none of a Service.
+    Relay(Arc<Port>),
 }
 
 impl Target {
@@ -73,7 +78,7 @@ impl Target {
     pub(crate) fn is_open(&self) -> bool {
         match self {
             Self::Port { port, .. } => !port.route().endpoints.eligible.is_empty(),
-            Self::Health(_) => true,
+            Self::Health(_) | Self::Relay(_) => true,
         }
     }
 
@@ -89,7 +94,7 @@ impl Target {
     pub(crate) fn hop_filter(&self) -> HopFilter {
         match self {
             Self::Port { port, .. } => HopFilter::of(&port.route()),
-            Self::Health(_) => HopFilter::TakeAll,
+            Self::Health(_) | Self::Relay(_) => HopFilter::TakeAll,
         }
     }
 
@@ -98,6 +103,7 @@ impl Target {
         match self {
             Self::Port { port, .. } => Some(&port.share),
             Self::Health(health) => Some(&health.share),
+            Self::Relay(port) => Some(&port.share),
         }
     }
 
@@ -106,6 +112,8 @@ impl Target {
         match self {
             Self::Port { kind, .. } => *kind,
             Self::Health(_) => ClaimKind::HealthCheck,
+            // At an address of the host's own, too.
+            Self::Relay(_) => ClaimKind::NodePort,
         }
     }
 }

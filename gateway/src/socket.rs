@@ -1,6 +1,8 @@
 //! Sockets: how listeners are bound, and what stands in their way.
 
+pub(crate) mod acknowledged;
 pub(crate) mod in_use;
+pub(crate) mod silence;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -288,8 +290,8 @@ fn unbound(place: BindKey, freebind: bool, shared: bool) -> io::Result<Socket> {
 }
 
 /// Sets what every proxied connection has: no delay for small segments, no urgent byte that a read leaves
-/// out, and probes that find out that a silent peer is gone. There is no idle timeout for plain TCP: as with the nodes' own
-/// proxy, a connection may be silent for as long as both ends are there.
+/// out, and probes that find out that a silent peer is gone. Where no limit says otherwise there is no idle timeout for
+/// plain TCP: as with the nodes' own proxy, a connection may be silent for as long as both ends are there.
 ///
 /// Connections inherit it from the socket that they were accepted from.
 fn tune(socket: &impl AsFd) {
@@ -314,6 +316,15 @@ pub(crate) fn keep_alive(socket: &impl AsFd) {
         .with_retries(4);
     // As above.
     let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
+}
+
+/// How long the peer of a connection may take none of the bytes that wait for it, or answer no probe, until the kernel
+/// ends the connection (`TCP_USER_TIMEOUT`, RFC 5482). What a listening socket accepts inherits it.
+pub(crate) fn set_reader_timeout(socket: &impl AsFd, time: Option<Duration>) {
+    if time.is_some() {
+        // It can't fail on a TCP socket; and a connection works without it.
+        let _ = SockRef::from(socket).set_tcp_user_timeout(time);
+    }
 }
 
 /// Makes room for datagrams that come while their worker is busy.

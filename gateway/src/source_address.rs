@@ -11,6 +11,7 @@ use fairway_config::net::EndpointAddr;
 use fairway_gateway_core::source_pool::SourcePool;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use socket2::SockRef;
 
 /// How long another address is used before the usual one is tried again. Each try on an address without a
 /// free port makes the kernel look at all of its ports.
@@ -105,6 +106,18 @@ fn usual(endpoint: EndpointAddr) -> io::Result<IpAddr> {
 pub(crate) fn bind(socket: &OwnedFd, source: IpAddr) -> io::Result<()> {
     late_port(socket);
     Ok(rustix::net::bind(socket, &SocketAddr::new(source, 0))?)
+}
+
+/// Lets a socket have an address that is not one of this host (`IP_TRANSPARENT`, ip(7)).
+///
+/// # Errors
+/// The process has neither CAP_NET_ADMIN nor CAP_NET_RAW.
+pub(crate) fn allow_any(socket: &OwnedFd, is_ipv4: bool) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    match is_ipv4 {
+        true => socket.set_ip_transparent_v4(true),
+        false => socket.set_ip_transparent_v6(true),
+    }
 }
 
 /// Sets `IP_BIND_ADDRESS_NO_PORT` (ip(7)). Without it bind(2) takes a port that no other connection uses, to

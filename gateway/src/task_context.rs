@@ -32,6 +32,7 @@ impl TaskContext {
                 shared.connect_timeout,
                 shared.descriptors.clone(),
                 shared.source_pool.clone(),
+                shared.transparency.clone(),
             )
         })
     }

@@ -23,9 +23,9 @@ const PORT: u16 = 4005;
 /// As many as the backend's queue takes.
 const CONNECTIONS: usize = 3800;
 
-/// What an idle connection may take of this process's memory, in bytes; ARCHITECTURE.md says 0.45 KB. What
+/// What an idle connection may take of this process's memory, in bytes; ARCHITECTURE.md says 0.43 KB. What
 /// else a process takes meanwhile is a tenth of that.
-const EACH: usize = 520;
+const EACH: usize = 470;
 
 #[tokio::test]
 async fn idle_connections_are_light_and_without_file_descriptors_accepting_pauses_and_goes_on() {

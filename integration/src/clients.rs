@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures::{SinkExt, StreamExt};
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
 use crate::programs;
 
@@ -37,7 +37,8 @@ pub fn connect_tcp_from_port(from: SocketAddr, to: SocketAddr) -> io::Result<Tcp
     } else {
         AddressFamily::INET6
     };
-    let socket = socket(family, SocketType::STREAM, None)?;
+    // A program that another test starts meanwhile would have it, too, and it would stay open.
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     bind(&socket, &from)?;
     // Connecting too gives up after the time to send, see socket(7).
     let stream = patient(TcpStream::from(socket))?;
@@ -51,6 +52,12 @@ fn patient(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Has the coming close of a connection reset it.
+pub fn reset(stream: &TcpStream) {
+    // It can't fail on a TCP socket.
+    let _ = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+}
+
 /// Sends a line and reads one.
 pub fn ask(stream: &mut TcpStream, line: &str) -> io::Result<String> {
     stream.write_all(line.as_bytes())?;
@@ -58,7 +65,7 @@ pub fn ask(stream: &mut TcpStream, line: &str) -> io::Result<String> {
     let mut answer = Vec::new();
     let mut byte = [0];
     while byte != [b'\n'] {
-        if stream.read(&mut byte)? == 0 {
+        if read(stream, &mut byte)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         answer.extend(byte);
@@ -66,6 +73,16 @@ pub fn ask(stream: &mut TcpStream, line: &str) -> io::Result<String> {
     String::from_utf8(answer)
         .map(|answer| answer.trim_end().to_owned())
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+/// Reads once. A signal of this process interrupts a read that has a time-out (signal(7)).
+fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
 }
 
 /// Who answers on a new TCP connection: see [`crate::servers::named`].
@@ -101,7 +118,14 @@ pub fn ask_udp(socket: &UdpSocket, text: &str) -> io::Result<String> {
             Ok(length) => {
                 return Ok(String::from_utf8_lossy(buffer.get(..length).unwrap_or(&[])).into());
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => last = e,
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                last = e
+            }
             Err(e) => return Err(e),
         }
     }
@@ -152,6 +176,20 @@ pub fn http_get(to: SocketAddr, path: &str) -> Result<Response> {
     http_get_from(connect_tcp(to)?, to, path)
 }
 
+/// One HTTP POST on a connection of its own, HTTP/1.1.
+pub fn http_post(to: SocketAddr, path: &str, body: &str) -> Result<Response> {
+    let mut stream = connect_tcp(to)?;
+    stream.set_read_timeout(Some(LARGE))?;
+    let length = body.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: {to}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    parse(&String::from_utf8_lossy(&bytes))
+}
+
 /// One HTTP GET on this connection, which is closed after it.
 pub fn http_get_from(mut stream: TcpStream, to: SocketAddr, path: &str) -> Result<Response> {
     write!(
@@ -166,10 +204,29 @@ pub fn http_get_from(mut stream: TcpStream, to: SocketAddr, path: &str) -> Resul
 /// One HTTP GET on this connection, which stays open: the answer must have a `Content-Length`.
 pub fn http_get_on(stream: &mut TcpStream, host: &str, path: &str) -> Result<Response> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")?;
+    read_response(stream)
+}
+
+/// One HTTP POST on this connection, which stays open: the answer must have a `Content-Length`.
+pub fn http_post_on(
+    stream: &mut TcpStream,
+    host: &str,
+    path: &str,
+    body: &str,
+) -> Result<Response> {
+    let length = body.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}"
+    )?;
+    read_response(stream)
+}
+
+fn read_response(stream: &mut TcpStream) -> Result<Response> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     loop {
-        let length = stream.read(&mut buffer)?;
+        let length = read(stream, &mut buffer)?;
         if length == 0 {
             bail!(
                 "the connection was closed: {:?}",

@@ -206,6 +206,21 @@ impl Fairway {
         Ok(())
     }
 
+    /// A new process takes over from this one, which ends then.
+    pub fn upgrade(&mut self) -> Result<()> {
+        let mut old = self.process.take().context("Fairway is not started")?;
+        self.arguments.push("--take-over".to_owned());
+        let launched = self.launch();
+        self.arguments.pop();
+        launched?;
+        self.logs(&[" taken over c"])?;
+        let status = old.wait(wait::SOON)?;
+        if !status.success() {
+            bail!("the old process ended with {status}");
+        }
+        self.ready()
+    }
+
     /// The process.
     pub fn process(&mut self) -> Result<&mut Process> {
         self.process.as_mut().context("Fairway is not started")

@@ -36,8 +36,8 @@ mount --bind /mnt/out/manifests /etc/fairway/manifests
 install -m 600 /mnt/out/key /etc/fairway/key
 echo cp-1 > /etc/hostname
 mount -t tmpfs tmpfs /usr/local/bin
-touch /usr/local/bin/fairway
-mount --bind /mnt/fairway /usr/local/bin/fairway
+# A file of its own, for another one to take its place.
+cp /mnt/fairway /usr/local/bin/fairway
 for folder in /run /tmp /var/tmp /var/lib /root /home; do
     mount -t tmpfs tmpfs $folder
 done

@@ -6,11 +6,12 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::{Fairway, text};
-use fairway_integration::lab::Served;
 use fairway_integration::manifest::{all, edge_pool, slice_of, slice_with};
-use fairway_integration::servers::{named, named_udp};
+use fairway_integration::servers::named;
 use fairway_integration::site::{Site, at, client, server, vip};
+use fairway_integration::three::{count, three};
 use fairway_integration::{clients, tests, wait};
+use serde_json::Value;
 
 tests![
     each_algorithm_spreads_as_its_annotation_says,
@@ -18,22 +19,10 @@ tests![
     held_connections_are_even_with_least_connections,
     udp_flows_are_even_with_least_connections,
     an_endpoint_that_comes_is_filled_slowly,
+    an_endpoint_that_was_left_alone_is_filled_slowly_when_it_is_back,
     an_annotation_that_can_not_be_read_is_said_and_the_default_is_used,
     endpoints_of_the_same_zone_are_preferred_without_hints,
 ];
-
-/// Servers `a`, `b` and `c` on the farm's first addresses, TCP and UDP.
-fn three(site: &Site) -> Result<(Served, Served)> {
-    let servers = [
-        ("a", at(server(0), 80)),
-        ("b", at(server(1), 80)),
-        ("c", at(server(2), 80)),
-    ];
-    Ok((
-        named(&site.farm, &servers)?,
-        named_udp(&site.farm, &servers)?,
-    ))
-}
 
 /// A Service with port 80 for TCP and UDP, and this balance.
 fn balanced(name: &str, address: IpAddr, balance: &str) -> String {
@@ -55,14 +44,6 @@ fn weighted(name: &str) -> String {
         &format!("name: {name}-heavy, annotations: {{fairway.dev/weight: \"3\"}},"),
     );
     all(&[&heavy, &slice_of(name, &PORTS, &[server(1), server(2)])])
-}
-
-fn count(answers: impl IntoIterator<Item = String>) -> BTreeMap<String, usize> {
-    let mut shares = BTreeMap::new();
-    for answer in answers {
-        *shares.entry(answer).or_default() += 1;
-    }
-    shares
 }
 
 fn shares(a: usize, b: usize, c: usize) -> BTreeMap<String, usize> {
@@ -270,6 +251,47 @@ fn an_endpoint_that_comes_is_filled_slowly() -> Result<()> {
     ensure!(few < 13, "a third at once: {found:?}");
     let words = ["chosen by round-robin", "full share after 6s"];
     fairway.explains("default/shop", &words)?;
+    wait::until("it has its share", || {
+        ask(&site, to, 60).is_ok_and(|found| found == shares(20, 20, 20))
+    })?;
+    fairway.stop()
+}
+
+fn an_endpoint_that_was_left_alone_is_filled_slowly_when_it_is_back() -> Result<()> {
+    let site = Site::new()?;
+    let _two = named(
+        &site.farm,
+        &[("a", at(server(0), 80)), ("b", at(server(1), 80))],
+    )?;
+    let third = || named(&site.farm, &[("c", at(server(2), 80))]);
+    let killed = third()?;
+    let manifests = all(&[
+        &edge_pool(),
+        &balanced("shop", vip(1), "round-robin;slow-start=6s"),
+        &slice_of("shop", &PORTS, &[server(0), server(1), server(2)]),
+    ]);
+    let mut fairway = Fairway::start(&site.edge, &[("shop.yaml", &manifests)])?;
+    let to = at(vip(1), 80);
+    ensure!(ask(&site, to, 60)? == shares(20, 20, 20));
+    drop(killed);
+    let is_left_alone = || -> Result<bool> {
+        let rows = fairway.list("endpoints")?;
+        let third = at(server(2), 80).to_string();
+        let is_it = |row: &&Value| text(row, "endpoint") == third && text(row, "protocol") == "TCP";
+        let row = rows.iter().find(is_it).context("it is not listed")?;
+        Ok(text(row, "why").contains("it is left alone"))
+    };
+    wait::until("it is left alone", || {
+        ask(&site, to, 6).is_ok() && is_left_alone().unwrap_or(false)
+    })?;
+    let _back = third()?;
+    wait::until("it is taken back", || {
+        ask(&site, to, 1).is_ok() && !is_left_alone().unwrap_or(true)
+    })?;
+    let found = ask(&site, to, 60)?;
+    let few = found.get("c").copied().unwrap_or(0);
+    println!("after it was left alone: {found:?}");
+    ensure!(few < 13, "a third at once: {found:?}");
     wait::until("it has its share", || {
         ask(&site, to, 60).is_ok_and(|found| found == shares(20, 20, 20))
     })?;

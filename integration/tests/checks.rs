@@ -2,14 +2,15 @@
 //! people, scrapers and the log are told. The endpoints are real servers: nginx, etcd for gRPC.
 
 use std::fs;
+use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::{Fairway, text};
 use fairway_integration::lab::{Host, Process};
-use fairway_integration::manifest::{all, edge_pool, load_balancer, slice};
-use fairway_integration::servers::{Nginx, mute, named, named_http};
+use fairway_integration::manifest::{all, edge_pool, load_balancer, slice, slice_of};
+use fairway_integration::servers::{Nginx, mute, named, named_http, named_udp};
 use fairway_integration::site::{Site, at, server, vip};
 use fairway_integration::{clients, programs, tests, wait};
 use rustix::process::Signal;
@@ -18,10 +19,13 @@ tests![
     a_frozen_endpoint_is_out_within_three_intervals,
     a_frozen_endpoint_of_grpc_is_out_within_three_intervals,
     an_endpoint_that_is_killed_or_refuses_is_out_and_comes_back,
+    one_that_traffic_has_failed_at_is_back_when_its_checks_pass,
     one_that_answers_with_an_error_or_too_late_is_out,
     one_that_flaps_stays_in_and_one_that_fails_more_often_does_not,
     where_all_fail_all_get_traffic_and_that_is_said,
+    udp_flows_leave_an_endpoint_that_fails_and_stay_where_all_do,
     services_that_ask_the_same_share_a_probe,
+    beyond_the_budget_intervals_stretch_and_it_is_said,
     what_cant_be_read_is_no_check_and_is_said,
 ];
 
@@ -224,6 +228,32 @@ fn an_endpoint_that_is_killed_or_refuses_is_out_and_comes_back() -> Result<()> {
     fairway.stop()
 }
 
+fn one_that_traffic_has_failed_at_is_back_when_its_checks_pass() -> Result<()> {
+    let site = Site::new()?;
+    let _stays = named(&site.farm, &[("stays", at(server(1), 8080))])?;
+    let manifests = all(&[
+        &edge_pool(),
+        // Long before the check finds it out by itself, traffic does.
+        &checked("shop", 80, 8080, "tcp;interval=500ms;fall=1000"),
+        &slice("shop", 8080, &[server(0), server(1)]),
+    ]);
+    let goes = named(&site.farm, &[("goes", at(server(0), 8080))])?;
+    let mut fairway = Fairway::start(&site.edge, &[("all.yaml", &manifests)])?;
+    until_passed(&fairway, 2.0)?;
+    drop(goes);
+    wait::until_some("it is left alone", || {
+        site.client.run(|| clients::who(at(vip(1), 80)))?;
+        let state = state(&fairway, "shop", "192.0.2.11:8080")?;
+        ensure!(state == "unreachable", "{state}");
+        Ok(())
+    })?;
+    // From now on nobody connects.
+    let _back = named(&site.farm, &[("back", at(server(0), 8080))])?;
+    let took = until_state(&fairway, "192.0.2.11:8080", "eligible")?;
+    println!("back after {took:?}");
+    fairway.stop()
+}
+
 fn one_that_answers_with_an_error_or_too_late_is_out() -> Result<()> {
     let site = Site::new()?;
     let _well = named_http(&site.farm, &[("well", at(server(0), 8080))])?;
@@ -330,6 +360,46 @@ fn where_all_fail_all_get_traffic_and_that_is_said() -> Result<()> {
     fairway.stop()
 }
 
+fn udp_flows_leave_an_endpoint_that_fails_and_stay_where_all_do() -> Result<()> {
+    let site = Site::new()?;
+    let [a, b] = [0, 1].map(|n| at(server(n), 5353));
+    let _servers = named_udp(&site.farm, &[("a", a), ("b", b)])?;
+    let checked_there = named(&site.farm, &[("a", a)])?;
+    let other_checked_there = named(&site.farm, &[("b", b)])?;
+    let service = checked("shop", 53, 5353, "tcp;port=5353;interval=500ms");
+    let service = service.replace("{port: 53,", "{port: 53, protocol: UDP,");
+    let slice = slice_of("shop", &[("", "UDP", 5353)], &[server(0), server(1)]);
+    let manifests = all(&[&edge_pool(), &service, &slice]);
+    let mut fairway = Fairway::start(&site.edge, &[("all.yaml", &manifests)])?;
+    until_passed(&fairway, 4.0)?;
+    let flows: Vec<UdpSocket> = site.client.run(|| {
+        let flow = |_| clients::udp(None, at(vip(1), 53));
+        (0..20).map(flow).collect::<Result<_, _>>()
+    })?;
+    let served = || -> Result<String> {
+        Ok(flows
+            .iter()
+            .map(clients::who_on)
+            .collect::<Result<_, _>>()?)
+    };
+    let before = served()?;
+    ensure!(before.contains('a') && before.contains('b'), "{before}");
+    ensure!(served()? == before, "flows stay");
+
+    drop(checked_there);
+    until_state(&fairway, "192.0.2.11:5353", "failing-checks")?;
+    let during = served()?;
+    ensure!(during == "b".repeat(20), "{during}");
+    drop(other_checked_there);
+    wait::until_some("checks are ignored", || {
+        let said = fairway.cli_output(&["explain", "service", "default/shop"])?;
+        ensure!(said.contains("is ignored"), "{said}");
+        Ok(())
+    })?;
+    ensure!(served()? == during, "where all fail flows stay");
+    fairway.stop()
+}
+
 fn services_that_ask_the_same_share_a_probe() -> Result<()> {
     let site = Site::new()?;
     let _servers = named_http(
@@ -353,6 +423,44 @@ fn services_that_ask_the_same_share_a_probe() -> Result<()> {
         Ok(())
     })?;
     ensure!(fairway.metric("fairway_check_stretch", &[])? == 1.0);
+    fairway.stop()
+}
+
+fn beyond_the_budget_intervals_stretch_and_it_is_said() -> Result<()> {
+    let site = Site::new()?;
+    // None of them is there.
+    let document = |endpoints: u8| {
+        let all_of_them: Vec<IpAddr> = (0..endpoints)
+            .map(|n| [192, 0, 2, 100 + n].into())
+            .collect();
+        all(&[
+            &edge_pool(),
+            &checked("shop", 80, 8080, "tcp;interval=100ms"),
+            &slice("shop", 8080, &all_of_them),
+        ])
+    };
+    let mut fairway = Fairway::start(&site.edge, &[("all.yaml", &document(150))])?;
+    let stretch_is = |wanted: f64| {
+        wait::until_some("intervals are stretched so", || {
+            let stretch = fairway.metric("fairway_check_stretch", &[])?;
+            ensure!(stretch == wanted, "{stretch}");
+            Ok(())
+        })
+    };
+    // 1,500 in a second are asked for.
+    stretch_is(1.5)?;
+    fairway.logs(&[
+        "WARN",
+        "more checks are asked for in a second than are made",
+        "asked=1500",
+    ])?;
+    let made = || fairway.metric("fairway_checks_total", &[]);
+    let (before, began) = (made()?, Instant::now());
+    std::thread::sleep(Duration::from_secs(3));
+    let rate = (made()? - before) / began.elapsed().as_secs_f64();
+    ensure!(rate < 1_050.0, "{rate} in a second");
+    fairway.write("all.yaml", &document(50))?;
+    stretch_is(1.0)?;
     fairway.stop()
 }
 

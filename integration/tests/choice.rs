@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
-use fairway_integration::lab::Served;
 use fairway_integration::manifest::{
     all, edge_pool, load_balancer, service, slice, slice_of, slice_with,
 };
-use fairway_integration::servers::{named, named_udp};
+use fairway_integration::servers::named;
 use fairway_integration::site::{EDGE, Site, at, client, server, vip};
+use fairway_integration::three::{count, three};
 use fairway_integration::{clients, tests, wait};
 
 tests![
@@ -30,19 +30,6 @@ tests![
     a_slice_of_weight_zero_is_in_maintenance,
 ];
 
-/// Servers `a`, `b` and `c` on the farm's first addresses, TCP and UDP.
-fn three(site: &Site) -> Result<(Served, Served)> {
-    let servers = [
-        ("a", at(server(0), 80)),
-        ("b", at(server(1), 80)),
-        ("c", at(server(2), 80)),
-    ];
-    Ok((
-        named(&site.farm, &servers)?,
-        named_udp(&site.farm, &servers)?,
-    ))
-}
-
 fn both_protocols(name: &str, more: &str) -> String {
     let spec = format!(
         "type: LoadBalancer, {more} ports: [{{name: t, port: 80}}, \
@@ -53,14 +40,6 @@ fn both_protocols(name: &str, more: &str) -> String {
 
 fn ports() -> [(&'static str, &'static str, u16); 2] {
     [("t", "TCP", 80), ("u", "UDP", 80)]
-}
-
-fn count(answers: impl IntoIterator<Item = String>) -> BTreeMap<String, usize> {
-    let mut shares = BTreeMap::new();
-    for answer in answers {
-        *shares.entry(answer).or_default() += 1;
-    }
-    shares
 }
 
 fn endpoints_get_equal_shares() -> Result<()> {

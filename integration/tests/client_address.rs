@@ -4,9 +4,10 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, ensure};
+use fairway_integration::dual_stack::{HTTP, PLAIN, addresses, client6, pools, service};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::hostile::Random;
-use fairway_integration::manifest::{all, pool, slice};
+use fairway_integration::manifest::{all, slice};
 use fairway_integration::servers::{Nginx, echo, named, named_http};
 use fairway_integration::site::{Site, at, client, server};
 use fairway_integration::{clients, programs, tests, wait};
@@ -19,45 +20,6 @@ tests![
     slow_and_fuzzed_headers_cost_their_own_connection,
     what_can_not_be_read_closes_the_port_and_is_said,
 ];
-
-/// The client's IPv6 address number `n` (0…29).
-fn client6(n: u16) -> IpAddr {
-    Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0x11 + n).into()
-}
-
-fn pools() -> String {
-    pool("edge", &["203.0.113.0/28", "2001:db8:f::/124"])
-}
-
-/// A Service of one port with both families, with annotations.
-fn service(name: &str, annotations: &[(&str, &str)], port: &str) -> String {
-    let annotations = annotations
-        .iter()
-        .map(|(name, value)| format!("fairway.dev/{name}: \"{value}\""));
-    let annotations: Vec<String> = annotations.collect();
-    format!(
-        "apiVersion: v1\nkind: Service\n\
-         metadata: {{name: {name}, annotations: {{{}}}}}\n\
-         spec: {{selector: {{app: {name}}}, type: LoadBalancer, ipFamilyPolicy: PreferDualStack, {port}}}\n",
-        annotations.join(", ")
-    )
-}
-
-const PLAIN: &str = "ports: [{port: 80, targetPort: 8080}]";
-const HTTP: &str = "ports: [{port: 80, targetPort: 8080, appProtocol: http}]";
-
-/// The addresses of a Service, IPv4 first.
-fn addresses(fairway: &Fairway, name: &str) -> Result<[IpAddr; 2]> {
-    let found = fairway.external_ips(&format!("default/{name}"))?;
-    let mut found = found
-        .iter()
-        .map(|ip| ip.parse::<IpAddr>())
-        .collect::<Result<Vec<_>, _>>()?;
-    found.sort();
-    found
-        .try_into()
-        .map_err(|found| anyhow::anyhow!("{name}: {found:?}"))
-}
 
 /// A header of version 1.
 fn line(source: SocketAddr, to: SocketAddr) -> Vec<u8> {
@@ -171,20 +133,27 @@ fn a_trusted_proxy_announces_its_clients_and_nobody_else_does() -> Result<()> {
     let site = Site::new()?;
     let _nginx = Nginx::told(&site.farm, at(server(0), 8080))?;
     let _echo = echo(&site.farm, at(server(1), 8080))?;
+    let _web = named_http(&site.farm, &[("a", at(server(2), 8080))])?;
     let trusted = format!("{},{}", client(0), client6(0));
     let chained = [
         ("accept-proxy-protocol", trusted.as_str()),
         ("proxy-protocol", "v2"),
     ];
-    let ranges = "loadBalancerSourceRanges: [192.168.7.0/24, \"2001:db8:7::/64\"], ";
+    let ranges = "LoadBalancer, loadBalancerSourceRanges: [192.168.7.0/24, \"2001:db8:7::/64\"], ";
+    let in_ranges = |name, port| {
+        let service = service(name, &chained, port);
+        service.replace("LoadBalancer, ", ranges)
+    };
     let manifests = all(&[
         &pools(),
-        &service("tcp", &chained, &format!("{ranges}{PLAIN}")),
+        &in_ranges("tcp", PLAIN),
         &slice("tcp", 8080, &[server(0)]),
-        &service("http", &chained, &format!("{ranges}{HTTP}")),
+        &in_ranges("http", HTTP),
         &slice("http", 8080, &[server(0)]),
         &service("echo", &[("accept-proxy-protocol", &trusted)], PLAIN),
         &slice("echo", 8080, &[server(1)]),
+        &service("open", &[("accept-proxy-protocol", &trusted)], HTTP),
+        &slice("open", 8080, &[server(2)]),
     ]);
     let fairway = Fairway::start(&site.edge, &[("trusted.yaml", &manifests)])?;
     let four: SocketAddr = "192.168.7.9:1234".parse()?;
@@ -234,6 +203,21 @@ fn a_trusted_proxy_announces_its_clients_and_nobody_else_does() -> Result<()> {
             Ok(())
         })?;
     }
+    // By request, it is no request, and nothing of it reaches a server.
+    let to = at(addresses(&fairway, "open")?[0], 80);
+    site.client.run(|| {
+        for forged in [line(four, to), binary(four, to)] {
+            let stream = sent(client(1), to, &forged)?;
+            let answer = clients::http_get_from(stream, to, "/");
+            ensure!(!matches!(&answer, Ok(it) if it.status == 200), "{answer:?}");
+        }
+        let stream = clients::connect_tcp_from(client(1), to)?;
+        let seen: Value = serde_json::from_str(&clients::http_get_from(stream, to, "/")?.body)?;
+        ensure!(seen["connection"] == 1, "{seen}");
+        let told = seen["headers"]["x-forwarded-for"].as_str();
+        ensure!(told == Some(&*client(1).to_string()), "{seen}");
+        Ok(())
+    })?;
     // What anybody else sends is payload; what a trusted one sends behind its header is, too.
     let to = at(addresses(&fairway, "echo")?[0], 80);
     site.client.run(|| {
@@ -396,7 +380,7 @@ fn what_can_not_be_read_closes_the_port_and_is_said() -> Result<()> {
             &service(
                 "shop",
                 annotations,
-                "ports: [{name: web, port: 80, targetPort: 8080}, {name: dns, port: 53, protocol: UDP}]",
+                "{name: web, port: 80, targetPort: 8080}, {name: dns, port: 53, protocol: UDP}",
             ),
             &slice_of_web(),
         ])

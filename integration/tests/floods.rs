@@ -15,7 +15,9 @@ use fairway_integration::manifest::{all, edge_pool, load_balancer, slice, slice_
 use fairway_integration::servers::{echo, named_udp};
 use fairway_integration::site::{Site, at, client, server, vip};
 use fairway_integration::{clients, tests, wait};
-use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
+use rustix::net::{
+    AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with,
+};
 
 tests![
     a_flood_from_forged_addresses_holds_up_no_other_service,
@@ -184,9 +186,10 @@ impl Flooded {
 
 /// A raw socket, whose packets have their IP headers.
 fn raw() -> Result<OwnedFd> {
-    Ok(socket(
+    Ok(socket_with(
         AddressFamily::INET,
         SocketType::RAW,
+        SocketFlags::CLOEXEC,
         Some(ipproto::RAW),
     )?)
 }

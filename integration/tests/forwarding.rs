@@ -18,6 +18,7 @@ tests![
     an_annotation_forwards_one_service_to_node_ports,
     a_gateway_never_forwards_to_itself,
     two_gateways_on_each_others_nodes_make_no_loop,
+    a_node_that_is_forwarded_to_is_turned_away_whomever_it_announces,
 ];
 
 fn node(name: &str, ip: IpAddr, more: &str) -> String {
@@ -223,4 +224,37 @@ fn two_gateways_on_each_others_nodes_make_no_loop() -> Result<()> {
     wait::always(Duration::from_secs(2), "there is no loop", || {
         connections(&one) + connections(&two) < 100.0
     })
+}
+
+fn a_node_that_is_forwarded_to_is_turned_away_whomever_it_announces() -> Result<()> {
+    let site = Site::new()?;
+    let _node = named(&site.farm, &[("n1", at(server(0), 31468))])?;
+    let announced = "annotations: {fairway.dev/accept-proxy-protocol: 192.0.2.0/24}";
+    let service = service("shop", PORTS);
+    let fairway = start(
+        &site,
+        &["--forward-to", "node-ports", "--node-name", "edge"],
+        &[
+            &edge_pool(),
+            &service.replace("{name: shop}", &format!("{{name: shop, {announced}}}")),
+            &node("n1", server(0), ""),
+        ],
+    )?;
+    let asks = |from: IpAddr| {
+        site.farm.run(|| -> std::io::Result<String> {
+            let mut stream = clients::connect_tcp_from(from, at(EDGE_INSIDE, 31468))?;
+            clients::ask(
+                &mut stream,
+                "PROXY TCP4 198.51.100.7 203.0.113.1 1 80\r\nwho",
+            )
+        })
+    };
+    // A proxy of the same network, and the node itself.
+    let answer = asks(server(1))?;
+    ensure!(answer.starts_with("n1 "), "{answer}");
+    let refused = asks(server(0));
+    ensure!(refused.is_err(), "{refused:?}");
+    let loops = fairway.metric("fairway_rejected_total", &["reason=\"loop\""])?;
+    ensure!(loops == 1.0, "{loops}");
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! Each test prints what it has measured.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ tests![
     with_affinity_one_is_slow_too,
     a_server_that_is_killed_and_comes_back_costs_nobody_anything,
     a_server_that_vanishes_and_comes_back_costs_one_client_its_time,
+    on_connections_that_are_kept_open_one_request_is_slow_where_a_server_vanishes,
+    a_request_that_may_not_be_repeated_fails_soon_and_the_next_one_goes_elsewhere,
     a_server_that_resets_is_left_alone,
     a_server_that_is_stopped_is_left_alone_once_its_queue_is_full,
     a_server_that_comes_and_goes_costs_nobody_anything,
@@ -36,6 +38,8 @@ const SLOW: Duration = Duration::from_millis(1000);
 enum Way {
     Tcp,
     Http,
+    /// HTTP, to endpoints that are spoken to by HTTP/2.
+    H2c,
 }
 
 impl Way {
@@ -47,15 +51,7 @@ impl Way {
         match self {
             Self::Tcp => service,
             Self::Http => service.replace("port: 80,", "port: 80, appProtocol: http,"),
-        }
-    }
-
-    /// How many requests may be with a server that vanishes, and wait for its answer: those on a connection that was
-    /// kept open. Each worker keeps one. A connection of opaque bytes is always new.
-    fn kept(self) -> usize {
-        match self {
-            Self::Tcp => 0,
-            Self::Http => 2,
+            Self::H2c => service.replace("port: 80,", "port: 80, appProtocol: kubernetes.io/h2c,"),
         }
     }
 
@@ -63,7 +59,7 @@ impl Way {
     fn serve(self, site: &Site, name: &str, at: SocketAddr) -> Result<Served> {
         match self {
             Self::Tcp => named(&site.farm, &[(name, at)]),
-            Self::Http => named_http(&site.farm, &[(name, at)]),
+            Self::Http | Self::H2c => named_http(&site.farm, &[(name, at)]),
         }
     }
 
@@ -71,7 +67,7 @@ impl Way {
     fn ask(self, to: SocketAddr) -> Result<String> {
         match self {
             Self::Tcp => Ok(clients::who(to)?),
-            Self::Http => {
+            Self::Http | Self::H2c => {
                 let answer = clients::http_get(to, "/")?;
                 ensure!(answer.status == 200, "{answer:?}");
                 Ok(answer.body)
@@ -160,6 +156,24 @@ impl Bed {
         tally
     }
 
+    /// Has each worker keep a connection to each of two servers: a client's connection has one worker, and its requests
+    /// go to each server in turn.
+    fn keep_connections(
+        &self,
+        ask: impl Fn(&mut TcpStream) -> Result<clients::Response> + Send + Sync,
+    ) -> Result<()> {
+        self.site.client.run(|| {
+            for _ in 0..12 {
+                let mut stream = clients::connect_tcp(at(vip(1), 80))?;
+                for _ in 0..4 {
+                    let answer = ask(&mut stream)?;
+                    ensure!(answer.status == 200, "{answer:?}");
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Clients, one after the other, until something is so. How long that took.
     fn until(
         &self,
@@ -242,18 +256,12 @@ fn with_affinity_one_is_slow_too() -> Result<()> {
         bed.vanish(server(mine), true)?;
         let mut tally = bed.clients(12);
         println!("{way:?}, the client's own server is silent: {tally}");
-        ensure!(
-            tally.failed <= way.kept() && tally.slow <= 1 + way.kept(),
-            "{way:?}: {tally}"
-        );
+        ensure!(tally.failed == 0 && tally.slow <= 1, "{way:?}: {tally}");
         bed.vanish(server(mine), false)?;
         let is_back = |bed: &Bed| Ok(bed.client()?.contains(&format!("server-{mine}")));
         let took = bed.until("the client is back", &mut tally, is_back)?;
         println!("{way:?}, it returns after {took:?}: {tally}");
-        ensure!(
-            tally.failed <= way.kept() && tally.slow <= 1 + way.kept(),
-            "{way:?}: {tally}"
-        );
+        ensure!(tally.failed == 0 && tally.slow <= 1, "{way:?}: {tally}");
         bed.fairway.stop()?;
     }
     Ok(())
@@ -302,13 +310,68 @@ fn a_server_that_vanishes_and_comes_back_costs_one_client_its_time() -> Result<(
             Ok(!bed.is_left_alone(server(1))?)
         })?;
         println!("{way:?}, vanished: left alone after {out:?}, taken back after {back:?}; {tally}");
-        ensure!(
-            tally.failed <= way.kept() && tally.slow <= 1 + way.kept(),
-            "{way:?}: {tally}"
-        );
+        ensure!(tally.failed == 0 && tally.slow <= 1, "{way:?}: {tally}");
         bed.fairway.stop()?;
     }
     Ok(())
+}
+
+fn on_connections_that_are_kept_open_one_request_is_slow_where_a_server_vanishes() -> Result<()> {
+    for way in [Way::Http, Way::H2c] {
+        let mut bed = Bed::new(way, &[server(0), server(1)])?;
+        let _servers = [bed.server(0)?, bed.server(1)?];
+        bed.keep_connections(|stream| clients::http_get_on(stream, "shop", "/"))?;
+        bed.vanish(server(1), true)?;
+        let tally = bed.clients(12);
+        println!("{way:?}, vanished with connections open: {tally}");
+        ensure!(tally.failed == 0 && tally.slow <= 1, "{way:?}: {tally}");
+        ensure!(tally.slowest < Duration::from_secs(7), "{way:?}: {tally}");
+        let (state, why) = bed.state(server(1))?;
+        ensure!(state == "unreachable", "{state}: {why}");
+        let service = ["service=\"shop\"", "reason=\"silent\""];
+        let silent = bed
+            .fairway
+            .metric("fairway_connect_errors_total", &service)?;
+        ensure!(silent >= 1.0, "{way:?}: {silent}: {why}");
+        // Connections from before it was left alone are dead still.
+        bed.vanish(server(1), false)?;
+        let mut tally = Tally::default();
+        bed.until("it is taken back", &mut tally, |bed| {
+            Ok(!bed.is_left_alone(server(1))?)
+        })?;
+        for _ in 0..12 {
+            bed.count(&mut tally);
+        }
+        println!("{way:?}, it is back: {tally}");
+        ensure!(tally.failed == 0 && tally.slow == 0, "{way:?}: {tally}");
+        bed.fairway.stop()?;
+    }
+    Ok(())
+}
+
+fn a_request_that_may_not_be_repeated_fails_soon_and_the_next_one_goes_elsewhere() -> Result<()> {
+    let mut bed = Bed::new(Way::Http, &[server(0), server(1)])?;
+    let _servers = [bed.server(0)?, bed.server(1)?];
+    let post = |bed: &Bed| -> Result<(u16, Duration)> {
+        let began = Instant::now();
+        let ask = || clients::http_post(at(vip(1), 80), "/", "one");
+        let answer = bed.site.client.run(ask)?;
+        Ok((answer.status, began.elapsed()))
+    };
+    bed.keep_connections(|stream| clients::http_post_on(stream, "shop", "/", "one"))?;
+    bed.vanish(server(1), true)?;
+    let mut failed = 0;
+    for _ in 0..12 {
+        let (status, took) = post(&bed)?;
+        if status != 200 {
+            println!("POST, vanished with connections open: status {status} after {took:?}");
+            ensure!(status == 504, "{status}");
+            failed += 1;
+        }
+        ensure!(took < Duration::from_secs(15), "{status} after {took:?}");
+    }
+    ensure!(failed == 1, "{failed} have failed");
+    bed.fairway.stop()
 }
 
 fn a_server_that_resets_is_left_alone() -> Result<()> {
@@ -352,7 +415,8 @@ fn a_server_that_is_stopped_is_left_alone_once_its_queue_is_full() -> Result<()>
         let failed = clients.into_iter().filter_map(|it| it.join().ok());
         let failed: usize = failed.map(|tally| tally.failed).sum();
         println!("Tcp, stopped: {failed} of 12 at once were in its queue");
-        ensure!(failed <= 3, "{failed}");
+        // It is the first choice of half of them, and the kernel answers SYNs that come together before the queue is full.
+        ensure!(failed <= 6, "{failed}");
         Ok(())
     })?;
     let mut tally = Tally::default();

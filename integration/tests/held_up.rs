@@ -1,6 +1,7 @@
 //! What a webhook that hangs for one namespace holds up, and who is ready to lead.
 
-use std::net::TcpListener;
+use std::cell::RefCell;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -33,7 +34,9 @@ const UNANSWERED: u64 = 30;
 /// It goes with this value.
 struct Hanging<'a> {
     cluster: &'a Cluster,
-    _listener: TcpListener,
+    listener: TcpListener,
+    /// The connections of the API server. One that is closed would end what hangs.
+    calls: RefCell<Vec<TcpStream>>,
 }
 
 const WEBHOOK: &str = "hangs";
@@ -41,6 +44,7 @@ const WEBHOOK: &str = "hangs";
 impl<'a> Hanging<'a> {
     fn begin(cluster: &'a Cluster, namespace: &str) -> Result<Self> {
         let listener = cluster.host().run(|| TcpListener::bind("127.0.0.1:0"))?;
+        listener.set_nonblocking(true)?;
         let webhook = json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "ValidatingWebhookConfiguration",
@@ -60,8 +64,27 @@ impl<'a> Hanging<'a> {
         cluster.apply(&webhook.to_string())?;
         Ok(Self {
             cluster,
-            _listener: listener,
+            listener,
+            calls: RefCell::default(),
         })
+    }
+
+    /// Waits until the API server asks for one more change. It waits for the answer for some seconds then, and so does
+    /// whoever makes the change.
+    fn wait_for_call(&self) -> Result<()> {
+        // Those that are there may be of changes that were given up.
+        self.take_calls();
+        wait::until("a change hangs", || self.take_calls() > 0)
+    }
+
+    /// Returns how many were new.
+    fn take_calls(&self) -> usize {
+        let mut calls = self.calls.borrow_mut();
+        let before = calls.len();
+        calls.extend(std::iter::from_fn(|| {
+            self.listener.accept().ok().map(|(stream, _)| stream)
+        }));
+        calls.len() - before
     }
 }
 
@@ -100,6 +123,8 @@ fn a_webhook_that_hangs_for_one_namespace_holds_up_no_other_and_no_end() -> Resu
     // That is the state of those Services, and the controller is ready.
     controller.ready()?;
     ensure!(cluster.holders("slow")?.is_empty());
+    // Between two tries nothing is on its way, and the Lease would be given back.
+    hanging.wait_for_call()?;
     let began = Instant::now();
     controller.stop()?;
     ensure!(began.elapsed() < END, "{:?}", began.elapsed());

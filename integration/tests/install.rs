@@ -49,6 +49,8 @@ fn pasted(notes: &str) -> Vec<&str> {
         .collect()
 }
 
+const PROBES: [&str; 2] = ["livenessProbe", "readinessProbe"];
+
 /// One of the two workloads, run on a host as a kubelet would: with the arguments, the account and the
 /// capabilities of its Pod.
 struct Workload<'a> {
@@ -93,17 +95,40 @@ impl Workload<'_> {
         ensure!(rights["drop"] == json!(["ALL"]), "{rights}");
         let added = rights["add"].as_array().into_iter().flatten();
         let added: Vec<&str> = added.filter_map(Value::as_str).collect();
-        fairway = fairway.arguments(&arguments).capabilities(&added);
+        let socket = fairway.folder().join("probe.sock").display().to_string();
+        fairway = fairway
+            .arguments(&arguments)
+            .capabilities(&added)
+            .environment(&[("FAIRWAY_PROBE_SOCKET", &socket)]);
         fairway.launch()?;
-        self.probe(container)?;
+        match container[PROBES[0]].get("exec") {
+            Some(_) => Self::run_probes(container, &fairway, &socket)?,
+            None => self.probe(container)?,
+        }
         Ok(fairway)
+    }
+
+    /// Runs what a kubelet runs in the container until all is well.
+    fn run_probes(container: &Value, fairway: &Fairway, socket: &str) -> Result<()> {
+        for probe in PROBES {
+            let command = container[probe]["exec"]["command"].as_array();
+            let command = command.context("no command")?.iter();
+            let words: Vec<&str> = command.filter_map(Value::as_str).collect();
+            let (program, words) = words.split_first().context("no program")?;
+            ensure!(*program == "fairway", "{program}");
+            let words = [words, &["--probe-socket", socket]].concat();
+            wait::until_some(&format!("the {probe} is well"), || {
+                fairway.cli_output(&words).map(drop)
+            })?;
+        }
+        Ok(())
     }
 
     /// Asks what a kubelet asks until all is well.
     fn probe(&self, container: &Value) -> Result<()> {
         let port = container["ports"][0]["containerPort"].as_u64();
         let to = at(self.ip.parse()?, port.context("no port")?.try_into()?);
-        for probe in ["livenessProbe", "readinessProbe"] {
+        for probe in PROBES {
             let path = container[probe]["httpGet"]["path"].as_str();
             let path = path.context("no path")?;
             wait::until_some(&format!("{} answers to the {probe}", self.command), || {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::manifest::{all, edge_pool, load_balancer, service, slice, slice_of};
-use fairway_integration::servers::{mute, named, named_udp};
+use fairway_integration::servers::{mute, named, named_udp, talkative};
 use fairway_integration::site::{BLACK_HOLE, Site, at, client, server, vip};
 use fairway_integration::{clients, tests, wait};
 
@@ -162,22 +162,7 @@ fn clients_that_send_nothing_are_in_nobodys_way() -> Result<()> {
 
 fn a_client_that_never_reads_costs_little_memory() -> Result<()> {
     let site = Site::new()?;
-    let _flood = site.farm.serve(move || {
-        let listener = std::net::TcpListener::bind(at(server(0), 80))?;
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        Ok(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let block = vec![b'x'; 1 << 16];
-                    while tokio::io::AsyncWriteExt::write_all(&mut stream, &block)
-                        .await
-                        .is_ok()
-                    {}
-                });
-            }
-        })
-    })?;
+    let _flood = talkative(&site.farm, at(server(0), 80))?;
     let mut fairway = Fairway::start(&site.edge, &[("shop.yaml", &shop(80))])?;
     let before = memory(&mut fairway)?;
     let mut lazy: Vec<TcpStream> = site.client.run(|| {

@@ -8,8 +8,11 @@ use anyhow::{Context, Result, ensure};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::lab::{Host, Served};
 use fairway_integration::manifest::{edge_pool, load_balancer, slice};
+use fairway_integration::routers::noticed::{BirdKnows, RouteWatch};
+use fairway_integration::routers::routed::{OURS, THEIRS, peer};
+use fairway_integration::routers::{Bird, kernel_table};
 use fairway_integration::servers::named;
-use fairway_integration::site::{Site, at, server, vip};
+use fairway_integration::site::{EDGE, Site, at, client, server, vip};
 use fairway_integration::systemd::{Systemd, UnitSettings};
 use fairway_integration::{clients, tests, wait};
 use rustix::process::Signal;
@@ -20,6 +23,8 @@ tests![
     the_unit_starts_fairway_anew_however_it_ends,
     a_fairway_that_is_stuck_is_started_anew_by_the_watchdog,
     the_unit_reloads_and_stops_fairway,
+    a_reload_with_a_new_program_takes_over_without_a_trace,
+    a_reload_with_a_new_program_ends_no_session_with_a_router_and_removes_no_route,
     signals_that_mean_nothing_are_ignored_and_sighup_looks_at_the_manifests,
     every_signal_that_stops_fairway_lets_connections_drain,
 ];
@@ -102,6 +107,30 @@ impl Appliance {
             .edge
             .run(|| clients::output("ip", &["route", "show", "table", "local", "proto", "70"]))?;
         Ok(routes.contains("203.0.113.1"))
+    }
+
+    /// A new program, and a reload.
+    fn upgrade(&self) -> Result<()> {
+        let before = self.systemd.property("MainPID")?;
+        // As a package does it: the new file takes the place of the old one in one step.
+        let copied = self.systemd.run(
+            "sh",
+            &[
+                "-c",
+                "cp /mnt/fairway /usr/local/bin/fairway.new && \
+                 mv /usr/local/bin/fairway.new /usr/local/bin/fairway",
+            ],
+        )?;
+        ensure!(copied.status.success(), "{copied:?}");
+        self.systemd.systemctl(&["reload", "fairway"])?;
+        wait::until_some("the new process is the main one", || {
+            let now = self.systemd.property("MainPID")?;
+            ensure!(now != before && now != "0", "{now}: {}", self.systemd.log());
+            Ok(())
+        })?;
+        self.systemd.is("ActiveState", "active")?;
+        self.systemd.is("NRestarts", "0")?;
+        self.systemd.is("StatusText", "Ready.")
     }
 
     /// systemd finds nothing wrong with the unit.
@@ -195,6 +224,8 @@ fn one_thread_keeps_the_right_to_packet_sockets(pid: &impl std::fmt::Display) ->
             let wanted = match (name.map(str::trim), set) {
                 (Some("fairway-links"), "CapEff" | "CapPrm") => admin | raw,
                 (Some("fairway-links" | "fairway-layer2"), _) => 0,
+                // It starts the process that takes over, which needs all of them.
+                (Some("fairway-start"), _) => has,
                 // The allocator starts it before Fairway begins, and it runs nothing else.
                 (Some("jemalloc_bg_thd"), _) => has,
                 _ => has & !raw,
@@ -298,6 +329,70 @@ fn the_unit_reloads_and_stops_fairway() -> Result<()> {
     ensure!(it.systemd.property("ActiveState")? == "inactive");
     ensure!(it.systemd.property("Result")? == "success");
     ensure!(!it.has_route()?, "a route is left behind");
+    Ok(())
+}
+
+fn a_reload_with_a_new_program_takes_over_without_a_trace() -> Result<()> {
+    let it = Appliance::start(&UnitSettings::default())?;
+    let (mut old, seen) = it.site.client.run(|| {
+        let mut stream = clients::connect_tcp(at(vip(1), 80))?;
+        let seen = clients::ask(&mut stream, "who")?;
+        anyhow::Ok((stream, seen))
+    })?;
+    for round in 1..=2 {
+        it.upgrade()?;
+        let again = it.site.client.run(|| clients::ask(&mut old, "who"))?;
+        ensure!(again == seen, "round {round}: {again} is not {seen}");
+        it.answers()?;
+        // It is the unit's still: the next one is started by it, and it has what it needs.
+        let pid = it.systemd.fairway()?.as_raw_nonzero();
+        one_thread_keeps_the_right_to_packet_sockets(&pid)?;
+    }
+    it.systemd.systemctl(&["stop", "fairway"])?;
+    ensure!(it.systemd.property("Result")? == "success");
+    ensure!(!it.has_route()?, "a route is left behind");
+    Ok(())
+}
+
+fn a_reload_with_a_new_program_ends_no_session_with_a_router_and_removes_no_route() -> Result<()> {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let it = Appliance::start(&UnitSettings {
+        drop_ins: vec![deploy.join("systemd/kernel-routes.conf")],
+        ..UnitSettings::default()
+    })?;
+    let router = client(0);
+    let session = format!(
+        "protocol bgp edge from fairway {{ local {router} as {THEIRS}; neighbor {EDGE} as {OURS}; bfd on; }}\n"
+    );
+    let bird = Bird::start(&it.site.client, &router.to_string(), &session)?;
+    let tor = peer("tor", THEIRS, router, "bfd: {}");
+    fs::write(it.systemd.manifests().join("peers.yaml"), tor)?;
+    let pool = edge_pool().replace("spec: {", "spec: {announce: {routes: kernel, bgp: {}}, ");
+    fs::write(it.systemd.manifests().join("pool.yaml"), pool)?;
+    bird.established("edge")?;
+    let settled = || {
+        wait::until_some("all is announced", || {
+            let knows = bird.ask(&["show", "route", "for", "203.0.113.1"])?;
+            let bfd = bird.ask(&["show", "bfd", "sessions"])?;
+            let table = kernel_table(&it.site.edge)?;
+            let is_all = knows.contains("203.0.113.1/32") && bfd.contains(" Up ");
+            ensure!(is_all && table.len() == 2, "{knows} {bfd} {table:?}");
+            Ok(())
+        })
+    };
+    settled()?;
+    let before = BirdKnows::ask(&bird, &["edge"])?;
+    let routes = RouteWatch::start(&it.site.edge)?;
+    for _ in 0..2 {
+        it.upgrade()?;
+        settled()?;
+        before.same(&BirdKnows::ask(&bird, &["edge"])?)?;
+        let changes = routes.changes();
+        ensure!(!changes.iter().any(|it| it.contains("251")), "{changes:?}");
+    }
+    it.systemd.systemctl(&["stop", "fairway"])?;
+    ensure!(it.systemd.property("Result")? == "success");
+    ensure!(kernel_table(&it.site.edge)?.is_empty());
     Ok(())
 }
 

@@ -19,11 +19,14 @@ use fairway_controller_core::NodePortRange;
 use fairway_gateway::fleet::FleetSettings;
 use fairway_gateway::icmp::IcmpSockets;
 use fairway_gateway::layer2::Layer2;
+use fairway_gateway::transparent::DEFAULT_RELAY_PORT;
 use fairway_gateway_core::build::ServeNodePorts;
 
+use crate::admin_listeners::{self, AdminListeners};
 use crate::args::{DEFAULT_ADMIN, DemoArgs, LogFormat};
-use crate::process::{self, AdminListeners, ProcessBase, RunningProcess, Traffic};
+use crate::process::{ProcessBase, RunningProcess, Traffic};
 use crate::standalone;
+use crate::start;
 use backends::Backend;
 use targets::{CHAT, ECHO, STICKY, Targets, WEB};
 
@@ -34,12 +37,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     // The round prints what goes wrong; log lines would be in its way.
     let _rest_of_log = crate::logs::start(LogFormat::Text, "error")?;
-    let runtime = process::runtime()?;
+    let runtime = start::runtime()?;
     runtime.block_on(show(args))
 }
 
 async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    let mut stop = process::stop_signal()?;
+    let mut stop = crate::signals::stop_signal()?;
     let mut backends = Vec::new();
     for name in backends::NAMES {
         backends.push(
@@ -78,9 +81,13 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
             // On the machine of whoever tries it, nothing is changed.
             steering: false,
             udp_flows: None,
+            limits: Default::default(),
+            reader_timeout: None,
             icmp_sockets: IcmpSockets::none(),
             layer2: Layer2::none(),
             fleet: FleetSettings::default(),
+            relay_port: DEFAULT_RELAY_PORT,
+            transparent_mark: None,
             udp_offload: true,
             io_uring: true,
             allow_loopback: true,
@@ -188,7 +195,7 @@ fn free_block() -> anyhow::Result<LoopbackBlock> {
 /// The address that was asked for, or the default, or a free port where that is taken.
 fn admin_listener(asked: Option<SocketAddr>) -> anyhow::Result<TcpListener> {
     match asked {
-        Some(address) => process::bind(address, "--admin"),
+        Some(address) => admin_listeners::bind(address, "--admin"),
         None => TcpListener::bind(DEFAULT_ADMIN)
             .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
             .context("no port is free for the admin address"),

@@ -1,36 +1,71 @@
 //! `fairway drain`: the gateway of a node hands its addresses over to others, before work on the node.
 //!
+//! Or new connections are kept away from endpoints, before work on these (`endpoints`).
+//!
 //! `source` is where it is asked for and looked at: a cluster, or the admin address of a gateway without one. What counts
 //! as drained is what the gateway itself says after it was asked: of one that says nothing, nobody knows whether it
 //! still answers for an address.
 
+mod endpoints;
 mod source;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use fairway_config::drained::DrainTarget;
 use fairway_config::exchange::{AddressReport, AddressState, Successor};
 
+use self::endpoints::EndpointWish;
 use self::source::{DrainSource, GatewayWords};
-use crate::args::DrainArgs;
-use crate::{process, table};
+use self::words::{EVERY, complain, say};
+use crate::args::{DEFAULT_ADMIN, DrainArgs};
+use crate::outcome::WrongConfiguration;
+use crate::{address, start, table};
 
 /// Who was frozen lets go of addresses, and takes again what no other gateway takes. So an address that nobody owns has
 /// left a gateway only after this time.
 const NOBODY: Duration = Duration::from_secs(3);
 
-/// How often the gateway is looked at.
-const EVERY: Duration = Duration::from_millis(250);
+/// How long it is waited until other gateways have taken all addresses.
+const HANDED_OVER: Duration = Duration::from_secs(60);
 
 /// Drains, ends that, or says what a drain would do. Ends with 1 where addresses stay.
 pub(crate) fn run(args: DrainArgs) -> anyhow::Result<ExitCode> {
-    let (node, timeout) = (args.node, args.timeout);
-    process::runtime()?.block_on(async {
-        let source = DrainSource::new(&node, args.admin, args.cluster).await?;
-        match (args.simulate, args.undo) {
+    let DrainArgs {
+        node,
+        endpoint,
+        endpoints_on,
+        wait: is_waiting,
+        simulate: is_simulated,
+        undo: is_undone,
+        timeout,
+        admin,
+        cluster,
+    } = args;
+    let target = endpoint.map(DrainTarget::Place);
+    let target = target.or(endpoints_on.map(|node| DrainTarget::Node(node.into())));
+    if let Some(target) = target {
+        let admin = admin.map_or_else(|| address::admin(DEFAULT_ADMIN), Ok);
+        let admin = admin.map_err(WrongConfiguration)?;
+        let wish = match (is_undone, is_waiting) {
+            (true, _) => EndpointWish::Undo,
+            (false, true) => EndpointWish::DrainAndWait(timeout),
+            (false, false) => EndpointWish::Drain,
+        };
+        return endpoints::run(&target, wish, admin);
+    }
+    let Some(node) = node else {
+        return Err(
+            WrongConfiguration("name the node whose gateway is to be drained".to_owned()).into(),
+        );
+    };
+    let timeout = timeout.unwrap_or(HANDED_OVER);
+    start::runtime()?.block_on(async {
+        let source = DrainSource::new(&node, admin, cluster).await?;
+        match (is_simulated, is_undone) {
             (true, _) => simulate(&source, &node).await,
             (_, true) => undo(&source, &node, timeout).await,
             (false, false) => {
@@ -50,15 +85,6 @@ pub(crate) fn run(args: DrainArgs) -> anyhow::Result<ExitCode> {
             }
         }
     })
-}
-
-/// Prints one line; that nobody reads it is no error.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{}", table::printable(line));
-}
-
-fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "fairway: {}", table::printable(line));
 }
 
 /// Asks the gateway to drain no more, and waits until it says so. Of one that is not there the wish is withdrawn all the
@@ -149,7 +175,7 @@ async fn wait(
                         format!("The gateway on {node} is drained: it owns no address on layer 2.")
                     }
                 });
-                if !now.is_stopped {
+                if !now.is_stopped && source.tells_routers().await {
                     say(
                         "Routers that it tells of addresses (bgp, routes: kernel) still have its routes: see that they \
                          use others before it stops.",
@@ -227,9 +253,11 @@ async fn simulate(source: &DrainSource, node: &str) -> anyhow::Result<ExitCode> 
     let owned = now.owned();
     if owned.is_empty() {
         say(&format!(
-            "The gateway on {node} owns no address on layer 2: nothing would move. Routers keep the routes that they \
-             have of it."
+            "The gateway on {node} owns no address on layer 2: nothing would move."
         ));
+        if source.tells_routers().await {
+            say("Routers keep the routes that they have of it.");
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let local = source.local_services(&owned).await?;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow};
 use fairway_config::annotations::labels::DRAIN_NODE;
 use fairway_config::exchange::{AddressReport, AddressState};
 use fairway_config::object::{self, Object};
-use fairway_config::view::{AddressRow, GatewayRow, List, ServiceRow};
+use fairway_config::view::{AddressRow, BgpPeerRow, GatewayRow, List, ServiceRow};
 use fairway_controller::kubernetes::{self, Connection, LeaseLookupError};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use serde::de::DeserializeOwned;
@@ -171,6 +171,30 @@ impl DrainSource {
         }
     }
 
+    /// Whether gateways tell routers of addresses (`bgp`, `routes: kernel`). Where that can't be found out, they may.
+    pub(super) async fn tells_routers(&self) -> bool {
+        let found = match self {
+            Self::Standalone { admin, .. } => told_routers(*admin).await,
+            Self::Cluster { client, .. } => {
+                let pools = api_of(
+                    client,
+                    "fairway.dev",
+                    "v1alpha1",
+                    "AddressPool",
+                    "addresspools",
+                );
+                let listed = in_time(pools.list(&ListParams::default())).await;
+                listed.map(|listed| {
+                    listed.items.iter().any(|pool| {
+                        let says = |what| pool.data.pointer(what).is_some_and(|it| !it.is_null());
+                        says("/spec/announce/bgp") || says("/spec/announce/routes")
+                    })
+                })
+            }
+        };
+        found.unwrap_or(true)
+    }
+
     /// The Services with `externalTrafficPolicy: Local` at each of these addresses.
     pub(super) async fn local_services(
         &self,
@@ -239,11 +263,34 @@ fn reason(node: &Value) -> Option<&'static str> {
     }
 }
 
+/// Whether the gateway at an admin address has routers to tell, or routes in a kernel table.
+async fn told_routers(admin: SocketAddr) -> anyhow::Result<bool> {
+    let peers: List<BgpPeerRow> = asked(admin, "/api/v1/peers").await?;
+    let metrics = blocking(move || crate::client::get(admin, "/metrics")).await?;
+    let metrics = String::from_utf8_lossy(&metrics);
+    let mut samples = metrics.lines();
+    Ok(!peers.items.is_empty() || samples.any(|line| line.starts_with("fairway_kernel_routes")))
+}
+
 fn api(client: &Connection, kind: &str, plural: &str) -> Api<DynamicObject> {
+    api_of(client, "", "v1", kind, plural)
+}
+
+fn api_of(
+    client: &Connection,
+    group: &str,
+    version: &str,
+    kind: &str,
+    plural: &str,
+) -> Api<DynamicObject> {
+    let api_version = match group {
+        "" => version.to_owned(),
+        _ => format!("{group}/{version}"),
+    };
     let resource = ApiResource {
-        group: String::new(),
-        version: "v1".to_owned(),
-        api_version: "v1".to_owned(),
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version,
         kind: kind.to_owned(),
         plural: plural.to_owned(),
     };

@@ -69,12 +69,9 @@ pub fn merge(texts: &RequestTexts<'_>) -> Merged {
         ..Merged::default()
     };
     reader.admitted(&mut merged);
-    if let Some(name) = reader.closed_by {
+    if let Some(why) = reader.closed_by {
         merged.source_ranges = parse::nobody();
-        reader.notices.push(Notice::new(
-            "InvalidSourceRange",
-            format!("{name} can't be read as a whole: nobody is let in until it can"),
-        ));
+        reader.notices.push(why);
     }
     merged.asks.unreadable = reader.unreadable;
     if reader.omitted > 0 {
@@ -96,7 +93,7 @@ struct RequestReader<'s, 'a> {
     /// Names that requests were probably meant to have, each with what is said of it.
     misspelt: Vec<(&'static str, String)>,
     /// What says whom to keep out, and can't be read.
-    closed_by: Option<String>,
+    closed_by: Option<Notice>,
 }
 
 impl<'a> RequestReader<'_, 'a> {
@@ -176,11 +173,19 @@ impl<'a> RequestReader<'_, 'a> {
             super::DENY_SOURCE_RANGES,
             super::PROXY_PROTOCOL,
             super::ACCEPT_PROXY_PROTOCOL,
+            super::CONNECTIONS_PER_CLIENT,
+            super::NEW_CONNECTIONS_PER_SECOND,
+            super::UDP_FLOWS_PER_CLIENT,
+            super::UDP_FLOWS,
             dialects::SOURCE_RANGES,
             dialects::CILIUM_SOURCE_RANGES_POLICY,
         ];
         if says_whom_to_keep_out.contains(&meant) {
-            self.closed_by = Some(Shown(name).to_string());
+            let name = Shown(name);
+            let message = format!(
+                "{name} probably means {meant}, which must not be missed: nobody is let in until the name is right"
+            );
+            self.closed_by = Some(Notice::new("InvalidAnnotation", message));
         } else if meant == dialects::KUBE_VIP_IGNORE {
             self.refuse(RequestKind::Other, message);
         } else {
@@ -429,13 +434,15 @@ impl<'a> RequestReader<'_, 'a> {
         );
     }
 
-    /// Refused clients. An entry that can't be read may stand for anybody.
+    /// Refused clients. An entry that can't be read may stand for anybody. What is said of single ports stands with them
+    /// (`options`).
     fn denied(&mut self) -> Vec<IpNet> {
         let name = super::DENY_SOURCE_RANGES;
-        let text = self.get(name).unwrap_or_default();
+        let text = self.get(name).filter(|text| !text.contains('='));
+        let text = text.unwrap_or_default();
         let (ranges, all_read) = self.ranges(name, parse::list(text));
         if !all_read {
-            self.closed_by = Some(name.to_owned());
+            self.closed_by = Some(unreadable_ranges(name));
         }
         ranges
     }
@@ -462,13 +469,13 @@ impl<'a> RequestReader<'_, 'a> {
                 let mut met: HashSet<IpNet> = denied.iter().copied().collect();
                 denied.extend(ranges.into_iter().filter(|range| met.insert(*range)));
                 if !all_read {
-                    self.closed_by = Some(name.to_owned());
+                    self.closed_by = Some(unreadable_ranges(name));
                 }
             }
             None | Some("allow") => {
                 // A range less lets fewer in, but no range at all would let in everybody.
                 if ranges.is_empty() && !given.is_empty() {
-                    self.closed_by = Some(name.to_owned());
+                    self.closed_by = Some(unreadable_ranges(name));
                 }
                 merged.source_ranges = ranges;
             }
@@ -477,7 +484,7 @@ impl<'a> RequestReader<'_, 'a> {
                 self.invalid(name, other, "allow or deny", LEFT_OUT);
                 // It is not known whether these are ranges to let in or to keep out.
                 if !given.is_empty() {
-                    self.closed_by = Some(name.to_owned());
+                    self.closed_by = Some(unreadable_ranges(name));
                 }
                 merged.source_ranges = ranges;
             }
@@ -562,4 +569,11 @@ struct AddressList {
     addresses: Vec<IpAddr>,
     /// Why one of its entries can't be read.
     unreadable: Option<String>,
+}
+
+fn unreadable_ranges(name: &str) -> Notice {
+    Notice::new(
+        "InvalidSourceRange",
+        format!("{name} can't be read as a whole: nobody is let in until it can"),
+    )
 }

@@ -4,6 +4,7 @@
 mod balance;
 mod client_address;
 mod health_check;
+mod limits;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,7 @@ pub fn set_options(annotations: &BTreeMap<&str, &str>, ports: &mut [ServicePort]
     reader.balance(ports);
     reader.health_checks(ports);
     reader.client_address(ports);
+    reader.limits(ports);
     reader.notices()
 }
 

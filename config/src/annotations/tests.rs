@@ -298,7 +298,16 @@ fn refused_clients_that_can_not_be_read_are_everybody() {
     ] {
         let merged = merged_with(annotations, None, ranges);
         assert_eq!(merged.source_ranges, parse::nobody(), "{annotations:?}");
-        assert!(reasons(&merged).contains(&"InvalidSourceRange"));
+        let is_known = |(name, _): &(&str, &str)| {
+            [DENY_SOURCE_RANGES, dialects::CILIUM_SOURCE_RANGES_POLICY].contains(name)
+        };
+        let misspelt = !annotations.iter().all(is_known);
+        let reason = if misspelt {
+            "InvalidAnnotation"
+        } else {
+            "InvalidSourceRange"
+        };
+        assert!(reasons(&merged).contains(&reason), "{annotations:?}");
     }
 }
 

@@ -20,7 +20,9 @@
 //! - `services/NAMESPACE/NAME.yaml`, `pools/NAME.yaml`: the same for people and programs, as an API
 //!   server would return it. Made from the memory when things have been quiet for a moment, and
 //!   again whenever it differs.
-//! - `root.json`: which directory the manifests were read from; `lock`: held by the process that uses the directory.
+//! - what the process keeps besides, a file each ([`DirectoryStore::keep`]);
+//! - `root.json`: which directory the manifests were read from; `lock`: held by the process that uses the directory;
+//!   `take-over.sock`: where it waits for one that takes over (the gateway makes it).
 //!
 //! Invariants:
 //! - Subscribers are told of a change of a manifest as soon as it has been read. They are told of an
@@ -53,7 +55,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -66,6 +68,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::feed::{Feed, lock};
 use crate::own_addresses::{OwnAddress, OwnAddresses};
+use crate::state::disk::{Disk, FileWrite};
 use crate::store::{Outcomes, Store, WriteKey, WriteOutcome};
 pub use read_once::{Declared, declared, declared_bytes};
 pub use settings::{DirectorySettings, OpenError};
@@ -83,6 +86,10 @@ pub struct DirectoryStore {
     wake: Arc<OwnedFd>,
     turns: Arc<AtomicU64>,
     own_addresses: OwnAddresses,
+    /// For what the process keeps besides. The worker has its own.
+    disk: Mutex<Disk>,
+    /// Another process has the state directory, or is about to. Changes while the disk is locked.
+    is_held: AtomicBool,
     worker: Option<JoinHandle<()>>,
 }
 
@@ -100,6 +107,8 @@ impl DirectoryStore {
                 source,
             }
         };
+        let disk = Mutex::new(Disk::new(settings.state.clone()));
+        let is_held = settings.is_held;
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
             .map_err(|error| watch_failed(error.into()))?;
         let wake = Arc::new(wake);
@@ -125,6 +134,8 @@ impl DirectoryStore {
             wake,
             turns,
             own_addresses: OwnAddresses::default(),
+            disk,
+            is_held: AtomicBool::new(is_held),
             worker: Some(worker),
         })
     }
@@ -146,6 +157,92 @@ impl DirectoryStore {
     /// Looks at all manifests, whatever was heard of them.
     pub fn rescan(&self) {
         self.send(Message::Rescan);
+    }
+
+    /// Writes a file of that name in the state directory, which is not one of the store's own. After a crash it has its
+    /// old or its new content.
+    ///
+    /// # Errors
+    /// It can't be written. It is as it was, or not known to be durable.
+    pub fn keep(&self, name: &str, content: Vec<u8>) -> io::Result<()> {
+        let disk = lock(&self.disk);
+        if self.is_held.load(Ordering::Acquire) {
+            let why = "another process is taking the state directory over";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+        }
+        let write = FileWrite {
+            path: name.into(),
+            content: Some(content),
+            private: false,
+        };
+        let mut done = disk.apply(&[write]);
+        done.pop().unwrap_or(Ok(()))
+    }
+
+    /// The content of a file that [`Self::keep`] has written; none: there is no such file.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn kept(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        match std::fs::read(lock(&self.disk).root().join(name)) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes what is left, and then neither reads nor writes until [`Self::go_on`]: another process is to have the
+    /// state directory. Returns whether all could be written; else the store goes on.
+    pub fn hold(&self) -> bool {
+        let set = |is_held| {
+            let _disk = lock(&self.disk);
+            self.is_held.store(is_held, Ordering::Release);
+        };
+        set(true);
+        let (reply, is_held) = mpsc::channel();
+        self.send(Message::Hold(reply));
+        let is_held = is_held.recv().unwrap_or(false);
+        set(is_held);
+        is_held
+    }
+
+    /// The other process has ended, and has written nothing: the store goes on.
+    pub fn go_on(&self) {
+        self.is_held.store(false, Ordering::Release);
+        self.send(Message::GoOn);
+    }
+
+    /// The other process has the state directory for good: this one writes nothing any more.
+    pub fn give_up(&self) {
+        self.send(Message::GiveUp);
+    }
+
+    /// The lock of the state directory for the other process. This one does not release it any more.
+    ///
+    /// # Errors
+    /// The process has no file descriptors left.
+    pub fn share_lock(&self) -> io::Result<OwnedFd> {
+        let (reply, lock) = mpsc::channel();
+        self.send(Message::ShareLock(reply));
+        let gone = |_| io::Error::other("the store is closed");
+        lock.recv().map_err(gone).flatten()
+    }
+
+    /// The state directory is this process's: another one has handed its lock over, or (none) has ended.
+    ///
+    /// # Errors
+    /// The other one has it still.
+    pub fn own(&self, lock: Option<OwnedFd>) -> Result<(), OpenError> {
+        let (reply, owned) = mpsc::channel();
+        self.send(Message::Own(lock, reply));
+        match owned.recv() {
+            Ok(owned) => {
+                owned?;
+                self.is_held.store(false, Ordering::Release);
+                Ok(())
+            }
+            Err(_) => Ok(()),
+        }
     }
 
     fn wake_up(&self) {

@@ -22,6 +22,8 @@ pub struct DirectorySettings {
     pub resync: Duration,
     /// How long the first views wait for the first report of a gateway, which changes all of them.
     pub first_report: Duration,
+    /// Whether another process still has the state directory: nothing is written until it is handed over.
+    pub is_held: bool,
 }
 
 impl DirectorySettings {
@@ -33,6 +35,7 @@ impl DirectorySettings {
             grace: Duration::from_secs(30),
             resync: Duration::from_secs(10),
             first_report: Duration::from_secs(1),
+            is_held: false,
         }
     }
 }

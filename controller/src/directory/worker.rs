@@ -38,6 +38,9 @@ const BREATH: Duration = Duration::from_millis(10);
 /// slow line may pause, and half of a file can be valid YAML with fewer Services.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the worker sleeps at a time while another process has the state directory.
+const HELD: Duration = Duration::from_secs(1);
+
 /// A request to the worker thread.
 pub(super) enum Message {
     /// See [`crate::Store::write`].
@@ -48,9 +51,30 @@ pub(super) enum Message {
     ),
     /// Scan the whole manifest directory.
     Rescan,
+    /// Write what is left, and then neither read nor write: another process is to have the state directory. Answered
+    /// is whether all could be written.
+    Hold(std::sync::mpsc::Sender<bool>),
+    /// Give the lock to that process, too.
+    ShareLock(std::sync::mpsc::Sender<std::io::Result<OwnedFd>>),
+    /// That process has ended: go on.
+    GoOn,
+    /// That process has it now, for good: nothing is written any more.
+    GiveUp,
+    /// The process that had the state directory has handed it over; none: it has ended.
+    Own(
+        Option<OwnedFd>,
+        std::sync::mpsc::Sender<Result<(), TakeError>>,
+    ),
     /// Write what is left and end.
     Stop,
 }
+
+/// A request of [`Message::Write`] that waits.
+type HeldWrite = (
+    Vec<Write>,
+    Option<Instant>,
+    oneshot::Sender<Vec<WriteOutcome>>,
+);
 
 /// When to look at a file that may have changed, and from when on it may have.
 #[derive(Clone, Copy)]
@@ -76,7 +100,16 @@ pub(super) struct StoreWorker {
     wake: Arc<OwnedFd>,
     /// How many turns its loop has made: the watchdog of systemd looks at it.
     pub(super) turns: Arc<AtomicU64>,
-    _lock: Lock,
+    /// None: another process has the state directory.
+    lock: Option<Lock>,
+    /// Nothing is written.
+    writes_held: bool,
+    /// Nothing is read either: another process decides now.
+    reads_held: bool,
+    /// The directory is another process's for good.
+    given_up: bool,
+    /// What was to be written meanwhile.
+    held_writes: Vec<HeldWrite>,
     /// The state directory, of which nothing is read as a manifest.
     pub(super) own: OwnState,
     pub(super) disk: Disk,
@@ -141,7 +174,10 @@ impl StoreWorker {
     ) -> Result<Self, OpenError> {
         settings.check()?;
         make_directory(&settings.state)?;
-        let lock = Lock::take(&settings.state)?;
+        let lock = match settings.is_held {
+            false => Some(Lock::take(&settings.state)?),
+            true => None,
+        };
         let loaded = recovery::load(&settings.state).map_err(|source| TakeError::State {
             path: settings.state.clone(),
             source,
@@ -169,7 +205,11 @@ impl StoreWorker {
             inbox,
             wake,
             turns: Arc::default(),
-            _lock: lock,
+            writes_held: lock.is_none(),
+            reads_held: false,
+            given_up: false,
+            held_writes: Vec::new(),
+            lock,
             own: OwnState::new(&settings.state),
             disk: Disk::new(settings.state.clone()),
             journal: loaded.journal,
@@ -216,13 +256,13 @@ impl StoreWorker {
             }
             self.silent = Instant::now();
             let stop = self.answer();
-            if self.pass_at() <= Instant::now() {
+            if self.pass_at() <= Instant::now() && !self.reads_held {
                 self.pass();
             }
-            if self.flush_at.is_some_and(|at| at <= Instant::now()) {
+            if self.flush_at.is_some_and(|at| at <= Instant::now()) && !self.writes_held {
                 self.flush();
             }
-            if stop {
+            if stop && !self.writes_held {
                 self.flush_all();
             }
             self.tell_outstanding();
@@ -238,9 +278,10 @@ impl StoreWorker {
 
     /// Sleeps until there is something to do.
     fn wait(&mut self) {
-        let next = self
-            .flush_at
-            .map_or(self.pass_at(), |at| at.min(self.pass_at()));
+        let pass = (!self.reads_held).then(|| self.pass_at());
+        let flush = self.flush_at.filter(|_| !self.writes_held);
+        let next = pass.into_iter().chain(flush).min();
+        let next = next.unwrap_or_else(|| Instant::now() + HELD);
         // Rounded up: a wait that ends too early would be repeated again and again.
         let wait = next.saturating_duration_since(Instant::now()) + Duration::from_micros(50);
         let timeout = Timespec {
@@ -407,6 +448,12 @@ impl StoreWorker {
     fn answer(&mut self) -> bool {
         loop {
             match self.inbox.try_recv() {
+                Ok(Message::Write(writes, _, reply)) if self.given_up => {
+                    let _ = reply.send(given_up(&writes));
+                }
+                Ok(Message::Write(writes, since, reply)) if self.writes_held => {
+                    self.held_writes.push((writes, since, reply));
+                }
                 Ok(Message::Write(writes, since, reply)) => {
                     let outcomes = self.write(writes, since);
                     // Before the reply: whoever gets it must not read that nothing is outstanding.
@@ -415,10 +462,59 @@ impl StoreWorker {
                     let _ = reply.send(outcomes);
                 }
                 Ok(Message::Rescan) => self.survey_by(Instant::now()),
+                // Whoever asked may be gone, here and below.
+                Ok(Message::Hold(reply)) => {
+                    let is_written = self.writes_held || self.flush_all();
+                    (self.writes_held, self.reads_held) = (is_written, is_written);
+                    let _ = reply.send(is_written);
+                }
+                Ok(Message::ShareLock(reply)) => {
+                    let missing = || rustix::io::Errno::BADF.into();
+                    let lock = self.lock.as_mut().ok_or_else(missing);
+                    let _ = reply.send(lock.and_then(Lock::share));
+                }
+                Ok(Message::GoOn) => {
+                    if let Some(lock) = &mut self.lock {
+                        lock.keep();
+                    }
+                    self.go_on();
+                }
+                Ok(Message::GiveUp) => {
+                    self.given_up = true;
+                    // As long as it is open the lock is not free, should the other process end.
+                    self.lock = None;
+                    for (writes, _, reply) in self.held_writes.drain(..) {
+                        let _ = reply.send(given_up(&writes));
+                    }
+                }
+                Ok(Message::Own(file, reply)) => {
+                    let state = &self.settings.state;
+                    let lock = match file {
+                        Some(file) => Ok(Lock::of(file, state)),
+                        None => Lock::take(state),
+                    };
+                    let owned = lock.map(|lock| self.lock = Some(lock));
+                    let is_own = owned.is_ok();
+                    // Others wait for the lock, and not for what is written then.
+                    let _ = reply.send(owned);
+                    if is_own {
+                        self.go_on();
+                    }
+                }
                 Err(mpsc::TryRecvError::Empty) => return false,
                 Ok(Message::Stop) | Err(mpsc::TryRecvError::Disconnected) => return true,
             }
         }
+    }
+
+    /// Reads and writes from now on.
+    fn go_on(&mut self) {
+        (self.writes_held, self.reads_held) = (false, false);
+        for (writes, since, reply) in std::mem::take(&mut self.held_writes) {
+            let outcomes = self.write(writes, since);
+            let _ = reply.send(outcomes);
+        }
+        self.survey_by(Instant::now());
     }
 
     /// Publishes what has still to be written or read.
@@ -476,6 +572,12 @@ impl StoreWorker {
 /// A problem of a file or directory as a whole.
 pub(super) fn problem(file: &str, message: impl Into<String>) -> Problem {
     Problem::of_file(file, message)
+}
+
+/// The outcomes of writes to a directory that another process has.
+fn given_up(writes: &[Write]) -> Vec<WriteOutcome> {
+    let why = "another process has taken the state directory over";
+    vec![WriteOutcome::Failed(why.to_owned()); writes.len()]
 }
 
 fn timestamp() -> Timestamp {

@@ -16,10 +16,11 @@
 //!    those have said (`contenders`); `ownership` says which controller has a Service, and `cluster_statuses`
 //!    which one has the status of an object that all of them see (`write_statuses`);
 //! 5. `reporter` writes the Lease of this gateway: how it is, and how its Services are
-//!    (`outgoing_reports`), in the format of `gateway_report`; `gateway_leases` and `gateways` read the Leases of
+//!    (`outgoing_reports`), in the format of `gateway_report`, while no other process of this gateway does
+//!    (`lease_turn`); `gateway_leases` and `gateways` read the Leases of
 //!    all gateways, `gateway_lookup` reads one for a command. `fleet_watch` tells a gateway of the others and of their key (`known_fleet`), which
 //!    `fleet_key` makes;
-//! 6. `snapshot`: the cache on disk;
+//! 6. `snapshot`: the cache on disk, `snapshot_writer`: the thread that writes it;
 //! 7. `store`: all of it together; `store_context`: what its tasks share;
 //! 8. `election` and `lease`: who may write; `leadership`: who leads, as far as this process knows;
 //!    `leader_rights`: whether this process is allowed to do what a leader does; `settings`.
@@ -52,6 +53,7 @@ mod known_fleet;
 mod leader_rights;
 mod leadership;
 mod lease;
+mod lease_turn;
 mod object_cache;
 mod object_metadata;
 mod other_controllers;
@@ -68,6 +70,8 @@ mod service_record;
 mod service_requests;
 mod settings;
 mod snapshot;
+mod snapshot_writer;
+mod state_handover;
 mod status;
 mod store;
 mod store_context;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 
-use fairway_config::bgp_peer::{MAX_PASSWORD, PeerPassword};
+use fairway_config::bgp_peer::{MAX_PASSWORD, PasswordProblem, PeerPassword};
 use fairway_config::exchange::Change;
 use fairway_config::names::NamespacedName;
 use futures::StreamExt as _;
@@ -52,11 +52,10 @@ pub(super) async fn watch(shared: Arc<StoreContext>) {
 /// Watches one, for ever.
 async fn follow(shared: Arc<StoreContext>, name: NamespacedName) {
     let mut told = None;
-    let mut tell = |said: Result<PeerPassword, String>| {
-        let said = said.map_err(Arc::from);
+    let mut tell = |said: Result<PeerPassword, PasswordProblem>| {
         if told.as_ref() != Some(&said) {
-            if let Err(why) = &said {
-                tracing::warn!(secret = %name, %why, "a BGPPeer has no password, so no session");
+            if let Err(PasswordProblem { why, .. }) = &said {
+                tracing::warn!(secret = %name, %why, "the password of a BGPPeer can't be had");
             }
             shared.publish(vec![Change::PeerPassword(name.clone(), Some(said.clone()))]);
             told = Some(said);
@@ -64,9 +63,9 @@ async fn follow(shared: Arc<StoreContext>, name: NamespacedName) {
     };
     let namespace = &*shared.settings.namespace;
     if &*name.namespace != namespace {
-        tell(Err(format!(
+        tell(Err(wrong(format!(
             "names a Secret of another namespace than Fairway's own, {namespace}: gateways read those alone"
-        )));
+        ))));
         return std::future::pending().await;
     }
     let secrets: Api<Secret> = Api::namespaced(shared.client.clone(), namespace);
@@ -78,24 +77,30 @@ async fn follow(shared: Arc<StoreContext>, name: NamespacedName) {
     let mut events = pin!(watcher(secrets, config).default_backoff());
     let (mut is_there, mut was_listed) = (false, false);
     let absent = || {
-        Err(format!(
+        Err(wrong(format!(
             "names the Secret {}, which is not there",
             name.name
-        ))
+        )))
     };
     while let Some(event) = events.next().await {
         match event {
             // What is known stays so while the API server is away.
             Err(_) if was_listed => {}
-            Err(error) => tell(Err(format!(
-                "names the Secret {}, which can't be read (may gateways read it? \
-                 gateway.passwordSecrets of the chart): {error}",
-                name.name
-            ))),
+            Err(error) => {
+                let why = format!(
+                    "names the Secret {}, which can't be read (may gateways read it? \
+                     gateway.passwordSecrets of the chart): {error}",
+                    name.name
+                );
+                tell(Err(PasswordProblem {
+                    why: why.into(),
+                    is_read: false,
+                }));
+            }
             Ok(Event::Init) => is_there = false,
             Ok(Event::InitApply(secret) | Event::Apply(secret)) => {
                 is_there = true;
-                tell(read(&secret));
+                tell(read(&secret).map_err(wrong));
             }
             Ok(Event::InitDone) => {
                 was_listed = true;
@@ -105,6 +110,14 @@ async fn follow(shared: Arc<StoreContext>, name: NamespacedName) {
             }
             Ok(Event::Delete(_)) => tell(absent()),
         }
+    }
+}
+
+/// A Secret is not as it has to be.
+fn wrong(why: String) -> PasswordProblem {
+    PasswordProblem {
+        why: why.into(),
+        is_read: true,
     }
 }
 

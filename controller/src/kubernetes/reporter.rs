@@ -37,7 +37,8 @@ pub struct GatewayIdentity {
     pub stopping: CancellationToken,
 }
 
-/// Renews the Lease of a gateway until `stop`, and reports then that it is gone.
+/// Renews the Lease of a gateway until `stop`, and reports then that it is gone. Where another process of the gateway
+/// has taken over, that one does, and this one says nothing.
 pub(super) async fn keep(
     shared: Arc<StoreContext>,
     identity: GatewayIdentity,
@@ -56,14 +57,18 @@ pub(super) async fn keep(
         keeper.write_if_due().await;
         let stopping = keeper.identity.stopping.clone();
         let said_goodbye = keeper.written.as_ref().is_some_and(|it| it.1.stopping);
+        let turn = &keeper.shared.lease_turn;
         tokio::select! {
             () = stop.cancelled() => break,
-            () = stopping.cancelled(), if !said_goodbye => {}
+            () = turn.gone() => return,
+            () = stopping.cancelled(), if !said_goodbye && turn.is_own() => {}
             () = keeper.news() => {}
             () = tokio::time::sleep(PAUSE) => {}
         }
     }
-    keeper.say_goodbye().await;
+    if keeper.shared.lease_turn.is_own() {
+        keeper.say_goodbye().await;
+    }
 }
 
 struct LeaseReporter {
@@ -87,6 +92,9 @@ impl LeaseReporter {
     }
 
     async fn write_if_due(&mut self) {
+        if !self.shared.lease_turn.is_own() {
+            return;
+        }
         let mut status = (self.identity.status)();
         status.stopping |= self.identity.stopping.is_cancelled();
         if let Some(answered) = self.answered {
@@ -116,7 +124,11 @@ impl LeaseReporter {
             reports.insert(name, Arc::new(report));
         }
         let annotations = encode(status.clone(), &reports, &addresses);
-        let error = self.write(&annotations, DURATION).await.err();
+        let write = self.write(&annotations, DURATION);
+        let Some(written) = self.shared.lease_turn.write(write).await else {
+            return;
+        };
+        let error = written.err();
         match &error {
             None => {
                 self.written = Some((Instant::now(), status));

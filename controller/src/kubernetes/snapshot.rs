@@ -8,41 +8,30 @@
 //! The state directory: `memory.jsonl` has the objects, `snapshot.json` the kinds that were once
 //! complete in it, `fleet.json` the other gateways and their key, `lock` is held by the process that
 //! uses it.
+//!
+//! One process may hand the directory over to another one (`state_handover`): what is to be
+//! written waits meanwhile, and the lock says whose the files are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use fairway_config::object::{Kind, ObjectKey};
 use fairway_config::time::Timestamp;
 use serde_json::Value;
 
+use super::snapshot_writer::{COMPLETE, FLEET, SnapshotHolder, SnapshotQueue, SnapshotWriter};
 use crate::feed::lock;
 use crate::state::TakeError;
-use crate::state::disk::{Disk, FileWrite};
-use crate::state::journal::{Journal, Line};
+use crate::state::disk::Disk;
+use crate::state::journal::{self, Contents, Journal};
 use crate::state::lock::{Lock, make_directory};
-
-/// The file that names the kinds of which everything is in the journal.
-const COMPLETE: &str = "snapshot.json";
-
-/// The file with the other gateways of the fleet, and its key.
-const FLEET: &str = "fleet.json";
-
-/// The shortest pause between two writes.
-const GATHER: Duration = Duration::from_millis(500);
-
-/// This many bytes don't wait for the pause to be over.
-const LARGE: usize = 4 << 20;
-
-/// The pause after a write that failed.
-const RETRY: Duration = Duration::from_secs(5);
 
 /// The snapshot of a store. Dropping it writes what is left to write and waits for that.
 pub struct Snapshot {
@@ -98,13 +87,28 @@ impl Snapshot {
     /// # Errors
     /// Where another process has it or it can't be used.
     pub fn open(state: &Path) -> Result<Self, TakeError> {
-        let failed = |source| TakeError::State {
-            path: state.to_owned(),
-            source,
-        };
         make_directory(state)?;
         let lock = Lock::take(state)?;
-        let (journal, contents) = Journal::open(state).map_err(failed)?;
+        let (journal, contents) = Journal::open(state).map_err(failed(state))?;
+        Self::of(state, contents, Some((lock, journal)))
+    }
+
+    /// Reads what is there where another process has the directory, and holds it. Nothing is written before
+    /// the store [owns](super::KubernetesStore::own) it.
+    ///
+    /// # Errors
+    /// Where it can't be read.
+    pub fn open_held(state: &Path) -> Result<Self, TakeError> {
+        let contents = journal::read(state).map_err(failed(state))?;
+        Self::of(state, contents, None)
+    }
+
+    fn of(
+        state: &Path,
+        contents: Contents,
+        owned: Option<(Lock, Journal)>,
+    ) -> Result<Self, TakeError> {
+        let failed = failed(state);
         for (line, why) in &contents.broken {
             tracing::warn!(state = %state.display(), line, why, "a line of the snapshot is lost");
         }
@@ -114,8 +118,8 @@ impl Snapshot {
             .filter_map(|(key, json)| Some((key.parse().ok()?, hash(json.as_bytes()))))
             .collect();
         let complete = complete(state);
-        let written = journal.written().map_err(failed)?;
-        let written = written.duration_since(UNIX_EPOCH);
+        let written = contents.written;
+        let written = written.and_then(|it| it.duration_since(UNIX_EPOCH).ok());
         tracing::info!(
             state = %state.display(),
             objects = records.len(),
@@ -125,8 +129,10 @@ impl Snapshot {
         let recalled_fleet = fs::read(state.join(FLEET)).ok();
         let is_private = keeps_private(state);
         let waiting = Arc::new(SnapshotQueue::default());
+        lock(&waiting.pending).is_held = owned.is_none();
+        let (lock, journal) = owned.unzip();
         let writer = SnapshotWriter {
-            _lock: lock,
+            lock,
             state: state.to_owned(),
             disk: Disk::new(state.to_owned()),
             journal,
@@ -149,6 +155,11 @@ impl Snapshot {
             waiting,
             writer: Some(writer),
         })
+    }
+
+    /// By which another thread holds what is written, or has it go on.
+    pub(super) fn holder(&self) -> SnapshotHolder {
+        SnapshotHolder::new(Arc::clone(&self.waiting))
     }
 
     /// What was there at the start of the fleet. Answers only once.
@@ -230,180 +241,6 @@ impl Drop for Snapshot {
     }
 }
 
-/// The queue of the thread that writes.
-#[derive(Default)]
-struct SnapshotQueue {
-    pending: Mutex<PendingObjects>,
-    wake: Condvar,
-}
-
-#[derive(Default)]
-struct PendingObjects {
-    /// Nothing: it is gone.
-    objects: BTreeMap<ObjectKey, Option<Vec<u8>>>,
-    /// Bytes of their contents; never too low.
-    bytes: usize,
-    /// Kinds that this process has listed.
-    complete: BTreeSet<String>,
-    /// What [`FLEET`] is to have.
-    fleet: Option<Vec<u8>>,
-    closed: bool,
-    problem: Option<String>,
-}
-
-impl SnapshotQueue {
-    fn add(&self, key: ObjectKey, content: Option<Vec<u8>>) {
-        let mut pending = lock(&self.pending);
-        pending.bytes += content.as_ref().map_or(0, Vec::len);
-        let first = pending.objects.is_empty();
-        pending.objects.insert(key, content);
-        // It waits for the first, and then for the time to be over.
-        if first || pending.bytes > LARGE {
-            self.wake.notify_one();
-        }
-    }
-
-    /// Waits until there is something to write, and then until `earliest`; nothing at the end.
-    fn next(&self, earliest: Instant, complete: &BTreeSet<String>) -> Option<SnapshotBatch> {
-        let mut pending = lock(&self.pending);
-        loop {
-            let is_due = !pending.objects.is_empty()
-                || !pending.complete.is_subset(complete)
-                || pending.fleet.is_some();
-            if pending.closed && !is_due {
-                return None;
-            }
-            let left = earliest.saturating_duration_since(Instant::now());
-            let urgent = pending.closed || (pending.bytes > LARGE && pending.problem.is_none());
-            if is_due && (left.is_zero() || urgent) {
-                break;
-            }
-            pending = if is_due {
-                let woken = self.wake.wait_timeout(pending, left);
-                woken.unwrap_or_else(PoisonError::into_inner).0
-            } else {
-                let woken = self.wake.wait(pending);
-                woken.unwrap_or_else(PoisonError::into_inner)
-            };
-        }
-        pending.bytes = 0;
-        Some(SnapshotBatch {
-            objects: std::mem::take(&mut pending.objects),
-            complete: pending.complete.clone(),
-            fleet: pending.fleet.take(),
-            last: pending.closed,
-        })
-    }
-
-    /// Puts back what could not be written, except where something newer waits.
-    fn give_back(&self, lines: Vec<Line>, fleet: Option<Vec<u8>>, problem: String) {
-        let mut pending = lock(&self.pending);
-        pending.fleet = pending.fleet.take().or(fleet);
-        for Line { key, content } in lines {
-            let bytes = content.as_ref().map_or(0, Vec::len);
-            if let std::collections::btree_map::Entry::Vacant(entry) = pending.objects.entry(key) {
-                entry.insert(content);
-                pending.bytes += bytes;
-            }
-        }
-        pending.problem = Some(problem);
-    }
-}
-
-/// What is written together.
-struct SnapshotBatch {
-    objects: BTreeMap<ObjectKey, Option<Vec<u8>>>,
-    complete: BTreeSet<String>,
-    fleet: Option<Vec<u8>>,
-    /// Nothing comes after it.
-    last: bool,
-}
-
-/// The thread that writes.
-struct SnapshotWriter {
-    _lock: Lock,
-    state: PathBuf,
-    disk: Disk,
-    journal: Journal,
-    /// What [`COMPLETE`] says.
-    complete: BTreeSet<String>,
-    waiting: Arc<SnapshotQueue>,
-}
-
-impl SnapshotWriter {
-    fn run(mut self) {
-        let mut earliest = Instant::now();
-        while let Some(batch) = self.waiting.next(earliest, &self.complete) {
-            let lines: Vec<Line> = batch
-                .objects
-                .into_iter()
-                .map(|(key, content)| Line { key, content })
-                .collect();
-            // What is in the journal must not be written again where the rest fails.
-            let (lines, written) = match self.journal.append(&lines) {
-                Ok(()) => (Vec::new(), self.round_off(batch.complete)),
-                Err(error) => (lines, Err(error)),
-            };
-            let written = written.and_then(|()| match &batch.fleet {
-                Some(fleet) => self.replace(FLEET, fleet.clone()),
-                None => Ok(()),
-            });
-            match written {
-                Ok(()) => {
-                    if lock(&self.waiting.pending).problem.take().is_some() {
-                        tracing::info!(state = %self.state.display(), "the snapshot is written again");
-                    }
-                    earliest = Instant::now() + GATHER;
-                }
-                Err(error) => {
-                    self.failed(lines, batch.fleet, &error);
-                    if batch.last {
-                        return;
-                    }
-                    earliest = Instant::now() + RETRY;
-                }
-            }
-        }
-    }
-
-    /// After the objects: notes which kinds are complete, and rewrites the journal where most of it
-    /// is out of date.
-    fn round_off(&mut self, complete: BTreeSet<String>) -> io::Result<()> {
-        if !complete.is_subset(&self.complete) {
-            let all = self.complete.union(&complete).cloned().collect();
-            self.replace(COMPLETE, serde_json::to_vec(&all)?)?;
-            self.complete = all;
-        }
-        if self.journal.is_mostly_history() {
-            self.journal.compact(&self.disk)?;
-        }
-        Ok(())
-    }
-
-    /// Writes a file that nobody else may read.
-    fn replace(&self, file: &str, content: Vec<u8>) -> io::Result<()> {
-        let write = FileWrite {
-            path: file.into(),
-            content: Some(content),
-            private: true,
-        };
-        self.disk.apply(&[write]).into_iter().collect()
-    }
-
-    fn failed(&self, lines: Vec<Line>, fleet: Option<Vec<u8>>, error: &io::Error) {
-        metrics::counter!("fairway_store_errors_total", "operation" => "snapshot").increment(1);
-        let problem = format!(
-            "the snapshot in {} can't be written: {error}; a start while the API server is away \
-             would bring back what was known before",
-            self.state.display()
-        );
-        if lock(&self.waiting.pending).problem.as_ref() != Some(&problem) {
-            tracing::warn!(state = %self.state.display(), %error, "the snapshot can't be written");
-        }
-        self.waiting.give_back(lines, fleet, problem);
-    }
-}
-
 /// Whether a file that is made for its owner alone can be read by nobody else in this directory.
 fn keeps_private(state: &Path) -> bool {
     let probe = state.join(".private");
@@ -422,6 +259,13 @@ fn keeps_private(state: &Path) -> bool {
 fn complete(state: &Path) -> BTreeSet<String> {
     let text = fs::read(state.join(COMPLETE)).unwrap_or_default();
     serde_json::from_slice(&text).unwrap_or_default()
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> TakeError + Copy {
+    move |source| TakeError::State {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn key_in(kind: Kind, document: &Value) -> Option<ObjectKey> {
@@ -445,8 +289,11 @@ fn hash(content: &[u8]) -> u64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
     use serde_json::json;
 
+    use super::super::snapshot_writer::WriterOrder;
     use super::*;
 
     fn node(name: &str, version: usize) -> Value {
@@ -579,5 +426,95 @@ mod tests {
         let second = Snapshot::open(state.path()).unwrap_err().to_string();
         let own = format!("belongs to process {}", std::process::id());
         assert!(second.contains(&own), "{second}");
+    }
+
+    /// The names of the objects that are on disk.
+    fn names(state: &Path) -> Vec<String> {
+        let all = crate::state::journal::read(state).unwrap().records;
+        let keys = all.keys().map(|key| key.parse::<ObjectKey>().unwrap());
+        keys.map(|key| key.name.to_string()).collect()
+    }
+
+    fn hold(snapshot: &Snapshot) -> bool {
+        snapshot.holder().ask(WriterOrder::Hold).unwrap()
+    }
+
+    fn own(snapshot: &Snapshot, lock: Option<OwnedFd>) -> Result<(), TakeError> {
+        let order = |reply| WriterOrder::Own(lock, reply);
+        snapshot.holder().ask(order).unwrap()
+    }
+
+    #[test]
+    fn what_changes_while_another_process_may_take_the_directory_is_written_later() {
+        let state = tempfile::tempdir().unwrap();
+        let mut old = Snapshot::open(state.path()).unwrap();
+        old.put(Kind::Node, &node("a", 1));
+        assert!(hold(&old));
+        assert_eq!(names(state.path()), ["a"], "all that was known");
+        old.put(Kind::Node, &node("b", 1));
+        old.put_fleet("fleet".into());
+        // The other one reads what is there, and ends.
+        let mut new = Snapshot::open_held(state.path()).unwrap();
+        let recalled: Vec<Value> = new.recall().unwrap().documents().map(|it| it.1).collect();
+        assert_eq!(recalled, [node("a", 1)]);
+        new.put(Kind::Node, &node("c", 1));
+        assert!(own(&new, None).is_err(), "the lock is the old one's");
+        drop(new);
+        assert_eq!(names(state.path()), ["a"]);
+        old.holder().order(WriterOrder::GoOn);
+        drop(old);
+        assert_eq!(names(state.path()), ["a", "b"]);
+        assert_eq!(fs::read(state.path().join(FLEET)).unwrap(), b"fleet");
+        Snapshot::open(state.path()).unwrap();
+    }
+
+    #[test]
+    fn another_process_has_the_directory_once_it_has_the_lock() {
+        let state = tempfile::tempdir().unwrap();
+        let mut old = Snapshot::open(state.path()).unwrap();
+        old.put(Kind::Node, &node("a", 1));
+        assert!(hold(&old));
+        let mut new = Snapshot::open_held(state.path()).unwrap();
+        new.put(Kind::Node, &node("b", 1));
+        old.put(Kind::Node, &node("of the old one", 1));
+        let lock = old.holder().ask(WriterOrder::ShareLock).unwrap().unwrap();
+        own(&new, Some(lock)).unwrap();
+        old.holder().order(WriterOrder::GiveUp);
+        new.put(Kind::Node, &node("c", 1));
+        // The old one writes nothing at its end.
+        drop(old);
+        assert!(Snapshot::open(state.path()).is_err(), "the new one has it");
+        drop(new);
+        assert_eq!(names(state.path()), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_process_that_has_given_up_keeps_the_directory_from_nobody() {
+        let state = tempfile::tempdir().unwrap();
+        let old = Snapshot::open(state.path()).unwrap();
+        assert!(hold(&old));
+        let new = Snapshot::open_held(state.path()).unwrap();
+        let lock = old.holder().ask(WriterOrder::ShareLock).unwrap().unwrap();
+        own(&new, Some(lock)).unwrap();
+        old.holder().order(WriterOrder::GiveUp);
+        drop(new);
+        // The order is obeyed before the next answer.
+        assert!(old.holder().ask(WriterOrder::ShareLock).unwrap().is_err());
+        Snapshot::open(state.path()).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_not_held() {
+        let state = tempfile::tempdir().unwrap();
+        let mut old = Snapshot::open(state.path()).unwrap();
+        // A directory in its place: the file can't be put there.
+        let place = state.path().join(COMPLETE);
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join("x"), "").unwrap();
+        old.put(Kind::Node, &node("a", 1));
+        old.listed(Kind::Node, |_| true);
+        assert!(!hold(&old));
+        fs::remove_dir_all(place).unwrap();
+        assert!(hold(&old));
     }
 }

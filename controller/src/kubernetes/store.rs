@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::event_recorder::EventRecorder;
+use super::lease_turn::LeaseTurn;
 use super::object_cache::ObjectCache;
 use super::outgoing_reports::OutgoingReports;
 use super::ownership::ControllerIdentity;
@@ -75,6 +76,7 @@ impl KubernetesStore {
             rights: Rights::default(),
             event_recorder,
             reports: OutgoingReports::default(),
+            lease_turn: LeaseTurn::default(),
             bgp_peers_changed: Notify::new(),
             fleet: Mutex::default(),
             snapshot: snapshot.map(Mutex::new),
@@ -120,6 +122,11 @@ impl KubernetesStore {
             own_addresses: OwnAddresses::default(),
             _tasks: tasks,
         }
+    }
+
+    /// What its tasks share.
+    pub(super) fn shared(&self) -> &Arc<StoreContext> {
+        &self.shared
     }
 
     /// Reports to the cluster how this gateway and its Services are, until `stop`.

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::event_recorder::EventRecorder;
 use super::known_fleet::KnownFleet;
+use super::lease_turn::LeaseTurn;
 use super::object_cache::ObjectCache;
 use super::other_controllers::OtherControllers;
 use super::outgoing_reports::OutgoingReports;
@@ -39,6 +40,8 @@ pub(super) struct StoreContext {
     pub(super) rights: Rights,
     pub(super) event_recorder: EventRecorder,
     pub(super) reports: OutgoingReports,
+    /// Whether this process writes the Lease of its gateway.
+    pub(super) lease_turn: LeaseTurn,
     /// A BGPPeer has come, gone or changed.
     pub(super) bgp_peers_changed: Notify,
     /// What a gateway knows of the others.

@@ -15,6 +15,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use fairway_config::object::ObjectKey;
 
@@ -52,6 +53,34 @@ pub(crate) struct Contents {
     pub(crate) removed: BTreeSet<String>,
     /// Lines that can't be read, counted from 1, and why.
     pub(crate) broken: Vec<(usize, &'static str)>,
+    /// When the file was last written to.
+    pub(crate) written: Option<SystemTime>,
+}
+
+/// Reads the file where another process writes it, and leaves it as it is.
+///
+/// # Errors
+/// It can't be read. A file that is not there has nothing in it.
+pub(crate) fn read(state: &Path) -> io::Result<Contents> {
+    let mut file = match File::open(state.join(PATH)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    bytes.truncate(whole(&bytes));
+    let written = Some(file.metadata()?.modified()?);
+    Ok(Contents {
+        written,
+        ..contents(&bytes)
+    })
+}
+
+/// How many bytes belong to whole lines.
+fn whole(bytes: &[u8]) -> usize {
+    let last = bytes.iter().rposition(|byte| *byte == b'\n');
+    last.map_or(0, |end| end + 1)
 }
 
 impl Journal {
@@ -61,12 +90,12 @@ impl Journal {
         let mut file = open(&path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        let whole = bytes
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |end| end + 1);
+        let whole = whole(&bytes);
         bytes.truncate(whole);
-        let contents = contents(&bytes);
+        let contents = Contents {
+            written: Some(file.metadata()?.modified()?),
+            ..contents(&bytes)
+        };
         let live = contents
             .records
             .iter()
@@ -174,11 +203,6 @@ impl Journal {
             act(at, &line)?;
             at += as_u64(read);
         }
-    }
-
-    /// When the file was last written to.
-    pub(crate) fn written(&self) -> io::Result<std::time::SystemTime> {
-        self.file.metadata()?.modified()
     }
 }
 

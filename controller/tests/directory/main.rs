@@ -6,6 +6,7 @@ mod apart;
 mod bed;
 mod changes;
 mod crash;
+mod handover;
 mod links;
 mod memory;
 mod mounts;

@@ -5,21 +5,19 @@
 //! Service's `timeoutSeconds`, counted from the client's last connection.
 //!
 //! The table is bounded (LRU): beyond [`CAPACITY`] the client that was seen least recently is forgotten, and goes by
-//! the ranking next time. All tables of a process together are bounded, too ([`AffinityRoom`]): a table may hold as
-//! many clients as there is room for more, so that a thousand ports leave some to one that comes later (as dynamic
-//! thresholds share out the buffer of a switch). A table that never had clients takes the memory of a pointer; the memory of clients whose
+//! the ranking next time. All tables of a process together are bounded, too ([`ClientRoom`]). A table that never had clients takes the memory of a pointer; the memory of clients whose
 //! timeout is over is given back by [`Affinity::expire`]. Local to this process.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use fairway_config::net::EndpointAddr;
 use siphasher::sip::SipHasher13;
 
+use crate::client_room::ClientRoom;
 use crate::lru::Lru;
 use crate::route::Tick;
 
@@ -35,56 +33,25 @@ const SPARSE: usize = 8;
 /// The number of shards. Each has a lock of its own, so that workers seldom wait for each other.
 const SHARDS: usize = 16;
 
-/// How many more clients the tables that share it may remember.
-#[derive(Debug)]
-pub struct AffinityRoom(AtomicUsize);
-
-impl Default for AffinityRoom {
-    fn default() -> Self {
-        Self::new(ROOM)
-    }
-}
-
-impl AffinityRoom {
-    /// Room for so many clients.
-    pub fn new(clients: usize) -> Self {
-        Self(AtomicUsize::new(clients))
-    }
-
-    /// For how many more clients there is room.
-    pub fn left(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Takes the room of one client, if there is room for more than `held`.
-    fn take(&self, held: usize) -> bool {
-        let less = |left: usize| left.checked_sub(1).filter(|_| left > held);
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
-            .is_ok()
-    }
-
-    fn give(&self, count: usize) {
-        self.0.fetch_add(count, Ordering::Relaxed);
-    }
-}
+/// See [`Affinity::part`].
+pub const PARTS: usize = SHARDS;
 
 /// The affinity table of one port of a Service: from client to endpoint.
 #[derive(Debug)]
 pub struct Affinity {
     seed: u64,
-    room: Arc<AffinityRoom>,
+    room: Arc<ClientRoom>,
     shards: OnceLock<Box<[Mutex<Shard>; SHARDS]>>,
 }
 
 impl Affinity {
     /// An empty table. The seed of the hash keeps clients from choosing addresses that fall into one shard.
     pub fn new(seed: u64) -> Self {
-        Self::within(seed, Arc::default())
+        Self::within(seed, Arc::new(ClientRoom::new(ROOM)))
     }
 
     /// An empty table that shares its room with others.
-    pub fn within(seed: u64, room: Arc<AffinityRoom>) -> Self {
+    pub fn within(seed: u64, room: Arc<ClientRoom>) -> Self {
         Self {
             seed,
             room,
@@ -121,6 +88,24 @@ impl Affinity {
     pub fn put(&self, client: IpAddr, endpoint: EndpointAddr, now: Tick) {
         let key = self.key(client);
         self.shard(key).put(key, endpoint, now, &self.room);
+    }
+
+    /// The clients that were seen since then, each with its endpoint and when it was seen last: those of one of
+    /// [`PARTS`] parts, the one that was seen least recently first. For another process.
+    pub fn part(&self, part: usize, since: Tick) -> Vec<(IpAddr, EndpointAddr, Tick)> {
+        let Some(shard) = self.shards.get().and_then(|shards| shards.get(part)) else {
+            return Vec::new();
+        };
+        let shard = lock(shard);
+        let slots = shard.index.values();
+        let entries = slots.filter_map(|slot| shard.entries.get(*slot as usize));
+        let mut found: Vec<_> = entries
+            .filter(|entry| entry.seen >= since)
+            .map(|entry| (entry.key.client(), entry.endpoint, entry.seen))
+            .collect();
+        drop(shard);
+        found.sort_by_key(|(_, _, seen)| *seen);
+        found
     }
 
     /// Forgets the clients whose timeout is over, and gives back their memory. To be called from time to time. Holds
@@ -202,6 +187,12 @@ struct Key {
     address: u128,
 }
 
+impl Key {
+    fn client(self) -> IpAddr {
+        IpAddr::from(self.address.to_be_bytes()).to_canonical()
+    }
+}
+
 impl std::hash::Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);
@@ -258,7 +249,7 @@ impl Default for Shard {
 }
 
 impl Shard {
-    fn put(&mut self, key: Key, endpoint: EndpointAddr, now: Tick, room: &AffinityRoom) {
+    fn put(&mut self, key: Key, endpoint: EndpointAddr, now: Tick, room: &ClientRoom) {
         let entry = AffinityEntry {
             key,
             endpoint,

@@ -33,6 +33,25 @@ pub enum Patience {
 }
 
 impl Patience {
+    /// How long an endpoint may take that would have this time, where it is dialled from the client's address: what it
+    /// answers may never come, and the client waits.
+    pub fn from_client(self, is_proven: bool) -> Self {
+        match self {
+            _ if !is_proven => Self::Doubtful,
+            Self::Last => Self::WithOthers,
+            other => other,
+        }
+    }
+
+    /// The same once that has failed and it is dialled from the gateway's address: one that answers others has failed
+    /// itself, most likely.
+    pub fn after_client(self, is_proven: bool) -> Self {
+        match self {
+            Self::WithOthers if is_proven => Self::Doubtful,
+            other => other,
+        }
+    }
+
     /// The time. The last one that is left has `connect_timeout`, and none has more.
     pub fn duration(self, connect_timeout: Duration) -> Duration {
         match self {

@@ -14,10 +14,12 @@
 //!   Init, Up: nothing heard, or AdminDown heard: Down. Up: Down heard: Down.
 //! ```
 
+mod continuation;
 pub mod packet;
 
 use std::time::Duration;
 
+pub use self::continuation::BfdContinuation;
 use self::packet::{BfdDiagnostic, BfdPacket, BfdState};
 use crate::fleet::BootTime;
 use crate::jitter::Jitter;
@@ -133,11 +135,7 @@ impl BfdSession {
             self.polls = false;
         }
         self.remote = Some(*packet);
-        let theirs = packet
-            .desired_min_tx
-            .max(self.timing.receive_interval)
-            .saturating_mul(packet.detect_multiplier.into());
-        self.gone_at = Some(now.after(theirs));
+        self.gone_at = Some(now.after(self.detection_time(packet)));
         self.is_stopped_by_router = packet.state == BfdState::AdminDown;
         match (self.state, packet.state) {
             (BfdState::AdminDown, _) => {}
@@ -183,6 +181,12 @@ impl BfdSession {
         self.transmit_interval = interval;
         // The router hears of it at once.
         self.sends_at = now;
+    }
+
+    /// After so long a silence a router that sends such packets is gone.
+    fn detection_time(&self, packet: &BfdPacket) -> Duration {
+        let interval = packet.desired_min_tx.max(self.timing.receive_interval);
+        interval.saturating_mul(packet.detect_multiplier.into())
     }
 
     fn packet(&self, is_final: bool) -> BfdPacket {

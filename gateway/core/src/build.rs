@@ -2,7 +2,7 @@
 //!
 //! [`Builder::apply`] takes objects in and marks the Services whose routes may change; [`Builder::build`] makes
 //! these routes anew and returns those that differ from before. Changes that concern all Services (pools, the
-//! host's addresses, the gateway's own Node) are rare and mark all.
+//! host's addresses, the gateway's own Node, what an operator drains) are rare and mark all.
 //!
 //! Reading order: `services`, what is known of each Service; `cluster_state`, what is known besides; `apply`;
 //! `claim_requests` and `claims`, who gets which listen address; `candidates`, `forwarded` and `compose`, one route;
@@ -32,6 +32,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use fairway_config::cluster::Node;
+use fairway_config::drained::DrainedEndpoints;
 use fairway_config::exchange::StoredService;
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::net::AddressRange;
@@ -103,6 +104,15 @@ impl Builder {
             self.cluster.host = addresses;
             self.all_dirty |= self.settle();
             mark(&mut self.services, &mut self.dirty, &self.on_nodes);
+        }
+    }
+
+    /// Sets what an operator drains.
+    pub fn set_drained(&mut self, drained: Arc<DrainedEndpoints>) {
+        if self.cluster.drained != drained {
+            self.cluster.drained = drained;
+            // That is typed by hand: rarely enough for a look at every Service.
+            self.all_dirty = true;
         }
     }
 

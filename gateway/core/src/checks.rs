@@ -21,7 +21,7 @@ use fairway_config::net::EndpointAddr;
 use self::rise_fall::{CheckOutcome, RiseFall};
 use self::schedule::{CheckId, CheckSchedule};
 use self::targets::CheckProbe;
-use crate::health::CheckVerdict;
+use crate::health::{CheckVerdict, HealthSuccess};
 use crate::route::Tick;
 
 /// A port as the caller knows it.
@@ -36,6 +36,17 @@ pub struct CheckNews {
     pub endpoint: EndpointAddr,
     /// What its check says; none: there is no check, or no probe has ended yet.
     pub verdict: Option<CheckVerdict>,
+}
+
+/// What a probe says of the endpoints that it asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckEvidence {
+    /// What it shows if it passes.
+    pub shows: HealthSuccess,
+    /// How many have to pass in a row.
+    pub rise: u16,
+    /// The endpoints, each with its port. One that is asked at another port than its own is not among them.
+    pub users: Vec<(CheckedPortId, EndpointAddr)>,
 }
 
 /// All probes of a gateway, and what they have shown.
@@ -135,6 +146,21 @@ impl EndpointChecks {
         Some(*port)
     }
 
+    /// The ports and endpoints that a probe is for, where nothing is known by it yet.
+    pub fn unknown(&self, id: CheckId) -> Vec<(CheckedPortId, EndpointAddr)> {
+        let shared = self.probes.get(&id);
+        let shared = shared.filter(|shared| shared.state.verdict().is_none());
+        let users = shared.into_iter().flat_map(|shared| &shared.users);
+        users.copied().collect()
+    }
+
+    /// Goes on with what the same probe of another process has shown, where nothing is known by it yet.
+    pub fn go_on(&mut self, id: CheckId, verdict: CheckVerdict) {
+        if let Some(shared) = self.probes.get_mut(&id) {
+            shared.state.go_on(verdict);
+        }
+    }
+
     /// A probe has ended. Says of all who share it what is new.
     pub fn finished(&mut self, id: CheckId, outcome: &CheckOutcome, now: Tick) -> Vec<CheckNews> {
         let Some(shared) = self.probes.get_mut(&id) else {
@@ -154,6 +180,18 @@ impl EndpointChecks {
             verdict: verdict.clone(),
         });
         news.collect()
+    }
+
+    /// What a probe that has passed has shown of the endpoints that it was sent to itself, and how many have to pass in a row.
+    pub fn evidence(&self, id: CheckId) -> Option<CheckEvidence> {
+        let shared = self.probes.get(&id)?;
+        let asked = shared.probe.addr;
+        let users = shared.users.iter().copied();
+        Some(CheckEvidence {
+            shows: shared.probe.shows(),
+            rise: shared.probe.check.rise,
+            users: users.filter(|(_, endpoint)| *endpoint == asked).collect(),
+        })
     }
 
     /// How many probes there are.

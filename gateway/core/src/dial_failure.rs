@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 /// Why a dial of an endpoint failed, or a connection to it before its first byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum DialFailure {
     /// It refused the connection.
     Refused,
@@ -12,6 +14,8 @@ pub enum DialFailure {
     Timeout,
     /// There is no route to it.
     Unreachable,
+    /// Its machine has acknowledged nothing on an open connection.
+    Silent,
     /// It accepted the connection, and reset it before it said anything.
     Reset,
     /// This process has no file descriptors or no ports left.
@@ -22,10 +26,11 @@ pub enum DialFailure {
 
 impl DialFailure {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Refused,
         Self::Timeout,
         Self::Unreachable,
+        Self::Silent,
         Self::Reset,
         Self::Exhausted,
         Self::Other,
@@ -37,6 +42,7 @@ impl DialFailure {
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Unreachable => "unreachable",
+            Self::Silent => "silent",
             Self::Reset => "reset",
             Self::Exhausted => "exhausted",
             Self::Other => "other",
@@ -72,6 +78,7 @@ impl fmt::Display for DialFailure {
             Self::Refused => "connection refused",
             Self::Timeout => "connect timed out",
             Self::Unreachable => "no route to it",
+            Self::Silent => "no sign of life on an open connection",
             Self::Reset => "connection reset before an answer",
             Self::Exhausted => "no port or file descriptor left to dial from",
             Self::Other => "another error",

@@ -6,7 +6,8 @@
 //! 1. an endpoint that must never be dialled, or is in maintenance (weight 0), is left out first, even where it is
 //!    the last one;
 //! 2. `externalTrafficPolicy: Local` on a node of the cluster leaves that node's endpoints;
-//! 3. those that are ready get the traffic;
+//! 3. those that are ready get the traffic, and of these not the ones that an operator drains, unless no other is
+//!    ready;
 //! 4. of these, topology hints leave the ones for this node (KEP-3015) or this zone (KEP-4444), provided every ready
 //!    endpoint has hints and at least one is hinted for here; never together with rule 2, as in kube-proxy. Who is in
 //!    no zone that is known, and on no node, goes by none. (Where nobody writes hints, [`crate::build`] makes them
@@ -18,6 +19,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use fairway_config::drained::DrainedEndpoints;
 use fairway_config::names::ClusterName;
 use fairway_config::net::{EndpointAddr, IpFamily};
 
@@ -61,6 +63,8 @@ pub struct Policy<'a> {
     pub zone: Option<&'a str>,
     /// The family to keep where both are left; none: both.
     pub family: Option<IpFamily>,
+    /// What an operator drains.
+    pub drained: &'a DrainedEndpoints,
     /// Whether an address may be dialled.
     pub check: &'a dyn Fn(EndpointAddr) -> Result<(), Refusal>,
 }
@@ -111,6 +115,21 @@ pub fn eligible<'a>(
     });
 
     let is_ready = |candidate: &&EndpointCandidate<'_>| candidate.ready || policy.publish_not_ready;
+    if !policy.drained.is_empty() {
+        let drained = |it: &EndpointCandidate<'_>| {
+            let node = it.node.map(|node| &**node);
+            policy
+                .drained
+                .since(it.addr, node)
+                .filter(|_| is_ready(&it))
+        };
+        let is_other = |it: &EndpointCandidate<'_>| is_ready(&it) && drained(it).is_none();
+        if left.iter().any(is_other) {
+            retain(&mut left, &mut excluded, |it| {
+                drained(it).map(Exclusion::Draining)
+            });
+        }
+    }
     let fallback = !left.iter().any(|candidate| is_ready(&candidate));
     let hints = Hints::of(left.iter().filter(is_ready), policy);
     retain(&mut left, &mut excluded, |candidate| {

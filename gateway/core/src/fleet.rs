@@ -36,6 +36,7 @@
 //! partition has one owner. If clients reach both sides, they see two.
 
 mod candidacy;
+mod continuation;
 mod due;
 mod first_terms;
 mod former_owners;
@@ -58,6 +59,7 @@ use std::time::Duration;
 
 use self::candidacy::Contest;
 pub use self::candidacy::{Ability, Candidacy, EndpointReach};
+pub use self::continuation::FleetContinuation;
 use self::due::{DueAddresses, DueFor};
 pub use self::first_terms::ASKERS;
 use self::former_owners::FormerOwners;
@@ -105,6 +107,8 @@ pub struct Fleet {
     listens_until: BootTime,
     /// Whether it listens because it has begun: then it has heard enough when it has heard all.
     is_new: bool,
+    /// It goes on with what it owned in another process: it may answer for that while it listens.
+    goes_on: bool,
     last_tick: BootTime,
     answers_until: BootTime,
     /// The clocks of others went on, and ours did not.
@@ -144,6 +148,7 @@ impl Fleet {
             terms: OwnTerms::default(),
             listens_until: now.after(SILENT).after(HEARTBEAT),
             is_new: true,
+            goes_on: false,
             last_tick: now,
             answers_until: now,
             clock_stood: false,
@@ -358,6 +363,7 @@ impl Fleet {
                 owned.into_iter().for_each(|it| self.give_up(it, now));
             }
             self.last_frozen = Some(now);
+            self.goes_on = false;
         }
         self.last_tick = now;
         self.members.note_tick(now);
@@ -366,11 +372,13 @@ impl Fleet {
             self.listens_until = now;
         }
         if now >= self.listens_until {
-            self.is_new = false;
+            (self.is_new, self.goes_on) = (false, false);
             self.members.compare(self.digest, now);
             self.yield_to_the_deaf(now);
             self.take_vacant(now);
             self.offer(now);
+            self.answers_until = now.after(RIGHT);
+        } else if self.goes_on {
             self.answers_until = now.after(RIGHT);
         }
         self.speak(now)

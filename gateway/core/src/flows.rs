@@ -3,7 +3,8 @@
 //! A flow is a client's socket and the address it sends to. It lives for [`Limits::unreplied`]
 //! after its last datagram until its endpoint answers, then for [`Limits::replied`] after the last
 //! one either way: the two timeouts of Linux' conntrack (`nf_conntrack_udp_timeout`, 30 s, and
-//! `nf_conntrack_udp_timeout_stream`, 120 s; Documentation/networking/nf_conntrack-sysctl.rst).
+//! `nf_conntrack_udp_timeout_stream`, 120 s; Documentation/networking/nf_conntrack-sysctl.rst). A flow of a port with an
+//! idle time of its own lives for that in place of [`Limits::replied`], and no longer before it is answered either.
 //!
 //! The table is bounded. When it is full, a flow is evicted for each new one: a flow of the namespace that
 //! has the most, and there of the Service that has the most (`shares`). So a namespace never loses a flow to
@@ -21,9 +22,10 @@ use std::time::Duration;
 
 use fairway_config::names::ServiceName;
 
-use self::entry::{FlowEntry, HashSeed};
+use self::entry::FlowEntry;
 pub use self::entry::{FlowId, FlowKey};
 use self::shares::FlowShares;
+use crate::hash_seed::HashSeed;
 use crate::route::Tick;
 
 mod entry;
@@ -83,12 +85,13 @@ impl FlowTable {
         Some(self.entries[slot as usize].id)
     }
 
-    /// Opens a flow of a Service. Its id, and the id of the flow that was evicted for it. A flow of the same
-    /// key is replaced.
+    /// Opens a flow of a Service, which may be idle so long if that is said. Its id, and the id of the flow that was
+    /// evicted for it. A flow of the same key is replaced.
     pub fn open(
         &mut self,
         key: FlowKey,
         service: &ServiceName,
+        idle: Option<Duration>,
         now: Tick,
     ) -> (FlowId, Option<FlowId>) {
         let gone = self.make_room(&key, service);
@@ -96,12 +99,16 @@ impl FlowTable {
         let slot = self.free.pop().unwrap_or(self.entries.len() as u32);
         let id = FlowId::new(self.serial, slot);
         self.serial = self.serial.wrapping_add(1);
-        let (service, in_client) = self.shares.add(service, key.client, slot);
+        let idle = idle.map_or(0, |idle| {
+            u32::try_from(idle.as_millis()).unwrap_or(u32::MAX).max(1)
+        });
+        let (service, in_client) = self.shares.add(service, key.client, idle, slot);
         let entry = FlowEntry {
             key,
             id,
             seen: now,
             replied: false,
+            idle,
             service,
             in_client,
         };
@@ -120,7 +127,7 @@ impl FlowTable {
         let entry = &mut self.entries[slot as usize];
         if !entry.replied {
             entry.replied = true;
-            self.shares.replied(entry.service, slot);
+            self.shares.replied(entry.service, entry.idle, slot);
         }
         self.touch(slot, now);
         Some(self.entries[slot as usize].key)
@@ -146,6 +153,21 @@ impl FlowTable {
         Some(self.drop_entry(slot))
     }
 
+    /// Evicts one of these flows, by their slots: one that was never answered if there is one among those that are looked
+    /// at, and of those the idlest. For a port that has as many as it may have.
+    pub fn evict_among(&mut self, slots: &[u32]) -> Option<FlowId> {
+        let slots = service_flows::sample(slots, self.serial);
+        let is_there = |slot: &u32| {
+            let entry = self.entries.get(*slot as usize);
+            entry.is_some_and(|entry| entry.id != FlowId::NONE)
+        };
+        let first = slots.filter(is_there).min_by_key(|slot| {
+            let entry = &self.entries[*slot as usize];
+            (entry.replied, entry.seen)
+        });
+        Some(self.drop_entry(first?))
+    }
+
     /// Ends the flows whose time is over, and returns their ids.
     pub fn expire(&mut self, now: Tick) -> Vec<FlowId> {
         let is_over = |slot: &u32| self.entries[*slot as usize].deadline(&self.limits) < now;
@@ -153,15 +175,13 @@ impl FlowTable {
         // The oldest flows of each Service, then those that follow.
         let over: Vec<u32> = self.shares.oldest().filter(is_over).collect();
         for first in over {
-            let FlowEntry {
-                service, replied, ..
-            } = self.entries[first as usize];
+            let like = self.entries[first as usize];
             let mut next = Some(first);
             while let Some(slot) = next
                 && self.entries[slot as usize].deadline(&self.limits) < now
             {
                 gone.push(self.drop_entry(slot));
-                next = self.shares.oldest_of(service, replied);
+                next = self.shares.oldest_like(&like);
             }
         }
         gone
@@ -175,6 +195,12 @@ impl FlowTable {
     /// How many flows there are.
     pub fn len(&self) -> usize {
         self.by_key.len()
+    }
+
+    /// Whether the endpoint of a flow has answered.
+    pub fn has_replied(&self, id: FlowId) -> bool {
+        let slot = self.slot(id);
+        slot.is_some_and(|slot| self.entries[slot as usize].replied)
     }
 
     /// Whether there is none.
@@ -202,7 +228,7 @@ impl FlowTable {
     fn touch(&mut self, slot: u32, now: Tick) {
         let entry = &mut self.entries[slot as usize];
         entry.seen = entry.seen.max(now);
-        self.shares.touch(entry.service, entry.replied, slot);
+        self.shares.touch(entry, slot);
     }
 
     fn drop_entry(&mut self, slot: u32) -> FlowId {
@@ -220,12 +246,13 @@ impl FlowTable {
 impl FlowEntry {
     /// The last moment at which it lives.
     fn deadline(&self, limits: &Limits) -> Tick {
-        let timeout = if self.replied {
-            limits.replied
-        } else {
-            limits.unreplied
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let timeout = match (self.replied, u64::from(self.idle)) {
+            (true, 0) => millis(limits.replied),
+            (false, 0) => millis(limits.unreplied),
+            (true, idle) => idle,
+            (false, idle) => idle.min(millis(limits.unreplied)),
         };
-        let timeout = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         Tick(self.seen.0.saturating_add(timeout))
     }
 }

@@ -16,12 +16,18 @@
 //!   repeats the first after a second), and so would the next one. nginx does so by default, too (`max_fails=1`). If
 //!   the endpoint has accepted another connection meanwhile, two SYNs were lost on a way that works: then it counts
 //!   like a refusal.
+//! - So does a machine that acknowledges nothing on an open connection of HTTP: it has cost a client some seconds. Where
+//!   the endpoint has answered another request meanwhile, something on the way has forgotten the one connection (as
+//!   firewalls do): then it counts like a refusal.
 //! - A refusal costs a client nothing, for the next endpoint is tried at once. Three in a row eject (HAProxy's
 //!   `fall 3`). A dial that works takes back half of what a refusal counts, so an endpoint that refuses more than a
 //!   third of its connections is ejected after a while, and one that refuses fewer is not.
 //! - Five connections in a row that are reset before the endpoint's first byte eject (Envoy's `consecutive_5xx` and
 //!   `consecutive_local_origin_failure`). More than for a refusal, because a client may bring a reset about by
 //!   what it sends; any client that is answered starts the count anew.
+//! - A check that passes ends it, too (Envoy's `successful_active_health_check_uneject_host`), if `rise` probes of the
+//!   endpoint's own port have passed since the last failure: it costs no client anything. A probe that only connects
+//!   says nothing of an endpoint that resets what it has accepted.
 //! - What is older than [`WINDOW`] does not count (nginx's `fail_timeout`, 10 s).
 //! - The first wait is 2 s (HAProxy's check interval), and a trial that fails doubles it up to a minute, or up to 5 s
 //!   where the endpoint refuses: a trial that is refused costs nobody anything, and the server may be back any
@@ -30,6 +36,8 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::dial_failure::DialFailure;
 use crate::route::Tick;
@@ -70,7 +78,7 @@ const POINTS_OF_SUCCESS: u32 = 1;
 const MOST: u32 = 1 << 30;
 
 /// What a check says of an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CheckVerdict {
     /// It passes.
     Passing,
@@ -106,7 +114,8 @@ pub enum HealthFailure {
     Dial {
         /// Why.
         why: DialFailure,
-        /// The endpoint has accepted another connection since this dial began.
+        /// The endpoint has accepted another connection since this dial began; or it has answered another request since
+        /// the one that met silence.
         alive: bool,
     },
     /// A new connection was reset before the endpoint's first byte.
@@ -136,7 +145,7 @@ pub enum HealthSuccess {
 }
 
 /// Failures in a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureRun {
     /// How many.
     pub count: u32,
@@ -171,7 +180,7 @@ fn after(now: Tick, time: Duration) -> Tick {
 }
 
 /// An endpoint is left alone, apart from trials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ejection {
     /// Since when.
     pub since: Tick,
@@ -186,8 +195,9 @@ pub struct Ejection {
     is_slow: bool,
 }
 
-/// What an endpoint has done, as far as it matters.
-#[derive(Debug, Default)]
+/// What an endpoint has done, as far as it matters. Another process that goes on for this one has it from here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HealthHistory {
     checked: Option<CheckVerdict>,
     run: Option<FailureRun>,
@@ -196,6 +206,8 @@ pub struct HealthHistory {
     points: u32,
     resets: u32,
     ejection: Option<Ejection>,
+    /// Probes of the endpoint's own port that have passed in a row since the last failure.
+    passes: u16,
     /// Ejections one soon after the other, the present one included.
     ejections: u32,
     /// When the last one was over.
@@ -215,6 +227,7 @@ impl HealthHistory {
             self.resets = 0;
         }
         self.last_failure = self.last_failure.max(now);
+        self.passes = 0;
         let (count, since) = self.run.map_or((0, now), |run| (run.count, run.since));
         self.run = Some(FailureRun {
             count: (count + 1).min(MOST),
@@ -224,7 +237,7 @@ impl HealthHistory {
         });
         match failure {
             HealthFailure::Dial {
-                why: DialFailure::Timeout,
+                why: DialFailure::Timeout | DialFailure::Silent,
                 alive: false,
             } => self.points = EJECTING,
             HealthFailure::Reset => self.resets = (self.resets + 1).min(MOST),
@@ -272,6 +285,18 @@ impl HealthHistory {
             self.end_ejection(now);
         }
         before != self.state(now)
+    }
+
+    /// Notes the outcome of a probe of the endpoint's own port: what it has shown; none: it has failed. Where `rise` of
+    /// them have passed in a row since traffic failed last, the endpoint is reached again, as if traffic had
+    /// tried it. Returns whether it changes what is to be told or done.
+    pub fn probed(&mut self, shown: Option<HealthSuccess>, rise: u16, now: Tick) -> bool {
+        let Some(success) = shown else {
+            self.passes = 0;
+            return false;
+        };
+        self.passes = self.passes.saturating_add(1);
+        self.passes >= rise && self.worked(success, now)
     }
 
     /// Notes what a check says; none: no check is made. Returns whether it changes what is to be told or done.
@@ -349,6 +374,15 @@ impl HealthHistory {
         self.checked.as_ref()
     }
 
+    /// Since when its failures have it left alone; none: they do not.
+    pub fn distrusted(&self) -> Option<Tick> {
+        let by_check = match self.checked {
+            Some(CheckVerdict::Failing { since, .. }) => Some(since),
+            _ => None,
+        };
+        by_check.max(self.ejection.map(|it| it.since))
+    }
+
     /// When it came back after it had been left alone; none: it never was.
     pub fn returned(&self) -> Option<Tick> {
         self.returned
@@ -399,7 +433,8 @@ impl HealthHistory {
 }
 
 fn is_slow(why: DialFailure) -> bool {
-    matches!(why, DialFailure::Timeout | DialFailure::Unreachable)
+    use DialFailure::{Silent, Timeout, Unreachable};
+    matches!(why, Timeout | Unreachable | Silent)
 }
 
 fn longest_wait(why: DialFailure) -> Duration {

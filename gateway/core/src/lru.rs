@@ -107,6 +107,11 @@ impl Lru {
         }
     }
 
+    /// How many slots are in it.
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
     /// A slot that is not in it becomes its newest.
     pub(crate) fn push(&mut self, slot: u32) {
         self.list.push(&mut self.links, slot);

@@ -26,9 +26,10 @@ use std::time::Duration;
 use fairway_config::balance::{Balance, BalanceAlgorithm};
 use fairway_config::net::EndpointAddr;
 
-use crate::affinity::{Affinity, AffinityRoom};
+use crate::affinity::{Affinity, ROOM};
 use crate::available::{Available, AvailableEndpoint, LiveEndpoint};
 use crate::balance::Chooser;
+use crate::client_room::ClientRoom;
 use crate::health::HealthVerdict;
 use crate::rank;
 use crate::route::{RoutePort, Tick};
@@ -57,11 +58,11 @@ impl Balancer {
     /// A balancer without state. The seed decides with which endpoint the round-robin begins, so that a thousand
     /// ports (or ten gateways) do not all begin with the first.
     pub fn new(seed: u64) -> Self {
-        Self::within(seed, Arc::default())
+        Self::within(seed, Arc::new(ClientRoom::new(ROOM)))
     }
 
     /// The same. Its affinity table shares its room with others.
-    pub fn within(seed: u64, room: Arc<AffinityRoom>) -> Self {
+    pub fn within(seed: u64, room: Arc<ClientRoom>) -> Self {
         // Far from the overflow, where the order of turns would break once.
         let start = seed >> 1;
         Self {
@@ -130,6 +131,11 @@ impl Balancer {
             }
         };
         Some(picked(at?, available, tried))
+    }
+
+    /// The affinity table.
+    pub fn affinity(&self) -> &Affinity {
+        &self.affinity
     }
 
     /// How many clients the affinity table remembers.

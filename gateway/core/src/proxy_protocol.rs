@@ -17,6 +17,8 @@ mod v2;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
+
 use fairway_config::port_options::ProxyVersion;
 
 pub use self::announced::{AnnouncedClient, ProxyHeaderError, ProxyHeaderSays, SentHeader};
@@ -63,6 +65,11 @@ pub fn write(version: ProxyVersion, header: &SentHeader<'_>) -> Vec<u8> {
         ProxyVersion::V1 => v1::write(header),
         ProxyVersion::V2 => v2::write(header),
     }
+}
+
+/// The beginning of a header of version 2: its addresses, which are of one family. So many bytes of fields have to follow.
+pub fn write_addresses(source: SocketAddr, destination: SocketAddr, fields: usize) -> Vec<u8> {
+    v2::write_addresses(source, destination, fields)
 }
 
 /// The header of a connection that is made for nobody else, such as a health check's.

@@ -9,9 +9,12 @@ use fairway_config::endpoints::EndpointHost;
 use fairway_config::exchange::{ClaimKind, ListenerReport, RefusedEndpoint};
 use fairway_config::names::{ClusterName, ServiceName};
 use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
+use fairway_config::port_limits::LimitsInForce;
 use fairway_config::port_options::PortOptions;
 use fairway_config::service::{AppProtocol, Notice, PortKey};
+use fairway_config::time::Timestamp;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::balance::maglev::MaglevTable;
 
@@ -50,6 +53,8 @@ pub struct RoutePort {
     pub app: AppProtocol,
     /// What the Service's annotations say of it.
     pub options: PortOptions,
+    /// The limits that hold for it: what its annotations say, else the gateway's defaults.
+    pub limits: LimitsInForce,
     /// Where the gateway listens for it.
     pub claims: Vec<Claim>,
     /// Who may connect to its VIPs (not its node ports).
@@ -76,6 +81,7 @@ impl RoutePort {
             name: None,
             app: AppProtocol::Opaque,
             options: PortOptions::default(),
+            limits: LimitsInForce::default(),
             claims: Vec::new(),
             sources: SourceRanges::default(),
             affinity: None,
@@ -128,11 +134,21 @@ pub struct SourceRanges {
 }
 
 impl SourceRanges {
-    /// Whether a client with this address may connect. An IPv4-mapped IPv6 address counts as IPv4.
-    pub fn admit(&self, client: IpAddr) -> bool {
+    /// Whether a client with this address is kept out. An IPv4-mapped IPv6 address counts as IPv4.
+    pub fn denies(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
-        !self.deny.iter().any(|net| net.contains(&client))
-            && (self.allow.is_empty() || self.allow.iter().any(|net| net.contains(&client)))
+        self.deny.iter().any(|net| net.contains(&client))
+    }
+
+    /// Whether a client with this address may connect, where it is not denied.
+    pub fn allows(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        self.allow.is_empty() || self.allow.iter().any(|net| net.contains(&client))
+    }
+
+    /// Whether a client with this address may connect.
+    pub fn admit(&self, client: IpAddr) -> bool {
+        !self.denies(client) && self.allows(client)
     }
 }
 
@@ -180,7 +196,10 @@ impl EndpointSet {
                 .binary_search_by_key(&addr, |excluded| excluded.addr);
             let excluded = excluded.ok().and_then(|at| self.excluded.get(at));
             excluded.is_some_and(|excluded| match excluded.why {
-                Exclusion::Terminating | Exclusion::Hinted | Exclusion::OtherFamily => true,
+                Exclusion::Terminating
+                | Exclusion::Hinted
+                | Exclusion::OtherFamily
+                | Exclusion::Draining(_) => true,
                 Exclusion::NotReady
                 | Exclusion::NotLocal
                 | Exclusion::WeightZero
@@ -246,6 +265,8 @@ pub enum Exclusion {
     Hinted,
     /// Its slice has weight 0: maintenance.
     WeightZero,
+    /// An operator keeps new connections away from it since then, and another one is ready.
+    Draining(Timestamp),
     /// Never dialled; the words say why: `is a loopback address`.
     Refused(String),
     /// The node is left out of load balancing (forwarding to node ports); the words say why.
@@ -263,6 +284,7 @@ impl Exclusion {
             Self::NotLocal => "not-local",
             Self::Hinted => "hinted-elsewhere",
             Self::WeightZero => "weight-zero",
+            Self::Draining(_) => "draining",
             Self::Refused(_) => "refused",
             Self::NodeExcluded(_) => "node-excluded",
             Self::OtherFamily => "other-family",
@@ -285,6 +307,10 @@ impl std::fmt::Display for Exclusion {
             Self::WeightZero => {
                 f.write_str("is in maintenance: its EndpointSlice has fairway.dev/weight: \"0\"")
             }
+            Self::Draining(since) => write!(
+                f,
+                "is drained since {since} (fairway drain), and gets no new connections"
+            ),
             Self::Refused(why) => write!(f, "is never dialled: it {why}"),
             Self::NodeExcluded(why) => write!(f, "is on a node that takes no traffic: {why}"),
             Self::OtherFamily => {
@@ -295,7 +321,9 @@ impl std::fmt::Display for Exclusion {
 }
 
 /// Milliseconds on a monotonic clock whose start does not matter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Tick(pub u64);
 
 /// The present addresses of DNS names: an argument of [`crate::build`].

@@ -39,7 +39,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The far end of a connection; each request has it among its extensions.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PeerAddress(pub(super) SocketAddr);
+pub(super) struct PeerAddress {
+    pub(super) peer: SocketAddr,
+    /// The near end; none: the connection has ended already.
+    pub(super) local: Option<SocketAddr>,
+}
 
 /// Serves `router` until `shutdown`, and returns when the last connection is gone.
 pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
@@ -59,11 +63,12 @@ pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: Cance
             }
         };
         let connection = connections.admit();
+        let local = stream.local_addr().ok();
         let (router, shutdown) = (router.clone(), shutdown.clone());
         tasks.spawn(async move {
             let router = TowerToHyperService::new(router);
             let answer = |mut request: hyper::Request<_>| {
-                request.extensions_mut().insert(PeerAddress(peer));
+                request.extensions_mut().insert(PeerAddress { peer, local });
                 let answered = router.call(request);
                 async {
                     let Ok(response) = answered.await;

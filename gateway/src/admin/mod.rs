@@ -2,7 +2,8 @@
 //!
 //! It runs on a runtime of its own, so that a scrape takes no time from the workers. It changes nothing but the level
 //! of the log (`PUT /api/v1/log`, which a page in a browser can't send to another origin) and whether the gateway hands
-//! its addresses over (`drain`). On the full admin address a
+//! its addresses over or keeps new connections away from endpoints (`drain`), which the user that it runs as and root may
+//! ask for alone (`peer_user`). On the full admin address a
 //! `Host` header with a name other than `localhost` is refused, so that no page in a browser can read it by DNS
 //! rebinding.
 //!
@@ -12,6 +13,7 @@
 mod connections;
 mod drain;
 mod page;
+mod peer_user;
 mod scrape;
 #[cfg(test)]
 mod tests;

@@ -178,7 +178,7 @@ impl Page {
             let (tone, state) = summary(&row.conditions);
             let (tone, state) = match &row.source_problem {
                 Some(problem) => (Tone::Bad, join([state, problem.clone()])),
-                None => (tone, state),
+                None => (tone, join([state, row.refused.clone().unwrap_or_default()])),
             };
             let owner = |address: &IpAddr| {
                 let mut owners = row.owners.iter();

@@ -1,5 +1,6 @@
 //! The data that the admin address shows.
 
+use fairway_config::drained::DrainTarget;
 use fairway_config::names::ServiceName;
 use fairway_config::problem::Problem;
 use fairway_config::view::{
@@ -46,6 +47,11 @@ pub trait Views: Send + Sync {
     /// # Errors
     /// There is no such gateway here; the error is a sentence.
     fn set_draining(&self, gateway: &str, is_asked: bool) -> Result<(), String>;
+    /// Keeps new connections away from endpoints, or ends that. It is kept over restarts. May take some time.
+    ///
+    /// # Errors
+    /// It can't be done; the error is a sentence.
+    fn set_drained(&self, target: DrainTarget, is_drained: bool) -> Result<(), String>;
     /// The text of `/metrics`, in the Prometheus text format 0.0.4.
     fn metrics(&self) -> String;
 }

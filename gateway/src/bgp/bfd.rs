@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use fairway_gateway_core::bfd::packet::{self, BfdPacket};
 use fairway_gateway_core::fleet::BootTime;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
+
+use super::handed::BfdPlace;
 
 /// How many packets of a socket one turn takes.
 const TURN: usize = 256;
@@ -24,13 +27,6 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Source ports (RFC 5881, section 4).
 const SOURCES: std::ops::RangeInclusive<u16> = 49_152..=65_535;
-
-/// Where packets come in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct BfdPlace {
-    pub(super) is_v6: bool,
-    pub(super) is_multihop: bool,
-}
 
 impl BfdPlace {
     fn port(self) -> u16 {
@@ -56,6 +52,8 @@ pub(super) struct BfdSockets {
     heard: HeardRouters,
     /// Why those that are wanted are not there, and when they are tried again.
     failed: BTreeMap<BfdPlace, (String, BootTime)>,
+    /// Those of another process, until it is known which are wanted.
+    inherited: BTreeMap<BfdPlace, OwnedFd>,
 }
 
 impl BfdSockets {
@@ -76,7 +74,11 @@ impl BfdSockets {
             if self.open.contains_key(place) || waits {
                 continue;
             }
-            match listen(*place, routers) {
+            let opened = match self.inherited.remove(place) {
+                Some(socket) => adopt(socket.into(), *place, routers),
+                None => listen(*place, routers),
+            };
+            match opened {
                 Ok(socket) => {
                     self.failed.remove(place);
                     self.open.insert(*place, socket);
@@ -89,6 +91,22 @@ impl BfdSockets {
             }
         }
         self.heard = heard;
+        self.inherited.clear();
+    }
+
+    /// These are another process's: what comes in meanwhile waits there.
+    pub(super) fn inherit(&mut self, sockets: Vec<(BfdPlace, OwnedFd)>) {
+        self.inherited = sockets.into_iter().collect();
+    }
+
+    /// The sockets for another process.
+    pub(super) fn share(&self) -> Vec<(BfdPlace, OwnedFd)> {
+        let open = self.open.iter();
+        let shared = open.filter_map(|(place, socket)| {
+            let socket = socket.as_fd().try_clone_to_owned().ok()?;
+            Some((*place, socket))
+        });
+        shared.collect()
     }
 
     /// Why nothing can be heard there.
@@ -145,6 +163,16 @@ fn listen(place: BfdPlace, routers: &BTreeSet<HeardRouter>) -> io::Result<UdpSoc
     }
     socket.attach_filter(&filter(place, routers))?;
     socket.bind(&SocketAddr::new(any, place.port()).into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// Goes on with the socket of another process, for these routers.
+fn adopt(
+    socket: Socket,
+    place: BfdPlace,
+    routers: &BTreeSet<HeardRouter>,
+) -> io::Result<UdpSocket> {
+    socket.attach_filter(&filter(place, routers))?;
     UdpSocket::from_std(socket.into())
 }
 
@@ -254,6 +282,16 @@ impl BfdSender {
             }
         }
         Err(last)
+    }
+
+    /// The socket of another process's session.
+    pub(super) fn inherit(socket: OwnedFd) -> Self {
+        Self(socket.into())
+    }
+
+    /// The socket for another process.
+    pub(super) fn share(&self) -> io::Result<OwnedFd> {
+        self.0.as_fd().try_clone_to_owned()
     }
 
     /// Sends a packet. One that can't be sent is lost, as on the way.

@@ -7,7 +7,8 @@
 //! Reading order: [`control`], the control task's end; `neighbours`, what it hands over; `asks`, what a
 //! router is told of an address; `speaker`, the thread;
 //! `peer`, one router; `dial`, the socket of a session; `find`, a router without an address; `bfd`, the sockets of
-//! BFD; [`shown`], what is shown of it.
+//! BFD; [`shown`], what is shown of it; `handed`, `settings`, `peer/handover`, `speaker/handover`: sessions go over to another
+//! process, or come from one.
 //!
 //! One router does not hold up others: a turn of the loop reads a bounded number of bytes of each, nothing waits for
 //! one, and what it does not take is bounded.
@@ -17,7 +18,9 @@ mod bfd;
 pub(crate) mod control;
 mod dial;
 mod find;
+pub(crate) mod handed;
 mod neighbours;
 mod peer;
+mod settings;
 pub(crate) mod shown;
 mod speaker;

@@ -1,4 +1,6 @@
-//! One router: its session, its connection, its BFD.
+//! One router: its session, its connection, its BFD. `handover`: the session goes over to another process.
+
+mod handover;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -25,7 +27,8 @@ use fairway_gateway_core::bgp::session::{
 use fairway_gateway_core::fleet::BootTime;
 use tokio::net::TcpStream;
 
-use super::bfd::{BfdPlace, BfdSender, HeardRouter};
+use super::bfd::{BfdSender, HeardRouter};
+use super::handed::BfdPlace;
 use super::{dial, find};
 use crate::host::HostAddresses;
 use crate::receive_meter::ReceiveMeter;
@@ -78,16 +81,8 @@ struct RouterBfd {
 
 impl RouterPeer {
     pub(super) fn new(peer: Arc<BgpPeer>, seed: u64, now: BootTime) -> Self {
-        let settings = BgpSessionSettings {
-            asn: peer.my_asn,
-            peer_asn: peer.peer_asn,
-            hold_time: peer.hold_time,
-            keepalive_time: peer.keepalive_time,
-            connect_time: peer.connect_time,
-            graceful_restart: peer.graceful_restart,
-        };
         Self {
-            session: BgpSession::new(settings, seed, now),
+            session: BgpSession::new(session_settings(&peer), seed, now),
             routes: RouteTable::default(),
             connection: RouterConnection::None,
             bfd: None,
@@ -476,6 +471,17 @@ impl RouterPeer {
         if let Some(mut bfd) = self.bfd.take() {
             bfd.sender.send(&bfd.session.stop(now));
         }
+    }
+}
+
+fn session_settings(peer: &BgpPeer) -> BgpSessionSettings {
+    BgpSessionSettings {
+        asn: peer.my_asn,
+        peer_asn: peer.peer_asn,
+        hold_time: peer.hold_time,
+        keepalive_time: peer.keepalive_time,
+        connect_time: peer.connect_time,
+        graceful_restart: peer.graceful_restart,
     }
 }
 

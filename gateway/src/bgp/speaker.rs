@@ -1,4 +1,6 @@
-//! The thread with all sessions.
+//! The thread with all sessions. `handover`: they go over to another process, or come from one.
+
+mod handover;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -6,27 +8,29 @@ use std::future::poll_fn;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::task::Poll;
 use std::time::Duration;
 
 use fairway_config::bgp_peer::{BgpPeer, PeerAsn};
 use fairway_config::names::ClusterName;
+use fairway_config::time::Timestamp;
 use fairway_config::view::BgpPeerRow;
 use fairway_gateway_core::bfd::packet::BfdState;
 use fairway_gateway_core::bgp::message::BgpNotification;
 use fairway_gateway_core::bgp::routes::RouteAttributes;
 use fairway_gateway_core::bgp::session::{BgpState, NOT_DIALLED};
 use fairway_gateway_core::fleet::BootTime;
-use fairway_gateway_core::route::Tick;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::asks::asks;
 use super::bfd::{BfdSockets, HeardRouters};
-use super::neighbours::{Neighbours, SpeakerStage};
+use super::handed::FrozenRouters;
+use super::neighbours::{Neighbours, SpeakerCommand, SpeakerStage};
 use super::peer::RouterPeer;
 use super::shown::{BgpShown, ShownPeer};
 use crate::announcing::Announceable;
-use crate::clock::{self, Clock};
+use crate::clock;
 use crate::heartbeat::Heartbeat;
 use crate::receive_meter::ReceiveMeter;
 use crate::stalls::{Stalls, WorkerLoops, turns};
@@ -65,10 +69,12 @@ pub(super) struct Speaker {
     /// What is received has a share of a processor; that of BFD is its own, for it is what others wait for.
     bfd_meter: ReceiveMeter,
     bgp_meter: ReceiveMeter,
-    /// The wall clock, and when it was read.
-    clock: Clock,
-    began: BootTime,
+    /// The time of day when the machine started, as it was known when this began.
+    booted: Duration,
     withdrawal: Withdrawal,
+    /// Who has the sessions, and what is said of that.
+    held: RoutersHeld,
+    commands: mpsc::Receiver<SpeakerCommand>,
     /// What is shown, as far as it changes seldom, and when all of it is shown again.
     stamp: Vec<(BgpState, BootTime, usize, Option<BfdState>)>,
     shows_at: BootTime,
@@ -88,6 +94,17 @@ enum Withdrawal {
     Known(BootTime),
 }
 
+/// Who has the sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RoutersHeld {
+    /// This process.
+    Here,
+    /// Another one may have them, since then.
+    Frozen(BootTime),
+    /// Another one.
+    Elsewhere,
+}
+
 impl Speaker {
     /// Routers are shown before the thread has been started.
     pub(super) fn new(
@@ -96,6 +113,7 @@ impl Speaker {
         announceable: watch::Receiver<Arc<Announceable>>,
         loops: WorkerLoops,
         shown: Arc<BgpShown>,
+        commands: mpsc::Receiver<SpeakerCommand>,
     ) -> Self {
         let began = clock::boot_time();
         // Nobody else sets it.
@@ -115,23 +133,28 @@ impl Speaker {
             bfd: BfdSockets::default(),
             bfd_meter: ReceiveMeter::new("bfd"),
             bgp_meter: ReceiveMeter::new("bgp"),
-            clock: Clock::start(),
-            began,
+            booted: clock::wall_time_at_boot(),
             withdrawal: Withdrawal::NotBegun,
+            held: RoutersHeld::Here,
+            commands,
             stamp: Vec::new(),
             shows_at: BootTime::default(),
             logged: BTreeMap::new(),
         };
-        speaker.take_neighbours(began);
+        let neighbours = speaker.neighbours.borrow().peers.clone();
+        for (name, peer) in neighbours {
+            let peer = RouterPeer::new(peer, random(), began);
+            speaker.peers.insert(name, peer);
+        }
         speaker.publish(began);
         speaker
     }
 
-    /// Starts the thread. It ends at [`SpeakerStage::Ending`], or when the control task is gone.
+    /// Starts the thread, which goes on with what another process has had. It ends at [`SpeakerStage::Ending`], or when the control task is gone.
     ///
     /// # Errors
     /// There are no threads or file descriptors left.
-    pub(super) fn start(self) -> io::Result<()> {
+    pub(super) fn start(self, former: Option<(FrozenRouters, Sender<()>)>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -143,7 +166,7 @@ impl Speaker {
                 urgency::raise_or_say();
                 runtime.spawn(of_thread.answer());
                 let done = self.shown.clone();
-                runtime.block_on(self.run());
+                runtime.block_on(self.run(former));
                 done.set_done(SpeakerStage::Ending);
             })?;
         // Nobody else sets it.
@@ -151,7 +174,15 @@ impl Speaker {
         Ok(())
     }
 
-    async fn run(mut self) {
+    async fn run(mut self, former: Option<(FrozenRouters, Sender<()>)>) {
+        if let Some((former, begun)) = former {
+            self.go_on(former, clock::boot_time());
+            // Whoever waits for it may be gone.
+            let _ = begun.send(());
+        }
+        let now = clock::boot_time();
+        self.take_neighbours(now);
+        self.set_wanted(now);
         loop {
             // As long as one socket has more to be read the runtime does not look at the others by itself.
             tokio::task::yield_now().await;
@@ -169,6 +200,12 @@ impl Speaker {
                 }
                 !all.is_empty()
             });
+            if self.is_quiet() {
+                self.turn_quietly(now, stage);
+                self.publish(now);
+                self.wait_quietly(now).await;
+                continue;
+            }
             let links = Arc::clone(&self.neighbours.borrow().links);
             for peer in self.peers.values_mut() {
                 peer.turn(now, &links, &self.own, &mut self.bgp_meter);
@@ -230,6 +267,7 @@ impl Speaker {
             announceable,
             peers,
             bfd,
+            commands,
             ..
         } = self;
         let ready = poll_fn(|cx| {
@@ -248,6 +286,7 @@ impl Speaker {
                 Err(_) => self.is_told = false,
             },
             Ok(()) = announceable.changed() => self.take_addresses(now),
+            Some(command) = commands.recv() => self.obey(command),
             () = ready => {}
             () = tokio::time::sleep(pause) => {}
         }
@@ -356,8 +395,10 @@ impl Speaker {
     }
 
     fn end(mut self, now: BootTime) {
-        for peer in self.peers.values_mut() {
-            peer.stop(now, BgpNotification::SHUTDOWN);
+        if !self.is_quiet() {
+            for peer in self.peers.values_mut() {
+                peer.stop(now, BgpNotification::SHUTDOWN);
+            }
         }
         self.peers.clear();
         self.publish(now);
@@ -407,10 +448,9 @@ impl Speaker {
     fn row(&self, name: &ClusterName, peer: &RouterPeer) -> BgpPeerRow {
         let settings = &peer.peer;
         let (state, since) = peer.session.state();
-        let tick = since.since(self.began).as_millis();
-        let since = self
-            .clock
-            .timestamp(Tick(u64::try_from(tick).unwrap_or(u64::MAX)));
+        // A session may be older than this process.
+        let since = self.booted.saturating_add(since.0).as_secs();
+        let since = Timestamp(i64::try_from(since).unwrap_or(i64::MAX));
         let (sent, received) = peer.session.updates();
         let mut why: Vec<String> = Some(peer.why())
             .filter(|it| !it.is_empty())

@@ -25,6 +25,11 @@ impl PortsToCheck {
         self.put(port.number, None);
     }
 
+    /// Has it looked at, whether there is something to take or not.
+    pub(crate) fn tell(&self) {
+        self.told.notify_one();
+    }
+
     /// Waits until there is something to take.
     pub(super) async fn told(&self) {
         self.told.notified().await;

@@ -32,6 +32,7 @@ pub(super) fn begin(
     let options = ConnectOptions {
         hops: probe.is_forwarded.then(Hops::of_checks),
         speaks_first: false,
+        transparent: false,
     };
     fallback.dial(probe.addr, pool, |source| {
         connecting::begin(probe.addr, source, options)

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::tls::AnyServer;
 use super::{CheckThread, probe};
+use crate::clock::Clock;
 use crate::port::Port;
 use crate::settings::GatewaySettings;
 use crate::shared::GatewayShared;
@@ -516,7 +517,11 @@ async fn an_endpoint_is_out_while_it_fails_and_where_all_fail_none_is() {
     let well = silent().await;
     let failing = nobody_at("127.77.0.2").await;
     let settings = GatewaySettings::new("test".into(), RouteSettings::new("test".into()));
-    let shared = Arc::new(GatewayShared::new(&settings, CancellationToken::new()));
+    let shared = Arc::new(GatewayShared::new(
+        &settings,
+        Clock::start(),
+        CancellationToken::new(),
+    ));
     let mut thread = CheckThread::default();
     let text = "tcp;interval=100ms";
     let port = Arc::new(Port::new(route(text, &[well, failing]), 1));

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fairway_config::names::ServiceName;
@@ -73,6 +74,11 @@ impl CheckThread {
     /// The Services where that is so.
     pub(crate) fn take_changes(&self) -> BTreeSet<ServiceName> {
         self.changes.take()
+    }
+
+    /// All that another process knew is here: probes are made from now on.
+    pub(crate) fn begin(&self) {
+        self.ports.tell();
     }
 
     /// A port is gone.
@@ -144,11 +150,18 @@ impl Checking {
     async fn run(mut self, ports: &PortsToCheck) {
         loop {
             let now = self.shared.clock.now();
-            for (id, probe) in self.checks.take_due(now) {
+            // Another process probes until it has handed over, and knows more: one probe alone says less than its verdict.
+            let is_waiting = self.shared.taking_over.load(Ordering::Acquire);
+            let due = match is_waiting {
+                true => Vec::new(),
+                false => self.checks.take_due(now),
+            };
+            for (id, probe) in due {
                 self.make(id, probe);
             }
             let look = self.look(now);
-            let due = self.checks.next_due(now).into_iter().chain(look).min();
+            let next = self.checks.next_due(now).filter(|_| !is_waiting);
+            let due = next.into_iter().chain(look).min();
             tokio::select! {
                 () = ports.told() => self.take(ports),
                 Some(ended) = self.running.join_next() => {
@@ -238,8 +251,33 @@ impl Checking {
         };
         metrics::counter!(CHECKS, "result" => result).increment(1);
         let now = self.shared.clock.now();
+        // What another process has handed over of one of them, it was told by the same probe.
+        let known = self.checks.unknown(id).into_iter();
+        let known = known.filter_map(|(port, endpoint)| self.ports.get(&port)?.checked(endpoint));
+        if let Some(verdict) = known.into_iter().next() {
+            self.checks.go_on(id, verdict);
+        }
         let news = self.checks.finished(id, outcome, now);
         self.tell(news, now);
+        self.note_evidence(id, outcome, now);
+    }
+
+    /// A probe is evidence for an endpoint that its traffic has failed at, too.
+    fn note_evidence(&self, id: CheckId, outcome: &CheckOutcome, now: Tick) {
+        let has_passed = match outcome {
+            CheckOutcome::Passed => true,
+            CheckOutcome::Failed(_) => false,
+            CheckOutcome::NotMade(_) => return,
+        };
+        let Some(evidence) = self.checks.evidence(id) else {
+            return;
+        };
+        let shown = has_passed.then_some(evidence.shows);
+        for (port, endpoint) in evidence.users {
+            if let Some(port) = self.ports.get(&port) {
+                port.probed(endpoint, shown, evidence.rise, now);
+            }
+        }
     }
 
     /// Tells ports what is new.

@@ -1,6 +1,7 @@
 //! Announcing: the control task says what may be announced, and starts the fleet where a pool announces on layer 2.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fairway_config::names::ServiceName;
@@ -14,6 +15,7 @@ use crate::announcing::AnnouncedService;
 use crate::checks::service_reach;
 use crate::clock::wall_time;
 use crate::fleet::{FleetInputs, RunningFleet};
+use crate::handed::HandedSegment;
 use crate::metrics::DRAINING_SINCE;
 
 /// How long it is waited until the kernel is told, and how often it is looked.
@@ -121,7 +123,8 @@ impl ControlTask {
     /// the first one would have all addresses, for nothing goes back by itself.
     pub(super) fn start_fleet(&mut self) {
         self.fleet_retry = None;
-        if self.fleet.is_some() || !self.wants_fleet() || !self.published.is_synced() {
+        let is_early = self.shared.taking_over.load(Ordering::Acquire);
+        if is_early || self.fleet.is_some() || !self.wants_fleet() || !self.published.is_synced() {
             return;
         }
         let fleet = RunningFleet::start(FleetInputs {
@@ -134,6 +137,7 @@ impl ControlTask {
             shared: self.shared.clone(),
             layer2: self.settings.layer2.clone(),
             drain_timeout: self.settings.drain_timeout,
+            continuations: std::mem::take(&mut self.continuations),
         });
         match fleet {
             Ok(fleet) => self.fleet = Some(fleet),
@@ -144,6 +148,12 @@ impl ControlTask {
                 tracing::error!(%error, "addresses can't be announced on layer 2; trying again");
             }
         }
+    }
+
+    /// Announces what another process of this gateway has announced so far.
+    pub(super) fn go_on_announcing(&mut self, segments: Vec<HandedSegment>) {
+        self.continuations = segments;
+        self.start_fleet();
     }
 
     /// Whether a pool announces on layer 2.

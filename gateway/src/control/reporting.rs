@@ -49,6 +49,7 @@ impl ControlTask {
                 );
                 Notice::new("ChecksIgnored", message)
             }));
+            notices.extend(self.lost_addresses(route));
             let announced = self.announced(&service);
             self.announcing.set_service(&service, &announced);
             let mut listeners = announced.listeners;

@@ -14,6 +14,7 @@ use super::drain_queue::Draining;
 use crate::descriptors::Share;
 use crate::health;
 use crate::port::Port;
+use crate::port_clients::PortClients;
 use crate::programmer::Wanted;
 use crate::slot::{BindKey, Health, Target};
 
@@ -35,15 +36,30 @@ impl ControlTask {
             let mut was_checked = false;
             let port = match before.remove(&route.key) {
                 Some(port) => {
-                    was_checked = port.route().options.health_check.is_some();
+                    let before = port.route();
+                    was_checked = before.options.health_check.is_some();
+                    let is_idle_the_same = before.limits.idle == route.limits.idle;
+                    drop(before);
                     port.set_route(route.clone());
+                    if !is_idle_the_same {
+                        self.programmer.review(port.number);
+                    }
                     port
                 }
                 None => {
                     self.seed = self.seed.wrapping_add(1);
                     let changes = self.dials.changes().clone();
                     let port = Port::with_changes(route.clone(), self.seed, changes);
-                    let port = port.remembering(self.seed, self.shared.affinity_room.clone());
+                    let shared = &self.shared;
+                    let blocks = shared.refusals.get();
+                    let clients = PortClients::within(
+                        self.seed,
+                        shared.limit_room.clone(),
+                        blocks.map(|refusals| refusals.blocks().clone() as _),
+                        shared.refusal_log.clone(),
+                    );
+                    let room = shared.affinity_room.clone();
+                    let port = port.remembering(self.seed, room, clients);
                     Arc::new(port.within(share.clone()))
                 }
             };
@@ -62,11 +78,12 @@ impl ControlTask {
             self.drain_endpoints(port.clone());
             ports.push((route.key, port));
         }
+        self.transparent
+            .set_service(service, route.as_deref(), &self.settings.name);
         ports.sort_unstable_by_key(|(key, _)| *key);
         served.ports = ports.into();
         let tick = self.shared.clock.now();
-        self.dials
-            .changed(service, &served.ports, tick, Instant::now());
+        self.dials.changed(service, &served.ports, tick);
         for port in before.into_values() {
             self.checks.remove(&port);
             let until = Instant::now() + self.settings.drain_timeout;

@@ -8,6 +8,7 @@ use fairway_config::net::Protocol;
 use fairway_gateway_core::dial_failure::DialFailure;
 use fairway_gateway_core::health::LAPSE;
 use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort};
+use fairway_gateway_core::service_lines::LINES;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;

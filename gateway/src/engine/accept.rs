@@ -21,6 +21,7 @@ use crate::counters::Rejection;
 use crate::descriptors::{CONNECTION, Permit};
 use crate::hops::Hops;
 use crate::open_connection::OpenConnection;
+use crate::port::Port;
 use crate::slot::{Slot, Target};
 use crate::socket;
 use crate::tasks::TaskKind;
@@ -43,6 +44,9 @@ impl Engine {
             self.commands();
             return;
         };
+        if !self.mailbox.admission().connections {
+            return;
+        }
         let (slot, batch) = (listener.listening.slot.clone(), listener.batch);
         let (accepted, end) = self.accept_at(number, slot.as_ref(), batch);
         let Some(listener) = self.listeners.by_number.get_mut(&number) else {
@@ -89,6 +93,9 @@ impl Engine {
     /// Tries the paused listeners again.
     pub(super) fn resume(&mut self) {
         self.listeners.retry = None;
+        if !self.mailbox.admission().connections {
+            return;
+        }
         self.listeners.resumed = Instant::now();
         for _ in 0..self.listeners.paused.len() {
             let Some(number) = self.listeners.paused.pop_front() else {
@@ -147,7 +154,7 @@ impl Engine {
             }
             return socket::reset_on_close(&socket);
         }
-        self.begin(socket, from, permit, &slot, &target);
+        self.begin(socket, from, permit, (&slot, &target), true);
     }
 
     /// Accepts at most `most` connections. Returns how many there were, and why it stopped.
@@ -180,7 +187,9 @@ impl Engine {
                         continue;
                     };
                     match slot.zip(target) {
-                        Some((slot, target)) => self.begin(socket, from, permit, slot, &target),
+                        Some((slot, target)) => {
+                            self.begin(socket, from, permit, (slot, &target), false);
+                        }
                         None => self.begin_steered(socket, from, permit),
                     }
                 }
@@ -198,14 +207,42 @@ impl Engine {
         (accepted, Accepting::Enough)
     }
 
+    /// Begins a connection of another gateway, which has to say whom it is to be connected with.
+    fn begin_relayed(
+        &mut self,
+        socket: OwnedFd,
+        from: ClientAddr,
+        permit: Permit,
+        slot: &Arc<Slot>,
+        port: &Arc<Port>,
+    ) {
+        let transparency = &self.shared.transparency;
+        let peer = from.0.ip().to_canonical();
+        let surroundings = transparency.surroundings();
+        let is_stranger = !surroundings.relays.values().any(|it| it.ip() == peer);
+        let half_open = transparency.half_open.enter(peer, is_stranger);
+        let (Some(half_open), Some(number)) = (half_open, random_number()) else {
+            return socket::reset_on_close(&socket);
+        };
+        let owner = ConnectionOwner {
+            port: port.number,
+            place: slot.number,
+        };
+        let port = OpenConnection::new(port.clone(), slot.clone());
+        let connection = TcpConnection::new(socket, from, slot.listen, None, port, permit);
+        let connection = connection.behind_request(number, half_open);
+        let number = self.connections.insert(connection, owner);
+        self.step(number, TcpConnection::read_request);
+    }
+
     /// Begins a connection for the target of its listener.
     fn begin(
         &mut self,
         socket: OwnedFd,
         from: ClientAddr,
         permit: Permit,
-        slot: &Arc<Slot>,
-        target: &Target,
+        (slot, target): (&Arc<Slot>, &Target),
+        is_steered: bool,
     ) {
         let (port, kind) = match target {
             Target::Health(health) => {
@@ -214,16 +251,24 @@ impl Engine {
                 return self.listeners.tasks.hand(socket, permit, probe);
             }
             Target::Port { port, kind } => (port, *kind),
+            Target::Relay(port) => return self.begin_relayed(socket, from, permit, slot, port),
         };
-        let port = OpenConnection::new(port.clone(), slot.clone());
+        let mut port = OpenConnection::new(port.clone(), slot.clone());
+        let clock = &self.shared.clock;
+        let refusals = self.shared.refusals.get().filter(|_| is_steered);
+        let blocks = refusals.map(|refusals| &**refusals.blocks());
         let (app, hops, header, tells) = {
             let route = port.route();
             // A client that its peer announces is judged when it is known. A loop is one whomever it carries.
             let header = route.options.announces(from.0.ip());
             let admitted = match kind {
                 ClaimKind::Vip if header => Ok(()),
-                _ => port.admit(&route, kind, from.0.ip()),
+                _ => port.admit(&route, kind, from.0.ip(), clock),
             };
+            let admitted = admitted.and_then(|()| match header {
+                true => Ok(()),
+                false => port.enter(&route, from.0.ip(), blocks, clock),
+            });
             let hops = admitted.and_then(|()| {
                 Hops::left(&route, &socket, from).inspect_err(|why| port.counters.reject(*why))
             });
@@ -270,4 +315,10 @@ impl Engine {
             }
         }
     }
+}
+
+/// A number that nobody can foresee.
+fn random_number() -> Option<u128> {
+    let number = ring::rand::generate::<[u8; 16]>(&ring::rand::SystemRandom::new());
+    number.ok().map(|it| u128::from_ne_bytes(it.expose()))
 }

@@ -1,6 +1,7 @@
 //! How a worker carries out commands, some in each round.
 
 use super::Engine;
+use super::connection::TcpConnection;
 use super::listeners::Accepting;
 use super::mailbox::{Cut, WorkerCommand};
 use super::pending::{Backlog, Closing, PER_ROUND, count_examined};
@@ -41,6 +42,12 @@ impl Engine {
             };
             self.cut_if_told(number);
         }
+        for _ in 0..PER_ROUND {
+            let Some(number) = self.pending.reviewing.pop_front() else {
+                break;
+            };
+            self.step(number, TcpConnection::review);
+        }
         self.datagrams.close_some(PER_ROUND);
     }
 
@@ -66,6 +73,11 @@ impl Engine {
                 };
                 self.pending.cutting.extend(numbers);
             }
+            WorkerCommand::Review(port) => {
+                let numbers = self.connections.of_port(port);
+                self.pending.reviewing.extend(numbers);
+            }
+            WorkerCommand::HandOver(command) => self.hand_over(*command),
             WorkerCommand::Drain => self.draining = true,
             WorkerCommand::Stop => self.stopped = true,
         }

@@ -2,14 +2,18 @@
 //!
 //! This file has its events, its timers and the carrying of bytes. `header` reads whose connection it is, where
 //! its peer has to say so; `dialling` looks for an endpoint that answers; `closing` delivers the last bytes to the
-//! client; `evidence` tells what a connection says of its endpoint's health; `batched` is for small messages that the
-//! kernel takes together with those of other connections.
+//! client; `idle` ends what is silent for too long; `evidence` tells what a connection says of its endpoint's health;
+//! `batched` is for small messages that the kernel takes together with those of other connections; `relayed` is a
+//! connection that another gateway has made.
 
 mod batched;
 mod closing;
 mod dialling;
 mod evidence;
+mod handed;
 mod header;
+mod idle;
+mod relayed;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,6 +21,7 @@ use std::os::fd::OwnedFd;
 use fairway_config::exchange::ClaimKind;
 use fairway_config::net::{ClientAddr, ListenAddr};
 use fairway_config::port_options::ProxyVersion;
+use fairway_gateway_core::relay::GREETING;
 
 pub(super) use self::batched::ReadOutcome;
 use super::dial::Dial;
@@ -26,12 +31,15 @@ use super::poll::{EventFlags, Token, Trigger};
 use super::side::Side;
 use super::timer::Timer;
 use crate::client_origin::ClientOrigin;
+use crate::counters::ConnectionTimeout;
 use crate::delivery::DeliveryProgress;
 use crate::descriptors::Permit;
 use crate::endpoint_state::Active;
 use crate::hops::Hops;
 use crate::open_connection::OpenConnection;
 use crate::socket;
+use crate::transparent::TransparentUse;
+use crate::transparent::half_open::HalfOpen;
 
 /// A connection: two sockets, and a direction of bytes each way.
 pub(super) struct TcpConnection {
@@ -50,6 +58,8 @@ pub(super) struct TcpConnection {
     listen: ListenAddr,
     /// Counts as a connection of the endpoint while it is here.
     active: Option<Active>,
+    /// Held where the endpoint sees the client's address.
+    transparent: Option<TransparentUse>,
     /// Declared after the sockets, so it is dropped after them: a reset needs the local route of the VIP,
     /// which stays while the connection is counted.
     port: OpenConnection,
@@ -57,12 +67,14 @@ pub(super) struct TcpConnection {
     permit: Permit,
 }
 
-/// What a connection does now.
+/// What a connection does now. Each connection has room for the largest stage, so what is large and short is in a box.
 enum Stage {
     /// Its peer has to say whose connection it is.
     Header(HeaderWait),
+    /// Another gateway has to say whom it is to be connected with.
+    Relay(Box<RelayWait>),
     /// It looks for an endpoint that answers.
-    Dialling(Dial),
+    Dialling(Box<Dial>),
     /// It carries bytes. When the endpoint has sent its end: how many bytes had been delivered at the last
     /// stall check.
     Carrying(Option<u64>),
@@ -74,6 +86,12 @@ enum Stage {
 struct HeaderWait {
     kind: ClaimKind,
     hops: Option<Hops>,
+}
+
+/// What a connection of another gateway was greeted with, until it has said what it is for.
+struct RelayWait {
+    greeting: [u8; GREETING],
+    _half_open: HalfOpen,
 }
 
 /// The checks whether a client has all bytes.
@@ -98,12 +116,13 @@ impl TcpConnection {
             endpoint: None,
             up: Direction::default(),
             down: Direction::default(),
-            stage: Stage::Dialling(Dial::new(hops)),
+            stage: Stage::Dialling(Box::new(Dial::new(hops))),
             queued: false,
             claimed: false,
             origin: ClientOrigin::of_peer(from),
             listen,
             active: None,
+            transparent: None,
             port,
             permit,
         }
@@ -123,8 +142,10 @@ impl TcpConnection {
     ) -> Next {
         self.claimed = false;
         let news = self.client.note(flags);
-        if matches!(self.stage, Stage::Header(_)) {
-            return self.read_header(environment);
+        match self.stage {
+            Stage::Header(_) => return self.read_header(environment),
+            Stage::Relay(_) => return self.read_request(environment),
+            Stage::Dialling(_) | Stage::Carrying(_) | Stage::Delivering(_) => {}
         }
         if flags.contains(EventFlags::ERR)
             && let Some(error) = failure(&self.client)
@@ -137,6 +158,7 @@ impl TcpConnection {
                     .up
                     .carry(client, endpoint, received, &mut environment.tools);
             }
+            self.note_timeout(&error, ConnectionTimeout::Client);
             return self.fail(&error);
         }
         if matches!(self.stage, Stage::Delivering(_)) && news && !self.down.has_ended() {
@@ -149,9 +171,11 @@ impl TcpConnection {
                     .mute(Token::Client(environment.number), environment.poll);
                 Next::Stay
             }
-            Stage::Carrying(_) | Stage::Dialling(_) | Stage::Delivering(_) | Stage::Header(_) => {
-                Next::Stay
-            }
+            Stage::Carrying(_)
+            | Stage::Dialling(_)
+            | Stage::Delivering(_)
+            | Stage::Header(_)
+            | Stage::Relay(_) => Next::Stay,
         }
     }
 
@@ -173,6 +197,7 @@ impl TcpConnection {
         };
         match (&self.stage, error) {
             (Stage::Dialling(_), Some(error)) => self.not_reached(error, environment),
+            (Stage::Dialling(dial), None) if dial.asks_relay() => self.ask_relay(environment),
             (Stage::Dialling(_), None) if flags.contains(EventFlags::OUT) => {
                 self.reached(environment)
             }
@@ -190,6 +215,7 @@ impl TcpConnection {
                 let _ = self
                     .down
                     .carry(endpoint, client, transmitted, &mut environment.tools);
+                self.note_timeout(&error, ConnectionTimeout::Endpoint);
                 self.endpoint_failed(&error, environment.shared)
             }
             (Stage::Carrying(_), None) if news => self.carry(environment),
@@ -198,7 +224,11 @@ impl TcpConnection {
                 Next::Stay
             }
             (
-                Stage::Carrying(_) | Stage::Dialling(_) | Stage::Delivering(_) | Stage::Header(_),
+                Stage::Carrying(_)
+                | Stage::Dialling(_)
+                | Stage::Delivering(_)
+                | Stage::Header(_)
+                | Stage::Relay(_),
                 _,
             ) => Next::Stay,
         }
@@ -208,8 +238,9 @@ impl TcpConnection {
     pub(super) fn due(&mut self, wait: Timer, environment: &mut Environment<'_>) -> Next {
         match (wait, &mut self.stage) {
             (Timer::ProxyHeader, Stage::Header(_)) => self.miss_header(),
+            (Timer::ProxyHeader, Stage::Relay(_)) => self.miss_request(),
             (Timer::ConnectGrace, Stage::Dialling(dial)) => {
-                let patience = dial.patience;
+                let patience = dial.may_take();
                 if let Err(error) = self.watch_client(environment) {
                     return self.fail(&error);
                 }
@@ -227,12 +258,19 @@ impl TcpConnection {
                 | Timer::ConnectWithOthers
                 | Timer::ConnectLast,
                 Stage::Carrying(_),
-            ) => Next::Wait(Timer::KeepAliveStart),
-            (Timer::KeepAliveStart, Stage::Carrying(_)) => {
-                self.keep_endpoint_alive();
-                Next::Rest
-            }
-            (Timer::StallCheck, Stage::Carrying(_)) => self.check_for_stall(),
+            ) => self.begin_carrying(),
+            (
+                Timer::KeepAliveStart
+                | Timer::Idle1
+                | Timer::Idle4
+                | Timer::Idle16
+                | Timer::Idle64
+                | Timer::Idle256
+                | Timer::Idle1024
+                | Timer::Idle4096,
+                Stage::Carrying(_),
+            ) => self.check_idle(environment.shared),
+            (Timer::StallCheck, Stage::Carrying(_)) => self.check_for_stall(environment.shared),
             (Timer::DeliveryCheck | Timer::SlowDeliveryCheck, Stage::Delivering(_)) => {
                 self.deliver(environment)
             }
@@ -250,7 +288,9 @@ impl TcpConnection {
         self.queued = false;
         match self.stage {
             Stage::Carrying(_) => self.carry(environment),
-            Stage::Dialling(_) | Stage::Delivering(_) | Stage::Header(_) => Next::Stay,
+            Stage::Dialling(_) | Stage::Delivering(_) | Stage::Header(_) | Stage::Relay(_) => {
+                Next::Stay
+            }
         }
     }
 
@@ -337,12 +377,6 @@ impl TcpConnection {
                 Next::Wait(Timer::StallCheck)
             }
             _ => Next::Stay,
-        }
-    }
-
-    fn keep_endpoint_alive(&self) {
-        if let Some(endpoint) = &self.endpoint {
-            socket::keep_alive(&endpoint.socket);
         }
     }
 }

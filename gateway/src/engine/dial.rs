@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use fairway_config::net::{ClientAddr, EndpointAddr};
 use fairway_gateway_core::attempts::{Attempts, Patience};
 use fairway_gateway_core::dial_failure::DialFailure;
+use fairway_gateway_core::route::Tick;
+use fairway_gateway_core::way_back::AddressLoss;
 
 use super::direction::Direction;
 use super::next::Environment;
@@ -18,18 +20,61 @@ use crate::hops::Hops;
 use crate::open_connection::OpenConnection;
 use crate::shared::GatewayShared;
 use crate::socket;
+use crate::transparent::handshake::{RelayHandshake, TransparentFailure};
+use crate::transparent::{AfterFailure, Doubt, TransparentDial, TransparentUse};
 
 /// The dialling of one connection.
 pub(super) struct Dial {
     hops: Option<Hops>,
     /// The client's first bytes were read already.
     pub(super) early: bool,
-    /// The endpoint that is being tried, and when that began.
-    pub(super) trying: Option<(EndpointAddr, Instant)>,
+    trying: Option<Trying>,
     /// How long it may take.
     pub(super) patience: Patience,
     attempts: Attempts,
     error: Option<io::Error>,
+    /// The endpoint that is tried next, where it can't be reached from the client's address.
+    again: Option<Again>,
+    /// For the connection, when the endpoint was reached.
+    pub(super) in_use: Option<TransparentUse>,
+    /// The one endpoint that is dialled, for another gateway.
+    relayed: Option<EndpointAddr>,
+}
+
+/// The endpoint that is being tried.
+struct Trying {
+    addr: EndpointAddr,
+    began: Instant,
+    from: TryingFrom,
+}
+
+/// From which address.
+enum TryingFrom {
+    /// The gateway's own.
+    Gateway(Option<Box<LostAddress>>),
+    /// The client's.
+    Client(Box<DialFromClient>),
+}
+
+/// A dial from the client's address.
+struct DialFromClient {
+    dial: TransparentDial,
+    /// How far the other gateway is that has been asked to dial, if one is.
+    handshake: Option<RelayHandshake>,
+}
+
+/// Why an endpoint does not see the client's address, though its Service asks for that.
+struct LostAddress {
+    loss: AddressLoss,
+    /// What is known by that, if the dial works.
+    doubt: Option<(TransparentDial, Doubt)>,
+}
+
+/// An endpoint that is tried once more.
+struct Again {
+    addr: EndpointAddr,
+    patience: Patience,
+    lost: Box<LostAddress>,
 }
 
 /// The outcome of [`Dial::next`].
@@ -54,7 +99,23 @@ impl Dial {
             patience: Patience::Last,
             attempts: Attempts::default(),
             error: None,
+            again: None,
+            in_use: None,
+            relayed: None,
         }
+    }
+
+    /// The same, of this endpoint alone and from the client's address, for another gateway.
+    pub(super) fn relayed(endpoint: EndpointAddr) -> Self {
+        Self {
+            relayed: Some(endpoint),
+            ..Self::new(None)
+        }
+    }
+
+    /// Whether it is for another gateway.
+    pub(super) fn is_relayed(&self) -> bool {
+        self.relayed.is_some()
     }
 
     /// Tries the next endpoint for a client, whose bytes go by the direction `up`.
@@ -69,43 +130,92 @@ impl Dial {
         loop {
             let now = Instant::now();
             let tick = environment.shared.clock.at(now);
-            let route = port.route();
-            let picked = self
-                .attempts
-                .may_try(tick)
-                .then(|| port.pick(&route, from.0.ip(), tick, self.attempts.tried()))
-                .flatten();
-            let Some(picked) = picked else {
+            let Some((addr, active, from)) = self.candidate(from, port, environment.shared, tick)
+            else {
                 break;
             };
-            let addr = picked.at.endpoint.addr;
-            self.patience = self.attempts.patience(&picked);
-            // Counted from here on, so that choices by load see connections that are being made.
-            let active = Active::new(picked.at.state.clone());
-            drop(route);
             // The client's first bytes go in one packet with the last step of the handshake.
-            let is_first = self.attempts.tried().is_empty();
+            let is_first = self.attempts.tried().is_empty() && !self.is_relayed();
             self.early |= is_first && up.read_early(client, &mut environment.tools);
-            match connect(addr, self, environment) {
-                Ok(socket) => {
-                    self.trying = Some((addr, now));
-                    return DialOutcome::Trying(Side::of_endpoint(socket), active);
-                }
+            let connected = connect(addr, &from, self, environment);
+            self.trying = Some(Trying {
+                addr,
+                began: now,
+                from,
+            });
+            match connected {
+                Ok(socket) => return DialOutcome::Trying(Side::of_endpoint(socket), active),
                 Err(error) if socket::is_exhausted(&error) => {
                     environment.shared.descriptors.exhausted(&error);
+                    self.trying = None;
                     self.error = Some(error);
                     return DialOutcome::Exhausted;
                 }
-                Err(error) => {
-                    unreached(port, Some(&active), (addr, now), &error, environment.shared);
-                    self.attempts.failed(addr);
-                    self.error = Some(error);
-                }
+                Err(error) => self.not_reached(error, port, Some(&active), environment.shared),
             }
         }
         match self.error.take() {
             Some(error) => DialOutcome::Failed(error),
             None => DialOutcome::NoEndpoint,
+        }
+    }
+
+    /// Chooses the endpoint that is tried next, and from which address. It counts as a connection of the endpoint from
+    /// here on, so that choices by load see connections that are being made.
+    fn candidate(
+        &mut self,
+        client: ClientAddr,
+        port: &OpenConnection,
+        shared: &GatewayShared,
+        now: Tick,
+    ) -> Option<(EndpointAddr, Active, TryingFrom)> {
+        if let Some(again) = self.again.take() {
+            self.patience = again.patience;
+            let active = Active::new(port.endpoint(again.addr));
+            return Some((again.addr, active, TryingFrom::Gateway(Some(again.lost))));
+        }
+        if let Some(addr) = self.relayed {
+            if !self.attempts.tried().is_empty() {
+                return None;
+            }
+            let plan = shared.transparency.plan_relayed(addr.0, client.0.ip());
+            let active = Active::new(port.endpoint(addr));
+            let from = DialFromClient {
+                dial: plan.ok()?,
+                handshake: None,
+            };
+            return Some((addr, active, TryingFrom::Client(Box::new(from))));
+        }
+        let route = port.route();
+        let picked = self
+            .attempts
+            .may_try(now)
+            .then(|| port.pick(&route, client.0.ip(), now, self.attempts.tried()))
+            .flatten()?;
+        let endpoint = &picked.at.endpoint;
+        self.patience = self.attempts.patience(&picked);
+        let active = Active::new(picked.at.state.clone());
+        if !route.options.transparent {
+            return Some((endpoint.addr, active, TryingFrom::Gateway(None)));
+        }
+        let from = match shared.transparency.plan(endpoint, client.0.ip(), now) {
+            Ok(dial) => {
+                let handshake = dial.relay.map(|_| RelayHandshake::default());
+                TryingFrom::Client(Box::new(DialFromClient { dial, handshake }))
+            }
+            Err(loss) => TryingFrom::Gateway(Some(Box::new(LostAddress { loss, doubt: None }))),
+        };
+        Some((endpoint.addr, active, from))
+    }
+
+    /// How long the endpoint that is tried may take.
+    pub(super) fn may_take(&self) -> Patience {
+        match &self.trying {
+            Some(Trying {
+                from: TryingFrom::Client(from),
+                ..
+            }) if !self.is_relayed() => self.patience.from_client(from.dial.is_proven),
+            _ => self.patience,
         }
     }
 
@@ -117,11 +227,37 @@ impl Dial {
         active: Option<&Active>,
         shared: &GatewayShared,
     ) {
-        if let Some((addr, began)) = self.trying.take() {
-            unreached(port, active, (addr, began), &error, shared);
-            self.attempts.failed(addr);
-            self.error = Some(error);
+        let Some(trying) = self.trying.take() else {
+            return;
+        };
+        let addr = trying.addr;
+        if let TryingFrom::Client(from) = trying.from
+            && self.relayed.is_none()
+        {
+            let DialFromClient { dial, handshake } = *from;
+            let failure = match &handshake {
+                Some(handshake) => handshake.failure(&error),
+                None => TransparentFailure::Endpoint(&error),
+            };
+            let now = shared.clock.now();
+            if let AfterFailure::Plain { loss, doubt } =
+                shared.transparency.failed(&dial, &failure, now)
+            {
+                tracing::debug!(endpoint = %addr, %error, "not reached from the client's address");
+                let patience = self.patience.after_client(dial.is_proven);
+                let doubt = doubt.map(|doubt| (dial, doubt));
+                let lost = Box::new(LostAddress { loss, doubt });
+                self.again = Some(Again {
+                    addr,
+                    patience,
+                    lost,
+                });
+                return;
+            }
         }
+        unreached(port, active, (addr, trying.began), &error, shared);
+        self.attempts.failed(addr);
+        self.error = Some(error);
     }
 
     /// Notes that the endpoint that is being tried has accepted the connection. Returns whether it may have it: it may
@@ -132,30 +268,91 @@ impl Dial {
         active: &Active,
         shared: &GatewayShared,
     ) -> bool {
-        let Some((addr, began)) = self.trying.take() else {
+        let Some(trying) = self.trying.take() else {
             return false;
         };
         let now = Instant::now();
-        let took = now.saturating_duration_since(began);
-        port.dial_worked(active.state(), took, shared.clock.at(now));
-        port.route().endpoints.lists(addr)
+        let took = now.saturating_duration_since(trying.began);
+        let tick = shared.clock.at(now);
+        match trying.from {
+            TryingFrom::Gateway(None) => {}
+            TryingFrom::Gateway(Some(lost)) => {
+                port.counters.lose_address(lost.loss);
+                if let Some((dial, doubt)) = lost.doubt {
+                    shared.transparency.plain_worked(&dial, doubt, tick);
+                }
+            }
+            TryingFrom::Client(from) => {
+                shared.transparency.worked(&from.dial, tick);
+                self.in_use = from.dial.in_use();
+            }
+        }
+        port.dial_worked(active.state(), took, tick);
+        port.route().endpoints.lists(trying.addr)
+    }
+
+    /// Whether another gateway is being asked to dial.
+    pub(super) fn asks_relay(&self) -> bool {
+        match self.trying.as_ref().map(|trying| &trying.from) {
+            Some(TryingFrom::Client(from)) => from.handshake.is_some(),
+            Some(TryingFrom::Gateway(_)) | None => false,
+        }
+    }
+
+    /// Goes on asking the other gateway, as far as it has answered. None: it has not said yet what came of it.
+    ///
+    /// # Errors
+    /// It has broken off, or the endpoint could not be reached.
+    pub(super) fn ask_relay(
+        &mut self,
+        socket: &OwnedFd,
+        client: ClientAddr,
+        shared: &GatewayShared,
+    ) -> io::Result<Option<()>> {
+        let Some(Trying {
+            addr,
+            from: TryingFrom::Client(from),
+            ..
+        }) = &mut self.trying
+        else {
+            return Ok(None);
+        };
+        let DialFromClient { dial, handshake } = &mut **from;
+        let Some(handshake) = handshake else {
+            return Ok(None);
+        };
+        handshake.go_on(socket, |greeting| {
+            let transparency = &shared.transparency;
+            transparency.request(dial, greeting, client.0, addr.0)
+        })
     }
 }
 
 /// Begins to connect to an endpoint. The connection's permit covers the socket.
 fn connect(
     addr: EndpointAddr,
+    from: &TryingFrom,
     dial: &Dial,
     environment: &mut Environment<'_>,
 ) -> io::Result<OwnedFd> {
     let options = ConnectOptions {
         hops: dial.hops,
         speaks_first: dial.early,
+        transparent: false,
     };
-    let pool = environment.shared.source_pool.load();
-    let socket = environment.source_fallback.dial(addr, &pool, |source| {
-        connecting::begin(addr, source, options)
-    })?;
+    let mut from_gateway = |to: EndpointAddr, options: ConnectOptions| {
+        let pool = environment.shared.source_pool.load();
+        let fallback = &mut environment.source_fallback;
+        fallback.dial(to, &pool, |source| connecting::begin(to, source, options))
+    };
+    let socket = match from {
+        TryingFrom::Gateway(_) => from_gateway(addr, options)?,
+        TryingFrom::Client(from) => match from.dial.relay {
+            // The other gateway speaks first.
+            Some(relay) => from_gateway(EndpointAddr(relay), ConnectOptions::default())?,
+            None => from.dial.begin(addr, options)?,
+        },
+    };
     let token = Token::Endpoint(environment.number);
     environment.poll.add(&socket, token, Trigger::Edge)?;
     Ok(socket)

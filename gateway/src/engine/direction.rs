@@ -19,6 +19,7 @@ use rustix::pipe::SpliceFlags;
 use super::side::Side;
 use crate::counters::Counter;
 use crate::descriptors::Descriptors;
+use crate::handed::HandedDirection;
 use crate::pipes::{self, Pipe};
 
 /// The most bytes of one read.
@@ -218,6 +219,77 @@ impl Direction {
             header,
         };
         true
+    }
+
+    /// Reads what is in its pipe into memory: the other process gets bytes.
+    ///
+    /// # Errors
+    /// As read(2). The kernel has no reason for one.
+    pub(super) fn take_out_of_pipe(&mut self) -> io::Result<()> {
+        let Holds::Piped { pipe, bytes } = &self.holds else {
+            return Ok(());
+        };
+        let mut whole = vec![0; *bytes];
+        let mut room = whole.as_mut_slice();
+        while !room.is_empty() {
+            match rustix::io::read(&pipe.read, &mut *room) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => room = room.get_mut(read..).unwrap_or_default(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let bytes = Holds::Bytes {
+            bytes: whole.into(),
+            from: 0,
+            header: 0,
+        };
+        if let Holds::Piped { pipe, .. } = std::mem::replace(&mut self.holds, bytes) {
+            pipes::give(pipe);
+        }
+        Ok(())
+    }
+
+    /// The bytes that were read and are not written yet, apart from those in a pipe.
+    pub(super) fn held(&self) -> &[u8] {
+        match &self.holds {
+            Holds::Bytes { bytes, from, .. } => bytes.get(*from..).unwrap_or_default(),
+            Holds::Nothing | Holds::Piped { .. } => &[],
+        }
+    }
+
+    /// What another process needs of it, apart from the bytes.
+    pub(super) fn handed(&self) -> HandedDirection {
+        let header = match &self.holds {
+            Holds::Bytes { from, header, .. } => header.saturating_sub(*from),
+            Holds::Nothing | Holds::Piped { .. } => 0,
+        };
+        HandedDirection {
+            held: u32::try_from(self.held().len()).unwrap_or(u32::MAX),
+            header: u32::try_from(header).unwrap_or(u32::MAX),
+            total: self.total,
+            large: self.large,
+            ended: self.ended,
+        }
+    }
+
+    /// A direction that another process has handed over, with the bytes that it holds.
+    pub(super) fn taken(says: HandedDirection, bytes: Vec<u8>) -> Self {
+        let header = says.header as usize;
+        let holds = match bytes.is_empty() {
+            true => Holds::Nothing,
+            false => Holds::Bytes {
+                from: 0,
+                header: header.min(bytes.len()),
+                bytes: bytes.into(),
+            },
+        };
+        Self {
+            holds,
+            total: says.total,
+            large: says.large,
+            ended: says.ended,
+        }
     }
 
     /// Carries the bytes that have come. When it returns [`CarryProgress::Ended`], [`Self::shut`] has to follow

@@ -3,11 +3,12 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fairway_config::net::ListenAddr;
 
+use super::handover::{Admission, HandoverCommand};
 use super::poll::{Epoll, Token, Trigger};
 use crate::slot::Slot;
 use crate::socket_token::SocketToken;
@@ -30,6 +31,10 @@ pub(crate) enum WorkerCommand {
     Close(u32),
     /// Reset the connections whose time to drain is over.
     Cut(Cut),
+    /// The port of that number has another idle time now: look at its connections.
+    Review(u32),
+    /// Do a part of handing over to another process, or of taking over from one.
+    HandOver(Box<HandoverCommand>),
     /// No listener is left. Give up the task tracker's token when the last connection has ended.
     Drain,
     /// End the thread, whatever is still open.
@@ -54,6 +59,8 @@ pub(crate) struct Listening {
     pub(crate) socket: TcpListener,
     /// The slot that it serves; none where [steered](crate::steering) connections arrive.
     pub(crate) slot: Option<Arc<Slot>>,
+    /// The kind of such sockets, there.
+    pub(crate) arrival: Option<u32>,
     /// Until this is dropped the socket counts as open.
     pub(crate) _token: Option<SocketToken>,
 }
@@ -85,6 +92,9 @@ pub(crate) struct Mailbox {
     commands: Mutex<Vec<WorkerCommand>>,
     /// How many rounds the worker's loop has made.
     turns: AtomicU64,
+    /// What comes in at the listening sockets.
+    admits_connections: AtomicBool,
+    admits_datagrams: AtomicBool,
 }
 
 impl Mailbox {
@@ -95,6 +105,8 @@ impl Mailbox {
             poll: Epoll::new()?,
             commands: Mutex::default(),
             turns: AtomicU64::new(0),
+            admits_connections: AtomicBool::new(true),
+            admits_datagrams: AtomicBool::new(true),
         })
     }
 
@@ -104,8 +116,8 @@ impl Mailbox {
     /// # Errors
     /// As [`Epoll::add`].
     pub(crate) fn register_tcp(&self, socket: &TcpListener, number: u32) -> io::Result<()> {
-        self.poll
-            .add(socket, Token::Listener(number), Trigger::Level)
+        let trigger = trigger(self.admission().connections);
+        self.poll.add(socket, Token::Listener(number), trigger)
     }
 
     /// The same for datagrams. [`WorkerCommand::Receive`] has to follow.
@@ -113,8 +125,24 @@ impl Mailbox {
     /// # Errors
     /// As [`Epoll::add`].
     pub(crate) fn register_udp(&self, socket: &OwnedFd, number: u32) -> io::Result<()> {
-        self.poll
-            .add(socket, Token::Datagrams(number), Trigger::Level)
+        let trigger = trigger(self.admission().datagrams);
+        self.poll.add(socket, Token::Datagrams(number), trigger)
+    }
+
+    /// What comes in at the listening sockets.
+    pub(crate) fn admission(&self) -> Admission {
+        Admission {
+            connections: self.admits_connections.load(Ordering::Acquire),
+            datagrams: self.admits_datagrams.load(Ordering::Acquire),
+        }
+    }
+
+    /// Sets it for sockets that come from now on. [`HandoverCommand::Accept`] sets it for those that are there.
+    pub(crate) fn set_admission(&self, admission: Admission) {
+        self.admits_connections
+            .store(admission.connections, Ordering::Release);
+        self.admits_datagrams
+            .store(admission.datagrams, Ordering::Release);
     }
 
     /// Sends the worker a command.
@@ -153,5 +181,13 @@ impl Mailbox {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<WorkerCommand>> {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a socket is watched where that is admitted, or not yet.
+fn trigger(is_admitted: bool) -> Trigger {
+    match is_admitted {
+        true => Trigger::Level,
+        false => Trigger::Later,
     }
 }

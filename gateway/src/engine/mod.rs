@@ -11,7 +11,8 @@
 //!   `direction`, `side`: how its bytes go; `timer`;
 //! - `batch_io`, `batch` and `ring`: small messages of several connections in two system calls (io_uring);
 //! - `mailbox`, `commands` and `pending`: what other threads tell the worker, and what of it is left to do;
-//! - `udp`: UDP flows.
+//! - `udp`: UDP flows;
+//! - `handing`: what goes to another process, or comes from one, with the commands in `handover`.
 //!
 //! What needs a runtime (HTTP, health checks) is handed to the worker's [tasks](crate::tasks).
 //!
@@ -24,6 +25,8 @@ mod commands;
 mod connection;
 mod dial;
 mod direction;
+mod handing;
+mod handover;
 mod listeners;
 mod mailbox;
 mod next;
@@ -50,6 +53,9 @@ pub(crate) use self::batch_io::batched_messages;
 use self::connection::TcpConnection;
 pub(crate) use self::direction::spliced;
 use self::direction::{BUFFER, Tools};
+pub(crate) use self::handover::{
+    Admission, FrozenPart, HandoverCommand, OfferedPart, TakenConnection, TakenFlow,
+};
 use self::listeners::Listeners;
 pub(crate) use self::mailbox::{Cut, Listening, Mailbox, Receiving, Steered, WorkerCommand};
 use self::next::{Environment, Next};
@@ -82,6 +88,8 @@ pub(crate) struct Engine {
     expiry: Instant,
     /// The connections that go on in the next round.
     again: Vec<u32>,
+    /// Connections that go to another process.
+    frozen: Vec<TcpConnection>,
     source_fallback: SourceFallback,
     buffer: Box<[u8]>,
     /// The batch, where the process may use io_uring.
@@ -106,6 +114,7 @@ impl Engine {
             datagrams: UdpProxy::new(seed, &shared),
             expiry: Instant::now() + EXPIRY,
             again: Vec::new(),
+            frozen: Vec::new(),
             source_fallback: SourceFallback::default(),
             buffer: vec![0; BUFFER].into_boxed_slice(),
             batch: shared.io_uring.then(RingBatch::new).flatten(),
@@ -162,6 +171,9 @@ impl Engine {
                 if !self.datagrams.knows(number) {
                     // The command that brings this socket has not been read yet.
                     self.commands();
+                }
+                if !self.mailbox.admission().datagrams {
+                    return;
                 }
                 let context = UdpContext {
                     shared: &self.shared,
@@ -243,7 +255,7 @@ impl Engine {
     /// Handles the timers that have run out.
     fn expire(&mut self) {
         let now = Instant::now();
-        for wait in Timer::ALL {
+        for wait in self.running() {
             let after = wait.duration(&self.shared);
             // The rest is handled in the next round.
             for _ in 0..MOST_DUE {
@@ -264,13 +276,20 @@ impl Engine {
         }
     }
 
+    /// The timers that some connection waits for.
+    fn running(&self) -> impl Iterator<Item = Timer> + use<> {
+        let filled = self.connections.filled();
+        let is_running = move |timer: &Timer| filled & 1 << *timer as u8 != 0;
+        Timer::ALL.into_iter().filter(is_running)
+    }
+
     /// How long the loop may wait for events.
     fn timeout(&mut self) -> Option<Duration> {
         if !(self.again.is_empty() && self.pending.is_done() && self.datagrams.all_closed()) {
             return Some(Duration::ZERO);
         }
         let now = Instant::now();
-        let due = Timer::ALL.into_iter().filter_map(|wait| {
+        let due = self.running().filter_map(|wait| {
             let since = self.connections.since(wait as u8)?;
             Some(since + wait.duration(&self.shared))
         });

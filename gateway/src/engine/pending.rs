@@ -39,6 +39,8 @@ pub(super) struct PendingWork {
     /// The numbers of connections to be looked at. A number may belong to another connection by then, so each
     /// is checked again before it is cut.
     pub(super) cutting: VecDeque<u32>,
+    /// The same of connections whose port has another idle time now.
+    pub(super) reviewing: VecDeque<u32>,
 }
 
 /// Something that is closed once the connections are accepted that waited there when the command came.
@@ -73,7 +75,10 @@ impl Backlog {
 impl PendingWork {
     /// Whether no work is left.
     pub(super) fn is_done(&self) -> bool {
-        self.commands.is_empty() && self.closing.is_empty() && self.cutting.is_empty()
+        self.commands.is_empty()
+            && self.closing.is_empty()
+            && self.cutting.is_empty()
+            && self.reviewing.is_empty()
     }
 
     /// Begins a new round.

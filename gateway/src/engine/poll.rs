@@ -89,6 +89,8 @@ impl Token {
 pub(crate) enum Trigger {
     /// Each wait reports the socket again as long as it is readable.
     Level,
+    /// The same, once [`Epoll::listen`] says so.
+    Later,
     /// Each change is reported once.
     Edge,
 }
@@ -122,6 +124,7 @@ impl Epoll {
     /// The kernel has no memory for it, or the user watches too many (`fs.epoll.max_user_watches`).
     pub(crate) fn add(&self, socket: impl AsFd, token: Token, watch: Trigger) -> io::Result<()> {
         let flags = match watch {
+            Trigger::Later => EventFlags::empty(),
             Trigger::Level => EventFlags::IN,
             Trigger::Edge => EDGES,
         };
@@ -186,6 +189,11 @@ impl SubEpoll {
     /// As [`Epoll::add`].
     pub(super) fn add(&self, socket: impl AsFd, token: Token) -> io::Result<()> {
         Ok(epoll::add(&self.0, socket, token.data(), EventFlags::IN)?)
+    }
+
+    /// Waits for this socket no more, if it did.
+    pub(super) fn remove(&self, socket: impl AsFd) {
+        let _ = epoll::delete(&self.0, socket);
     }
 
     /// Puts into `ready` what some of the sockets have to tell, and does not wait.

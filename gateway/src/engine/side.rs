@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use super::poll::{Epoll, EventFlags, Token};
+use crate::handed::HandedSide;
 
 /// One side of a connection, with the state that epoll (edge-triggered) and the last system calls have
 /// reported.
@@ -23,6 +24,8 @@ pub(super) struct Side {
     pub(super) urgent: bool,
     /// `TCP_NODELAY` is set: small segments leave at once.
     pub(super) prompt: bool,
+    /// The kernel asks a silent peer whether it is there (`SO_KEEPALIVE`), and gives up one that takes no bytes.
+    pub(super) guarded: bool,
     /// epoll watches the socket.
     pub(super) watched: bool,
     /// epoll reports the end of the stream alone. All other events are known already.
@@ -43,6 +46,7 @@ impl Side {
             urgent: false,
             // Inherited from the listening socket.
             prompt: true,
+            guarded: true,
             watched: false,
             muted: false,
             // Inherited, too.
@@ -60,10 +64,40 @@ impl Side {
             failed: false,
             urgent: false,
             prompt: false,
+            guarded: false,
             watched: true,
             muted: false,
             in_line: false,
         }
+    }
+
+    /// What another process needs of it.
+    pub(super) fn handed(&self) -> HandedSide {
+        HandedSide {
+            ended: self.ended,
+            urgent: self.urgent,
+            prompt: self.prompt,
+            in_line: self.in_line,
+            guarded: self.guarded,
+        }
+    }
+
+    /// A side that another process has handed over. epoll does not watch it yet.
+    pub(super) fn taken(socket: OwnedFd, says: HandedSide) -> Self {
+        Self {
+            ended: says.ended,
+            urgent: says.urgent,
+            prompt: says.prompt,
+            in_line: says.in_line,
+            guarded: says.guarded,
+            ..Self::of_client(socket)
+        }
+    }
+
+    /// What is known of the socket may be out of date: epoll did not watch it for a while, and is about to do so again.
+    pub(super) fn look_again(&mut self) {
+        (self.readable, self.writable) = (true, true);
+        (self.watched, self.muted) = (true, false);
     }
 
     /// Takes an event of epoll. Returns whether it says anything new.

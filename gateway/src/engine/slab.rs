@@ -21,7 +21,7 @@ const SPARE: usize = 16;
 /// No connection.
 const NONE: u32 = u32::MAX;
 
-/// Values by number, each in one list of `LISTS` at most. A list is in the order in which its members
+/// Values by number, each in one list of `LISTS` at most; of lists there are 32 at most. A list is in the order in which its members
 /// came, which is that in which their time comes.
 pub(super) struct Slab<T, const LISTS: usize> {
     chunks: Vec<Chunk<T>>,
@@ -33,6 +33,8 @@ pub(super) struct Slab<T, const LISTS: usize> {
     gone: Vec<u32>,
     len: usize,
     lists: [Ends; LISTS],
+    /// A bit for each list that has a member.
+    filled: u32,
     owners: Owners,
 }
 
@@ -100,6 +102,7 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
                 first: NONE,
                 last: NONE,
             }; LISTS],
+            filled: 0,
             owners: Owners::default(),
         }
     }
@@ -244,6 +247,11 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
         }
     }
 
+    /// A bit for each list that has a member.
+    pub(super) fn filled(&self) -> u32 {
+        self.filled
+    }
+
     /// Since when the first of a list is in it.
     pub(super) fn since(&mut self, list: u8) -> Option<Instant> {
         let first = self.lists.get(usize::from(list))?.first;
@@ -318,6 +326,11 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
     fn set_ends(&mut self, list: u8, set: impl FnOnce(&mut Ends)) {
         if let Some(ends) = self.lists.get_mut(usize::from(list)) {
             set(ends);
+            let bit = 1 << list;
+            match ends.first {
+                NONE => self.filled &= !bit,
+                _ => self.filled |= bit,
+            }
         }
     }
 

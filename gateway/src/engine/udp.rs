@@ -24,6 +24,7 @@
 //! the refused datagram is not kept, the client is told.
 
 mod eviction_log;
+mod handing;
 mod icmp;
 mod opening;
 mod packets;

@@ -2,7 +2,7 @@
 //! `fairway_gateway_core::fleet`; here are its sockets, its clock and its thread.
 //!
 //! Reading order: `RunningFleet`, the handle that the control task has; `thread`, the loop over all segments;
-//! `segment`, one of them; `sockets` and `seal`, how messages come and go; `refused`, those that do not count;
+//! `segment`, one of them; `sockets` and `crate::seal`, how messages come and go; `refused`, those that do not count;
 //! `reports` and `seen`, what is said of each address; `shown`, what is said of other gateways; `wire_probes`, which addresses
 //! another host uses; `owner_log`, the log.
 //!
@@ -12,7 +12,6 @@
 mod owner_log;
 mod refused;
 mod reports;
-mod seal;
 mod seen;
 mod segment;
 mod settings;
@@ -32,14 +31,15 @@ use tokio::sync::watch;
 
 pub(crate) use self::refused::REFUSED_FOR;
 pub(crate) use self::reports::AddressReportOutbox;
-pub use self::seal::fleet_key;
 pub use self::settings::{DEFAULT_PORT, FleetSettings};
 pub(crate) use self::shown::ShownFleet;
 use self::thread::{Departure, FleetSignals, FleetThread};
 use crate::announcing::Announceable;
+use crate::handed::HandedSegment;
 use crate::layer2::Layer2;
 use crate::network;
 use crate::passing::Passing;
+pub use crate::seal::fleet_key;
 use crate::shared::GatewayShared;
 use crate::stalls::WorkerLoops;
 
@@ -58,7 +58,7 @@ const HANDS_OVER: Duration = Duration::from_secs(4);
 pub(crate) struct RunningFleet {
     signals: Arc<FleetSignals>,
     departure: watch::Receiver<Departure>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Vec<HandedSegment>>>,
     watching: tokio::task::JoinHandle<()>,
 }
 
@@ -76,6 +76,8 @@ pub(crate) struct FleetInputs {
     pub(crate) layer2: Layer2,
     /// How long connections may go on at a gateway that has handed its addresses over.
     pub(crate) drain_timeout: Duration,
+    /// What another process of this gateway had.
+    pub(crate) continuations: Vec<HandedSegment>,
 }
 
 impl RunningFleet {
@@ -103,6 +105,7 @@ impl RunningFleet {
             shared: inputs.shared,
             signals: signals.clone(),
             departure: departing,
+            continuations: inputs.continuations,
         };
         let thread = std::thread::Builder::new()
             .name("fairway-fleet".to_owned())
@@ -132,6 +135,20 @@ impl RunningFleet {
                     "other gateways do not take all addresses: new connections are refused now"
                 );
             }
+        }
+    }
+
+    /// Ends the thread, and leaves all addresses to another process of this gateway. Returns what that one needs.
+    pub(crate) async fn hand_over(mut self) -> Vec<HandedSegment> {
+        self.signals.is_handed_over.store(true, Ordering::Relaxed);
+        self.signals.is_ending.store(true, Ordering::Relaxed);
+        self.watching.abort();
+        let thread = self.thread.take();
+        // It ends within a tick.
+        let ended = tokio::task::spawn_blocking(move || thread.map(JoinHandle::join));
+        match ended.await {
+            Ok(Some(Ok(segments))) => segments,
+            _ => Vec::new(),
         }
     }
 

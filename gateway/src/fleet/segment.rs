@@ -9,14 +9,15 @@ use fairway_config::exchange::Successor;
 use fairway_config::names::ClusterName;
 use fairway_gateway_core::fleet::message::MemberName;
 use fairway_gateway_core::fleet::wire::{self, FleetWireError};
-use fairway_gateway_core::fleet::{Ability, BootTime, Candidacy, Fleet, GarbageWatch};
+use fairway_gateway_core::fleet::{
+    Ability, BootTime, Candidacy, Fleet, FleetContinuation, GarbageWatch,
+};
 use fairway_gateway_core::layer2::ProbeOutcome;
 use fairway_gateway_core::segments::{Segment, SegmentLink};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use thiserror::Error;
 
 use super::refused::{RefusedDatagrams, RefusedFor};
-use super::seal::{Seal, TAG};
 use super::sockets::{MemberSockets, TakenDatagram};
 use super::wire_probes::WireProbes;
 use crate::announcing::{Announceable, AnnouncedAddress, AnnouncedPool, ProbedAddress};
@@ -24,6 +25,7 @@ use crate::clock::boot_time;
 use crate::layer2::{AnswerRight, Layer2, SegmentFault};
 use crate::metrics::HEARTBEATS;
 use crate::passing::{PassTarget, PassedAddress};
+use crate::seal::{Seal, TAG};
 
 /// So many datagrams are taken before the loop looks at the clock again, and at other segments.
 const MOST: usize = 256;
@@ -123,11 +125,13 @@ impl RunningSegment {
         interface: &str,
         own: &MemberName,
         right: Arc<AnswerRight>,
+        continuation: Option<&FleetContinuation>,
         now: BootTime,
     ) -> Self {
+        let going_on = continuation.and_then(|from| Fleet::go_on(own.clone(), from, now));
         Self {
             interface: interface.into(),
-            fleet: new_fleet(own, now),
+            fleet: going_on.unwrap_or_else(|| new_fleet(own, now)),
             segment: Segment {
                 link: SegmentLink::Missing,
                 own: BTreeSet::new(),
@@ -523,8 +527,8 @@ fn random() -> u64 {
 mod tests {
     use fairway_gateway_core::fleet::message::FleetRejection;
 
-    use super::super::seal::fleet_key;
     use super::*;
+    use crate::seal::{SealPurpose, fleet_key};
 
     const AT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 12));
     const NOW: BootTime = BootTime(std::time::Duration::from_secs(1_000));
@@ -546,7 +550,7 @@ mod tests {
 
     #[test]
     fn a_datagram_counts_that_a_member_has_written_to_this_gateway_just_now() {
-        let seal = Seal::new(&fleet_key(b"the secret of this fleet"));
+        let seal = Seal::new(&fleet_key(b"the secret of this fleet"), SealPurpose::Fleet);
         let (mut one, mut two) = (fleet("edge-1", 1), fleet("edge-2", 2));
         let good = said(&mut one, "edge-2", &seal);
         let mut take = |bytes: &[u8]| {
@@ -582,7 +586,7 @@ mod tests {
         let stray = said(
             &mut one,
             "edge-2",
-            &Seal::new(&fleet_key(b"the secret of another")),
+            &Seal::new(&fleet_key(b"the secret of another"), SealPurpose::Fleet),
         );
         assert_eq!(take(&stray), Err(RefusedFor::Seal));
         let mut stranger = fleet("edge-9", 3);

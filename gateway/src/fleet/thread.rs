@@ -19,20 +19,24 @@ use tokio::sync::watch;
 use super::owner_log::say;
 use super::refused::RefusedDatagrams;
 use super::reports::{AddressReportOutbox, MemberHealth, Standings};
-use super::seal::Seal;
 use super::segment::{LONGEST, RunningSegment, SegmentInputs};
 use crate::announcing::{Announceable, AnnouncedPool, ProbedAddress};
 use crate::clock::{boot_time, wall_time};
+use crate::handed::HandedSegment;
 use crate::layer2::{Layer2, SegmentFault};
 use crate::metrics::DRAINING_ADDRESSES;
 use crate::passing::{PassTarget, PassedAddress, Passing};
 use crate::receive_meter::ReceiveMeter;
+use crate::seal::{Seal, SealPurpose};
 use crate::shared::GatewayShared;
 use crate::stalls::{Stalls, WorkerLoops, turns};
 use crate::urgency;
 
 /// How often the loops are looked at, and what failed is tried again.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// How often it is looked for the host's interfaces, before they are known.
+const SOON: Duration = Duration::from_millis(5);
 
 /// In so many heartbeats, a second, each address is looked at that no change of ownership has been reported of: some
 /// with each, for thousands at once would keep heartbeats waiting.
@@ -47,6 +51,8 @@ const JOINS: Duration = Duration::from_secs(10);
 pub(super) struct FleetSignals {
     pub(super) is_leaving: AtomicBool,
     pub(super) is_ending: AtomicBool,
+    /// It ends because another process goes on as the same gateway.
+    pub(super) is_handed_over: AtomicBool,
 }
 
 /// How far leaving is.
@@ -80,6 +86,8 @@ pub(super) struct FleetThread {
     pub(super) shared: Arc<GatewayShared>,
     pub(super) signals: Arc<FleetSignals>,
     pub(super) departure: watch::Sender<Departure>,
+    /// What another process of this gateway had, of each network. It is used once.
+    pub(super) continuations: Vec<HandedSegment>,
 }
 
 /// What the thread knows.
@@ -124,8 +132,8 @@ pub(super) struct FleetLoop {
 }
 
 impl FleetThread {
-    /// Runs until it is told to end.
-    pub(super) fn run(self) {
+    /// Runs until it is told to end. Returns what another process needs to go on, where it is handed over.
+    pub(super) fn run(self) -> Vec<HandedSegment> {
         urgency::raise_or_say();
         let now = boot_time();
         let fleet = FleetLoop {
@@ -153,12 +161,12 @@ impl FleetThread {
             next_tick: now,
             next_look: now,
         };
-        fleet.run();
+        fleet.run()
     }
 }
 
 impl FleetLoop {
-    fn run(mut self) {
+    fn run(mut self) -> Vec<HandedSegment> {
         let mut buffer = vec![0; LONGEST];
         let mut meter = ReceiveMeter::new("fleet");
         while !self.inputs.signals.is_ending.load(Ordering::Relaxed) {
@@ -187,10 +195,18 @@ impl FleetLoop {
                     _ => now.after(HEARTBEAT),
                 };
                 self.tick(now);
+                if !self.has_looked {
+                    // Another process may have had addresses here: there is no heartbeat to be lost.
+                    self.next_tick = now.after(SOON);
+                }
             }
             self.settle(now);
         }
+        if self.inputs.signals.is_handed_over.load(Ordering::Relaxed) {
+            return self.hand_over();
+        }
         self.end();
+        Vec::new()
     }
 
     /// Waits for datagrams, if they may be received, until the next tick.
@@ -336,7 +352,10 @@ impl FleetLoop {
         self.pools = announceable.pools.clone();
         self.probing = announceable.probing.clone();
         self.has_looked = true;
-        self.seal = announceable.key.as_deref().map(Seal::new);
+        self.seal = announceable
+            .key
+            .as_deref()
+            .map(|key| Seal::new(key, SealPurpose::Fleet));
         let named = |address: &IpAddr| {
             let announcement = match announceable.addresses.get(address) {
                 Some(announced) => &announced.announcement,
@@ -406,7 +425,10 @@ impl FleetLoop {
             let index = network.interfaces.get(&interface).map_or(0, |it| it.index);
             let own = &self.inputs.own;
             let right = || self.inputs.layer2.right(&interface);
-            let new = || RunningSegment::new(&interface, own, right(), now);
+            let handed = self.inputs.continuations.iter();
+            let handed = handed.rev().find(|it| *it.interface == *interface);
+            let handed = handed.map(HandedSegment::continuation);
+            let new = || RunningSegment::new(&interface, own, right(), handed.as_ref(), now);
             let inputs = SegmentInputs {
                 own,
                 announceable: &announceable,
@@ -512,6 +534,17 @@ impl FleetLoop {
             *known = departure;
             is_news
         });
+    }
+
+    /// Leaves all to another process, and says nothing: others hear that one from now on.
+    fn hand_over(self) -> Vec<HandedSegment> {
+        let segments = self.segments.iter();
+        let handed = segments.map(|(interface, segment)| {
+            // It answers no more: its answers and those of the other process are the same, but who has the right is one.
+            segment.right.set(BootTime::default());
+            HandedSegment::new(interface, segment.fleet.continuation())
+        });
+        handed.collect()
     }
 
     /// Lets go of all, and says so to the others, so that they need not wait until they miss this gateway.

@@ -8,11 +8,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fairway_config::net::EndpointAddr;
 use fairway_config::service::AppProtocol;
-use fairway_gateway_core::attempts::Attempts;
+use fairway_gateway_core::attempts::{Attempts, Patience};
 use fairway_gateway_core::dial_failure::DialFailure;
+use fairway_gateway_core::route::Endpoint;
 use http::StatusCode;
 use http::header::UPGRADE;
-use pingora_core::protocols::{Digest, TcpKeepalive};
+use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -23,15 +24,18 @@ use super::dialler::{EndpointDialler, Sources};
 use super::failure::ErrorResponse;
 use super::forwarded;
 use super::limits::{
-    CLIENT, CONNECTION_WINDOW, ENDPOINT, POOLED, STREAM_IDLE, STREAM_WINDOW, STREAMS,
+    CLIENT, CONNECTION_WINDOW, ENDPOINT, POOLED, STREAM_IDLE, STREAM_WINDOW, STREAMS, UNSHARED,
 };
-use super::proxy_protocol;
+use super::reuse::{self, ConnectionUse};
+use super::unshared_connection::{self, FromClient, UnsharedConnection};
 use super::unwritten::UnwrittenGuard;
+use super::upload_watch::{self, UploadWatch};
 use crate::counters::Rejection;
 use crate::descriptors::{Descriptors, Permit};
 use crate::endpoint_state::{Active, EndpointState};
 use crate::hops::Hops;
 use crate::port::Port;
+use crate::transparent::Transparency;
 
 /// The proxy for the requests of every port of a worker.
 pub(super) struct App {
@@ -41,6 +45,7 @@ pub(super) struct App {
     sources: Arc<Sources>,
     /// Dials without hops of its own.
     dialler: Arc<EndpointDialler>,
+    transparency: Arc<Transparency>,
 }
 
 impl App {
@@ -48,6 +53,7 @@ impl App {
         connect_timeout: Duration,
         descriptors: Arc<Descriptors>,
         sources: Arc<Sources>,
+        transparency: Arc<Transparency>,
     ) -> Self {
         let dialler = EndpointDialler {
             sources: sources.clone(),
@@ -58,6 +64,7 @@ impl App {
             descriptors,
             sources,
             dialler: Arc::new(dialler),
+            transparency,
         }
     }
 
@@ -91,6 +98,10 @@ pub(super) struct RequestContext {
     is_trusted: bool,
     /// The connection to the endpoint is this client's alone, and is closed after the answer.
     closes: bool,
+    /// It has a body that may not fit into an endpoint's receive buffer.
+    is_upload: bool,
+    /// Watches the connection to the endpoint of an upload.
+    watch: Option<UploadWatch>,
     /// While an endpoint is dialled for an h2 stream, what came of its upload is not even read.
     unread: Option<UnwrittenGuard>,
 }
@@ -120,7 +131,7 @@ impl RequestContext {
 
     /// Chooses the next endpoint to try, and how long it may take. Counted from here on, so that choices by load see
     /// it, and so that it is cut with its endpoint.
-    fn pick(&mut self, connect_timeout: Duration) -> Result<Option<(EndpointAddr, Duration)>> {
+    fn pick(&mut self) -> Result<Option<(Endpoint, Patience)>> {
         self.endpoint = None;
         let connection = self.connection()?.clone();
         let port = &connection.port;
@@ -133,10 +144,10 @@ impl RequestContext {
         let Some(picked) = port.pick(&route, connection.client_ip(), now, tried) else {
             return Ok(None);
         };
-        let addr = picked.at.endpoint.addr;
+        let endpoint = picked.at.endpoint.clone();
         let patience = self.attempts.patience(&picked);
         self.endpoint = Some(Active::new(picked.at.state.clone()));
-        Ok(Some((addr, patience.duration(connect_timeout))))
+        Ok(Some((endpoint, patience)))
     }
 }
 
@@ -189,31 +200,29 @@ impl ProxyHttp for App {
                 return Err(Error::new_up(ErrorType::ConnectError));
             }
         }
-        let Some((addr, may_take)) = request.pick(self.connect_timeout)? else {
+        let Some((endpoint, patience)) = request.pick()? else {
             if request.failure.is_none() {
                 port.counters.reject(Rejection::NoEndpoint);
                 request.failure = Some(ErrorResponse::NoEndpoint);
             }
             return Err(Error::new_up(ErrorType::ConnectNoRoute));
         };
-        let mut peer = HttpPeer::new(addr.0, false, String::new());
-        if let Some(hops) = connection.hops {
-            // A pooled connection with more hops must not be used for a client with fewer hops left.
-            peer.group_key = hops.key();
-        }
+        let may_take = patience.duration(self.connect_timeout);
+        let mut peer = HttpPeer::new(endpoint.addr.0, false, String::new());
+        let is_upgrade = asks_websocket(session);
+        let kind = ConnectionUse::of(session, port.route().app, is_upgrade);
+        request.is_upload = kind == ConnectionUse::Long && !is_upgrade;
+        let trusted_since = request
+            .endpoint()
+            .map(|(_, state)| state.health.trusted_since());
+        peer.group_key = kind.pool_key(connection.hops, trusted_since.unwrap_or_default());
         let options = &mut peer.options;
         options.custom_l4 = Some(self.dialler(connection.hops));
         options.total_connection_timeout = Some(may_take);
         options.write_timeout = Some(ENDPOINT);
         options.idle_timeout = Some(POOLED);
-        options.tcp_keepalive = Some(TcpKeepalive {
-            idle: Duration::from_secs(60),
-            interval: Duration::from_secs(10),
-            count: 6,
-            #[cfg(target_os = "linux")]
-            user_timeout: Duration::ZERO,
-        });
-        options.read_timeout = Some(if h2 || asks_websocket(session) {
+        options.tcp_keepalive = Some(kind.keepalive());
+        options.read_timeout = Some(if h2 || is_upgrade {
             STREAM_IDLE
         } else {
             ENDPOINT
@@ -229,10 +238,27 @@ impl ProxyHttp for App {
         let route = port.route();
         request.is_trusted = route.options.trusts(connection.client_ip());
         request.closes = false;
-        if let Some(version) = route.options.proxy_protocol {
-            let dialler = self.dialler(connection.hops);
-            proxy_protocol::tell(&mut peer, version, &connection, dialler);
-            request.closes = !h2 && !asks_websocket(session);
+        let version = route.options.proxy_protocol;
+        let transparent = route.options.transparent.then(|| FromClient {
+            endpoint,
+            transparency: self.transparency.clone(),
+            patience,
+            connect_timeout: self.connect_timeout,
+            _in_use: self.transparency.hold(),
+        });
+        if version.is_some() || transparent.is_some() {
+            let own = UnsharedConnection {
+                connection: connection.clone(),
+                dialler: self.dialler(connection.hops),
+                version,
+                transparent,
+            };
+            own.make(&mut peer);
+            request.closes = !h2 && !is_upgrade;
+        } else if is_upgrade {
+            // A new connection shows at once whether the endpoint is there, and is not used again in any case.
+            peer.group_key = connection.own_pool();
+            peer.options.idle_timeout = Some(UNSHARED);
         }
         drop(route);
         request.dialled = Some(Instant::now());
@@ -245,7 +271,7 @@ impl ProxyHttp for App {
         session: &mut Session,
         reused: bool,
         peer: &HttpPeer,
-        _fd: RawFd,
+        fd: RawFd,
         _digest: Option<&Digest>,
         request: &mut RequestContext,
     ) -> Result<()> {
@@ -267,6 +293,14 @@ impl ProxyHttp for App {
         }
         request.failure = None;
         request.unread = None;
+        // Where no descriptor can be spared, pingora's time-outs have to do.
+        request.watch = match request.is_upload {
+            true => self
+                .descriptors
+                .take_spare(1)
+                .and_then(|permit| UploadWatch::begin(fd, permit, connection.clock()).ok()),
+            false => None,
+        };
         Ok(())
     }
 
@@ -291,7 +325,8 @@ impl ProxyHttp for App {
         error
     }
 
-    /// As pingora's own, and notes an endpoint that has reset a new connection before it answered.
+    /// As pingora's own, and notes an endpoint that has reset a new connection before it answered, or whose machine has
+    /// vanished.
     fn error_while_proxy(
         &self,
         peer: &HttpPeer,
@@ -304,6 +339,11 @@ impl ProxyHttp for App {
         let is_of_endpoint = error.esource() == &ErrorSource::Upstream;
         let is_reset = matches!(error.etype(), ReadError | WriteError | ConnectionClosed);
         let is_cut = request.check_cut().is_err();
+        let watch = request.watch.take();
+        let error = match watch.is_some_and(|watch| is_of_endpoint && watch.has_vanished()) {
+            true => upload_watch::silence(),
+            false => error,
+        };
         let mut error = error.more_context(format!("Peer: {peer}"));
         let is_truncated = session.as_ref().retry_buffer_truncated();
         if request.is_removed {
@@ -311,18 +351,32 @@ impl ProxyHttp for App {
             error.set_retry(!is_truncated);
             return error;
         }
-        if is_of_endpoint
+        let is_silence = is_of_endpoint && !is_cut && reuse::is_silence(&error);
+        if is_silence
+            && let (Some((port, state)), Some(addr)) = (request.endpoint(), endpoint_of(peer))
+        {
+            let took = request.dialled.map(|dialled| dialled.elapsed());
+            let now = request.connection.as_ref().map(|it| it.now());
+            port.went_silent(state, took.unwrap_or_default(), now.unwrap_or_default());
+            request.attempts.failed(addr);
+        } else if is_of_endpoint
             && is_reset
             && !reused
             && !is_cut
             && session.response_written().is_none()
-            && let Some((port, state)) = request.endpoint()
+            && let (Some((port, state)), Some(addr)) = (request.endpoint(), endpoint_of(peer))
             && let Some(connection) = &request.connection
         {
             port.was_reset(state, connection.now());
+            request.attempts.failed(addr);
         }
         if !session.req_header().method.is_idempotent() || is_truncated {
             error.set_retry(false);
+        } else if is_silence || (is_of_endpoint && is_reset && !is_cut) {
+            // The connection may be a new one: a server that ends resets those that it has not accepted yet.
+            error.set_retry(session.response_written().is_none());
+            // Where none is left, this is what the client is told.
+            request.failure = ErrorResponse::of(&error);
         } else {
             error.retry.decide_reuse(reused);
         }
@@ -336,7 +390,7 @@ impl ProxyHttp for App {
         request: &mut RequestContext,
     ) -> Result<()> {
         if request.closes {
-            proxy_protocol::close_after(upstream)?;
+            unshared_connection::close_after(upstream)?;
         }
         forwarded::set(
             upstream,

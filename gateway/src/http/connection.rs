@@ -18,6 +18,7 @@ use pingora_proxy::Session;
 use tokio::sync::Notify;
 
 use super::limits::{ENDPOINT, HEAD};
+use super::reuse::OWN_POOL;
 use super::unwritten::Unwritten;
 use crate::client_origin::ClientOrigin;
 use crate::clock::Clock;
@@ -131,12 +132,17 @@ impl ClientConnection {
         self.origin.ip()
     }
 
-    /// A key for connection pools that no other connection has, and no key of [`Hops`](crate::hops::Hops).
+    /// A key for connection pools that no other connection has, and no kind of request.
     pub(super) fn own_pool(&self) -> u64 {
-        static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
+        static NEXT: AtomicU64 = AtomicU64::new(OWN_POOL);
         *self
             .own_pool
             .get_or_init(|| NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The process's clock.
+    pub(super) fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// Now, on the process's clock.

@@ -53,39 +53,49 @@ impl EndpointDialler {
         let options = ConnectOptions {
             hops: self.hops,
             speaks_first: false,
+            transparent: false,
         };
         fallback.dial(endpoint, &pool, |source| {
             connecting::begin(endpoint, source, options)
         })
     }
 
-    async fn dial(&self, endpoint: EndpointAddr) -> io::Result<TcpStream> {
-        let stream = TcpStream::from_std(self.begin(endpoint)?.into())?;
-        stream.writable().await?;
-        match stream.take_error()? {
-            Some(error) => Err(error),
-            None => Ok(stream),
-        }
+    /// Connects to an endpoint.
+    ///
+    /// # Errors
+    /// As socket(2), bind(2) and connect(2).
+    pub(super) async fn dial(&self, endpoint: EndpointAddr) -> io::Result<TcpStream> {
+        connected(self.begin(endpoint)?).await
     }
 }
 
-impl EndpointDialler {
-    /// Connects to an endpoint.
-    pub(super) async fn connect_to(&self, addr: &SocketAddr) -> Result<TcpStream> {
-        let Some(endpoint) = addr.as_inet().copied().map(EndpointAddr) else {
-            return Err(Error::explain(
-                ErrorType::InternalError,
-                "not an IP address",
-            ));
-        };
-        self.dial(endpoint).await.map_err(failed)
+/// Waits until a socket is connected.
+///
+/// # Errors
+/// As connect(2).
+pub(super) async fn connected(socket: OwnedFd) -> io::Result<TcpStream> {
+    let stream = TcpStream::from_std(socket.into())?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
     }
+}
+
+/// The address of an endpoint, as pingora has it.
+///
+/// # Errors
+/// It is none of IP.
+pub(super) fn endpoint_of(addr: &SocketAddr) -> Result<EndpointAddr> {
+    let inet = addr.as_inet().copied().map(EndpointAddr);
+    inet.ok_or_else(|| Error::explain(ErrorType::InternalError, "not an IP address"))
 }
 
 #[async_trait]
 impl L4Connect for EndpointDialler {
     async fn connect(&self, addr: &SocketAddr) -> Result<Stream> {
-        self.connect_to(addr).await.map(Into::into)
+        let stream = self.dial(endpoint_of(addr)?).await.map_err(failed)?;
+        Ok(stream.into())
     }
 }
 
@@ -101,6 +111,8 @@ fn class(failure: DialFailure) -> ErrorType {
         DialFailure::Refused => ErrorType::ConnectRefused,
         DialFailure::Timeout => ErrorType::ConnectTimedout,
         DialFailure::Unreachable => ErrorType::ConnectNoRoute,
-        DialFailure::Reset | DialFailure::Exhausted | DialFailure::Other => ErrorType::ConnectError,
+        DialFailure::Silent | DialFailure::Reset | DialFailure::Exhausted | DialFailure::Other => {
+            ErrorType::ConnectError
+        }
     }
 }

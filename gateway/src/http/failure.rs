@@ -6,6 +6,8 @@ use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_http::ResponseHeader;
 
+use super::reuse;
+
 /// The header that names the reason.
 pub(super) const HEADER: &str = "x-fairway-error";
 
@@ -56,6 +58,7 @@ impl ErrorResponse {
             (_, ConnectTimedout) => Self::ConnectTimeout,
             (_, ConnectNoRoute | ConnectError | BindError | SocketError) => Self::ConnectFailed,
             (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Self::UpstreamTimeout,
+            (ErrorSource::Upstream, _) if reuse::is_silence(error) => Self::UpstreamTimeout,
             (ErrorSource::Upstream, ReadError | WriteError | ConnectionClosed) => {
                 Self::UpstreamReset
             }

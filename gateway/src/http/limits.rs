@@ -14,6 +14,8 @@ pub(super) const ENDPOINT: Duration = Duration::from_secs(60);
 pub(super) const STREAM_IDLE: Duration = Duration::from_secs(3600);
 /// How long an unused connection to an endpoint is kept.
 pub(super) const POOLED: Duration = Duration::from_secs(30);
+/// The same where it is one client's alone.
+pub(super) const UNSHARED: Duration = Duration::from_secs(5);
 /// The most tries of a request: those of [`fairway_gateway_core::attempts`], one more that finds no endpoint left, and
 /// some for pooled connections that turn out to be dead.
 pub(super) const TRIES: usize = fairway_gateway_core::attempts::TRIES + 3;

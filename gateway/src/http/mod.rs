@@ -12,8 +12,8 @@
 //!    `send_buffer`, when what goes to the client is sent, and `unwritten`, what of its uploads is not written to
 //!    an endpoint yet;
 //! 4. `app`: pingora's callbacks: choice of the endpoint, retries, counting; `dialler`: how endpoints are dialled;
-//! 5. `forwarded`: the headers that tell an endpoint the client's address; `proxy_protocol`: connections to endpoints
-//!    that begin with it;
+//! 5. `forwarded`: the headers that tell an endpoint the client's address; `unshared_connection`: connections to
+//!    endpoints that are one client's; `reuse`: which kept connections a request may use again, and when the kernel ends them;
 //! 6. `failure`: the error responses where no answer of an endpoint can be passed on;
 //! 7. `limits`: time-outs and sizes.
 //!
@@ -30,10 +30,12 @@ mod dialler;
 mod failure;
 mod forwarded;
 mod limits;
-mod proxy_protocol;
+mod reuse;
 mod send_buffer;
 mod stream;
+mod unshared_connection;
 mod unwritten;
+mod upload_watch;
 
 use std::future::{Future as _, poll_fn};
 use std::os::fd::AsFd as _;
@@ -61,11 +63,33 @@ use self::send_buffer::SendBuffer;
 use self::stream::Downstream;
 use crate::client_origin::ClientOrigin;
 use crate::clock::Clock;
+use crate::counters::ConnectionTimeout;
 use crate::delivery;
 use crate::descriptors::Descriptors;
 use crate::hops::Hops;
 use crate::open_connection::OpenConnection;
 use crate::socket;
+use crate::socket::silence::silence;
+use crate::transparent::Transparency;
+
+/// Waits until a connection has been without a byte either way for as long as its port allows. A port that allows any
+/// time now may allow less later: that is for connections that come then.
+async fn is_silent(connection: &ClientConnection, sending: &SendBuffer) {
+    loop {
+        let idle = connection.port.route().limits.idle;
+        let silent = sending.with_socket(silence);
+        let Some(left) = idle
+            .zip(silent)
+            .map(|(idle, silent)| idle.saturating_sub(silent))
+        else {
+            return std::future::pending().await;
+        };
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left).await;
+    }
+}
 
 /// The HTTP server of one worker. Must be used on one single-threaded runtime.
 pub struct HttpServer {
@@ -87,6 +111,7 @@ impl HttpServer {
         connect_timeout: Duration,
         descriptors: Arc<Descriptors>,
         source_pool: Arc<ArcSwap<SourcePool>>,
+        transparency: Arc<Transparency>,
     ) -> Self {
         let conf = Arc::new(ServerConf {
             threads: 1,
@@ -101,7 +126,8 @@ impl HttpServer {
         options.h2c = true;
         options.h2_idle_timeout = Some(KEEP_ALIVE);
         let sources = Arc::new(Sources::new(source_pool));
-        let mut proxy = http_proxy(&conf, App::new(connect_timeout, descriptors, sources));
+        let app = App::new(connect_timeout, descriptors, sources, transparency);
+        let mut proxy = http_proxy(&conf, app);
         proxy.server_options = Some(options);
         let mut h2 = default_h2_options();
         h2.initial_window_size(STREAM_WINDOW);
@@ -133,6 +159,7 @@ impl HttpServer {
         let stopping = self.stopping.subscribe();
         let mut serving = self.proxy.process_new(Box::new(downstream), &stopping);
         let mut told = false;
+        let mut silent = std::pin::pin!(is_silent(&connection, &sending));
         let cut = loop {
             // While pingora waits for something, the bytes that it has written are sent.
             let carrying = poll_fn(|cx| {
@@ -147,6 +174,11 @@ impl HttpServer {
                 biased;
                 () = connection.cut() => break true,
                 _ = carrying => break false,
+                () = &mut silent => {
+                    connection.port.counters.timed_out(ConnectionTimeout::Idle);
+                    // Between two requests nothing is lost.
+                    break connection.phase() != Phase::Idle;
+                }
                 () = self.stop.cancelled(), if !told => {
                     told = true;
                     self.finish().await;

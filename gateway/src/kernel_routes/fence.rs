@@ -48,6 +48,8 @@ pub(super) struct Fence(Arc<FenceShared>);
 #[derive(Debug, Default)]
 struct FenceShared {
     keeper: Mutex<Option<HeardKeeper>>,
+    /// That of another process, which goes on until the one of this process answers.
+    former: Mutex<Option<UnixStream>>,
     state: watch::Sender<FenceState>,
 }
 
@@ -88,6 +90,18 @@ impl Fence {
         };
         self.0.state.send_modify(|state| state.keeper = keeper);
     }
+
+    /// The socket of the keeper, for another process, if it answers.
+    pub(super) fn share(&self) -> Option<UnixStream> {
+        let keeper = self.0.keeper();
+        let keeper = keeper.as_ref().filter(|it| it.answered.is_some())?;
+        keeper.socket.try_clone().ok()
+    }
+
+    /// The keeper of another process hears this one, too; none: it does not any more.
+    pub(super) fn set_former(&self, socket: Option<UnixStream>) {
+        *self.0.former() = socket;
+    }
 }
 
 impl FenceShared {
@@ -95,8 +109,18 @@ impl FenceShared {
         self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn former(&self) -> std::sync::MutexGuard<'_, Option<UnixStream>> {
+        self.former.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets the keeper hear that the process goes on, unless `inability` says why the routes must not be there.
     fn turn(&self, now: BootTime, has_slept: bool, inability: Option<String>) {
+        if inability.is_none()
+            && let Some(former) = &mut *self.former()
+        {
+            // One that has ended says so when it is asked for something.
+            let _ = former.write(&[0]);
+        }
         let mut place = self.keeper();
         let keeper = place
             .as_mut()

@@ -19,6 +19,8 @@
 //! Nobody looks the table up, unless a rule says so, so its routes carry no packet; local delivery is by table `local`.
 //! They are plain routes by an interface, because routing daemons leave routes of type `local` alone.
 //!
+//! When another process takes over, the routes stay: see `thread/handover`.
+//!
 //! Reading order: `table`, the routes; `device`, the interface; `keeper`, the second process; `fence`, the thread
 //! that it hears; `thread`, what is decided; `control`, the control task's end; `shown`.
 
@@ -29,6 +31,20 @@ pub mod keeper;
 pub(crate) mod shown;
 mod table;
 mod thread;
+
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::Sender;
+
+/// What the thread is told when another process takes over.
+#[derive(Debug)]
+enum RoutesCommand {
+    /// Change nothing from now on, and give the socket by which the keeper hears this process, if there is one.
+    Freeze(Sender<Option<UnixStream>>),
+    /// Nobody goes on with the routes: go on.
+    Thaw,
+    /// Another process has the routes.
+    Leave,
+}
 
 /// The table. Those from 253 on are the kernel's, FRR imports none that is 252 or more, Calico has those up to 250 and
 /// kube-vip 198 by default.

@@ -1,20 +1,23 @@
 //! The thread that makes and removes routes. What it does may wait for others in the kernel, so the keeper is told by
-//! another thread that the process goes on.
+//! another thread that the process goes on. `handover`: the routes go over to another process.
+
+mod handover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::DEVICE;
 use super::fence::{Fence, FenceState, KeeperState};
 use super::keeper;
 use super::shown::{KernelRoutesShown, ShownRoutes};
 use super::table::{KernelTable, TableError};
+use super::{DEVICE, RoutesCommand};
 use crate::announcing::{Announceable, NotAnnounced};
 use crate::heartbeat::Heartbeat;
 use crate::stalls::WorkerLoops;
@@ -61,6 +64,29 @@ pub(super) struct KernelRoutesThread {
     /// Why not all is as it should be.
     problem: Option<String>,
     logged: Option<String>,
+    held: RoutesHeld,
+    commands: mpsc::Receiver<RoutesCommand>,
+}
+
+/// What the thread is given.
+pub(super) struct RoutesInputs {
+    pub(super) announceable: watch::Receiver<Arc<Announceable>>,
+    pub(super) stage: watch::Receiver<RoutesStage>,
+    pub(super) commands: mpsc::Receiver<RoutesCommand>,
+    /// The loops that carry traffic.
+    pub(super) loops: WorkerLoops,
+    pub(super) shown: Arc<KernelRoutesShown>,
+}
+
+/// Who has the routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RoutesHeld {
+    /// This process.
+    Here,
+    /// Another one may have them.
+    Frozen,
+    /// Another one.
+    Elsewhere,
 }
 
 /// The keeper's process, and the interface that it has open.
@@ -71,16 +97,18 @@ struct RunningKeeper {
 }
 
 impl KernelRoutesThread {
-    /// Starts the thread. It ends when the control task is gone.
+    /// Starts the thread, which goes on with the routes of another process by the socket of its keeper. It ends when the control task is gone.
     ///
     /// # Errors
     /// There are no threads or file descriptors left.
-    pub(super) fn start(
-        announceable: watch::Receiver<Arc<Announceable>>,
-        stage: watch::Receiver<RoutesStage>,
-        loops: WorkerLoops,
-        shown: Arc<KernelRoutesShown>,
-    ) -> io::Result<()> {
+    pub(super) fn start(inputs: RoutesInputs, former: Option<UnixStream>) -> io::Result<()> {
+        let RoutesInputs {
+            announceable,
+            stage,
+            commands,
+            loops,
+            shown,
+        } = inputs;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -99,22 +127,34 @@ impl KernelRoutesThread {
             there: BTreeSet::new(),
             problem: None,
             logged: None,
+            held: RoutesHeld::Here,
+            commands,
         };
         std::thread::Builder::new()
             .name("fairway-routes".to_owned())
-            .spawn(move || runtime.block_on(thread.run()))?;
+            .spawn(move || runtime.block_on(thread.run(former)))?;
         // Nobody else sets it.
         let _ = of_control.beat.set(beat);
         Ok(())
     }
 
-    async fn run(mut self) {
+    async fn run(mut self, former: Option<UnixStream>) {
+        if let Some(former) = former {
+            self.go_on(former).await;
+        }
         let mut looks_at = tokio::time::Instant::now() + RESYNC;
         loop {
             let stage = *self.stage.borrow_and_update();
             let had_any = !self.there.is_empty();
-            self.heed_fence().await;
-            self.settle(stage).await;
+            if self.is_quiet() {
+                if stage == RoutesStage::Withdrawing {
+                    // Whoever has the routes besides goes on with them.
+                    self.let_go();
+                }
+            } else {
+                self.heed_fence().await;
+                self.settle(stage).await;
+            }
             self.publish();
             if stage == RoutesStage::Withdrawing && self.there.is_empty() {
                 if had_any {
@@ -133,14 +173,18 @@ impl KernelRoutesThread {
                     () = self.beat.answer_once() => continue,
                     Ok(()) = self.announceable.changed() => {}
                     Ok(()) = self.state.changed() => {}
+                    Some(command) = self.commands.recv() => self.obey(command),
                     changed = self.stage.changed() => if changed.is_err() {
-                        return self.end_keeper().await;
+                        if !self.is_quiet() {
+                            self.end_keeper().await;
+                        }
+                        return;
                     },
                     () = tokio::time::sleep_until(wakes_at) => {}
                 }
                 break;
             }
-            if looks_at <= tokio::time::Instant::now() {
+            if looks_at <= tokio::time::Instant::now() && !self.is_quiet() {
                 looks_at = tokio::time::Instant::now() + RESYNC;
                 self.look().await;
             }

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 
-use super::netfilter::{ArpHook, RuleExpressions, TableBatch, count_rules};
+use crate::netfilter::{PacketHook, RuleExpressions, TableBatch, TableFamily, count_rules};
 
 /// The name of the table.
 const NAME: &str = "fairway";
@@ -57,8 +57,8 @@ pub(super) struct ArpTable {
 pub(super) fn write(table: &ArpTable) -> io::Result<()> {
     let mut batch = emptied();
     batch.add_table();
-    batch.add_chain("input", Some(ArpHook::Input));
-    batch.add_chain("output", Some(ArpHook::Output));
+    batch.add_chain("input", Some(PacketHook::ArpInput));
+    batch.add_chain("output", Some(PacketHook::ArpOutput));
     batch.add_chain("sender", None);
     for (first, last) in &table.ranges {
         let asked = request_about(TARGET, *first, *last);
@@ -92,7 +92,7 @@ fn request_about(address: u32, first: Ipv4Addr, last: Ipv4Addr) -> RuleExpressio
 /// # Errors
 /// See [`count_rules`].
 pub(super) fn exists() -> io::Result<bool> {
-    Ok(count_rules(NAME)?.is_some())
+    Ok(count_rules(TableFamily::Arp, NAME)?.is_some())
 }
 
 /// Whether the table is there with as many rules as this one has.
@@ -101,7 +101,7 @@ pub(super) fn exists() -> io::Result<bool> {
 /// See [`count_rules`].
 pub(super) fn is_whole(table: &ArpTable) -> io::Result<bool> {
     let rules = 2 * table.ranges.len() + table.senders.len() + 1;
-    Ok(count_rules(NAME)? == Some(rules))
+    Ok(count_rules(TableFamily::Arp, NAME)? == Some(rules))
 }
 
 /// Removes the table, if it is there.
@@ -114,7 +114,7 @@ pub(super) fn remove() -> io::Result<()> {
 
 /// A batch that begins by removing the table. It is added first, for what is not there can't be removed.
 fn emptied() -> TableBatch {
-    let mut batch = TableBatch::new(NAME);
+    let mut batch = TableBatch::new(TableFamily::Arp, NAME);
     batch.add_table();
     batch.remove_table();
     batch

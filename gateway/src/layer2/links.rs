@@ -98,7 +98,9 @@ pub(super) fn run(shared: &Layer2Shared) {
         retired: Vec::new(),
     };
     runtime.block_on(thread.run());
-    thread.guard.put_back();
+    if !shared.read(|state| state.is_left) {
+        thread.guard.put_back();
+    }
 }
 
 /// Packet sockets need CAP_NET_RAW; nftables and the settings of interfaces CAP_NET_ADMIN.

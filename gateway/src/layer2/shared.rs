@@ -40,6 +40,8 @@ pub(super) struct Layer2State {
     /// Grows with each change.
     pub(super) version: u64,
     pub(super) is_stopping: bool,
+    /// Another process goes on with what the kernel was told.
+    pub(super) is_left: bool,
     /// What the handle says.
     pub(super) wanted: BTreeSet<Box<str>>,
     /// None: not known yet.

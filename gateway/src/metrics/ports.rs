@@ -138,7 +138,7 @@ fn render_traffic(out: &mut Exposition, rows: &[PortSeries<'_>]) {
         "fairway_flows_evicted_total",
         MetricKind::Counter,
         "UDP flows that were evicted for others before their time, for there was no room: --udp-flows, file \
-         descriptors or ports of the host.",
+         descriptors, ports of the host, or the flows that the port may have.",
     );
     for row in udp() {
         let evicted = row.counters.flows_evicted.get();
@@ -202,6 +202,16 @@ fn render_reasons(out: &mut Exposition, rows: &[PortSeries<'_>]) {
     );
     by_reason(
         out.family(
+            "fairway_client_address_lost_total",
+            MetricKind::Counter,
+            "Connections of ports with client-address: transparent whose endpoint sees the gateway's address, by reason.",
+        ),
+        "reason",
+        rows.iter()
+            .map(|row| (row, row.counters.lost_addresses(), &[] as &[&str])),
+    );
+    by_reason(
+        out.family(
             "fairway_datagrams_dropped_total",
             MetricKind::Counter,
             "Datagrams of clients and endpoints that were dropped, by reason.",
@@ -228,6 +238,17 @@ fn render_reasons(out: &mut Exposition, rows: &[PortSeries<'_>]) {
             };
             (row, row.counters.rejected(), always)
         }),
+    );
+    by_reason(
+        out.family(
+            "fairway_connection_timeouts_total",
+            MetricKind::Counter,
+            "TCP connections that were ended for what did not come, by reason. idle: no byte either way for as long as \
+             the port allows; client, endpoint: it took none of the bytes that waited for it, or did not answer.",
+        ),
+        "reason",
+        rows.iter()
+            .map(|row| (row, row.counters.timeouts(), &[] as &[&str])),
     );
     by_reason(
         out.family(
@@ -287,6 +308,7 @@ fn endpoint_states(endpoints: &EndpointSet) -> BTreeMap<&'static str, u64> {
             Exclusion::NotLocal => "not_local",
             Exclusion::Hinted => "hinted",
             Exclusion::WeightZero => "weight_zero",
+            Exclusion::Draining(_) => "draining",
             Exclusion::Refused(_) => "refused",
             Exclusion::NodeExcluded(_) => "node_excluded",
             Exclusion::OtherFamily => "other_family",

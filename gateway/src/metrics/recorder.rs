@@ -1,13 +1,14 @@
 //! The recorder of metrics that live as long as the process.
 
+use fairway_gateway_core::relay::RelayAnswer;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::{
     ADDRESS_CONFLICTS, ANNOUNCEMENTS, CHECK_PROBES, CHECK_STRETCH, CHECKS, DRAINING_ADDRESSES,
     DRAINING_SINCE, EVENTS_DROPPED, FLEET_MEMBERS, HEARTBEATS, HEARTBEATS_REJECTED,
     LOG_LINES_DROPPED, MANIFEST_ERRORS, MANIFEST_PASSES, NEIGHBOR_ANSWERS, PASSED_PACKETS,
-    PASSING_ADDRESSES, PROGRAMMING_DURATION, RECEIVE_PAUSES, REJECTED_WRITES, STORE_ERRORS,
-    SYNC_DURATION,
+    PASSING_ADDRESSES, PROGRAMMING_DURATION, RECEIVE_PAUSES, REJECTED_WRITES, RELAYED,
+    STORE_ERRORS, SYNC_DURATION, UNANSWERED,
 };
 use crate::checks::RESULTS;
 use crate::counters::DIALS_EXHAUSTED;
@@ -118,6 +119,15 @@ impl Recorder {
             metrics::counter!(HEARTBEATS, "direction" => direction).absolute(0);
         }
         metrics::describe_counter!(HEARTBEATS, "Messages between the gateways of a fleet.");
+        let answers = RelayAnswer::ALL.into_iter().map(RelayAnswer::as_str);
+        for answer in answers.chain([UNANSWERED]) {
+            metrics::counter!(RELAYED, "answer" => answer).absolute(0);
+        }
+        metrics::describe_counter!(
+            RELAYED,
+            "Connections that other gateways have made to have an endpoint of this node dialled from a client's address, by \
+             what they were answered; none: they were no gateway with our key."
+        );
         for state in ["heard", "silent"] {
             metrics::gauge!(FLEET_MEMBERS, "state" => state).set(0.0);
         }

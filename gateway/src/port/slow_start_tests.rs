@@ -95,3 +95,21 @@ fn one_that_fails_its_checks_starts_slowly_when_it_passes_again() {
     assert!((110..180).contains(&found[&addr(2)]), "{found:?}");
     assert_eq!(returned(&port, 2), Some(Tick(9_000)));
 }
+
+#[test]
+fn one_that_its_traffic_had_left_alone_starts_slowly_when_a_trial_has_worked() {
+    let port = Port::new(route(&[1, 2, 3]), 1);
+    shares(&port, 1_000);
+    let state = port.endpoint(addr(2));
+    let (took, why) = (Duration::from_millis(1_500), DialFailure::Timeout);
+    port.dial_failed(&state, why, took, Tick(2_000));
+    assert_eq!(shares(&port, 2_000).get(&addr(2)), None);
+    // One connection tries it.
+    assert_eq!(shares(&port, 4_000).get(&addr(2)), Some(&1));
+    port.dial_worked(&state, Duration::ZERO, Tick(4_001));
+    let found = shares(&port, 4_001);
+    assert!((110..180).contains(&found[&addr(2)]), "{found:?}");
+    assert_eq!(returned(&port, 2), Some(Tick(4_001)));
+    let found = shares(&port, 4_001 + 10_000);
+    assert!(found.values().all(|count| *count == 1_000), "{found:?}");
+}

@@ -1,8 +1,10 @@
 //! Opens listeners: makes their address local, binds their sockets, and gives one to each worker.
 
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fairway_config::exchange::ClaimKind;
 use fairway_config::net::Protocol;
@@ -11,6 +13,7 @@ use socket2::SockFilter;
 use crate::binding::Binding;
 use crate::descriptors::{Descriptors, Permit};
 use crate::engine::{Listening, Receiving, Steered, WorkerCommand};
+use crate::inherited::Inherited;
 use crate::local::LocalRoutes;
 use crate::slot::{BindKey, Slot, Target};
 use crate::socket::{self, BindError, Sockets};
@@ -36,6 +39,10 @@ pub(crate) struct Opener {
     steering: Option<Arc<Steering>>,
     /// The addresses that the kernel refuses, where it steers.
     refusals: Option<Arc<Refusals>>,
+    /// How long a client may take none of the bytes that wait for it.
+    reader_timeout: Option<Duration>,
+    /// What another process has handed over; none where this one takes nothing over.
+    inherited: Option<Inherited>,
 }
 
 impl std::fmt::Debug for Opener {
@@ -73,13 +80,47 @@ impl Opener {
             arrivals: Vec::new(),
             steering: None,
             refusals: None,
+            reader_timeout: None,
+            inherited: None,
         }
+    }
+
+    /// Opens listeners with the sockets that another process has handed over.
+    pub(crate) fn inherit(&mut self, inherited: Option<Inherited>) {
+        self.inherited = inherited;
+    }
+
+    /// All listeners of the start stand: closes what nobody requests of what was handed over. `wanted`: the bind keys
+    /// that are requested.
+    pub(super) fn leave_rest(&mut self, wanted: impl Iterator<Item = BindKey>) {
+        if self.inherited.take().is_some()
+            && let Some(steering) = &self.steering
+        {
+            steering.retain(wanted);
+        }
+    }
+
+    /// The same. A client may take none of the bytes that wait for it for that long; none: for any time.
+    pub(crate) fn with_reader_timeout(mut self, time: Option<Duration>) -> Self {
+        self.reader_timeout = time;
+        self
     }
 
     /// Has the kernel steer connections to external addresses, where the process may. Then these need no sockets
     /// of their own.
     pub(crate) fn steer(&mut self) {
         let (workers, total) = (self.workers.len(), self.descriptors.total());
+        if let Some(inherited) = &mut self.inherited {
+            let Some((steering, arrivals)) = inherited.take_steering(workers) else {
+                // A program of this process would take connections away that wait at the other's sockets.
+                return tracing::info!("there is no steering of the former process to take over");
+            };
+            let kinds = arrivals.keys().max().map_or(0, |kind| kind + 1);
+            return match self.arrive_at(arrivals) {
+                Ok(()) => self.set_steering(Steering::inherit(steering, kinds)),
+                Err(error) => tracing::error!(%error, "the steering can't be taken over"),
+            };
+        }
         let steering = Steering::open(workers, total).and_then(|steering| {
             for kind in steering.kinds() {
                 // A host may have no IPv6.
@@ -93,9 +134,7 @@ impl Opener {
         match steering {
             Ok(steering) => {
                 tracing::info!("connections to external addresses are steered by the kernel");
-                let steering = Arc::new(steering);
-                self.refusals = Some(Arc::new(Refusals::new(steering.clone())));
-                self.steering = Some(steering);
+                self.set_steering(steering);
             }
             Err(error) => tracing::info!(
                 %error,
@@ -105,22 +144,45 @@ impl Opener {
         }
     }
 
+    fn set_steering(&mut self, steering: Steering) {
+        let steering = Arc::new(steering);
+        self.refusals = Some(Arc::new(Refusals::new(steering.clone())));
+        self.steering = Some(steering);
+    }
+
     /// Opens the sockets where steered connections arrive.
     fn arrive(&mut self, steering: &Steering, kind: u32) -> io::Result<()> {
-        let count = u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
-        let permit = self.descriptors.take(None, count);
-        self.arrivals.push(permit.ok_or(rustix::io::Errno::MFILE)?);
         let sockets = socket::group(steering::at(kind), self.workers.len())?;
-        self.number = self.number.wrapping_add(1);
-        let number = self.number;
         if let Some(first) = sockets.first() {
             steering.arrive(kind, first)?;
         }
+        self.arrive_at([(kind, sockets)])
+    }
+
+    /// Steered connections arrive at these sockets, of each kind one for each worker.
+    fn arrive_at(
+        &mut self,
+        all: impl IntoIterator<Item = (u32, Vec<TcpListener>)>,
+    ) -> io::Result<()> {
+        for (kind, sockets) in all {
+            self.arrive_at_kind(kind, sockets)?;
+        }
+        Ok(())
+    }
+
+    fn arrive_at_kind(&mut self, kind: u32, sockets: Vec<TcpListener>) -> io::Result<()> {
+        let count = u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
+        let permit = self.descriptors.take(None, count);
+        self.arrivals.push(permit.ok_or(rustix::io::Errno::MFILE)?);
+        self.number = self.number.wrapping_add(1);
+        let number = self.number;
         for (worker, socket) in self.workers.iter().zip(sockets) {
+            socket::set_reader_timeout(&socket, self.reader_timeout);
             worker.mailbox().register_tcp(&socket, number)?;
             let listening = Listening {
                 socket,
                 slot: None,
+                arrival: Some(kind),
                 _token: None,
             };
             let command = WorkerCommand::Listen(number, Box::new(listening));
@@ -200,6 +262,13 @@ impl Opener {
         }
     }
 
+    /// A bind key has passed to another port: the kernel refuses no clients of the one before there.
+    pub(super) fn disown(&self, place: BindKey) {
+        if let Some(refusals) = &self.refusals {
+            refusals.blocks().disown(place.listen);
+        }
+    }
+
     /// Takes a bind key out of the steering: nobody claims it any more, or it has sockets of its own.
     pub(super) fn release(&self, place: BindKey) {
         if let (Some(steering), Some(refusals)) = (&self.steering, &self.refusals) {
@@ -259,7 +328,7 @@ impl Opener {
         }
         let address = place.listen.0.ip();
         let count = match target {
-            Target::Port { .. } => self.workers.len(),
+            Target::Port { .. } | Target::Relay(_) => self.workers.len(),
             Target::Health(_) => 1,
         };
         let permit = u32::try_from(count)
@@ -271,7 +340,13 @@ impl Opener {
         // In IPv6, bind(2) needs an address of an interface; a local route is not enough without IPV6_FREEBIND.
         let routed = address.is_ipv6() && self.routes.is_ours(address);
         let refused = self.end_count(place);
-        let sockets = match (self.bind)(place, &filter, count, routed) {
+        let inherited = self.inherited.as_mut();
+        let inherited = inherited.and_then(|it| it.take(place, count, hop_filter));
+        let bound = match inherited {
+            Some(sockets) => Ok(sockets),
+            None => (self.bind)(place, &filter, count, routed),
+        };
+        let sockets = match bound {
             Err(BindError::AddressNotLocal(_)) if target.kind() == ClaimKind::Vip => {
                 self.ensure_local(place, target).await?;
                 (self.bind)(place, &filter, count, true)?
@@ -291,6 +366,7 @@ impl Opener {
                 let workers = || self.workers.iter().zip(&listeners);
                 // All sockets are registered, or none.
                 for (worker, listener) in workers() {
+                    socket::set_reader_timeout(listener, self.reader_timeout);
                     worker
                         .mailbox()
                         .register_tcp(listener, number)
@@ -302,6 +378,7 @@ impl Opener {
                     let listening = Listening {
                         socket,
                         slot: Some(slot.clone()),
+                        arrival: None,
                         _token: Some(binding.token()),
                     };
                     worker
@@ -335,11 +412,14 @@ impl Opener {
         Ok(binding)
     }
 
-    /// Ends the workers with all connections, and removes our routes.
-    pub(super) async fn end(mut self) {
+    /// Ends the workers with all connections, and removes our routes if no other process has taken them over.
+    pub(super) async fn end(mut self, keep_routes: bool) {
         // In this order: the last packets of the workers' sockets need the routes.
         for worker in self.workers {
             worker.stop();
+        }
+        if keep_routes {
+            return;
         }
         for address in self.routes.ours() {
             self.routes.remove(address).await;

@@ -13,6 +13,7 @@ use socket2::SockFilter;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::clock::Clock;
 use crate::local::LocalRoutes;
 use crate::port::Port;
 use crate::settings::GatewaySettings;
@@ -67,7 +68,11 @@ impl Kernel {
 async fn programmer(kernel: &Arc<Kernel>) -> Programmer {
     let routes = RouteSettings::new("test".into());
     let settings = GatewaySettings::new("test".into(), routes);
-    let shared = Arc::new(GatewayShared::new(&settings, CancellationToken::new()));
+    let shared = Arc::new(GatewayShared::new(
+        &settings,
+        Clock::start(),
+        CancellationToken::new(),
+    ));
     let worker = WorkerThreads::start(0, shared.clone()).unwrap();
     let bind = {
         let kernel = kernel.clone();
@@ -174,7 +179,7 @@ async fn a_listener_that_can_not_be_guarded_any_more_fails_until_it_can() {
         gone(guarded).await;
         assert!(stands(kernel.last()));
         programmer.close().await;
-        programmer.end().await;
+        programmer.end(false).await;
     }
 }
 
@@ -197,5 +202,5 @@ async fn sockets_stay_where_what_they_take_does_not_change() {
         assert_eq!(kernel.count(), bound, "{protocol} {forward_to:?}");
     }
     programmer.close().await;
-    programmer.end().await;
+    programmer.end(false).await;
 }

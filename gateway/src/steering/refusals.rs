@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fairway_config::net::Protocol;
+use fairway_gateway_core::route::Tick;
 
+use super::blocks::ClientBlocks;
 use super::{Inquiry, Steering, WhenClosed};
 use crate::counters::Rejection;
 use crate::slot::{BindKey, Slot, Target};
@@ -18,6 +20,7 @@ use crate::socket::in_use;
 #[derive(Debug)]
 pub(crate) struct Refusals {
     steering: Arc<Steering>,
+    blocks: Arc<ClientBlocks>,
     places: Mutex<BTreeMap<BindKey, ClosedPlace>>,
 }
 
@@ -61,9 +64,20 @@ impl Refusals {
     /// Nothing is closed yet.
     pub(crate) fn new(steering: Arc<Steering>) -> Self {
         Self {
+            blocks: Arc::new(ClientBlocks::new(steering.clone())),
             steering,
             places: Mutex::default(),
         }
+    }
+
+    /// The clients that the kernel refuses for a limit.
+    pub(crate) fn blocks(&self) -> &Arc<ClientBlocks> {
+        &self.blocks
+    }
+
+    /// The steering whose clients are counted.
+    pub(crate) fn steering(&self) -> &Arc<Steering> {
+        &self.steering
     }
 
     /// See [`Steering::inquiry`].
@@ -73,6 +87,7 @@ impl Refusals {
 
     /// Closes a bind key from now on. One that is closed keeps its count.
     pub(crate) fn refuse(&self, place: BindKey, slot: &Arc<Slot>, when_closed: WhenClosed) {
+        self.blocks.disown(place.listen);
         let mut places = self.lock();
         if let Some(closed) = places.get_mut(&place) {
             if closed.when_closed == when_closed {
@@ -99,6 +114,7 @@ impl Refusals {
     /// Collects the count of a bind key that is about to be steered or released, and forgets it. Returned are clients
     /// of whom it is not known whether they were refused.
     pub(crate) fn end(&self, place: BindKey) -> Option<NewRefusals> {
+        self.blocks.disown(place.listen);
         let mut places = self.lock();
         self.collect_closed(place, &mut places.remove(&place)?)
     }
@@ -115,7 +131,8 @@ impl Refusals {
 
     /// Adds the refused clients to the counters of each port. One short system call for each bind key without
     /// endpoint. Who listens is read where clients were counted that another process may have answered.
-    pub(crate) fn collect(&self) {
+    pub(crate) fn collect(&self, now: Tick) {
+        self.blocks.collect(now);
         let places: Vec<BindKey> = self.lock().keys().copied().collect();
         let collected = places
             .into_iter()

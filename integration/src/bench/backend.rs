@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::net::sockopt::set_socket_reuseport;
-use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use super::poll::{Poll, Ready};
 use super::{ANSWER, REQUEST, THREADS};
@@ -214,7 +214,7 @@ pub(super) fn shared(at: SocketAddr, kind: SocketType) -> Result<rustix::fd::Own
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
     };
-    let socket = socket(family, kind, None)?;
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
     rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
     set_socket_reuseport(&socket, true)?;
     bind(&socket, &at).with_context(|| at.to_string())?;

@@ -7,12 +7,16 @@
 //! - `poll`: an event loop.
 //! - [`backend`]: the servers that answer.
 //! - [`least`]: a forwarder that does nothing else.
+//! - [`flood`]: clients that are over a limit.
 //! - [`requests`]: clients that send requests and wait, over few or many connections.
 //! - [`streams`]: clients that read as fast as they can.
 //! - [`datagrams`]: UDP clients.
+//! - [`cpu`]: what the machine and processes have worked.
 
 pub mod backend;
+pub mod cpu;
 pub mod datagrams;
+pub mod flood;
 pub mod least;
 mod poll;
 pub mod requests;

@@ -146,6 +146,58 @@ pub fn new_connections(to: SocketAddr, at_a_time: usize, span: Duration) -> Resu
     })
 }
 
+/// New connections in a steady rhythm, so many a second. Each asks once, ends when the server has closed it, and counts
+/// from when it was due. One that was refused has failed, and so has one that has not ended at last.
+pub fn paced_connections(to: SocketAddr, rate: f64, span: Duration) -> Result<Outcome> {
+    let poll = Poll::new()?;
+    let mut ready = Vec::new();
+    let mut outcome = Outcome::default();
+    let mut all: Vec<Option<Visit>> = Vec::new();
+    let mut free = Vec::new();
+    let between = Duration::from_secs_f64(1.0 / rate);
+    let start = Instant::now();
+    let mut due = start;
+    while start.elapsed() < span || (free.len() < all.len() && start.elapsed() < span + PATIENCE) {
+        while due <= Instant::now() && start.elapsed() < span {
+            let number = free.pop().unwrap_or_else(|| {
+                all.push(None);
+                all.len() - 1
+            });
+            let mut visit = Visit::begin(&poll, number, to)?;
+            visit.began = due;
+            if let Some(place) = all.get_mut(number) {
+                *place = Some(visit);
+            }
+            due += between;
+        }
+        let wait = match start.elapsed() < span {
+            true => due.saturating_duration_since(Instant::now()),
+            false => Duration::from_millis(100),
+        };
+        poll.wait(&mut ready, wait)?;
+        for Ready {
+            number, writable, ..
+        } in ready.drain(..)
+        {
+            let place = all.get_mut(number).context("no such number")?;
+            let Some(visit) = place else { continue };
+            match visit.go_on(writable) {
+                Ok(false) => continue,
+                Ok(true) => {
+                    outcome.count += 1;
+                    outcome.latencies.push(visit.began.elapsed());
+                }
+                Err(_) => outcome.failed += 1,
+            }
+            *place = None;
+            free.push(number);
+        }
+    }
+    outcome.failed += (all.len() - free.len()) as u64;
+    outcome.span = start.elapsed();
+    Ok(outcome)
+}
+
 /// One short connection.
 struct Visit {
     stream: TcpStream,

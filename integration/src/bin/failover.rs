@@ -425,9 +425,9 @@ fn api_server_section(cuts: &[OutageFigures]) -> String {
     let sum = |of: fn(&OutageFigures) -> usize| cuts.iter().map(of).sum::<usize>();
     format!(
         "\n## Cut off from the API server\n\n3 gateways and a controller in a cluster with a real control plane. The gateway \
-         that owns an address is cut off from the API server, {} times for {} s each and the last time for {} s: nothing \
+         that owns an address is cut off from the API server, {} times for {} s each and once for {} s: nothing \
          is to happen to clients. Of {} attempts {} failed; the outage was {} ms at least, {} ms at most.\n",
-        cuts.len(),
+        cuts.len().saturating_sub(1),
         API_CUT.as_secs(),
         LONG_API_CUT.as_secs(),
         sum(|it| it.attempts),

@@ -201,6 +201,15 @@ pub struct Served {
     thread: Option<JoinHandle<()>>,
 }
 
+impl Served {
+    /// Waits until what it runs has ended by itself.
+    pub fn ended(mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 impl Drop for Served {
     fn drop(&mut self) {
         drop(self.stop.take());

@@ -3,6 +3,7 @@
 mod bird;
 mod frr;
 mod gobgp;
+pub mod noticed;
 mod rough;
 pub mod routed;
 

@@ -58,6 +58,11 @@ impl Dnsmasq {
         Ok(Self { process, folder })
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
     /// Other records from now on.
     pub fn set(&self, records: &[(&str, IpAddr)]) -> Result<()> {
         write(&self.folder, records)?;

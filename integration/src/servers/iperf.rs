@@ -22,7 +22,7 @@ pub fn iperf(
     to: SocketAddr,
     arguments: &[&str],
 ) -> Result<Value> {
-    let process = start(server, at)?;
+    let process = start_server(server, at, &["--one-off"])?;
     let (address, port) = (to.ip().to_string(), to.port().to_string());
     let mut all = vec!["--json", "--client", &address, "--port", &port];
     all.extend(arguments);
@@ -38,10 +38,27 @@ pub fn iperf(
     }
 }
 
-fn start(host: &Host, at: SocketAddr) -> Result<Process> {
+/// An iperf3 server that stays.
+#[derive(Debug)]
+pub struct IperfServer(Process);
+
+impl IperfServer {
+    /// One at `at`, which listens.
+    pub fn start(host: &Host, at: SocketAddr) -> Result<Self> {
+        Ok(Self(start_server(host, at, &[])?))
+    }
+
+    /// Whether it has had a client.
+    pub fn is_in_use(&self) -> bool {
+        self.0.said().contains("Accepted connection")
+    }
+}
+
+fn start_server(host: &Host, at: SocketAddr, arguments: &[&str]) -> Result<Process> {
     let mut command = Command::new(programs::find("iperf3")?);
     command
-        .args(["--server", "--one-off", "--forceflush"])
+        .args(["--server", "--forceflush"])
+        .args(arguments)
         .args(["--bind", &at.ip().to_string()])
         .args(["--port", &at.port().to_string()]);
     let process = host.spawn(command)?;

@@ -2,6 +2,7 @@
 //! which are programs.
 
 mod dnsmasq;
+mod graceful;
 mod grpc;
 mod iperf;
 mod nginx;
@@ -9,8 +10,9 @@ mod plain;
 mod web;
 
 pub use dnsmasq::Dnsmasq;
+pub use graceful::GracefulServer;
 pub use grpc::{grpc_client, grpc_server};
-pub use iperf::iperf;
-pub use nginx::Nginx;
-pub use plain::{brief, echo, mute, named, named_udp, resetting, stopped};
-pub use web::{named_http, websocket_echo};
+pub use iperf::{IperfServer, iperf};
+pub use nginx::{Nginx, nginx_stream_module};
+pub use plain::{brief, echo, mute, named, named_udp, resetting, stopped, talkative};
+pub use web::{SlowAnswer, named_http, slow_http, websocket_echo};

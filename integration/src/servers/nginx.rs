@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -86,4 +86,13 @@ impl Nginx {
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join("files").join(name)
     }
+}
+
+/// nginx's module for TCP and UDP.
+pub fn nginx_stream_module() -> Result<String> {
+    ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules"]
+        .map(|folder| format!("{folder}/ngx_stream_module.so"))
+        .into_iter()
+        .find(|file| fs::exists(file).unwrap_or(false))
+        .context("nginx has no stream module: apt-get install libnginx-mod-stream")
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -85,6 +85,17 @@ pub fn mute(host: &Host, at: SocketAddr) -> Result<Served> {
     })
 }
 
+/// Says as much as is taken, and reads nothing.
+pub fn talkative(host: &Host, at: SocketAddr) -> Result<Served> {
+    host.serve(move || {
+        let listener = listen(at)?;
+        Ok(accept(listener, |mut stream: TcpStream| async move {
+            let block = vec![b'x'; 1 << 16];
+            while stream.write_all(&block).await.is_ok() {}
+        }))
+    })
+}
+
 /// Accepts, and resets the connection before it says anything.
 pub fn resetting(host: &Host, at: SocketAddr) -> Result<Served> {
     host.serve(move || {
@@ -104,7 +115,7 @@ pub fn stopped(host: &Host, at: SocketAddr) -> Result<Served> {
         } else {
             AddressFamily::INET6
         };
-        let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
         rustix::net::bind(&socket, &at)?;
         rustix::net::listen(&socket, 1)?;
@@ -133,7 +144,7 @@ where
     }
 }
 
-async fn answer_lines(mut stream: TcpStream, name: String) {
+pub(super) async fn answer_lines(mut stream: TcpStream, name: String) {
     let Ok(peer) = stream.peer_addr() else { return };
     let (read, mut write) = stream.split();
     let mut lines = BufReader::new(read).lines();

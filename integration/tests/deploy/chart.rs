@@ -494,6 +494,16 @@ pub(crate) fn flags_are_ones_that_the_program_takes() -> Result<()> {
                     .replace("$(NODE_NAME)", "node")
                     .replace("$(POD_NAME)", "pod")
             };
+            for probe in ["livenessProbe", "readinessProbe"] {
+                let command = texts(&container[probe]["exec"]["command"]);
+                let Some((program, arguments)) = command.split_first() else {
+                    continue;
+                };
+                ensure!(*program == "fairway", "{command:?}");
+                let mut asks = Command::new(programs::fairway()?);
+                let said = asks.args(arguments).arg("--help").output()?;
+                ensure!(said.status.success(), "{command:?}: {said:?}");
+            }
             let arguments: Vec<String> =
                 texts(&container["args"]).into_iter().map(filled).collect();
             let admin = container["env"]
@@ -544,6 +554,25 @@ pub(crate) fn controller_and_gateway_do_not_clash_on_a_host() -> Result<()> {
             .is_none()
     );
     ensure!(gateway["nodeSelector"]["fairway.dev/edge"] == "true");
+    // A port that is named would be a host port, and a new Pod could not start beside the old one.
+    let container = &gateway["containers"][0];
+    ensure!(container.get("ports").is_none(), "{container}");
+    let daemon_set = object(&objects, "DaemonSet", "fairway-gateway")?;
+    let rolling = &daemon_set["spec"]["updateStrategy"]["rollingUpdate"];
+    ensure!(
+        rolling["maxSurge"] == 1 && rolling["maxUnavailable"] == 0,
+        "{rolling}"
+    );
+    ensure!(texts(&container["args"]).contains(&"--take-over"));
+    // Of two Pods in one network each answers for itself.
+    for probe in ["livenessProbe", "readinessProbe"] {
+        ensure!(container[probe].get("exec").is_some(), "{container}");
+    }
+    let is_uid = |it: &Value| {
+        it["name"] == "FAIRWAY_POD" && it["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.uid"
+    };
+    let environment = container["env"].as_array().context("env")?;
+    ensure!(environment.iter().any(is_uid), "{environment:?}");
     // Not on the external addresses, which are local on an edge node.
     let arguments = texts(&gateway["containers"][0]["args"]);
     ensure!(

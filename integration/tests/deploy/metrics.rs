@@ -117,8 +117,8 @@ pub(crate) fn every_metric_is_documented_with_its_labels_and_nothing_else_is() -
     ensure!(
         families == known,
         "exported and not documented: {:?}; documented and not exported: {:?}",
-        families.difference(&known),
-        known.difference(&families)
+        families.difference(&known).collect::<Vec<_>>(),
+        known.difference(&families).collect::<Vec<_>>()
     );
     for (name, series) in series(&exposition)? {
         let Some(labels) = documented.get(family(&documented, &name)) else {

@@ -225,11 +225,19 @@ fn container(pod: &Value) -> Result<&Value> {
     ensure!(own["securityContext"].get("privileged").is_none());
     ensure!(pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault");
     ensure!(pod.get("hostPID").is_none() && pod.get("hostIPC").is_none());
-    for (probe, path) in [("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
-        ensure!(
-            own[probe]["httpGet"] == json!({"path": path, "port": "metrics"}),
-            "{own}"
-        );
+    // Two Pods in the host's network have one address: each is asked in its own container.
+    let is_gateway = pod["hostNetwork"] == true;
+    for (probe, question, path) in [
+        ("livenessProbe", "alive", "/livez"),
+        ("readinessProbe", "ready", "/readyz"),
+    ] {
+        let command = json!({"command": ["fairway", "probe", question]});
+        let request = json!({"path": path, "port": "metrics"});
+        let (way, asks) = match is_gateway {
+            true => ("exec", command),
+            false => ("httpGet", request),
+        };
+        ensure!(own[probe][way] == asks, "{own}");
     }
     Ok(own)
 }
@@ -270,7 +278,8 @@ pub(crate) fn the_gateway_has_five_capabilities() -> Result<()> {
     // One place of the host's, and no more.
     let path = json!({"path": "/var/lib/fairway", "type": "DirectoryOrCreate"});
     ensure!(
-        pod["volumes"] == json!([{"name": "state", "hostPath": path}]),
+        pod["volumes"]
+            == json!([{"name": "state", "hostPath": path}, {"name": "run", "emptyDir": {}}]),
         "{pod}"
     );
     Ok(())
@@ -286,7 +295,7 @@ pub(crate) fn kernel_routes_add_one_device_and_no_capability() -> Result<()> {
     let added = json!({"name": "tun", "hostPath": device});
     let volumes = with["volumes"].as_array().context("volumes")?;
     ensure!(
-        volumes.len() == 2 && volumes.contains(&added),
+        volumes.len() == 3 && volumes.contains(&added),
         "{volumes:?}"
     );
     // To be written to, for that is how the interface is made.

@@ -84,7 +84,7 @@ const EFFECTS: &[&[(&str, Effect)]] = &[
             "gateway.metrics.address=192.0.2.9",
             Adds("--metrics=192.0.2.9:"),
         ),
-        ("gateway.metrics.port=29902", Adds("hostPort: 29902")),
+        ("gateway.metrics.port=29902", Adds(":29902\"")),
         ("gateway.stateDir=/data/own", Adds("path: /data/own")),
         (
             "gateway.forwardTo=node-ports",
@@ -123,8 +123,8 @@ const EFFECTS: &[&[(&str, Effect)]] = &[
             Adds("priorityClassName: own-18"),
         ),
         (
-            "gateway.updateStrategy.rollingUpdate.maxUnavailable=5",
-            Adds("maxUnavailable: 5"),
+            "gateway.updateStrategy.rollingUpdate.maxSurge=5",
+            Adds("maxSurge: 5"),
         ),
         ("gateway.podAnnotations.own-19=here", Adds("own-19: here")),
         ("gateway.podLabels.own-20=here", Adds("own-20: here")),

@@ -141,7 +141,16 @@ pub(crate) fn the_operators_objects_hold_the_same_alerts_and_dashboard() -> Resu
         let all = objects(&[option])?;
         for part in ["fairway-controller", "fairway-gateway"] {
             let spec = &object(&all, kind, part)?["spec"];
-            ensure!(spec[endpoints][0]["port"] == "metrics", "{spec}");
+            // A gateway's Pod names no port.
+            let is_named = (kind, part) != ("PodMonitor", "fairway-gateway");
+            let endpoint = &spec[endpoints][0];
+            match is_named {
+                true => ensure!(endpoint["port"] == "metrics", "{spec}"),
+                false => ensure!(
+                    endpoint["relabelings"][0]["replacement"] == "$1:9902",
+                    "{spec}"
+                ),
+            }
             // Else `namespace` and `service` would be Fairway's own, and no alert would name whose
             // traffic it is about.
             ensure!(spec[endpoints][0]["honorLabels"] == true, "{spec}");

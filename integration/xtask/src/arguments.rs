@@ -23,6 +23,23 @@ Commands:
            layer 2 and by BGP, and keepalived and MetalLB beside it, which it installs and builds as
            `test` does; prints the figures and writes integration/FAILOVER.md. It takes three quarters of an
            hour on a machine that does nothing else; with --runs=N it writes nothing.
+  bench versions --before=PROGRAM
+           Measures a release build beside an earlier one (its path), in turns, and prints the ratios.
+  bench limits [--rounds=N]
+           Measures beside HAProxy, which it installs as `test` does, what a Service notices of clients that
+           another one refuses for a limit, and of up to 20,000 that sit there (as many as a process may have
+           files open for; `ulimit -Hn` 67,000 is enough for all); prints the figures and writes
+           integration/LIMITS.md; with --rounds=N it writes nothing. It takes four minutes.
+  bench health
+           Measures in network namespaces how clients fare while an endpoint is killed, stopped, resets,
+           vanishes, is slow or flaps, behind Fairway and behind HAProxy with the same checks, prints the
+           table and writes integration/HEALTH.md. It takes five minutes.
+  bench rolling
+           Measures in network namespaces how many requests fail while all backends are replaced, behind
+           Fairway, HAProxy and nginx, prints the table and writes integration/ROLLING.md. It takes six minutes.
+  bench upgrade
+           Measures in network namespaces what clients notice of upgrades, and of kills meanwhile; prints
+           the figures and writes integration/UPGRADE.md.
   measure  Measures a release build from outside, alone and in a cluster of 20,000 Services, and
            writes integration/FIGURES.md.
   tools    Builds the Go programs that the tests use (a Kubernetes control plane, Helm, gRPC's
@@ -52,11 +69,27 @@ pub(crate) enum Ask {
     },
     /// `bench peers`.
     Peers,
+    /// `bench upgrade`.
+    Upgrade,
     /// `bench failover`.
     Failover {
         /// How often each departure is measured; nothing: as often as usual.
         runs: Option<u32>,
     },
+    /// `bench versions`.
+    Versions {
+        /// The earlier program.
+        before: String,
+    },
+    /// `bench limits`.
+    Limits {
+        /// How many rounds; nothing: as many as usual.
+        rounds: Option<u32>,
+    },
+    /// `bench health`.
+    Health,
+    /// `bench rolling`.
+    Rolling,
     /// `measure`.
     Measure,
     /// `tools`.
@@ -82,13 +115,35 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Ask, 
         }
         "bench" => match split(rest)? {
             (flags, Some(filter)) if flags.is_empty() && filter == "peers" => Ok(Ask::Peers),
+            (flags, Some(filter)) if filter == "limits" => {
+                let rounds = flags.first();
+                let rounds = rounds.map(|flag| number(flag, "limits", "--rounds="));
+                match flags.get(1) {
+                    None => Ok(Ask::Limits {
+                        rounds: rounds.transpose()?,
+                    }),
+                    Some(flag) => Err(format!("bench limits has no option '{flag}' besides")),
+                }
+            }
+            (flags, Some(filter)) if flags.is_empty() && filter == "health" => Ok(Ask::Health),
+            (flags, Some(filter)) if flags.is_empty() && filter == "rolling" => Ok(Ask::Rolling),
+            (flags, Some(filter)) if flags.is_empty() && filter == "upgrade" => Ok(Ask::Upgrade),
             (flags, Some(filter)) if filter == "failover" => {
-                let runs = flags.first().map(|flag| runs(flag)).transpose()?;
+                let runs = flags.first();
+                let runs = runs
+                    .map(|flag| number(flag, "failover", "--runs="))
+                    .transpose()?;
                 match flags.get(1) {
                     None => Ok(Ask::Failover { runs }),
                     Some(flag) => Err(format!("bench failover has no option '{flag}' besides")),
                 }
             }
+            (flags, Some(filter)) if filter == "versions" => match flags.as_slice() {
+                [flag] => Ok(Ask::Versions {
+                    before: before(flag)?,
+                }),
+                _ => Err("bench versions needs --before=PROGRAM and nothing else".to_owned()),
+            },
             (flags, filter) if flags.is_empty() => Ok(Ask::Bench { filter }),
             (flags, _) => Err(format!("bench has no option '{}'", flags.join(" "))),
         },
@@ -99,13 +154,21 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Ask, 
     }
 }
 
-/// What `--runs=N` says.
-fn runs(flag: &str) -> Result<u32, String> {
-    let number = flag.strip_prefix("--runs=");
-    let number = number.ok_or_else(|| format!("bench failover has no option '{flag}'"))?;
+/// What `--runs=N` says, or another flag with a number.
+fn number(flag: &str, bench: &str, name: &str) -> Result<u32, String> {
+    let number = flag.strip_prefix(name);
+    let number = number.ok_or_else(|| format!("bench {bench} has no option '{flag}'"))?;
     match number.parse() {
-        Ok(runs @ 1..) => Ok(runs),
+        Ok(number @ 1..) => Ok(number),
         _ => Err(format!("'{number}' is no number of runs")),
+    }
+}
+
+/// What `--before=PROGRAM` says.
+fn before(flag: &str) -> Result<String, String> {
+    match flag.strip_prefix("--before=") {
+        Some(program) if !program.is_empty() => Ok(program.to_owned()),
+        _ => Err(format!("bench versions has no option '{flag}'")),
     }
 }
 
@@ -157,10 +220,24 @@ mod tests {
                 }),
             ),
             ("bench peers", Ok(Ask::Peers)),
+            ("bench health", Ok(Ask::Health)),
+            ("bench rolling", Ok(Ask::Rolling)),
             ("bench failover", Ok(Ask::Failover { runs: None })),
+            ("bench limits", Ok(Ask::Limits { rounds: None })),
+            (
+                "bench limits --rounds=3",
+                Ok(Ask::Limits { rounds: Some(3) }),
+            ),
+            ("bench upgrade", Ok(Ask::Upgrade)),
             (
                 "bench failover --runs=5",
                 Ok(Ask::Failover { runs: Some(5) }),
+            ),
+            (
+                "bench versions --before=/tmp/fairway",
+                Ok(Ask::Versions {
+                    before: "/tmp/fairway".to_owned(),
+                }),
             ),
             ("measure", Ok(Ask::Measure)),
             ("tools", Ok(Ask::Tools)),
@@ -179,9 +256,13 @@ mod tests {
             ("test one two", "'two'"),
             ("bench --fast", "'--fast'"),
             ("bench failover --fast", "'--fast'"),
+            ("bench limits --runs=3", "'--runs=3'"),
             ("bench failover --runs=none", "'none'"),
             ("bench failover --runs=0", "'0'"),
             ("bench failover --runs=5 --fast", "'--fast'"),
+            ("bench versions", "--before"),
+            ("bench versions --before=", "'--before='"),
+            ("bench versions --runs=5", "'--runs=5'"),
             ("measure twice", "measure"),
             ("tools now", "tools"),
         ];

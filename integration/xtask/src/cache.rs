@@ -1,6 +1,7 @@
 //! Where what is built for tests is kept: outside the clone, in the user's cache directory, so that
 //! a second clone on the same machine is tested in a short time too.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -50,21 +51,37 @@ pub(crate) fn make_own(root: &Path, target: &Path) -> io::Result<()> {
     fs::write(note, own)
 }
 
-/// The folder for the Go programs that `go.mod` and `go.sum` in `module` ask for, `what` being which
-/// of them and how they are linked. Another version of any of them is another folder, so a folder
-/// that is complete is never stale.
+/// The folder for the Go programs that `go.mod` and `go.sum` in `module` ask for, or whose sources are in folders of
+/// `module`, `what` being which of them and how they are linked. Another version of any of them is another folder, so a
+/// folder that is complete is never stale.
 pub(crate) fn go_programs(module: &Path, what: &[&str]) -> Result<PathBuf, String> {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
-    for name in ["go.mod", "go.sum"] {
-        let path = module.join(name);
+    let fault = |path: &Path, e| format!("{} can't be read: {e}", path.display());
+    let mut files = vec![module.join("go.mod"), module.join("go.sum")];
+    files.extend(own_sources(module).map_err(|e| fault(module, e))?);
+    for path in files {
         fs::read(&path)
-            .map_err(|e| format!("{} can't be read: {e}", path.display()))?
+            .map_err(|e| fault(&path, e))?
             .hash(&mut hasher);
     }
     Ok(folder()
         .join("go")
         .join(format!("{:016x}", hasher.finish())))
+}
+
+/// The files in the folders of a module, in an order that stays.
+fn own_sources(module: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut files = BTreeSet::new();
+    for entry in fs::read_dir(module)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            for file in fs::read_dir(path)? {
+                files.insert(file?.path());
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// Fairway's folder in the user's cache directory.
@@ -100,6 +117,21 @@ mod tests {
             assert_eq!(below(xdg.map(PathBuf::from), home), PathBuf::from(wanted));
         }
         assert!(below(None, None).is_absolute());
+    }
+
+    #[test]
+    fn another_source_of_an_own_program_is_another_folder() {
+        let module = env::temp_dir().join(format!("fairway-module-{}", std::process::id()));
+        fs::create_dir_all(module.join("server")).unwrap();
+        for name in ["go.mod", "go.sum", "server/main.go"] {
+            fs::write(module.join(name), "one").unwrap();
+        }
+        let one = go_programs(&module, &["server"]).unwrap();
+        assert_eq!(go_programs(&module, &["server"]), Ok(one.clone()));
+        fs::write(module.join("server/main.go"), "other").unwrap();
+        let other = go_programs(&module, &["server"]).unwrap();
+        fs::remove_dir_all(&module).unwrap();
+        assert_ne!(one, other);
     }
 
     #[test]

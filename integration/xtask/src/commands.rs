@@ -149,6 +149,18 @@ pub(crate) fn peers() -> Result<(), String> {
     write(&root.join("integration/PEERS.md"), &page)
 }
 
+/// Measures Fairway beside an earlier build, and prints the ratios.
+pub(crate) fn versions(before: &str) -> Result<(), String> {
+    step::timed("what the measuring needs", || {
+        needs::ensure(needs::Work::Tests, true)
+    })?;
+    build_release(&["versions"])?;
+    let mut versions = measuring("versions");
+    // It starts none of them.
+    versions.arg(before).env("FAIRWAY_TEST_TOOLS", "");
+    printed("versions", &mut versions).map(|_| ())
+}
+
 /// Measures how long clients are not served when a gateway departs, and writes the tables of as many runs as usual.
 pub(crate) fn failover(runs: Option<u32>) -> Result<(), String> {
     let root = cache::root();
@@ -166,6 +178,48 @@ pub(crate) fn failover(runs: Option<u32>) -> Result<(), String> {
         None => write(&root.join("integration/FAILOVER.md"), &page),
         Some(_) => Ok(()),
     }
+}
+
+/// Measures what a Service notices of clients that another one refuses, and writes the tables of as many rounds as usual.
+pub(crate) fn limits(rounds: Option<u32>) -> Result<(), String> {
+    let rounds = rounds.map(|rounds| rounds.to_string());
+    match beside_peers("limits", rounds.clone())? {
+        page if rounds.is_none() => write(&cache::root().join("integration/LIMITS.md"), &page),
+        _ => Ok(()),
+    }
+}
+
+/// Measures how clients fare while an endpoint fails, beside HAProxy, and writes the table.
+pub(crate) fn health() -> Result<(), String> {
+    let page = beside_peers("health", None)?;
+    write(&cache::root().join("integration/HEALTH.md"), &page)
+}
+
+/// Measures what clients notice of rolling updates, beside HAProxy and nginx, and writes the table.
+pub(crate) fn rolling() -> Result<(), String> {
+    let page = beside_peers("rolling", None)?;
+    write(&cache::root().join("integration/ROLLING.md"), &page)
+}
+
+/// Measures upgrades under traffic and kills meanwhile, and writes the tables.
+pub(crate) fn upgrade() -> Result<(), String> {
+    let page = beside_peers("upgrade", None)?;
+    write(&cache::root().join("integration/UPGRADE.md"), &page)
+}
+
+/// Runs a program that measures Fairway beside its peers; its page.
+fn beside_peers(
+    program: &str,
+    arguments: impl IntoIterator<Item = String>,
+) -> Result<String, String> {
+    step::timed("what the peers need", || {
+        needs::ensure(needs::Work::Peers, true)
+    })?;
+    let tools = tools_path(&cache::root(), [&tools::SERVERS])?;
+    build_release(&[program])?;
+    let mut measuring = measuring(program);
+    measuring.args(arguments).env("FAIRWAY_TEST_TOOLS", tools);
+    printed(program, &mut measuring)
 }
 
 /// Builds Fairway and measuring programs for release.

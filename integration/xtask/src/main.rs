@@ -41,7 +41,12 @@ fn main() -> ExitCode {
         Ask::Test { install, filter } => commands::test(install, filter.as_deref()),
         Ask::Bench { filter } => commands::bench(filter.as_deref()),
         Ask::Peers => commands::peers(),
+        Ask::Health => commands::health(),
+        Ask::Rolling => commands::rolling(),
+        Ask::Upgrade => commands::upgrade(),
         Ask::Failover { runs } => commands::failover(runs),
+        Ask::Versions { before } => commands::versions(&before),
+        Ask::Limits { rounds } => commands::limits(rounds),
         Ask::Measure => commands::measure(),
         Ask::Tools => commands::tools(),
     };

@@ -1,5 +1,5 @@
 //! The Go programs that tests run: the peers of gRPC's interoperability tests, a Kubernetes control
-//! plane, GoBGP, Helm.
+//! plane, GoBGP, Helm, and servers of our own.
 //!
 //! Each module below `integration/go` is built into a folder of its own in the cache. A program is
 //! built at a time: a link of the API server alone holds 1 GB, and a package that two programs share
@@ -89,7 +89,16 @@ pub(crate) const MODULES: &[GoModule] = &[
         stamps: helm_stamps,
         beside: None,
     },
+    SERVERS,
 ];
+
+/// Servers of our own: those that tests and measuring programs have behind Fairway.
+pub(crate) const SERVERS: GoModule = GoModule {
+    folder: "servers",
+    programs: &[("graceful", "fairway.dev/servers/graceful")],
+    stamps: |_| Ok(Vec::new()),
+    beside: None,
+};
 
 /// A peer that Fairway's failover is measured beside.
 pub(crate) const METALLB: GoModule = GoModule {
@@ -350,7 +359,7 @@ mod tests {
         for module in MODULES.iter().chain([&METALLB]) {
             let text = go_mod(module);
             let (_, rest) = text.split_once("\ntool ").expect(module.folder);
-            let (tools, _) = rest.split_once("\n\n").expect(module.folder);
+            let (tools, _) = rest.split_once("\n\n").unwrap_or((rest, ""));
             let mut tools: Vec<&str> = tools
                 .split_whitespace()
                 .filter(|word| !matches!(*word, "(" | ")"))

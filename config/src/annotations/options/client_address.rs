@@ -1,5 +1,6 @@
 //! Who tells whom the client's address: `fairway.dev/proxy-protocol` (`v2`, `443=v2,*=v1`),
-//! `fairway.dev/accept-proxy-protocol` and `fairway.dev/trusted-proxies` (`192.0.2.0/24, 2001:db8::/64`).
+//! `fairway.dev/accept-proxy-protocol` and `fairway.dev/trusted-proxies` (`192.0.2.0/24, 2001:db8::/64`); and
+//! `fairway.dev/client-address` (`transparent`), by which nobody has to be told.
 //!
 //! Ranges for single ports: `443=192.0.2.0/24;198.51.100.7,80=…`. A comma separates ports there, so a semicolon
 //! separates ranges. Without a port either one does.
@@ -8,7 +9,9 @@ use ipnet::IpNet;
 
 use super::OptionReader;
 use crate::annotations::scoped::scoped;
-use crate::annotations::{ACCEPT_PROXY_PROTOCOL, PROXY_PROTOCOL, TRUSTED_PROXIES, parse};
+use crate::annotations::{
+    ACCEPT_PROXY_PROTOCOL, CLIENT_ADDRESS, PROXY_PROTOCOL, TRUSTED_PROXIES, parse,
+};
 use crate::field::Shown;
 use crate::net::Protocol;
 use crate::port_options::{PortOptions, ProxyVersion};
@@ -16,6 +19,16 @@ use crate::service::{AppProtocol, Notice, ServicePort};
 
 /// What follows where nobody knows who is to be believed.
 const CLOSED: &str = "nobody is let in at this port until it can be read";
+
+/// How ports are closed whose annotation can't be read, and what is said of it.
+pub(super) struct WhenUnreadable<'a> {
+    pub(super) so: &'a str,
+    pub(super) close: fn(&mut PortOptions),
+}
+
+fn close(options: &mut PortOptions) {
+    options.closed = true;
+}
 
 /// What follows where an entry has no meaning.
 const LEFT_OUT: &str = "it is left out";
@@ -27,7 +40,7 @@ impl OptionReader<'_> {
             PROXY_PROTOCOL,
             ports,
             version,
-            Some(CLOSED),
+            Some(WhenUnreadable { so: CLOSED, close }),
             |options, version| {
                 options.proxy_protocol = Some(*version);
             },
@@ -36,7 +49,7 @@ impl OptionReader<'_> {
             ACCEPT_PROXY_PROTOCOL,
             ports,
             ranges,
-            Some(CLOSED),
+            Some(WhenUnreadable { so: CLOSED, close }),
             |options, ranges| {
                 options.accept_proxy_protocol.clone_from(ranges);
             },
@@ -44,16 +57,21 @@ impl OptionReader<'_> {
         self.said(TRUSTED_PROXIES, ports, ranges, None, |options, ranges| {
             options.trusted_proxies.clone_from(ranges);
         });
+        // Where it can't be read endpoints see the gateway's address, as they do where there is no way back.
+        self.each(CLIENT_ADDRESS, ports, transparent, LEFT_OUT, |port, &()| {
+            port.options.transparent = true
+        });
         self.without_effect(ports);
     }
 
-    /// Reads one of the annotations. What can't be read closes the ports that it is for, where `closes` says so.
-    fn said<T>(
+    /// Reads one of the annotations. What can't be read closes the ports that it is for by `closes`, where that is given
+    /// with what is said of it.
+    pub(super) fn said<T>(
         &mut self,
         name: &str,
         ports: &mut [ServicePort],
         read: impl Fn(&str) -> Result<T, String>,
-        closes: Option<&str>,
+        closes: Option<WhenUnreadable<'_>>,
         set: impl Fn(&mut PortOptions, &T),
     ) {
         let Some(text) = self.annotations.get(name) else {
@@ -84,7 +102,11 @@ impl OptionReader<'_> {
         for port in ports.iter_mut() {
             match found.values.of(port) {
                 Some(Ok(value)) => set(&mut port.options, value),
-                Some(Err(_)) => port.options.closed |= closes.is_some(),
+                Some(Err(_)) => {
+                    if let Some(closes) = &closes {
+                        (closes.close)(&mut port.options);
+                    }
+                }
                 None => {}
             }
         }
@@ -92,7 +114,7 @@ impl OptionReader<'_> {
             .values
             .values()
             .filter_map(|value| value.as_ref().err());
-        let so = closes.unwrap_or("nobody is trusted");
+        let so = closes.map_or("nobody is trusted", |closes| closes.so);
         let unreadable = unreadable.map(|why| format!("{name} {why}: {so}"));
         let problems = found.problems.iter();
         let problems = problems.map(|it| format!("{name} {}: {LEFT_OUT}", it.message));
@@ -127,6 +149,22 @@ impl OptionReader<'_> {
             );
             self.notices.push(Notice::new("InvalidAnnotation", message));
         }
+        let udp = ports
+            .iter_mut()
+            .filter(|port| port.protocol != Protocol::Tcp && port.options.transparent);
+        let names: Vec<String> = udp
+            .map(|port| {
+                port.options.transparent = false;
+                port.key().to_string()
+            })
+            .collect();
+        if !names.is_empty() {
+            let message = format!(
+                "{CLIENT_ADDRESS} is for TCP: the endpoints of {} see the gateway's address",
+                names.join(", ")
+            );
+            self.notices.push(Notice::new("InvalidAnnotation", message));
+        }
         let trusting = |port: &&ServicePort| !port.options.trusted_proxies.is_empty();
         let mut trusting = ports.iter().filter(trusting).peekable();
         if trusting.peek().is_some() && trusting.all(|port| port.app == AppProtocol::Opaque) {
@@ -135,6 +173,13 @@ impl OptionReader<'_> {
             );
             self.notices.push(Notice::new("InvalidAnnotation", message));
         }
+    }
+}
+
+fn transparent(text: &str) -> Result<(), String> {
+    match text {
+        "transparent" => Ok(()),
+        _ => Err("must be transparent".to_owned()),
     }
 }
 
@@ -147,7 +192,7 @@ fn version(text: &str) -> Result<ProxyVersion, String> {
 }
 
 /// Ranges between semicolons. One that can't be read spoils the list: nobody knows who is missing.
-fn ranges(text: &str) -> Result<Vec<IpNet>, String> {
+pub(super) fn ranges(text: &str) -> Result<Vec<IpNet>, String> {
     let all = text.split(';').map(str::trim);
     let all = all.filter(|range| !range.is_empty());
     let ranges: Vec<IpNet> = all
@@ -208,6 +253,32 @@ mod tests {
             let udp = text.contains('*');
             assert_eq!(notices.len(), usize::from(udp), "{text}: {notices:?}");
         }
+    }
+
+    #[test]
+    fn transparent_by_port() {
+        let table = [
+            ("transparent", [true, true], 1),
+            ("443=transparent", [true, false], 0),
+            ("https=transparent,80=transparent", [true, true], 0),
+            ("Transparent", [false, false], 1),
+            ("443=yes,80=transparent", [false, true], 1),
+            ("443=", [false, false], 1),
+            ("8443=transparent", [false, false], 1),
+        ];
+        for (text, wanted, said) in table {
+            let (options, notices) = read(&[(CLIENT_ADDRESS, text)]);
+            let found = [&options[0], &options[1]].map(|it| it.transparent);
+            assert_eq!(found, wanted, "{text}");
+            assert!(!options[2].transparent, "UDP: {text}");
+            assert!(options.iter().all(|it| !it.closed), "{text}");
+            assert_eq!(notices.len(), said, "{text}: {notices:?}");
+        }
+        let (_, notices) = read(&[(CLIENT_ADDRESS, "transparent")]);
+        assert!(
+            notices[0].contains("the endpoints of 53/UDP see"),
+            "{notices:?}"
+        );
     }
 
     #[test]

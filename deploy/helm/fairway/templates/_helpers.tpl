@@ -29,8 +29,8 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 {{- end -}}
 {{- end -}}
 
-{{/* Probes of either component. Alive is whoever answers: a process that is not ready still carries
-     the traffic of what it knows, and to restart it would end that. */}}
+{{/* Probes of the controller. Alive is whoever answers: to restart a process that is not ready mends
+     nothing. */}}
 {{- define "fairway.probes" -}}
 livenessProbe:
   httpGet:

@@ -131,7 +131,7 @@ fn memory_of_clients_whose_time_is_over_is_given_back_and_the_others_stay() {
 fn tables_of_many_ports_are_bounded_together_and_leave_some_to_one_that_comes_later() {
     const TOTAL: usize = 10_000;
     let to = endpoint("10.0.0.1:80");
-    let room = Arc::new(AffinityRoom::new(TOTAL));
+    let room = Arc::new(ClientRoom::new(TOTAL));
     let mut tables = Vec::new();
     for port in 0..20 {
         let table = Affinity::within(port, room.clone());
@@ -162,4 +162,42 @@ fn tables_of_many_ports_are_bounded_together_and_leave_some_to_one_that_comes_la
     assert_eq!(tables[1].len(), 0);
     tables.clear();
     assert_eq!(room.left(), TOTAL);
+}
+
+#[test]
+fn another_process_goes_on_with_all_clients() {
+    let (here, there) = (Affinity::new(1), Affinity::new(2));
+    let to = |n: u32| endpoint(&format!("10.0.0.{}:80", n % 200 + 1));
+    for n in 0..3000 {
+        here.put(client(n), to(n), Tick(u64::from(n)));
+    }
+    here.put(ip("2001:db8::7"), endpoint("[2001:db8::1]:80"), Tick(7));
+    let hand = |since: Tick| {
+        let parts = (0..PARTS).map(|part| {
+            let clients = here.part(part, since);
+            assert!(clients.is_sorted_by_key(|(_, _, seen)| *seen));
+            for (client, endpoint, seen) in &clients {
+                there.put(*client, *endpoint, *seen);
+            }
+            clients.len()
+        });
+        parts.sum::<usize>()
+    };
+    assert_eq!(hand(Tick(0)), 3001);
+    assert_eq!(there.len(), 3001);
+    // What is seen since goes over once more, and nothing else.
+    here.put(client(5), to(6), Tick(4000));
+    assert_eq!(hand(Tick(3500)), 1);
+    let at = Tick(7000);
+    let kept = |n: u32| there.get(client(n), at, TIMEOUT, any);
+    assert_eq!(kept(5), Some(to(6)));
+    assert_eq!(kept(2999), Some(to(2999)));
+    let six = there.get(ip("2001:db8::7"), at, TIMEOUT, any);
+    assert_eq!(six, Some(endpoint("[2001:db8::1]:80")));
+    assert_eq!(
+        there.get(client(1), Tick(10_002), TIMEOUT, any),
+        None,
+        "its timeout is not counted anew"
+    );
+    assert!(Affinity::new(3).part(0, Tick(0)).is_empty());
 }

@@ -84,6 +84,58 @@ fn two_sides_find_each_other_and_packets_are_as_far_apart_as_both_want() {
 }
 
 #[test]
+fn a_session_goes_on_in_other_processes_and_nobody_notices() {
+    for seed in 0..20 {
+        let timings = [timing(100, 3), timing(50, 3)];
+        let mut pair = Pair::new(timings, seed);
+        pair.run(3000, |_, _| true);
+        assert_eq!(pair.states(), [BfdState::Up; 2], "seed {seed}");
+        for round in 0..200_u32 {
+            let side = usize::from(round % 3 == 0);
+            let (_, since) = pair.sides[side].state();
+            let from = pair.sides[side].continuation();
+            let number = seed + u64::from(round);
+            pair.sides[side] = BfdSession::go_on(timings[side], from, number, at(pair.now));
+            assert_eq!(pair.sides[side].state(), (BfdState::Up, since));
+            let (mut last, mut longest) = (pair.now, 0);
+            pair.run(1 + (round * 37) % 400, |now, first| {
+                if first == (side == 0) {
+                    longest = longest.max(now - last);
+                    last = now;
+                }
+                true
+            });
+            assert_eq!(pair.states(), [BfdState::Up; 2], "seed {seed}");
+            assert!(longest <= 100, "seed {seed}: nothing for {longest} ms");
+        }
+        // It notices a death as any other does.
+        pair.frozen[0] = true;
+        pair.run(301, |_, _| true);
+        assert_eq!(pair.states()[1], BfdState::Down, "seed {seed}");
+        let from = pair.sides[1].continuation();
+        pair.sides[1] = BfdSession::go_on(timings[1], from, seed, at(pair.now));
+        pair.run(400, |_, _| true);
+        pair.frozen[0] = false;
+        pair.run(4000, |_, _| true);
+        assert_eq!(pair.states(), [BfdState::Up; 2], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_session_whose_router_died_while_it_went_over_ends() {
+    let timings = [timing(100, 3), timing(100, 3)];
+    let mut pair = Pair::new(timings, 3);
+    pair.run(3000, |_, _| true);
+    let from = pair.sides[0].continuation();
+    pair.sides[0] = BfdSession::go_on(timings[0], from, 3, at(pair.now));
+    pair.frozen[1] = true;
+    pair.run(299, |_, _| true);
+    assert_eq!(pair.states()[0], BfdState::Up);
+    pair.run(2, |_, _| true);
+    assert_eq!(pair.states()[0], BfdState::Down);
+}
+
+#[test]
 fn a_frozen_side_is_noticed_in_the_detection_time() {
     for seed in 0..50 {
         let mut pair = Pair::new([timing(100, 3), timing(100, 3)], seed);

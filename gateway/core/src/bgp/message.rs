@@ -94,6 +94,8 @@ impl BgpNotification {
     pub const SHUTDOWN: Self = Self::new(6, 2);
     /// Cease, Peer De-configured.
     pub const DECONFIGURED: Self = Self::new(6, 3);
+    /// Cease, Administrative Reset.
+    pub const RESET: Self = Self::new(6, 4);
     /// Cease, Other Configuration Change.
     pub const CHANGED: Self = Self::new(6, 6);
     /// Cease, BFD Down (RFC 9384).

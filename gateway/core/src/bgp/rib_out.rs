@@ -39,7 +39,40 @@ pub struct RibOut {
     refreshes_at: BootTime,
 }
 
+/// What another process needs to go on with a router.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RibOutContinuation {
+    /// What the router has been told.
+    pub told: AnnouncedRoutes,
+    /// By which next hop prefixes of each family are announced.
+    pub next_hops: BTreeMap<IpFamily, IpAddr>,
+    /// The families that it asks for once more.
+    pub refreshing: BTreeSet<IpFamily>,
+}
+
 impl RibOut {
+    /// What another process needs to go on. What has still to be told follows there from what is wanted.
+    pub fn continuation(&self) -> RibOutContinuation {
+        let is_told = |prefix: &IpNet, route| self.told.get(prefix) == Some(route);
+        let coming = self.coming.iter();
+        let again = coming.filter(|(_, route, prefix)| is_told(prefix, route));
+        let again = again.map(|(family, _, _)| *family);
+        RibOutContinuation {
+            told: self.told.clone(),
+            next_hops: self.next_hops.clone(),
+            refreshing: self.refreshing.iter().copied().chain(again).collect(),
+        }
+    }
+
+    /// A router that another process has told this. It is what is wanted, for now.
+    pub fn go_on(&mut self, from: RibOutContinuation) {
+        self.begin(from.next_hops);
+        self.coming.clear();
+        self.wanted = from.told.clone();
+        self.told = from.told;
+        self.refreshing = from.refreshing;
+    }
+
     /// A router that has been told nothing.
     pub fn begin(&mut self, next_hops: BTreeMap<IpFamily, IpAddr>) {
         self.told.clear();

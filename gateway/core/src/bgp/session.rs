@@ -11,6 +11,8 @@
 //!     └─────────────┴───────────────────┴────────────────┴──────────────────┘ BFD
 //! ```
 
+mod continuation;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use fairway_config::bgp_peer::PeerAsn;
 use fairway_config::net::IpFamily;
 use ipnet::IpNet;
 
+pub use self::continuation::BgpContinuation;
 use super::decode;
 use super::encode::{self, UpdateForm};
 use super::message::{BgpCapabilities, BgpMessage, BgpNotification, BgpOpen};

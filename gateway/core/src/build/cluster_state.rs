@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use fairway_config::cluster::Node;
+use fairway_config::drained::DrainedEndpoints;
 use fairway_config::exchange::StoredService;
 use fairway_config::names::ClusterName;
 use fairway_config::pool::{AddressPool, Forwarding};
@@ -23,6 +24,8 @@ pub(super) struct ClusterState {
     pub(super) host: BTreeSet<IpAddr>,
     pub(super) nodes: BTreeMap<ClusterName, Arc<Node>>,
     pub(super) pools: BTreeMap<ClusterName, Arc<AddressPool>>,
+    /// What an operator drains.
+    pub(super) drained: Arc<DrainedEndpoints>,
     /// How often `nodes` or `pools` has changed.
     pub(super) version: u64,
     /// Where node ports are served.
@@ -41,6 +44,7 @@ impl ClusterState {
             host: BTreeSet::new(),
             nodes: BTreeMap::new(),
             pools: BTreeMap::new(),
+            drained: Arc::default(),
             version: 0,
             node_addresses: Vec::new(),
             internal_ips: Vec::new(),

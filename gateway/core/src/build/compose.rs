@@ -13,6 +13,7 @@ use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
 use fairway_config::service::{
     ExternalTrafficPolicy, ForwardTo, Notice, PortKey, Service, ServicePort,
 };
+use ipnet::IpNet;
 
 use super::candidates::{Gatherer, first_family};
 use super::claim_requests::ClaimRequest;
@@ -120,6 +121,9 @@ pub(super) fn compose(parts: &Parts<'_>) -> Composed {
             true => of_node_proxy(service, cluster, candidates),
             false => choose(parts, port.protocol, candidates),
         };
+        if !is_by_nodes {
+            gatherer.notices.extend(all_drained(cluster, port, &chosen));
+        }
         if local && !chosen.fallback {
             ready.extend(chosen.kept.iter().map(|endpoint| endpoint.addr.0.ip()));
         }
@@ -285,9 +289,31 @@ fn choose<'a>(
         node: node.filter(|_| straight),
         zone: cluster.zone().filter(|_| straight),
         family: (straight && service.has_selector).then(|| first_family(service)),
+        drained: &cluster.drained,
         check: &check,
     };
     eligible(candidates, &policy)
+}
+
+/// What is said of a port that has no ready endpoint but those that are drained.
+fn all_drained(
+    cluster: &ClusterState,
+    port: &ServicePort,
+    chosen: &Eligible<'_>,
+) -> Option<Notice> {
+    let drained = &cluster.drained;
+    let is_drained = |it: &EndpointCandidate<'_>| {
+        let node = it.node.map(|node| &**node);
+        drained.since(it.addr, node).is_some()
+    };
+    if drained.is_empty() || !chosen.kept.iter().any(is_drained) {
+        return None;
+    }
+    let message = format!(
+        "port {} has no ready endpoint but those that are drained (fairway drain), so they get traffic all the same",
+        port.key()
+    );
+    Some(Notice::new("AllDrained", message))
 }
 
 /// The Nodes that have an endpoint which gets traffic where only those of its own Node do (KEP-1669: one that is
@@ -361,10 +387,11 @@ fn route_port(
         name: port.name.clone(),
         app: port.app,
         options: port.options.clone(),
+        limits: cluster.settings.limits(port),
         claims,
         sources: SourceRanges {
             allow: service.source_ranges.clone(),
-            deny: service.asks.deny_source_ranges.clone(),
+            deny: denied(service, port),
         },
         affinity: service.client_ip_affinity,
         endpoints,
@@ -376,6 +403,15 @@ fn route_port(
         Some(before) if **before == now => before.clone(),
         _ => Arc::new(now),
     }
+}
+
+/// Whom the Service keeps out, and whom this port does besides.
+fn denied(service: &Service, port: &ServicePort) -> Vec<IpNet> {
+    let all = &service.asks.deny_source_ranges;
+    all.iter()
+        .chain(&port.options.deny_source_ranges)
+        .copied()
+        .collect()
 }
 
 /// The table of a port whose clients are spread by one. It is computed when an endpoint or a weight has changed.

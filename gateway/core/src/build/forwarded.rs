@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use fairway_config::drained::DrainedEndpoints;
 use fairway_config::exchange::{ClaimKind, ListenerReport, ListenerState, StoredService};
 use fairway_config::net::{IpFamily, ListenAddr};
 use fairway_config::service::{ExternalTrafficPolicy, Service, ServicePort};
@@ -38,6 +39,8 @@ pub(super) fn of_node_proxy<'a>(
         node,
         zone: cluster.zone(),
         family: None,
+        // It knows nothing of that.
+        drained: &DrainedEndpoints::default(),
         check: &|_| Ok(()),
     };
     let same = |it| EndpointCandidate { weight: 1, ..it };

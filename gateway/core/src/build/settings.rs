@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use fairway_config::names::ClusterName;
-use fairway_config::service::ForwardTo;
+use fairway_config::net::Protocol;
+use fairway_config::port_limits::LimitsInForce;
+use fairway_config::service::{ForwardTo, ServicePort};
 
 /// The settings that routes depend on. They do not change while the gateway runs.
 #[derive(Clone, Debug)]
@@ -37,6 +39,10 @@ pub struct RouteSettings {
     ///
     /// The first rule holds for listed ones as well.
     pub node_addresses: Option<Vec<IpAddr>>,
+    /// What holds for each TCP port whose Service does not say otherwise.
+    pub tcp_limits: LimitsInForce,
+    /// The same for each UDP port.
+    pub udp_limits: LimitsInForce,
 }
 
 impl RouteSettings {
@@ -58,6 +64,24 @@ impl RouteSettings {
             admin: Vec::new(),
             serve_node_ports: ServeNodePorts::Always,
             node_addresses: None,
+            tcp_limits: LimitsInForce::default(),
+            udp_limits: LimitsInForce::default(),
+        }
+    }
+
+    /// The limits that hold for a port. The idle time of connections and that of flows have nothing in common, and a
+    /// rate is one of connections alone.
+    pub(super) fn limits(&self, port: &ServicePort) -> LimitsInForce {
+        let default = match port.protocol {
+            Protocol::Udp => &self.udp_limits,
+            Protocol::Tcp | Protocol::Sctp => &self.tcp_limits,
+        };
+        let said = &port.options.limits;
+        LimitsInForce {
+            per_client: said.per_client.or(default.per_client),
+            rate: said.rate.or(default.rate),
+            flows: said.flows.or(default.flows),
+            idle: said.idle.or(default.idle),
         }
     }
 }

@@ -36,6 +36,11 @@ impl RiseFall {
         self.verdict.clone()
     }
 
+    /// Goes on with the verdict of another process, where there is none yet.
+    pub fn go_on(&mut self, verdict: CheckVerdict) {
+        self.verdict.get_or_insert(verdict);
+    }
+
     /// Whether the last outcome was other than the verdict, or nothing is known: the next one is needed soon.
     pub fn is_changing(&self) -> bool {
         self.against > 0 || self.verdict.is_none()

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use fairway_config::health_check::EndpointCheck;
+use fairway_config::health_check::{CheckKind, EndpointCheck};
 use fairway_config::net::EndpointAddr;
 use fairway_config::port_options::ProxyVersion;
 
+use crate::health::HealthSuccess;
 use crate::route::RoutePort;
 
 /// What is asked of whom. Two that are equal are made once.
@@ -22,6 +23,18 @@ pub struct CheckProbe {
     pub header: Option<ProxyVersion>,
     /// The address is a node port: what is sent there may come back, so it has few hops.
     pub is_forwarded: bool,
+}
+
+impl CheckProbe {
+    /// What it shows if it passes.
+    pub fn shows(&self) -> HealthSuccess {
+        match &self.check.kind {
+            CheckKind::Tcp { expect, .. } if expect.is_empty() => HealthSuccess::Connected,
+            CheckKind::Tcp { .. } | CheckKind::Http { .. } | CheckKind::Grpc { .. } => {
+                HealthSuccess::Answer
+            }
+        }
+    }
 }
 
 /// The probes of a port by its eligible endpoints; empty where it is not said how they are checked.

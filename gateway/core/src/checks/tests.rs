@@ -186,6 +186,39 @@ fn a_port_has_a_probe_for_each_eligible_endpoint() {
 }
 
 #[test]
+fn a_probe_is_evidence_for_the_endpoint_whose_own_port_it_asks() {
+    let kind = |send: &str, expect: &str| CheckKind::Tcp {
+        send: send.as_bytes().into(),
+        expect: expect.as_bytes().into(),
+    };
+    let grpc = CheckKind::Grpc { service: "".into() };
+    for (kind, asked, shows, is_own) in [
+        (kind("", ""), None, HealthSuccess::Connected, true),
+        (kind("PING", ""), None, HealthSuccess::Connected, true),
+        (kind("PING", "PONG"), None, HealthSuccess::Answer, true),
+        (check("/").kind.clone(), None, HealthSuccess::Answer, true),
+        (grpc, Some(9000), HealthSuccess::Answer, false),
+    ] {
+        let mut checks = EndpointChecks::new(1);
+        let mut route = port(endpoints(&[1]), None);
+        let mut check = EndpointCheck::new(kind.clone());
+        check.port = asked;
+        route.options.health_check = Some(Arc::new(check));
+        checks.set_port(7, &"web".into(), targets::targets(&route), Tick(0));
+        let due = checks.next_due(Tick(0)).unwrap();
+        let (id, _) = checks.take_due(due).remove(0);
+        let evidence = checks.evidence(id).unwrap();
+        assert_eq!((evidence.shows, evidence.rise), (shows, 2), "{kind:?}");
+        let own = vec![(7, endpoint("10.0.0.0:8080"))];
+        assert_eq!(
+            evidence.users,
+            if is_own { own } else { vec![] },
+            "{kind:?}"
+        );
+    }
+}
+
+#[test]
 fn an_endpoint_that_answers_no_more_is_out_within_three_intervals() {
     // It goes silent at any moment between two probes; a probe ends with its time-out then.
     for seed in 0..200 {

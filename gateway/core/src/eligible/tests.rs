@@ -1,7 +1,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::LazyLock;
 
+use fairway_config::drained::DrainTarget;
+use fairway_config::time::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
@@ -77,6 +80,8 @@ fn guarded(addr: EndpointAddr) -> Result<(), Refusal> {
     }
 }
 
+static NOTHING: LazyLock<DrainedEndpoints> = LazyLock::new(DrainedEndpoints::default);
+
 fn policy() -> Policy<'static> {
     Policy {
         publish_not_ready: false,
@@ -84,6 +89,7 @@ fn policy() -> Policy<'static> {
         node: Some("here"),
         zone: Some("z1"),
         family: None,
+        drained: &NOTHING,
         check: &guarded,
     }
 }
@@ -143,6 +149,51 @@ fn maintenance_holds_for_the_last_one_too() {
     check(&["10.0.0.1:80 w=0"], &policy(), &[]);
     let ending = "10.0.0.2:80 notready serving terminating";
     check(&["10.0.0.1:80 w=0", ending], &policy(), &["10.0.0.2:80"]);
+}
+
+#[test]
+fn what_is_drained_is_out_unless_no_other_is_ready() {
+    let mut drained = DrainedEndpoints::default();
+    for place in ["10.0.0.1", "10.0.0.2:80"] {
+        let place = place.parse().expect("a place");
+        drained
+            .set(DrainTarget::Place(place), true, Timestamp(100))
+            .unwrap();
+    }
+    drained
+        .set(DrainTarget::Node("n".into()), true, Timestamp(200))
+        .unwrap();
+    let policy = Policy {
+        drained: &drained,
+        ..policy()
+    };
+    let (one, two, on_node) = ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80 node=n");
+    let other = "10.0.0.4:80";
+    check(&[one, two, on_node, other], &policy, &[other]);
+    check(&["10.0.0.2:81", one], &policy, &["10.0.0.2:81"]);
+    // They are the last ones.
+    check(&[one, two], &policy, &[one, two]);
+    check(&[one, "10.0.0.4:80 notready"], &policy, &[one]);
+    check(&[one, "10.0.0.4:80 w=0"], &policy, &[one]);
+    check(&[one, "127.0.0.1:80"], &policy, &[one]);
+    // One that ends is not ready.
+    check(
+        &[one, "10.0.0.4:80 notready serving terminating"],
+        &policy,
+        &[one],
+    );
+    // Hints do not lead back to them.
+    check(
+        &["10.0.0.1:80 zones=z1", "10.0.0.4:80 zones=z2"],
+        &policy,
+        &[other],
+    );
+    let given = [one, "10.0.0.2:80 notready", other].map(GivenEndpoint::parse);
+    let set = eligible(given.iter().map(GivenEndpoint::candidate), &policy).set();
+    let why: Vec<_> = set.excluded.iter().map(|it| it.why.clone()).collect();
+    let expected = [Exclusion::Draining(Timestamp(100)), Exclusion::NotReady];
+    assert_eq!(why, expected);
+    assert!(set.serves(endpoint(one)), "its flows go on");
 }
 
 #[test]

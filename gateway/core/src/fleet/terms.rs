@@ -30,6 +30,15 @@ pub(super) struct OwnTerms {
 }
 
 impl OwnTerms {
+    /// Those of a member whose terms had this version in another process: others are told all anew.
+    pub(super) fn after(version: u64) -> Self {
+        Self {
+            version,
+            floor: version,
+            ..Self::default()
+        }
+    }
+
     /// The term of an address that goes on.
     pub(super) fn of(&self, address: IpAddr) -> Option<&Term> {
         let (term, _) = self.terms.get(&address)?;

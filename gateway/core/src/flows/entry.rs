@@ -1,9 +1,6 @@
 //! A flow and its names.
 
-use std::hash::BuildHasher;
-
 use fairway_config::net::{ClientAddr, ListenAddr};
-use siphasher::sip::SipHasher13;
 
 use crate::route::Tick;
 
@@ -23,7 +20,7 @@ pub struct FlowId(u64);
 
 impl FlowId {
     /// No flow has it.
-    pub(super) const NONE: Self = Self(u64::MAX);
+    pub const NONE: Self = Self(u64::MAX);
 
     pub(super) fn new(serial: u32, slot: u32) -> Self {
         Self((u64::from(serial) << 32) | u64::from(slot))
@@ -43,20 +40,10 @@ pub(super) struct FlowEntry {
     pub(super) id: FlowId,
     pub(super) seen: Tick,
     pub(super) replied: bool,
+    /// How long it may be idle, in milliseconds; 0: as long as [`super::Limits`] say.
+    pub(super) idle: u32,
     /// The number of its Service.
     pub(super) service: u32,
     /// Where it stands in the list of its client.
     pub(super) in_client: u32,
-}
-
-/// Builds hashers of one seed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct HashSeed(pub(super) u64);
-
-impl BuildHasher for HashSeed {
-    type Hasher = SipHasher13;
-
-    fn build_hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_keys(self.0, !self.0)
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::ops::{Index, IndexMut};
 
-use super::entry::HashSeed;
+use crate::hash_seed::HashSeed;
 
 /// Values by name, each with a number that no other one has while it is there. A number that was given back
 /// is given out again, so the numbers stay small.

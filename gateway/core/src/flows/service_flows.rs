@@ -1,13 +1,14 @@
 //! The flows of one Service, and which of them goes first when one has to.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use fairway_config::names::ServiceName;
 use fairway_config::net::ClientAddr;
 
-use super::entry::{FlowEntry, HashSeed};
+use super::entry::FlowEntry;
 use super::numbered::SizeIndex;
+use crate::client_network::ClientNetwork;
+use crate::hash_seed::HashSeed;
 use crate::lru::{LruLinks, LruList};
 
 /// Of a Service's flows this part (an eighth) may be without an answer when one has to go.
@@ -28,22 +29,61 @@ pub(super) struct ServiceFlows {
     pub(super) name: ServiceName,
     /// The number of its namespace.
     pub(super) namespace: u32,
-    unreplied: LruList,
-    replied: LruList,
+    unreplied: IdleLists,
+    replied: IdleLists,
     clients: HashMap<ClientNetwork, Vec<u32>, HashSeed>,
     client_sizes: SizeIndex<ClientNetwork>,
 }
 
-/// What counts as one client: an IPv4 address, or a /64 of IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ClientNetwork(u128);
+/// Flows by how long they may be idle, and of each time by their last use: so in each list the first is the first whose
+/// time is over. There are few times: what the annotations of one Service say.
+#[derive(Debug, Default)]
+struct IdleLists(Vec<(u32, LruList)>);
 
-impl ClientNetwork {
-    pub(super) fn of(client: ClientAddr) -> Self {
-        Self(match client.0.ip().to_canonical() {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-            IpAddr::V6(v6) => v6.to_bits() >> 64 << 64,
-        })
+impl IdleLists {
+    fn len(&self) -> usize {
+        self.0.iter().map(|(_, list)| list.len()).sum()
+    }
+
+    fn oldest(&self) -> impl Iterator<Item = u32> + '_ {
+        self.0.iter().filter_map(|(_, list)| list.oldest())
+    }
+
+    fn list(&self, idle: u32) -> Option<&LruList> {
+        let mut lists = self.0.iter();
+        lists.find(|(of, _)| *of == idle).map(|(_, list)| list)
+    }
+
+    fn list_mut(&mut self, idle: u32) -> Option<&mut LruList> {
+        let mut lists = self.0.iter_mut();
+        lists.find(|(of, _)| *of == idle).map(|(_, list)| list)
+    }
+
+    fn push(&mut self, links: &mut LruLinks, idle: u32, slot: u32) {
+        match self.list_mut(idle) {
+            Some(list) => list.push(links, slot),
+            None => {
+                let mut list = LruList::new();
+                list.push(links, slot);
+                self.0.push((idle, list));
+            }
+        }
+    }
+
+    fn remove(&mut self, links: &mut LruLinks, idle: u32, slot: u32) {
+        if let Some(list) = self.list_mut(idle) {
+            list.remove(links, slot);
+            // The time may have been one of an annotation that was edited since.
+            if list.len() == 0 {
+                self.0.retain(|(of, _)| *of != idle);
+            }
+        }
+    }
+
+    fn touch(&mut self, links: &mut LruLinks, idle: u32, slot: u32) {
+        if let Some(list) = self.list_mut(idle) {
+            list.touch(links, slot);
+        }
     }
 }
 
@@ -53,8 +93,8 @@ impl ServiceFlows {
         Self {
             name,
             namespace,
-            unreplied: LruList::new(),
-            replied: LruList::new(),
+            unreplied: IdleLists::default(),
+            replied: IdleLists::default(),
             clients: HashMap::with_hasher(seed),
             client_sizes: SizeIndex::new(),
         }
@@ -65,9 +105,15 @@ impl ServiceFlows {
     }
 
     /// Adds a flow that is not answered yet. Its index in the list of its client.
-    pub(super) fn add(&mut self, links: &mut LruLinks, client: ClientAddr, slot: u32) -> u32 {
-        self.unreplied.push(links, slot);
-        let client = ClientNetwork::of(client);
+    pub(super) fn add(
+        &mut self,
+        links: &mut LruLinks,
+        client: ClientAddr,
+        idle: u32,
+        slot: u32,
+    ) -> u32 {
+        self.unreplied.push(links, idle, slot);
+        let client = ClientNetwork::of(client.0.ip());
         let list = self.clients.entry(client).or_default();
         let count = list.len();
         list.push(slot);
@@ -76,14 +122,14 @@ impl ServiceFlows {
     }
 
     /// A flow was answered for the first time.
-    pub(super) fn replied(&mut self, links: &mut LruLinks, slot: u32) {
-        self.unreplied.remove(links, slot);
-        self.replied.push(links, slot);
+    pub(super) fn replied(&mut self, links: &mut LruLinks, idle: u32, slot: u32) {
+        self.unreplied.remove(links, idle, slot);
+        self.replied.push(links, idle, slot);
     }
 
     /// A flow was used.
-    pub(super) fn touch(&mut self, links: &mut LruLinks, replied: bool, slot: u32) {
-        self.list(replied).touch(links, slot);
+    pub(super) fn touch(&mut self, links: &mut LruLinks, entry: &FlowEntry, slot: u32) {
+        self.lists(entry.replied).touch(links, entry.idle, slot);
     }
 
     /// Removes a flow. The slot of the flow that has its index in its client's list now.
@@ -93,8 +139,8 @@ impl ServiceFlows {
         entry: &FlowEntry,
         slot: u32,
     ) -> Option<u32> {
-        self.list(entry.replied).remove(links, slot);
-        let client = ClientNetwork::of(entry.key.client);
+        self.lists(entry.replied).remove(links, entry.idle, slot);
+        let client = ClientNetwork::of(entry.key.client.0.ip());
         let list = self.clients.get_mut(&client)?;
         let count = list.len();
         list.swap_remove(entry.in_client as usize);
@@ -111,13 +157,18 @@ impl ServiceFlows {
         self.clients.shrink_to_fit();
     }
 
-    /// The flow that is idle the longest, of those that were answered or of the others.
-    pub(super) fn oldest(&self, replied: bool) -> Option<u32> {
-        if replied {
-            self.replied.oldest()
-        } else {
-            self.unreplied.oldest()
-        }
+    /// The flows that are idle the longest, one of each list.
+    pub(super) fn oldest(&self) -> impl Iterator<Item = u32> + '_ {
+        self.unreplied.oldest().chain(self.replied.oldest())
+    }
+
+    /// The one of the list that this flow is, or was, in.
+    pub(super) fn oldest_like(&self, entry: &FlowEntry) -> Option<u32> {
+        let lists = match entry.replied {
+            true => &self.replied,
+            false => &self.unreplied,
+        };
+        lists.list(entry.idle)?.oldest()
     }
 
     /// The slot of the flow that goes first. `turn` is a number that differs from call to call.
@@ -132,7 +183,11 @@ impl ServiceFlows {
                 return idlest;
             }
         }
-        let (unreplied, replied) = (self.unreplied.oldest(), self.replied.oldest());
+        let idlest = |lists: &IdleLists| {
+            let oldest = lists.oldest();
+            oldest.min_by_key(|slot| entries[*slot as usize].seen)
+        };
+        let (unreplied, replied) = (idlest(&self.unreplied), idlest(&self.replied));
         if is_flood {
             unreplied.or(replied)
         } else {
@@ -140,7 +195,7 @@ impl ServiceFlows {
         }
     }
 
-    fn list(&mut self, replied: bool) -> &mut LruList {
+    fn lists(&mut self, replied: bool) -> &mut IdleLists {
         if replied {
             &mut self.replied
         } else {
@@ -159,7 +214,7 @@ impl ServiceFlows {
 
 /// Some flows of one client; each turn looks at others. An exact order per client would cost time with
 /// every datagram.
-fn sample(slots: &[u32], turn: u32) -> impl Iterator<Item = u32> + '_ {
+pub(super) fn sample(slots: &[u32], turn: u32) -> impl Iterator<Item = u32> + '_ {
     let start = turn as usize % slots.len().max(1);
     let (before, after) = slots.split_at(start);
     after.iter().chain(before).take(SAMPLE).copied()
@@ -179,7 +234,7 @@ impl ServiceFlows {
             for (at, slot) in slots.iter().enumerate() {
                 let entry = &entries[*slot as usize];
                 assert_eq!((entry.in_client as usize, entry.service), (at, number));
-                assert_eq!(ClientNetwork::of(entry.key.client), client);
+                assert_eq!(ClientNetwork::of(entry.key.client.0.ip()), client);
             }
         }
     }

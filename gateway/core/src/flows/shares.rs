@@ -21,9 +21,10 @@ use std::sync::Arc;
 use fairway_config::names::ServiceName;
 use fairway_config::net::ClientAddr;
 
-use super::entry::{FlowEntry, HashSeed};
+use super::entry::FlowEntry;
 use super::numbered::{NumberedMap, SizeIndex};
 use super::service_flows::ServiceFlows;
+use crate::hash_seed::HashSeed;
 use crate::lru::LruLinks;
 
 /// The flows of each namespace and Service.
@@ -59,25 +60,26 @@ impl FlowShares {
         &mut self,
         service: &ServiceName,
         client: ClientAddr,
+        idle: u32,
         slot: u32,
     ) -> (u32, u32) {
         let number = self.number(service);
         let flows = &mut self.services[number];
         let count = flows.len();
-        let in_client = flows.add(&mut self.links, client, slot);
+        let in_client = flows.add(&mut self.links, client, idle, slot);
         let namespace = flows.namespace;
         self.change(namespace, number, count, count + 1);
         (number, in_client)
     }
 
     /// A flow was answered for the first time.
-    pub(super) fn replied(&mut self, service: u32, slot: u32) {
-        self.services[service].replied(&mut self.links, slot);
+    pub(super) fn replied(&mut self, service: u32, idle: u32, slot: u32) {
+        self.services[service].replied(&mut self.links, idle, slot);
     }
 
     /// A flow was used.
-    pub(super) fn touch(&mut self, service: u32, replied: bool, slot: u32) {
-        self.services[service].touch(&mut self.links, replied, slot);
+    pub(super) fn touch(&mut self, entry: &FlowEntry, slot: u32) {
+        self.services[entry.service].touch(&mut self.links, entry, slot);
     }
 
     /// Removes a flow. The slot of the flow that has its index in its client's list now.
@@ -135,12 +137,13 @@ impl FlowShares {
             let sizes = &self.namespaces[namespace].service_sizes;
             sizes.iter().map(|(_, service)| &self.services[service])
         });
-        services.flat_map(|flows| [false, true].into_iter().filter_map(|it| flows.oldest(it)))
+        services.flat_map(ServiceFlows::oldest)
     }
 
-    /// The flow of one Service that is idle the longest, of those that were answered or of the others.
-    pub(super) fn oldest_of(&self, service: u32, replied: bool) -> Option<u32> {
-        self.services[service].oldest(replied)
+    /// The flow of the same Service that is idle the longest of those that may be idle as long as this one, and were
+    /// answered or not as this one was.
+    pub(super) fn oldest_like(&self, entry: &FlowEntry) -> Option<u32> {
+        self.services[entry.service].oldest_like(entry)
     }
 
     fn first_in(

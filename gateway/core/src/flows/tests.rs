@@ -51,7 +51,7 @@ impl One {
     }
 
     fn open(&mut self, key: FlowKey, now: u64) -> (FlowId, Option<FlowId>) {
-        self.0.open(key, &service("dns"), Tick(now))
+        self.0.open(key, &service("dns"), None, Tick(now))
     }
 
     fn answered(&mut self, key: FlowKey, now: u64) -> (FlowId, Option<FlowId>) {
@@ -155,7 +155,7 @@ fn thirty_thousand_answered_queries_of_one_service_leave_the_flows_of_another_al
     let mut table = FlowTable::new(1, limits(8_192));
     let (quiet, loud) = (service("quiet"), service("loud"));
     let open = |table: &mut FlowTable, service, key, now| {
-        let (id, gone) = table.open(key, service, Tick(now));
+        let (id, gone) = table.open(key, service, None, Tick(now));
         table.replied(id, Tick(now));
         (id, gone)
     };
@@ -174,7 +174,7 @@ fn a_namespace_of_a_thousand_services_leaves_the_only_service_of_another_one_alo
     let mut table = FlowTable::new(1, limits(8_192));
     let quiet = ServiceName::new("quiet", "dns");
     let open = |table: &mut FlowTable, service: &ServiceName, key, now| {
-        let (id, gone) = table.open(key, service, Tick(now));
+        let (id, gone) = table.open(key, service, None, Tick(now));
         table.replied(id, Tick(now));
         (id, gone)
     };
@@ -194,9 +194,9 @@ fn a_namespace_of_a_thousand_services_leaves_the_only_service_of_another_one_alo
 fn without_room_outside_the_table_a_service_gives_one_of_its_own() {
     let mut table = FlowTable::new(1, limits(100));
     let (one, other) = (service("one"), service("other"));
-    let (first, _) = table.open(key(1, 1), &one, Tick(0));
-    table.open(key(2, 1), &one, Tick(1));
-    table.open(key(3, 1), &other, Tick(0));
+    let (first, _) = table.open(key(1, 1), &one, None, Tick(0));
+    table.open(key(2, 1), &one, None, Tick(1));
+    table.open(key(3, 1), &other, None, Tick(0));
     assert_eq!(table.evict_of(&one), Some(first));
     // A Service without flows has one of the largest of its namespace, and none of another namespace.
     assert!(table.evict_of(&service("third")).is_some());
@@ -223,32 +223,33 @@ fn what_nobody_has_a_share_of_is_taken_from_the_largest_namespace() {
         ServiceName::new("large", "dns"),
         ServiceName::new("small", "dns"),
     );
-    let (first, _) = table.open(key(1, 1), &large, Tick(0));
-    table.open(key(2, 1), &large, Tick(1));
-    table.open(key(3, 1), &small, Tick(0));
+    let (first, _) = table.open(key(1, 1), &large, None, Tick(0));
+    table.open(key(2, 1), &large, None, Tick(1));
+    table.open(key(3, 1), &small, None, Tick(0));
     assert_eq!(table.evict_for(&small), Some(first));
-}
-
-#[test]
-fn an_ipv6_client_is_a_slash_64_and_an_ipv4_client_is_the_same_however_it_is_written() {
-    let network = |ip: &str| {
-        let ip: IpAddr = ip.parse().unwrap();
-        service_flows::ClientNetwork::of(ClientAddr(SocketAddr::new(ip, 1)))
-    };
-    for (one, other, same) in [
-        ("198.51.100.1", "198.51.100.1", true),
-        ("198.51.100.1", "198.51.100.2", false),
-        ("198.51.100.1", "::ffff:198.51.100.1", true),
-        ("2001:db8::1", "2001:db8::ffff:0:0:1", true),
-        ("2001:db8::1", "2001:db8:0:1::1", false),
-    ] {
-        assert_eq!(network(one) == network(other), same, "{one} {other}");
-    }
 }
 
 /// What the table should be, in the plainest form.
 #[derive(Default)]
 struct Model(BTreeMap<FlowId, ModelFlow>);
+
+#[test]
+fn a_port_that_has_as_many_as_it_may_evicts_one_of_its_own_that_was_never_answered() {
+    let mut table = FlowTable::new(1, limits(100));
+    let dns = service("dns");
+    let ids: Vec<_> = (0..10)
+        .map(|n| table.open(key(n, 1), &dns, None, Tick(n)).0)
+        .collect();
+    for id in ids.iter().filter(|id| **id != ids[4]) {
+        table.replied(*id, Tick(20));
+    }
+    let slots: Vec<u32> = ids[2..6].iter().map(|id| id.slot()).collect();
+    assert_eq!(table.evict_among(&slots), Some(ids[4]));
+    assert_eq!(table.evict_among(&slots[..1]), Some(ids[2]));
+    assert_eq!(table.evict_among(&slots[..1]), None, "it is gone");
+    assert_eq!(table.evict_among(&[]), None);
+    assert_eq!(table.len(), 8);
+}
 
 #[derive(Clone, Copy)]
 struct ModelFlow {
@@ -256,11 +257,18 @@ struct ModelFlow {
     service: u64,
     seen: u64,
     replied: bool,
+    idle: Option<u64>,
 }
 
 impl ModelFlow {
     fn deadline(&self) -> u64 {
-        self.seen + if self.replied { 120_000 } else { 30_000 }
+        let replied = self.idle.unwrap_or(120_000);
+        self.seen
+            + if self.replied {
+                replied
+            } else {
+                replied.min(30_000)
+            }
     }
 }
 
@@ -357,13 +365,17 @@ fn simulate(seed: u64) {
                 if let Some(id) = found {
                     model.0.get_mut(&id).unwrap().seen = now;
                 } else {
-                    let (id, gone) = table.open(key, &numbered(service_number), Tick(now));
+                    // A Service may have ports with times of their own, and its annotations are edited.
+                    let idle = [None, None, Some(10_000), Some(300_000)][random(4) as usize];
+                    let time = idle.map(Duration::from_millis);
+                    let (id, gone) = table.open(key, &numbered(service_number), time, Tick(now));
                     went_fairly(&mut model, key, service_number, gone);
                     let known = ModelFlow {
                         key,
                         service: service_number,
                         seen: now,
                         replied: false,
+                        idle,
                     };
                     assert!(model.0.insert(id, known).is_none(), "ids are new");
                 }

@@ -26,12 +26,19 @@ fn what_ejects_and_what_does_not() {
         why: DialFailure::Timeout,
         alive: true,
     });
+    let silent = Err(dial(DialFailure::Silent));
+    let forgotten = Err(HealthFailure::Dial {
+        why: DialFailure::Silent,
+        alive: true,
+    });
     let datagram = Err(HealthFailure::Datagram(DialFailure::Refused));
     let exhausted = Err(dial(DialFailure::Exhausted));
     for (what, events, expected) in [
         ("one time-out", vec![Err(TIMEOUT)], true),
         ("a packet that is lost twice", vec![lost], false),
         ("three times", vec![lost; 3], true),
+        ("silence on an open connection", vec![silent], true),
+        ("a connection that is forgotten", vec![forgotten; 2], false),
         ("two refusals", vec![refused; 2], false),
         ("three refusals", vec![refused; 3], true),
         ("three datagrams that are refused", vec![datagram; 3], true),
@@ -240,4 +247,42 @@ fn a_check_that_fails_counts_before_traffic_and_there_is_no_trial() {
     assert!(it.set_checked(Some(CheckVerdict::Passing), Tick(3)));
     assert_eq!(it.verdict(), HealthVerdict::Healthy);
     assert_eq!(it.returned(), Some(Tick(3)));
+}
+
+#[test]
+fn probes_that_pass_end_an_ejection_as_soon_as_enough_have_since_the_last_failure() {
+    let silent = HealthFailure::Dial {
+        why: DialFailure::Timeout,
+        alive: false,
+    };
+    // p: a probe that connects; a: one that is answered; -: one that fails; x: traffic fails.
+    for (failure, outcomes, back) in [
+        (silent, "p", false),
+        (silent, "pp", true),
+        (silent, "p-p", false),
+        (silent, "p-pp", true),
+        (silent, "pxp", false),
+        (silent, "pxpp", true),
+        (silent, "aa", true),
+        // Whether it resets what it accepts, only an answer shows.
+        (HealthFailure::Reset, "pppp", false),
+        (HealthFailure::Reset, "aa", true),
+    ] {
+        let mut it = HealthHistory::default();
+        for _ in 0..RESETS {
+            it.failed(failure, Tick(1));
+        }
+        assert!(is_ejected(&it));
+        for (at, outcome) in outcomes.chars().enumerate() {
+            let now = Tick(2 + at as u64);
+            match outcome {
+                'p' => drop(it.probed(Some(HealthSuccess::Connected), 2, now)),
+                'a' => drop(it.probed(Some(HealthSuccess::Answer), 2, now)),
+                'x' => drop(it.failed(failure, now)),
+                _ => drop(it.probed(None, 2, now)),
+            }
+        }
+        assert_eq!(!is_ejected(&it), back, "{failure:?} {outcomes}");
+        assert_eq!(it.run().is_none(), back, "{failure:?} {outcomes}");
+    }
 }

@@ -157,6 +157,26 @@ fn clients_of_an_endpoint_that_fails_go_to_all_others_and_nobody_else_moves() {
     }
 }
 
+/// By the next slots of the client, so that it is one look and the same on every gateway: not by a pass over all endpoints.
+#[test]
+fn with_a_table_the_clients_next_slots_say_where_it_goes_when_its_endpoint_fails() {
+    let all = endpoints(&[1, 2, 3, 4, 5]);
+    let route = port_by(&all, BalanceAlgorithm::Maglev);
+    let table = route.endpoints.table();
+    let (balancer, gone) = (Balancer::new(1), [1, 4]);
+    let failed = available(&route, &gone);
+    let well = available(&route, &[]);
+    let tried = gone.map(|at| all[at].addr);
+    for n in 0..2_000 {
+        let next = table.indices(client(n)).find(|at| !gone.contains(at));
+        let wanted = Some(all[next.unwrap()].addr);
+        for (list, tried) in [(&failed, &[][..]), (&well, &tried)] {
+            let found = balancer.pick(&route, list, client(n), NOW, tried);
+            assert_eq!(found.map(|it| it.at.endpoint.addr), wanted, "client {n}");
+        }
+    }
+}
+
 #[test]
 fn with_a_table_the_last_endpoint_of_many_slots_is_found() {
     // One slot in 65,536 is that of the first: looking for it in the slots would take long.

@@ -151,11 +151,21 @@ pub(super) fn own() -> Vec<u8> {
     bytes
 }
 
-/// The header of a connection that is made for a client.
-pub(super) fn write(header: &SentHeader<'_>) -> Vec<u8> {
+/// The beginning of a header: its addresses. So many bytes of fields have to follow.
+pub(super) fn write_addresses(
+    source: SocketAddr,
+    destination: SocketAddr,
+    fields: usize,
+) -> Vec<u8> {
+    let (family, addresses) = if source.is_ipv4() {
+        (TCP4, 12)
+    } else {
+        (TCP6, 36)
+    };
+    let behind = u16::try_from(addresses + fields).unwrap_or(u16::MAX);
     let mut bytes = SIGNATURE.to_vec();
-    let (source, destination) = header.addresses();
-    bytes.extend([PROXY, if source.is_ipv4() { TCP4 } else { TCP6 }, 0, 0]);
+    bytes.extend([PROXY, family]);
+    bytes.extend(behind.to_be_bytes());
     for address in [source.ip(), destination.ip()] {
         match address {
             IpAddr::V4(v4) => bytes.extend(v4.octets()),
@@ -165,6 +175,13 @@ pub(super) fn write(header: &SentHeader<'_>) -> Vec<u8> {
     for port in [source.port(), destination.port()] {
         bytes.extend(port.to_be_bytes());
     }
+    bytes
+}
+
+/// The header of a connection that is made for a client.
+pub(super) fn write(header: &SentHeader<'_>) -> Vec<u8> {
+    let (source, destination) = header.addresses();
+    let mut bytes = write_addresses(source, destination, 0);
     if let Some(authority) = header.authority {
         push(&mut bytes, AUTHORITY, authority, LONGEST_AUTHORITY);
     }

@@ -51,6 +51,42 @@ async fn a_gateway_is_drained_by_its_own_host_and_by_no_page_in_a_browser() {
         ("POST", &[host], on, 415, false),
         ("POST", &[rebound, json], on, 421, false),
         ("POST", &[host, json], "{}", 400, false),
+        ("POST", &[host, json], r#"{"drain": true}"#, 400, false),
+        (
+            "POST",
+            &[host, json],
+            r#"{"endpoint": "web", "drain": true}"#,
+            400,
+            false,
+        ),
+        (
+            "POST",
+            &[host, json],
+            r#"{"node": "edge-1", "endpoint": "10.0.0.1", "drain": true}"#,
+            400,
+            false,
+        ),
+        (
+            "POST",
+            &[host, json],
+            r#"{"endpoint": "10.0.0.9", "drain": true}"#,
+            409,
+            false,
+        ),
+        (
+            "POST",
+            &[host, json],
+            r#"{"endpoint": "10.0.0.1:8080", "drain": true}"#,
+            200,
+            false,
+        ),
+        (
+            "POST",
+            &[host, json],
+            r#"{"endpointsOn": "node-1", "drain": false}"#,
+            200,
+            false,
+        ),
         (
             "POST",
             &[host, json],
@@ -291,6 +327,10 @@ fn a_page_of_many_rows_is_cut_short_and_keeps_the_worst() {
         }
 
         fn set_draining(&self, _gateway: &str, _is_asked: bool) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn set_drained(&self, _target: DrainTarget, _is_drained: bool) -> Result<(), String> {
             Ok(())
         }
 

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use fairway_config::drained::DrainTarget;
 use fairway_config::exchange::{
     AddressReport, AddressState, ClaimKind, ListenerReport, ListenerState,
 };
@@ -62,6 +63,7 @@ fn service(namespace: &str, name: &str, ready: bool) -> ServiceRow {
             address: "203.0.113.1".parse().unwrap(),
             owner: Some("edge-<2>".into()),
         }],
+        refused: None,
         conditions: vec![ConditionRow {
             kind: "Ready".into(),
             status: if ready { "True" } else { "False" }.into(),
@@ -95,6 +97,7 @@ impl Views for FakeViews {
             why: "is a \"loopback\" address".into(),
             node: None,
             active: 0,
+            draining: None,
         }]
     }
     fn pools(&self) -> Vec<PoolRow> {
@@ -190,6 +193,14 @@ impl Views for FakeViews {
         }
         *self.drains.lock().unwrap() = is_asked;
         Ok(())
+    }
+
+    fn set_drained(&self, target: DrainTarget, _is_drained: bool) -> Result<(), String> {
+        let addr = EndpointAddr("10.0.0.1:8080".parse().unwrap());
+        match target.covers(addr, Some("node-1")) {
+            true => Ok(()),
+            false => Err(format!("no Service has an {target}")),
+        }
     }
 
     fn metrics(&self) -> String {

@@ -1,13 +1,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
 
 use fairway_config::announce::{Announcement, BgpAnnouncement};
+use fairway_config::net::IpFamily;
 use fairway_config::pool::Forwarding;
+use fairway_gateway_core::bgp::encode;
+use fairway_gateway_core::bgp::message::{BgpCapabilities, BgpOpen};
+use fairway_gateway_core::bgp::routes::AnnouncedRoutes;
+use fairway_gateway_core::bgp::session::{BgpSession, BgpSessionSettings, OwnEnd};
 use fairway_gateway_core::fleet::EndpointReach;
 
 use super::*;
 use crate::announcing::{AnnouncedAddress, AnnouncedPool};
+use crate::bgp::handed::{FrozenRouter, HandedRouter};
+use crate::bgp::settings;
 use crate::engine::Mailbox;
 
 /// A speaker that may announce 203.0.113.1 to the router `tor`, beside a worker that does not turn.
@@ -51,8 +60,137 @@ fn speaker() -> (Speaker, watch::Sender<Arc<Announceable>>) {
     let (_, neighbours) = watch::channel(neighbours);
     let stuck = (Arc::new(Mailbox::new().unwrap()), Heartbeat::default());
     let loops: WorkerLoops = [stuck].into();
-    let speaker = Speaker::new("edge-1".into(), neighbours, told, loops, Arc::default());
+    let (_, commands) = mpsc::channel(1);
+    let mut speaker = Speaker::new(
+        "edge-1".into(),
+        neighbours,
+        told,
+        loops,
+        Arc::default(),
+        commands,
+    );
+    speaker.set_wanted(speaker.looks_at);
     (speaker, announceable)
+}
+
+/// A session of another process with `tor`, which has been told nothing, and the router's end.
+fn former(speaker: &Speaker) -> (FrozenRouter, TcpStream) {
+    let tor = speaker.peers.values().next().unwrap().peer.clone();
+    let settings = BgpSessionSettings {
+        asn: tor.my_asn,
+        peer_asn: tor.peer_asn,
+        hold_time: tor.hold_time,
+        keepalive_time: tor.keepalive_time,
+        connect_time: tor.connect_time,
+        graceful_restart: false,
+    };
+    let now = clock::boot_time();
+    let mut session = BgpSession::new(settings, 1, now);
+    session.tick(now);
+    let own = OwnEnd {
+        router_id: [192, 0, 2, 11].into(),
+        next_hop_v4: Some([192, 0, 2, 11].into()),
+        next_hop_v6: None,
+    };
+    session.connected(now, own);
+    let open = BgpOpen {
+        asn: 64513,
+        hold_time: 90,
+        router_id: [192, 0, 2, 1].into(),
+        capabilities: BgpCapabilities {
+            families: [IpFamily::IPv4].into(),
+            ..BgpCapabilities::default()
+        },
+    };
+    session.receive(now, &encode::open(&open));
+    session.receive(now, &encode::keepalive());
+    let of = session.continuation().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    connection.set_nonblocking(true).unwrap();
+    let (router, _) = listener.accept().unwrap();
+    let mut says = HandedRouter::new("tor", settings::settings(&tor), &of, None);
+    // The OPEN and what followed it was sent.
+    says.outgoing = 0;
+    let frozen = FrozenRouter {
+        says,
+        told: AnnouncedRoutes::new(),
+        incoming: Vec::new(),
+        outgoing: Vec::new(),
+        connection: connection.into(),
+        bfd: None,
+    };
+    (frozen, router)
+}
+
+/// The kind of the next message that a router hears within this time, and what follows its header; none: it hears none.
+fn heard(router: &mut TcpStream, within: Duration) -> Option<(u8, Vec<u8>)> {
+    router.set_read_timeout(Some(within)).unwrap();
+    let mut header = [0; 19];
+    router.read_exact(&mut header).ok()?;
+    let length = usize::from(u16::from_be_bytes([header[16], header[17]]));
+    let mut rest = vec![0; length - 19];
+    router.read_exact(&mut rest).unwrap();
+    Some((header[18], rest))
+}
+
+#[test]
+fn a_frozen_thread_says_nothing_until_it_is_known_who_has_its_sessions() {
+    let soon = Duration::from_secs(10);
+    for taken in [true, false] {
+        let (mut speaker, announceable) = speaker();
+        speaker.loops = Arc::new([]);
+        let (_control, neighbours) = watch::channel(speaker.neighbours.borrow().clone());
+        speaker.neighbours = neighbours;
+        let (control, commands) = mpsc::channel(4);
+        speaker.commands = commands;
+        let (session, mut router) = former(&speaker);
+        let former = FrozenRouters {
+            routers: vec![session],
+            bfd: Vec::new(),
+        };
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        speaker.start(Some((former, begun))).unwrap();
+        has_begun.recv_timeout(soon).unwrap();
+        let update = heard(&mut router, soon).unwrap();
+        assert_eq!(update.0, 2, "{update:?}");
+        assert!(update.1.ends_with(&[32, 203, 0, 113, 1]), "{update:?}");
+        let freeze = || {
+            let (reply, frozen) = std::sync::mpsc::channel();
+            control.try_send(SpeakerCommand::Freeze(reply)).unwrap();
+            frozen.recv_timeout(soon).unwrap()
+        };
+        let frozen = freeze();
+        assert_eq!(frozen.routers[0].told.len(), 1);
+        announceable.send_modify(|it| {
+            let it = Arc::make_mut(it);
+            let address: std::net::IpAddr = "203.0.113.2".parse().unwrap();
+            let like = it.addresses.values().next().cloned().unwrap();
+            it.addresses.insert(address, like);
+            it.changes.note(address);
+        });
+        let silence = Duration::from_millis(400);
+        assert_eq!(heard(&mut router, silence), None, "it is frozen");
+        // The other process has died.
+        drop(frozen);
+        control.try_send(SpeakerCommand::Thaw).unwrap();
+        let update = heard(&mut router, soon).unwrap();
+        assert!(update.1.ends_with(&[32, 203, 0, 113, 2]), "{update:?}");
+        let frozen = freeze();
+        assert_eq!(frozen.routers[0].told.len(), 2);
+        drop(frozen);
+        let names = taken.then(|| "tor".to_owned()).into_iter().collect();
+        control.try_send(SpeakerCommand::Leave(names)).unwrap();
+        // Of what another process has, this one says nothing more: not even that it ends.
+        let last = heard(&mut router, soon);
+        let said = last.map(|(kind, rest)| (kind, rest[..2].to_vec()));
+        assert_eq!(said, (!taken).then(|| (3, vec![6, 4])));
+        assert_eq!(
+            router.read(&mut [0]).unwrap(),
+            0,
+            "its descriptor is closed"
+        );
+    }
 }
 
 fn wanted(speaker: &Speaker) -> Vec<String> {
@@ -64,7 +202,7 @@ fn wanted(speaker: &Speaker) -> Vec<String> {
 #[tokio::test]
 async fn while_a_worker_does_not_turn_nothing_is_announced() {
     let (mut speaker, announceable) = speaker();
-    let began = speaker.began;
+    let began = speaker.looks_at;
     let look = |speaker: &mut Speaker, ms: u64| {
         let now = began.after(Duration::from_millis(ms));
         speaker.look(now);
@@ -103,7 +241,7 @@ async fn while_a_worker_does_not_turn_nothing_is_announced() {
 #[tokio::test]
 async fn a_change_of_one_address_is_taken_in_by_itself() {
     let (mut speaker, announceable) = speaker();
-    let now = speaker.began;
+    let now = speaker.looks_at;
     let address = |n: u8| std::net::IpAddr::from([203, 0, 113, n]);
     let change = |noted: u8, there: &[u8]| {
         announceable.send_modify(|it| {

@@ -4,11 +4,13 @@ use std::io;
 use std::time::Instant;
 
 use super::{DeliveryChecks, Stage, TcpConnection};
+use crate::counters::ConnectionTimeout;
 use crate::delivery::{self, Delivery, DeliveryProgress};
 use crate::engine::direction::Direction;
 use crate::engine::next::{Environment, Next};
 use crate::engine::poll::Token;
 use crate::engine::timer::Timer;
+use crate::shared::GatewayShared;
 
 /// How many checks are made at the short interval, [`delivery::SOON`].
 const SOON_CHECKS: u8 = 10;
@@ -16,14 +18,15 @@ const SOON_CHECKS: u8 = 10;
 impl TcpConnection {
     /// The stall check, once the endpoint has sent its end: a client that takes none of the remaining bytes is
     /// reset. Otherwise it would hold the connection without end.
-    pub(super) fn check_for_stall(&mut self) -> Next {
-        self.keep_endpoint_alive();
+    pub(super) fn check_for_stall(&mut self, shared: &GatewayShared) -> Next {
+        self.guard_endpoint(shared);
         let left = delivery::unacknowledged(&self.client.socket) as u64;
         if left == 0 && self.down.has_ended() {
-            return Next::Rest;
+            return self.check_idle(shared);
         }
         let got = self.down.written().saturating_sub(left) + self.up.written();
         if matches!(self.stage, Stage::Carrying(Some(before)) if before == got) {
+            self.port.counters.timed_out(ConnectionTimeout::Client);
             return self.fail(&io::ErrorKind::TimedOut.into());
         }
         self.stage = Stage::Carrying(Some(got));
@@ -71,6 +74,7 @@ impl TcpConnection {
         let delivered = self.down.written().saturating_sub(left);
         let stall_timeout = environment.shared.stall_timeout;
         if (checks.progress).is_stalled(delivered, Instant::now(), stall_timeout) {
+            self.port.counters.timed_out(ConnectionTimeout::Client);
             return self.fail(&io::ErrorKind::TimedOut.into());
         }
         checks.count = checks.count.saturating_add(1);

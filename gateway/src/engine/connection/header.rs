@@ -110,7 +110,12 @@ impl TcpConnection {
             self.origin = ClientOrigin::announced(client);
         }
         let route = self.port.route();
-        if let Err(why) = self.port.admit(&route, kind, self.origin.ip()) {
+        let clock = &environment.shared.clock;
+        let client = self.origin.ip();
+        let admitted = self.port.admit(&route, kind, client, clock);
+        // The kernel knows the peer alone, and not whom it announces.
+        let entered = admitted.and_then(|()| self.port.enter(&route, client, None, clock));
+        if let Err(why) = entered {
             self.log(why.as_str());
             socket::reset_on_close(&self.client.socket);
             return Next::Over;
@@ -122,7 +127,7 @@ impl TcpConnection {
         }
         match route.app {
             AppProtocol::Opaque => {
-                self.stage = Stage::Dialling(Dial::new(hops));
+                self.stage = Stage::Dialling(Box::new(Dial::new(hops)));
                 self.dial(environment)
             }
             AppProtocol::Http | AppProtocol::H2c => Next::Hand,

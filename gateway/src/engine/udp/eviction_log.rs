@@ -15,6 +15,8 @@ pub(super) enum FlowBound {
     Descriptors,
     /// Ports of the host.
     HostPorts,
+    /// The flows that this port of a Service may have.
+    Port,
 }
 
 impl FlowBound {
@@ -24,6 +26,7 @@ impl FlowBound {
             Self::Flows => "--udp-flows",
             Self::Descriptors => "the limit of open files (LimitNOFILE, ulimit -Hn)",
             Self::HostPorts => "net.ipv4.ip_local_port_range",
+            Self::Port => "the Service's fairway.dev/udp-flows, or --udp-flows-per-port",
         }
     }
 }

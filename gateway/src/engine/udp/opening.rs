@@ -1,6 +1,7 @@
 //! A flow begins: a client is admitted, an endpoint chosen, a socket connected to it.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use fairway_config::net::EndpointAddr;
@@ -18,6 +19,7 @@ use crate::endpoint_state::Active;
 use crate::engine::poll::Token;
 use crate::hops::{HopFilter, Hops};
 use crate::port::Port;
+use crate::port_clients::CountedClient;
 use crate::slot::Target;
 
 /// How many endpoints may refuse one datagram before the client is told.
@@ -48,7 +50,9 @@ impl UdpProxy {
             port.counters.reject(Rejection::Loop);
             return None;
         }
-        port.admit(&route, *kind, client.ip()).ok()?;
+        port.admit(&route, *kind, client.ip(), &context.shared.clock)
+            .ok()?;
+        let counted = self.count(port, &route, client.ip(), now)?;
         let picked = (refused_by.len() < TRIES)
             .then(|| port.pick_for_flow(&route, client, now, &refused_by))
             .flatten();
@@ -62,6 +66,7 @@ impl UdpProxy {
             return None;
         };
         let (endpoint, state) = (picked.at.endpoint.addr, picked.at.state.clone());
+        self.make_room(number, port, &route, now);
         let Some(permit) = self.permit(port, &route, now, context) else {
             port.counters.reject(Rejection::Limit);
             return None;
@@ -112,13 +117,53 @@ impl UdpProxy {
             unanswered: None,
             is_refused: false,
             refused_by,
+            counted,
             _permit: permit,
         });
         Some(id)
     }
 
+    /// Counts a flow for its client, where the port has a limit; none in the other Option: the client is over it, which is
+    /// counted.
+    fn count(
+        &mut self,
+        port: &Port,
+        route: &RoutePort,
+        client: IpAddr,
+        now: Tick,
+    ) -> Option<Option<CountedClient>> {
+        if !route.limits.counts_clients() {
+            return Some(None);
+        }
+        let mut entered = port.enter(route, client, now, |_, _| false);
+        if entered.is_err() && self.sessions.expire_for_more(now) {
+            entered = port.enter(route, client, now, |_, _| false);
+        }
+        let entered = entered.inspect_err(|why| port.refuse_many(*why, 1, now));
+        entered.ok().map(Some)
+    }
+
+    /// Where the port has as many flows as it may have, one of its own is evicted, and where it has more, two. They are of
+    /// this listener on this worker. Where all are of others, the port has one more: a client is not turned away for the
+    /// worker that the kernel chose for it.
+    fn make_room(&mut self, number: u32, port: &Port, route: &RoutePort, now: Tick) {
+        let Some(most) = route.limits.flows else {
+            return;
+        };
+        for _ in 0..2 {
+            if port.counters.flows.get() < u64::from(most.get()) {
+                return;
+            }
+            let bound = FlowBound::Port;
+            self.eviction_log.evicted(&route.service, bound, now);
+            if !self.sessions.evict_at(number) {
+                return;
+            }
+        }
+    }
+
     /// Enters a flow into the table. Where that is full, it evicts one.
-    fn enter(
+    pub(super) fn enter(
         &mut self,
         key: FlowKey,
         route: &RoutePort,
@@ -127,7 +172,10 @@ impl UdpProxy {
     ) -> FlowId {
         self.sessions.grow(&context.shared.flow_pool);
         let is_known = self.sessions.table.knows(key);
-        let (id, evicted) = self.sessions.table.open(key, &route.service, now);
+        let (id, evicted) = self
+            .sessions
+            .table
+            .open(key, &route.service, route.limits.idle, now);
         match evicted {
             // Its time was over, and it had the same key.
             Some(old) if is_known => drop(self.sessions.take(old)),

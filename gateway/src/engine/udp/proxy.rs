@@ -8,6 +8,7 @@ use fairway_gateway_core::route::Tick;
 use super::eviction_log::EvictionLog;
 use super::packets::{self, BATCH, Inbox};
 use super::port_unreachable::PortUnreachable;
+use super::session::UdpSession;
 use super::sessions::UdpSessions;
 use crate::engine::mailbox::Receiving;
 use crate::engine::poll::{Epoll, EventFlags, Token};
@@ -26,6 +27,8 @@ pub(crate) struct UdpProxy {
     pub(super) offload: bool,
     pub(super) port_unreachable: PortUnreachable,
     pub(super) eviction_log: EvictionLog,
+    /// Flows that go to another process, and whether their endpoint has answered.
+    pub(super) frozen: Vec<(UdpSession, bool)>,
 }
 
 /// What the UDP side works with and does not own.
@@ -45,6 +48,7 @@ impl UdpProxy {
             offload: shared.udp_offload,
             port_unreachable: PortUnreachable::new(shared.icmp_sockets.clone()),
             eviction_log: EvictionLog::default(),
+            frozen: Vec::new(),
         }
     }
 

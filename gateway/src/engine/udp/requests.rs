@@ -64,7 +64,9 @@ impl UdpProxy {
                 client: ClientAddr(client),
                 listen,
             };
-            if let Some(id) = self.sessions.table.received(key, now) {
+            if let Some(id) = self.sessions.table.received(key, now)
+                && self.goes_on(id)
+            {
                 sorted.push((id, at));
                 continue;
             }
@@ -84,6 +86,20 @@ impl UdpProxy {
         }
         self.sorted = sorted;
         opened
+    }
+
+    /// Whether a flow goes on with its endpoint. Where that one fails its checks and another one does not, the flow has
+    /// ended and begins anew with another endpoint: a client whose endpoint is silent may go on for ever with the same port.
+    fn goes_on(&mut self, id: FlowId) -> bool {
+        let is_left_alone = self.sessions.get(id).is_some_and(|session| {
+            let port = &session.port;
+            session.active.state().health.fails_checks()
+                && port.available(&port.route()).is_out(session.endpoint)
+        });
+        if is_left_alone {
+            self.sessions.leave(id);
+        }
+        !is_left_alone
     }
 
     /// Keeps a flow's first datagram, which has that index in the batch.

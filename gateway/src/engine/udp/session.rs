@@ -14,6 +14,7 @@ use crate::descriptors::Permit;
 use crate::endpoint_state::Active;
 use crate::hops::Hops;
 use crate::port::Port;
+use crate::port_clients::CountedClient;
 use crate::socket;
 
 /// The longest datagram that is kept for another endpoint, in bytes: more than most paths carry.
@@ -38,6 +39,8 @@ pub(super) struct UdpSession {
     /// Those that refused this flow before.
     pub(super) refused_by: Vec<EndpointAddr>,
     pub(super) active: Active,
+    /// Counts for its client as long as the flow is there, where the port has a limit.
+    pub(super) counted: Option<CountedClient>,
     pub(super) _permit: Permit,
 }
 

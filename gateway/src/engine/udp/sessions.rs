@@ -23,6 +23,9 @@ use crate::slot::{Slot, Target};
 const UNREPLIED: Duration = Duration::from_secs(30);
 const REPLIED: Duration = Duration::from_secs(120);
 
+/// The shortest time between two looks whether flows have ended, for clients that want more; in milliseconds.
+const LOOK: u64 = 100;
+
 /// So many flows of a listener are waited for like everything else.
 const DIRECT: usize = 64;
 
@@ -36,6 +39,8 @@ pub(super) struct UdpSessions {
     /// Sessions whose flows have ended, and whose sockets are still to be closed.
     ended: Vec<UdpSession>,
     allowance: FlowAllowance,
+    /// When flows were last ended for clients that wanted more.
+    looked: Tick,
 }
 
 /// A socket that takes datagrams of clients.
@@ -107,6 +112,7 @@ impl UdpSessions {
             sessions: Vec::new(),
             ended: Vec::new(),
             allowance: FlowAllowance::default(),
+            looked: Tick(0),
         }
     }
 
@@ -128,6 +134,34 @@ impl UdpSessions {
     /// The same, to change it.
     pub(super) fn listener_mut(&mut self, number: u32) -> Option<&mut UdpListener> {
         self.listeners.get_mut(&number)
+    }
+
+    /// The numbers of all listeners.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.listeners.keys().copied()
+    }
+
+    /// The number of the listener at that address.
+    pub(super) fn number_of(&self, listen: ListenAddr) -> Option<u32> {
+        self.by_listen.get(&listen).copied()
+    }
+
+    /// All sessions have slots below this.
+    pub(super) fn slots(&self) -> u32 {
+        u32::try_from(self.sessions.len()).unwrap_or(u32::MAX)
+    }
+
+    /// epoll does not watch the socket of a flow any more. (Where another process has it, too, that it is closed here is
+    /// not enough.)
+    pub(super) fn watch_no_more(&self, id: FlowId, epoll: &Epoll) {
+        let Some(session) = self.get(id) else {
+            return;
+        };
+        let listener = self.listeners.get(&session.listener);
+        if let Some(flows) = listener.and_then(|it| it.sub_epoll.as_ref()) {
+            flows.epoll.remove(&session.socket);
+        }
+        epoll.remove(&session.socket);
     }
 
     /// Removes a listener and ends its flows.
@@ -160,15 +194,20 @@ impl UdpSessions {
             Target::Port { port, .. } => {
                 Arc::ptr_eq(port, &session.port) && port.route().endpoints.serves(session.endpoint)
             }
-            Target::Health(_) => false,
+            Target::Health(_) | Target::Relay(_) => false,
         };
         let sessions = listener.flows.iter().filter_map(|slot| self.at(*slot));
         let gone = sessions.filter(|session| !stays(session));
         let gone: Vec<FlowId> = gone.map(|session| session.id).collect();
         for id in gone {
-            let session = self.end(id);
-            self.ended.extend(session);
+            self.leave(id);
         }
+    }
+
+    /// Ends a flow, whose socket may be closed later.
+    pub(super) fn leave(&mut self, id: FlowId) {
+        let session = self.end(id);
+        self.ended.extend(session);
     }
 
     /// Ends the flows that have been idle for too long.
@@ -177,6 +216,18 @@ impl UdpSessions {
             let session = self.take(id);
             self.ended.extend(session);
         }
+    }
+
+    /// The same for a client that has as many as it may have, and may have fewer by now. It costs time by the number of
+    /// Services, so ten times in a second is enough. Whether any ended.
+    pub(super) fn expire_for_more(&mut self, now: Tick) -> bool {
+        if now.0 < self.looked.0 + LOOK {
+            return false;
+        }
+        self.looked = now;
+        let before = self.table.len();
+        self.expire(now);
+        self.table.len() < before
     }
 
     /// Closes some sockets of flows that have ended, `most` of them: to close one is what takes time.
@@ -236,6 +287,18 @@ impl UdpSessions {
         }
     }
 
+    /// Evicts a flow of a listener for another one of the same. Whether it had one.
+    pub(super) fn evict_at(&mut self, number: u32) -> bool {
+        let Some(listener) = self.listeners.get(&number) else {
+            return false;
+        };
+        let evicted = self.table.evict_among(&listener.flows);
+        if let Some(evicted) = evicted {
+            self.evicted(evicted);
+        }
+        evicted.is_some()
+    }
+
     /// Adds the session of a flow that was opened in the table.
     pub(super) fn insert(&mut self, mut session: UdpSession) {
         let slot = session.id.slot();
@@ -256,7 +319,9 @@ impl UdpSessions {
     /// Takes out the session of a flow, if its slot has not been given to another one since.
     pub(super) fn take(&mut self, id: FlowId) -> Option<UdpSession> {
         let slot = self.sessions.get_mut(id.slot() as usize)?;
-        let session = slot.take_if(|session| session.id == id)?;
+        let mut session = slot.take_if(|session| session.id == id)?;
+        // Its socket may be closed later.
+        session.counted = None;
         if let Some(listener) = self.listeners.get_mut(&session.listener) {
             listener.flows.swap_remove(session.at);
             if let Some(moved) = listener.flows.get(session.at).copied()

@@ -84,6 +84,7 @@ impl Edge {
             CONNECT,
             Descriptors::of_process(1),
             Arc::default(),
+            Arc::default(),
         );
         let server = Arc::new(server);
         let (end, ended) = mpsc::unbounded_channel();

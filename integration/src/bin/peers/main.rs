@@ -11,7 +11,6 @@
 //! What client and servers cost is in every figure: `direct` shows it, and the processor time that a
 //! way adds is that of the whole machine less that of `direct`.
 
-mod cpu;
 mod paths;
 mod reload;
 mod report;

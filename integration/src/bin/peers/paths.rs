@@ -5,10 +5,11 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use fairway_integration::bench::backend::{CLOSES, ECHOES, KEEPS, SENDS};
 use fairway_integration::fairway::Fairway;
 use fairway_integration::lab::{Host, Process};
+use fairway_integration::servers::nginx_stream_module;
 use fairway_integration::site::{Site, server, vip};
 use fairway_integration::{clients, programs, wait};
 use rustix::process::{Pid, Signal, kill_process};
@@ -249,18 +250,9 @@ fn haproxy(edge: &Host, folder: &TempDir) -> Result<Process> {
     edge.spawn(command)
 }
 
-/// nginx's module for TCP and UDP.
-pub(crate) fn stream_module() -> Result<String> {
-    ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules"]
-        .map(|folder| format!("{folder}/ngx_stream_module.so"))
-        .into_iter()
-        .find(|file| fs::exists(file).unwrap_or(false))
-        .context("nginx has no stream module: apt-get install libnginx-mod-stream")
-}
-
 fn nginx(edge: &Host, folder: &TempDir) -> Result<Process> {
     let path = folder.path().display();
-    let module = stream_module()?;
+    let module = nginx_stream_module()?;
     let mut text = format!(
         "load_module {module};\ndaemon off; user root; pid {path}/nginx.pid; error_log stderr \
          crit;\nworker_processes 2; worker_cpu_affinity auto; worker_rlimit_nofile {FILES};\nevents \

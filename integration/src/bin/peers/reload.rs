@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fairway_integration::lab::{Host, Process};
+use fairway_integration::servers::nginx_stream_module;
 use fairway_integration::site::{at, server};
 use fairway_integration::{programs, wait};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::paths::{FILES, end, stream_module};
+use crate::paths::{FILES, end};
 
 /// Which of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,7 +148,7 @@ fn text(
             "load_module {};\ndaemon off; user root; pid {path}/nginx.pid; error_log stderr \
              crit;\nworker_processes 2; worker_rlimit_nofile {FILES};\nevents {{ worker_connections 8000; \
              }}\nstream {{\n  access_log off;\n",
-            stream_module()?
+            nginx_stream_module()?
         ),
     };
     for (n, (listen, server)) in places.into_iter().enumerate() {

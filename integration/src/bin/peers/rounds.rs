@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use fairway_integration::bench::backend::{CLOSES, ECHOES, KEEPS, SENDS};
 use fairway_integration::bench::datagrams::{self, Datagrams};
-use fairway_integration::bench::{Outcome, requests, streams};
+use fairway_integration::bench::{Outcome, cpu, requests, streams};
 use fairway_integration::site::Site;
 use fairway_integration::wait;
 
 use crate::paths::{Paths, Way};
-use crate::{cpu, syscalls};
+use crate::syscalls;
 
 /// How long each turn takes.
 pub(crate) const TURN: Duration = Duration::from_millis(1500);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use fairway_integration::bench::backend::{BenchServers, CLOSES, KEEPS};
-use fairway_integration::bench::{Outcome, requests};
+use fairway_integration::bench::{Outcome, cpu, requests};
 use fairway_integration::clients;
 use fairway_integration::fairway::Fairway;
 use fairway_integration::lab::Served;
@@ -15,7 +15,6 @@ use fairway_integration::manifest::{all, pool, slice_of};
 use fairway_integration::servers::named;
 use fairway_integration::site::{Site, at, server};
 
-use crate::cpu;
 use crate::reload::{Reloaded, Reloads};
 use crate::rounds::{CONNECTIONS, TURN};
 

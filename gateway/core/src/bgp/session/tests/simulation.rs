@@ -16,12 +16,32 @@ impl Random {
     }
 }
 
-/// Two speakers and a way between them that delivers bytes late and in pieces, and breaks now and then.
-fn simulate(seed: u64) {
+/// Another process goes on with a session that is established, with the bytes that are under way in it.
+fn hand_over(session: &mut BgpSession, settings: BgpSessionSettings, seed: u64, now: BootTime) {
+    let Some(continuation) = session.continuation() else {
+        return;
+    };
+    let wanted = session.rib_out().wanted().clone();
+    let mut other = BgpSession::go_on(settings, continuation, seed, now);
+    assert_eq!(other.state(), session.state());
+    other.set_wanted(now, &wanted);
+    assert_eq!(other.rib_out().wanted(), &wanted);
+    *session = other;
+}
+
+/// Two speakers and a way between them that delivers bytes late and in pieces, and breaks now and then. Now and then
+/// another process goes on with one of them, where `hands_over`. Returns how often that was, how often they met, and
+/// how often the way broke.
+fn simulate(seed: u64, hands_over: bool) -> (u64, usize, usize) {
     let mut random = Random(seed);
+    let (mut handed, mut met, mut broken) = (0, 0, 0);
+    let of_sides = [
+        settings(OURS, PeerAsn::Number(THEIRS)),
+        settings(THEIRS, PeerAsn::External),
+    ];
     let mut sides = [
-        BgpSession::new(settings(OURS, PeerAsn::Number(THEIRS)), seed, at(0)),
-        BgpSession::new(settings(THEIRS, PeerAsn::External), seed + 9, at(0)),
+        BgpSession::new(of_sides[0].clone(), seed, at(0)),
+        BgpSession::new(of_sides[1].clone(), seed + 9, at(0)),
     ];
     let mut tables = [Table::default(), Table::default()];
     let mut dialling = [false; 2];
@@ -58,6 +78,7 @@ fn simulate(seed: u64) {
             }
             if closes || (breaks && is_up) {
                 is_up = false;
+                broken += usize::from(!closes);
                 under_way = Default::default();
                 tables = [Table::default(), Table::default()];
                 for session in &mut sides {
@@ -68,6 +89,7 @@ fn simulate(seed: u64) {
         }
         if dialling == [true; 2] {
             (dialling, is_up) = ([false; 2], true);
+            met += 1;
             for (side, session) in sides.iter_mut().enumerate() {
                 session.connected(now, own(side as u8 + 1));
             }
@@ -76,6 +98,11 @@ fn simulate(seed: u64) {
             continue;
         }
         for side in 0..2 {
+            if hands_over && random.below(20) == 0 {
+                handed += 1;
+                let settings = of_sides[side].clone();
+                hand_over(&mut sides[side], settings, seed + handed, now);
+            }
             let waits = sides[side].outgoing().len() as u64;
             let part = sides[side].outgoing()[..random.below(waits + 1) as usize].to_vec();
             sides[side].wrote(now, part.len());
@@ -98,11 +125,27 @@ fn simulate(seed: u64) {
         let wanted: Vec<String> = wanted.map(ToString::to_string).collect();
         assert_eq!(tables[1 - side].prefixes(), wanted, "seed {seed}");
     }
+    (handed, met, broken)
+}
+
+#[test]
+fn a_session_goes_on_in_other_processes_whatever_is_under_way() {
+    let mut all = 0;
+    for seed in 0..60 {
+        let (handed, met, broken) = simulate(seed, true);
+        assert_eq!(
+            met,
+            broken + 1,
+            "seed {seed}: a session has ended by itself"
+        );
+        all += handed;
+    }
+    assert!(all > 10_000, "{all}");
 }
 
 #[test]
 fn whatever_breaks_the_router_knows_in_the_end_what_is_wanted() {
     for seed in 0..60 {
-        simulate(seed);
+        simulate(seed, false);
     }
 }

@@ -1,4 +1,4 @@
-//! What authenticates the messages of a fleet: a keyed hash behind each one.
+//! What authenticates what gateways say to each other: a keyed hash behind each message.
 //!
 //! It is HMAC-SHA256 (RFC 2104) under a key that is derived from the fleet's, over the receiver's name, the address that
 //! the message goes to, and the message. So what was written to one member is nothing to another one, and what was
@@ -12,10 +12,25 @@ use ring::hmac::{self, Context, HMAC_SHA256};
 
 /// How long the hash is, in bytes. With it the longest message fits into the 1,232 bytes that a UDP datagram over
 /// IPv6 can have on every link.
-pub(super) const TAG: usize = 32;
+pub(crate) const TAG: usize = 32;
 
-/// Names the use of the derived key, so that the fleet's key may have others.
-const PURPOSE: &[u8] = b"fairway fleet messages 1";
+/// What a key is derived for: the fleet's key has several uses, and what was written for one is nothing to another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum SealPurpose {
+    /// The messages by which gateways decide who owns an address.
+    Fleet,
+    /// Connections to endpoints of another gateway's node.
+    Relay,
+}
+
+impl SealPurpose {
+    fn as_bytes(self) -> &'static [u8] {
+        match self {
+            Self::Fleet => b"fairway fleet messages 1",
+            Self::Relay => b"fairway relay 1",
+        }
+    }
+}
 
 /// The key of a fleet that people know as this secret.
 pub fn fleet_key(secret: &[u8]) -> FleetKey {
@@ -29,16 +44,19 @@ pub fn fleet_key(secret: &[u8]) -> FleetKey {
 
 /// Authenticates messages under one key.
 #[derive(Clone, Debug)]
-pub(super) struct Seal(hmac::Key);
+pub(crate) struct Seal(hmac::Key);
 
 impl Seal {
-    pub(super) fn new(key: &FleetKey) -> Self {
-        let derived = hmac::sign(&hmac::Key::new(HMAC_SHA256, key.bytes()), PURPOSE);
+    pub(crate) fn new(key: &FleetKey, purpose: SealPurpose) -> Self {
+        let derived = hmac::sign(
+            &hmac::Key::new(HMAC_SHA256, key.bytes()),
+            purpose.as_bytes(),
+        );
         Self(hmac::Key::new(HMAC_SHA256, derived.as_ref()))
     }
 
     /// Puts the hash behind a message to that member at that address.
-    pub(super) fn close(&self, to: &str, at: IpAddr, message: &mut Vec<u8>) {
+    pub(crate) fn close(&self, to: &str, at: IpAddr, message: &mut Vec<u8>) {
         let mut context = Context::with_key(&self.0);
         context.update(&receiver(to, at));
         context.update(message);
@@ -47,7 +65,7 @@ impl Seal {
 
     /// The message to that member at that address whose hash is right, without the hash; none where it is wrong.
     /// Takes the same time wherever it is wrong.
-    pub(super) fn open<'a>(&self, to: &str, at: IpAddr, sealed: &'a [u8]) -> Option<&'a [u8]> {
+    pub(crate) fn open<'a>(&self, to: &str, at: IpAddr, sealed: &'a [u8]) -> Option<&'a [u8]> {
         let (message, tag) = sealed.split_last_chunk::<TAG>()?;
         let mut signed = receiver(to, at);
         signed.extend(message);
@@ -82,11 +100,11 @@ mod tests {
 
     #[test]
     fn a_message_is_opened_by_its_receiver_alone() {
-        let seal = Seal::new(&fleet_key(b"a secret of the fleet"));
+        let seal = Seal::new(&fleet_key(b"a secret of the fleet"), SealPurpose::Fleet);
         let message = sealed(&seal, "edge-2");
         assert_eq!(message.len(), MESSAGE.len() + TAG);
         assert_eq!(seal.open("edge-2", AT, &message), Some(MESSAGE));
-        let again = Seal::new(&fleet_key(b"a secret of the fleet"));
+        let again = Seal::new(&fleet_key(b"a secret of the fleet"), SealPurpose::Fleet);
         assert_eq!(again.open("edge-2", AT, &message), Some(MESSAGE));
         for other in ["edge-1", "edge-", "edge-2F", ""] {
             assert_eq!(seal.open(other, AT, &message), None, "{other}");
@@ -102,14 +120,19 @@ mod tests {
 
     #[test]
     fn another_key_opens_nothing() {
-        let message = sealed(&Seal::new(&fleet_key(b"a secret of the fleet")), "edge-2");
-        let other = Seal::new(&fleet_key(b"a secret of the fleeT"));
+        let message = sealed(
+            &Seal::new(&fleet_key(b"a secret of the fleet"), SealPurpose::Fleet),
+            "edge-2",
+        );
+        let other = Seal::new(&fleet_key(b"a secret of the fleeT"), SealPurpose::Fleet);
+        assert_eq!(other.open("edge-2", AT, &message), None);
+        let other = Seal::new(&fleet_key(b"a secret of the fleet"), SealPurpose::Relay);
         assert_eq!(other.open("edge-2", AT, &message), None);
     }
 
     #[test]
     fn no_bit_may_be_another_and_no_byte_missing() {
-        let seal = Seal::new(&fleet_key(b"a secret of the fleet"));
+        let seal = Seal::new(&fleet_key(b"a secret of the fleet"), SealPurpose::Fleet);
         let message = sealed(&seal, "edge-2");
         for bit in 0..message.len() * 8 {
             let mut flipped = message.clone();

@@ -9,7 +9,7 @@ const USER_HZ: f64 = 100.0;
 
 /// Seconds that the machine's processors have worked, all of them together: for user programs, for
 /// the kernel, and for interrupts (proc_stat(5)).
-pub(crate) fn machine() -> Result<f64> {
+pub fn machine() -> Result<f64> {
     let stat = fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().context("/proc/stat is empty")?;
     let fields: Vec<f64> = line
@@ -34,7 +34,7 @@ fn family(process: u32) -> Result<Vec<u32>> {
 
 /// Seconds that a process and its children have worked, in user programs and in the kernel on
 /// their behalf.
-pub(crate) fn of(process: u32) -> Result<f64> {
+pub fn of(process: u32) -> Result<f64> {
     let mut sum = 0.0;
     for process in family(process)? {
         let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
@@ -49,7 +49,7 @@ pub(crate) fn of(process: u32) -> Result<f64> {
 }
 
 /// Kilobytes (1,024 bytes) of private memory of a process and its children.
-pub(crate) fn memory(process: u32) -> Result<u64> {
+pub fn memory(process: u32) -> Result<u64> {
     let mut sum = 0;
     for process in family(process)? {
         let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;

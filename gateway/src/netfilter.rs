@@ -1,5 +1,5 @@
-//! Messages of nf_tables over netlink (linux/netfilter/nf_tables.h), as many of them as one table of ARP rules needs.
-//! The image has no `nft`, and a program to start is one more thing to wait for.
+//! Messages of nf_tables over netlink (linux/netfilter/nf_tables.h), as many of them as Fairway's tables need: one of ARP
+//! rules, and one that finds packets of transparent sockets. The image has no `nft`, and a program to start is one more thing to wait for.
 
 use std::io;
 use std::time::Duration;
@@ -7,10 +7,9 @@ use std::time::Duration;
 use rtnetlink::sys::{Socket, SocketAddr};
 use socket2::SockRef;
 
-/// `NETLINK_NETFILTER`, `NFNL_SUBSYS_NFTABLES`, `NFPROTO_ARP`.
+/// `NETLINK_NETFILTER`, `NFNL_SUBSYS_NFTABLES`.
 const PROTOCOL: isize = 12;
 const NF_TABLES: u16 = 10;
-const FAMILY: u8 = 3;
 
 /// Types of messages.
 const BATCH_BEGIN: u16 = 16;
@@ -44,13 +43,36 @@ const VALUE: u32 = 1;
 /// The kernel answers at once. If it does not, something else is wrong.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Where ARP packets are looked at.
+/// Which packets a table is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum TableFamily {
+    /// Those of IPv4 and IPv6 (`NFPROTO_INET`).
+    Inet = 1,
+    /// Those of ARP (`NFPROTO_ARP`).
+    Arp = 3,
+}
+
+/// Where packets are looked at.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum ArpHook {
-    /// Before the kernel takes one in.
-    Input,
-    /// Before the kernel sends one.
-    Output,
+pub(crate) enum PacketHook {
+    /// Before the kernel takes an ARP packet in.
+    ArpInput,
+    /// Before the kernel sends an ARP packet.
+    ArpOutput,
+    /// Before the kernel decides whom an IP packet is for, and before its destination is replaced (`mangle`).
+    Prerouting,
+}
+
+impl PacketHook {
+    /// The number of the hook, and the priority there.
+    fn place(self) -> (u32, i32) {
+        match self {
+            Self::ArpInput => (0, 0),
+            Self::ArpOutput => (1, 0),
+            Self::Prerouting => (0, -150),
+        }
+    }
 }
 
 /// The attributes of a message, or inside another attribute.
@@ -87,7 +109,7 @@ impl Attributes {
 
 /// A rule: expressions that are evaluated one after the other, until one does not match.
 #[derive(Debug, Default)]
-pub(super) struct RuleExpressions(Attributes);
+pub(crate) struct RuleExpressions(Attributes);
 
 impl RuleExpressions {
     fn expression(self, name: &str, data: &Attributes) -> Self {
@@ -96,13 +118,13 @@ impl RuleExpressions {
     }
 
     /// Loads bytes of the ARP packet.
-    pub(super) fn load(self, offset: u32, length: u32) -> Self {
+    pub(crate) fn load(self, offset: u32, length: u32) -> Self {
         let data = Attributes::default().number(1, VALUE).number(2, 1);
         self.expression("payload", &data.number(3, offset).number(4, length))
     }
 
     /// Loads the name of the interface that the packet leaves by, with zeroes after it.
-    pub(super) fn load_interface(self) -> Self {
+    pub(crate) fn load_interface(self) -> Self {
         const OUTPUT_NAME: u32 = 7;
         self.expression(
             "meta",
@@ -113,14 +135,14 @@ impl RuleExpressions {
     }
 
     /// Goes on if what was loaded is this.
-    pub(super) fn equals(self, value: &[u8]) -> Self {
+    pub(crate) fn equals(self, value: &[u8]) -> Self {
         let value = Attributes::default().add(1, value);
         let data = Attributes::default().number(1, VALUE).number(2, 0);
         self.expression("cmp", &data.nested(3, &value))
     }
 
     /// Goes on if what was loaded is between these, or is one of them.
-    pub(super) fn between(self, first: &[u8], last: &[u8]) -> Self {
+    pub(crate) fn between(self, first: &[u8], last: &[u8]) -> Self {
         let value = |bytes| Attributes::default().add(1, bytes);
         let data = Attributes::default().number(1, VALUE).number(2, 0);
         let data = data.nested(3, &value(first)).nested(4, &value(last));
@@ -128,7 +150,7 @@ impl RuleExpressions {
     }
 
     /// Writes bytes into the ARP packet.
-    pub(super) fn store(self, offset: u32, value: &[u8]) -> Self {
+    pub(crate) fn store(self, offset: u32, value: &[u8]) -> Self {
         let length = u32::try_from(value.len()).unwrap_or_default();
         let value = Attributes::default().add(1, value);
         let immediate = Attributes::default().number(1, VALUE).nested(2, &value);
@@ -143,16 +165,41 @@ impl RuleExpressions {
         self.expression("immediate", &immediate)
     }
 
-    pub(super) fn drop_packet(self) -> Self {
+    /// Goes on if the packet is one of a socket of this host that has another address than the host's
+    /// (`IP_TRANSPARENT`).
+    pub(crate) fn of_transparent_socket(self) -> Self {
+        const TRANSPARENT: u32 = 0;
+        let data = Attributes::default().number(1, TRANSPARENT);
+        self.expression("socket", &data.number(2, VALUE))
+            .equals(&[1])
+    }
+
+    /// Sets these bits of the packet's mark.
+    pub(crate) fn set_mark(self, bits: u32) -> Self {
+        const MARK: u32 = 3;
+        let value = |bits: u32| Attributes::default().add(1, &bits.to_ne_bytes());
+        let load = Attributes::default().number(1, VALUE).number(2, MARK);
+        let change = Attributes::default()
+            .number(1, VALUE)
+            .number(2, VALUE)
+            .number(3, 4);
+        let change = change.nested(4, &value(!bits)).nested(5, &value(bits));
+        let store = Attributes::default().number(2, MARK).number(3, VALUE);
+        self.expression("meta", &load)
+            .expression("bitwise", &change)
+            .expression("meta", &store)
+    }
+
+    pub(crate) fn drop_packet(self) -> Self {
         self.verdict(&Attributes::default().number(1, 0))
     }
 
-    pub(super) fn accept(self) -> Self {
+    pub(crate) fn accept(self) -> Self {
         self.verdict(&Attributes::default().number(1, 1))
     }
 
     /// Goes on in another chain, and does not come back (`NFT_GOTO`).
-    pub(super) fn go_to(self, chain: &str) -> Self {
+    pub(crate) fn go_to(self, chain: &str) -> Self {
         const GOTO: u32 = (-4_i32).cast_unsigned();
         self.verdict(&Attributes::default().number(1, GOTO).text(2, chain))
     }
@@ -160,7 +207,8 @@ impl RuleExpressions {
 
 /// Changes that the kernel makes all together, or none of them.
 #[derive(Debug)]
-pub(super) struct TableBatch {
+pub(crate) struct TableBatch {
+    family: TableFamily,
     table: &'static str,
     bytes: Vec<u8>,
     last: u32,
@@ -168,9 +216,10 @@ pub(super) struct TableBatch {
 }
 
 impl TableBatch {
-    /// A batch about one table of the family `arp`.
-    pub(super) fn new(table: &'static str) -> Self {
+    /// A batch about one table.
+    pub(crate) fn new(family: TableFamily, table: &'static str) -> Self {
         let mut batch = Self {
+            family,
             table,
             bytes: Vec::new(),
             last: 0,
@@ -181,7 +230,7 @@ impl TableBatch {
     }
 
     /// Adds the table, if it is not there.
-    pub(super) fn add_table(&mut self) {
+    pub(crate) fn add_table(&mut self) {
         self.change(
             NEW_TABLE,
             CREATE,
@@ -190,27 +239,25 @@ impl TableBatch {
     }
 
     /// Removes the table with all that is in it.
-    pub(super) fn remove_table(&mut self) {
+    pub(crate) fn remove_table(&mut self) {
         self.change(DELETE_TABLE, 0, &Attributes::default().text(1, self.table));
     }
 
     /// Adds a chain, which the kernel runs at `hook`, or only other chains lead to.
-    pub(super) fn add_chain(&mut self, chain: &str, hook: Option<ArpHook>) {
+    pub(crate) fn add_chain(&mut self, chain: &str, hook: Option<PacketHook>) {
         let mut attributes = Attributes::default().text(1, self.table).text(3, chain);
         if let Some(hook) = hook {
-            let number = match hook {
-                ArpHook::Input => 0,
-                ArpHook::Output => 1,
-            };
-            // Priority 0 is that of filters; policy 1 is to accept.
-            let hook = Attributes::default().number(1, number).number(2, 0);
+            let (number, priority) = hook.place();
+            // Policy 1 is to accept.
+            let hook = Attributes::default().number(1, number);
+            let hook = hook.number(2, priority.cast_unsigned());
             attributes = attributes.nested(4, &hook).number(5, 1).text(7, "filter");
         }
         self.change(NEW_CHAIN, CREATE, &attributes);
     }
 
     /// Adds a rule at the end of a chain.
-    pub(super) fn add_rule(&mut self, chain: &str, rule: &RuleExpressions) {
+    pub(crate) fn add_rule(&mut self, chain: &str, rule: &RuleExpressions) {
         let attributes = Attributes::default().text(1, self.table).text(2, chain);
         self.is_too_long |= rule.0.is_too_long();
         self.change(NEW_RULE, CREATE | APPEND, &attributes.nested(4, &rule.0));
@@ -223,7 +270,7 @@ impl TableBatch {
             kind,
             flags | ACKNOWLEDGE,
             self.last,
-            (FAMILY, 0),
+            (self.family as u8, 0),
             attributes,
         );
         self.bytes.extend(message);
@@ -239,7 +286,7 @@ impl TableBatch {
     ///
     /// # Errors
     /// The kernel has no nf_tables for ARP (EOPNOTSUPP, EAFNOSUPPORT, ENOENT), or this thread may not (EPERM).
-    pub(super) fn commit(mut self) -> io::Result<()> {
+    pub(crate) fn commit(mut self) -> io::Result<()> {
         if self.is_too_long {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -248,15 +295,16 @@ impl TableBatch {
     }
 }
 
-/// How many rules a table of the family `arp` has; none: there is no such table.
+/// How many rules a table has; none: there is no such table.
 ///
 /// # Errors
 /// It can't be asked.
-pub(super) fn count_rules(table: &str) -> io::Result<Option<usize>> {
+pub(crate) fn count_rules(family: TableFamily, table: &str) -> io::Result<Option<usize>> {
     let name = Attributes::default().text(1, table);
     let kind = |kind| (NF_TABLES << 8) | kind;
-    let table = message(kind(GET_TABLE), ACKNOWLEDGE, 1, (FAMILY, 0), &name);
-    let rules = message(kind(GET_RULE), DUMP, 1, (FAMILY, 0), &name);
+    let family = family as u8;
+    let table = message(kind(GET_TABLE), ACKNOWLEDGE, 1, (family, 0), &name);
+    let rules = message(kind(GET_RULE), DUMP, 1, (family, 0), &name);
     let count = exchange(&table, 1).and_then(|_| exchange(&rules, 1));
     match count {
         Ok(count) => Ok(Some(count)),
