@@ -29,6 +29,9 @@ const GONE: &[u8] = b" (deleted)";
 /// The command of the process in between. Behind it: the program of the successor, and its arguments.
 pub(crate) const COMMAND: &str = "start-successor";
 
+/// The variable that tells a process that it has begun anew, and whether anybody serves.
+const ANEW: &str = "FAIRWAY_BEGUN_ANEW";
+
 /// The flag that a successor is started with.
 const FLAG: &str = "--take-over";
 
@@ -43,7 +46,33 @@ enum LaunchOrder {
     /// A successor, which is that program.
     Successor(PathBuf),
     /// The program of this process, in place of this process. What comes back is why it can't be.
-    Again(SyncSender<io::Error>),
+    Again(Anew, SyncSender<io::Error>),
+}
+
+/// Why a process begins anew (execve(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Anew {
+    /// Another process serves.
+    StandsBy,
+    /// The other process has been gone for long.
+    IsAlone,
+}
+
+impl Anew {
+    const ALL: [Self; 2] = [Self::StandsBy, Self::IsAlone];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::StandsBy => "stands by",
+            Self::IsAlone => "is alone",
+        }
+    }
+
+    /// What this process was told; none: it has not begun anew.
+    pub(crate) fn told() -> Option<Self> {
+        let word = std::env::var_os(ANEW)?;
+        Self::ALL.into_iter().find(|it| word == it.word())
+    }
 }
 
 impl Launcher {
@@ -63,9 +92,10 @@ impl Launcher {
                             // Where it has taken over, this process says nothing more to systemd.
                             systemd::reloaded();
                         }
-                        LaunchOrder::Again(failed) => {
+                        LaunchOrder::Again(anew, failed) => {
                             let mut command = Command::new(PROGRAM);
                             command.args(std::env::args_os().skip(1));
+                            command.env(ANEW, anew.word());
                             kept_signals::keep(&mut command);
                             // Whoever has asked waits for it.
                             let _ = failed.send(command.exec());
@@ -78,10 +108,10 @@ impl Launcher {
 
     /// Begins anew as the same process, with the same arguments (execve(2)): a container would end with its first
     /// process. Returns only where that fails.
-    pub(crate) fn again(&self) -> io::Error {
+    pub(crate) fn again(&self, anew: Anew) -> io::Error {
         let (failed, error) = mpsc::sync_channel(1);
         // A thread that is gone drops the other end.
-        let _ = self.0.send(LaunchOrder::Again(failed));
+        let _ = self.0.send(LaunchOrder::Again(anew, failed));
         let gone = |_| io::Error::other("the thread that starts programs has ended");
         error.recv().unwrap_or_else(gone)
     }
@@ -120,6 +150,7 @@ fn wait_for_end(program: &Path) -> io::Result<()> {
         .args(arguments(std::env::args_os().skip(1).collect()))
         // It names the process that systemd's watchdog looks at, which is another one then.
         .env_remove("WATCHDOG_PID")
+        .env_remove(ANEW)
         .stdin(input)
         .status()?;
     if !status.success() {

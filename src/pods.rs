@@ -141,12 +141,24 @@ impl OwnPod {
 
     /// Whether the process in that Pod (none: in no Pod) may take over from this one now. Else it stands by.
     pub(crate) fn is_turn_of(&self, pod: Option<&str>, now: Instant) -> bool {
+        let turns = self.asked_by(pod, now);
+        turns.is_none_or(|turns| turns.yields)
+    }
+
+    /// Whether this process is to stop, and waits for the one in that Pod, which stands by.
+    pub(crate) fn gives_way_to(&self, pod: Option<&str>, now: Instant) -> bool {
+        let turns = self.asked_by(pod, now);
+        turns.is_some_and(|turns| turns.yields)
+    }
+
+    /// Notes that the process in that Pod has asked, where that Pod is an older one; else returns nothing.
+    fn asked_by(&self, pod: Option<&str>, now: Instant) -> Option<MutexGuard<'_, PodTurns>> {
         let mut turns = self.turns();
         let is_older = pod.is_some_and(|pod| turns.order.is_before(pod, &self.uid));
-        if is_older {
+        is_older.then(|| {
             turns.asked = Some(now);
-        }
-        !is_older || turns.yields
+            turns
+        })
     }
 
     /// This process is to stop: from now on whoever stands by takes over. Returns whether somebody does.
@@ -213,6 +225,9 @@ mod tests {
         assert!(!b.is_turn_of(Some("a"), now));
         assert!(!b.give_way(now + STANDS_BY), "it has asked long ago");
         assert!(b.is_turn_of(Some("a"), now + STANDS_BY));
+        assert!(b.gives_way_to(Some("a"), now + STANDS_BY));
+        // It is no older one: it does not come back for that.
+        assert!(!b.gives_way_to(Some("c"), now) && !b.gives_way_to(None, now));
         assert!(b.give_way(now + STANDS_BY));
         // It is the last one now: it waits for nobody when it is started again.
         a.begin(true);

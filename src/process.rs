@@ -24,13 +24,13 @@ use tokio_util::sync::CancellationToken;
 use crate::admin_listeners::AdminListeners;
 use crate::args::TrafficArgs;
 use crate::drained::EndpointDrains;
-use crate::launch::Launcher;
+use crate::launch::{Anew, Launcher};
 use crate::outcome::WrongConfiguration;
 use crate::peers;
 use crate::probe::ProbeSocket;
 use crate::signals::{OtherSignals, StopSignal};
 use crate::systemd::{self, Observe, Observed};
-use crate::take_over::{self, HandedState, HandingOver, TakeOverPlan};
+use crate::take_over::{self, HandedState, HandingOver, SucceededBy, TakeOverPlan};
 use crate::views::{ProcessViews, ServiceViews};
 
 /// How often the histograms of the metrics recorder are folded.
@@ -283,6 +283,7 @@ impl ProcessBase {
             listeners,
             taken,
             over: CancellationToken::new(),
+            succeeded_by: Arc::default(),
         })
     }
 }
@@ -309,6 +310,8 @@ pub(crate) struct RunningProcess {
     taken: CancellationToken,
     /// Cancelled when another process has everything.
     over: CancellationToken,
+    /// The process that has it then.
+    succeeded_by: Arc<SucceededBy>,
 }
 
 /// How a process has come to its end.
@@ -316,8 +319,8 @@ pub(crate) struct RunningProcess {
 pub(crate) enum RunEnd {
     /// It ends.
     Ended,
-    /// Another Pod's process has taken over, and this one is to stand by.
-    StandsBy,
+    /// Another Pod's process has taken over, and this one begins anew.
+    Anew(Anew),
 }
 
 /// Says how taking over went.
@@ -363,14 +366,12 @@ impl RunningProcess {
         self
     }
 
-    /// Has the kubelet told how the process is. One that has handed over is as ready as the node is served.
+    /// Has the kubelet told how the process is. One that has handed over is as ready as its successor.
     pub(crate) fn tell(&self, probe: &ProbeSocket) {
         let (views, over) = (self.views.clone(), self.over.clone());
+        let succeeded_by = self.succeeded_by.clone();
         probe.set(move || match over.is_cancelled() {
-            true => Readiness {
-                ready: true,
-                missing: Vec::new(),
-            },
+            true => succeeded_by.readiness(),
             false => views.readiness(),
         });
     }
@@ -447,6 +448,7 @@ impl RunningProcess {
             listeners: std::mem::take(&mut self.listeners),
             admin: self.stop.admin.clone(),
             over: self.over.clone(),
+            views: self.views.clone(),
         };
         match self.handing.take() {
             None => {
@@ -503,22 +505,42 @@ impl RunningProcess {
                 Err(error)
             }
         };
-        let is_told = self.end(signals, is_told).await;
-        outcome.map(|()| match is_told {
-            true => RunEnd::Ended,
-            false => RunEnd::StandsBy,
-        })
+        let end = self.end(signals, is_told).await;
+        outcome.map(|()| end)
     }
 
-    /// Stops, as [`Self::run`] says. Returns whether it has been told to.
-    async fn end(self, signals: &mut StopSignal, mut is_told: bool) -> bool {
+    /// Stops, as [`Self::run`] says. `is_told`: it has been told to, or needs not be.
+    async fn end(self, signals: &mut StopSignal, mut is_told: bool) -> RunEnd {
         let gateway = self.gateway.clone();
+        let (succeeded_by, plan) = (self.succeeded_by.clone(), self.plan.clone());
+        let is_over = self.over.is_cancelled();
+        let watching = async {
+            match &plan {
+                Some(plan) if is_over => succeeded_by.watch(plan).await,
+                _ => std::future::pending().await,
+            }
+        };
+        let mut watching = std::pin::pin!(watching);
+        let mut anew = None;
         let mut stopping = std::pin::pin!(self.stop());
         loop {
             tokio::select! {
                 () = &mut stopping => {
                     tracing::info!("stopped");
-                    return is_told;
+                    return match is_told {
+                        true => RunEnd::Ended,
+                        false => RunEnd::Anew(anew.unwrap_or(Anew::StandsBy)),
+                    };
+                }
+                how = &mut watching, if anew.is_none() => {
+                    anew = Some(how);
+                    if is_told {
+                        continue;
+                    }
+                    tracing::warn!("this process is to serve again: what is left here is cut");
+                    if let Some(gateway) = &gateway {
+                        gateway.cut();
+                    }
                 }
                 () = signals.recv() => {
                     if std::mem::replace(&mut is_told, true) {
@@ -536,7 +558,7 @@ impl RunningProcess {
             () = stopping => tracing::info!("stopped"),
             () = signals.recv() => tracing::warn!("told to stop three times: local routes may stay"),
         }
-        true
+        RunEnd::Ended
     }
 }
 

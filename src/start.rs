@@ -112,8 +112,8 @@ pub(crate) fn run_with_traffic(
     let end = run_with(args, parts, async |base| start(base, traffic).await);
     layer2.stop();
     match (end?, launcher) {
-        (RunEnd::StandsBy, Some(launcher)) => {
-            Err(launcher.again()).context("this process can't begin anew, to stand by")
+        (RunEnd::Anew(anew), Some(launcher)) => {
+            Err(launcher.again(anew)).context("this process can't begin anew, to stand by")
         }
         _ => Ok(ExitCode::SUCCESS),
     }

@@ -5,23 +5,26 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fairway_config::view::Readiness;
 use fairway_controller::{DirectoryStore, KubernetesStore, StateOwner, state_owner};
 use fairway_gateway::Gateway;
+use fairway_gateway::admin::Views as _;
 use fairway_gateway::take_over::predecessor::{self, HandsOver};
 use fairway_gateway::take_over::successor::{HandingProcess, TakeOverError};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::launch::Anew;
 use crate::outcome::WrongConfiguration;
 use crate::pods::OwnPod;
 use crate::probe::ProbeSocket;
 use crate::signals::StopSignal;
 use crate::systemd;
+use crate::views::ProcessViews;
 
 /// The names of descriptors that are handed over.
 pub(crate) const ADMIN: &str = "admin";
@@ -79,25 +82,30 @@ impl TakeOverPlan {
         if !self.takes_over {
             return Ok(FoundProcess::Nobody);
         }
-        let says = |ready: bool, why: &str| {
-            let missing = (!ready).then(|| why.to_owned()).into_iter().collect();
-            let readiness = Readiness { ready, missing };
+        let says = |readiness: Readiness| {
             if let Some(probe) = probe {
                 probe.set(move || readiness.clone());
             }
         };
-        let mut heard = Instant::now();
-        let mut stands_by = self.pod.as_ref().is_some_and(|pod| pod.is_followed());
+        let (mut heard, mut is_alone) = (Instant::now(), false);
+        let mut stands_by = match Anew::told() {
+            // The other one may not have written down that it serves.
+            Some(Anew::StandsBy) => true,
+            told => {
+                is_alone = told == Some(Anew::IsAlone);
+                self.pod.as_ref().is_some_and(|pod| pod.is_followed())
+            }
+        };
         let mut said = String::new();
         loop {
             let pod = self.pod.as_ref().map(|pod| pod.uid().to_owned());
             match HandingProcess::ask(&self.state, self.agreed.clone(), pod) {
                 Ok(Some(process)) => return Ok(FoundProcess::Process(Box::new(process))),
-                Ok(None) if !stands_by || heard.elapsed() >= AWAY => break,
-                Ok(None) => says(false, "It stands by, and no newer process serves."),
-                Err(TakeOverError::StandBy(why)) => {
-                    (heard, stands_by) = (Instant::now(), true);
-                    says(true, "");
+                Ok(None) if !stands_by || is_alone || heard.elapsed() >= AWAY => break,
+                Ok(None) => says(lacks(NOBODY)),
+                Err(TakeOverError::StandBy { why, readiness }) => {
+                    (heard, stands_by, is_alone) = (Instant::now(), true, false);
+                    says(of_other(readiness));
                     if said != why {
                         tracing::info!(why, "it stands by");
                         said = why;
@@ -109,10 +117,7 @@ impl TakeOverPlan {
                 Err(error) if stands_by => {
                     // Whoever has the socket is there.
                     heard = Instant::now();
-                    says(
-                        false,
-                        "It stands by, and the newer process does not answer.",
-                    );
+                    says(lacks(SILENT));
                     tracing::warn!(%error, "the process that serves does not answer");
                 }
                 Err(error) => return Err(error.into()),
@@ -127,8 +132,85 @@ impl TakeOverPlan {
             stands_by,
             "there is no process to take over from: starting as usual"
         );
-        says(false, "The process starts.");
+        says(lacks("The process starts."));
         Ok(FoundProcess::Nobody)
+    }
+}
+
+/// What a process lacks that does not serve itself.
+const NOBODY: &str = "It stands by, and no newer process serves.";
+const SILENT: &str = "It stands by, and the newer process does not answer.";
+
+fn lacks(what: &str) -> Readiness {
+    Readiness {
+        ready: false,
+        missing: vec![what.to_owned()],
+    }
+}
+
+/// How a process is that stands by: as the one that serves.
+fn of_other(mut serves: Readiness) -> Readiness {
+    for missing in &mut serves.missing {
+        missing.insert_str(0, "The newer process: ");
+    }
+    serves
+}
+
+/// What a process that has handed over knows of its successor. It is as ready as that one.
+#[derive(Debug)]
+pub(crate) struct SucceededBy(Mutex<Readiness>);
+
+impl Default for SucceededBy {
+    fn default() -> Self {
+        // It has just said that it has everything.
+        Self(Mutex::new(Readiness {
+            ready: true,
+            missing: Vec::new(),
+        }))
+    }
+}
+
+impl SucceededBy {
+    /// How that one was when it was asked last.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone()
+    }
+
+    fn note(&self, readiness: Readiness) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = readiness;
+    }
+
+    /// Asks that one how it is, again and again, while this process carries what is left to its end. Returns when this
+    /// one is to come back: that one is to stop, or has been gone for long.
+    pub(crate) async fn watch(&self, plan: &TakeOverPlan) -> Anew {
+        let mut heard = Instant::now();
+        loop {
+            tokio::time::sleep(ASKS).await;
+            let pod = plan.pod.as_ref().map(|pod| pod.uid().to_owned());
+            let state = plan.state.clone();
+            let looked = tokio::task::spawn_blocking(move || HandingProcess::look(&state, pod));
+            match looked.await {
+                Ok(Ok(Some(serves))) => {
+                    heard = Instant::now();
+                    self.note(of_other(serves.readiness));
+                    if serves.gives_way {
+                        return Anew::StandsBy;
+                    }
+                }
+                Ok(Ok(None)) => {
+                    self.note(lacks(NOBODY));
+                    if heard.elapsed() >= AWAY {
+                        return Anew::IsAlone;
+                    }
+                }
+                // Whoever has the socket is there.
+                Ok(Err(_)) | Err(_) => {
+                    heard = Instant::now();
+                    self.note(lacks(SILENT));
+                }
+            }
+        }
     }
 }
 
@@ -239,7 +321,7 @@ impl HandedState for KubernetesStore {
 /// How long a process that is told to stop waits for the end of a hand-over that has begun, and how long for one that
 /// stands by to begin.
 const FINISHES: Duration = Duration::from_secs(30);
-const BEGINS: Duration = Duration::from_secs(3);
+const BEGINS: Duration = Duration::from_secs(5);
 
 /// This process is told to stop: where another one is taking over, or stands by, that one has it all first. Returns
 /// whether it has.
@@ -276,13 +358,15 @@ pub(crate) struct HandingOver {
     pub(crate) admin: CancellationToken,
     /// Cancelled when another process has everything.
     pub(crate) over: CancellationToken,
+    /// How this process is.
+    pub(crate) views: Arc<ProcessViews>,
 }
 
 impl HandingOver {
     /// Waits for a successor from now on.
     fn wait(self) -> io::Result<()> {
         let (state, gateway) = (self.plan.state.clone(), self.gateway.clone());
-        predecessor::wait(&state, gateway, Box::new(self))
+        predecessor::wait(&state, gateway, Arc::new(self))
     }
 
     /// The same. That another process can't take over is no reason to end.
@@ -333,6 +417,15 @@ impl HandsOver for HandingOver {
     fn is_turn_of(&self, pod: Option<&str>) -> bool {
         let own = self.plan.pod.as_ref();
         own.is_none_or(|own| own.is_turn_of(pod, Instant::now()))
+    }
+
+    fn gives_way_to(&self, pod: Option<&str>) -> bool {
+        let own = self.plan.pod.as_ref();
+        own.is_some_and(|own| own.gives_way_to(pod, Instant::now()))
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.views.readiness()
     }
 
     fn hold(&self) -> bool {

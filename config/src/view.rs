@@ -217,7 +217,7 @@ pub struct Section {
 }
 
 /// Whether a process is ready, and what is missing.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readiness {
     /// Nothing is missing.
     pub ready: bool,

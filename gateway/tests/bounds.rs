@@ -66,10 +66,15 @@ async fn memory(running: &Running, vip: SocketAddr, backend: &TcpListener) {
     connected(0).await;
 }
 
-/// Resident memory in bytes; see proc_pid_statm(5).
+/// Memory of its own that the process has, in bytes (`RssAnon` of proc_pid_status(5)). Pages of the program are not
+/// counted: they come and go with what else is done, 64 KB at a time.
 fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * rustix::param::page_size()
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let number = line.unwrap().trim().trim_end_matches(" kB");
+    number.parse::<usize>().unwrap() * 1024
 }
 
 async fn files(running: &Running, vip: SocketAddr, backend: &TcpListener) {

@@ -263,6 +263,23 @@ impl Download {
     }
 }
 
+/// A request by HTTP that stays until somebody cuts it: the rest of its body never comes.
+#[derive(Debug)]
+pub struct HeldRequest {
+    _stream: TcpStream,
+}
+
+impl HeldRequest {
+    /// Begins it.
+    pub fn begin(client: &Host) -> Result<Self> {
+        client.run(|| {
+            let mut stream = clients::connect_tcp(at(vip(1), HTTP))?;
+            stream.write_all(b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 1000\r\n\r\n#")?;
+            Ok(Self { _stream: stream })
+        })
+    }
+}
+
 /// Connections and flows that stay, and how their endpoint saw each when it began.
 pub struct OldClients {
     tcp: Vec<(TcpStream, String)>,

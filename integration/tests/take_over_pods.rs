@@ -13,7 +13,8 @@ use fairway_integration::lab::Served;
 use fairway_integration::load::Load;
 use fairway_integration::site::{EDGE, at, server, vip};
 use fairway_integration::upgrade::{
-    self, CheckedStreams, DATAGRAMS, Download, ECHO, HTTP, LINES, NODE_PORT, OldClients, SERVERS,
+    self, CheckedStreams, DATAGRAMS, Download, ECHO, HTTP, HeldRequest, LINES, NODE_PORT,
+    OldClients, SERVERS,
 };
 use fairway_integration::{tests, wait};
 use rustix::process::Signal;
@@ -26,6 +27,8 @@ tests![
     a_container_that_was_superseded_does_not_take_over_back,
     a_rollout_that_is_taken_back_halfway_ends_at_the_old_pod,
     where_the_new_pod_is_gone_for_long_the_old_one_serves_again,
+    a_pod_that_still_carries_http_is_as_ready_as_the_one_that_serves,
+    a_rollout_that_is_taken_back_while_http_drains_ends_at_the_old_pod,
     a_rollout_while_the_api_server_is_away_closes_nothing,
 ];
 
@@ -366,6 +369,73 @@ fn where_the_new_pod_is_gone_for_long_the_old_one_serves_again() -> Result<()> {
     ensure!(status.success(), "{status}");
     unchanged(&mut old, "the old one is gone")?;
     second.probe("ready")
+}
+
+/// Waits until that Pod is not ready, and says so in these words. It must be carrying HTTP to its end all the time.
+fn is_not_ready(pod: &mut NodePod, words: &str) -> Result<()> {
+    wait::until_some("it is not ready", || match pod.probe("ready") {
+        Ok(()) => bail!("it is"),
+        Err(why) => {
+            ensure!(format!("{why:#}").contains(words), "{why:#}");
+            Ok(())
+        }
+    })?;
+    let said = pod.said()?;
+    ensure!(!said.contains("stopped"), "{said}");
+    Ok(())
+}
+
+fn a_pod_that_still_carries_http_is_as_ready_as_the_one_that_serves() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let mut node = NodeInCluster::new(&cluster)?;
+    let mut first = node.first()?;
+    let _held = HeldRequest::begin(&node.it.site.client)?;
+    let mut second = node.kubelet.start(&[])?;
+    second.ready()?;
+    first.says("what is left here drains")?;
+    first.probe("ready")?;
+    // The process that serves is there, and does nothing.
+    second.signal(Signal::STOP)?;
+    is_not_ready(&mut first, "does not answer")?;
+    second.signal(Signal::CONT)?;
+    first.ready()?;
+    // And now it is gone, for longer than the kubelet takes to start it again at first.
+    second.kill()?;
+    is_not_ready(&mut first, "no newer process serves")?;
+    first.says("what is left here is cut")?;
+    // It has waited for the other one already.
+    first.says("starting as usual")?;
+    let said = first.said()?;
+    ensure!(!said.contains("it stands by"), "{said}");
+    first.ready()?;
+    node.it.answers(vip(1), LINES, Some("a"))?;
+    let mut old = node.old(24, 8)?;
+    second.start_container()?;
+    second.ready()?;
+    unchanged(&mut old, "the new one is back")
+}
+
+fn a_rollout_that_is_taken_back_while_http_drains_ends_at_the_old_pod() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let mut node = NodeInCluster::new(&cluster)?;
+    let mut first = node.first()?;
+    let mut old = node.old(24, 8)?;
+    let _held = HeldRequest::begin(&node.it.site.client)?;
+    let steady = node.watch()?;
+    let mut second = node.kubelet.start(&[])?;
+    second.ready()?;
+    first.says("what is left here drains")?;
+    // Two seconds later the first one has asked how it is.
+    second.signal(Signal::STOP)?;
+    is_not_ready(&mut first, "does not answer")?;
+    second.signal(Signal::CONT)?;
+    first.ready()?;
+    let status = second.terminate(GRACE)?;
+    ensure!(status.success(), "{status}");
+    first.ready()?;
+    unchanged(&mut old, "the old one has taken over back")?;
+    steady.check()?;
+    node.it.answers(vip(1), LINES, Some("a"))
 }
 
 fn a_rollout_while_the_api_server_is_away_closes_nothing() -> Result<()> {

@@ -33,6 +33,8 @@ pub(super) enum LeaseWriter {
 #[derive(Debug)]
 pub(super) struct LeaseTurn {
     turn: watch::Sender<LeaseWriter>,
+    /// What it is again should the other process end that is about to write.
+    before: Mutex<LeaseWriter>,
     is_writing: Mutex<bool>,
     written: Condvar,
 }
@@ -41,6 +43,7 @@ impl Default for LeaseTurn {
     fn default() -> Self {
         Self {
             turn: watch::Sender::new(LeaseWriter::Own),
+            before: Mutex::new(LeaseWriter::Own),
             is_writing: Mutex::default(),
             written: Condvar::new(),
         }
@@ -60,6 +63,10 @@ impl LeaseTurn {
 
     /// It is this process's turn, if it has waited for that.
     pub(super) fn begin(&self) {
+        let mut before = lock(&self.before);
+        if *before == LeaseWriter::Waiting {
+            *before = LeaseWriter::Own;
+        }
         self.turn.send_if_modified(|turn| {
             let waits = *turn == LeaseWriter::Waiting;
             if waits {
@@ -72,7 +79,13 @@ impl LeaseTurn {
     /// Another process is about to write: no write begins any more, and none is on its way when this returns. Blocks.
     pub(super) fn pause(&self) {
         let is_writing = lock(&self.is_writing);
-        self.set(LeaseWriter::Paused);
+        {
+            let mut before = lock(&self.before);
+            match self.turn.send_replace(LeaseWriter::Paused) {
+                LeaseWriter::Paused | LeaseWriter::Cut => {}
+                turn => *before = turn,
+            }
+        }
         let waited = self
             .written
             .wait_timeout_while(is_writing, LAST, |is_writing| *is_writing);
@@ -80,6 +93,18 @@ impl LeaseTurn {
         if *is_writing {
             self.set(LeaseWriter::Cut);
         }
+    }
+
+    /// The other process has ended: it is as it was before [`Self::pause`].
+    pub(super) fn resume(&self) {
+        let before = lock(&self.before);
+        self.turn.send_if_modified(|turn| {
+            let is_paused = matches!(turn, LeaseWriter::Paused | LeaseWriter::Cut);
+            if is_paused {
+                *turn = *before;
+            }
+            is_paused
+        });
     }
 
     /// Writes, where it is this process's turn; nothing: it is not, or not any more.
@@ -122,6 +147,28 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+
+    #[test]
+    fn who_has_waited_for_its_turn_waits_on_when_another_process_has_ended() {
+        let turn = LeaseTurn::default();
+        turn.resume();
+        assert!(turn.is_own());
+        turn.set(LeaseWriter::Waiting);
+        turn.resume();
+        assert!(!turn.is_own(), "it had not been paused");
+        turn.pause();
+        turn.pause();
+        turn.resume();
+        assert!(!turn.is_own(), "it had not begun");
+        turn.pause();
+        turn.begin();
+        assert!(!turn.is_own(), "it is the other one's turn");
+        turn.resume();
+        assert!(turn.is_own());
+        turn.set(LeaseWriter::Gone);
+        turn.resume();
+        assert!(!turn.is_own(), "it is the other one's for good");
+    }
 
     #[tokio::test]
     async fn nothing_is_on_its_way_once_it_is_another_ones_turn() {

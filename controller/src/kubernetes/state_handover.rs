@@ -31,7 +31,7 @@ impl KubernetesStore {
 
     /// The other process has ended, and has written nothing: the store goes on.
     pub fn go_on(&self) {
-        self.shared().lease_turn.set(LeaseWriter::Own);
+        self.shared().lease_turn.resume();
         self.order(WriterOrder::GoOn);
     }
 

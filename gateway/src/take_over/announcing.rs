@@ -174,7 +174,7 @@ mod tests {
         (Channel::new(one).unwrap(), Channel::new(other).unwrap())
     }
 
-    /// A session whose router is told 30,000 prefixes, and the router's end.
+    /// A session whose router is told 3,000 prefixes, and the router's end.
     fn frozen() -> (FrozenRouter, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -186,7 +186,7 @@ mod tests {
                 ..RouteAttributes::default()
             })
         };
-        let prefixes = (0..30_000_u32).map(|n| {
+        let prefixes = (0..3_000_u32).map(|n| {
             let address = std::net::Ipv4Addr::from(0x0a00_0000 + n);
             (std::net::IpAddr::from(address).into(), route(n % 1000))
         });

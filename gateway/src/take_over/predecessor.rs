@@ -6,8 +6,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender, SyncSender};
 use std::time::{Duration, Instant};
+
+use fairway_config::view::Readiness;
 
 use super::announcing;
 use super::channel::{self, Channel, ChannelError, PATIENCE};
@@ -21,6 +24,9 @@ use crate::handed::{HandedSegment, OfferedSocket, WholeConnection, WholeFlow};
 /// How long the other process may take until it can serve. Meanwhile this one reads no manifests and writes no state.
 const PREPARED: Duration = Duration::from_mins(2);
 
+/// How long a process that has connected may take to say what it wants. Others wait meanwhile.
+const GREETING: Duration = Duration::from_secs(1);
+
 /// How long it is waited for connections that are being established.
 const ESTABLISHED: Duration = Duration::from_secs(1);
 
@@ -28,11 +34,15 @@ const ESTABLISHED: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The rest of the process that hands over.
-pub trait HandsOver: Send {
+pub trait HandsOver: Send + Sync {
     /// What both processes have to agree about, by name.
     fn agreed(&self) -> BTreeMap<String, String>;
     /// Whether a process in the Pod with that UID (none: in no Pod) has its turn now. Else it stands by, and asks again.
     fn is_turn_of(&self, pod: Option<&str>) -> bool;
+    /// Whether this process is to stop, and waits for the one in the Pod with that UID.
+    fn gives_way_to(&self, pod: Option<&str>) -> bool;
+    /// Whether this process is ready, and what is missing.
+    fn readiness(&self) -> Readiness;
     /// Writes the state, and then leaves it alone. Returns whether that could be done.
     fn hold(&self) -> bool;
     /// The successor has ended: goes on.
@@ -62,9 +72,6 @@ enum HandoverError {
     /// The two processes do not agree.
     #[error("{0}")]
     Refused(String),
-    /// The other process stands by.
-    #[error("{STANDS_BY}")]
-    StandsBy,
     /// The other process says that it goes on, and does not come to an end.
     #[error("the other process was not ready to serve within two minutes")]
     Late,
@@ -76,38 +83,167 @@ enum HandoverError {
 /// What a process is told that has no turn.
 const STANDS_BY: &str = "a process of a newer Pod serves: this one stands by, and takes over when that one is told to stop";
 
+/// What a process is told that comes while another one takes over.
+const BUSY: &str = "another process is taking over just now: this one stands by";
+
 impl From<io::Error> for HandoverError {
     fn from(error: io::Error) -> Self {
         Self::Channel(error.into())
     }
 }
 
-/// Waits for a successor from now on, on a thread of its own, and hands over to it.
+/// Waits for a successor from now on, and hands over to it. One thread answers whoever asks, also while another one hands
+/// over.
 ///
 /// # Errors
-/// The socket or the thread can't be made.
-pub fn wait(state: &Path, gateway: Gateway, process: Box<dyn HandsOver>) -> io::Result<()> {
-    let listener = channel::listen(state)?;
+/// The socket or a thread can't be made.
+pub fn wait(state: &Path, gateway: Gateway, process: Arc<dyn HandsOver>) -> io::Result<()> {
+    let listener = Arc::new(channel::listen(state)?);
+    let is_busy = Arc::new(AtomicBool::new(false));
+    let (sender, successors) = mpsc::sync_channel(1);
+    let workers = gateway.mailboxes().cloned().collect();
+    let mut side = HandingSide {
+        gateway,
+        workers,
+        process: process.clone(),
+        gone: HandedCount::default(),
+        segments: None,
+    };
+    let answering = AnsweringSide {
+        listener: listener.clone(),
+        process,
+        is_busy: is_busy.clone(),
+        successors: sender,
+    };
     std::thread::Builder::new()
         .name("fairway-handover".to_owned())
         .spawn(move || {
-            let workers = gateway.mailboxes().cloned().collect();
-            let mut predecessor = HandingSide {
-                gateway,
-                workers,
-                process,
-                gone: HandedCount::default(),
-                segments: None,
-            };
-            predecessor.run(&listener);
+            for successor in &successors {
+                if side.attend(successor) {
+                    break;
+                }
+                is_busy.store(false, Ordering::Release);
+            }
+            // Who accepts there wakes, and sees that nobody hands over any more.
+            drop(successors);
+            let _ = rustix::net::shutdown(&*listener, rustix::net::Shutdown::Both);
         })?;
+    std::thread::Builder::new()
+        .name("fairway-succeed".to_owned())
+        .spawn(move || answering.run())?;
     Ok(())
 }
 
+/// A process that takes over.
+struct AskingProcess {
+    channel: Channel,
+    says: Introduction,
+    /// Its number, as the kernel says: processes may count in different ways.
+    number: Option<u32>,
+}
+
+/// The side that answers whoever asks.
+struct AnsweringSide {
+    listener: Arc<UnixListener>,
+    process: Arc<dyn HandsOver>,
+    /// Whether another process is taking over.
+    is_busy: Arc<AtomicBool>,
+    /// To the thread that hands over.
+    successors: SyncSender<AskingProcess>,
+}
+
+impl AnsweringSide {
+    /// Runs until everything has been handed over.
+    fn run(&self) {
+        for stream in self.listener.incoming() {
+            let stream = match stream {
+                Ok(stream) => stream,
+                // The other thread has shut the socket down (accept(2)).
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+                Err(error) => {
+                    tracing::warn!(%error, "a process that asks to take over can't be heard");
+                    // This process may be short of descriptors.
+                    std::thread::sleep(LOOK);
+                    continue;
+                }
+            };
+            match self.answer(stream) {
+                Ok(None) => {}
+                Ok(Some(successor)) => {
+                    self.is_busy.store(true, Ordering::Release);
+                    if self.successors.send(successor).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "a process that asks to take over can't"),
+            }
+        }
+    }
+
+    /// Answers a process. Returned is one that takes over now.
+    fn answer(&self, stream: UnixStream) -> Result<Option<AskingProcess>, HandoverError> {
+        let mut channel = Channel::new(stream)?;
+        let peer = channel.peer()?;
+        let own = rustix::process::geteuid().as_raw();
+        if peer.user != own && peer.user != 0 {
+            let why = format!("user {} may not take over", peer.user);
+            return Err(refuse(&mut channel, why));
+        }
+        channel.set_patience(GREETING)?;
+        let says = match channel.receive()?.message {
+            Some(HandoverMessage::Hello(says)) => says,
+            Some(HandoverMessage::Look { pod }) => {
+                let gives_way = self.process.gives_way_to(pod.as_deref());
+                // Where it does not hear it, it asks again.
+                let _ = channel.say(&HandoverMessage::Serves {
+                    readiness: self.process.readiness(),
+                    gives_way: gives_way && !self.is_busy.load(Ordering::Acquire),
+                });
+                return Ok(None);
+            }
+            _ => return Err(ChannelError::Unexpected.into()),
+        };
+        // As it is seen there: whoever starts the successor reads it.
+        if let Some(why) = difference(&says, &introduction(&*self.process)) {
+            return Err(refuse(&mut channel, why));
+        }
+        let why = match self.process.is_turn_of(says.pod.as_deref()) {
+            false => STANDS_BY,
+            true if self.is_busy.load(Ordering::Acquire) => BUSY,
+            true => {
+                channel.set_patience(PATIENCE)?;
+                return Ok(Some(AskingProcess {
+                    channel,
+                    says,
+                    number: peer.process,
+                }));
+            }
+        };
+        // It asks again.
+        let _ = channel.say(&HandoverMessage::Refused {
+            why: why.to_owned(),
+            stands_by: Some(self.process.readiness()),
+        });
+        Ok(None)
+    }
+}
+
+fn introduction(process: &dyn HandsOver) -> Introduction {
+    Introduction {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        clock: None,
+        agreed: process.agreed(),
+        pod: None,
+    }
+}
+
+/// The side that hands over.
 struct HandingSide {
     gateway: Gateway,
     workers: Vec<Arc<Mailbox>>,
-    process: Box<dyn HandsOver>,
+    process: Arc<dyn HandsOver>,
     gone: HandedCount,
     /// What the gateway has left on its networks, for another process to go on with it.
     segments: Option<Vec<HandedSegment>>,
@@ -121,77 +257,38 @@ struct HandedCount {
 }
 
 impl HandingSide {
-    /// Runs until everything has been handed over.
-    fn run(&mut self, listener: &UnixListener) {
-        for stream in listener.incoming() {
-            let error = match stream.map_err(HandoverError::from) {
-                Ok(stream) => match self.attend(stream) {
-                    Ok(()) => return,
-                    // Asked once a second.
-                    Err(HandoverError::StandsBy) => continue,
-                    Err(error) => error,
-                },
-                Err(error) => {
-                    // The process may be short of descriptors.
-                    std::thread::sleep(LOOK);
-                    error
-                }
-            };
-            let HandedCount { connections, flows } = std::mem::take(&mut self.gone);
-            tracing::warn!(
-                %error,
-                connections,
-                flows,
-                "not handed over: this process goes on with all that has not gone"
-            );
-        }
+    /// Hands over to a process. Returns whether all has gone over.
+    fn attend(&mut self, successor: AskingProcess) -> bool {
+        let error = match self.try_attend(successor) {
+            Ok(()) => return true,
+            Err(error) => error,
+        };
+        let HandedCount { connections, flows } = std::mem::take(&mut self.gone);
+        tracing::warn!(
+            %error,
+            connections,
+            flows,
+            "not handed over: this process goes on with all that has not gone"
+        );
+        false
     }
 
-    fn attend(&mut self, stream: UnixStream) -> Result<(), HandoverError> {
-        let mut channel = Channel::new(stream)?;
-        let peer = channel.peer()?;
-        let own = rustix::process::geteuid().as_raw();
-        if peer.user != own && peer.user != 0 {
-            let why = format!("user {} may not take over", peer.user);
-            return Err(refuse(&mut channel, why));
-        }
-        let Some(HandoverMessage::Hello(successor)) = channel.receive()?.message else {
-            return Err(ChannelError::Unexpected.into());
-        };
-        let introduction = Introduction {
-            protocol: PROTOCOL,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            clock: None,
-            agreed: self.process.agreed(),
-            pod: None,
-        };
-        // As it is seen there: whoever starts the successor reads it.
-        if let Some(why) = difference(&successor, &introduction) {
-            return Err(refuse(&mut channel, why));
-        }
-        if !self.process.is_turn_of(successor.pod.as_deref()) {
-            let why = STANDS_BY.to_owned();
-            // It asks again.
-            let _ = channel.say(&HandoverMessage::Refused {
-                why,
-                stands_by: true,
-            });
-            return Err(HandoverError::StandsBy);
-        }
+    fn try_attend(&mut self, successor: AskingProcess) -> Result<(), HandoverError> {
+        let AskingProcess {
+            mut channel,
+            says,
+            number,
+        } = successor;
         if !self.process.hold() {
-            return Err(refuse(
-                &mut channel,
-                "the state can't be written".to_owned(),
-            ));
+            let why = "the state can't be written".to_owned();
+            return Err(refuse(&mut channel, why));
         }
         tracing::info!(
-            pid = successor.pid,
-            version = successor.version,
+            pid = says.pid,
+            version = says.version,
             "another process takes over"
         );
-        // As the kernel says: processes may count in different ways.
-        let went = self.hand_over(&mut channel, introduction, peer.process);
+        let went = self.hand_over(&mut channel, number);
         if went.is_err() {
             self.take_back();
         }
@@ -201,14 +298,13 @@ impl HandingSide {
     fn hand_over(
         &mut self,
         channel: &mut Channel,
-        introduction: Introduction,
         successor: Option<u32>,
     ) -> Result<(), HandoverError> {
         // Said as late as can be: the other one has its clock from it.
         let clock = u64::try_from(self.gateway.clock().age().as_nanos()).ok();
         channel.say(&HandoverMessage::Welcome(Introduction {
             clock,
-            ..introduction
+            ..introduction(&*self.process)
         }))?;
         self.offer(channel)?;
         wait_prepared(channel, PREPARED)?;
@@ -466,7 +562,7 @@ fn refuse(channel: &mut Channel, why: String) -> HandoverError {
     // Where the other one does not hear it, it sees that the socket closes.
     let _ = channel.say(&HandoverMessage::Refused {
         why: why.clone(),
-        stands_by: false,
+        stands_by: None,
     });
     HandoverError::Refused(why)
 }

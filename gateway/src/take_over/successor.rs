@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use fairway_config::view::Readiness;
+
 use super::announcing::OfferedAnnouncing;
 use super::channel::{self, Channel, ChannelError, PATIENCE, WholeMessage};
 use super::memory;
@@ -26,6 +28,9 @@ use crate::steering::inherited::InheritedSteering;
 const PREPARING: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(2);
 
+/// How long a process that serves may take to say how it is.
+const LOOKS: Duration = Duration::from_secs(2);
+
 /// How long it is waited for interfaces, names and passwords.
 const OPENED: Duration = Duration::from_secs(1);
 
@@ -39,8 +44,13 @@ pub enum TakeOverError {
     #[error("the process that runs does not hand over: {0}")]
     Refused(String),
     /// It serves, and hands over to this one only when it is told to stop.
-    #[error("{0}")]
-    StandBy(String),
+    #[error("{why}")]
+    StandBy {
+        /// Its words.
+        why: String,
+        /// How it is.
+        readiness: Readiness,
+    },
     /// It can't be spoken to.
     #[error("can't take over: {0}")]
     Failed(String),
@@ -50,6 +60,15 @@ impl TakeOverError {
     fn of(why: impl Display) -> Self {
         Self::Failed(why.to_string())
     }
+}
+
+/// What a process says that has the state directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServingProcess {
+    /// How it is.
+    pub readiness: Readiness,
+    /// It is to stop, and waits for the one that asks.
+    pub gives_way: bool,
 }
 
 /// A process that hands over to this one.
@@ -80,8 +99,41 @@ impl HandingProcess {
             Err(OfferError::Channel(ChannelError::Gone)) => Ok(None),
             Err(OfferError::Channel(error)) => Err(TakeOverError::of(error)),
             Err(OfferError::Refused(why)) => Err(TakeOverError::Refused(why)),
-            Err(OfferError::StandBy(why)) => Err(TakeOverError::StandBy(why)),
+            Err(OfferError::StandBy(why, readiness)) => {
+                Err(TakeOverError::StandBy { why, readiness })
+            }
             Ok(process) => Ok(Some(process)),
+        }
+    }
+
+    /// Asks the process that has the state directory how it is; none: there is no such process.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn look(
+        state: &Path,
+        pod: Option<String>,
+    ) -> Result<Option<ServingProcess>, TakeOverError> {
+        let Some(mut channel) = channel::connect(state).map_err(TakeOverError::of)? else {
+            return Ok(None);
+        };
+        let asked = channel.set_patience(LOOKS).map_err(ChannelError::from);
+        let answer = asked.and_then(|()| channel.say(&HandoverMessage::Look { pod }));
+        match answer.and_then(|()| channel.receive()) {
+            Ok(WholeMessage {
+                message:
+                    Some(HandoverMessage::Serves {
+                        readiness,
+                        gives_way,
+                    }),
+                ..
+            }) => Ok(Some(ServingProcess {
+                readiness,
+                gives_way,
+            })),
+            Ok(_) => Err(TakeOverError::of(ChannelError::Unexpected)),
+            Err(ChannelError::Gone) => Ok(None),
+            Err(error) => Err(TakeOverError::of(error)),
         }
     }
 
@@ -107,8 +159,8 @@ impl HandingProcess {
             match whole.message {
                 Some(HandoverMessage::Refused { why, stands_by }) => {
                     return Err(match stands_by {
-                        true => OfferError::StandBy(why),
-                        false => OfferError::Refused(why),
+                        Some(readiness) => OfferError::StandBy(why, readiness),
+                        None => OfferError::Refused(why),
                     });
                 }
                 Some(HandoverMessage::Welcome(predecessor)) => {
@@ -217,7 +269,7 @@ impl HandingProcess {
 enum OfferError {
     Channel(ChannelError),
     Refused(String),
-    StandBy(String),
+    StandBy(String, Readiness),
 }
 
 impl From<ChannelError> for OfferError {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use fairway_config::view::Readiness;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -37,9 +38,18 @@ pub(crate) enum HandoverMessage {
     /// The predecessor does not hand over, and says why.
     Refused {
         why: String,
-        /// It would later, should it be told to stop: to be asked again.
+        /// It would later, should it be told to stop: to be asked again. How it is now.
         #[serde(default)]
-        stands_by: bool,
+        stands_by: Option<Readiness>,
+    },
+    /// A process that does not take over now asks how the one is that serves. The UID of its Pod.
+    Look { pod: Option<String> },
+    /// The answer.
+    Serves {
+        /// How it is.
+        readiness: Readiness,
+        /// It is to stop, and waits for the one that asks.
+        gives_way: bool,
     },
     /// The predecessor begins to hand over.
     Welcome(Introduction),
@@ -224,6 +234,8 @@ pub(crate) fn read_text(text: &[u8]) -> Result<ReadMessage, WireError> {
 enum KnownKind {
     Hello,
     Refused,
+    Look,
+    Serves,
     Welcome,
     Named,
     Sockets,

@@ -227,6 +227,11 @@ fn health() -> impl Strategy<Value = HandedHealth> {
     })
 }
 
+fn readiness() -> impl Strategy<Value = Readiness> {
+    (any::<bool>(), proptest::collection::vec(".{0,20}", 0..3))
+        .prop_map(|(ready, missing)| Readiness { ready, missing })
+}
+
 fn message() -> impl Strategy<Value = HandoverMessage> {
     use HandoverMessage as M;
     prop_oneof![
@@ -236,7 +241,13 @@ fn message() -> impl Strategy<Value = HandoverMessage> {
         port().prop_map(M::Buckets),
         (port(), proptest::collection::vec(health(), 0..9))
             .prop_map(|(port, endpoints)| M::Health { port, endpoints }),
-        (".{0,40}", any::<bool>()).prop_map(|(why, stands_by)| M::Refused { why, stands_by }),
+        (".{0,40}", proptest::option::of(readiness()))
+            .prop_map(|(why, stands_by)| M::Refused { why, stands_by }),
+        proptest::option::of(".{0,40}").prop_map(|pod| M::Look { pod }),
+        (readiness(), any::<bool>()).prop_map(|(readiness, gives_way)| M::Serves {
+            readiness,
+            gives_way,
+        }),
         proptest::collection::vec(".{0,9}", 0..4).prop_map(|names| M::Named { names }),
         proptest::collection::vec(socket(), 0..9).prop_map(|sockets| M::Sockets { sockets }),
         proptest::collection::vec(connection(), 0..9)
@@ -337,7 +348,7 @@ fn a_message_that_is_too_large_is_not_written() {
     assert!(write(&message, false, BYTES + 1, 0).is_err());
     assert!(write(&message, false, 0, DESCRIPTORS + 1).is_err());
     let why = "x".repeat(TEXT);
-    let stands_by = false;
+    let stands_by = None;
     let refused = HandoverMessage::Refused { why, stands_by };
     assert!(write(&refused, false, 0, 0).is_err());
 }
