@@ -21,9 +21,10 @@
 //! 10. [`bgp`]: announcing to routers; [`bfd`]: whether they can be reached;
 //! 11. [`source_pool`]: which of the host's addresses endpoints are dialled from;
 //! 12. [`proxy_protocol`]: a header that says whose connection it is, read and written;
-//! 13. [`way_back`]: whether an endpoint can be dialled from its client's address; [`relay`]: how another gateway is asked
+//! 13. [`http1`]: reading and writing HTTP/1, strictly, for the ports that are balanced by request;
+//! 14. [`way_back`]: whether an endpoint can be dialled from its client's address; [`relay`]: how another gateway is asked
 //!     to;
-//! 14. [`receive_budget`]: how much of a processor is used for what comes from the network, where nothing else bounds it;
+//! 15. [`receive_budget`]: how much of a processor is used for what comes from the network, where nothing else bounds it;
 //!     [`service_lines`]: how many lines of the log; [`acknowledgement`]: whether a machine has vanished in the middle of
 //!     a connection.
 
@@ -47,6 +48,7 @@ pub mod flows;
 pub mod guard;
 mod hash_seed;
 pub mod health;
+pub mod http1;
 mod jitter;
 pub mod layer2;
 pub mod limits;
