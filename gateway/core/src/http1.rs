@@ -35,6 +35,9 @@ mod target;
 mod trailers;
 mod version;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::answer::AnswerHead;
 pub use self::body::{BodyNext, BodyScan, DecodedBody, PassedBody};
 pub use self::defect::{ChunkDefect, HeadDefect};

@@ -129,14 +129,15 @@ const STATUS_DIGITS: usize = 3;
 /// The status that a line says, without version. There may be no reason, and no space before it then: many servers leave
 /// it out.
 fn status(text: &[u8]) -> Option<u16> {
-    let (digits, reason) = text.split_at_checked(STATUS_DIGITS)?;
-    let is_well_formed = matches!(digits.first(), Some(b'1'..=b'9'))
-        && digits.iter().all(u8::is_ascii_digit)
-        && matches!(reason, [] | [b' ', ..]);
-    let number = digits
-        .iter()
-        .fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
-    is_well_formed.then_some(number)
+    let (digits, reason) = text.split_first_chunk::<STATUS_DIGITS>()?;
+    match (digits, reason) {
+        ([b'1'..=b'9', b'0'..=b'9', b'0'..=b'9'], [] | [b' ', ..]) => Some(
+            digits
+                .iter()
+                .fold(0, |number, digit| number * 10 + u16::from(digit - b'0')),
+        ),
+        _ => None,
+    }
 }
 
 fn facts(

@@ -71,7 +71,8 @@ impl HeadScan {
             match head.first() {
                 None | Some(b'\r') => return Ok(HeadProgress::Incomplete),
                 Some(first) if !is_token_octet(*first) => return Err(HeadDefect::Method),
-                Some(_) => {}
+                // No line ends here.
+                Some(_) => self.searched = self.searched.max(self.start + 1),
             }
             if self.start == 0 && bytes.starts_with(b"PRI ") {
                 if bytes.starts_with(PREFACE) {
