@@ -7,7 +7,7 @@
 //! A name that is nearly one of these never passes, whoever sent it ([`FieldKind::Double`]).
 
 use std::io::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::copied::push_field;
 use super::field_kind::FieldKind;
@@ -105,6 +105,40 @@ fn join(head: &RequestHead<'_>, kind: FieldKind, out: &mut Vec<u8>) {
 }
 
 fn push_address(address: IpAddr, out: &mut Vec<u8>) {
-    // A Vec takes everything.
-    let _ = write!(out, "{address}");
+    match address {
+        IpAddr::V4(v4) => push_v4(v4, out),
+        // A Vec takes everything.
+        IpAddr::V6(v6) => drop(write!(out, "{v6}")),
+    }
+}
+
+/// The same as `Display` writes, which costs a tenth of a short request.
+fn push_v4(address: Ipv4Addr, out: &mut Vec<u8>) {
+    for (at, octet) in address.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
+        }
+        if octet >= 100 {
+            out.push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            out.push(b'0' + octet / 10 % 10);
+        }
+        out.push(b'0' + octet % 10);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_everywhere() {
+        for octet in 0..=u8::MAX {
+            let v4 = Ipv4Addr::new(octet, 0, 255 - octet, octet);
+            let mut out = Vec::new();
+            push_address(v4.into(), &mut out);
+            assert_eq!(out, v4.to_string().as_bytes());
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Reads the head of a request.
 
+use memchr::memchr3;
+
 use super::defect::HeadDefect;
 use super::facts::{BodyFraming, HttpVersion, RequestFacts, RequestMethod};
 use super::fields::{self, FieldSummary, FieldTable, Upgrades};
@@ -107,8 +109,7 @@ impl<'a> Line<'a> {
             [b'\r' | b'\n', ..] if !method.is_empty() => return Err(HeadDefect::FirstLine),
             _ => return Err(HeadDefect::Method),
         };
-        let is_end = |octet: &u8| matches!(octet, b' ' | b'\r' | b'\n');
-        let target_end = rest.iter().position(is_end).ok_or(HeadDefect::LineEnd)?;
+        let target_end = memchr3(b' ', b'\r', b'\n', rest).ok_or(HeadDefect::LineEnd)?;
         let (target, rest) = rest.split_at_checked(target_end).unwrap_or_default();
         let rest = match rest {
             [b' ', rest @ ..] if !target.is_empty() => rest,
