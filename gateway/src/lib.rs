@@ -49,6 +49,7 @@ mod checks;
 mod client_origin;
 pub mod clock;
 mod connecting;
+mod connection_use;
 mod control;
 pub mod counters;
 mod delivery;

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::descriptors::Descriptors;
 use crate::fleet::ShownFleet;
 use crate::flow_pool::{self, FlowPool};
+use crate::http::limits::HttpTimes;
 use crate::icmp::IcmpSockets;
 use crate::refusal_log::RefusalLog;
 use crate::settings::GatewaySettings;
@@ -35,6 +36,8 @@ pub(crate) struct GatewayShared {
     pub(crate) reader_timeout: Option<Duration>,
     /// How long the last endpoint that is left to try may take to accept a connection.
     pub(crate) connect_timeout: Duration,
+    /// The time-outs of HTTP/1 connections.
+    pub(crate) http_times: HttpTimes,
     /// The budget of file descriptors.
     pub(crate) descriptors: Arc<Descriptors>,
     /// Cancelled when the process is told to stop.
@@ -94,6 +97,7 @@ impl GatewayShared {
             stall_timeout: settings.stall_timeout,
             reader_timeout: settings.reader_timeout,
             connect_timeout: settings.connect_timeout,
+            http_times: HttpTimes::default(),
             descriptors,
             stopping,
             drain_asked: watch::Sender::default(),

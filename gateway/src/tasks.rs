@@ -43,6 +43,8 @@ pub(crate) enum TaskKind {
         hops: Option<Hops>,
         /// The port.
         port: OpenConnection,
+        /// What was read of it already.
+        first: Vec<u8>,
         /// Held from the accept on: the process ends when no connection has one any more.
         open: TaskTrackerToken,
     },
@@ -133,13 +135,14 @@ fn carry(task: Task, context: &Arc<TaskContext>) {
             listen,
             hops,
             port,
+            first,
             open,
         } => {
             tokio::spawn(async move {
                 let clock = context.shared.clock;
                 context
                     .http()
-                    .serve(stream, listen, origin, hops, port, clock)
+                    .serve(stream, first, listen, origin, hops, port, clock)
                     .await;
                 drop((permit, open));
             });

@@ -13,6 +13,7 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::Engine;
 use super::connection::TcpConnection;
+use super::http::HttpConnection;
 use super::listeners::Accepting;
 use super::owners::ConnectionOwner;
 use super::poll::Token;
@@ -303,12 +304,18 @@ impl Engine {
                 let number = self.connections.insert(connection, owner);
                 self.step(number, TcpConnection::dial);
             }
-            AppProtocol::Http | AppProtocol::H2c => {
+            AppProtocol::Http => {
+                let origin = ClientOrigin::of_peer(from);
+                let connection = HttpConnection::new(socket, origin, listen, hops, port, permit);
+                self.begin_http(connection);
+            }
+            AppProtocol::H2c => {
                 let request = TaskKind::Http {
                     origin: ClientOrigin::of_peer(from),
                     listen,
                     hops,
                     port,
+                    first: Vec::new(),
                     open: self.shared.connections.token(),
                 };
                 self.listeners.tasks.hand(socket, permit, request);

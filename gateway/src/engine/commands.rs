@@ -71,14 +71,31 @@ impl Engine {
                     Cut::Slot(place) => self.connections.of_place(place),
                     Cut::All => self.connections.numbers().collect(),
                 };
+                let of_http = &mut self.http.connections;
+                let http: Vec<u32> = match cut {
+                    Cut::Port(port) => of_http.of_port(port),
+                    Cut::Slot(place) => of_http.of_place(place),
+                    Cut::All => of_http.numbers().collect(),
+                };
+                self.http.cutting.extend(http);
+                if let Cut::Port(port) = cut {
+                    self.http.pool.close_of_port(port);
+                }
                 self.pending.cutting.extend(numbers);
             }
             WorkerCommand::Review(port) => {
                 let numbers = self.connections.of_port(port);
                 self.pending.reviewing.extend(numbers);
+                let http = self.http.connections.of_port(port);
+                self.http.reviewing.extend(http);
             }
             WorkerCommand::HandOver(command) => self.hand_over(*command),
-            WorkerCommand::Drain => self.draining = true,
+            WorkerCommand::Drain => {
+                self.draining = true;
+                let http = self.http.connections.numbers();
+                self.http.finishing.extend(http);
+                self.http.pool.close_idle();
+            }
             WorkerCommand::Stop => self.stopped = true,
         }
     }

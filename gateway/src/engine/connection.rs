@@ -4,7 +4,7 @@
 //! its peer has to say so; `dialling` looks for an endpoint that answers; `closing` delivers the last bytes to the
 //! client; `idle` ends what is silent for too long; `evidence` tells what a connection says of its endpoint's health;
 //! `batched` is for small messages that the kernel takes together with those of other connections; `relayed` is a
-//! connection that another gateway has made.
+//! connection that another gateway has made; `upgraded` one that has begun as HTTP.
 
 mod batched;
 mod closing;
@@ -14,6 +14,7 @@ mod handed;
 mod header;
 mod idle;
 mod relayed;
+mod upgraded;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,6 +25,7 @@ use fairway_config::port_options::ProxyVersion;
 use fairway_gateway_core::relay::GREETING;
 
 pub(super) use self::batched::ReadOutcome;
+pub(super) use self::upgraded::UpgradedConnection;
 use super::dial::Dial;
 use super::direction::{CarryProgress, Direction, SideError};
 use super::next::{Environment, Next};

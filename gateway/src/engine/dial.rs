@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairway_config::net::{ClientAddr, EndpointAddr};
@@ -15,7 +16,7 @@ use super::next::Environment;
 use super::poll::{Token, Trigger};
 use super::side::Side;
 use crate::connecting::{self, ConnectOptions};
-use crate::endpoint_state::Active;
+use crate::endpoint_state::{Active, EndpointState};
 use crate::hops::Hops;
 use crate::open_connection::OpenConnection;
 use crate::shared::GatewayShared;
@@ -77,6 +78,26 @@ struct Again {
     lost: Box<LostAddress>,
 }
 
+/// An endpoint that was chosen and is not tried yet. It counts as a connection of the endpoint already.
+pub(super) struct Candidate {
+    pub(super) addr: EndpointAddr,
+    active: Active,
+    from: TryingFrom,
+    chosen: Instant,
+}
+
+impl Candidate {
+    /// What is known of the endpoint.
+    pub(super) fn state(&self) -> &Arc<EndpointState> {
+        self.active.state()
+    }
+
+    /// It is not dialled: there is a connection to it.
+    pub(super) fn into_active(self) -> Active {
+        self.active
+    }
+}
+
 /// The outcome of [`Dial::next`].
 pub(super) enum DialOutcome {
     /// An endpoint is being connected to.
@@ -127,37 +148,83 @@ impl Dial {
         up: &mut Direction,
         environment: &mut Environment<'_>,
     ) -> DialOutcome {
-        loop {
-            let now = Instant::now();
-            let tick = environment.shared.clock.at(now);
-            let Some((addr, active, from)) = self.candidate(from, port, environment.shared, tick)
-            else {
-                break;
-            };
+        let token = Token::Endpoint(environment.number);
+        while let Some(candidate) = self.choose(from, port, environment.shared, Instant::now()) {
             // The client's first bytes go in one packet with the last step of the handshake.
             let is_first = self.attempts.tried().is_empty() && !self.is_relayed();
             self.early |= is_first && up.read_early(client, &mut environment.tools);
-            let connected = connect(addr, &from, self, environment);
-            self.trying = Some(Trying {
-                addr,
-                began: now,
-                from,
-            });
-            match connected {
-                Ok(socket) => return DialOutcome::Trying(Side::of_endpoint(socket), active),
-                Err(error) if socket::is_exhausted(&error) => {
-                    environment.shared.descriptors.exhausted(&error);
-                    self.trying = None;
-                    self.error = Some(error);
-                    return DialOutcome::Exhausted;
-                }
-                Err(error) => self.not_reached(error, port, Some(&active), environment.shared),
+            if let Some(outcome) = self.begin(candidate, token, port, environment) {
+                return outcome;
             }
         }
+        self.outcome()
+    }
+
+    /// The endpoint that is to be tried next.
+    pub(super) fn choose(
+        &mut self,
+        from: ClientAddr,
+        port: &OpenConnection,
+        shared: &GatewayShared,
+        now: Instant,
+    ) -> Option<Candidate> {
+        let tick = shared.clock.at(now);
+        let (addr, active, from) = self.candidate(from, port, shared, tick)?;
+        Some(Candidate {
+            addr,
+            active,
+            from,
+            chosen: now,
+        })
+    }
+
+    /// Begins to connect to an endpoint, whose events have this token. None: it can't be reached, and another one may
+    /// be tried.
+    pub(super) fn begin(
+        &mut self,
+        candidate: Candidate,
+        token: Token,
+        port: &OpenConnection,
+        environment: &mut Environment<'_>,
+    ) -> Option<DialOutcome> {
+        let Candidate {
+            addr,
+            active,
+            from,
+            chosen,
+        } = candidate;
+        let connected = connect(addr, &from, self, token, environment);
+        self.trying = Some(Trying {
+            addr,
+            began: chosen,
+            from,
+        });
+        match connected {
+            Ok(socket) => Some(DialOutcome::Trying(Side::of_endpoint(socket), active)),
+            Err(error) if socket::is_exhausted(&error) => {
+                environment.shared.descriptors.exhausted(&error);
+                self.trying = None;
+                self.error = Some(error);
+                Some(DialOutcome::Exhausted)
+            }
+            Err(error) => {
+                self.not_reached(error, port, Some(&active), environment.shared);
+                None
+            }
+        }
+    }
+
+    /// What has come of it, where no endpoint is left to try.
+    pub(super) fn outcome(&mut self) -> DialOutcome {
         match self.error.take() {
             Some(error) => DialOutcome::Failed(error),
             None => DialOutcome::NoEndpoint,
         }
+    }
+
+    /// Notes that an endpoint was reached and has failed nevertheless: it is not tried again.
+    pub(super) fn give_up(&mut self, addr: EndpointAddr) {
+        self.attempts.failed(addr);
     }
 
     /// Chooses the endpoint that is tried next, and from which address. It counts as a connection of the endpoint from
@@ -333,6 +400,7 @@ fn connect(
     addr: EndpointAddr,
     from: &TryingFrom,
     dial: &Dial,
+    token: Token,
     environment: &mut Environment<'_>,
 ) -> io::Result<OwnedFd> {
     let options = ConnectOptions {
@@ -353,7 +421,6 @@ fn connect(
             None => from.dial.begin(addr, options)?,
         },
     };
-    let token = Token::Endpoint(environment.number);
     environment.poll.add(&socket, token, Trigger::Edge)?;
     Ok(socket)
 }

@@ -178,6 +178,15 @@ impl Direction {
         true
     }
 
+    /// A direction that holds these bytes.
+    pub(super) fn holding(bytes: Vec<u8>) -> Self {
+        let mut direction = Self::default();
+        if !bytes.is_empty() {
+            direction.hold(&bytes, 0);
+        }
+        direction
+    }
+
     /// Says this before the first byte. To be called before there is one.
     pub(super) fn begin_with(&mut self, header: Vec<u8>) {
         self.holds = Holds::Bytes {

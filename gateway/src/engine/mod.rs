@@ -12,9 +12,10 @@
 //! - `batch_io`, `batch` and `ring`: small messages of several connections in two system calls (io_uring);
 //! - `mailbox`, `commands` and `pending`: what other threads tell the worker, and what of it is left to do;
 //! - `udp`: UDP flows;
-//! - `handing`: what goes to another process, or comes from one, with the commands in `handover`.
+//! - `handing`: what goes to another process, or comes from one, with the commands in `handover`;
+//! - [`http`]: connections that are carried by request (HTTP/1), with `http_parts` and `http_steps`.
 //!
-//! What needs a runtime (HTTP, health checks) is handed to the worker's [tasks](crate::tasks).
+//! What needs a runtime (h2, probes) is handed to the worker's [tasks](crate::tasks).
 //!
 //! Nothing here blocks, and a connection makes only a few reads before the others go on.
 
@@ -27,6 +28,9 @@ mod dial;
 mod direction;
 mod handing;
 mod handover;
+mod http;
+mod http_parts;
+mod http_steps;
 mod listeners;
 mod mailbox;
 mod next;
@@ -56,6 +60,7 @@ use self::direction::{BUFFER, Tools};
 pub(crate) use self::handover::{
     Admission, FrozenPart, HandoverCommand, OfferedPart, TakenConnection, TakenFlow,
 };
+use self::http_parts::HttpParts;
 use self::listeners::Listeners;
 pub(crate) use self::mailbox::{Cut, Listening, Mailbox, Receiving, Steered, WorkerCommand};
 use self::next::{Environment, Next};
@@ -84,6 +89,7 @@ pub(crate) struct Engine {
     listeners: Listeners,
     connections: Connections,
     datagrams: UdpProxy,
+    http: HttpParts,
     /// When idle UDP flows are removed next.
     expiry: Instant,
     /// The connections that go on in the next round.
@@ -112,6 +118,7 @@ impl Engine {
             listeners: Listeners::new(tasks),
             connections: Slab::new(),
             datagrams: UdpProxy::new(seed, &shared),
+            http: HttpParts::new(shared.descriptors.pooled()),
             expiry: Instant::now() + EXPIRY,
             again: Vec::new(),
             frozen: Vec::new(),
@@ -145,6 +152,7 @@ impl Engine {
             for number in std::mem::take(&mut self.again) {
                 self.step(number, TcpConnection::more);
             }
+            self.go_on_http();
             self.batch(&mut events);
             for at in 0..events.len() {
                 if let Some((token, flags)) = events.get(at) {
@@ -152,9 +160,13 @@ impl Engine {
                 }
             }
             self.do_pending();
+            self.do_pending_http();
             self.expire();
             self.connections.reclaim();
-            if self.draining && self.connections.len() == 0 {
+            self.http.connections.reclaim();
+            self.http.pool.reclaim();
+            let is_empty = self.connections.len() == 0 && self.http.connections.len() == 0;
+            if self.draining && is_empty {
                 self.open = None;
             }
         }
@@ -200,6 +212,8 @@ impl Engine {
                     connection.client_event(flags, environment)
                 });
             }
+            Token::HttpClient(number) => self.http_client_event(number, flags),
+            Token::HttpEndpoint(number) => self.http_endpoint_event(number, flags),
             Token::Endpoint(number) => {
                 self.step(number, |connection, environment| {
                     connection.endpoint_event(flags, environment)
@@ -240,11 +254,17 @@ impl Engine {
         }
     }
 
-    /// Hands a connection to the worker's tasks.
+    /// Hands a connection to those that are carried by request, or to the worker's tasks.
     fn hand(&mut self, number: u32) {
         let Some(connection) = self.connections.remove(number) else {
             return;
         };
+        if connection.is_of_http1() {
+            if let Some(connection) = connection.into_http(self.mailbox.poll()) {
+                self.begin_http(connection);
+            }
+            return;
+        }
         let open = self.shared.connections.token();
         if let Some((socket, permit, task)) = connection.into_task(open) {
             self.mailbox.poll().remove(&socket);
@@ -267,6 +287,7 @@ impl Engine {
                 });
             }
         }
+        self.expire_http(now);
         if self.listeners.is_due(now) {
             self.resume();
         }
@@ -285,7 +306,8 @@ impl Engine {
 
     /// How long the loop may wait for events.
     fn timeout(&mut self) -> Option<Duration> {
-        if !(self.again.is_empty() && self.pending.is_done() && self.datagrams.all_closed()) {
+        let is_done = self.again.is_empty() && self.pending.is_done() && self.http.is_done();
+        if !(is_done && self.datagrams.all_closed()) {
             return Some(Duration::ZERO);
         }
         let now = Instant::now();
@@ -294,7 +316,8 @@ impl Engine {
             Some(since + wait.duration(&self.shared))
         });
         let expiry = self.datagrams.has_flows().then_some(self.expiry);
-        let due = due.chain(self.listeners.due()).chain(expiry).min()?;
+        let due = due.chain(self.listeners.due()).chain(expiry).min();
+        let due = due.into_iter().chain(self.http_due()).min()?;
         Some(due.saturating_duration_since(now))
     }
 }

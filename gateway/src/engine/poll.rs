@@ -40,6 +40,10 @@ pub(crate) enum Token {
     Client(u32),
     /// The endpoint's side of one.
     Endpoint(u32),
+    /// The client's side of a connection that is carried by request.
+    HttpClient(u32),
+    /// A connection to an endpoint that carries requests.
+    HttpEndpoint(u32),
 }
 
 impl Token {
@@ -51,7 +55,9 @@ impl Token {
             | Self::Listener(_)
             | Self::Datagrams(_)
             | Self::Flow(_)
-            | Self::Flows(_) => None,
+            | Self::Flows(_)
+            | Self::HttpClient(_)
+            | Self::HttpEndpoint(_) => None,
         }
     }
 
@@ -64,6 +70,8 @@ impl Token {
             Self::Datagrams(number) => (4, number),
             Self::Flow(number) => (5, number),
             Self::Flows(number) => (6, number),
+            Self::HttpClient(number) => (7, number),
+            Self::HttpEndpoint(number) => (8, number),
         };
         EventData::new_u64((kind << 32) | u64::from(number))
     }
@@ -79,6 +87,8 @@ impl Token {
             4 => Self::Datagrams(number),
             5 => Self::Flow(number),
             6 => Self::Flows(number),
+            7 => Self::HttpClient(number),
+            8 => Self::HttpEndpoint(number),
             _ => Self::Wake,
         }
     }
@@ -161,6 +171,14 @@ impl Epoll {
             EDGES
         };
         Ok(epoll::modify(&self.epoll, socket, token.data(), flags)?)
+    }
+
+    /// The events of an edge-triggered socket have this token from now on. Its present state is reported at once.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub(super) fn rename(&self, socket: impl AsFd, token: Token) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, socket, token.data(), EDGES)?)
     }
 
     /// Ends the worker's wait. May be called from any thread.

@@ -26,10 +26,11 @@ use super::forwarded;
 use super::limits::{
     CLIENT, CONNECTION_WINDOW, ENDPOINT, POOLED, STREAM_IDLE, STREAM_WINDOW, STREAMS, UNSHARED,
 };
-use super::reuse::{self, ConnectionUse};
+use super::reuse;
 use super::unshared_connection::{self, FromClient, UnsharedConnection};
 use super::unwritten::UnwrittenGuard;
 use super::upload_watch::{self, UploadWatch};
+use crate::connection_use::ConnectionUse;
 use crate::counters::Rejection;
 use crate::descriptors::{Descriptors, Permit};
 use crate::endpoint_state::{Active, EndpointState};
@@ -210,18 +211,18 @@ impl ProxyHttp for App {
         let may_take = patience.duration(self.connect_timeout);
         let mut peer = HttpPeer::new(endpoint.addr.0, false, String::new());
         let is_upgrade = asks_websocket(session);
-        let kind = ConnectionUse::of(session, port.route().app, is_upgrade);
+        let kind = reuse::kind_of(session, port.route().app, is_upgrade);
         request.is_upload = kind == ConnectionUse::Long && !is_upgrade;
         let trusted_since = request
             .endpoint()
             .map(|(_, state)| state.health.trusted_since());
-        peer.group_key = kind.pool_key(connection.hops, trusted_since.unwrap_or_default());
+        peer.group_key = reuse::pool_key(kind, connection.hops, trusted_since.unwrap_or_default());
         let options = &mut peer.options;
         options.custom_l4 = Some(self.dialler(connection.hops));
         options.total_connection_timeout = Some(may_take);
         options.write_timeout = Some(ENDPOINT);
         options.idle_timeout = Some(POOLED);
-        options.tcp_keepalive = Some(kind.keepalive());
+        options.tcp_keepalive = Some(reuse::keepalive(kind));
         options.read_timeout = Some(if h2 || is_upgrade {
             STREAM_IDLE
         } else {

@@ -29,7 +29,7 @@ mod connection;
 mod dialler;
 mod failure;
 mod forwarded;
-mod limits;
+pub(crate) mod limits;
 mod reuse;
 mod send_buffer;
 mod stream;
@@ -146,6 +146,7 @@ impl HttpServer {
     pub(crate) async fn serve(
         &self,
         stream: TcpStream,
+        first: Vec<u8>,
         listen: ListenAddr,
         origin: ClientOrigin,
         hops: Option<Hops>,
@@ -155,7 +156,7 @@ impl HttpServer {
         // Answers are written in whole pieces: waiting for more to fill a segment only delays them.
         let _ = stream.set_nodelay(true);
         let connection = Arc::new(ClientConnection::new(listen, origin, hops, port, clock));
-        let (downstream, sending) = Downstream::new(stream, connection.clone());
+        let (downstream, sending) = Downstream::new(stream, first, connection.clone());
         let stopping = self.stopping.subscribe();
         let mut serving = self.proxy.process_new(Box::new(downstream), &stopping);
         let mut told = false;

@@ -1,17 +1,4 @@
-//! Which kept connections a request may use again, and how long an endpoint may acknowledge nothing.
-//!
-//! A machine that vanishes (a cut, a loss of power, a virtual machine that is paused) closes no connection. Of a new
-//! connection the dial tells so. On one that was kept open a request would wait for the time-out of its answer, a
-//! minute. So the kernel ends a connection to an endpoint whose machine acknowledges nothing for a few seconds
-//! (`TCP_USER_TIMEOUT`, tcp(7)): neither what was sent nor, while nothing is to be sent, the probes of keep-alive.
-//!
-//! Linux ends a connection by that time-out, too, whose reader takes nothing (a window of zero). A server may
-//! well pause while it takes an upload, so only requests that fit into any receive buffer have that time-out; others are
-//! watched (`upload_watch`). Time-outs
-//! are options of a connection, so requests of different kinds do not share connections.
-
-use std::io::ErrorKind;
-use std::time::Duration;
+//! Which kept connections a request may use again on this path: see [`ConnectionUse`].
 
 use fairway_config::service::AppProtocol;
 use fairway_gateway_core::route::Tick;
@@ -20,69 +7,37 @@ use pingora_core::protocols::TcpKeepalive;
 use pingora_error::Error;
 use pingora_proxy::Session;
 
+use crate::connection_use::{self, ConnectionUse, PROBES};
 use crate::hops::Hops;
 
-/// The most bytes of a body that fits into an endpoint's receive buffer: a quarter of what Linux announces for a new
-/// connection. (pingora keeps bodies of up to 64 KiB for another try.)
-const SMALL: u64 = 16 * 1024;
-
-/// What a request asks of its connection to an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ConnectionUse {
-    /// It is short, and may be repeated at another endpoint.
-    Repeatable,
-    /// It is short, and may not be repeated. So a pause of the network has more time to pass.
-    Single,
-    /// An upload, or a connection that is upgraded.
-    Long,
-    /// A stream of h2. The endpoint reads its connection on whatever its streams do.
-    Stream,
+/// The kind of a session's request to an endpoint that is spoken to by `app`.
+pub(super) fn kind_of(session: &mut Session, app: AppProtocol, is_upgrade: bool) -> ConnectionUse {
+    if app == AppProtocol::H2c {
+        return ConnectionUse::Stream;
+    }
+    let length = body_length(session);
+    let is_idempotent = session.req_header().method.is_idempotent();
+    ConnectionUse::of(length, is_idempotent, is_upgrade)
 }
 
-impl ConnectionUse {
-    /// The kind of a session's request to an endpoint that is spoken to by `app`.
-    pub(super) fn of(session: &mut Session, app: AppProtocol, is_upgrade: bool) -> Self {
-        if app == AppProtocol::H2c {
-            return Self::Stream;
-        }
-        let is_small = match body_length(session) {
-            Some(length) => length <= SMALL,
-            None => false,
-        };
-        if is_upgrade || !is_small {
-            Self::Long
-        } else if session.req_header().method.is_idempotent() {
-            Self::Repeatable
-        } else {
-            Self::Single
-        }
+/// When the kernel ends the connection by itself.
+pub(super) fn keepalive(kind: ConnectionUse) -> TcpKeepalive {
+    let times = kind.times();
+    TcpKeepalive {
+        idle: times.idle,
+        interval: times.interval,
+        count: PROBES as usize,
+        #[cfg(target_os = "linux")]
+        user_timeout: times.user_timeout,
     }
+}
 
-    /// When the kernel ends the connection by itself. The probes are so frequent that one or two may be lost.
-    pub(super) fn keepalive(self) -> TcpKeepalive {
-        let (idle, interval, user_timeout) = match self {
-            Self::Repeatable => (2, 1, 4),
-            Self::Stream => (2, 1, 5),
-            Self::Single => (4, 2, 10),
-            Self::Long => (60, 10, 0),
-        };
-        TcpKeepalive {
-            idle: Duration::from_secs(idle),
-            interval: Duration::from_secs(interval),
-            // Counts only without a user time-out.
-            count: 6,
-            #[cfg(target_os = "linux")]
-            user_timeout: Duration::from_secs(user_timeout),
-        }
-    }
-
-    /// A key for pools of connections: a connection is used again only for a request of the same kind, with the same
-    /// hops, and by who trusts the endpoint since the same time.
-    pub(super) fn pool_key(self, hops: Option<Hops>, trusted_since: Tick) -> u64 {
-        let hops = hops.map_or(0, Hops::key);
-        // Milliseconds since the start: 44 bits are 500 years. The highest bit is of `ClientConnection::own_pool`.
-        (trusted_since.0 << 18) & !OWN_POOL | (self as u64) << 16 | hops
-    }
+/// A key for pools of connections: a connection is used again only for a request of the same kind, with the same
+/// hops, and by who trusts the endpoint since the same time.
+pub(super) fn pool_key(kind: ConnectionUse, hops: Option<Hops>, trusted_since: Tick) -> u64 {
+    let hops = hops.map_or(0, Hops::key);
+    // Milliseconds since the start: 44 bits are 500 years. The highest bit is of `ClientConnection::own_pool`.
+    (trusted_since.0 << 18) & !OWN_POOL | (kind as u64) << 16 | hops
 }
 
 /// The bit that the keys of pools of one client's connection have, and no other key.
@@ -97,13 +52,7 @@ pub(super) fn is_silence(error: &Error) -> bool {
             .downcast_ref::<h2::Error>()
             .and_then(|error| Some(error.get_io()?.kind())),
     };
-    // What a router has said meanwhile takes the place of the time-out (`tcp_write_err` in net/ipv4/tcp_timer.c).
-    kind.is_some_and(|kind| {
-        matches!(
-            kind,
-            ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
-        )
-    })
+    kind.is_some_and(connection_use::is_silence)
 }
 
 /// How many bytes a request's body has; none: that is not known.
@@ -141,7 +90,7 @@ mod tests {
         for kind in ALL {
             for hops in hops {
                 for tick in ticks {
-                    keys.push(kind.pool_key(hops, Tick(tick)));
+                    keys.push(pool_key(kind, hops, Tick(tick)));
                 }
             }
         }
@@ -150,15 +99,5 @@ mod tests {
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), count);
-    }
-
-    #[test]
-    fn a_probe_may_be_lost_before_a_connection_ends() {
-        for kind in ALL {
-            let it = kind.keepalive();
-            if !it.user_timeout.is_zero() {
-                assert!(it.idle + it.interval < it.user_timeout, "{kind:?}");
-            }
-        }
     }
 }

@@ -58,9 +58,10 @@ pub(super) struct Downstream {
 }
 
 impl Downstream {
-    /// The stream of a connection that was just accepted, and its send buffer.
+    /// The stream of a connection of which these bytes were read already, and its send buffer.
     pub(super) fn new(
         socket: TcpStream,
+        first: Vec<u8>,
         connection: Arc<ClientConnection>,
     ) -> (Self, Arc<SendBuffer>) {
         let timed = connection.phase();
@@ -75,7 +76,7 @@ impl Downstream {
             deadline: timed.limit().map(|limit| Instant::now() + limit),
             timer: None,
             head: 0,
-            peeked: BytesMut::new(),
+            peeked: BytesMut::from(first.as_slice()),
             end: None,
             all_written: AllWritten::default(),
             socket,

@@ -18,7 +18,9 @@ use crate::client_origin::ClientOrigin;
 use crate::counters::Rejection;
 use crate::descriptors::Permit;
 use crate::engine::dial::Dial;
+use crate::engine::http::HttpConnection;
 use crate::engine::next::{Environment, Next};
+use crate::engine::poll::Epoll;
 use crate::engine::timer::Timer;
 use crate::hops::Hops;
 use crate::socket;
@@ -72,6 +74,31 @@ impl TcpConnection {
         self.refuse("no PROXY protocol header came in time")
     }
 
+    /// Whether its requests are carried by the engine.
+    pub(in crate::engine) fn is_of_http1(&self) -> bool {
+        self.port.route().app == AppProtocol::Http
+    }
+
+    /// A connection that is carried by request.
+    pub(in crate::engine) fn into_http(self, poll: &Epoll) -> Option<HttpConnection> {
+        let Stage::Header(HeaderWait { hops, .. }) = self.stage else {
+            return None;
+        };
+        if self.client.watched {
+            // It has another token then.
+            poll.remove(&self.client.socket);
+        }
+        let connection = HttpConnection::new(
+            self.client.socket,
+            self.origin,
+            self.listen,
+            hops,
+            self.port,
+            self.permit,
+        );
+        Some(connection)
+    }
+
     /// An HTTP connection, for the tasks of the worker.
     pub(in crate::engine) fn into_task(
         self,
@@ -85,6 +112,7 @@ impl TcpConnection {
             listen: self.listen,
             hops,
             port: self.port,
+            first: Vec::new(),
             open,
         };
         Some((self.client.socket, self.permit, task))

@@ -1,13 +1,30 @@
-//! On a paused clock, which goes on by itself whenever nothing else can.
+//! With time-outs that are short.
 
 use super::*;
-use crate::http::limits::{HEAD, HEAD_BYTES};
+use crate::http::limits::HEAD_BYTES;
 use tokio::time::{Instant, sleep};
 
-#[tokio::test(start_paused = true)]
+/// Longer than a loaded machine takes for a step, and short for a test.
+const TIME: Duration = Duration::from_secs(2);
+
+/// The time-outs of an edge, where heads have [`TIME`].
+fn times() -> HttpTimes {
+    HttpTimes {
+        head: TIME,
+        endpoint: TIME,
+        look: Duration::from_millis(100),
+        ..HttpTimes::default()
+    }
+}
+
+async fn edge(backends: &[SocketAddr]) -> Edge {
+    Edge::with_times(route(AppProtocol::Http, backends, None), times()).await
+}
+
+#[tokio::test]
 async fn a_head_that_comes_a_byte_at_a_time_is_cut_at_its_deadline() {
     let backend = Backend::http1("a").await;
-    let mut edge = Edge::start(AppProtocol::Http, &[backend.addr]).await;
+    let mut edge = edge(&[backend.addr]).await;
     let stream = TcpStream::connect(edge.addr).await.unwrap();
     let (mut read, mut write) = stream.into_split();
     let started = Instant::now();
@@ -19,7 +36,7 @@ async fn a_head_that_comes_a_byte_at_a_time_is_cut_at_its_deadline() {
             if write.write_all(&[*byte]).await.is_err() {
                 return;
             }
-            sleep(Duration::from_secs(3)).await;
+            sleep(TIME / 10).await;
         }
     });
     let mut answer = Vec::new();
@@ -30,11 +47,7 @@ async fn a_head_that_comes_a_byte_at_a_time_is_cut_at_its_deadline() {
         answer.contains("x-fairway-error: request_timeout\r\n"),
         "{answer}"
     );
-    assert!(
-        started.elapsed() < HEAD + Duration::from_secs(5),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < 2 * TIME, "{:?}", started.elapsed());
     edge.ended().await;
     dripping.abort();
     eventually("it counts as failed", || {
@@ -43,23 +56,19 @@ async fn a_head_that_comes_a_byte_at_a_time_is_cut_at_its_deadline() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_client_that_sends_nothing_is_cut_without_a_word() {
-    let mut edge = Edge::start(AppProtocol::Http, &[]).await;
+    let mut edge = edge(&[]).await;
     let started = Instant::now();
     assert_eq!(edge.raw(b"").await, "");
     edge.ended().await;
-    assert!(
-        started.elapsed() <= HEAD + Duration::from_secs(1),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() <= 2 * TIME, "{:?}", started.elapsed());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn the_second_request_of_a_connection_has_a_deadline_of_its_own() {
     let backend = Backend::http1("a").await;
-    let edge = Edge::start(AppProtocol::Http, &[backend.addr]).await;
+    let edge = edge(&[backend.addr]).await;
     let mut stream = TcpStream::connect(edge.addr).await.unwrap();
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -73,7 +82,7 @@ async fn the_second_request_of_a_connection_has_a_deadline_of_its_own() {
         answer += std::str::from_utf8(&some[..read]).unwrap();
     }
     // Idle for longer than a head may take.
-    sleep(HEAD + Duration::from_secs(10)).await;
+    sleep(TIME * 3 / 2).await;
     let started = Instant::now();
     stream.write_all(b"GET / HT").await.unwrap();
     let mut answer = Vec::new();
@@ -83,12 +92,12 @@ async fn the_second_request_of_a_connection_has_a_deadline_of_its_own() {
         "{}",
         answer.escape_ascii()
     );
-    assert!(started.elapsed() >= HEAD, "{:?}", started.elapsed());
+    assert!(started.elapsed() >= TIME, "{:?}", started.elapsed());
 }
 
 #[tokio::test]
 async fn a_head_without_end_is_cut_at_its_size() {
-    let edge = Edge::start(AppProtocol::Http, &[]).await;
+    let edge = edge(&[]).await;
     let stream = TcpStream::connect(edge.addr).await.unwrap();
     let (mut read, mut write) = stream.into_split();
     let writing = tokio::spawn(async move {
@@ -106,10 +115,10 @@ async fn a_head_without_end_is_cut_at_its_size() {
     writing.abort();
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_upgrade_that_is_not_answered_is_cut() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let edge = Edge::start(AppProtocol::Http, &[listener.local_addr().unwrap()]).await;
+    let edge = edge(&[listener.local_addr().unwrap()]).await;
     let answer = edge
         .raw(
             b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

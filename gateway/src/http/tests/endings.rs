@@ -12,7 +12,7 @@ async fn a_request_under_way_is_finished_and_the_connection_then_closed() {
     });
     let endpoint = edge.port.endpoint(EndpointAddr(backend.addr));
     eventually("the request is there", || endpoint.active.get() == 1).await;
-    edge.stop.cancel();
+    edge.stop();
     edge.ended().await;
     eventually("the idle one is closed", || idle.is_closed()).await;
     assert_eq!(edge.port.counters.active.get(), 1);
@@ -32,7 +32,7 @@ async fn an_h2_client_is_told_to_go_away_after_its_stream() {
     let waiting = tokio::spawn(async move { parts(waiting.await.unwrap(), "backend").await });
     let endpoint = edge.port.endpoint(EndpointAddr(backend.addr));
     eventually("the request is there", || endpoint.active.get() == 1).await;
-    edge.stop.cancel();
+    edge.stop();
     backend.go_on.notify_one();
     assert_eq!(waiting.await.unwrap(), (200, "a".into(), "done".into()));
     edge.ended().await;
@@ -46,6 +46,7 @@ async fn a_port_that_is_cut_ends_its_connections() {
     let mut client = edge.http1().await;
     let response = client.send_request(get("/begin")).await.unwrap();
     edge.port.cut.cancel();
+    edge.cut();
     edge.ended().await;
     assert!(response.into_body().collect().await.is_err());
     eventually("it counts as failed", || {
@@ -65,6 +66,7 @@ async fn an_endpoint_that_is_cut_ends_its_request_and_no_other() {
     let mut second = edge.http1().await;
     let uncut = second.send_request(get("/begin")).await.unwrap();
     edge.port.drain(std::time::Instant::now(), Duration::ZERO);
+    edge.cut();
     edge.ended().await;
     assert!(cut.into_body().collect().await.is_err());
     stays.go_on.notify_one();
@@ -80,6 +82,7 @@ async fn a_stream_of_an_endpoint_that_is_cut_ends_with_its_next_piece() {
     edge.port
         .set_route(Arc::new(route(AppProtocol::H2c, &[stays.addr], None)));
     edge.port.drain(std::time::Instant::now(), Duration::ZERO);
+    edge.cut();
     gone.go_on.notify_one();
     assert!(cut.into_body().collect().await.is_err());
     client.ready().await.unwrap();

@@ -1,4 +1,5 @@
-//! Real sockets on loopback: clients, an edge of one worker, and backends.
+//! Real sockets on loopback: clients, an edge of one worker, and backends. What is HTTP/1 on both sides goes by way of
+//! the engine (`engine/http`), all else by way of pingora; a client does not notice which.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -19,8 +20,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use fairway_config::exchange::ClaimKind;
 use fairway_config::names::ServiceName;
-use fairway_config::net::{ClientAddr, EndpointAddr, ListenAddr, Protocol};
+use fairway_config::net::{EndpointAddr, ListenAddr, Protocol};
 use fairway_config::service::{AppProtocol, PortKey};
+use fairway_gateway_core::build::RouteSettings;
 use fairway_gateway_core::route::{Endpoint, EndpointSet, RoutePort};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -34,13 +36,14 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::HttpServer;
-use crate::client_origin::ClientOrigin;
 use crate::clock::Clock;
-use crate::descriptors::Descriptors;
-use crate::open_connection::OpenConnection;
+use crate::engine::{Cut, Listening, WorkerCommand};
+use crate::http::limits::HttpTimes;
 use crate::port::Port;
+use crate::settings::GatewaySettings;
+use crate::shared::GatewayShared;
 use crate::slot::{Slot, Target};
+use crate::worker::WorkerThreads;
 
 /// For a connection to a backend to stand.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -49,15 +52,17 @@ const CONNECT: Duration = Duration::from_secs(5);
 struct Edge {
     addr: SocketAddr,
     port: Arc<Port>,
-    stop: CancellationToken,
-    /// A message for each connection that ended.
-    ended: mpsc::UnboundedReceiver<()>,
-    accepting: JoinHandle<()>,
+    shared: Arc<GatewayShared>,
+    worker: Option<WorkerThreads>,
+    /// How many connections have ended that [`Edge::ended`] has told of.
+    told: u64,
 }
 
 impl Drop for Edge {
     fn drop(&mut self) {
-        self.accepting.abort();
+        if let Some(worker) = self.worker.take() {
+            worker.stop();
+        }
     }
 }
 
@@ -75,51 +80,61 @@ impl Edge {
     }
 
     async fn of(route: RoutePort) -> Self {
+        Self::with_times(route, HttpTimes::default()).await
+    }
+
+    async fn with_times(route: RoutePort, times: HttpTimes) -> Self {
         let port = Arc::new(Port::new(Arc::new(route), 0));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let server = HttpServer::new(
-            stop.clone(),
-            CONNECT,
-            Descriptors::of_process(1),
-            Arc::default(),
-            Arc::default(),
-        );
-        let server = Arc::new(server);
-        let (end, ended) = mpsc::unbounded_channel();
-        let shared = port.clone();
+        let mut settings = GatewaySettings::new("edge".into(), RouteSettings::new("edge".into()));
+        settings.workers = 1;
+        settings.connect_timeout = CONNECT;
+        let mut shared = GatewayShared::new(&settings, Clock::start(), CancellationToken::new());
+        shared.http_times = times;
+        let shared = Arc::new(shared);
+        let worker = WorkerThreads::start(0, shared.clone()).unwrap();
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        // What is accepted inherits it, as from the sockets of listeners.
+        socket2::SockRef::from(&socket)
+            .set_tcp_nodelay(true)
+            .unwrap();
+        let addr = socket.local_addr().unwrap();
         let target = Target::Port {
             port: port.clone(),
             kind: ClaimKind::Vip,
         };
         let slot = Arc::new(Slot::new(ListenAddr(addr), target));
-        let accepting = tokio::spawn(async move {
-            loop {
-                let (stream, client) = listener.accept().await.unwrap();
-                let (server, end) = (server.clone(), end.clone());
-                let open = OpenConnection::new(shared.clone(), slot.clone());
-                tokio::spawn(async move {
-                    server
-                        .serve(
-                            stream,
-                            ListenAddr(addr),
-                            ClientOrigin::of_peer(ClientAddr(client)),
-                            None,
-                            open,
-                            Clock::start(),
-                        )
-                        .await;
-                    let _ = end.send(());
-                });
-            }
-        });
+        worker.mailbox().register_tcp(&socket, 1).unwrap();
+        let listening = Listening {
+            socket,
+            slot: Some(slot),
+            arrival: None,
+            _token: None,
+        };
+        let listen = WorkerCommand::Listen(1, Box::new(listening));
+        worker.mailbox().send(listen);
         Self {
             addr,
             port,
-            stop,
-            ended,
-            accepting,
+            shared,
+            worker: Some(worker),
+            told: 0,
+        }
+    }
+
+    /// The process stops: connections are to end.
+    fn stop(&self) {
+        self.shared.draining.cancel();
+        if let Some(worker) = &self.worker {
+            worker.mailbox().send(WorkerCommand::Drain);
+        }
+    }
+
+    /// Has the worker look for what is cut.
+    fn cut(&self) {
+        if let Some(worker) = &self.worker {
+            let cut = Cut::Port(self.port.number);
+            worker.mailbox().send(WorkerCommand::Cut(cut));
         }
     }
 
@@ -158,7 +173,13 @@ impl Edge {
 
     /// Waits for the end of one connection.
     async fn ended(&mut self) {
-        self.ended.recv().await.unwrap();
+        let counters = &self.port.counters;
+        let told = self.told;
+        eventually("a connection ends", || {
+            counters.completed.get() + counters.failed.get() > told
+        })
+        .await;
+        self.told += 1;
     }
 }
 
