@@ -8,7 +8,7 @@
 //!
 //! Reading order:
 //! 1. [`HeadScan`]: where a head ends, in bytes that come piece by piece;
-//! 2. `grammar`: which octets may stand where; [`HeadDefect`] and [`ChunkDefect`]: what can be wrong;
+//! 2. `sender`: who is forgiven what; `grammar`: which octets may stand where; [`HeadDefect`] and [`ChunkDefect`]: what can be wrong;
 //! 3. `field_kind`: the fields that mean something here; `fields`: where each is, and what they say together;
 //! 4. `target`, `version`, then [`RequestHead`] and what is known of it afterwards, [`RequestFacts`];
 //! 5. `request_write`: the head for the endpoint; `forwarded`: what tells it who the client is; `copied`;
@@ -31,6 +31,7 @@ mod own_answer;
 mod request;
 mod request_write;
 mod retry;
+mod sender;
 mod target;
 mod trailers;
 mod version;

@@ -9,6 +9,7 @@ use super::field_kind::{FieldKind, is_end_to_end};
 use super::fields::{self, FieldEntry, FieldSummary, FieldTable, is_named};
 use super::grammar::control_at;
 use super::head_scan::HeadLimits;
+use super::sender::{Sender, line_end};
 use super::version;
 
 /// An answer's head that keeps all rules. It borrows its bytes.
@@ -39,12 +40,10 @@ impl<'a> AnswerHead<'a> {
         };
         let length = control_at(rest);
         let (text, after) = rest.split_at_checked(length).unwrap_or_default();
-        let [b'\r', b'\n', after @ ..] = after else {
-            return Err(HeadDefect::LineEnd);
-        };
+        let line_end = line_end(after, Sender::Endpoint).ok_or(HeadDefect::LineEnd)?;
         let status = status(text).ok_or(HeadDefect::Status)?;
-        let start = bytes.len() - after.len();
-        let summary = fields::read(bytes, start, limits.fields, table)?;
+        let start = bytes.len() - after.len() + line_end;
+        let summary = fields::read(bytes, start, limits.fields, Sender::Endpoint, table)?;
         let facts = facts(status, version, request, &summary)?;
         Ok(Self {
             bytes,
@@ -81,6 +80,12 @@ impl<'a> AnswerHead<'a> {
         copy_fields(self.bytes, self.table, out, |entry| {
             self.passes(entry, plan)
         });
+        if let Some(length) = self.summary.content_length
+            && self.summary.is_length_repeated
+            && self.has_length()
+        {
+            push_field(out, "content-length", length.to_string().as_bytes());
+        }
         let connection: &[u8] = match (plan.after, plan.version) {
             _ if self.facts.is_upgrade() => b"Upgrade",
             _ if self.facts.is_interim() => b"",
@@ -94,13 +99,21 @@ impl<'a> AnswerHead<'a> {
         out.extend_from_slice(b"\r\n");
     }
 
+    /// Whether it may say how long its body is (RFC 9110, section 8.6; RFC 9112, section 6.1).
+    fn may_be_framed(&self) -> bool {
+        self.facts.status >= 200 && self.facts.status != 204
+    }
+
+    /// Whether its Content-Length counts.
+    fn has_length(&self) -> bool {
+        self.may_be_framed() && self.summary.transfer_encoding.is_none()
+    }
+
     fn passes(&self, entry: &FieldEntry, plan: &AnswerPlan) -> bool {
         let facts = &self.facts;
-        // RFC 9110, section 8.6, and RFC 9112, section 6.1: such answers have neither field.
-        let is_framed = facts.status >= 200 && facts.status != 204;
-        let is_chunked = self.summary.transfer_encoding.is_some() && is_framed;
+        let is_chunked = self.summary.transfer_encoding.is_some() && self.may_be_framed();
         match entry.kind {
-            FieldKind::ContentLength => is_framed && !is_chunked,
+            FieldKind::ContentLength => self.has_length() && !self.summary.is_length_repeated,
             FieldKind::TransferEncoding => is_chunked && plan.version == HttpVersion::Http11,
             FieldKind::Trailer => is_chunked && plan.version == HttpVersion::Http11,
             FieldKind::Upgrade => facts.is_upgrade(),

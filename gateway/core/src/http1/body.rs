@@ -5,6 +5,7 @@ use super::defect::ChunkDefect;
 use super::facts::BodyFraming;
 use super::fields::FieldTable;
 use super::head_scan::HeadScan;
+use super::sender::Sender;
 use super::trailers;
 
 /// What follows the bytes of a body that were looked at.
@@ -54,12 +55,21 @@ enum BodyState {
 }
 
 impl BodyScan {
-    /// A body of which nothing has come.
+    /// A request's body, of which nothing has come.
     pub fn new(framing: BodyFraming) -> Self {
+        Self::of(framing, Sender::Client)
+    }
+
+    /// An answer's body, of which nothing has come. Spaces behind a chunk's size are forgiven.
+    pub fn of_answer(framing: BodyFraming) -> Self {
+        Self::of(framing, Sender::Endpoint)
+    }
+
+    fn of(framing: BodyFraming, sender: Sender) -> Self {
         Self(match framing {
             BodyFraming::None | BodyFraming::Length(0) => BodyState::Ended,
             BodyFraming::Length(length) => BodyState::Length(length),
-            BodyFraming::Chunked => BodyState::Chunked(ChunkedScan::new()),
+            BodyFraming::Chunked => BodyState::Chunked(ChunkedScan::new(sender)),
             BodyFraming::UntilClose => BodyState::UntilClose,
         })
     }

@@ -3,6 +3,7 @@
 
 use super::defect::ChunkDefect;
 use super::grammar::is_token_octet;
+use super::sender::Sender;
 
 /// The most digits of a size: all of 64 bits.
 const DIGITS: u8 = 16;
@@ -30,6 +31,7 @@ pub(super) struct ChunkedScan {
     left: u64,
     digits: u8,
     extensions: u32,
+    sender: Sender,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +57,9 @@ enum ChunkState {
 }
 
 impl ChunkedScan {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(sender: Sender) -> Self {
         Self {
+            sender,
             state: ChunkState::Size,
             left: 0,
             digits: 0,
@@ -110,6 +113,8 @@ impl ChunkedScan {
             (Size, _) if octet.is_ascii_hexdigit() => return self.digit(octet),
             (Size, _) if self.digits == 0 => return Err(ChunkDefect::Size),
             (Size | Name | Value | AfterQuoted, b'\r') => return Ok(SizeLf),
+            // Some servers write a size into a field of so many bytes (old Apache does).
+            (BeforeExtension, b'\r') if self.sender == Sender::Endpoint => return Ok(SizeLf),
             (SizeLf, b'\n') => return Ok(self.begin()),
             (DataCr, b'\r') => return Ok(DataLf),
             (DataCr, _) => return Err(ChunkDefect::NoChunkEnd),

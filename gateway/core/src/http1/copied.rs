@@ -9,6 +9,14 @@ pub(super) fn copy_fields(
     out: &mut Vec<u8>,
     mut passes: impl FnMut(&FieldEntry) -> bool,
 ) {
+    if table.has_lone_lf {
+        for entry in table.entries.iter().filter(|it| passes(it)) {
+            for part in [entry.name(head), b": ", entry.value(head), b"\r\n"] {
+                out.extend_from_slice(part);
+            }
+        }
+        return;
+    }
     let mut run = (0, 0);
     let mut flush = |(from, to): (usize, usize)| {
         out.extend_from_slice(head.get(from..to).unwrap_or_default());

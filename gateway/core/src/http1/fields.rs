@@ -3,6 +3,7 @@
 use super::defect::HeadDefect;
 use super::field_kind::FieldKind;
 use super::grammar::{control_at, list, token_prefix, trim, trim_end, trim_start};
+use super::sender::{Sender, line_end};
 
 /// The most fields that a Connection field may name. Each is looked for among all fields.
 const NAMED: u8 = 32;
@@ -11,6 +12,8 @@ const NAMED: u8 = 32;
 #[derive(Clone, Debug, Default)]
 pub struct FieldTable {
     pub(super) entries: Vec<FieldEntry>,
+    /// A line has ended with a lone LF, so that none is copied as it is.
+    pub(super) has_lone_lf: bool,
 }
 
 /// Where a field is in the bytes of its head.
@@ -49,6 +52,8 @@ fn part(head: &[u8], from: u32, to: u32) -> &[u8] {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FieldSummary {
     pub(super) content_length: Option<u64>,
+    /// It was said more than once.
+    pub(super) is_length_repeated: bool,
     pub(super) transfer_encoding: Option<Codings>,
     /// Where the Host is among the fields.
     pub(super) host: Option<usize>,
@@ -128,15 +133,17 @@ pub(super) fn read(
     head: &[u8],
     start: usize,
     most: usize,
+    sender: Sender,
     table: &mut FieldTable,
 ) -> Result<FieldSummary, HeadDefect> {
     table.entries.clear();
+    table.has_lone_lf = false;
     let mut summary = FieldSummary::default();
     let mut at = start;
     loop {
         let rest = head.get(at..).unwrap_or_default();
-        if let [b'\r', b'\n', after @ ..] = rest {
-            return match after.is_empty() {
+        if let Some(length) = line_end(rest, sender) {
+            return match rest.len() == length {
                 true => Ok(summary),
                 false => Err(HeadDefect::LineEnd),
             };
@@ -144,15 +151,18 @@ pub(super) fn read(
         if table.entries.len() >= most {
             return Err(HeadDefect::TooManyFields);
         }
-        let entry = read_line(rest, at)?;
-        summary.add(entry.kind, entry.value(head), table.entries.len())?;
+        let entry = read_line(rest, at, sender)?;
+        let index = table.entries.len();
+        summary.add(entry.kind, entry.value(head), index, sender)?;
+        let line = part(head, entry.line, entry.line_end);
+        table.has_lone_lf |= sender == Sender::Endpoint && !line.ends_with(b"\r\n");
         at = entry.line_end as usize;
         table.entries.push(entry);
     }
 }
 
 /// The field that `rest` begins with, which begins at `at` of the head.
-fn read_line(rest: &[u8], at: usize) -> Result<FieldEntry, HeadDefect> {
+fn read_line(rest: &[u8], at: usize, sender: Sender) -> Result<FieldEntry, HeadDefect> {
     let (name_end, is_odd) = token_prefix(rest);
     match rest.get(name_end..).unwrap_or_default() {
         [b':', ..] if name_end > 0 => {}
@@ -164,11 +174,13 @@ fn read_line(rest: &[u8], at: usize) -> Result<FieldEntry, HeadDefect> {
     let name = rest.get(..name_end).unwrap_or_default();
     let after = rest.get(name_end + 1..).unwrap_or_default();
     let length = control_at(after);
-    match after.get(length..).unwrap_or_default() {
-        [b'\r', b'\n', ..] => {}
-        [] | [b'\r' | b'\n', ..] => return Err(HeadDefect::LineEnd),
-        _ => return Err(HeadDefect::FieldValue),
-    }
+    let end = after.get(length..).unwrap_or_default();
+    let Some(line_end) = line_end(end, sender) else {
+        return Err(match end {
+            [] | [b'\r' | b'\n', ..] => HeadDefect::LineEnd,
+            _ => HeadDefect::FieldValue,
+        });
+    };
     let whole = trim_start(after.get(..length).unwrap_or_default());
     let value_start = name_end + 1 + length - whole.len();
     let value_end = value_start + trim_end(whole).len();
@@ -180,20 +192,29 @@ fn read_line(rest: &[u8], at: usize) -> Result<FieldEntry, HeadDefect> {
         name_end: offset(name_end)?,
         value: offset(value_start)?,
         value_end: offset(value_end)?,
-        line_end: offset(name_end + 1 + length + 2)?,
+        line_end: offset(name_end + 1 + length + line_end)?,
     })
 }
 
 impl FieldSummary {
     /// Adds the field that is the `index`th.
-    fn add(&mut self, kind: FieldKind, value: &[u8], index: usize) -> Result<(), HeadDefect> {
+    fn add(
+        &mut self,
+        kind: FieldKind,
+        value: &[u8],
+        index: usize,
+        sender: Sender,
+    ) -> Result<(), HeadDefect> {
         match kind {
             FieldKind::Host if self.host.is_some() => return Err(HeadDefect::ManyHosts),
             FieldKind::Host => self.host = Some(index),
-            FieldKind::ContentLength if self.content_length.is_some() => {
-                return Err(HeadDefect::ContentLength);
-            }
-            FieldKind::ContentLength => self.content_length = Some(number(value)?),
+            FieldKind::ContentLength => match sender {
+                Sender::Client if self.content_length.is_some() => {
+                    return Err(HeadDefect::ContentLength);
+                }
+                Sender::Client => self.content_length = Some(number(value)?),
+                Sender::Endpoint => self.add_lengths(value)?,
+            },
             FieldKind::TransferEncoding => {
                 let codings = self.transfer_encoding.get_or_insert_default();
                 codings.add(value)?;
@@ -221,6 +242,18 @@ impl FieldSummary {
             | FieldKind::Hearsay
             | FieldKind::Double
             | FieldKind::Other => {}
+        }
+        Ok(())
+    }
+
+    /// Lengths that are all the same are one.
+    fn add_lengths(&mut self, values: &[u8]) -> Result<(), HeadDefect> {
+        for value in values.split(|octet| *octet == b',').map(trim) {
+            let length = number(value)?;
+            match self.content_length.replace(length) {
+                Some(before) if before != length => return Err(HeadDefect::ContentLength),
+                before => self.is_length_repeated |= before.is_some(),
+            }
         }
         Ok(())
     }

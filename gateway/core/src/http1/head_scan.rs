@@ -4,6 +4,7 @@ use memchr::memchr;
 
 use super::defect::HeadDefect;
 use super::grammar::is_token_octet;
+use super::sender::Sender;
 
 /// How large a head may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +84,7 @@ impl HeadScan {
                 }
             }
         }
-        self.find_end(bytes, limits)
+        self.find_end(bytes, limits, Sender::Client)
     }
 
     /// Looks at what has come of an answer. `bytes` are all that have not been taken by an answer before it.
@@ -99,7 +100,7 @@ impl HeadScan {
         if self.lines == 0 && !bytes.starts_with(BEGINS) && !BEGINS.starts_with(bytes) {
             return Err(HeadDefect::FirstLine);
         }
-        self.find_end(bytes, limits)
+        self.find_end(bytes, limits, Sender::Endpoint)
     }
 
     /// Looks at what has come of trailers: lines up to an empty one, which may be the first.
@@ -110,7 +111,7 @@ impl HeadScan {
     ) -> Result<HeadProgress, HeadDefect> {
         // There is no first line that is not a field.
         self.lines = self.lines.max(1);
-        self.find_end(bytes, limits)
+        self.find_end(bytes, limits, Sender::Client)
     }
 
     /// Whether anything of a head has come, but empty lines.
@@ -137,15 +138,21 @@ impl HeadScan {
         }
     }
 
-    fn find_end(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<HeadProgress, HeadDefect> {
+    fn find_end(
+        &mut self,
+        bytes: &[u8],
+        limits: &HeadLimits,
+        sender: Sender,
+    ) -> Result<HeadProgress, HeadDefect> {
         let within = bytes.get(..limits.bytes).unwrap_or(bytes);
         while let Some(rest) = within.get(self.searched as usize..)
             && let Some(at) = memchr(b'\n', rest)
         {
             let end = self.searched as usize + at;
             let line = within.get(self.line as usize..end).unwrap_or_default();
-            let Some((b'\r', line)) = line.split_last() else {
-                return Err(HeadDefect::LineEnd);
+            let line = match (line, sender) {
+                ([line @ .., b'\r'], _) | (line, Sender::Endpoint) => line,
+                (_, Sender::Client) => return Err(HeadDefect::LineEnd),
             };
             // What is shorter than the limit fits; the limit is below 4 GiB in any case.
             self.searched = u32::try_from(end + 1).unwrap_or(u32::MAX);

@@ -7,6 +7,7 @@ use super::facts::{BodyFraming, HttpVersion, RequestFacts, RequestMethod};
 use super::fields::{self, FieldSummary, FieldTable, Upgrades};
 use super::grammar::token_prefix;
 use super::head_scan::HeadLimits;
+use super::sender::Sender;
 use super::target::{RequestTarget, is_host};
 use super::version;
 
@@ -42,7 +43,13 @@ impl<'a> RequestHead<'a> {
             return Err(HeadDefect::Connect);
         }
         let target = RequestTarget::read(line.target, method)?;
-        let summary = fields::read(bytes, start + line.length, limits.fields, table)?;
+        let summary = fields::read(
+            bytes,
+            start + line.length,
+            limits.fields,
+            Sender::Client,
+            table,
+        )?;
         let table = &*table;
         check_host(bytes, table, &summary, line.version, target)?;
         let facts = facts(method, line.version, &summary, target)?;

@@ -5,6 +5,7 @@ use super::defect::HeadDefect;
 use super::field_kind::may_trail;
 use super::fields::{self, FieldTable};
 use super::head_scan::{HeadLimits, HeadProgress, HeadScan};
+use super::sender::Sender;
 
 /// How large trailers may be. They are held until they are whole.
 const LIMITS: HeadLimits = HeadLimits {
@@ -24,7 +25,7 @@ pub(super) fn read(
         return Ok(None);
     };
     let section = bytes.get(..length).unwrap_or_default();
-    let summary = fields::read(section, 0, LIMITS.fields, table)?;
+    let summary = fields::read(section, 0, LIMITS.fields, Sender::Client, table)?;
     if passes {
         let named = summary.named > 0;
         copy_fields(section, table, out, |entry| {

@@ -14,8 +14,7 @@ const UPGRADE: &str =
 #[test]
 fn malformed_answers_are_refused() {
     for (text, defect) in [
-        ("HTTP/1.1 200 OK\nA: b\n\n", LineEnd),
-        ("HTTP/1.1 200 OK\r\nA: b\n\r\n", LineEnd),
+        ("HTTP/1.1 200 OK\r\nA: b\r\r\n\r\n", LineEnd),
         ("HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n", LineEnd),
         ("HTTP/1.1 200 O\0K\r\n\r\n", LineEnd),
         ("HTTP/1.1  200 OK\r\n\r\n", Status),
@@ -31,11 +30,11 @@ fn malformed_answers_are_refused() {
         ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", Folded),
         ("HTTP/1.1 200 OK\r\nA: \0\r\n\r\n", FieldValue),
         (
-            "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n",
             ContentLength,
         ),
         (
-            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 05, 5,\r\n\r\n",
             ContentLength,
         ),
         (
@@ -318,4 +317,32 @@ fn an_answer_is_planned_by_both_sides() {
     assert!(plan(GET, "HTTP/1.1 100 Continue", true).passes);
     assert!(!plan(OLD, "HTTP/1.1 103 Early", true).passes);
     assert!(plan(OLD, "HTTP/1.1 200 OK", true).passes);
+}
+
+#[test]
+fn what_servers_do_and_has_one_meaning_is_put_right() {
+    for (text, wanted) in [
+        (
+            "HTTP/1.1 200 OK\nContent-Length: 5\nA:b\n\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nA: b\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nA:  b \nContent-Length: 0\r\n\n",
+            "HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 0\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nA: b\r\nContent-Length: 05\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\r\ncontent-length: 5\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 204 No\r\nContent-Length: 0, 0\r\n\r\n",
+            "HTTP/1.1 204 No\r\n\r\n",
+        ),
+    ] {
+        assert_eq!(told(GET, text, true).unwrap().1, wanted, "{text:?}");
+    }
 }

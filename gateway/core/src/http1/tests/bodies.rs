@@ -271,3 +271,15 @@ fn a_client_without_chunks_gets_the_data_alone() {
     );
     assert!(out.is_empty() && scan.is_ended());
 }
+
+#[test]
+fn spaces_behind_a_size_are_forgiven_to_endpoints() {
+    let body = b"5  \r\nhello\r\n0 \t\r\n\r\n";
+    let mut scan = BodyScan::of_answer(BodyFraming::Chunked);
+    let passed = scan.pass(body).unwrap();
+    assert_eq!((passed.length, passed.next), (body.len(), BodyNext::End));
+    for wrong in ["5\n", "5 5\r\n", " 5\r\n", "5 ;\r\n", "5\r\nhello \r\n"] {
+        let mut scan = BodyScan::of_answer(BodyFraming::Chunked);
+        assert!(scan.pass(wrong.as_bytes()).is_err(), "{wrong:?}");
+    }
+}
