@@ -164,8 +164,8 @@ impl BodyScan {
         })
     }
 
-    /// Reads the trailers that `bytes` begin with, once they are whole, and appends those that may go on, with the empty
-    /// line that ends them, where `passes` says so. Returns how many bytes they have; none: more have to come. The same
+    /// Reads the trailers that `bytes` begin with, once they are whole. Appends those that may go on, where `passes` says so,
+    /// and the empty line that ends the body in any case. Returns how many bytes they have; none: more have to come. The same
     /// bytes have to be given again then, with more.
     ///
     /// # Errors

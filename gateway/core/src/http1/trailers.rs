@@ -32,7 +32,7 @@ pub(super) fn read(
             let name = entry.name(section);
             may_trail(name, entry.kind) && !(named && fields::is_named(section, table, name))
         });
-        out.extend_from_slice(b"\r\n");
     }
+    out.extend_from_slice(b"\r\n");
     Ok(Some(length))
 }
