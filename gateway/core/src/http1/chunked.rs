@@ -5,8 +5,11 @@ use super::defect::ChunkDefect;
 use super::grammar::is_token_octet;
 use super::sender::Sender;
 
-/// The most digits of a size: all of 64 bits.
+/// The most digits of a size.
 const DIGITS: u8 = 16;
+
+/// The largest size. Many a server would read a larger one as a negative number.
+const LARGEST: u64 = i64::MAX.unsigned_abs();
 
 /// How many bytes of extensions may have come without data. Each byte of data makes room for two. (A sender could keep us
 /// busy with a byte of data in a kilobyte of extensions: CVE-2023-39326.)
@@ -151,10 +154,10 @@ impl ChunkedScan {
             _ => (octet | 0x20) - b'a' + 10,
         };
         self.digits += 1;
-        if self.digits > DIGITS {
+        self.left = self.left << 4 | u64::from(digit);
+        if self.digits > DIGITS || self.left > LARGEST {
             return Err(ChunkDefect::Size);
         }
-        self.left = self.left << 4 | u64::from(digit);
         Ok(ChunkState::Size)
     }
 

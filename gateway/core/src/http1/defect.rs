@@ -53,6 +53,10 @@ pub enum HeadDefect {
     /// A Content-Length is no number, too large, or there is more than one.
     #[error("the Content-Length is not one number")]
     ContentLength,
+    /// A Content-Length beside a Transfer-Encoding, which a server may refuse (RFC 9112, section 6.1): somebody behind us
+    /// could go by the other one.
+    #[error("there are both Content-Length and Transfer-Encoding")]
+    TwoLengths,
     /// A Transfer-Encoding that does not end with `chunked`, has it twice, or is malformed.
     #[error("the Transfer-Encoding is malformed")]
     TransferEncoding,
@@ -103,6 +107,7 @@ impl HeadDefect {
             | Self::FieldValue
             | Self::Folded
             | Self::ContentLength
+            | Self::TwoLengths
             | Self::TransferEncoding
             | Self::OldTransferEncoding
             | Self::NoHost

@@ -76,8 +76,7 @@ pub struct RequestFacts {
     pub version: HttpVersion,
     /// How its body ends.
     pub body: BodyFraming,
-    /// The client's connection may go on after the answer: the client wants that, and nothing about the request is in
-    /// doubt (it has no Transfer-Encoding beside a Content-Length: RFC 9112, section 6.1).
+    /// The client would keep its connection after the answer.
     pub keeps: bool,
     /// It asks for an upgrade to WebSocket, the only one that is passed on. It has no body then.
     pub is_upgrade: bool,

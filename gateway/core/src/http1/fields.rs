@@ -278,21 +278,22 @@ impl FieldSummary {
     }
 }
 
-/// The value of a Content-Length: digits, and not too many of them (RFC 9110, section 8.6).
+/// The value of a Content-Length: digits (RFC 9110, section 8.6), and no more than a signed number of 64 bits has room for,
+/// for many a server would read a negative one.
 fn number(digits: &[u8]) -> Result<u64, HeadDefect> {
     if digits.is_empty() {
         return Err(HeadDefect::ContentLength);
     }
-    let mut number = 0_u64;
+    let mut number = 0_i64;
     for digit in digits {
         let next = match digit {
             b'0'..=b'9' => number.checked_mul(10),
             _ => None,
         };
-        let next = next.and_then(|next| next.checked_add(u64::from(digit - b'0')));
+        let next = next.and_then(|next| next.checked_add(i64::from(digit - b'0')));
         number = next.ok_or(HeadDefect::ContentLength)?;
     }
-    Ok(number)
+    Ok(number.unsigned_abs())
 }
 
 /// Whether a Connection field among these names the field.

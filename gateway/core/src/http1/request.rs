@@ -172,14 +172,14 @@ fn facts(
     let is_new = version == HttpVersion::Http11;
     let body = match (summary.transfer_encoding, summary.content_length) {
         (Some(_), _) if !is_new => return Err(HeadDefect::OldTransferEncoding),
-        (Some(codings), _) => {
+        (Some(_), Some(_)) => return Err(HeadDefect::TwoLengths),
+        (Some(codings), None) => {
             codings.check_chunked()?;
             BodyFraming::Chunked
         }
         (None, None | Some(0)) => BodyFraming::None,
         (None, Some(length)) => BodyFraming::Length(length),
     };
-    let is_ambiguous = summary.transfer_encoding.is_some() && summary.content_length.is_some();
     let keeps = match version {
         HttpVersion::Http11 => !summary.says_close,
         HttpVersion::Http10 => summary.says_keep_alive && !summary.says_close,
@@ -188,7 +188,7 @@ fn facts(
         method,
         version,
         body,
-        keeps: keeps && !is_ambiguous,
+        keeps,
         // RFC 9110, section 7.8: not in HTTP/1.0, and the body would have to come first.
         is_upgrade: is_new
             && summary.says_upgrade

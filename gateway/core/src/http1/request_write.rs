@@ -67,9 +67,7 @@ impl RequestHead<'_> {
     fn passes(&self, entry: &FieldEntry, hop: &EndpointHop) -> bool {
         let facts = self.facts();
         match entry.kind {
-            FieldKind::Host => true,
-            FieldKind::ContentLength => facts.body != BodyFraming::Chunked,
-            FieldKind::TransferEncoding => true,
+            FieldKind::Host | FieldKind::ContentLength | FieldKind::TransferEncoding => true,
             FieldKind::Connection | FieldKind::OneHop | FieldKind::Te | FieldKind::Upgrade => false,
             FieldKind::Trailer => facts.body == BodyFraming::Chunked,
             FieldKind::Expect => facts.version == HttpVersion::Http11,

@@ -58,6 +58,8 @@ fn malformed_chunks_are_refused() {
         ("-1\r\n", Size),
         ("5_0\r\n", Size),
         ("5g\r\n", Size),
+        ("8000000000000000\r\n", Size),
+        ("ffffffffffffffff\r\n", Size),
         ("10000000000000000\r\n", Size),
         ("00000000000000005\r\n", Size),
         ("\0\r\n", Size),
