@@ -1,4 +1,4 @@
-//! The tasks of a worker: HTTP connections and health checks, which need a runtime. They run on a second thread of
+//! The tasks of a worker: connections of h2 and health checks, which need a runtime. They run on a second thread of
 //! the worker, with a single-threaded tokio runtime.
 
 use std::io;
@@ -16,6 +16,7 @@ use crate::descriptors::Permit;
 use crate::health;
 use crate::heartbeat::Heartbeat;
 use crate::hops::Hops;
+use crate::http::BegunStream;
 use crate::open_connection::OpenConnection;
 use crate::pinning::pin;
 use crate::shared::GatewayShared;
@@ -138,11 +139,15 @@ fn carry(task: Task, context: &Arc<TaskContext>) {
             first,
             open,
         } => {
+            let stream = BegunStream {
+                socket: stream,
+                first,
+            };
             tokio::spawn(async move {
                 let clock = context.shared.clock;
                 context
                     .http()
-                    .serve(stream, first, listen, origin, hops, port, clock)
+                    .serve(stream, listen, origin, hops, port, clock)
                     .await;
                 drop((permit, open));
             });

@@ -32,7 +32,7 @@ pub(crate) const HEAD_BYTES: usize = 64 * 1024;
 /// The most bytes of a request, head and body, that are kept for another try.
 pub(crate) const KEPT: usize = 64 * 1024;
 /// How long a client that was answered before all of its request had come may go on with it, unheard.
-pub(crate) const LINGER: Duration = Duration::from_secs(5);
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// The time-outs of HTTP/1 connections. Tests have shorter ones.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,9 @@
-//! Ports that are balanced by request: HTTP/1.1, h2c and WebSocket on pingora's HTTP proxy.
+//! Ports that are balanced by request, as far as h2 is spoken on one side: on pingora's HTTP proxy. What is HTTP/1 on both
+//! sides is carried by the engine (`engine/http`).
 //!
 //! Listeners come and go at run time, so the worker has them, and not pingora. The worker accepts a connection, and
-//! hands it to `HttpServer::serve` where the port's [`AppProtocol`](fairway_config::service::AppProtocol) is not
-//! opaque. Each worker has one [`HttpServer`], so that a connection and the pool of connections to endpoints stay on
+//! hands it to `HttpServer::serve` where the port's [`AppProtocol`](fairway_config::service::AppProtocol) is h2c, or
+//! the client has begun with the preface of h2. Each worker has one [`HttpServer`], so that a connection and the pool of connections to endpoints stay on
 //! one thread.
 //!
 //! Reading order:
@@ -91,6 +92,12 @@ async fn is_silent(connection: &ClientConnection, sending: &SendBuffer) {
     }
 }
 
+/// A client's connection, and what was read of it already.
+pub(crate) struct BegunStream {
+    pub(crate) socket: TcpStream,
+    pub(crate) first: Vec<u8>,
+}
+
 /// The HTTP server of one worker. Must be used on one single-threaded runtime.
 pub struct HttpServer {
     proxy: Arc<HttpProxy<App>>,
@@ -145,8 +152,7 @@ impl HttpServer {
     /// the connection (completed or failed) and its bytes.
     pub(crate) async fn serve(
         &self,
-        stream: TcpStream,
-        first: Vec<u8>,
+        stream: BegunStream,
         listen: ListenAddr,
         origin: ClientOrigin,
         hops: Option<Hops>,
@@ -154,9 +160,10 @@ impl HttpServer {
         clock: Clock,
     ) {
         // Answers are written in whole pieces: waiting for more to fill a segment only delays them.
-        let _ = stream.set_nodelay(true);
+        let BegunStream { socket, first } = stream;
+        let _ = socket.set_nodelay(true);
         let connection = Arc::new(ClientConnection::new(listen, origin, hops, port, clock));
-        let (downstream, sending) = Downstream::new(stream, first, connection.clone());
+        let (downstream, sending) = Downstream::new(socket, first, connection.clone());
         let stopping = self.stopping.subscribe();
         let mut serving = self.proxy.process_new(Box::new(downstream), &stopping);
         let mut told = false;

@@ -8,6 +8,7 @@
 //! - [`backend`]: the servers that answer.
 //! - [`least`]: a forwarder that does nothing else.
 //! - [`flood`]: clients that are over a limit.
+//! - [`http`]: clients of HTTP/1.1.
 //! - [`requests`]: clients that send requests and wait, over few or many connections.
 //! - [`streams`]: clients that read as fast as they can.
 //! - [`datagrams`]: UDP clients.
@@ -17,6 +18,7 @@ pub mod backend;
 pub mod cpu;
 pub mod datagrams;
 pub mod flood;
+pub mod http;
 pub mod least;
 mod poll;
 pub mod requests;

@@ -40,8 +40,7 @@ impl HttpConnection {
         let HttpStage::Busy(exchange) = &mut self.stage else {
             return CarryStep::Waits;
         };
-        let is_gone = self.client.failed || (self.client.ended && exchange.answer.is_none());
-        if is_gone && exchange.has_come() && !exchange.is_abandoned {
+        if self.client.failed && exchange.has_come() && !exchange.is_abandoned {
             // Nobody waits for the answer.
             return CarryStep::ClientLost(ErrorKind::ConnectionAborted.into());
         }

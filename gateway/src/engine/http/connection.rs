@@ -345,7 +345,7 @@ impl HttpConnection {
                 .is_some_and(|answer| answer.facts.keeps && !answer.has_excess)
             && exchange
                 .endpoint()
-                .is_some_and(|side| !side.ended && !side.failed)
+                .is_some_and(|side| !side.ended && !side.failed && !side.readable)
             && !environment.draining;
         match std::mem::replace(&mut exchange.link, Link::None) {
             Link::Connected(connection) if may_be_used => {

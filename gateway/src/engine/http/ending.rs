@@ -132,7 +132,8 @@ impl HttpConnection {
         match delivery::state(&self.client.socket) {
             Delivery::UnderWay => HttpNext::Wait(wait),
             Delivery::Done if ending.lingers && !self.client.ended => {
-                match environment.now - ending.since < shared.http_times.linger {
+                let lingered = environment.now.saturating_duration_since(ending.since);
+                match lingered < shared.http_times.linger {
                     true => HttpNext::Wait(HttpTimer::SlowDelivery),
                     false => HttpNext::Over,
                 }

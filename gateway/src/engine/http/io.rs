@@ -49,6 +49,25 @@ pub(super) fn read(side: &mut Side, room: &mut [u8]) -> ReadResult {
     }
 }
 
+/// What waits at a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peeked {
+    Nothing,
+    /// Bytes, the end of the stream, or an error.
+    Something,
+}
+
+/// Looks whether anything waits, and leaves it there.
+pub(super) fn peek(side: &mut Side) -> Peeked {
+    match rustix::net::recv(&side.socket, &mut [0], RecvFlags::PEEK) {
+        Err(Errno::AGAIN) => {
+            side.readable = false;
+            Peeked::Nothing
+        }
+        _ => Peeked::Something,
+    }
+}
+
 /// Writes the first bytes and then the second ones, as many as the socket takes.
 ///
 /// # Errors

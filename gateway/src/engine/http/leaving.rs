@@ -16,15 +16,15 @@ impl HttpConnection {
     pub(in crate::engine) fn into_upgraded(
         mut self,
         pool: &mut EndpointPool,
-    ) -> Result<TcpConnection, Self> {
+    ) -> Result<TcpConnection, Box<Self>> {
         self.note_end(None);
         let HttpStage::Busy(exchange) = &mut self.stage else {
-            return Err(self);
+            return Err(Box::new(self));
         };
         let link = std::mem::replace(&mut exchange.link, Link::None);
         let Link::Connected(connection) = link else {
             exchange.link = link;
-            return Err(self);
+            return Err(Box::new(self));
         };
         pool.release(connection.number);
         let mut up = exchange.up.waiting().to_vec();

@@ -60,7 +60,9 @@ impl HttpConnection {
         let is_silent = is_silence(error.kind()) && !is_cut;
         if let Some(active) = active {
             if is_silent {
-                let took = environment.now - exchange.times.began;
+                let took = environment
+                    .now
+                    .saturating_duration_since(exchange.times.began);
                 self.port.went_silent(active.state(), took, now);
                 exchange.dial.give_up(addr);
             } else if !is_reused && !is_cut && exchange.answer.is_none() {
@@ -209,7 +211,9 @@ impl HttpConnection {
         };
         let now = environment.now;
         let (times, limits) = (&exchange.times, &environment.base.shared.http_times);
-        if !exchange.down.is_empty() && now - times.client_took >= limits.client {
+        if !exchange.down.is_empty()
+            && now.saturating_duration_since(times.client_took) >= limits.client
+        {
             return Overdue::Reader;
         }
         if !exchange.down.is_empty() {
@@ -217,12 +221,12 @@ impl HttpConnection {
             return Overdue::Nothing;
         }
         let endpoint_moved = times.endpoint_heard.max(times.endpoint_took);
-        let is_late = now - endpoint_moved >= limits.endpoint;
+        let is_late = now.saturating_duration_since(endpoint_moved) >= limits.endpoint;
         let waits_for_client =
             !exchange.has_come() && exchange.up.is_sent() && !exchange.is_refused;
         let waits_for_100 = exchange.facts.expects_continue && exchange.status.is_none();
         if waits_for_client && !(waits_for_100 && is_late) {
-            return match now - times.client_heard >= limits.client {
+            return match now.saturating_duration_since(times.client_heard) >= limits.client {
                 true => Overdue::Request,
                 false => Overdue::Nothing,
             };

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use fairway_config::net::EndpointAddr;
 use fairway_gateway_core::route::Tick;
 
+use super::io::{self, Peeked};
 use crate::connection_use::ConnectionUse;
 use crate::engine::owners::ConnectionOwner;
 use crate::engine::poll::EventFlags;
@@ -103,8 +104,10 @@ impl EndpointPool {
             PoolEntry::Used(user) => Some(*user),
             PoolEntry::Idle(connection) => {
                 connection.side.note(flags);
-                let is_news = flags.contains(EventFlags::IN) || connection.side.ended;
-                if is_news || connection.side.failed {
+                let side = &mut connection.side;
+                // What an event tells of may have been read since: the connection was in use a moment ago.
+                let has_come = side.readable && !matches!(io::peek(side), Peeked::Nothing);
+                if side.ended || side.failed || has_come {
                     self.close(number);
                 }
                 None

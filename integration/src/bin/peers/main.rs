@@ -1,7 +1,7 @@
 //! Measures Fairway beside its peers: the same client, the same servers, the same machine, in turns.
 //! Prints a page in Markdown and writes all figures as JSON to the file that is named as argument.
 //! Run it by `cargo xtask bench peers`. By hand the number of rounds may follow, and which groups of
-//! figures alone are measured: requests, connections, latency, streams, datagrams, memory, services.
+//! figures alone are measured: http, requests, connections, latency, streams, datagrams, memory, services.
 //!
 //! ```text
 //!   client ──── edge ──── farm
@@ -11,6 +11,7 @@
 //! What client and servers cost is in every figure: `direct` shows it, and the processor time that a
 //! way adds is that of the whole machine less that of `direct`.
 
+mod http;
 mod paths;
 mod reload;
 mod report;
@@ -67,6 +68,7 @@ fn beside(rounds: usize, is_wanted: &dyn Fn(&str) -> bool) -> Result<Figures> {
     let site = Site::new()?;
     let addresses: Vec<_> = (0..SERVERS).map(server).collect();
     let _backend = BenchServers::start(&site.farm, &addresses)?;
+    let _web = http::servers(&site.farm)?;
     let mut paths = Paths::start(&site)?;
     rounds::measure(&site, &mut paths, rounds, is_wanted)
 }

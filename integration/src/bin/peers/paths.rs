@@ -15,6 +15,8 @@ use fairway_integration::{clients, programs, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::http::{self, WEB};
+
 /// Servers behind each path.
 pub(crate) const SERVERS: u8 = 4;
 
@@ -82,6 +84,14 @@ impl Way {
         )
     }
 
+    /// Who knows HTTP, and the servers themselves.
+    pub(crate) fn carries_http(self) -> bool {
+        matches!(
+            self,
+            Self::Direct | Self::Fairway | Self::HaProxy | Self::Nginx
+        )
+    }
+
     /// HAProxy has no UDP, nor has the least.
     pub(crate) fn carries_udp(self) -> bool {
         !matches!(self, Self::HaProxy | Self::Least)
@@ -125,7 +135,10 @@ impl Paths {
         };
         for way in Way::ALL {
             paths.turn(way)?;
-            for port in [KEEPS, CLOSES, SENDS] {
+            for port in [KEEPS, CLOSES, SENDS, WEB] {
+                if port == WEB && way == Way::Least {
+                    continue;
+                }
                 let at = SocketAddr::new(way.address(), port);
                 wait::until(&format!("{way} answers at {at}"), || {
                     site.client.run(|| clients::connect_tcp(at).is_ok())
@@ -203,8 +216,14 @@ fn fairway(edge: &Host) -> Result<Fairway> {
         (CLOSES, "TCP"),
         (SENDS, "TCP"),
         (ECHOES, "UDP"),
+        (WEB, "TCP"),
     ] {
-        let line = format!("  - {{name: p{port}, port: {port}, protocol: {protocol}}}\n");
+        let app = if port == WEB {
+            ", appProtocol: http"
+        } else {
+            ""
+        };
+        let line = format!("  - {{name: p{port}, port: {port}, protocol: {protocol}{app}}}\n");
         manifests += &line;
         ports += &line.replace("  - ", "- ");
     }
@@ -243,6 +262,7 @@ fn haproxy(edge: &Host, folder: &TempDir) -> Result<Process> {
             text += &format!("  server s{n} {server}:{port}\n");
         }
     }
+    text += &http::haproxy();
     let file = folder.path().join("haproxy.cfg");
     fs::write(&file, text)?;
     let mut command = Command::new(programs::find("haproxy")?);
@@ -270,6 +290,7 @@ fn nginx(edge: &Host, folder: &TempDir) -> Result<Process> {
         .replace(" udp reuseport backlog=4096", " udp reuseport");
     }
     text += "}\n";
+    text += &http::nginx();
     let file = folder.path().join("nginx.conf");
     fs::write(&file, text)?;
     let mut command = Command::new(programs::find("nginx")?);

@@ -9,10 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use fairway_integration::bench::backend::{CLOSES, ECHOES, KEEPS, SENDS};
 use fairway_integration::bench::datagrams::{self, Datagrams};
+use fairway_integration::bench::http::{self as web, Asked};
 use fairway_integration::bench::{Outcome, cpu, requests, streams};
 use fairway_integration::site::Site;
 use fairway_integration::wait;
 
+use crate::http::{LARGE, SMALL, WEB};
 use crate::paths::{Paths, Way};
 use crate::syscalls;
 
@@ -77,6 +79,17 @@ const CALLS: Figure = figure(
     0.0,
 );
 const IDLE_MEMORY: Figure = figure("memory of an idle connection", "KB", false, 0.0);
+
+const HTTP: Figure = figure("HTTP requests, 64 connections", "1/s", true, 1.0);
+const HTTP_CPU: Figure = figure("added CPU of an HTTP request", "µs", false, 1.0);
+const HTTP_OWN: Figure = figure("own CPU of an HTTP request", "µs", false, 1.0);
+const HTTP_VISITS: Figure = figure("new HTTP connections", "1/s", true, 1.0);
+const HTTP_VISIT_CPU: Figure = figure("added CPU of a new HTTP connection", "µs", false, 1.0);
+const HTTP_VISIT_OWN: Figure = figure("own CPU of a new HTTP connection", "µs", false, 1.0);
+const HTTP_LARGE: Figure = figure("HTTP answers of 64 KiB", "1/s", true, 1.0);
+const HTTP_LARGE_CPU: Figure = figure("added CPU of such an answer", "µs", false, 1.0);
+const HTTP_LARGE_OWN: Figure = figure("own CPU of such an answer", "µs", false, 1.0);
+const HTTP_IDLE: Figure = figure("memory of an idle HTTP connection", "KB", false, 4.0);
 
 /// UDP: what is sent, and the figures of it.
 const UDP: [(Datagrams, Figure, Figure, Figure); 4] = [
@@ -250,7 +263,8 @@ pub(crate) fn measure(
     rounds: usize,
     is_wanted: &dyn Fn(&str) -> bool,
 ) -> Result<Figures> {
-    const LOADS: [&str; 6] = [
+    const LOADS: [&str; 7] = [
+        "http",
         "requests",
         "connections",
         "latency",
@@ -277,6 +291,9 @@ pub(crate) fn measure(
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
         bench.round = round;
+        if is_wanted("http") {
+            bench.http()?;
+        }
         if is_wanted("requests") {
             bench.requests()?;
         }
@@ -295,6 +312,9 @@ pub(crate) fn measure(
     }
     if is_wanted("memory") {
         bench.memory()?;
+    }
+    if is_wanted("http") || is_wanted("memory") {
+        bench.http_memory()?;
     }
     if is_wanted("connections") {
         bench.calls()?;
@@ -429,6 +449,56 @@ impl Bench<'_> {
                 let calls = syscalls::of(process, way, &self.site.client, &self.site.edge)?;
                 self.figures.add(CALLS, way, calls);
             }
+        }
+        Ok(())
+    }
+
+    /// Requests of HTTP/1.1, to whom carries it as such.
+    fn http(&mut self) -> Result<()> {
+        let order: Vec<Way> = self
+            .order()
+            .into_iter()
+            .filter(|way| way.carries_http())
+            .collect();
+        let loads = [
+            (SMALL, false, HTTP, HTTP_CPU, HTTP_OWN),
+            (SMALL, true, HTTP_VISITS, HTTP_VISIT_CPU, HTTP_VISIT_OWN),
+            (LARGE, false, HTTP_LARGE, HTTP_LARGE_CPU, HTTP_LARGE_OWN),
+        ];
+        for (path, closes, rate, cpu, own) in loads {
+            let asked = Asked { path, closes };
+            self.round(
+                &order,
+                (cpu, Some(own)),
+                |way| web::ask(at(way, WEB), asked, CONNECTIONS, TURN),
+                |figures, way, outcome, _| figures.add(rate, way, outcome.rate()),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn http_memory(&mut self) -> Result<()> {
+        let asked = Asked {
+            path: SMALL,
+            closes: false,
+        };
+        let ways = Way::ALL.into_iter();
+        for way in ways.filter(|way| way.carries_http() && way.is_process()) {
+            let Some(process) = self.paths.process(way)? else {
+                continue;
+            };
+            let open = |count: usize| {
+                self.site
+                    .client
+                    .run(|| web::idle(at(way, WEB), asked, count))
+            };
+            drop(open(100)?);
+            let before = settled(process)?;
+            let held = open(IDLE)?;
+            let after = settled(process)?;
+            drop(held);
+            let each = after.saturating_sub(before) as f64 * 1.024 / IDLE as f64;
+            self.figures.add(HTTP_IDLE, way, each);
         }
         Ok(())
     }
