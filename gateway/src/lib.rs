@@ -24,7 +24,8 @@
 //!    `open_connection`: counts a client's connection of it;
 //!    `client_origin`: whose connection it is; [`counters`]: what its metrics are made of; `connecting` and
 //!    `source_address`: how endpoints are dialled; `checks`: asks endpoints whether they work, on a thread of its own;
-//! 8. [`http`]: ports that are balanced by request, on pingora;
+//! 8. [`http`]: ports that are balanced by request, as far as they speak h2, on pingora; HTTP/1 is the engine's
+//!    (`engine/http`); `connection_use`: which kept connections to endpoints a request may use;
 //! 9. [`admin`], [`metrics`]: what people and scrapers see.
 //!
 //! Invariants:

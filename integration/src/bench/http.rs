@@ -18,14 +18,14 @@ const READ: usize = 64 << 10;
 
 /// Which requests are sent.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct WebRequest {
     /// The target.
     pub path: &'static str,
     /// Each has a connection of its own, which the server closes.
     pub closes: bool,
 }
 
-impl Asked {
+impl WebRequest {
     fn bytes(self) -> Vec<u8> {
         let close = if self.closes {
             "Connection: close\r\n"
@@ -41,7 +41,12 @@ impl Asked {
 }
 
 /// So many connections, each with a request on its way, one after the other.
-pub fn ask(to: SocketAddr, asked: Asked, connections: usize, span: Duration) -> Result<Outcome> {
+pub fn ask(
+    to: SocketAddr,
+    asked: WebRequest,
+    connections: usize,
+    span: Duration,
+) -> Result<Outcome> {
     on_threads(THREADS, |_| {
         let request = asked.bytes();
         let poll = Poll::new()?;
@@ -50,7 +55,7 @@ pub fn ask(to: SocketAddr, asked: Asked, connections: usize, span: Duration) -> 
         let start = Instant::now();
         let mut all = Vec::new();
         for number in 0..connections / THREADS {
-            all.push(Asking::begin(&poll, number, to, &request)?);
+            all.push(WebAsking::begin(&poll, number, to, &request)?);
         }
         let mut ready = Vec::new();
         while start.elapsed() < span {
@@ -64,7 +69,7 @@ pub fn ask(to: SocketAddr, asked: Asked, connections: usize, span: Duration) -> 
                 outcome.count += 1;
                 outcome.latencies.push(asking.began.elapsed());
                 if asked.closes {
-                    *asking = Asking::begin(&poll, number, to, &request)?;
+                    *asking = WebAsking::begin(&poll, number, to, &request)?;
                 } else {
                     asking.ask(&request)?;
                 }
@@ -76,7 +81,7 @@ pub fn ask(to: SocketAddr, asked: Asked, connections: usize, span: Duration) -> 
 }
 
 /// Connections that are open and have carried a request each, and do nothing more.
-pub fn idle(to: SocketAddr, asked: Asked, connections: usize) -> Result<Vec<TcpStream>> {
+pub fn idle(to: SocketAddr, asked: WebRequest, connections: usize) -> Result<Vec<TcpStream>> {
     let request = asked.bytes();
     let mut buffer = vec![0; READ];
     (0..connections)
@@ -131,13 +136,13 @@ impl AnswerSize {
 }
 
 /// A connection with a request on its way.
-struct Asking {
+struct WebAsking {
     stream: TcpStream,
     answer: AnswerSize,
     began: Instant,
 }
 
-impl Asking {
+impl WebAsking {
     fn begin(poll: &Poll, number: usize, to: SocketAddr, request: &[u8]) -> Result<Self> {
         let began = Instant::now();
         let stream = clients::connect_tcp(to)?;

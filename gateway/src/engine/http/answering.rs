@@ -6,11 +6,11 @@ use fairway_gateway_core::http1::{
     AnswerHead, BodyNext, BodyScan, HeadProgress, HeadScan, OwnAnswer,
 };
 
-use super::carrying::CarryStep;
 use super::connection::{HttpConnection, HttpStage};
 use super::environment::HttpEnvironment;
-use super::exchange::Answer;
+use super::exchange::BegunAnswer;
 use super::io::{self, ReadResult};
+use super::step::CarryStep;
 
 impl HttpConnection {
     /// Reads once from the endpoint, and writes to the client what follows from it. Whether anything has moved.
@@ -113,7 +113,7 @@ impl HttpConnection {
                 exchange.down.extend_from_slice(rest);
                 return Err(CarryStep::Upgrade);
             }
-            exchange.answer = Some(Answer {
+            exchange.answer = Some(BegunAnswer {
                 facts,
                 plan,
                 body: BodyScan::new(facts.body),

@@ -4,35 +4,15 @@
 //! Each direction reads only when all that it has read before is written, so a slow receiver slows the sender down, and
 //! costs at most the memory of one read.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 
 use fairway_gateway_core::http1::{AfterAnswer, BodyNext, OwnAnswer};
 
 use super::connection::{HttpConnection, HttpStage};
 use super::environment::HttpEnvironment;
-use super::exchange::{Exchange, Link};
+use super::exchange::{EndpointLink, Exchange};
 use super::io::{self as sides, ReadResult};
-
-/// What a step has come to.
-#[derive(Debug)]
-pub(super) enum CarryStep {
-    /// Something has moved, and more may.
-    Again,
-    /// The sockets have to say something.
-    Waits,
-    /// All of the answer is written.
-    Answered(AfterAnswer),
-    /// The client gets an answer of ours.
-    Own(OwnAnswer),
-    /// The endpoint has ended or broken off before its answer was whole.
-    EndpointLost(io::Error),
-    /// The client is gone.
-    ClientLost(io::Error),
-    /// The client is gone, and the endpoint has what it said.
-    Abandoned,
-    /// Both sides are bytes from here on.
-    Upgrade,
-}
+use super::step::CarryStep;
 
 impl HttpConnection {
     /// One step in each direction.
@@ -40,11 +20,13 @@ impl HttpConnection {
         let HttpStage::Busy(exchange) = &mut self.stage else {
             return CarryStep::Waits;
         };
-        if self.client.failed && exchange.has_come() && !exchange.is_abandoned {
-            // Nobody waits for the answer.
+        let is_gone = self.client.failed || (self.client.ended && exchange.answer.is_none());
+        if is_gone && exchange.has_come() && !exchange.is_abandoned {
+            // Nobody waits for the answer. (A client that has only ended its side may, but few do, and the endpoint of one
+            // that has closed need not work on; nginx does the same.)
             return CarryStep::ClientLost(ErrorKind::ConnectionAborted.into());
         }
-        if !matches!(exchange.link, Link::Connected(_)) {
+        if !matches!(exchange.link, EndpointLink::Connected(_)) {
             return CarryStep::Waits;
         }
         let mut has_moved = false;
@@ -256,7 +238,7 @@ fn send_up(exchange: &mut Exchange, bytes: &[u8], environment: &HttpEnvironment<
     }
     // It is too much to be kept for another try.
     exchange.up.forget();
-    let Link::Connected(connection) = &mut exchange.link else {
+    let EndpointLink::Connected(connection) = &mut exchange.link else {
         return exchange.up.push(bytes);
     };
     sides::hurry(&mut connection.side);
@@ -274,7 +256,7 @@ fn send_up(exchange: &mut Exchange, bytes: &[u8], environment: &HttpEnvironment<
 
 /// Writes what waits for the endpoint. Returns whether nothing is left.
 fn write_up(exchange: &mut Exchange, environment: &HttpEnvironment<'_>) -> bool {
-    let Link::Connected(connection) = &mut exchange.link else {
+    let EndpointLink::Connected(connection) = &mut exchange.link else {
         return false;
     };
     if exchange.up.is_sent() {

@@ -9,11 +9,11 @@ use std::os::fd::OwnedFd;
 use fairway_config::net::{ClientAddr, ListenAddr};
 use fairway_gateway_core::http1::{AfterAnswer, HeadScan};
 
-use super::carrying::CarryStep;
-use super::ending::Ending;
+use super::end_state::Ending;
 use super::environment::{HttpEnvironment, HttpNext};
-use super::exchange::{Exchange, Link};
+use super::exchange::{EndpointLink, Exchange};
 use super::pool::EndpointPool;
+use super::step::CarryStep;
 use super::timer::HttpTimer;
 use crate::client_origin::ClientOrigin;
 use crate::counters::ConnectionTimeout;
@@ -148,12 +148,12 @@ impl HttpConnection {
             return HttpNext::Stay;
         };
         match &mut exchange.link {
-            Link::None => HttpNext::Stay,
-            Link::Dialling { side, .. } => {
+            EndpointLink::None => HttpNext::Stay,
+            EndpointLink::Dialling { side, .. } => {
                 side.note(flags);
                 self.dial_event(flags, environment)
             }
-            Link::Connected(connection) => {
+            EndpointLink::Connected(connection) => {
                 if connection.side.note(flags) {
                     return self.carry(environment);
                 }
@@ -200,7 +200,7 @@ impl HttpConnection {
         self.queued = false;
         match &self.stage {
             HttpStage::Waiting => self.read_head(environment),
-            HttpStage::Busy(exchange) if matches!(exchange.link, Link::Connected(_)) => {
+            HttpStage::Busy(exchange) if matches!(exchange.link, EndpointLink::Connected(_)) => {
                 self.carry(environment)
             }
             HttpStage::Busy(_) => HttpNext::Stay,
@@ -290,7 +290,7 @@ impl HttpConnection {
         let token = Token::HttpClient(environment.base.number);
         self.client.listen(token, poll)?;
         if let HttpStage::Busy(exchange) = &mut self.stage
-            && let Link::Connected(connection) = &mut exchange.link
+            && let EndpointLink::Connected(connection) = &mut exchange.link
         {
             let token = Token::HttpEndpoint(connection.number);
             connection.side.listen(token, poll)?;
@@ -347,8 +347,8 @@ impl HttpConnection {
                 .endpoint()
                 .is_some_and(|side| !side.ended && !side.failed && !side.readable)
             && !environment.draining;
-        match std::mem::replace(&mut exchange.link, Link::None) {
-            Link::Connected(connection) if may_be_used => {
+        match std::mem::replace(&mut exchange.link, EndpointLink::None) {
+            EndpointLink::Connected(connection) if may_be_used => {
                 environment.pool.give(connection, environment.now);
             }
             link => {

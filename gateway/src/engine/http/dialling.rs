@@ -6,7 +6,7 @@ use fairway_gateway_core::http1::OwnAnswer;
 
 use super::connection::{HttpConnection, HttpStage};
 use super::environment::{HttpEnvironment, HttpNext};
-use super::exchange::{self, Link};
+use super::exchange::{self, EndpointLink};
 use super::io::probe;
 use super::pool::{EndpointConnection, PoolKey};
 use super::timer::HttpTimer;
@@ -42,7 +42,7 @@ impl HttpConnection {
                 let trusted_since = candidate.state().health.trusted_since();
                 if let Some(connection) = environment.pool.take(&key, trusted_since, user) {
                     exchange.active = Some(candidate.into_active());
-                    exchange.link = Link::Connected(connection);
+                    exchange.link = EndpointLink::Connected(connection);
                     return self.begin_to_carry(environment);
                 }
             }
@@ -53,7 +53,7 @@ impl HttpConnection {
                 .begin(candidate, token, &self.port, &mut environment.base);
             match begun {
                 Some(DialOutcome::Trying(side, active)) => {
-                    exchange.link = Link::Dialling { side, number, key };
+                    exchange.link = EndpointLink::Dialling { side, number, key };
                     exchange.active = Some(active);
                     return HttpNext::Wait(exchange.dial.may_take().into());
                 }
@@ -87,7 +87,7 @@ impl HttpConnection {
         let HttpStage::Busy(exchange) = &mut self.stage else {
             return HttpNext::Stay;
         };
-        let Link::Dialling { side, .. } = &exchange.link else {
+        let EndpointLink::Dialling { side, .. } = &exchange.link else {
             return HttpNext::Stay;
         };
         if flags.contains(EventFlags::ERR)
@@ -118,7 +118,7 @@ impl HttpConnection {
         let HttpStage::Busy(exchange) = &mut self.stage else {
             return HttpNext::Stay;
         };
-        if !matches!(exchange.link, Link::Dialling { .. }) {
+        if !matches!(exchange.link, EndpointLink::Dialling { .. }) {
             return HttpNext::Stay;
         }
         exchange.unlink(environment.pool);
@@ -144,11 +144,11 @@ impl HttpConnection {
         }
         exchange.transparent = exchange.dial.in_use.take();
         let trusted_since = active.state().health.trusted_since();
-        if let Link::Dialling { side, number, key } =
-            std::mem::replace(&mut exchange.link, Link::None)
+        if let EndpointLink::Dialling { side, number, key } =
+            std::mem::replace(&mut exchange.link, EndpointLink::None)
         {
             probe(&side, exchange.kind);
-            exchange.link = Link::Connected(Box::new(EndpointConnection {
+            exchange.link = EndpointLink::Connected(Box::new(EndpointConnection {
                 side,
                 number,
                 key,

@@ -1,13 +1,12 @@
 //! The end of a connection: the last bytes are delivered, or the client is found to take nothing any more.
 
-use std::time::Instant;
-
 use super::connection::{HttpConnection, HttpStage};
+use super::end_state::Ending;
 use super::environment::{HttpEnvironment, HttpNext};
 use super::io::{self, ReadResult};
 use super::timer::HttpTimer;
 use crate::counters::ConnectionTimeout;
-use crate::delivery::{self, Delivery, DeliveryProgress};
+use crate::delivery::{self, Delivery};
 use crate::engine::direction::Direction;
 use crate::socket;
 
@@ -16,59 +15,6 @@ const SOON_CHECKS: u8 = 10;
 
 /// How many reads of bytes that nobody wants are made in a round.
 const READS_PER_ROUND: u32 = 4;
-
-/// The end of a connection.
-pub(super) struct Ending {
-    /// What the client gets yet.
-    held: Vec<u8>,
-    /// The client's connection is reset at the end, for what it got is not all.
-    resets: bool,
-    /// The client may still be sending. Where a socket with unread bytes is closed, the kernel resets it, and the
-    /// client may lose the answer (RFC 9112, section 9.6). So what it sends is read and dropped for a while.
-    lingers: bool,
-    is_shut: bool,
-    checks: u8,
-    progress: DeliveryProgress,
-    since: Instant,
-}
-
-impl Ending {
-    fn new(held: Vec<u8>, now: Instant) -> Self {
-        Self {
-            held,
-            resets: false,
-            lingers: false,
-            is_shut: false,
-            checks: 0,
-            progress: DeliveryProgress::new(now),
-            since: now,
-        }
-    }
-
-    /// After an answer that is written.
-    pub(super) fn after_answer(lingers: bool, now: Instant) -> Self {
-        Self {
-            lingers,
-            ..Self::new(Vec::new(), now)
-        }
-    }
-
-    /// After an answer of ours, of which this is left to write.
-    pub(super) fn after_own_answer(held: Vec<u8>, lingers: bool, now: Instant) -> Self {
-        Self {
-            lingers,
-            ..Self::new(held, now)
-        }
-    }
-
-    /// After the beginning of an answer, of which this is left to write.
-    pub(super) fn broken_off(held: Vec<u8>, now: Instant) -> Self {
-        Self {
-            resets: true,
-            ..Self::new(held, now)
-        }
-    }
-}
 
 impl HttpConnection {
     /// Takes no more requests, and ends when the client has all bytes.

@@ -25,7 +25,7 @@ pub(super) struct Exchange {
     pub(super) dial: Dial,
     /// How often an endpoint was asked, or looked for.
     pub(super) tries: usize,
-    pub(super) link: Link,
+    pub(super) link: EndpointLink,
     /// Counts as a request of the endpoint.
     pub(super) active: Option<Active>,
     /// Held where the endpoint sees the client's address.
@@ -33,7 +33,7 @@ pub(super) struct Exchange {
     /// What the client is told if no other endpoint is left.
     pub(super) failure: Option<OwnAnswer>,
     /// What goes to the endpoint.
-    pub(super) up: Outgoing,
+    pub(super) up: RequestBytes,
     /// The request's body, as far as it has come.
     pub(super) body: BodyScan,
     /// Trailer fields follow, which have to be there as a whole.
@@ -45,7 +45,7 @@ pub(super) struct Exchange {
     /// The endpoint takes no more of the request. What it has said may still be read.
     pub(super) is_refused: bool,
     /// The answer's head, when it has come.
-    pub(super) answer: Option<Answer>,
+    pub(super) answer: Option<BegunAnswer>,
     pub(super) scan: HeadScan,
     /// The beginning of the answer's head, or of trailers.
     pub(super) partial: Vec<u8>,
@@ -58,7 +58,7 @@ pub(super) struct Exchange {
 }
 
 /// The answer to a request, its head apart.
-pub(super) struct Answer {
+pub(super) struct BegunAnswer {
     pub(super) facts: AnswerFacts,
     pub(super) plan: AnswerPlan,
     pub(super) body: BodyScan,
@@ -92,7 +92,7 @@ impl ExchangeTimes {
 }
 
 /// The connection to an endpoint.
-pub(super) enum Link {
+pub(super) enum EndpointLink {
     /// There is none.
     None,
     /// It is being made.
@@ -118,11 +118,11 @@ impl Exchange {
             closes: false,
             dial,
             tries: 0,
-            link: Link::None,
+            link: EndpointLink::None,
             active: None,
             transparent: None,
             failure: None,
-            up: Outgoing::default(),
+            up: RequestBytes::default(),
             body: BodyScan::new(facts.body),
             in_trailers: false,
             is_abandoned: false,
@@ -160,20 +160,20 @@ impl Exchange {
     /// The endpoint's side, once it is connected.
     pub(super) fn endpoint(&mut self) -> Option<&mut Side> {
         match &mut self.link {
-            Link::Connected(connection) => Some(&mut connection.side),
-            Link::None | Link::Dialling { .. } => None,
+            EndpointLink::Connected(connection) => Some(&mut connection.side),
+            EndpointLink::None | EndpointLink::Dialling { .. } => None,
         }
     }
 
     /// Closes the connection to the endpoint, if there is one.
     pub(super) fn unlink(&mut self, pool: &mut EndpointPool) {
-        match std::mem::replace(&mut self.link, Link::None) {
-            Link::None => {}
-            Link::Dialling { number, side, .. } => {
+        match std::mem::replace(&mut self.link, EndpointLink::None) {
+            EndpointLink::None => {}
+            EndpointLink::Dialling { number, side, .. } => {
                 drop(side);
                 pool.release(number);
             }
-            Link::Connected(connection) => {
+            EndpointLink::Connected(connection) => {
                 let number = connection.number;
                 drop(connection);
                 pool.release(number);
@@ -193,14 +193,14 @@ impl Exchange {
 
 /// What goes to an endpoint: bytes that wait, and those that were sent and are kept for another try.
 #[derive(Default)]
-pub(super) struct Outgoing {
+pub(super) struct RequestBytes {
     bytes: Vec<u8>,
     sent: usize,
     /// Some of it was sent and is not kept.
     is_cut: bool,
 }
 
-impl Outgoing {
+impl RequestBytes {
     /// Where the head is appended to.
     pub(super) fn head(&mut self) -> &mut Vec<u8> {
         &mut self.bytes

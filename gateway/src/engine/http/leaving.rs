@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::connection::{HttpConnection, HttpStage};
-use super::exchange::Link;
+use super::exchange::EndpointLink;
 use super::pool::EndpointPool;
 use crate::descriptors::Permit;
 use crate::engine::connection::{TcpConnection, UpgradedConnection};
@@ -21,8 +21,8 @@ impl HttpConnection {
         let HttpStage::Busy(exchange) = &mut self.stage else {
             return Err(Box::new(self));
         };
-        let link = std::mem::replace(&mut exchange.link, Link::None);
-        let Link::Connected(connection) = link else {
+        let link = std::mem::replace(&mut exchange.link, EndpointLink::None);
+        let EndpointLink::Connected(connection) = link else {
             exchange.link = link;
             return Err(Box::new(self));
         };

@@ -5,9 +5,9 @@ use std::io;
 use fairway_gateway_core::http1::{AfterAnswer, OwnAnswer, VainAttempt, may_retry};
 
 use super::connection::{HttpConnection, HttpStage};
-use super::ending::Ending;
+use super::end_state::Ending;
 use super::environment::{HttpEnvironment, HttpNext};
-use super::exchange::{Exchange, Link};
+use super::exchange::{EndpointLink, Exchange};
 use super::io as sides;
 use super::timer::HttpTimer;
 use crate::connection_use::{ConnectionUse, is_silence};
@@ -46,7 +46,7 @@ impl HttpConnection {
             self.has_failed = true;
             return HttpNext::Over;
         }
-        let Link::Connected(connection) = &exchange.link else {
+        let EndpointLink::Connected(connection) = &exchange.link else {
             return HttpNext::Stay;
         };
         let (addr, is_reused) = (connection.key.endpoint, connection.is_reused);
@@ -108,7 +108,7 @@ impl HttpConnection {
             // The kernel still has the bytes that came before the error.
             self.client.readable = true;
         }
-        if matches!(exchange.link, Link::Connected(_)) {
+        if matches!(exchange.link, EndpointLink::Connected(_)) {
             return HttpNext::More;
         }
         self.note_end(None);
@@ -181,9 +181,9 @@ impl HttpConnection {
         };
         let has_vanished = exchange.kind == ConnectionUse::Long
             && match &exchange.link {
-                Link::Connected(connection) => acknowledgements(&connection.side.socket)
+                EndpointLink::Connected(connection) => acknowledgements(&connection.side.socket)
                     .is_some_and(|state| exchange.watch.look(state, now)),
-                Link::None | Link::Dialling { .. } => false,
+                EndpointLink::None | EndpointLink::Dialling { .. } => false,
             };
         let overdue = match has_vanished {
             true => Overdue::Machine,
@@ -263,10 +263,10 @@ impl HttpConnection {
 /// before the request came there is reset, and the bytes are not acknowledged: nobody has read them.
 fn is_unheard(exchange: &Exchange) -> bool {
     match &exchange.link {
-        Link::Connected(connection) => {
+        EndpointLink::Connected(connection) => {
             let sent = exchange.up.sent_bytes();
             sent > 0 && delivery::unacknowledged(&connection.side.socket) >= sent
         }
-        Link::None | Link::Dialling { .. } => false,
+        EndpointLink::None | EndpointLink::Dialling { .. } => false,
     }
 }

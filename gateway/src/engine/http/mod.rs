@@ -12,14 +12,16 @@
 //! 1. [`connection`]: the state machine of a client's connection; `environment`: what it works with; `timer`;
 //! 2. `head`: reads requests; `exchange`: one request and its answer; `dialling`: finds a connection to an endpoint;
 //!    [`pool`]: those that wait for a request;
-//! 3. `carrying` and `answering`: move the bytes; `io`: reads and writes of a socket;
-//! 4. `losing`: who breaks off, what takes too long, and our own answers; `ending`: the last bytes are delivered;
+//! 3. `carrying` and `answering`: move the bytes; `io`: reads and writes of a socket; `step`: what comes of it;
+//! 4. `losing`: who breaks off, what takes too long, and our own answers; `ending` and
+//!    `end_state`: the last bytes are delivered;
 //! 5. `leaving`: upgrades go on as connections of bytes, clients of h2 as tasks of the worker.
 
 mod answering;
 mod carrying;
 mod connection;
 mod dialling;
+mod end_state;
 mod ending;
 mod environment;
 mod exchange;
@@ -28,6 +30,7 @@ mod io;
 mod leaving;
 mod losing;
 mod pool;
+mod step;
 mod timer;
 
 pub(super) use self::connection::HttpConnection;

@@ -57,7 +57,7 @@ pub(super) struct EndpointConnection {
 }
 
 /// What the pool knows of a connection.
-enum PoolEntry {
+enum PooledEntry {
     /// It is the connection of this client's connection.
     Used(u32),
     /// It waits for a request.
@@ -69,7 +69,7 @@ const IDLE: u8 = 0;
 
 /// All connections of a worker that carry requests to endpoints.
 pub(in crate::engine) struct EndpointPool {
-    entries: Slab<PoolEntry, 1>,
+    entries: Slab<PooledEntry, 1>,
     idle: HashMap<PoolKey, Vec<u32>>,
     idle_count: usize,
     /// The most that wait.
@@ -90,7 +90,7 @@ impl EndpointPool {
     /// A number for a connection that a client's connection is about to make.
     pub(super) fn reserve(&mut self, port: u32, user: u32) -> u32 {
         let owner = ConnectionOwner { port, place: 0 };
-        self.entries.insert(PoolEntry::Used(user), owner)
+        self.entries.insert(PooledEntry::Used(user), owner)
     }
 
     /// The connection of that number is closed.
@@ -101,8 +101,8 @@ impl EndpointPool {
     /// Whose the connection of that number is. One that waits, and has an event, is closed if need be.
     pub(in crate::engine) fn user(&mut self, number: u32, flags: EventFlags) -> Option<u32> {
         match self.entries.get(number)? {
-            PoolEntry::Used(user) => Some(*user),
-            PoolEntry::Idle(connection) => {
+            PooledEntry::Used(user) => Some(*user),
+            PooledEntry::Idle(connection) => {
                 connection.side.note(flags);
                 let side = &mut connection.side;
                 // What an event tells of may have been read since: the connection was in use a moment ago.
@@ -127,7 +127,8 @@ impl EndpointPool {
             self.idle_count -= 1;
             self.entries.delist(number);
             let entry = self.entries.get(number)?;
-            let PoolEntry::Idle(mut connection) = std::mem::replace(entry, PoolEntry::Used(user))
+            let PooledEntry::Idle(mut connection) =
+                std::mem::replace(entry, PooledEntry::Used(user))
             else {
                 return None;
             };
@@ -154,7 +155,7 @@ impl EndpointPool {
         let Some(entry) = self.entries.get(number) else {
             return;
         };
-        *entry = PoolEntry::Idle(connection);
+        *entry = PooledEntry::Idle(connection);
         self.entries.enlist(number, IDLE, now);
         self.idle.entry(key).or_default().push(number);
         self.idle_count += 1;
@@ -196,7 +197,7 @@ impl EndpointPool {
 
     /// Closes a connection that waits.
     fn close(&mut self, number: u32) {
-        let Some(PoolEntry::Idle(connection)) = self.entries.get(number) else {
+        let Some(PooledEntry::Idle(connection)) = self.entries.get(number) else {
             return;
         };
         let key = connection.key;

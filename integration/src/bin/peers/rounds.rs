@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use fairway_integration::bench::backend::{CLOSES, ECHOES, KEEPS, SENDS};
 use fairway_integration::bench::datagrams::{self, Datagrams};
-use fairway_integration::bench::http::{self as web, Asked};
+use fairway_integration::bench::http::{self as web, WebRequest};
 use fairway_integration::bench::{Outcome, cpu, requests, streams};
 use fairway_integration::site::Site;
 use fairway_integration::wait;
@@ -466,7 +466,7 @@ impl Bench<'_> {
             (LARGE, false, HTTP_LARGE, HTTP_LARGE_CPU, HTTP_LARGE_OWN),
         ];
         for (path, closes, rate, cpu, own) in loads {
-            let asked = Asked { path, closes };
+            let asked = WebRequest { path, closes };
             self.round(
                 &order,
                 (cpu, Some(own)),
@@ -478,7 +478,7 @@ impl Bench<'_> {
     }
 
     fn http_memory(&mut self) -> Result<()> {
-        let asked = Asked {
+        let asked = WebRequest {
             path: SMALL,
             closes: false,
         };
