@@ -31,7 +31,7 @@ use crate::socket::silence::silence;
 const STEPS_PER_ROUND: u32 = 8;
 
 /// A connection of a client, from its accept until the client has the last byte.
-pub(in crate::engine) struct HttpConnection {
+pub(crate) struct HttpConnection {
     pub(super) client: Side,
     pub(super) stage: HttpStage,
     /// What has come of the client and is not used yet: the beginning of a head, or requests that follow.
@@ -66,7 +66,7 @@ pub(super) enum HttpStage {
 
 impl HttpConnection {
     /// A connection of a client that was let in.
-    pub(in crate::engine) fn new(
+    pub(crate) fn new(
         socket: OwnedFd,
         origin: ClientOrigin,
         listen: ListenAddr,
@@ -92,7 +92,7 @@ impl HttpConnection {
     }
 
     /// Whose it is.
-    pub(in crate::engine) fn owner(&self) -> ConnectionOwner {
+    pub(crate) fn owner(&self) -> ConnectionOwner {
         ConnectionOwner {
             port: self.port.number,
             place: self.port.slot_number(),
@@ -100,7 +100,7 @@ impl HttpConnection {
     }
 
     /// Begins: the first request may be there already. The timer for a head runs.
-    pub(in crate::engine) fn begin(&mut self, environment: &mut HttpEnvironment<'_>) -> HttpNext {
+    pub(crate) fn begin(&mut self, environment: &mut HttpEnvironment<'_>) -> HttpNext {
         let next = self.read_head(environment);
         if matches!(next, HttpNext::Over | HttpNext::Hand) {
             return next;
@@ -118,7 +118,7 @@ impl HttpConnection {
     }
 
     /// Handles an event of the client's socket.
-    pub(in crate::engine) fn client_event(
+    pub(crate) fn client_event(
         &mut self,
         flags: EventFlags,
         environment: &mut HttpEnvironment<'_>,
@@ -139,7 +139,7 @@ impl HttpConnection {
     }
 
     /// Handles an event of the socket to the endpoint.
-    pub(in crate::engine) fn endpoint_event(
+    pub(crate) fn endpoint_event(
         &mut self,
         flags: EventFlags,
         environment: &mut HttpEnvironment<'_>,
@@ -167,7 +167,7 @@ impl HttpConnection {
     }
 
     /// A timer has run out.
-    pub(in crate::engine) fn due(
+    pub(crate) fn due(
         &mut self,
         timer: HttpTimer,
         environment: &mut HttpEnvironment<'_>,
@@ -191,12 +191,12 @@ impl HttpConnection {
     }
 
     /// Marks the connection as queued for the next round. Returns whether it was not queued before.
-    pub(in crate::engine) fn queue(&mut self) -> bool {
+    pub(crate) fn queue(&mut self) -> bool {
         !std::mem::replace(&mut self.queued, true)
     }
 
     /// Goes on with what the last round left over.
-    pub(in crate::engine) fn more(&mut self, environment: &mut HttpEnvironment<'_>) -> HttpNext {
+    pub(crate) fn more(&mut self, environment: &mut HttpEnvironment<'_>) -> HttpNext {
         self.queued = false;
         match &self.stage {
             HttpStage::Waiting => self.read_head(environment),
@@ -209,7 +209,7 @@ impl HttpConnection {
     }
 
     /// Whether the time to drain is over for its port, its endpoint or its listener.
-    pub(in crate::engine) fn is_cut(&self) -> bool {
+    pub(crate) fn is_cut(&self) -> bool {
         let active = match &self.stage {
             HttpStage::Busy(exchange) => exchange.active.as_ref(),
             HttpStage::Waiting | HttpStage::Ending(_) => None,
@@ -218,7 +218,7 @@ impl HttpConnection {
     }
 
     /// Ends the connection because its time to drain is over.
-    pub(in crate::engine) fn cut(&mut self) {
+    pub(crate) fn cut(&mut self) {
         self.has_failed = true;
         if delivery::unacknowledged(&self.client.socket) > 0
             || matches!(self.stage, HttpStage::Busy(_))
@@ -228,7 +228,7 @@ impl HttpConnection {
     }
 
     /// The process accepts nothing any more: a connection without request ends.
-    pub(in crate::engine) fn finish(&mut self) -> HttpNext {
+    pub(crate) fn finish(&mut self) -> HttpNext {
         match &self.stage {
             HttpStage::Waiting if self.input.is_empty() => HttpNext::Over,
             _ => HttpNext::Stay,
@@ -236,7 +236,7 @@ impl HttpConnection {
     }
 
     /// Its port has another idle time now.
-    pub(in crate::engine) fn review(&mut self, environment: &mut HttpEnvironment<'_>) -> HttpNext {
+    pub(crate) fn review(&mut self, environment: &mut HttpEnvironment<'_>) -> HttpNext {
         match &self.stage {
             HttpStage::Waiting if self.input.is_empty() && !self.is_new => {
                 self.look_idle(environment)
@@ -247,7 +247,7 @@ impl HttpConnection {
     }
 
     /// Counts the connection, and closes that to its endpoint. To be called once, at its end.
-    pub(in crate::engine) fn close(mut self, pool: &mut EndpointPool) {
+    pub(crate) fn close(mut self, pool: &mut EndpointPool) {
         if let HttpStage::Busy(exchange) = &mut self.stage {
             exchange.unlink(pool);
         }

@@ -11,7 +11,7 @@ use crate::engine::next::Environment;
 
 /// What the worker does with a connection after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::engine) enum HttpNext {
+pub(crate) enum HttpNext {
     /// Nothing: its timer goes on.
     Stay,
     /// It starts this timer, in place of the one before.
@@ -29,19 +29,19 @@ pub(in crate::engine) enum HttpNext {
 }
 
 /// What a connection works with.
-pub(in crate::engine) struct HttpEnvironment<'a> {
-    pub(in crate::engine) base: Environment<'a>,
-    pub(in crate::engine) pool: &'a mut EndpointPool,
+pub(crate) struct HttpEnvironment<'a> {
+    pub(crate) base: Environment<'a>,
+    pub(crate) pool: &'a mut EndpointPool,
     /// The fields of the head that is being read.
-    pub(in crate::engine) table: &'a mut FieldTable,
+    pub(crate) table: &'a mut FieldTable,
     /// How large a head may be.
-    pub(in crate::engine) limits: &'a HeadLimits,
+    pub(crate) limits: &'a HeadLimits,
     /// What is written next: a head, or what is made of a body. It is empty between two writes.
-    pub(in crate::engine) scratch: &'a mut Vec<u8>,
+    pub(crate) scratch: &'a mut Vec<u8>,
     /// When the round began.
-    pub(in crate::engine) now: Instant,
+    pub(crate) now: Instant,
     /// The process accepts nothing any more: no connection is kept.
-    pub(in crate::engine) draining: bool,
+    pub(crate) draining: bool,
 }
 
 impl HttpEnvironment<'_> {

@@ -68,7 +68,7 @@ enum PooledEntry {
 const IDLE: u8 = 0;
 
 /// All connections of a worker that carry requests to endpoints.
-pub(in crate::engine) struct EndpointPool {
+pub(crate) struct EndpointPool {
     entries: Slab<PooledEntry, 1>,
     idle: HashMap<PoolKey, Vec<u32>>,
     idle_count: usize,
@@ -78,7 +78,7 @@ pub(in crate::engine) struct EndpointPool {
 
 impl EndpointPool {
     /// A pool where so many connections may wait.
-    pub(in crate::engine) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self {
             entries: Slab::new(),
             idle: HashMap::new(),
@@ -99,7 +99,7 @@ impl EndpointPool {
     }
 
     /// Whose the connection of that number is. One that waits, and has an event, is closed if need be.
-    pub(in crate::engine) fn user(&mut self, number: u32, flags: EventFlags) -> Option<u32> {
+    pub(crate) fn user(&mut self, number: u32, flags: EventFlags) -> Option<u32> {
         match self.entries.get(number)? {
             PooledEntry::Used(user) => Some(*user),
             PooledEntry::Idle(connection) => {
@@ -162,7 +162,7 @@ impl EndpointPool {
     }
 
     /// Closes some of those that have waited for so long.
-    pub(in crate::engine) fn expire(&mut self, now: Instant, after: Duration, most: usize) {
+    pub(crate) fn expire(&mut self, now: Instant, after: Duration, most: usize) {
         for _ in 0..most {
             let Some(number) = self.entries.due(IDLE, now, after) else {
                 return;
@@ -172,26 +172,26 @@ impl EndpointPool {
     }
 
     /// Since when the one has waited that has waited the longest.
-    pub(in crate::engine) fn since(&mut self) -> Option<Instant> {
+    pub(crate) fn since(&mut self) -> Option<Instant> {
         self.entries.since(IDLE)
     }
 
     /// Closes those of a port that wait.
-    pub(in crate::engine) fn close_of_port(&mut self, port: u32) {
+    pub(crate) fn close_of_port(&mut self, port: u32) {
         for number in self.entries.of_port(port) {
             self.close(number);
         }
     }
 
     /// Closes all that wait.
-    pub(in crate::engine) fn close_idle(&mut self) {
+    pub(crate) fn close_idle(&mut self) {
         for number in self.entries.numbers() {
             self.close(number);
         }
     }
 
     /// Numbers that were given back may be given out again.
-    pub(in crate::engine) fn reclaim(&mut self) {
+    pub(crate) fn reclaim(&mut self) {
         self.entries.reclaim();
     }
 

@@ -13,7 +13,7 @@ const SOCKET_RETRY: Duration = Duration::from_millis(100);
 /// What a connection waits for: each timer has a list of the connections that wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(in crate::engine) enum HttpTimer {
+pub(crate) enum HttpTimer {
     /// The first byte has to come, or the rest of a head.
     Head,
     /// Another request may come.
@@ -45,8 +45,8 @@ impl From<Patience> for HttpTimer {
 }
 
 impl HttpTimer {
-    pub(in crate::engine) const COUNT: usize = 9;
-    pub(in crate::engine) const ALL: [Self; Self::COUNT] = [
+    pub(crate) const COUNT: usize = 9;
+    pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::Head,
         Self::KeepAlive,
         Self::Look,
@@ -59,7 +59,7 @@ impl HttpTimer {
     ];
 
     /// How long it runs.
-    pub(in crate::engine) fn duration(self, shared: &GatewayShared) -> Duration {
+    pub(crate) fn duration(self, shared: &GatewayShared) -> Duration {
         let connect = |patience: Patience| patience.duration(shared.connect_timeout);
         match self {
             Self::Head => shared.http_times.head,

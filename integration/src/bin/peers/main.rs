@@ -18,6 +18,7 @@ mod report;
 mod rounds;
 mod services;
 mod syscalls;
+mod web_servers;
 
 use std::env;
 use std::fs;
@@ -68,7 +69,7 @@ fn beside(rounds: usize, is_wanted: &dyn Fn(&str) -> bool) -> Result<Figures> {
     let site = Site::new()?;
     let addresses: Vec<_> = (0..SERVERS).map(server).collect();
     let _backend = BenchServers::start(&site.farm, &addresses)?;
-    let _web = http::servers(&site.farm)?;
+    let _web = web_servers::servers(&site.farm)?;
     let mut paths = Paths::start(&site)?;
     rounds::measure(&site, &mut paths, rounds, is_wanted)
 }

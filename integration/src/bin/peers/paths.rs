@@ -262,7 +262,7 @@ fn haproxy(edge: &Host, folder: &TempDir) -> Result<Process> {
             text += &format!("  server s{n} {server}:{port}\n");
         }
     }
-    text += &http::haproxy();
+    text += &http::haproxy(Way::HaProxy.address(), SERVERS);
     let file = folder.path().join("haproxy.cfg");
     fs::write(&file, text)?;
     let mut command = Command::new(programs::find("haproxy")?);
@@ -290,7 +290,7 @@ fn nginx(edge: &Host, folder: &TempDir) -> Result<Process> {
         .replace(" udp reuseport backlog=4096", " udp reuseport");
     }
     text += "}\n";
-    text += &http::nginx();
+    text += &http::nginx(Way::Nginx.address(), SERVERS);
     let file = folder.path().join("nginx.conf");
     fs::write(&file, text)?;
     let mut command = Command::new(programs::find("nginx")?);
