@@ -121,9 +121,9 @@ impl BodyScan {
         loop {
             let rest = bytes.get(length..).unwrap_or_default();
             match self.next(rest)? {
-                Run::Part(0, _) => return Ok(self.passed(length)),
-                Run::Part(more, _) => length += more,
-                Run::Stop(next) => return Ok(PassedBody { length, next }),
+                BodyRun::Part(0, _) => return Ok(self.passed(length)),
+                BodyRun::Part(more, _) => length += more,
+                BodyRun::Stop(next) => return Ok(PassedBody { length, next }),
             }
         }
     }
@@ -144,8 +144,8 @@ impl BodyScan {
         let next = loop {
             let rest = bytes.get(consumed..).unwrap_or_default();
             match self.next(rest)? {
-                Run::Part(0, _) => break BodyNext::More,
-                Run::Part(more, is_data) => {
+                BodyRun::Part(0, _) => break BodyNext::More,
+                BodyRun::Part(more, is_data) => {
                     if is_data {
                         if kept != consumed {
                             bytes.copy_within(consumed..consumed + more, kept);
@@ -154,7 +154,7 @@ impl BodyScan {
                     }
                     consumed += more;
                 }
-                Run::Stop(next) => break next,
+                BodyRun::Stop(next) => break next,
             }
         };
         Ok(DecodedBody {
@@ -189,46 +189,46 @@ impl BodyScan {
     }
 
     /// What the bytes begin with. It is taken.
-    fn next(&mut self, bytes: &[u8]) -> Result<Run, ChunkDefect> {
+    fn next(&mut self, bytes: &[u8]) -> Result<BodyRun, ChunkDefect> {
         match &mut self.0 {
-            BodyState::Ended => Ok(Run::Stop(BodyNext::End)),
-            BodyState::Trailers(_) => Ok(Run::Stop(BodyNext::Trailers)),
-            BodyState::UntilClose => Ok(Run::Part(bytes.len(), true)),
+            BodyState::Ended => Ok(BodyRun::Stop(BodyNext::End)),
+            BodyState::Trailers(_) => Ok(BodyRun::Stop(BodyNext::Trailers)),
+            BodyState::UntilClose => Ok(BodyRun::Part(bytes.len(), true)),
             BodyState::Length(left) => {
                 let length = usize::try_from(*left).unwrap_or(usize::MAX);
                 let length = length.min(bytes.len());
                 self.skip(length as u64);
-                Ok(Run::Part(length, true))
+                Ok(BodyRun::Part(length, true))
             }
             BodyState::Chunked(scan) => Ok(match scan.next(bytes)? {
-                ChunkRun::Framing(length) => Run::Part(length, false),
-                ChunkRun::Data(length) => Run::Part(length, true),
+                ChunkRun::Framing(length) => BodyRun::Part(length, false),
+                ChunkRun::Data(length) => BodyRun::Part(length, true),
                 ChunkRun::Last => {
                     self.0 = BodyState::AfterLast(0);
                     return self.next(bytes);
                 }
             }),
             BodyState::AfterLast(0) => match bytes {
-                [] => Ok(Run::Part(0, false)),
+                [] => Ok(BodyRun::Part(0, false)),
                 [b'\r', b'\n', ..] => {
                     self.0 = BodyState::Ended;
-                    Ok(Run::Part(2, false))
+                    Ok(BodyRun::Part(2, false))
                 }
                 [b'\r'] => {
                     self.0 = BodyState::AfterLast(1);
-                    Ok(Run::Part(1, false))
+                    Ok(BodyRun::Part(1, false))
                 }
                 [b'\r' | b'\n', ..] => Err(ChunkDefect::LineEnd),
                 _ => {
                     self.0 = BodyState::Trailers(HeadScan::default());
-                    Ok(Run::Stop(BodyNext::Trailers))
+                    Ok(BodyRun::Stop(BodyNext::Trailers))
                 }
             },
             BodyState::AfterLast(_) => match bytes {
-                [] => Ok(Run::Part(0, false)),
+                [] => Ok(BodyRun::Part(0, false)),
                 [b'\n', ..] => {
                     self.0 = BodyState::Ended;
-                    Ok(Run::Part(1, false))
+                    Ok(BodyRun::Part(1, false))
                 }
                 _ => Err(ChunkDefect::LineEnd),
             },
@@ -237,7 +237,7 @@ impl BodyScan {
 }
 
 /// The beginning of some bytes of a body.
-enum Run {
+enum BodyRun {
     /// So many bytes, and whether they are data. None where there are no more.
     Part(usize, bool),
     /// None of the bytes.

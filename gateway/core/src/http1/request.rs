@@ -37,7 +37,7 @@ impl<'a> RequestHead<'a> {
         while let Some([b'\r', b'\n']) = bytes.get(start..start + 2) {
             start += 2;
         }
-        let line = Line::read(bytes.get(start..).unwrap_or_default())?;
+        let line = RequestLine::read(bytes.get(start..).unwrap_or_default())?;
         let method = RequestMethod::of(line.method);
         if line.method == b"CONNECT" {
             return Err(HeadDefect::Connect);
@@ -99,7 +99,7 @@ impl<'a> RequestHead<'a> {
 }
 
 /// A request line.
-struct Line<'a> {
+struct RequestLine<'a> {
     method: &'a [u8],
     target: &'a [u8],
     version: HttpVersion,
@@ -107,7 +107,7 @@ struct Line<'a> {
     length: usize,
 }
 
-impl<'a> Line<'a> {
+impl<'a> RequestLine<'a> {
     fn read(head: &'a [u8]) -> Result<Self, HeadDefect> {
         let (method_end, _) = token_prefix(head);
         let (method, rest) = head.split_at_checked(method_end).unwrap_or_default();
