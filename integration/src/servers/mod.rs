@@ -2,6 +2,7 @@
 //! which are programs.
 
 mod dnsmasq;
+mod exact;
 mod graceful;
 mod grpc;
 mod iperf;
@@ -10,6 +11,7 @@ mod plain;
 mod web;
 
 pub use dnsmasq::Dnsmasq;
+pub use exact::{ExactPart, ExactServer};
 pub use graceful::GracefulServer;
 pub use grpc::{grpc_client, grpc_server};
 pub use iperf::{IperfServer, iperf};
