@@ -16,6 +16,7 @@
 //! - [`manifest`]: manifests that would be tedious to write out; [`dual_stack`]: Services with an address of each family.
 //! - [`hostile`]: what a tenant may write who means harm.
 //! - [`harness`]: `main` of a test program; [`standstill`]: machines that are too busy for some tests.
+//! - [`smuggling`]: malformed messages through Fairway and its peers, to an endpoint that records bytes.
 //! - [`mod@bench`]: clients and servers that cost little, for benchmarks.
 //! - [`figures`]: tables, for the measuring programs in `bin`.
 //!
@@ -46,6 +47,7 @@ pub mod rolling;
 pub mod routers;
 pub mod servers;
 pub mod site;
+pub mod smuggling;
 pub mod standstill;
 pub mod systemd;
 pub mod three;

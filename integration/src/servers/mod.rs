@@ -16,5 +16,6 @@ pub use graceful::GracefulServer;
 pub use grpc::{grpc_client, grpc_server};
 pub use iperf::{IperfServer, iperf};
 pub use nginx::{Nginx, nginx_stream_module};
+pub(crate) use plain::{accept, listen};
 pub use plain::{brief, echo, mute, named, named_udp, resetting, stopped, talkative};
 pub use web::{SlowAnswer, named_http, slow_http, websocket_echo};

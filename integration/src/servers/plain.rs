@@ -127,7 +127,7 @@ pub fn stopped(host: &Host, at: SocketAddr) -> Result<Served> {
 }
 
 /// A listener on the host of the calling thread. At once after another one on the same address too.
-pub(super) fn listen(at: SocketAddr) -> Result<TcpListener> {
+pub(crate) fn listen(at: SocketAddr) -> Result<TcpListener> {
     // The standard library sets SO_REUSEADDR.
     let listener = std::net::TcpListener::bind(at).with_context(|| at.to_string())?;
     listener.set_nonblocking(true)?;
@@ -135,7 +135,7 @@ pub(super) fn listen(at: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Serves every connection on a task of its own.
-pub(super) async fn accept<F>(listener: TcpListener, mut serve: impl FnMut(TcpStream) -> F)
+pub(crate) async fn accept<F>(listener: TcpListener, mut serve: impl FnMut(TcpStream) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {

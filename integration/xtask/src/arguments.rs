@@ -37,6 +37,9 @@ Commands:
   bench rolling
            Measures in network namespaces how many requests fail while all backends are replaced, behind
            Fairway, HAProxy and nginx, prints the table and writes integration/ROLLING.md. It takes six minutes.
+  bench corpus
+           Sends malformed and border-case HTTP/1 messages through Fairway, HAProxy and nginx in network
+           namespaces, prints where they differ and writes integration/SMUGGLING.md. It takes a minute.
   bench upgrade
            Measures in network namespaces what clients notice of upgrades, and of kills meanwhile; prints
            the figures and writes integration/UPGRADE.md.
@@ -71,6 +74,8 @@ pub(crate) enum Ask {
     Peers,
     /// `bench upgrade`.
     Upgrade,
+    /// `bench corpus`.
+    Corpus,
     /// `bench failover`.
     Failover {
         /// How often each departure is measured; nothing: as often as usual.
@@ -128,6 +133,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Ask, 
             (flags, Some(filter)) if flags.is_empty() && filter == "health" => Ok(Ask::Health),
             (flags, Some(filter)) if flags.is_empty() && filter == "rolling" => Ok(Ask::Rolling),
             (flags, Some(filter)) if flags.is_empty() && filter == "upgrade" => Ok(Ask::Upgrade),
+            (flags, Some(filter)) if flags.is_empty() && filter == "corpus" => Ok(Ask::Corpus),
             (flags, Some(filter)) if filter == "failover" => {
                 let runs = flags.first();
                 let runs = runs
@@ -222,6 +228,7 @@ mod tests {
             ("bench peers", Ok(Ask::Peers)),
             ("bench health", Ok(Ask::Health)),
             ("bench rolling", Ok(Ask::Rolling)),
+            ("bench corpus", Ok(Ask::Corpus)),
             ("bench failover", Ok(Ask::Failover { runs: None })),
             ("bench limits", Ok(Ask::Limits { rounds: None })),
             (

@@ -201,6 +201,12 @@ pub(crate) fn rolling() -> Result<(), String> {
     write(&cache::root().join("integration/ROLLING.md"), &page)
 }
 
+/// Sends malformed messages through Fairway and its peers, and writes where they differ.
+pub(crate) fn corpus() -> Result<(), String> {
+    let page = beside_peers("corpus", None)?;
+    write(&cache::root().join("integration/SMUGGLING.md"), &page)
+}
+
 /// Measures upgrades under traffic and kills meanwhile, and writes the tables.
 pub(crate) fn upgrade() -> Result<(), String> {
     let page = beside_peers("upgrade", None)?;

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Ask::Health => commands::health(),
         Ask::Rolling => commands::rolling(),
         Ask::Upgrade => commands::upgrade(),
+        Ask::Corpus => commands::corpus(),
         Ask::Failover { runs } => commands::failover(runs),
         Ask::Versions { before } => commands::versions(&before),
         Ask::Limits { rounds } => commands::limits(rounds),

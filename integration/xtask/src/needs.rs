@@ -24,6 +24,7 @@ const NEEDS: &[Need] = &[
     ("dnsmasq", "dnsmasq-base"),
     ("faketime", "faketime"),
     ("go", "golang-go"),
+    ("haproxy", "haproxy"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("keepalived", "keepalived"),
@@ -36,9 +37,8 @@ const NEEDS: &[Need] = &[
     ("/usr/lib/frr/bgpd", "frr"),
 ];
 
-/// What else the benchmark of peers needs: the peers. A path that is absolute stands for itself.
+/// What else the benchmark of peers needs. A path that is absolute stands for itself.
 const PEERS: &[Need] = &[
-    ("haproxy", "haproxy"),
     ("strace", "strace"),
     (
         "/usr/lib/nginx/modules/ngx_stream_module.so",
