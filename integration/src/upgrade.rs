@@ -238,6 +238,8 @@ fn duration(text: &str) -> Result<Duration> {
 /// A download by HTTP that runs.
 pub struct Download {
     stream: TcpStream,
+    /// Bytes of the body that came with the first ones.
+    begun: usize,
 }
 
 impl Download {
@@ -249,7 +251,8 @@ impl Download {
             let mut first = [0; 64];
             stream.read_exact(&mut first)?;
             ensure!(first.starts_with(b"HTTP/1.1 200"), "{first:?}");
-            Ok(Self { stream })
+            let begun = body_bytes(&first);
+            Ok(Self { stream, begun })
         })
     }
 
@@ -257,10 +260,15 @@ impl Download {
     pub fn finish(mut self) -> Result<usize> {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest)?;
-        let body = rest.iter().filter(|byte| **byte == b'#').count();
+        let body = self.begun + body_bytes(&rest);
         ensure!(body == DOWNLOAD.parts * DOWNLOAD.part, "{body} bytes came");
         Ok(body)
     }
+}
+
+/// How many bytes are of a body: no head has them.
+fn body_bytes(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte == b'#').count()
 }
 
 /// A request by HTTP that stays until somebody cuts it: the rest of its body never comes.
