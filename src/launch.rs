@@ -29,8 +29,8 @@ const GONE: &[u8] = b" (deleted)";
 /// The command of the process in between. Behind it: the program of the successor, and its arguments.
 pub(crate) const COMMAND: &str = "start-successor";
 
-/// The variable that tells a process that it has begun anew, and whether anybody serves.
-const ANEW: &str = "FAIRWAY_BEGUN_ANEW";
+/// The variable that tells a process that it has begun anew, and whether anybody serves. No user sets it.
+const ANEW: &str = "_FAIRWAY_BEGUN_ANEW";
 
 /// The flag that a successor is started with.
 const FLAG: &str = "--take-over";

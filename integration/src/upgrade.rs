@@ -42,6 +42,17 @@ const DOWNLOAD: SlowAnswer = SlowAnswer {
     every: Duration::from_millis(30),
 };
 
+/// Where a request is answered only after a minute, by HTTP.
+pub const HELD: u16 = 8099;
+
+/// That answer.
+const LATE: SlowAnswer = SlowAnswer {
+    thinks: Duration::from_mins(1),
+    parts: 1,
+    part: 1,
+    every: Duration::ZERO,
+};
+
 /// Where lines are asked for at a node port.
 pub const NODE_PORT: u16 = 30080;
 
@@ -206,6 +217,7 @@ pub fn serve(farm: &Host) -> Result<Vec<Served>> {
             echo(farm, at(server(n), ECHO))?,
             named_udp(farm, &[("a", at(server(n), DATAGRAMS))])?,
             slow_http(farm, at(server(n), HTTP), DOWNLOAD)?,
+            slow_http(farm, at(server(n), HELD), LATE)?,
         ]);
     }
     Ok(servers)
@@ -271,7 +283,7 @@ fn body_bytes(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| **byte == b'#').count()
 }
 
-/// A request by HTTP that stays until somebody cuts it: the rest of its body never comes.
+/// A request by HTTP that is not answered for a minute.
 #[derive(Debug)]
 pub struct HeldRequest {
     _stream: TcpStream,
@@ -281,8 +293,8 @@ impl HeldRequest {
     /// Begins it.
     pub fn begin(client: &Host) -> Result<Self> {
         client.run(|| {
-            let mut stream = clients::connect_tcp(at(vip(1), HTTP))?;
-            stream.write_all(b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 1000\r\n\r\n#")?;
+            let mut stream = clients::connect_tcp(at(vip(1), HELD))?;
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n")?;
             Ok(Self { _stream: stream })
         })
     }

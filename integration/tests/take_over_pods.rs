@@ -13,7 +13,7 @@ use fairway_integration::lab::Served;
 use fairway_integration::load::Load;
 use fairway_integration::site::{EDGE, at, server, vip};
 use fairway_integration::upgrade::{
-    self, CheckedStreams, DATAGRAMS, Download, ECHO, HTTP, HeldRequest, LINES, NODE_PORT,
+    self, CheckedStreams, DATAGRAMS, Download, ECHO, HELD, HTTP, HeldRequest, LINES, NODE_PORT,
     OldClients, SERVERS,
 };
 use fairway_integration::{tests, wait};
@@ -64,6 +64,7 @@ impl<'a> NodeInCluster<'a> {
             port("lines", LINES, json!({"nodePort": NODE_PORT})),
             port("echo", ECHO, json!({})),
             port("web", HTTP, json!({"appProtocol": "http"})),
+            port("held", HELD, json!({"appProtocol": "http"})),
             port("dns", DATAGRAMS, json!({"protocol": "UDP"})),
         ]);
         let asks = json!({"fairway.dev/addresses": vip(1).to_string()});
